@@ -1,0 +1,1 @@
+"""The harness: trains reference models across devices and records what happened."""

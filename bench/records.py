@@ -1,0 +1,380 @@
+"""What the harness measures and stores, as frozen values. No torch, no pandas, no input or output.
+
+Names carry units: seconds, bytes and counts are SI base units, unrounded; accuracies are kept as correct counts. What
+was not measured is None, never 0. `bench.coding` turns every type here into JSON and back.
+"""
+
+import enum
+import hashlib
+import itertools
+import statistics
+from dataclasses import dataclass, field
+from typing import Final
+
+from bench.coding import dumps
+
+SCHEMA_VERSION: Final = 1
+"""Version of the stored format. History: 1, the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """One point of the grid: everything that decides what is trained and how, except the seed."""
+
+    device: str
+    model: str
+    layers: tuple[int, ...]
+    activation: str
+    output: str
+    loss: str
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    batch_size: int
+    test_batch_size: int
+    epochs: int
+    transform: str
+    shuffle: bool
+    dataset: str
+    precision: str
+    engine: str
+    pipeline: str
+    workers: int
+    threads: int
+
+    @property
+    def width(self) -> int | None:
+        """Units of the first hidden layer; None without one."""
+        return self.layers[1] if len(self.layers) > 2 else None  # noqa: PLR2004 - input and output alone are two
+
+    @property
+    def weights(self) -> int:
+        """Entries of all weight matrices: multiply-adds of one sample's forward pass."""
+        return sum(inputs * outputs for inputs, outputs in itertools.pairwise(self.layers))
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal digits of the SHA-256 of this value as JSON: the same for equal configurations anywhere."""
+        return hashlib.sha256(dumps(self).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One configuration to be trained once, with one seed, in one fresh process. `repeat` counts from 0."""
+
+    configuration: Configuration
+    seed: int
+    repeat: int
+
+    @property
+    def key(self) -> Configuration:
+        """What this trial shares with its repeats: all but seed and repeat."""
+        return self.configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a run sets out to do: every configuration `repeats` times.
+
+    Repeat r of a configuration trains with seed ``seed + r``, so that the same seeds are used throughout.
+    """
+
+    configurations: tuple[Configuration, ...]
+    repeats: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """One accelerator of a machine. `memory_bytes` is its total memory, None where it shares the host's."""
+
+    device: str
+    name: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The hardware a run was measured on. It names no host, user or path.
+
+    `cores_usable` is the logical cores this process may use at once, after affinity and cgroup quota: it can be a
+    fraction. `memory_bytes` is the host's memory after the cgroup's limit.
+    """
+
+    architecture: str
+    cpu_model: str
+    cores_logical: int
+    cores_usable: float
+    memory_bytes: int
+    operating_system: str
+    accelerators: tuple[Accelerator, ...]
+
+    @property
+    def id(self) -> str:
+        """A short readable name: architecture, usable cores, and 8 digits of the hash of all stable fields."""
+        # Memory differs by a few MiB from boot to boot, and a kernel update is no new machine.
+        gibibytes = round(self.memory_bytes / 2**30)
+        stable = (self.architecture, self.cpu_model, self.cores_usable, gibibytes, [a.name for a in self.accelerators])
+        return f"{self.architecture}-{self.cores_usable:g}c-{hashlib.sha256(dumps(stable).encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Software:
+    """The software a run was measured with. `git_commit` and `git_dirty` are of the tree that holds the workload."""
+
+    python: str
+    torch: str
+    torchvision: str | None
+    numpy: str
+    cuda: str | None
+    driver: str | None
+    blas: str | None
+    operating_system_release: str
+    workload: str
+    harness: str
+    git_commit: str | None
+    git_dirty: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceStatus:
+    """Whether a device can be used here. `reason` says why not (empty where it can); `description` is its name."""
+
+    device: str
+    available: bool
+    description: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a worker says of the place it runs in."""
+
+    machine: Machine
+    software: Software
+    devices: tuple[DeviceStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Global settings of the trial's process, as read back from torch after they were set."""
+
+    threads: int
+    float32_matmul_precision: str
+    tf32_matmul: bool
+    tf32_cudnn: bool
+    flush_denormal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """A highest amount of memory during training, and how it was measured."""
+
+    bytes: int
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contention:
+    """What disturbed a stretch of work. `steal_seconds` and `other_cpu_seconds` are sums over all cores.
+
+    `process_cpu_seconds` counts all threads of the trial but not its DataLoader workers. `other_cpu_seconds` is CPU
+    time that anything else on the machine used meanwhile, those workers included.
+    """
+
+    process_cpu_seconds: float
+    other_cpu_seconds: float | None
+    steal_seconds: float | None
+    involuntary_switches: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord:
+    """One epoch. Train figures are taken while the weights move, so a train loss is the epoch's mean.
+
+    `train_seconds` is the synchronised time of the epoch with its input pipeline and without evaluation.
+    `yardstick_seconds` is the time of a fixed matrix product, half before and half after the epoch. The correct counts
+    are None where labels are noise (dataset ``synthetic``).
+    """
+
+    train_seconds: float
+    train_samples: int
+    train_loss: float
+    train_correct: int | None
+    test_samples: int
+    test_loss: float
+    test_correct: int | None
+    evaluation_seconds: float
+    yardstick_seconds: float
+    contention: Contention
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Share of the test images classified correctly after this epoch; None where labels are noise."""
+        return None if self.test_correct is None else self.test_correct / self.test_samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one trial measured; raw values only, statistics are recomputed from them.
+
+    `preparation_seconds` is loading data and building the model, `cold_start_seconds` the first training step with
+    all lazy initialisation, `warm_up_seconds` all rehearsal before the first epoch, cold start included.
+    `host_baseline_bytes` is resident memory after the imports and before any data; `host_peak` is above it.
+    """
+
+    epochs: tuple[EpochRecord, ...]
+    settings: Settings
+    dataset_sha256: str
+    parameters: int
+    forward_flops_per_sample: int
+    training_flops_per_sample: int
+    preparation_seconds: float
+    cold_start_seconds: float
+    warm_up_seconds: float
+    host_baseline_bytes: int | None
+    host_peak: Peak | None
+    device_allocated_peak: Peak | None
+    device_reserved_peak: Peak | None
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Median of the epochs' train seconds: the trial's one value in every comparison of time."""
+        return statistics.median(epoch.train_seconds for epoch in self.epochs)
+
+    @property
+    def throughput_per_second(self) -> float:
+        """Training samples per second, at the median epoch time."""
+        return self.epochs[0].train_samples / self.epoch_seconds
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Test accuracy after the final epoch (never the best one); None where labels are noise."""
+        return self.epochs[-1].test_accuracy
+
+    def seconds_to_accuracy(self, target: float) -> float | None:
+        """Return training seconds until test accuracy first reaches `target` (a fraction); None if it never does."""
+        elapsed = 0.0
+        for epoch in self.epochs:
+            elapsed += epoch.train_seconds
+            if epoch.test_accuracy is not None and epoch.test_accuracy >= target:
+                return elapsed
+        return None
+
+
+class FailureKind(enum.StrEnum):
+    """Why a trial has no measurement."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    NON_FINITE_LOSS = "non_finite_loss"
+    UNSUPPORTED = "unsupported"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A trial that ended without a measurement."""
+
+    kind: FailureKind
+    message: str
+
+
+class TrialWarning(enum.StrEnum):
+    """Everything a trial, or the repeats of a configuration, can be warned about; `bench.stats` has the advice."""
+
+    SLOW_FIRST_EPOCH = "slow_first_epoch"
+    STALL = "stall"
+    CONTAMINATION = "contamination"
+    EPOCHS_SLOWING_DOWN = "epochs_slowing_down"
+    SPREAD = "spread"
+    FEW_REPEATS = "few_repeats"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """A finished trial. `started_at` is UTC in ISO 8601; `wall_seconds` runs from asking for a process to its end."""
+
+    trial: Trial
+    outcome: Measurement | Failure
+    warnings: tuple[TrialWarning, ...]
+    started_at: str
+    wall_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """First line of a stored run. `command` holds the arguments without paths' parents, `created_at` is UTC."""
+
+    schema_version: int
+    run_id: str
+    name: str
+    created_at: str
+    command: tuple[str, ...]
+    plan: Plan
+    machine: Machine
+    software: Software
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footer:
+    """Written each time a run stops in good order. `reason` is ``complete``, ``interrupted`` or ``budget``."""
+
+    complete: bool
+    reason: str
+    measured: int
+    failed: int
+    missing: int
+    wall_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A stored run as read back. `warnings` tells, in words, what was wrong with the file but could be lived with."""
+
+    header: Header
+    records: tuple[TrialRecord, ...]
+    footer: Footer | None
+    warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Summary of one quantity over the repeats of a configuration, one value a trial. At least one value.
+
+    `standard_deviation` is the sample's (n - 1), None for a single value.
+    """
+
+    n: int
+    median: float
+    low: float
+    high: float
+    mean: float
+    standard_deviation: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The repeats of one configuration. A quantity that no trial measured is None.
+
+    `n` counts measured trials, `failures` failed ones. `epoch_seconds` holds each trial's median epoch time,
+    `test_accuracy` each trial's final one as a fraction. The `seconds_to_…` samples hold only the trials that reached
+    the target, so their own `n` says how many did.
+    """
+
+    configuration: Configuration
+    n: int
+    failures: tuple[Failure, ...]
+    epoch_seconds: Sample | None
+    throughput_per_second: Sample | None
+    cold_start_seconds: Sample | None
+    host_peak_bytes: Sample | None
+    device_allocated_peak_bytes: Sample | None
+    device_reserved_peak_bytes: Sample | None
+    train_accuracy: Sample | None
+    test_accuracy: Sample | None
+    test_loss: Sample | None
+    seconds_to_97_percent: Sample | None
+    seconds_to_98_percent: Sample | None
+    warnings: tuple[TrialWarning, ...]
