@@ -30,6 +30,18 @@ MAX_LAYERS: Final = 64
 DATASETS: Final = ("mnist", "fashion-mnist", "digits", "synthetic")
 """Names that `mnist_mlp.data.load` accepts."""
 
+PIPELINES: Final = ("resident", "dataloader")
+"""Where batches come from: tensors on the device, or torchvision's dataset, transforms and a DataLoader."""
+
+ENGINES: Final = ("eager",)
+"""How a training step is executed."""
+
+PRECISIONS: Final = ("fp32",)
+"""Arithmetic of the matrix products."""
+
+TORCHVISION_DATASETS: Final[Mapping[str, str]] = MappingProxyType({"mnist": "MNIST", "fashion-mnist": "FashionMNIST"})
+"""Datasets that torchvision reads itself, so that the dataloader pipeline can → its class."""
+
 ACTIVATIONS: Final = ("relu",)
 OUTPUTS: Final = ("logits", "log_softmax", "softmax")
 LOSSES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -273,7 +285,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 epochs=10,
                 transform="unit",
                 claims=(Claim(metric="test_accuracy", value=0.9783, source=f"{_README} (its log also says 96.20 %)"),),
-                departures="The original states no optimizer, learning rate, batch size or transform; they are inferred.",
+                departures="Optimizer, learning rate, batch size and transform are inferred: the original is silent.",
             ),
         )
     }

@@ -1,0 +1,154 @@
+"""The columns of a table, each made of one raw field or of a few that belong together (median, low, high, n).
+
+A cell is computed from the values of those fields and nothing else, so that every format tells the same.
+"""
+
+import difflib
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from bench.errors import BadInputError
+from bench.fields import FIELDS, IDENTITY, QUANTITIES, STATISTICS, Field, Unit, Value, hidden_dimensions
+from bench.records import Summary
+from bench.units import (
+    format_bytes,
+    format_number,
+    format_percent,
+    format_points,
+    format_rate,
+    format_seconds,
+    format_spread,
+)
+
+MAX_CELL_CHARACTERS: Final = 40
+"""Longer texts are cut: a layer list of nine layers still fits."""
+
+_FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = MappingProxyType(
+    {"": format_number, "s": format_seconds, "B": format_bytes, "/s": format_rate, "fraction": format_percent}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table: its raw `fields`, and the text that their values make. Sorting uses the first field."""
+
+    key: str
+    header: str
+    fields: tuple[Field, ...]
+    cell: Callable[[Sequence[Value]], str]
+
+    def text(self, summary: Summary) -> str:
+        """Return this column's cell for `summary`; empty where nothing was measured."""
+        return self.cell([field.value(summary) for field in self.fields])
+
+
+def harmless(text: str, limit: int) -> str:
+    """Return `text` on one line, without anything that could command a terminal, cut to `limit` characters.
+
+    White space becomes spaces; control and format characters (escape sequences, direction marks) and surrogates become
+    ``?``.
+    """
+    kept = "".join(map(_harmless_letter, text[: limit + 1]))
+    return kept if len(kept) <= limit else f"{kept[: limit - 1]}…"
+
+
+def _harmless_letter(letter: str) -> str:
+    if letter.isspace():
+        return " "
+    return "?" if unicodedata.category(letter).startswith("C") else letter
+
+
+def _plain_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
+    def cell(values: Sequence[Value]) -> str:
+        (value,) = values
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return harmless(value, MAX_CELL_CHARACTERS) if isinstance(value, str) else _FORMATS[unit](value)
+
+    return cell
+
+
+def _spread_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
+    """Make a cell of median, low, high and n: the median, and half the range where there is more than one value."""
+
+    def cell(values: Sequence[Value]) -> str:
+        median, low, high, n = (value if isinstance(value, int | float) else None for value in values)
+        if median is None or low is None or high is None or n is None:
+            return ""
+        text = _FORMATS[unit](median)
+        if n < 2:  # noqa: PLR2004 - one value has no range
+            return text
+        if unit == "fraction":
+            return f"{text} {format_points((high - low) / 2)}"
+        return f"{text} {format_spread((high - low) / 2 / median)}" if median else text
+
+    return cell
+
+
+def _count_cell(values: Sequence[Value]) -> str:
+    n, failed = values
+    return f"{n}+{failed} failed" if failed else str(n)
+
+
+DEFAULT_METRICS: Final = (
+    "epoch_seconds",
+    "throughput_per_second_median",
+    "peak_memory_bytes",
+    "test_accuracy",
+    "n",
+)
+
+DROP_ORDER: Final = ("throughput_per_second_median", "peak_memory_bytes", "test_accuracy")
+"""Default columns that a narrow terminal goes without, first the one that says least beside the others."""
+
+
+def _columns() -> dict[str, Column]:
+    columns = {
+        key: Column(key=key, header=field.header, fields=(field,), cell=_plain_cell(field.unit))
+        for key, field in FIELDS.items()
+    }
+    for quantity, (header, unit) in QUANTITIES.items():
+        fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in ("median", "low", "high", "n"))
+        columns[quantity] = Column(key=quantity, header=header, fields=fields, cell=_spread_cell(unit))
+    # The table's one rate stands for the quantity, so it takes the quantity's header.
+    rate = columns["throughput_per_second_median"]
+    header = QUANTITIES["throughput_per_second"][0]
+    columns[rate.key] = Column(key=rate.key, header=header, fields=rate.fields, cell=rate.cell)
+    columns["n"] = Column(key="n", header="n", fields=(FIELDS["n"], FIELDS["failures"]), cell=_count_cell)
+    return columns
+
+
+COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(_columns())
+"""Every column by its key: each field, each quantity with its spread, and ``n`` with the failures."""
+
+
+def find_columns(keys: Iterable[str]) -> tuple[Column, ...]:
+    """Return the columns named by `keys`, each once.
+
+    Raises:
+        BadInputError: no key is given, or one is unknown.
+    """
+    chosen = tuple(dict.fromkeys(keys))
+    if not chosen:
+        raise BadInputError(f"no column is named: use some of {_known_keys()}")
+    for key in chosen:
+        if key not in COLUMNS:
+            near = difflib.get_close_matches(key, COLUMNS, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise BadInputError(f"column {harmless(key, 60)!r} is unknown{hint}: use some of {_known_keys()}")
+    return tuple(COLUMNS[key] for key in chosen)
+
+
+def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
+    """Return the columns of a table that hides no dimension in which `summaries` differ."""
+    return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *DEFAULT_METRICS))
+
+
+def _known_keys() -> str:
+    plain = [key for key in COLUMNS if not any(key.startswith(f"{quantity}_") for quantity in QUANTITIES)]
+    return f"{', '.join(plain)}; to a quantity add {', '.join(f'_{name}' for name in STATISTICS)}"

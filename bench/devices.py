@@ -1,0 +1,125 @@
+"""One adapter for every kind of device: is it there, wait for it, and how much memory it held. Worker only.
+
+`torch.accelerator` serves every backend that has no branch of its own here. Asking about CUDA initialises it, so a
+process that is going to fork must not.
+"""
+
+from typing import Final
+
+import torch
+
+from bench.records import Accelerator, DeviceStatus, Peak
+
+CPU: Final = "cpu"
+
+
+def list_devices() -> tuple[DeviceStatus, ...]:
+    """Return every device there is, and cuda and mps also where they are not, with the reason."""
+    statuses = [DeviceStatus(device=CPU, available=True, description="host processor", reason="")]
+    for kind, reason in (("cuda", _why_no_cuda), ("mps", _why_no_mps)):
+        found = _available(kind)
+        statuses += found or [DeviceStatus(device=kind, available=False, description="", reason=reason())]
+    other = torch.accelerator.current_accelerator()
+    if other is not None and other.type not in {"cuda", "mps"}:
+        statuses += _available(other.type)
+    return tuple(statuses)
+
+
+def list_accelerators() -> tuple[Accelerator, ...]:
+    """Return the accelerators that `list_devices` finds available, with their memory."""
+    return tuple(
+        Accelerator(device=status.device, name=status.description, memory_bytes=_total_memory(status.device))
+        for status in list_devices()
+        if status.available and status.device != CPU
+    )
+
+
+def _available(kind: str) -> list[DeviceStatus]:
+    module = torch.get_device_module(kind)
+    if not module.is_available():
+        return []
+    if kind == "mps":  # there is only ever one, and it has no index
+        return [DeviceStatus(device=kind, available=True, description="Apple GPU", reason="")]
+    return [
+        DeviceStatus(device=f"{kind}:{index}", available=True, description=module.get_device_name(index), reason="")
+        for index in range(module.device_count())
+    ]
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"this build of torch ({torch.__version__}) has no CUDA: install one that has"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    except (RuntimeError, AssertionError) as error:
+        return f"torch {torch.__version__} has CUDA {torch.version.cuda}, but: {str(error).split('. ')[0].strip()}"
+    return f"torch {torch.__version__} has CUDA {torch.version.cuda}, but the driver shows no device"
+
+
+def _why_no_mps() -> str:
+    if not torch.backends.mps.is_built():
+        return f"this build of torch ({torch.__version__}) has no MPS: it is for Macs with an Apple GPU"
+    return "this macOS or this Mac's GPU does not support MPS"
+
+
+def _total_memory(device: str) -> int | None:
+    kind = torch.device(device).type
+    if kind == "mps":
+        return None  # shared with the host
+    properties = torch.get_device_module(kind).get_device_properties(device)
+    total = getattr(properties, "total_memory", None)
+    return None if total is None else int(total)
+
+
+class Device:
+    """The device a trial trains on.
+
+    Peaks are of this process alone: ``allocated`` is bytes of live tensors, ``reserved`` what the caching allocator
+    holds for them. On the CPU both are None, for the host's peak says it. Where a backend has no peak counter (MPS),
+    `sample` notes what is allocated at a moment, and the largest such sample stands for the peak, labelled so.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Select the device called `name`, such as ``cpu``, ``cuda:0`` or ``mps``."""
+        self.name = name
+        self.torch_device = torch.device(name)
+        self._on_host = self.torch_device.type == CPU
+        self._backend = None if self._on_host else torch.get_device_module(self.torch_device.type)
+        self._counts_peaks = hasattr(self._backend, "max_memory_allocated")
+        self._largest_sample: int | None = None
+        if self._backend is not None and hasattr(self._backend, "set_device"):
+            self._backend.set_device(self.torch_device)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all work given to it."""
+        if self._backend is not None:
+            self._backend.synchronize()
+
+    def sample(self) -> None:
+        """Note the memory allocated now, if that is the only way to a peak here."""
+        if self._backend is None or self._counts_peaks:
+            return
+        now = getattr(self._backend, "current_allocated_memory", None)
+        if now is not None:
+            self._largest_sample = max(self._largest_sample or 0, int(now()))
+
+    def reset_peak(self) -> None:
+        """Start the peak counters anew, where there are any. Samples stay: they are taken while rehearsing."""
+        if self._backend is not None and self._counts_peaks:
+            self._backend.reset_peak_memory_stats()
+
+    def allocated_peak(self) -> Peak | None:
+        """Return the highest bytes of live tensors since `reset_peak`, else the largest sample, else None."""
+        if self._backend is None:
+            return None
+        if self._counts_peaks:
+            return Peak(bytes=int(self._backend.max_memory_allocated()), method="max_memory_allocated since warm-up")
+        if self._largest_sample is None:
+            return None
+        return Peak(bytes=self._largest_sample, method="current_allocated_memory sampled after warm-up steps")
+
+    def reserved_peak(self) -> Peak | None:
+        """Return the highest bytes held by the caching allocator since `reset_peak`; None where uncounted."""
+        if self._backend is None or not hasattr(self._backend, "max_memory_reserved"):
+            return None
+        return Peak(bytes=int(self._backend.max_memory_reserved()), method="max_memory_reserved since warm-up")

@@ -1,0 +1,192 @@
+"""The raw values that can be told of a configuration, in SI base units: what is exported, sorted and filtered by."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+from bench.records import Sample, Summary
+
+Value: TypeAlias = str | int | float | bool | None
+Unit: TypeAlias = Literal["", "s", "B", "/s", "fraction"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One raw value of a configuration's summary. `numeric` tells whether it can be compared by size."""
+
+    key: str
+    header: str
+    unit: Unit
+    numeric: bool
+    value: Callable[[Summary], Value]
+
+
+def _configuration_field(key: str, header: str, unit: Unit = "", *, numeric: bool = False) -> Field:
+    return Field(key=key, header=header, unit=unit, numeric=numeric, value=attrgetter(f"configuration.{key}"))
+
+
+def _layers(summary: Summary) -> str:
+    return "-".join(map(str, summary.configuration.layers))
+
+
+_CONFIGURATION_FIELDS: Final = (
+    _configuration_field("device", "device"),
+    _configuration_field("model", "model"),
+    _configuration_field("batch_size", "batch size", numeric=True),
+    _configuration_field("dataset", "dataset"),
+    _configuration_field("pipeline", "pipeline"),
+    _configuration_field("workers", "workers", numeric=True),
+    _configuration_field("engine", "engine"),
+    _configuration_field("precision", "precision"),
+    _configuration_field("threads", "threads", numeric=True),
+    _configuration_field("epochs", "epochs", numeric=True),
+    _configuration_field("width", "width", numeric=True),
+    Field(key="layers", header="layers", unit="", numeric=False, value=_layers),
+    _configuration_field("activation", "activation"),
+    _configuration_field("output", "output"),
+    _configuration_field("loss", "loss"),
+    _configuration_field("optimizer", "optimizer"),
+    _configuration_field("learning_rate", "learning rate", numeric=True),
+    _configuration_field("momentum", "momentum", numeric=True),
+    _configuration_field("weight_decay", "weight decay", numeric=True),
+    _configuration_field("test_batch_size", "test batch size", numeric=True),
+    _configuration_field("transform", "transform"),
+    _configuration_field("shuffle", "shuffle"),
+)
+
+IDENTITY: Final = ("device", "model", "batch_size")
+"""Columns that a table always starts with."""
+
+DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "dataset": (),
+        "pipeline": (),
+        "workers": ("pipeline",),
+        "engine": (),
+        "precision": (),
+        "threads": (),
+        "epochs": (),
+        "width": ("model",),
+        "layers": ("model", "width"),
+        "activation": ("model",),
+        "output": ("model",),
+        "loss": ("model",),
+        "optimizer": ("model",),
+        "learning_rate": ("model",),
+        "momentum": ("model",),
+        "weight_decay": ("model",),
+        "test_batch_size": ("model",),
+        "transform": ("model",),
+        "shuffle": ("model",),
+    }
+)
+"""Every other dimension of a configuration → the columns that tell it already.
+
+Recipes differ in loss, transform and more, all of which their name stands for; only where one model was trained in two
+ways does its name hide something.
+"""
+
+QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
+    {
+        "epoch_seconds": ("epoch time", "s"),
+        "throughput_per_second": ("train samples", "/s"),
+        "cold_start_seconds": ("cold start", "s"),
+        "host_peak_bytes": ("host peak", "B"),
+        "device_allocated_peak_bytes": ("allocated peak", "B"),
+        "device_reserved_peak_bytes": ("reserved peak", "B"),
+        "train_accuracy": ("train accuracy", "fraction"),
+        "test_accuracy": ("test accuracy", "fraction"),
+        "test_loss": ("test loss", ""),
+        "seconds_to_97_percent": ("time to 97 %", "s"),
+        "seconds_to_98_percent": ("time to 98 %", "s"),
+    }
+)
+"""Every `Sample` of a `Summary` → header and unit."""
+
+STATISTICS: Final = ("median", "low", "high", "n", "mean", "standard_deviation")
+
+
+def _statistic(quantity: str, statistic: str) -> Callable[[Summary], Value]:
+    def value(summary: Summary) -> Value:
+        sample: Sample | None = getattr(summary, quantity)
+        number: Value = None if sample is None else getattr(sample, statistic)
+        return number
+
+    return value
+
+
+def _quantity_fields(quantity: str) -> tuple[Field, ...]:
+    header, unit = QUANTITIES[quantity]
+    return tuple(
+        Field(
+            key=f"{quantity}_{statistic}",
+            header=f"{header} {statistic.replace('_', ' ')}",
+            unit="" if statistic == "n" else unit,
+            numeric=True,
+            value=_statistic(quantity, statistic),
+        )
+        for statistic in STATISTICS
+    )
+
+
+def _peak_memory(summary: Summary) -> Value:
+    """Return the peak that limits the configuration: the host's on the CPU, else what tensors took on the device."""
+    on_host = summary.configuration.device == "cpu"
+    sample = summary.host_peak_bytes if on_host else summary.device_allocated_peak_bytes
+    return None if sample is None else sample.median
+
+
+_COUNT_FIELDS: Final = (
+    Field(key="n", header="n", unit="", numeric=True, value=attrgetter("n")),
+    Field(key="failures", header="failures", unit="", numeric=True, value=lambda summary: len(summary.failures)),
+)
+
+_LAST_FIELDS: Final = (
+    Field(key="peak_memory_bytes", header="peak memory", unit="B", numeric=True, value=_peak_memory),
+    Field(
+        key="failure_kinds",
+        header="failure kinds",
+        unit="",
+        numeric=False,
+        value=lambda summary: " ".join(sorted({failure.kind for failure in summary.failures})),
+    ),
+    Field(key="warnings", header="warnings", unit="", numeric=False, value=lambda summary: " ".join(summary.warnings)),
+    Field(
+        key="configuration_id",
+        header="configuration id",
+        unit="",
+        numeric=False,
+        value=attrgetter("configuration.id"),
+    ),
+)
+
+FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
+    {
+        field.key: field
+        for field in (
+            *_CONFIGURATION_FIELDS,
+            *_COUNT_FIELDS,
+            *(field for quantity in QUANTITIES for field in _quantity_fields(quantity)),
+            *_LAST_FIELDS,
+        )
+    }
+)
+"""Every raw field by its key, in the order of exports."""
+
+
+def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys, not among `shown`, of dimensions in which `summaries` differ and which no other one tells."""
+    told_by: Mapping[str, tuple[str, ...]] = {**dict.fromkeys(IDENTITY, ()), **DIMENSIONS}
+    hidden = (key for key, others in told_by.items() if key not in shown and _varies(summaries, key, others))
+    return tuple(hidden)
+
+
+def _varies(summaries: Iterable[Summary], key: str, others: Sequence[str]) -> bool:
+    """Return whether the field `key` takes several values where the fields `others` are equal."""
+    found: dict[tuple[Value, ...], set[Value]] = defaultdict(set)
+    for summary in summaries:
+        found[tuple(FIELDS[other].value(summary) for other in others)].add(FIELDS[key].value(summary))
+    return any(len(values) > 1 for values in found.values())

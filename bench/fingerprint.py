@@ -1,0 +1,109 @@
+"""What machine and software this is: names and versions only, no host name, user name or path. Worker only."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+import bench
+import mnist_mlp
+from bench.devices import list_accelerators, list_devices
+from bench.meters import usable_cores, usable_memory_bytes
+from bench.records import Description, Machine, Software
+
+
+def describe() -> Description:
+    """Return the machine, the software and the devices, as this process sees them."""
+    return Description(machine=describe_machine(), software=describe_software(), devices=list_devices())
+
+
+def describe_machine() -> Machine:
+    """Return the machine. It initialises accelerators, so a process that is going to fork must not call it."""
+    return Machine(
+        architecture=platform.machine(),
+        cpu_model=_cpu_model(),
+        cores_logical=psutil.cpu_count() or os.cpu_count() or 1,
+        cores_usable=usable_cores(),
+        memory_bytes=usable_memory_bytes(),
+        operating_system=platform.system(),
+        accelerators=list_accelerators(),
+    )
+
+
+def describe_software() -> Software:
+    """Return versions of all that decides speed and results."""
+    commit, dirty = git_state(Path(mnist_mlp.__file__).parent)
+    return Software(
+        python=f"{platform.python_implementation()} {platform.python_version()}",
+        torch=torch.__version__,
+        torchvision=_version("torchvision"),
+        numpy=np.__version__,
+        cuda=torch.version.cuda,
+        driver=_cuda_driver(),
+        blas=_blas(),
+        operating_system_release=platform.release(),
+        workload=mnist_mlp.__version__,
+        harness=bench.__version__,
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Return the commit of the checkout around `folder` and whether tracked files differ; None where there is none.
+
+    A checkout counts only if it tracks `folder`: an environment's site-packages inside some project's tree does not.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603 - fixed words
+
+    try:
+        if not git("ls-files", "."):
+            return None, None
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Model\t", "cpu model")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - fixed words
+    return platform.processor() or platform.machine()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cuda_driver() -> str | None:
+    # Nvidia's kernel module tells its version here; elsewhere it stays unmeasured.
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text().split()
+    except OSError:
+        return None
+    return next((word for word in words if word.count(".") and word.replace(".", "").isdigit()), None)
+
+
+def _blas() -> str | None:
+    for name in ("mkl", "openblas", "accelerate"):
+        if f"BLAS_INFO={name}" in torch.__config__.show():
+            return name
+    return None

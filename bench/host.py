@@ -1,0 +1,107 @@
+"""The worker host: imports torch once, then forks a fresh process for each trial in milliseconds. Linux only.
+
+It is started with a control socket (a SOCK_SEQPACKET pair's end, its number the first argument; further arguments
+name modules to import beforehand). Requests, one packet each:
+
+    fork  (with the trial's end of its own socket attached)   → {"pid": …}
+    wait pid                                                  → {"status": …}   as `subprocess.Popen.returncode`
+
+It stays single-threaded, never touches a device, and ends, with all it started, when its control socket closes.
+"""
+
+import array
+import contextlib
+import importlib
+import os
+import signal
+import socket
+import sys
+
+from bench.channel import Channel
+from bench.coding import dumps, loads
+
+_PACKET_BYTES = 4096
+
+
+def main() -> None:
+    """Import, say so, and serve until the other end of the control socket is gone."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    # Preloading is what this process is for. The first optimizer would import torch._dynamo lazily, taking seconds.
+    for module in ("torch._dynamo", "bench.worker", *sys.argv[2:]):
+        importlib.import_module(module)
+    control.send(dumps({"pid": os.getpid()}).encode())
+    children: set[int] = set()
+    while True:
+        try:
+            packet, ancillary, _, _ = control.recvmsg(_PACKET_BYTES, socket.CMSG_SPACE(array.array("i").itemsize))
+        except ConnectionResetError:
+            break
+        if not packet:
+            break
+        request = loads(packet)
+        if request["do"] == "fork":
+            pid = _fork(control, _received_socket(ancillary))
+            children.add(pid)
+            answer = {"pid": pid}
+        else:
+            answer = {"status": _reap(request["pid"])}
+            children.discard(request["pid"])
+        with contextlib.suppress(OSError):  # the other end is gone: the next read says so
+            control.send(dumps(answer).encode())
+    for pid in children:
+        _reap(pid, kill=True)
+
+
+def _received_socket(ancillary: list[tuple[int, int, bytes]]) -> socket.socket:
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload)
+    return socket.socket(fileno=descriptors[0])
+
+
+def _fork(control: socket.socket, conversation: socket.socket) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _run_trial(control, conversation)
+    conversation.close()
+    # Both sides set it, so that it holds before either goes on; the child may have been first, or be gone already.
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)
+    return pid
+
+
+def _run_trial(control: socket.socket, conversation: socket.socket) -> None:
+    """Serve one trial in the forked process; never returns."""
+    status = 1
+    try:
+        os.setpgid(0, 0)  # a group of its own: whatever it starts can be ended with it
+        control.close()
+        from bench.worker import serve  # noqa: PLC0415 - imported before the fork, found here at no cost
+
+        reader, writer = conversation.makefile("rb"), conversation.makefile("wb")
+        serve(Channel(reader, writer, on_close=lambda: os._exit(1)))
+        status = 0
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # not sys.exit: the host's own clean-up is not the trial's
+
+
+def _reap(pid: int, *, kill: bool = False) -> int:
+    """End what is left of the trial's process group and return how the trial itself ended.
+
+    The trial is waited for first (or killed), but collected last: until then its number cannot be taken by another.
+    """
+    if kill:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    main()

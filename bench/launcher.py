@@ -1,0 +1,191 @@
+"""Talks with worker processes: every way a trial can end becomes a `TrialRecord`."""
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.channel import ChannelClosedError, ChannelTimeoutError, ProtocolError
+from bench.coding import from_json, to_json
+from bench.errors import BadInputError, WorkerError
+from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
+from bench.processes import HOST_START_SECONDS, Launcher, Process
+from bench.records import Description, EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
+from bench.stats import trial_warnings
+
+T = TypeVar("T")
+
+
+class TrialFailedError(Exception):
+    """The trial ended without a measurement."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep the failure to record."""
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Worker:
+    """A conversation with one worker process, as typed requests, within one time limit for all of it."""
+
+    def __init__(
+        self, process: Process, *, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start the time limit."""
+        self._process = process
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        self._deadline = clock() + timeout_seconds
+
+    def ask(self, answer_type: type[T], request: Mapping[str, Any]) -> T:
+        """Send `request` and return its answer.
+
+        Raises:
+            TrialFailedError: the process reported a failure, died, kept silent too long or broke the protocol.
+            BadInputError: the process found the request itself to be at fault.
+        """
+        try:
+            self._process.channel.send(request)
+            message = self._process.channel.receive(max(0.0, self._deadline - self._clock()))
+            if "failure" in message:
+                raise TrialFailedError(from_json(Failure, message["failure"]))
+            if "bad_input" in message:
+                raise BadInputError(from_json(str, message["bad_input"]))
+            return self._decode(answer_type, message)
+        except ChannelTimeoutError:
+            self._process.kill()
+            limit = f"the trial's {self._timeout_seconds:g} s"
+            what = f"no answer to {request.get('do')!r} within {limit}: allow more with --timeout"
+            raise self._failed(FailureKind.TIMEOUT, what) from None
+        except ChannelClosedError:
+            self._process.kill()
+            raise self._failed(FailureKind.CRASH, f"the trial's process ended {self._process.wait()}") from None
+        except ProtocolError as error:
+            self._process.kill()
+            raise self._failed(FailureKind.CRASH, f"the trial's process answered out of protocol: {error}") from error
+
+    @staticmethod
+    def _decode(answer_type: type[T], message: Mapping[str, Any]) -> T:
+        try:
+            return from_json(answer_type, message.get("answer"), "answer")
+        except BadInputError as error:
+            raise ProtocolError(str(error)) from error
+
+    @staticmethod
+    def _failed(kind: FailureKind, message: str) -> TrialFailedError:
+        return TrialFailedError(Failure(kind=kind, message=message))
+
+    def end(self) -> None:
+        """End the process, whatever it is doing, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
+
+def describe_place(launcher: Launcher) -> Description:
+    """Ask a fresh process what machine and software this is and which devices there are."""
+    return _ask_once(launcher, Description, {"do": "describe"})
+
+
+def _ask_once(launcher: Launcher, answer_type: type[T], request: Mapping[str, Any]) -> T:
+    worker = Worker(launcher.start(), timeout_seconds=HOST_START_SECONDS)
+    try:
+        return worker.ask(answer_type, request)
+    except TrialFailedError as error:
+        raise WorkerError(f"the worker process failed: {error}") from error
+    finally:
+        worker.end()
+
+
+def prepare_dataset(launcher: Launcher, name: str, root: Path | None) -> DatasetReady:
+    """Have a fresh process bring the dataset into the data root, once, before any trial needs it."""
+    return _ask_once(launcher, DatasetReady, {"do": "dataset", "name": name, "root": _text(root)})
+
+
+def _text(root: Path | None) -> str | None:
+    return None if root is None else str(root.resolve())
+
+
+def probe_trial(launcher: Launcher, trial: Trial, *, root: Path | None, timeout_seconds: float) -> Prepared:
+    """Prepare `trial` in a fresh process and go no further; return what that told.
+
+    Raises:
+        TrialFailedError: it could not be prepared.
+    """
+    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
+    try:
+        return worker.ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": _text(root)})
+    finally:
+        worker.end()
+
+
+def run_trial(
+    launcher: Launcher,
+    trial: Trial,
+    *,
+    root: Path | None,
+    timeout_seconds: float,
+    on_epoch: Callable[[EpochRecord], None] = lambda _epoch: None,
+) -> TrialRecord:
+    """Run `trial` in a fresh process, all its epochs back to back; return its record, whatever happened.
+
+    `on_epoch` is called between epochs, outside all timing.
+    """
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    start = time.perf_counter()
+    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
+    outcome: Measurement | Failure
+    try:
+        outcome = _measure(worker, trial, root, on_epoch)
+    except TrialFailedError as error:
+        outcome = error.failure
+    except BadInputError as error:
+        outcome = Failure(kind=FailureKind.UNSUPPORTED, message=str(error))
+    finally:
+        worker.end()
+    return TrialRecord(
+        trial=trial,
+        outcome=outcome,
+        warnings=trial_warnings(outcome, trial.configuration) if isinstance(outcome, Measurement) else (),
+        started_at=started_at,
+        wall_seconds=time.perf_counter() - start,
+    )
+
+
+def _measure(worker: Worker, trial: Trial, root: Path | None, on_epoch: Callable[[EpochRecord], None]) -> Measurement:
+    prepared = worker.ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": _text(root)})
+    epochs = []
+    for number in range(trial.configuration.epochs):
+        trained = worker.ask(Trained, {"do": "train", "epoch": number})
+        evaluated = worker.ask(Evaluated, {"do": "evaluate"})
+        epochs.append(
+            EpochRecord(
+                train_seconds=trained.train_seconds,
+                train_samples=trained.train_samples,
+                train_loss=trained.train_loss,
+                train_correct=trained.train_correct,
+                test_samples=evaluated.test_samples,
+                test_loss=evaluated.test_loss,
+                test_correct=evaluated.test_correct,
+                evaluation_seconds=evaluated.evaluation_seconds,
+                yardstick_seconds=trained.yardstick_seconds,
+                contention=trained.contention,
+            )
+        )
+        on_epoch(epochs[-1])
+    finished = worker.ask(Finished, {"do": "finish"})
+    return Measurement(
+        epochs=tuple(epochs),
+        settings=prepared.settings,
+        dataset_sha256=prepared.dataset_sha256,
+        parameters=prepared.parameters,
+        forward_flops_per_sample=prepared.forward_flops_per_sample,
+        training_flops_per_sample=prepared.training_flops_per_sample,
+        preparation_seconds=prepared.preparation_seconds,
+        cold_start_seconds=prepared.cold_start_seconds,
+        warm_up_seconds=prepared.warm_up_seconds,
+        host_baseline_bytes=prepared.host_baseline_bytes,
+        host_peak=finished.host_peak,
+        device_allocated_peak=finished.device_allocated_peak,
+        device_reserved_peak=finished.device_reserved_peak,
+    )

@@ -1,0 +1,139 @@
+"""The words around a table of results: where it was measured, how to read it, and what to beware of."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.columns import COLUMNS, Column, harmless
+from bench.fields import DIMENSIONS, hidden_dimensions
+from bench.records import FailureKind, Measurement, Peak, Run, Summary, TrialWarning
+from bench.stats import ADVICE
+from bench.units import format_bytes
+
+MAX_MESSAGE_CHARACTERS: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureCount:
+    """How many shown trials failed in one way, and what the first of them said."""
+
+    kind: FailureKind
+    count: int
+    message: str
+
+
+def heading(run: Run) -> tuple[str, ...]:
+    """Return which run this is, and the machine and software it was measured on."""
+    header, machine, software = run.header, run.header.machine, run.header.software
+    accelerators = [harmless(accelerator.name, 60) for accelerator in machine.accelerators]
+    hardware = (
+        f"{harmless(machine.cpu_model, 60)} ({machine.cores_usable:g} of {machine.cores_logical} logical cores)",
+        *(f"{name} x {n}" if n > 1 else name for name, n in Counter(accelerators).items()),
+        f"{format_bytes(machine.memory_bytes)} memory",
+    )
+    versions = (
+        f"torch {harmless(software.torch, 40)}",
+        f"Python {harmless(software.python, 40)}",
+        harmless(machine.operating_system, 40),
+    )
+    title = ", ".join(harmless(text, 40) for text in (f"run {header.run_id}", header.name, header.created_at) if text)
+    return title, ", ".join((*hardware, *versions))
+
+
+def count_failures(summaries: Iterable[Summary]) -> tuple[FailureCount, ...]:
+    """Count the failures in `summaries` by kind."""
+    failures = [failure for summary in summaries for failure in summary.failures]
+    counts = Counter(failure.kind for failure in failures)
+    first = {failure.kind: failure.message for failure in reversed(failures)}
+    return tuple(
+        FailureCount(kind=kind, count=counts[kind], message=first[kind]) for kind in FailureKind if counts[kind]
+    )
+
+
+def count_warnings(summaries: Iterable[Summary]) -> dict[TrialWarning, int]:
+    """Return each warning in `summaries` with the number of configurations that have it."""
+    counts = Counter(warning for summary in summaries for warning in summary.warnings)
+    return {warning: counts[warning] for warning in TrialWarning if counts[warning]}
+
+
+def legend(
+    run: Run, summaries: Sequence[Summary], columns: Sequence[Column], dropped: Sequence[Column]
+) -> tuple[str, ...]:
+    """Return the notes under a table of `summaries` that shows `columns` and had no room for those `dropped`."""
+    return (
+        *_reading_notes(run, summaries, columns),
+        *_missing_columns(summaries, columns, dropped),
+        *_cautions(run, summaries),
+    )
+
+
+def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> Iterator[str]:
+    shown = {column.key for column in columns}
+    constant = [
+        f"{COLUMNS[key].header} {COLUMNS[key].text(summaries[0])}"
+        for key, others in DIMENSIONS.items()
+        if not others and key not in shown and len({COLUMNS[key].text(summary) for summary in summaries}) == 1
+    ]
+    if constant:
+        yield f"every row: {', '.join(constant)}"
+    if any("±" in column.text(summary) for column in columns for summary in summaries):
+        yield (
+            "±: half the range of the trials around their median, in percent of it; of accuracies in percentage points"
+        )
+    if "peak_memory_bytes" in shown:
+        yield from _memory_notes(run, summaries)
+
+
+def _memory_notes(run: Run, summaries: Iterable[Summary]) -> Iterator[str]:
+    shown = {summary.configuration for summary in summaries}
+    host, device = set[str](), set[str]()
+    for record in run.records:
+        if record.trial.configuration not in shown or not isinstance(record.outcome, Measurement):
+            continue
+        if record.trial.configuration.device == "cpu":
+            host.update(_method(record.outcome.host_peak))
+        else:
+            device.update(_method(record.outcome.device_allocated_peak))
+    if host:
+        yield f"peak memory on cpu: of the host, above what the imports took ({', '.join(sorted(host))})"
+    if device:
+        yield f"peak memory on accelerators: of tensors on the device ({', '.join(sorted(device))})"
+
+
+def _method(peak: Peak | None) -> tuple[str, ...]:
+    return () if peak is None else (harmless(peak.method, 60),)
+
+
+def _missing_columns(
+    summaries: Sequence[Summary], columns: Sequence[Column], dropped: Sequence[Column]
+) -> Iterator[str]:
+    if dropped:
+        keys = ", ".join(column.key for column in dropped)
+        yield f"left out for want of room: {keys}; widen the terminal or choose with --columns"
+    hidden = hidden_dimensions(summaries, [column.key for column in columns])
+    if hidden:
+        yield f"rows also differ in {', '.join(hidden)}: add to --columns"
+
+
+def _cautions(run: Run, summaries: Sequence[Summary]) -> Iterator[str]:
+    for failed in count_failures(summaries):
+        trials = "trial" if failed.count == 1 else "trials"
+        message = harmless(failed.message, MAX_MESSAGE_CHARACTERS)
+        yield f"failed: {failed.count} {trials} with {failed.kind}, first: {message}"
+    for warning, count in count_warnings(summaries).items():
+        yield f"warning {warning} ({count} of {len(summaries)} rows): {ADVICE[warning]}"
+    if not is_complete(run):
+        planned = len(run.header.plan.configurations) * run.header.plan.repeats
+        done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
+        yield (
+            f"run incomplete: {max(0, planned - len(done))} of {planned} trials missing, "
+            f"resume with python -m bench run --resume {harmless(run.header.run_id, 40)}"
+        )
+    for text in run.warnings:
+        yield f"file: {harmless(text, MAX_MESSAGE_CHARACTERS)}"
+
+
+def is_complete(run: Run) -> bool:
+    """Return whether the run ended with nothing of its plan left out."""
+    return run.footer is not None and run.footer.complete

@@ -1,0 +1,187 @@
+"""Locks between processes: one writer a stored run, one run a device. A crash leaves nothing locked.
+
+The operating system holds the lock on an open file and drops it when the process dies, however it dies. The lock file
+also says who holds it; that text is for messages and decides nothing.
+"""
+
+import contextlib
+import datetime as dt
+import os
+import re
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final
+
+from bench import coding
+from bench.errors import BadInputError
+
+_DEVICE: Final = re.compile(r"([a-z]+)(?::([0-9]{1,4}))?", re.ASCII)
+
+_LOCKED_BYTE: Final = 2**30
+"""Where Windows locks, whose locks forbid reading: far behind the text that says who holds the lock."""
+
+_MAX_HOLDER_BYTES: Final = 4096
+
+
+class FileLock:
+    """An exclusive lock, held from `acquire` to `release`, on a file that exists for this purpose alone."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        """Take over `descriptor`, an open and locked file at `path`; use `acquire` to get one."""
+        self.path = path
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def acquire(cls, path: Path, subject: str, remedy: str) -> "FileLock":
+        """Lock `path`, or say who holds it; never wait. `subject` and `remedy` begin and end the message.
+
+        Raises:
+            BadInputError: somebody holds the lock (this process included), or `path` cannot be written.
+        """
+        try:
+            descriptor = _open_locked(path)
+        except OSError as error:
+            raise BadInputError(
+                f"{subject}: the lock file {path} cannot be opened and locked: {error.strerror}; choose a place that "
+                "you may write to, on a file system with locks"
+            ) from error
+        if descriptor is None:
+            raise BadInputError(f"{subject} is in use by {_holder(path)}; {remedy}")
+        since = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        os.ftruncate(descriptor, 0)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
+            os.write(descriptor, coding.dumps({"pid": os.getpid(), "since": since}).encode())
+        return cls(path, descriptor)
+
+    def release(self) -> None:
+        """Remove the lock file and unlock; once released, do nothing."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        # Removed while still locked: afterwards it could be somebody else's. Windows refuses to remove an open file.
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        os.close(descriptor)
+
+
+def device_lock(device: str, directory: Path | None = None) -> AbstractContextManager[None]:
+    """Hold the lock of `device` (``cpu``, ``mps``, ``cuda``, ``cuda:1``, …) while the context lasts.
+
+    See `device_locks`.
+    """
+    return device_locks((device,), directory)
+
+
+@contextlib.contextmanager
+def device_locks(devices: Iterable[str], directory: Path | None = None) -> Iterator[None]:
+    """Hold the locks of several devices, all or none of them; ``cuda`` and ``cuda:0`` are the same device.
+
+    The lock files lie in `directory`, by default a folder of this user's in the system's place for temporary files.
+
+    Raises:
+        BadInputError: a device name is none, another run holds a lock (the message says which), or the folder cannot
+            be made or is not this user's alone.
+    """
+    names = {_canonical(device) for device in devices}
+    folder = _private_folder(directory)
+    with contextlib.ExitStack() as stack:
+        for kind, index in sorted(names):  # one order for all, so that of two runs one gets everything it wants
+            lock = FileLock.acquire(
+                folder / f"device-{kind}-{index}.lock",
+                f"device {kind}:{index}" if index else f"device {kind}",
+                "two runs on one device spoil each other's timings: wait until that one ends, or stop it",
+            )
+            stack.callback(lock.release)
+        yield
+
+
+def _canonical(device: str) -> tuple[str, int]:
+    match = _DEVICE.fullmatch(device)
+    if match is None:
+        raise BadInputError(f"{device!r} is no device name: write a kind and an optional index, such as cpu or cuda:1")
+    return match[1], int(match[2] or 0)
+
+
+def _private_folder(directory: Path | None) -> Path:
+    user = _user()
+    folder = directory or Path(tempfile.gettempdir()) / (
+        "mnist-mlp-bench" if user is None else f"mnist-mlp-bench-{user}"
+    )
+    rule = "device locks need a folder that belongs to you and that nobody else can write to"
+    remedy = f"remove {folder}, or set TMPDIR to a place of your own"
+    try:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+    except OSError as error:
+        raise BadInputError(f"{folder} cannot be made: {error.strerror}; {rule}; {remedy}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise BadInputError(f"{folder} is not a folder; {rule}; {remedy}")
+    if user is not None and (status.st_uid != user or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        raise BadInputError(
+            f"{folder} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}; {rule}; {remedy}"
+        )
+    return folder
+
+
+def _user() -> int | None:
+    if sys.platform == "win32":  # pragma: no cover
+        return None  # its folder for temporary files is the user's own already
+    return os.geteuid()
+
+
+def _open_locked(path: Path) -> int | None:
+    """Return a descriptor of the file at `path`, made if need be, with the lock; None when somebody holds it."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        try:
+            _lock(descriptor)
+            if _is_at(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed it between our opening and locking it: a lock on no name
+
+
+if sys.platform == "win32":  # pragma: no cover
+    import errno
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            raise BlockingIOError(errno.EWOULDBLOCK, "locked") from error
+        finally:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = coding.loads(file.read(_MAX_HOLDER_BYTES))
+        return f"process {int(data['pid'])} since {data['since']}"
+    except (OSError, BadInputError, TypeError, KeyError, ValueError):
+        return "another process"  # which has not yet written who it is

@@ -1,0 +1,64 @@
+"""What a worker answers with. Requests are small objects ``{"do": …}``; see `bench.worker` for the conversation."""
+
+from dataclasses import dataclass
+
+from bench.records import Contention, Peak, Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetReady:
+    """Answer to ``dataset``: it lies verified in the data root. `source` is where it came from."""
+
+    source: str
+    train_samples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Answer to ``prepare``: the trial stands before its first epoch. Fields as in `bench.records.Measurement`.
+
+    `step_seconds` is the time of one warm training step; it serves to estimate, never as a result.
+    """
+
+    settings: Settings
+    dataset_sha256: str
+    parameters: int
+    forward_flops_per_sample: int
+    training_flops_per_sample: int
+    steps_per_epoch: int
+    step_seconds: float
+    preparation_seconds: float
+    cold_start_seconds: float
+    warm_up_seconds: float
+    host_baseline_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """Answer to ``train``: one epoch is done. Fields as in `bench.records.EpochRecord`."""
+
+    train_seconds: float
+    train_samples: int
+    train_loss: float
+    train_correct: int | None
+    yardstick_seconds: float
+    contention: Contention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """Answer to ``evaluate``. Fields as in `bench.records.EpochRecord`."""
+
+    test_samples: int
+    test_loss: float
+    test_correct: int | None
+    evaluation_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Answer to ``finish``: the peaks over all epochs. Fields as in `bench.records.Measurement`."""
+
+    host_peak: Peak | None
+    device_allocated_peak: Peak | None
+    device_reserved_peak: Peak | None

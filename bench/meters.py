@@ -1,0 +1,174 @@
+"""Meters of the trial's own process: host memory, CPU time and what disturbed it, and the yardstick. Worker only."""
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import psutil
+import torch
+
+from bench.records import Contention, Peak
+
+if sys.platform != "win32":
+    import resource
+
+_KIBIBYTE: Final = 1024
+
+
+class HostMemory:
+    """Resident memory of this process: its size now, and its highest size since the last reset.
+
+    On Linux the peak is VmHWM, which unlike ``ru_maxrss`` starts anew in a forked process and can be reset; on macOS
+    ``ru_maxrss`` (bytes there), elsewhere psutil's ``peak_wset``. `baseline_bytes` is the size when this object was
+    made, which is to be after the imports and before any data; `peak` is above it.
+    """
+
+    def __init__(self, status: Path = Path("/proc/self/status"), clear: Path = Path("/proc/self/clear_refs")) -> None:
+        """Read the baseline. `status` and `clear` are Linux's files, elsewhere absent."""
+        self._status = status
+        self._clear = clear
+        self._was_reset = False
+        self._process = psutil.Process()
+        self.baseline_bytes: int | None = self._read_status("VmRSS") or self._process.memory_info().rss
+
+    def reset_peak(self) -> None:
+        """Start the peak anew from the present size, where the system can."""
+        # "5" resets VmHWM to the present resident size (man 5 proc, clear_refs); some sandboxes forbid it.
+        with contextlib.suppress(OSError):
+            self._clear.write_text("5")
+            self._was_reset = True
+
+    def peak(self) -> Peak | None:
+        """Return the peak above the baseline; None where nothing here can tell it."""
+        highest, method = self._read_status("VmHWM"), "VmHWM"
+        if highest is None:
+            highest, method = self._peak_elsewhere()
+        if highest is None or self.baseline_bytes is None:
+            return None
+        scope = "since warm-up" if self._was_reset else "since process start"
+        return Peak(bytes=max(0, highest - self.baseline_bytes), method=f"{method} {scope} above baseline")
+
+    def _peak_elsewhere(self) -> tuple[int | None, str]:
+        if sys.platform == "darwin":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ru_maxrss"
+        return getattr(self._process.memory_info(), "peak_wset", None), "peak_wset"
+
+    def _read_status(self, name: str) -> int | None:
+        try:
+            for line in self._status.read_text().splitlines():
+                if line.startswith(f"{name}:"):
+                    return int(line.split()[1]) * _KIBIBYTE
+        except OSError:
+            pass
+        return None
+
+
+class ContentionMeter:
+    """Measures a stretch of work from `start` to `stop` as a `Contention`.
+
+    Time stolen by the hypervisor and time used by others come from the whole machine's counters, which tick in
+    hundredths of a second; both are None where the system does not offer them.
+    """
+
+    def start(self) -> None:
+        """Begin a stretch."""
+        self._before = _contention_counters()
+
+    def stop(self) -> Contention:
+        """Return what was counted since `start`."""
+        own, busy, steal, switches = (
+            None if before is None or after is None else after - before
+            for before, after in zip(self._before, _contention_counters(), strict=True)
+        )
+        own = own or 0.0
+        return Contention(
+            process_cpu_seconds=own,
+            other_cpu_seconds=None if busy is None else max(0.0, busy - own),
+            steal_seconds=steal,
+            involuntary_switches=None if switches is None else int(switches),
+        )
+
+
+def _contention_counters() -> tuple[float | None, float | None, float | None, float | None]:
+    try:
+        times = psutil.cpu_times()
+    except (OSError, RuntimeError):
+        busy = steal = None
+    else:
+        idle = ("idle", "iowait", "steal", "guest", "guest_nice")  # guest time is part of user time already
+        busy = sum(seconds for name, seconds in times._asdict().items() if name not in idle)
+        steal = getattr(times, "steal", None)
+    return time.process_time(), busy, steal, _involuntary_switches()
+
+
+def _involuntary_switches() -> int | None:
+    if sys.platform == "win32":
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+class Yardstick:
+    """A fixed matrix product: the same work on every machine, timed beside each epoch on the same device and threads.
+
+    One measurement is `REPEATS` float32 products of two 512 by 512 matrices of random numbers, 0.27 GFLOP each; that
+    the machine itself has become slower or faster shows in it.
+    """
+
+    SIZE: Final = 512
+    REPEATS: Final = 8
+
+    def __init__(self, device: torch.device, synchronise: Callable[[], None]) -> None:
+        """Make the matrices on `device` and run once, so that nothing lazy is left."""
+        generator = torch.Generator().manual_seed(0)
+        left, right = (torch.rand(self.SIZE, self.SIZE, generator=generator) for _ in range(2))
+        self._left, self._right = left.to(device), right.to(device)
+        self._product = torch.empty_like(self._left)
+        self._synchronise = synchronise
+        self.seconds()
+
+    def seconds(self) -> float:
+        """Return the wall time of one measurement."""
+        self._synchronise()
+        start = time.perf_counter()
+        for _ in range(self.REPEATS):
+            torch.mm(self._left, self._right, out=self._product)
+        self._synchronise()
+        return time.perf_counter() - start
+
+
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how many logical cores this process may use at once: its affinity, or its cgroup's quota if less."""
+    try:
+        cores = float(len(os.sched_getaffinity(0)))
+    except AttributeError:  # macOS, Windows
+        cores = float(os.cpu_count() or 1)
+    return min(cores, _cgroup_quota(cgroup))
+
+
+def _cgroup_quota(cgroup: Path) -> float:
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()  # version 2
+    except (OSError, ValueError):
+        try:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return math.inf
+    try:
+        cores = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # "max": no quota
+        return math.inf
+    return cores if cores > 0 else math.inf
+
+
+def usable_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the host's memory, or the cgroup's limit if less."""
+    total = psutil.virtual_memory().total
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+            return min(total, int((cgroup / name).read_text()))
+    return total

@@ -1,0 +1,237 @@
+"""From a request to a plan: which configurations, how often, in which order. Pure; nothing is started."""
+
+import itertools
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from bench.errors import BadInputError
+from bench.records import Configuration, DeviceStatus, Plan, Trial, TrialRecord
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.recipes import (
+    DATASETS,
+    ENGINES,
+    PIPELINES,
+    PRECISIONS,
+    RECIPES,
+    TORCHVISION_DATASETS,
+    Recipe,
+    check_choice,
+    find_recipe,
+    scale_width,
+)
+
+AUTO: Final = "auto"
+"""The device request that stands for every available device."""
+
+MAX_CONFIGURATIONS: Final = 100_000
+MAX_REPEATS: Final = 10_000
+MAX_BATCH_SIZE: Final = 70_000
+"""MNIST has 60 000 training images; a larger batch is one epoch in one step, so a larger number is a mistake."""
+MAX_EPOCHS: Final = 100_000
+MAX_SEED: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asks to run. An empty tuple or None leaves a dimension to the models' own recipes."""
+
+    models: tuple[str, ...]
+    repeats: int
+    devices: tuple[str, ...] = (AUTO,)
+    widths: tuple[int, ...] = ()
+    batch_sizes: tuple[int, ...] = ()
+    precisions: tuple[str, ...] = ("fp32",)
+    engines: tuple[str, ...] = ("eager",)
+    pipelines: tuple[str, ...] = ("resident",)
+    threads: tuple[int, ...] = ()
+    dataset: str = "mnist"
+    epochs: int | None = None
+    workers: int = 0
+    seed: int = 0
+
+
+PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
+    {
+        "quick": Request(models=("784-128-10",), widths=(128, 512), batch_sizes=(64, 256, 1024), repeats=3),
+        "standard": Request(
+            models=("784-256-10", "784-256-128-10"),
+            widths=(64, 256, 1024),
+            batch_sizes=(16, 64, 256, 1024, 4096),
+            repeats=5,
+        ),
+        "recipes": Request(models=tuple(RECIPES), repeats=5),
+    }
+)
+"""Starting points of a request; options given beside a preset replace its parts."""
+
+
+def check_request(request: Request) -> None:
+    """Refuse what is wrong whatever the machine, before anything is started.
+
+    Raises:
+        BadInputError: a value breaks its rule; the message names the option.
+    """
+    for option, values in (("--models", request.models), ("--devices", request.devices)):
+        if not values:
+            raise BadInputError(f"{option} is empty: name at least one, separated by commas")
+    _check_range("--repeats", request.repeats, 1, MAX_REPEATS)
+    _check_range("--seed", request.seed, 0, MAX_SEED)
+    _check_range("--workers", request.workers, 0, 256)
+    for batch_size in request.batch_sizes:
+        _check_range("--batch-sizes", batch_size, 1, MAX_BATCH_SIZE)
+    for threads in request.threads:
+        _check_range("--threads", threads, 1, 4096)
+    if request.epochs is not None:
+        _check_range("--epochs", request.epochs, 1, MAX_EPOCHS)
+    for device in request.devices:
+        if re.fullmatch(r"auto|[a-z]+(:[0-9]{1,3})?", device, flags=re.ASCII) is None:
+            raise BadInputError(f"--devices {device!r} is no device: use auto, cpu, cuda, cuda:1 or mps")
+    try:
+        for option, values, choices in (
+            ("--precisions", request.precisions, PRECISIONS),
+            ("--engines", request.engines, ENGINES),
+            ("--pipelines", request.pipelines, PIPELINES),
+            ("--dataset", (request.dataset,), DATASETS),
+        ):
+            if not values:
+                raise BadInputError(f"{option} is empty: use one or more of {', '.join(choices)}")
+            for value in values:
+                check_choice(option, value, choices)
+        recipes = _models(request)
+    except InvalidValueError as error:
+        raise BadInputError(str(error)) from error
+    if "dataloader" in request.pipelines and request.dataset not in TORCHVISION_DATASETS:
+        raise BadInputError(
+            f"--pipelines dataloader cannot read --dataset {request.dataset}: torchvision has no reader for it; "
+            f"use the resident pipeline, or one of {', '.join(TORCHVISION_DATASETS)}"
+        )
+    if request.workers and "dataloader" not in request.pipelines:
+        raise BadInputError("--workers counts DataLoader's processes: it needs --pipelines dataloader")
+    dimensions = (request.devices, request.batch_sizes, request.precisions, request.pipelines, request.threads)
+    count = len(recipes)
+    for values in dimensions:
+        count *= max(1, len(values))
+    if count > MAX_CONFIGURATIONS:
+        raise BadInputError(f"{count} configurations are more than the {MAX_CONFIGURATIONS} allowed: ask for fewer")
+
+
+def _check_range(option: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise BadInputError(f"{option} {value} is out of range: use a whole number from {lowest} to {highest}")
+
+
+def _models(request: Request) -> list[Recipe]:
+    recipes = [find_recipe(model) for model in request.models]
+    if request.widths:
+        recipes = [scale_width(recipe, width) for recipe in recipes for width in request.widths]
+    return recipes
+
+
+def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -> tuple[str, ...]:
+    """Return the devices asked for, by their full names; ``auto`` is every available one, ``cuda`` the first of its kind.
+
+    Raises:
+        BadInputError: one is not available; the message says why, and what is.
+    """
+    statuses = tuple(statuses)
+    available = [status.device for status in statuses if status.available]
+    chosen: list[str] = []
+    for name in requested:
+        if name == AUTO:
+            chosen += available
+        elif name in available:
+            chosen.append(name)
+        elif f"{name}:0" in available:
+            chosen.append(f"{name}:0")
+        else:
+            reasons = [status.reason for status in statuses if status.device == name.partition(":")[0]]
+            why = reasons[0] if reasons else "there is no such device here"
+            raise BadInputError(f"device {name!r} is not available: {why}. Available here: {', '.join(available)}")
+    return tuple(dict.fromkeys(chosen))
+
+
+def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float) -> Plan:
+    """Return the plan for a checked request on these devices.
+
+    Without ``--threads`` a configuration uses every usable core, at least one.
+
+    Raises:
+        BadInputError: more threads are asked for than cores may be used.
+    """
+    cores = max(1, int(cores_usable))
+    for threads in request.threads:
+        if threads > cores:
+            raise BadInputError(f"--threads {threads} is more than the {cores} cores usable here: use 1 to {cores}")
+    configurations = (
+        _configuration(recipe, request, device, precision, engine, pipeline, threads, batch_size)
+        for recipe, device, precision, engine, pipeline, threads, batch_size in itertools.product(
+            _models(request),
+            devices,
+            request.precisions,
+            request.engines,
+            request.pipelines,
+            request.threads or (cores,),
+            request.batch_sizes or (None,),
+        )
+    )
+    # Two requested models can be one and the same (a width that a recipe has already): it is measured once.
+    return Plan(configurations=tuple(dict.fromkeys(configurations)), repeats=request.repeats, seed=request.seed)
+
+
+def _configuration(  # noqa: PLR0913, PLR0917 - one value per dimension of the grid
+    recipe: Recipe,
+    request: Request,
+    device: str,
+    precision: str,
+    engine: str,
+    pipeline: str,
+    threads: int,
+    batch_size: int | None,
+) -> Configuration:
+    return Configuration(
+        device=device,
+        model=recipe.name,
+        layers=recipe.layers,
+        activation=recipe.activation,
+        output=recipe.output,
+        loss=recipe.loss,
+        optimizer=recipe.optimizer,
+        learning_rate=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        batch_size=batch_size or recipe.batch_size,
+        test_batch_size=recipe.test_batch_size,
+        epochs=request.epochs or recipe.epochs,
+        transform=recipe.transform,
+        shuffle=recipe.shuffle,
+        dataset=request.dataset,
+        precision=precision,
+        engine=engine,
+        pipeline=pipeline,
+        workers=request.workers if pipeline == "dataloader" else 0,
+        threads=threads,
+    )
+
+
+def order_trials(plan: Plan) -> tuple[Trial, ...]:
+    """Return every trial of `plan`: all first repeats, then all second ones, …, each round in an order of its own.
+
+    So slow drift of the machine touches all configurations alike, and a run that is cut short has balanced repeats.
+    The order depends on the plan's seed alone.
+    """
+    shuffler = random.Random(plan.seed)  # noqa: S311 - no secret
+    trials: list[Trial] = []
+    for repeat in range(plan.repeats):
+        for configuration in shuffler.sample(plan.configurations, len(plan.configurations)):
+            trials.append(Trial(configuration=configuration, seed=plan.seed + repeat, repeat=repeat))
+    return tuple(trials)
+
+
+def missing_trials(plan: Plan, records: Iterable[TrialRecord]) -> tuple[Trial, ...]:
+    """Return the plan's trials that `records` does not hold, in their order. A failed trial is held."""
+    done = {record.trial for record in records}
+    return tuple(trial for trial in order_trials(plan) if trial not in done)

@@ -1,0 +1,295 @@
+"""Worker processes: how they are started, ended, and how their end is told.
+
+Where processes can be forked safely (Linux), one worker host imports torch once and forks a fresh process per trial;
+elsewhere each trial is spawned and imports torch anew. The conversation with it is the same.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from bench.channel import Channel
+from bench.coding import dumps, loads
+from bench.errors import WorkerError
+
+_PACKAGE_ROOT: Final = Path(__file__).resolve().parent.parent
+_LOG_TAIL_BYTES: Final = 4096
+_REAP_SECONDS: Final = 60.0
+"""A killed process is gone at once, but for a driver that takes its time to give back device memory."""
+
+HOST_START_SECONDS: Final = 300.0
+"""Importing torch takes seconds; from a cold network disk, minutes."""
+
+
+class Process(Protocol):
+    """A started worker process."""
+
+    channel: Channel
+
+    def kill(self) -> None:
+        """End it now, with all it started."""
+
+    def wait(self) -> str:
+        """Wait for its end; return in words how it ended."""
+
+
+class Launcher(Protocol):
+    """Starts worker processes."""
+
+    def start(self) -> Process:
+        """Return a fresh worker process.
+
+        Raises:
+            WorkerError: none could be started.
+        """
+
+    def close(self) -> None:
+        """End everything that is still running."""
+
+
+def make_launcher(preload: Sequence[str] = ()) -> Launcher:
+    """Return the launcher for this platform; `preload` are modules that each trial needs beside the usual ones."""
+    # Forking after macOS frameworks were loaded is unsafe there, and Windows cannot fork.
+    return ForkingLauncher(preload=preload) if sys.platform == "linux" else SpawningLauncher()
+
+
+def worker_environment() -> dict[str, str]:
+    """Return this process's environment, with this very `bench` found first wherever the worker starts."""
+    inherited = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(_PACKAGE_ROOT), *([inherited] if inherited else [])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def describe_end(status: int) -> str:
+    """Return in words what a return code says, in the manner of `subprocess.Popen.returncode`."""
+    if status >= 0:
+        return f"with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = str(-status)
+    hint = " (often the system's answer to too little memory)" if name == "SIGKILL" else ""
+    return f"by signal {name}{hint}"
+
+
+class Log:
+    """An unnamed file for what worker processes print: no part of the protocol, only to explain a death with."""
+
+    def __init__(self) -> None:
+        """Open the file; it is gone when closed."""
+        self.file = tempfile.TemporaryFile("ab")  # noqa: SIM115 - it lives as long as the processes writing to it
+
+    def explain(self) -> str:
+        """Return the end of it as a clause to append to a message, with the remedy where the cause is known."""
+        size = os.fstat(self.file.fileno()).st_size
+        tail = os.pread(self.file.fileno(), _LOG_TAIL_BYTES, max(0, size - _LOG_TAIL_BYTES)).decode(errors="replace")
+        lines = tail.strip().splitlines()
+        if not lines:
+            return ", having printed nothing"
+        if "torchvision::nms" in tail:
+            return (
+                ": this torch and this torchvision were not built for each other "
+                f"({lines[-1].strip()}): install both from one source, as uv run does here"
+            )
+        return f"; its last words: {lines[-1].strip()[:300]}"
+
+
+class ForkingLauncher:
+    """One worker host, which forks a process per trial."""
+
+    def __init__(self, *, python: str = sys.executable, preload: Sequence[str] = ()) -> None:
+        """Start the host at once; `start` waits until it has imported torch and the `preload` modules."""
+        self._python = python
+        self._preload = tuple(preload)
+        self._log = Log()
+        self._host: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket
+        self._start_host()
+
+    def _start_host(self) -> None:
+        # Distinct packets, so that a descriptor always travels with its own request.
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._host = subprocess.Popen(  # noqa: S603 - our own module
+                [self._python, "-m", "bench.host", str(theirs.fileno()), *self._preload],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log.file,
+                stderr=self._log.file,
+                env=worker_environment(),
+                start_new_session=True,  # a terminal's Ctrl-C is for this process alone to act on
+            )
+        self._imported = False
+
+    def start(self) -> "ForkedProcess":
+        """See `Launcher.start`. A host that has died (out of memory, say) is replaced once."""
+        try:
+            return self._fork()
+        except WorkerError:
+            if not self._imported:  # it never came up: starting it again would only fail again
+                raise
+        self._end_host()
+        self._start_host()
+        return self._fork()
+
+    def _fork(self) -> "ForkedProcess":
+        if not self._imported:
+            self._receive(HOST_START_SECONDS)
+            self._imported = True
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(self._control, [dumps({"do": "fork"}).encode()], [theirs.fileno()])
+            except OSError as error:
+                ours.close()
+                raise self._died() from error
+        answer = self._receive(_REAP_SECONDS)
+        return ForkedProcess(int(answer["pid"]), ours, self)
+
+    def reap(self, pid: int) -> int:
+        """Wait for the forked process; return its status as `subprocess.Popen.returncode` would be."""
+        try:
+            self._control.send(dumps({"do": "wait", "pid": pid}).encode())
+        except OSError as error:
+            raise self._died() from error
+        return int(self._receive(_REAP_SECONDS)["status"])
+
+    def _receive(self, timeout_seconds: float) -> dict[str, Any]:
+        self._control.settimeout(timeout_seconds)
+        try:
+            packet = self._control.recv(4096)
+        except OSError:  # time-outs too
+            packet = b""
+        if not packet:
+            raise self._died()
+        answer: dict[str, Any] = loads(packet)
+        return answer
+
+    def _died(self) -> WorkerError:
+        return WorkerError(f"the worker host ended or does not answer{self._log.explain()}")
+
+    def _end_host(self) -> None:
+        # Closing its socket lets it end its trials first; it is busy only while importing, when it has none.
+        self._control.close()
+        if self._host is not None:
+            try:
+                self._host.wait(timeout=1.0 if self._imported else 0.0)
+            except subprocess.TimeoutExpired:
+                self._host.kill()
+                self._host.wait()
+
+    def close(self) -> None:
+        """See `Launcher.close`."""
+        self._end_host()
+        self._log.file.close()
+
+
+class ForkedProcess:
+    """A trial's process, forked by the host."""
+
+    def __init__(self, pid: int, conversation: socket.socket, launcher: ForkingLauncher) -> None:
+        """Begin the conversation."""
+        self._pid = pid
+        self._launcher = launcher
+        self._ended: str | None = None
+        self._conversation = conversation
+        self.channel = Channel(conversation.makefile("rb"), conversation.makefile("wb"))
+        threading.Thread(target=self._watch, name="trial-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Close the conversation when the process ends, even if something it left behind still holds its socket."""
+        # No such process: it has been collected already. No such call: an old kernel, where the socket must do.
+        with contextlib.suppress(OSError):
+            descriptor = os.pidfd_open(self._pid)
+            try:
+                select.select([descriptor], [], [])
+            finally:
+                os.close(descriptor)
+            self._conversation.shutdown(socket.SHUT_RD)  # what has arrived can still be read
+
+    def kill(self) -> None:
+        """See `Process.kill`."""
+        if self._ended is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
+
+    def wait(self) -> str:
+        """See `Process.wait`."""
+        if self._ended is None:
+            try:
+                self._ended = describe_end(self._launcher.reap(self._pid))
+            except WorkerError:
+                self._ended = "together with its host"
+            self.channel.close()
+            self._conversation.close()
+        return self._ended
+
+
+class SpawningLauncher:
+    """A new interpreter per trial."""
+
+    def __init__(self, *, python: str = sys.executable) -> None:
+        """Remember the interpreter."""
+        self._python = python
+        self._log = Log()
+        self._processes: list[SpawnedProcess] = []
+
+    def start(self) -> "SpawnedProcess":
+        """See `Launcher.start`."""
+        try:
+            process = SpawnedProcess(self._python, self._log)
+        except OSError as error:
+            raise WorkerError(f"the worker process could not be started: {error}") from error
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """See `Launcher.close`."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._log.file.close()
+
+
+class SpawnedProcess:
+    """A trial's process, started by this one."""
+
+    def __init__(self, python: str, log: Log) -> None:
+        """Start it and begin the conversation over its standard streams."""
+        self._log = log
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [python, "-m", "bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.file,
+            env=worker_environment(),
+            start_new_session=True,
+        )
+        if self._process.stdout is None or self._process.stdin is None:
+            raise WorkerError("the worker process has no standard streams")
+        self.channel = Channel(self._process.stdout, self._process.stdin)
+        self._ended: str | None = None
+
+    def kill(self) -> None:
+        """See `Process.kill`."""
+        if sys.platform == "win32":
+            self._process.kill()
+        elif self._ended is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def wait(self) -> str:
+        """See `Process.wait`."""
+        if self._ended is None:
+            self._ended = describe_end(self._process.wait())
+            self.channel.close()
+        return self._ended

@@ -1,0 +1,171 @@
+"""Progress on standard error: a live display on a terminal, plain lines elsewhere."""
+
+import statistics
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
+
+from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
+from bench.units import format_percent, format_rate, format_seconds
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+_PLAIN_INTERVAL_SECONDS: Final = 30.0
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on."""
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """Trial `number`, counted from 1, begins."""
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """The current trial has finished an epoch."""
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """The current trial has ended and is stored."""
+
+
+class RemainingTime:
+    """Estimates a run's remaining seconds from the wall times of its finished trials, by configuration."""
+
+    def __init__(self, trials: tuple[Trial, ...]) -> None:
+        """Start with all of `trials` to do."""
+        self._left = list(trials)
+        self._seen: dict[Configuration, list[float]] = {}
+
+    def finish(self, record: TrialRecord) -> None:
+        """Take a finished trial into account."""
+        self._left.remove(record.trial)
+        self._seen.setdefault(record.trial.key, []).append(record.wall_seconds)
+
+    def seconds(self) -> float | None:
+        """Return the estimate; None before the first trial has ended. An unseen configuration counts as the mean."""
+        if not self._seen:
+            return None
+        known = {key: statistics.median(walls) for key, walls in self._seen.items()}
+        mean = statistics.fmean(known.values())
+        return sum(known.get(trial.key, mean) for trial in self._left)
+
+
+def describe_trial(trial: Trial) -> str:
+    """Return the trial in a few words."""
+    configuration = trial.configuration
+    return f"{configuration.device} {configuration.model} batch {configuration.batch_size} seed {trial.seed}"
+
+
+def describe_outcome(record: TrialRecord) -> str:
+    """Return what came of a trial in a few words."""
+    outcome = record.outcome
+    if not isinstance(outcome, Measurement):
+        return f"FAILED ({outcome.kind}): {outcome.message}"
+    rate = f"{format_seconds(outcome.epoch_seconds)} an epoch, {format_rate(outcome.throughput_per_second)}"
+    return rate if outcome.test_accuracy is None else f"{rate}, test accuracy {format_percent(outcome.test_accuracy)}"
+
+
+class PlainProgress:
+    """One line per finished trial, and one now and then during a long one."""
+
+    def __init__(
+        self, trials: tuple[Trial, ...], stream: TextIO, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Write to `stream`."""
+        self._total = len(trials)
+        self._remaining = RemainingTime(trials)
+        self._stream = stream
+        self._clock = clock
+        self._number = 0
+        self._trial: Trial | None = None
+        self._last_line = clock()
+        self._epochs_done = 0
+
+    def __enter__(self) -> Self:
+        """Return this display."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is left to clear."""
+
+    def _line(self, text: str) -> None:
+        seconds = self._remaining.seconds()
+        left = "" if seconds is None else f"; about {format_seconds(seconds)} left"
+        print(f"[{self._number}/{self._total}] {text}{left}", file=self._stream, flush=True)
+        self._last_line = self._clock()
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """See `Progress.trial_started`."""
+        self._number, self._trial, self._epochs_done = number, trial, 0
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """See `Progress.epoch_done`."""
+        self._epochs_done += 1
+        if self._trial is not None and self._clock() - self._last_line >= _PLAIN_INTERVAL_SECONDS:
+            rate = format_rate(epoch.train_samples / epoch.train_seconds)
+            self._line(f"{describe_trial(self._trial)}: epoch {self._epochs_done}, {rate}")
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """See `Progress.trial_done`."""
+        self._remaining.finish(record)
+        self._line(f"{describe_trial(record.trial)}: {describe_outcome(record)}")
+
+
+class TerminalProgress:
+    """A bar with the current trial, its throughput and the time left, below the lines of failed trials."""
+
+    def __init__(self, trials: tuple[Trial, ...], stream: TextIO) -> None:
+        """Draw on `stream`, a terminal."""
+        from rich.console import Console  # noqa: PLC0415 - only a live display needs it
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+        from rich.progress import Progress as RichProgress  # noqa: PLC0415
+
+        self._remaining = RemainingTime(trials)
+        self._bar: RichProgress = RichProgress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=Console(file=stream, stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=len(trials), left="")
+        self._trial = ""
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Clear the display."""
+        self._bar.stop()
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """See `Progress.trial_started`. The bar counts by itself."""
+        del number
+        self._trial = describe_trial(trial)
+        self._bar.update(self._task, description=self._trial)
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """See `Progress.epoch_done`."""
+        rate = format_rate(epoch.train_samples / epoch.train_seconds)
+        self._bar.update(self._task, description=f"{self._trial}: {rate}")
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """See `Progress.trial_done`."""
+        self._remaining.finish(record)
+        seconds = self._remaining.seconds()
+        self._bar.update(self._task, advance=1, left="" if seconds is None else f"{format_seconds(seconds)} left")
+        if not isinstance(record.outcome, Measurement):
+            self._bar.console.print(f"{describe_trial(record.trial)}: {describe_outcome(record)}", markup=False)
+
+
+def make_progress(trials: tuple[Trial, ...], stream: TextIO) -> PlainProgress | TerminalProgress:
+    """Return the display that suits `stream`."""
+    return TerminalProgress(trials, stream) if stream.isatty() else PlainProgress(trials, stream)

@@ -1,0 +1,104 @@
+"""Which configurations are shown and in which order: the language of ``--filter`` and ``--sort``."""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from bench.columns import find_columns, harmless
+from bench.errors import BadInputError
+from bench.fields import Field, Value
+from bench.records import Summary
+from bench.stats import natural_key
+
+Condition: TypeAlias = Callable[[Summary], bool]
+
+_FILTER: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>|~)\s*(.*?)\s*", flags=re.ASCII | re.DOTALL)
+
+_ORDERINGS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyType(
+    {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne}
+)
+
+
+def select(summaries: Sequence[Summary], *, filters: Sequence[str], sort: Sequence[str]) -> tuple[Summary, ...]:
+    """Return the `summaries` that meet all `filters`, sorted by the keys `sort`, the first one foremost.
+
+    A filter is a column's key, one of ``= != < <= > >= ~`` (contains) and a value in SI base units, such as
+    ``batch_size>=256``. What was not measured meets ``!=`` only. A sort key with a leading ``-`` sorts downwards; what
+    was not measured always comes last.
+
+    Raises:
+        BadInputError: a filter cannot be read or names an unknown column; a sort key is unknown.
+    """
+    conditions = [_parse_filter(text) for text in filters]
+    selected = [summary for summary in summaries if all(holds(summary) for holds in conditions)]
+    # A stable sort by the least important key first leaves the most important one in charge.
+    for key in reversed(sort):
+        selected = _sorted(selected, _find_field(key.removeprefix("-")), descending=key.startswith("-"))
+    return tuple(selected)
+
+
+def _sorted(summaries: Sequence[Summary], field: Field, *, descending: bool) -> list[Summary]:
+    known = [summary for summary in summaries if field.value(summary) is not None]
+    unknown = [summary for summary in summaries if field.value(summary) is None]
+    return sorted(known, key=lambda summary: _sort_key(field.value(summary)), reverse=descending) + unknown
+
+
+def _sort_key(value: Value) -> tuple[float, tuple[tuple[int, str], ...]]:
+    """Return a key that orders numbers by size and texts with their numbers by size."""
+    return (0.0, natural_key(value)) if isinstance(value, str) else (float(value or 0), ())
+
+
+def _find_field(key: str) -> Field:
+    (column,) = find_columns((key,))
+    return column.fields[0]
+
+
+def _parse_filter(text: str) -> Condition:
+    match = _FILTER.fullmatch(text)
+    if match is None:
+        raise BadInputError(
+            f"filter {harmless(text, 60)!r} is not a column, one of = != < <= > >= ~, and a value: "
+            "write it like batch_size>=256 or device=cpu"
+        )
+    key, sign, wanted = match.groups()
+    field = _find_field(key)
+    return _number_condition(field, sign, wanted) if field.numeric else _text_condition(field, sign, wanted)
+
+
+def _number_condition(field: Field, sign: str, wanted: str) -> Condition:
+    try:
+        number = float(wanted)
+    except ValueError:
+        number = math.nan
+    if sign == "~" or math.isnan(number):
+        raise BadInputError(
+            f"filter {harmless(f'{field.key}{sign}{wanted}', 60)!r} compares a number: use = != < <= > >= "
+            f"and a plain number in SI base units (seconds, bytes, fractions), like {field.key}>=1.5"
+        )
+    compare = _ORDERINGS[sign]
+
+    def holds(summary: Summary) -> bool:
+        value = field.value(summary)
+        return compare(value, number) if isinstance(value, int | float) else sign == "!="
+
+    return holds
+
+
+def _text_condition(field: Field, sign: str, wanted: str) -> Condition:
+    if sign not in ("=", "!=", "~"):
+        raise BadInputError(
+            f"filter {harmless(f'{field.key}{sign}{wanted}', 60)!r} orders texts, which have no size: "
+            f"use {field.key}=…, {field.key}!=… or {field.key}~… (contains)"
+        )
+
+    def holds(summary: Summary) -> bool:
+        value = field.value(summary)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if sign == "~":
+            return wanted in text
+        return (text == wanted) == (sign == "=")
+
+    return holds

@@ -1,0 +1,154 @@
+"""A stored run as text: a table for the terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
+
+import csv
+import io
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Final, Literal, TypeAlias
+
+from bench.coding import to_json
+from bench.columns import DROP_ORDER, Column, default_columns, find_columns, harmless
+from bench.errors import BadInputError
+from bench.fields import FIELDS, Field, Value
+from bench.legend import count_failures, count_warnings, heading, is_complete, legend
+from bench.records import Run, Summary
+from bench.selection import select
+from bench.stats import ADVICE, summarise
+
+Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
+
+_NO_ROWS: Final = "no configuration to show"
+_MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`])")
+_EXPORTED_CHARACTERS: Final = 10_000
+"""CSV keeps texts in full as far as any sane one goes."""
+
+
+def render_run(  # noqa: PLR0913 - these are the options of the command, one each
+    run: Run,
+    *,
+    format: Format = "table",  # noqa: A002 - the option's name
+    columns: Sequence[str] | None = None,
+    sort: Sequence[str] = (),
+    filters: Sequence[str] = (),
+    width: int = 80,
+) -> str:
+    """Return the configurations of `run` that meet `filters`, one a row, without a final line break.
+
+    Without `columns`, table and Markdown show the columns that matter (the table as many as fit in `width` characters)
+    and CSV and JSON all raw fields. With them, CSV and JSON hold the raw fields that each named column is made of:
+    ``epoch_seconds`` stands for its median, low, high and n.
+
+    Raises:
+        BadInputError: a column is unknown, or a filter cannot be read.
+    """
+    chosen = None if columns is None else find_columns(columns)
+    summaries = select(summarise(run.records), filters=filters, sort=sort)
+    match format:
+        case "table":
+            return _render_table(run, summaries, chosen, width)
+        case "markdown":
+            return _render_markdown(run, summaries, chosen or default_columns(summaries))
+        case "csv":
+            return _render_csv(summaries, _fields(chosen))
+        case "json":
+            return _render_json(run, summaries, _fields(chosen))
+        case _:
+            raise BadInputError(f"format {format!r} is unknown: use table, markdown, csv or json")
+
+
+def _fields(chosen: Sequence[Column] | None) -> tuple[Field, ...]:
+    if chosen is None:
+        return tuple(FIELDS.values())
+    return tuple({field.key: field for column in chosen for field in column.fields}.values())
+
+
+def _render_table(run: Run, summaries: Sequence[Summary], chosen: Sequence[Column] | None, width: int) -> str:
+    columns = tuple(chosen or default_columns(summaries))
+    dropped: list[Column] = []
+    table = _table(summaries, columns)
+    for key in DROP_ORDER if chosen is None else ():
+        if max(map(len, table.splitlines())) <= width:
+            break
+        dropped += [column for column in columns if column.key == key]
+        columns = tuple(column for column in columns if column.key != key)
+        table = _table(summaries, columns)
+    parts = [_wrap(heading(run), width), table, _wrap(legend(run, summaries, columns, dropped), width)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
+    """Lay out tabulate's ``simple`` style, whose own headers would each take two characters more than they need."""
+    if not summaries:
+        return _NO_ROWS
+    rows = [[column.text(summary) for column in columns] for summary in summaries]
+    headers = [_narrow(column.header, [row[i] for row in rows]) for i, column in enumerate(columns)]
+    widths = [max(map(len, (*header.splitlines(), *(row[i] for row in rows)))) for i, header in enumerate(headers)]
+    return _tabulate([headers, ["-" * each for each in widths], *rows], (), columns, "plain")
+
+
+def _narrow(header: str, cells: Sequence[str]) -> str:
+    """Return `header` on as many lines as it takes to be no wider than the cells below it."""
+    return textwrap.fill(header, max(map(len, (*cells, *header.split()))), break_long_words=False)
+
+
+def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
+    rows = [[_escape(column.text(summary)) for column in columns] for summary in summaries]
+    table = _tabulate(rows, [column.header for column in columns], columns, "pipe") if rows else _NO_ROWS
+    above = "  \n".join(map(_escape, heading(run)))
+    below = "\n".join(f"- {_escape(line)}" for line in legend(run, summaries, columns, ()))
+    return "\n\n".join(part for part in (above, table, below) if part)
+
+
+def _tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str], columns: Sequence[Column], style: str) -> str:
+    from tabulate import tabulate  # noqa: PLC0415 - only two of the formats need it
+
+    align = ["right" if column.fields[0].numeric else "left" for column in columns]
+    # Headers of fewer lines than their neighbours stand on the rule, as in print.
+    rowalign = ["bottom"] * len(rows)
+    return tabulate(rows, headers, style, disable_numparse=True, colalign=align, rowalign=rowalign)
+
+
+def _escape(text: str) -> str:
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", text)
+
+
+def _wrap(lines: Sequence[str], width: int) -> str:
+    fill = textwrap.TextWrapper(
+        width=max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ).fill
+    return "\n".join(map(fill, lines))
+
+
+def _render_csv(summaries: Sequence[Summary], fields: Sequence[Field]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.key for field in fields])
+    writer.writerows([_csv_cell(field.value(summary)) for field in fields] for summary in summaries)
+    return text.getvalue().removesuffix("\n")
+
+
+def _csv_cell(value: Value) -> Value:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return harmless(value, _EXPORTED_CHARACTERS) if isinstance(value, str) else value
+
+
+def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]) -> str:
+    document: dict[str, Any] = {
+        "run_id": run.header.run_id,
+        "machine": to_json(run.header.machine),
+        "software": to_json(run.header.software),
+        "complete": is_complete(run),
+        "rows": [{field.key: field.value(summary) for field in fields} for summary in summaries],
+        "failures": [to_json(failed) for failed in count_failures(summaries)],
+        "warnings": [
+            *(
+                {"kind": warning.value, "rows": count, "message": ADVICE[warning]}
+                for warning, count in count_warnings(summaries).items()
+            ),
+            *({"kind": "file", "rows": None, "message": text} for text in run.warnings),
+        ],
+    }
+    return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False)

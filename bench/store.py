@@ -1,0 +1,269 @@
+"""Stored runs: one JSON-lines file a run, appended to trial by trial and readable at any moment, cut at any byte.
+
+`bench.runfile` knows the lines. Runs lie in folders by machine and are referred to by path, by run id or as ``latest``.
+"""
+
+import contextlib
+import datetime as dt
+import io
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from bench import runfile
+from bench.errors import BadInputError, StorageError
+from bench.locks import FileLock
+from bench.records import Footer, Header, Run, TrialRecord
+
+SUFFIX: Final = ".jsonl"
+
+LATEST: Final = "latest"
+"""The reference to the run that was created last."""
+
+_NAME: Final = re.compile(r"\w[\w.+-]{0,47}")
+_RUN_ID_PREFIX: Final = re.compile(r"[0-9a-f]{1,8}")
+_LISTED: Final = 10
+
+
+class RunWriter:
+    """Appends to one stored run. The only writer of its file, in any process, until `close` or its process's end."""
+
+    def __init__(self, path: Path, file: io.FileIO, lock: FileLock, ledger: runfile.Ledger) -> None:
+        """Take over an open file, positioned at its end, and its lock; use `create` or `resume` to get a writer."""
+        self.path = path
+        self._file = file
+        self._lock = lock
+        self._ledger = ledger
+
+    @classmethod
+    def create(cls, path: Path, header: Header) -> "RunWriter":
+        """Make a new file at `path`, and its folders, that holds `header`, on disk when this returns.
+
+        Raises:
+            BadInputError: something is at `path` already, or nothing can be made there.
+            StorageError: the header could not be written; no file is left behind.
+        """
+        line = runfile.encode(header)
+        ledger = runfile.Ledger(header.plan)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        lock = _writer_lock(path)
+        try:
+            writer = cls(path, path.open("xb", buffering=0), lock, ledger)
+        except OSError as error:
+            lock.release()
+            raise _unusable(path, error) from error
+        try:
+            writer._write(line)
+        except BaseException:
+            writer._file.close()
+            path.unlink()
+            lock.release()
+            raise
+        _sync_folder(path.parent)
+        return writer
+
+    @classmethod
+    def resume(cls, path: Path) -> "tuple[RunWriter, Run]":
+        """Open the stored run at `path` to append to it, and return what it holds; a torn last line is cut off.
+
+        Raises:
+            BadInputError: `path` is no stored run, cannot be written, or is being written.
+        """
+        runfile.require_file(path)
+        lock = _writer_lock(path)
+        try:
+            file = path.open("r+b", buffering=0)
+        except OSError as error:
+            lock.release()
+            raise _unusable(path, error) from error
+        try:
+            reading = runfile.read(path)
+            if reading.end < os.fstat(file.fileno()).st_size:
+                file.truncate(reading.end)
+                os.fsync(file.fileno())
+            file.seek(reading.end)
+        except BaseException:
+            file.close()
+            lock.release()
+            raise
+        return cls(path, file, lock, reading.ledger), reading.run
+
+    def append(self, record: TrialRecord) -> None:
+        """Store `record`: it is on disk when this returns.
+
+        Raises:
+            StorageError: it could not be written; what was stored before is intact.
+            BadInputError: it is not a trial of this run's plan, or that trial is stored already.
+        """
+        line = runfile.encode(record)
+        self._ledger.admit(record)
+        try:
+            self._write(line)
+        except BaseException:
+            self._ledger.forget(record)
+            raise
+
+    def finish(self, footer: Footer) -> None:
+        """Store `footer`: this run, or this part of it, stopped in good order.
+
+        Raises:
+            StorageError: it could not be written; what was stored before is intact.
+        """
+        self._write(runfile.encode(footer))
+
+    def close(self) -> None:
+        """Let others write; once closed, do nothing."""
+        self._file.close()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        """Return this writer, to be closed with the context."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it, whatever happened."""
+        self.close()
+
+    def _write(self, line: bytes) -> None:
+        start = self._file.tell()
+        try:
+            rest = memoryview(line)
+            while rest:  # a nearly full disk takes a part of it first
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except BaseException as error:  # a signal's exception too must not leave half a line to be written behind
+            with contextlib.suppress(OSError):  # what cannot be cut off now is dropped by every reader
+                self._file.truncate(start)
+                self._file.seek(start)
+            if not isinstance(error, OSError):
+                raise
+            raise StorageError(
+                f"{self.path}: a line of {len(line)} bytes cannot be stored: {error.strerror}; everything before it is "
+                "intact: make room or repair the disk, then go on with --resume"
+            ) from error
+
+
+def read_run(path: Path) -> Run:
+    """Return the stored run at `path`; it may still be growing. A torn last line is dropped, and `warnings` says so.
+
+    Raises:
+        BadInputError: `path` is no stored run, or a line in it breaks a rule.
+    """
+    return runfile.read(path).run
+
+
+def run_path(directory: Path, header: Header) -> Path:
+    """Return where the run belongs under `directory`: ``<machine>/<UTC time>-<name>-<run id>.jsonl``.
+
+    Raises:
+        BadInputError: the run's name or its time of creation does not fit into a file name.
+    """
+    if _NAME.fullmatch(header.name) is None:
+        raise BadInputError(
+            f"the name {header.name!r} cannot be part of a file name: use up to 48 letters, digits and . _ + -, "
+            "beginning with a letter or digit"
+        )
+    created = _instant(header.created_at)
+    if created is None:
+        raise BadInputError(f"created_at is {header.created_at!r}: it must be a time in ISO 8601")
+    return directory / header.machine.id / f"{created:%Y%m%dT%H%M%SZ}-{header.name}-{header.run_id}{SUFFIX}"
+
+
+def new_run_id() -> str:
+    """Return 8 random hexadecimal digits, at least one of them a letter that no spreadsheet takes for a number's."""
+    while True:
+        run_id = secrets.token_hex(4)
+        if not set(run_id) <= set("0123456789e"):  # 12345678 and 1234e567 would come back from a CSV as numbers
+            return run_id
+
+
+def resolve(reference: str, directory: Path) -> Path:
+    """Return the file of the run that `reference` names: a path, the beginning of a run id, or ``latest``.
+
+    Ids and ``latest`` are looked up in all stored runs under `directory`, however deep.
+
+    Raises:
+        BadInputError: no run or more than one is meant; the message lists those that could be.
+    """
+    if os.path.isfile(reference):  # noqa: PTH113 - Path.is_file raises on names too long for the file system
+        return Path(reference)
+    if reference.endswith(SUFFIX) or any(separator in reference for separator in "/\\"):
+        raise BadInputError(
+            f"{reference!r} is not a file: name a stored run ({SUFFIX}), the beginning of its id, or {LATEST}"
+        )
+    stored = sorted(_stored_runs(directory), key=lambda run: (run.created_at, run.path))
+    if not stored:
+        raise BadInputError(f"no stored run is under {directory}: make one with `python -m bench run`, or name a file")
+    if reference == LATEST:
+        return stored[-1].path
+    found = [run for run in stored if _RUN_ID_PREFIX.fullmatch(reference) and run.run_id.startswith(reference)]
+    if len(found) == 1:
+        return found[0].path
+    problem = (
+        f"{len(found)} run ids begin with {reference!r}: write more digits, or a path"
+        if found
+        else (f"{reference!r} is neither a file, nor the beginning of a run id, nor {LATEST}")
+    )
+    candidates = "".join(f"\n  {run.run_id}  {run.path}" for run in (found or stored)[: -_LISTED - 1 : -1])
+    raise BadInputError(f"{problem}. The newest runs that could be meant:{candidates}")
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredRun:
+    created_at: dt.datetime
+    run_id: str
+    path: Path
+
+
+def _stored_runs(directory: Path) -> Iterator[_StoredRun]:
+    """Yield what under `directory` begins as a stored run does; the rest of the files is read only when asked for."""
+    for path in directory.rglob(f"*{SUFFIX}"):
+        try:
+            header = runfile.peek(path)
+        except BadInputError:
+            continue
+        created, run_id = _instant(header.get("created_at")), header.get("run_id")
+        if created is not None and isinstance(run_id, str):
+            yield _StoredRun(created, run_id, path)
+
+
+def _instant(text: object) -> dt.datetime | None:
+    if not isinstance(text, str):
+        return None
+    try:
+        instant = dt.datetime.fromisoformat(text)
+        return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _writer_lock(path: Path) -> FileLock:
+    resolved = path.resolve()  # one lock, whatever way the file is reached
+    return FileLock.acquire(
+        resolved.with_name(f".{resolved.name}.lock"), str(path), "a stored run has one writer: wait until that one ends"
+    )
+
+
+def _unusable(path: Path, error: OSError) -> BadInputError:
+    reason = "it exists already" if isinstance(error, FileExistsError) else error.strerror
+    return BadInputError(f"{path} cannot be written: {reason}; name another file, or go on with this run by --resume")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name as durable as its contents. Windows and some network file systems cannot and need not."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

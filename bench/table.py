@@ -1,0 +1,261 @@
+"""The tidy table of a stored run: one flat row a trial, in `COLUMNS`' order, and the CSV of it.
+
+Values are unrounded SI base units; what was not measured is None in a row and an empty cell in the CSV.
+"""
+
+import contextlib
+import os
+import secrets
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from bench.errors import StorageError
+from bench.records import Configuration, Contention, Failure, Measurement, Peak, Run, TrialRecord
+
+MEASURED: Final = "measured"
+"""Status of a trial that has a measurement; any other is the kind of its failure."""
+
+Value = str | int | float | bool | None
+
+_FORMULA_STARTS: Final = ("=", "+", "-", "@")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One column. `dtype` is pandas' name for its type; ``Int64`` and ``Float64`` can have empty cells."""
+
+    name: str
+    dtype: Literal["string", "boolean", "Int64", "Float64"]
+    description: str
+    value: Callable[[Run, TrialRecord], Value]
+
+
+def trial_rows(run: Run) -> list[dict[str, object]]:
+    """Return one row for each stored trial of `run`, in their order: column name → value, None where unmeasured."""
+    return [{column.name: column.value(run, record) for column in COLUMNS} for record in run.records]
+
+
+def write_csv(run: Run, path: Path) -> None:
+    """Write the rows of `run` to `path` as CSV in UTF-8, at once: whoever reads sees the old file or the whole new one.
+
+    ``pandas.read_csv(path)`` gives numbers as numbers and text as text; whole numbers with empty cells come as floats,
+    and a float's last digit may differ unless ``float_precision="round_trip"`` is asked for. The cells of text are
+    harmless in spreadsheets: unprintable characters (line ends too) become spaces, and a text that would be taken for a
+    formula (it begins with = + - or @) gets a single quote in front. Only `failure_message` can hold such text.
+
+    Raises:
+        StorageError: it cannot be written; a file that was at `path` before is untouched.
+    """
+    import pandas as pd  # noqa: PLC0415 - pandas takes half a second to import, and `trial_rows` does without
+
+    rows = [{name: _harmless(value) for name, value in row.items()} for row in trial_rows(run)]
+    frame = pd.DataFrame(rows, columns=[column.name for column in COLUMNS], dtype=object)
+    text = frame.astype({column.name: column.dtype for column in COLUMNS}).to_csv(index=False, lineterminator="\n")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}; the run itself is stored: choose another place or make room"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _harmless(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = "".join(character if character.isprintable() else " " for character in value).strip()
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def _text(name: str, description: str, value: Callable[[Run, TrialRecord], str | None]) -> Column:
+    return Column(name=name, dtype="string", description=description, value=value)
+
+
+def _configured(name: str, dtype: Literal["string", "boolean", "Int64", "Float64"], description: str) -> Column:
+    """Return the column of a field of the configuration."""
+
+    def value(_run: Run, record: TrialRecord) -> Value:
+        field: Value = getattr(record.trial.configuration, name)
+        return field
+
+    return Column(name=name, dtype=dtype, description=description, value=value)
+
+
+def _measured(
+    name: str, dtype: Literal["string", "Int64", "Float64"], description: str, get: Callable[[Measurement], Value]
+) -> Column:
+    """Return a column that is empty where a trial failed."""
+
+    def value(_run: Run, record: TrialRecord) -> Value:
+        return get(record.outcome) if isinstance(record.outcome, Measurement) else None
+
+    return Column(name=name, dtype=dtype, description=description, value=value)
+
+
+def _peak(field: str, what: str) -> tuple[Column, Column]:
+    """Return the columns of a peak and of the method that measured it."""
+
+    def get(measurement: Measurement) -> Peak | None:
+        peak: Peak | None = getattr(measurement, field)
+        return peak
+
+    return (
+        _measured(f"{field}_bytes", "Int64", what, lambda m: None if (peak := get(m)) is None else peak.bytes),
+        _measured(
+            f"{field}_method",
+            "string",
+            f"how {field}_bytes was measured",
+            lambda m: None if (peak := get(m)) is None else peak.method,
+        ),
+    )
+
+
+def _total(measurement: Measurement, get: Callable[[Contention], float | None]) -> float | None:
+    """Return the sum over all epochs; None where an epoch lacks its part, because part of a sum is no sum."""
+    parts = [get(epoch.contention) for epoch in measurement.epochs]
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _status(record: TrialRecord) -> str:
+    return record.outcome.kind.value if isinstance(record.outcome, Failure) else MEASURED
+
+
+def _train_accuracy(measurement: Measurement) -> float | None:
+    last = measurement.epochs[-1]
+    return None if last.train_correct is None else last.train_correct / last.train_samples
+
+
+def _layers(configuration: Configuration) -> str:
+    return "-".join(map(str, configuration.layers))
+
+
+COLUMNS: Final[tuple[Column, ...]] = (
+    _text("run_id", "the run's random id", lambda run, _: run.header.run_id),
+    _text("machine_id", "short name of the hardware", lambda run, _: run.header.machine.id),
+    _text("configuration_id", "hash of the configuration", lambda _, record: record.trial.configuration.id),
+    _configured("device", "string", "device trained on"),
+    _configured("model", "string", "name of the recipe, or its layers"),
+    _text("layers", "units of each layer, input first", lambda _, record: _layers(record.trial.configuration)),
+    _configured("width", "Int64", "units of the first hidden layer; empty without one"),
+    _configured("activation", "string", "between the layers"),
+    _configured("output", "string", "what the model returns"),
+    _configured("loss", "string", "loss function"),
+    _configured("optimizer", "string", "optimizer"),
+    _configured("learning_rate", "Float64", "per step"),
+    _configured("momentum", "Float64", "of the optimizer, 0 without"),
+    _configured("weight_decay", "Float64", "of the optimizer, 0 without"),
+    _configured("batch_size", "Int64", "training samples a step"),
+    _configured("test_batch_size", "Int64", "test samples at once"),
+    _configured("epochs", "Int64", "passes over the training set"),
+    _configured("transform", "string", "name of the scaling of the pixels"),
+    _configured("shuffle", "boolean", "whether each epoch has its own order"),
+    _configured("dataset", "string", "name of the data set"),
+    _configured("precision", "string", "number format of the arithmetic"),
+    _configured("engine", "string", "how a training step is executed"),
+    _configured("pipeline", "string", "where batches come from"),
+    _configured("workers", "Int64", "DataLoader processes"),
+    _configured("threads", "Int64", "threads of torch in the trial's process"),
+    Column(name="repeat", dtype="Int64", description="from 0", value=lambda _, record: record.trial.repeat),
+    Column(name="seed", dtype="Int64", description="of all randomness", value=lambda _, record: record.trial.seed),
+    _text("status", f"{MEASURED}, or the kind of failure", lambda _, record: _status(record)),
+    _text(
+        "failure_message",
+        "why there is no measurement",
+        lambda _, record: record.outcome.message if isinstance(record.outcome, Failure) else None,
+    ),
+    _text("started_at", "UTC, ISO 8601", lambda _, record: record.started_at),
+    Column(
+        name="wall_seconds",
+        dtype="Float64",
+        description="s, from asking for a process to its end",
+        value=lambda _, record: record.wall_seconds,
+    ),
+    _measured(
+        "epoch_seconds", "Float64", "s, median training time of an epoch, without evaluation", lambda m: m.epoch_seconds
+    ),
+    _measured(
+        "throughput_per_second",
+        "Float64",
+        "training samples/s at the median epoch time",
+        lambda m: m.throughput_per_second,
+    ),
+    _measured("cold_start_seconds", "Float64", "s, first training step", lambda m: m.cold_start_seconds),
+    _measured("warm_up_seconds", "Float64", "s, all rehearsal, cold start included", lambda m: m.warm_up_seconds),
+    _measured(
+        "preparation_seconds", "Float64", "s, loading data and building the model", lambda m: m.preparation_seconds
+    ),
+    _measured("train_loss", "Float64", "mean of the final epoch", lambda m: m.epochs[-1].train_loss),
+    _measured("train_accuracy", "Float64", "fraction, final epoch, while the weights move", _train_accuracy),
+    _measured("test_loss", "Float64", "after the final epoch", lambda m: m.epochs[-1].test_loss),
+    _measured("test_accuracy", "Float64", "fraction, after the final epoch", lambda m: m.test_accuracy),
+    _measured(
+        "seconds_to_97_percent",
+        "Float64",
+        "s of training until test accuracy first reaches 97 %; empty if it never does",
+        lambda m: m.seconds_to_accuracy(0.97),
+    ),
+    _measured(
+        "seconds_to_98_percent",
+        "Float64",
+        "s of training until test accuracy first reaches 98 %; empty if it never does",
+        lambda m: m.seconds_to_accuracy(0.98),
+    ),
+    _measured("host_baseline_bytes", "Int64", "bytes resident before any data", lambda m: m.host_baseline_bytes),
+    *_peak("host_peak", "bytes, highest resident memory above the baseline"),
+    *_peak("device_allocated_peak", "bytes, most in live tensors"),
+    *_peak("device_reserved_peak", "bytes, most held by the caching allocator"),
+    _measured(
+        "forward_flops_per_sample", "Int64", "FLOPs of one sample's forward pass", lambda m: m.forward_flops_per_sample
+    ),
+    _measured(
+        "training_flops_per_sample", "Int64", "FLOPs of one sample's training", lambda m: m.training_flops_per_sample
+    ),
+    _measured("parameters", "Int64", "trainable numbers of the model", lambda m: m.parameters),
+    _measured(
+        "yardstick_seconds",
+        "Float64",
+        "s, median over the epochs of a fixed matrix product's time",
+        lambda m: statistics.median(epoch.yardstick_seconds for epoch in m.epochs),
+    ),
+    _measured(
+        "process_cpu_seconds",
+        "Float64",
+        "s, CPU time of the trial's threads, sum over the epochs",
+        lambda m: _total(m, lambda contention: contention.process_cpu_seconds),
+    ),
+    _measured(
+        "other_cpu_seconds",
+        "Float64",
+        "s, CPU time of everything else, sum over the epochs",
+        lambda m: _total(m, lambda contention: contention.other_cpu_seconds),
+    ),
+    _measured(
+        "steal_seconds",
+        "Float64",
+        "s, CPU time that the hypervisor gave to others, sum over the epochs",
+        lambda m: _total(m, lambda contention: contention.steal_seconds),
+    ),
+    _measured(
+        "involuntary_switches",
+        "Int64",
+        "how often a thread of the trial was made to wait, sum over the epochs",
+        lambda m: _total(m, lambda contention: contention.involuntary_switches),
+    ),
+    _text(
+        "warnings", "what the trial is warned about, joined by ;", lambda _, record: ";".join(record.warnings) or None
+    ),
+    _text("torch", "version of torch", lambda run, _: run.header.software.torch),
+    _text("python", "version of Python", lambda run, _: run.header.software.python),
+)
+"""The tidy table's columns, in order."""

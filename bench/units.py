@@ -1,0 +1,120 @@
+"""Presentation of quantities as text, and durations back from text. Stored values stay in SI base units, unrounded.
+
+Three significant digits throughout, trailing zeros kept, so that a column of figures lines up and promises no precision
+that a benchmark lacks. Accuracies are the exception: two decimals of a percent are one image of MNIST's 10 000.
+"""
+
+import math
+import re
+from typing import Final
+
+from bench.errors import BadInputError
+
+_MINUTE_SECONDS: Final = 60
+_HOUR_SECONDS: Final = 3600
+_MAX_HOURS: Final = 1_000_000
+"""Longer than a century is no duration to be read in hours and minutes."""
+
+_SECOND_SCALES: Final = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
+_BYTE_SCALES: Final = tuple((float(1024**power), unit) for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB")))
+_RATE_SCALES: Final = ((1.0, "/s"), (1e3, "k/s"), (1e6, "M/s"), (1e9, "G/s"), (1e12, "T/s"))
+
+_DURATION: Final = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?", flags=re.ASCII)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return `seconds` as ``85.0 µs``, ``812 ms``, ``1.23 s``, ``2 min 5 s`` or ``1 h 30 min``."""
+    if seconds < 0:
+        return f"-{format_seconds(-seconds)}"
+    if seconds == 0:
+        return "0 s"
+    # What would round to a full minute or hour is written in minutes or hours.
+    if _rounded(seconds) < _MINUTE_SECONDS or seconds >= _MAX_HOURS * _HOUR_SECONDS or math.isnan(seconds):
+        return _scaled(seconds, _SECOND_SCALES, base=1000)
+    if round(seconds) < _HOUR_SECONDS:
+        minutes, rest = divmod(round(seconds), _MINUTE_SECONDS)
+        return f"{minutes} min {rest} s"
+    hours, rest = divmod(round(seconds / _MINUTE_SECONDS), _MINUTE_SECONDS)
+    return f"{hours} h {rest} min"
+
+
+def format_bytes(count: float) -> str:
+    """Return `count` bytes in binary units: ``512 B``, ``412 MiB``, ``1.50 GiB``."""
+    if count < 0:
+        return f"-{format_bytes(-count)}"
+    if count < _BYTE_SCALES[1][0] and float(count).is_integer():
+        return f"{count:.0f} B"
+    return _scaled(count, _BYTE_SCALES, base=1024)
+
+
+def format_rate(per_second: float) -> str:
+    """Return a rate per second with decimal prefixes: ``850/s``, ``73.4k/s``, ``1.20M/s``."""
+    if per_second < 0:
+        return f"-{format_rate(-per_second)}"
+    if per_second == 0:
+        return "0/s"
+    return _scaled(per_second, _RATE_SCALES, base=1000, gap="")
+
+
+def format_percent(fraction: float) -> str:
+    """Return an accuracy, given as a fraction, as ``97.85 %``."""
+    return f"{fraction * 100:.2f} %"
+
+
+def format_points(fraction: float) -> str:
+    """Return half the range of an accuracy, in percentage points: ``±0.10`` for 0.001."""
+    return f"±{fraction * 100:.2f}"
+
+
+def format_spread(fraction: float) -> str:
+    """Return a relative half-range: ``±2.1 %`` for 0.021, ``±12 %`` for 0.12."""
+    percent = fraction * 100
+    text = f"{percent:.1f}"
+    return f"±{text} %" if float(text) < 10 else f"±{percent:.0f} %"  # noqa: PLR2004 - two digits from 10 on
+
+
+def format_number(value: float) -> str:
+    """Return a count in full, and any other number without a unit with four significant digits."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as ``45``, ``90s``, ``10m``, ``1h30m`` or ``1m30.5s``.
+
+    Raises:
+        BadInputError: `text` is no such duration, or it is zero.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = hours * _HOUR_SECONDS + minutes * _MINUTE_SECONDS + seconds
+    if total <= 0:
+        raise BadInputError(
+            f"duration {text!r} is not a time above zero in hours, minutes and seconds: "
+            "write it like 45, 90s, 10m or 1h30m"
+        )
+    return total
+
+
+def _scaled(value: float, scales: tuple[tuple[float, str], ...], *, base: int, gap: str = " ") -> str:
+    """Return positive `value` in the first unit that holds it with less than `base` after rounding."""
+    for scale, unit in scales:
+        text = _three_digits(value / scale)
+        if float(text) < base:
+            return f"{text}{gap}{unit}"
+    scale, unit = scales[-1]
+    return f"{value / scale:.3g}{gap}{unit}"
+
+
+def _three_digits(value: float) -> str:
+    """Return positive `value` with three significant digits, all of them when it has more before the point."""
+    if value < 0.995:  # noqa: PLR2004 - what does not round up to 1.00 starts with zeros, which do not count
+        return f"{value:#.3g}"
+    for decimals in (2, 1):
+        text = f"{value:.{decimals}f}"
+        if float(text) < 10 ** (3 - decimals):
+            return text
+    return f"{value:.0f}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,0 +1,281 @@
+"""The only bridge from the harness to the workload: one process, one trial, measured where it runs.
+
+The conversation, each line a request and its answer (`bench.messages`):
+
+    describe                   → Description
+    dataset name root          → DatasetReady
+    prepare trial root         → Prepared       settings, data, model; cold start; warm-up, undone again
+    train epoch                → Trained        yardstick, the timed epoch, yardstick
+    evaluate                   → Evaluated
+    finish                     → Finished       peaks; then the process ends
+
+A request that fails is answered with ``failure`` (the trial's end, with its kind) or ``bad_input`` (the caller's
+mistake, with the message for the user). The process ends when its peer is gone, whatever it is doing.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from bench.channel import Channel, ChannelClosedError
+from bench.coding import from_json, to_json
+from bench.devices import Device
+from bench.fingerprint import describe
+from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
+from bench.meters import ContentionMeter, HostMemory, Yardstick
+from bench.records import Configuration, Failure, FailureKind, Peak, Trial
+from bench.settings import SettingsError, apply_fp32
+from mnist_mlp import data
+from mnist_mlp.errors import WorkloadError
+from mnist_mlp.model import forward_flops, parameter_count, training_flops
+from mnist_mlp.recipes import Recipe
+from mnist_mlp.train import Score, Training
+
+WARM_STEPS: Final = 8
+"""Full batches of the rehearsal that follows the cold start; also what one step's time is estimated from."""
+
+_RECIPE_FIELDS: Final = (
+    "layers",
+    "activation",
+    "output",
+    "loss",
+    "optimizer",
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "batch_size",
+    "test_batch_size",
+    "epochs",
+    "transform",
+    "shuffle",
+)
+
+
+class TrialError(Exception):
+    """The trial cannot go on; carries the `Failure` to report."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        """Keep the failure."""
+        super().__init__(message)
+        self.failure = Failure(kind=kind, message=message)
+
+
+class Session:
+    """The worker's side of one conversation."""
+
+    def __init__(self) -> None:
+        """Note the memory that the imports alone take."""
+        self._host_memory = HostMemory()
+        self._training: Training
+        self._device: Device
+        self._yardstick: Yardstick
+        self._has_labels = True
+        self._host_peak: Peak | None = None
+        self._allocated_peak: Peak | None = None
+        self._reserved_peak: Peak | None = None
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what `request` asks; return the answer as JSON values. This is the boundary that no exception crosses."""
+        try:
+            return {"answer": to_json(self._handle(request))}
+        except WorkloadError as error:
+            return {"bad_input": str(error)}
+        except TrialError as error:
+            return {"failure": to_json(error.failure)}
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, error))}
+        except SettingsError as error:
+            return {"failure": to_json(_failure(FailureKind.UNSUPPORTED, error))}
+        except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
+            # torch's CPU allocator raises a plain RuntimeError.
+            out_of_memory = "allocate memory" in str(error) or "out of memory" in str(error)
+            kind = FailureKind.OUT_OF_MEMORY if out_of_memory else FailureKind.CRASH
+            return {"failure": to_json(_failure(kind, error))}
+
+    def _handle(self, request: Mapping[str, Any]) -> object:
+        match request.get("do"):
+            case "describe":
+                return describe()
+            case "dataset":
+                return _prepare_dataset(request["name"], _root(request))
+            case "prepare":
+                return self._prepare(from_json(Trial, request["trial"]), _root(request))
+            case "train":
+                return self._train(request["epoch"])
+            case "evaluate":
+                return self._evaluate()
+            case "finish":
+                return Finished(
+                    host_peak=self._host_peak,
+                    device_allocated_peak=self._allocated_peak,
+                    device_reserved_peak=self._reserved_peak,
+                )
+            case other:
+                raise TrialError(FailureKind.CRASH, f"request {other!r} is unknown to the worker")
+
+    def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
+        configuration = trial.configuration
+        start = time.perf_counter()
+        self._device = Device(configuration.device)
+        settings = apply_fp32(configuration.threads, self._device.torch_device)
+        dataset = data.load(configuration.dataset, root)
+        self._has_labels = configuration.dataset != "synthetic"
+        self._training = Training(
+            recipe_of(configuration),
+            dataset,
+            device=self._device.torch_device,
+            seed=trial.seed,
+            pipeline=configuration.pipeline,
+            workers=configuration.workers,
+            root=root,
+        )
+        self._device.synchronise()
+        prepared = time.perf_counter()
+        cold_start_seconds, step_seconds = self._warm_up()
+        warm = time.perf_counter()
+        self._yardstick = Yardstick(self._device.torch_device, self._device.synchronise)
+        return Prepared(
+            settings=settings,
+            dataset_sha256=dataset.sha256,
+            parameters=parameter_count(configuration.layers),
+            forward_flops_per_sample=forward_flops(configuration.layers),
+            training_flops_per_sample=training_flops(configuration.layers),
+            steps_per_epoch=-(-self._training.train_samples // configuration.batch_size),
+            step_seconds=step_seconds,
+            preparation_seconds=prepared - start,
+            cold_start_seconds=cold_start_seconds,
+            warm_up_seconds=warm - prepared,
+            host_baseline_bytes=self._host_memory.baseline_bytes,
+        )
+
+    def _warm_up(self) -> tuple[float, float]:
+        """Rehearse every shape of the real path, then undo it; return the first step's seconds and a warm one's."""
+        training, device = self._training, self._device
+        untrained = training.snapshot()
+        one_batch = training.order(0)[: training.recipe.batch_size]
+        cold = self._timed(lambda: training.train(one_batch))
+        order = training.rehearsal_order(WARM_STEPS)
+        training.train(order, after_step=device.sample).read()
+        training.evaluate().read()
+        warm = self._timed(lambda: training.train(order))
+        training.restart(untrained)
+        device.synchronise()
+        return cold, warm / -(-len(order) // training.recipe.batch_size)
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        self._device.synchronise()
+        start = time.perf_counter()
+        work()
+        self._device.synchronise()
+        return time.perf_counter() - start
+
+    def _train(self, epoch: int) -> Trained:
+        training, device = self._training, self._device
+        contention = ContentionMeter()
+        yardstick_seconds = self._yardstick.seconds()
+        device.reset_peak()
+        self._host_memory.reset_peak()
+        device.synchronise()
+        contention.start()
+        start = time.perf_counter()
+        tally = training.train(training.order(epoch))
+        device.synchronise()
+        train_seconds = time.perf_counter() - start
+        contended = contention.stop()
+        self._note_peaks()
+        yardstick_seconds += self._yardstick.seconds()
+        score = tally.read()
+        self._check_finite("train loss", score, epoch)
+        return Trained(
+            train_seconds=train_seconds,
+            train_samples=score.samples,
+            train_loss=score.loss,
+            train_correct=score.correct if self._has_labels else None,
+            yardstick_seconds=yardstick_seconds,
+            contention=contended,
+        )
+
+    def _evaluate(self) -> Evaluated:
+        self._device.synchronise()
+        start = time.perf_counter()
+        score = self._training.evaluate().read()
+        evaluation_seconds = time.perf_counter() - start
+        self._check_finite("test loss", score, None)
+        return Evaluated(
+            test_samples=score.samples,
+            test_loss=score.loss,
+            test_correct=score.correct if self._has_labels else None,
+            evaluation_seconds=evaluation_seconds,
+        )
+
+    def _note_peaks(self) -> None:
+        self._host_peak = _larger(self._host_peak, self._host_memory.peak())
+        self._allocated_peak = _larger(self._allocated_peak, self._device.allocated_peak())
+        self._reserved_peak = _larger(self._reserved_peak, self._device.reserved_peak())
+
+    def _check_finite(self, what: str, score: Score, epoch: int | None) -> None:
+        if score.loss - score.loss != 0:  # NaN and both infinities
+            where = "" if epoch is None else f" in epoch {epoch + 1}"
+            rate = self._training.recipe.learning_rate
+            raise TrialError(
+                FailureKind.NON_FINITE_LOSS, f"{what} became {score.loss}{where} at learning rate {rate:g}: lower it"
+            )
+
+
+def recipe_of(configuration: Configuration) -> Recipe:
+    """Return the recipe that `configuration` holds, as this process's `mnist_mlp` knows recipes."""
+    return Recipe(name=configuration.model, **{name: getattr(configuration, name) for name in _RECIPE_FIELDS})
+
+
+def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
+    dataset = data.load(name, root)
+    return DatasetReady(source=dataset.source, train_samples=len(dataset.train_labels))
+
+
+def _root(request: Mapping[str, Any]) -> Path | None:
+    return None if request["root"] is None else Path(request["root"])
+
+
+def _failure(kind: FailureKind, error: BaseException) -> Failure:
+    return Failure(kind=kind, message=f"{type(error).__name__}: {error}".splitlines()[0][:500])
+
+
+def _larger(one: Peak | None, other: Peak | None) -> Peak | None:
+    peaks = [peak for peak in (one, other) if peak is not None]
+    return max(peaks, key=lambda peak: peak.bytes, default=None)
+
+
+def serve(channel: Channel) -> None:
+    """Answer requests until ``finish`` is answered or the peer is gone."""
+    session = Session()
+    try:
+        while True:
+            request = channel.receive()
+            channel.send(session.answer(request))
+            if request.get("do") == "finish":
+                return
+    except ChannelClosedError:
+        return
+
+
+def main() -> None:
+    """Serve one conversation over standard input and output (where processes are spawned, not forked).
+
+    Both streams are put out of reach first, so that nothing else that reads or prints can disturb it.
+    """
+    reader, writer = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    serve(Channel(reader, writer, on_close=lambda: os._exit(1)))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

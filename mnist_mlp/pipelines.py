@@ -1,0 +1,136 @@
+"""Where batches come from. Both pipelines give the same batches, bit for bit, for the same order of samples.
+
+`resident` keeps the images as uint8 on the device and normalises each batch there; `dataloader` is what tutorials do:
+torchvision's dataset, its transforms on every image, and a DataLoader.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from mnist_mlp.data import Dataset
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.recipes import TORCHVISION_DATASETS, TRANSFORMS
+
+_PIXEL_MAX: Final = 255.0
+
+
+class Pipeline(Protocol):
+    """A source of normalised batches on the device."""
+
+    def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the training samples at `order`, (n,) int64 on the CPU, as batches; the last may be short.
+
+        Each is images, (batch, 784) or (batch, 1, 28, 28) float32, and labels, (batch,) int64.
+        """
+
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the whole test set as such batches, in its own order."""
+
+
+class ResidentPipeline:
+    """All images on the device as uint8; a batch is gathered and normalised there."""
+
+    def __init__(
+        self, dataset: Dataset, transform: str, *, batch_size: int, test_batch_size: int, device: torch.device
+    ) -> None:
+        """Move the dataset to `device`: 47 MB of images and 0.5 MB of labels for MNIST."""
+        self._batch_size = batch_size
+        self._test_batch_size = test_batch_size
+        self._device = device
+        self._train = (dataset.train_images.flatten(1).to(device), dataset.train_labels.to(device))
+        self._test = (dataset.test_images.flatten(1).to(device), dataset.test_labels.to(device))
+        mean, deviation = TRANSFORMS[transform]
+        # Tensors, not Python numbers: CUDA divides by a number by multiplying with its rounded reciprocal, which
+        # would give other bits than torchvision's transforms do.
+        self._pixel_max, self._mean, self._deviation = (
+            torch.tensor(value, dtype=torch.float32, device=device) for value in (_PIXEL_MAX, mean, deviation)
+        )
+        self._standardise = transform != "unit"
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        images = pixels.to(torch.float32).div_(self._pixel_max)
+        return images.sub_(self._mean).div_(self._deviation) if self._standardise else images
+
+    def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Pipeline.train_batches`. The order crosses to the device once, before the first batch."""
+        images, labels = self._train
+        for chosen in order.to(self._device).split(self._batch_size):
+            yield self._normalise(images.index_select(0, chosen)), labels.index_select(0, chosen)
+
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Pipeline.test_batches`."""
+        images, labels = self._test
+        for pixels, targets in zip(
+            images.split(self._test_batch_size), labels.split(self._test_batch_size), strict=True
+        ):
+            yield self._normalise(pixels), targets
+
+
+class DataLoaderPipeline:
+    """The tutorials' pipeline: `torchvision.datasets`, `transforms.ToTensor` and `Normalize`, `DataLoader`.
+
+    Its test batches, too, are decoded anew each time.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a DataLoader needs
+        self,
+        dataset: Dataset,
+        transform: str,
+        *,
+        batch_size: int,
+        test_batch_size: int,
+        device: torch.device,
+        root: Path,
+        workers: int,
+    ) -> None:
+        """Open torchvision's dataset below `root`, where `mnist_mlp.data.load` has put and verified it.
+
+        Raises:
+            InvalidValueError: torchvision has no reader for this dataset.
+        """
+        from torchvision import datasets, transforms  # noqa: PLC0415 - 0.4 s that the resident pipeline need not pay
+
+        if dataset.name not in TORCHVISION_DATASETS:
+            raise InvalidValueError(
+                f"pipeline 'dataloader' cannot read dataset {dataset.name!r}: torchvision has no class for it; "
+                f"use the resident pipeline, or one of {', '.join(TORCHVISION_DATASETS)}"
+            )
+        steps: list[Any] = [transforms.ToTensor()]
+        if transform != "unit":
+            mean, deviation = TRANSFORMS[transform]
+            steps.append(transforms.Normalize((mean,), (deviation,)))
+        reader = getattr(datasets, TORCHVISION_DATASETS[dataset.name])
+        self._train = reader(root, train=True, transform=transforms.Compose(steps))
+        self._test = reader(root, train=False, transform=transforms.Compose(steps))
+        self._batch_size = batch_size
+        self._test_batch_size = test_batch_size
+        self._device = device
+        self._workers = workers
+
+    def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Pipeline.train_batches`. Worker processes are started anew for each call, as by an epoch's loop."""
+        return self._batches(self._train, self._batch_size, order.tolist())
+
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `Pipeline.test_batches`."""
+        return self._batches(self._test, self._test_batch_size, range(len(self._test)))
+
+    def _batches(
+        self,
+        dataset: Any,  # noqa: ANN401 - torchvision ships no types
+        batch_size: int,
+        order: list[int] | range,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=order,
+            num_workers=self._workers,
+            pin_memory=self._device.type == "cuda",
+        )
+        for images, labels in loader:
+            yield images.to(self._device), labels.to(self._device)

@@ -1,0 +1,183 @@
+"""One training: a recipe, a dataset, a device and a seed, taken through epochs and evaluations.
+
+Nothing here reads a clock or prints. Within an epoch nothing is read back from the device; losses and outputs stay
+there, and `Tally.read` fetches their sums afterwards. The same seed on the same device with the same number of threads
+gives bit-identical results on the CPU.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_mlp.data import Dataset, default_root
+from mnist_mlp.engines import EagerEngine
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.model import build_model, loss_function
+from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
+from mnist_mlp.recipes import PIPELINES, Recipe, check_choice
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Loss and correct answers over `samples` samples. `loss` is the mean over samples, in nats."""
+
+    samples: int
+    loss: float
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers, 0 to 1."""
+        return self.correct / self.samples
+
+
+class Tally:
+    """Losses and outputs of a stretch of batches, still on the device."""
+
+    def __init__(self) -> None:
+        """Start with no batch."""
+        self._losses: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def add(self, output: Tensor, loss: Tensor, labels: Tensor) -> None:
+        """Keep a batch: output (batch, classes), its mean loss (scalar) and labels (batch,). No device work."""
+        self._outputs.append(output)
+        self._losses.append(loss)
+        self._labels.append(labels)
+
+    def read(self) -> Score:
+        """Reduce on the device and read the sums back: the stretch's only host read."""
+        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
+        sizes = torch.tensor([len(batch) for batch in self._labels], dtype=torch.float64)
+        losses = torch.stack(self._losses).cpu().to(torch.float64)
+        return Score(
+            samples=len(labels),
+            loss=float((losses * sizes).sum() / sizes.sum()),
+            correct=int((outputs.argmax(dim=1) == labels).sum()),
+        )
+
+
+class Training:
+    """A model being trained.
+
+    Initial weights and the order of samples are drawn on the CPU from the seed, so they are the same on every device.
+
+    Args:
+        recipe: what to train and how.
+        dataset: from `mnist_mlp.data.load`.
+        device: where to train.
+        seed: decides weights and sample order, 0 to 2**63 - 1.
+        pipeline: ``resident`` or ``dataloader``.
+        workers: DataLoader's worker processes; 0 loads in this process.
+        root: where the dataset's files are, for the dataloader pipeline; the default is `mnist_mlp.data.default_root`.
+
+    Raises:
+        InvalidValueError: the seed is out of range, the pipeline is unknown or cannot serve the dataset.
+    """
+
+    def __init__(  # noqa: PLR0913 - each one a dimension of the experiment
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        seed: int,
+        pipeline: str = "resident",
+        workers: int = 0,
+        root: Path | None = None,
+    ) -> None:
+        """Build model, optimizer and pipeline on `device`."""
+        if not 0 <= seed <= MAX_SEED:
+            raise InvalidValueError(f"seed {seed} is out of range: use a whole number from 0 to 2**63 - 1")
+        self.recipe = recipe
+        self.seed = seed
+        self.train_samples = len(dataset.train_labels)
+        self.model = build_model(
+            recipe.layers, activation=recipe.activation, output=recipe.output, seed=seed, device=device
+        )
+        self._engine = EagerEngine(recipe, self.model)
+        self._loss = loss_function(recipe.loss)
+        self._pipeline = _make_pipeline(recipe, dataset, device=device, pipeline=pipeline, workers=workers, root=root)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the order of training samples in `epoch` (counted from 0), (n,) int64 on the CPU."""
+        if not self.recipe.shuffle:
+            return torch.arange(self.train_samples)
+        # SeedSequence mixes both numbers: neighbouring seeds and epochs get unrelated permutations.
+        state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, dtype=np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]) % 2**63)
+        return torch.randperm(self.train_samples, generator=generator)
+
+    def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
+        """Train once on the samples at `order`, in batches; return their tally, unread.
+
+        `after_step` is called after each step; it is meant for rehearsals that sample memory.
+        """
+        self.model.train()
+        tally = Tally()
+        for images, labels in self._pipeline.train_batches(order):
+            output, loss = self._engine.step(images, labels)
+            tally.add(output, loss, labels)
+            if after_step is not None:
+                after_step()
+        return tally
+
+    def evaluate(self) -> Tally:
+        """Run the model over the whole test set; return the tally, unread."""
+        self.model.eval()
+        tally = Tally()
+        with torch.no_grad():
+            for images, labels in self._pipeline.test_batches():
+                output = self.model(images)
+                tally.add(output, self._loss(output, labels), labels)
+        return tally
+
+    def rehearsal_order(self, steps: int) -> Tensor:
+        """Return an order with every batch shape of the real path: `steps` full batches, then an epoch's short one.
+
+        Where an epoch is shorter than that, it is the epoch itself.
+        """
+        order = self.order(0)
+        full = order[: steps * self.recipe.batch_size]
+        short = self.train_samples % self.recipe.batch_size
+        return order if len(full) + short >= len(order) else torch.cat((full, order[len(order) - short :]))
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return a copy of the model's parameters, for `restart`."""
+        return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def restart(self, snapshot: dict[str, Tensor]) -> None:
+        """Undo all training since `snapshot` was taken of the untrained model: parameters, gradients, optimizer."""
+        self.model.load_state_dict(snapshot)
+        self.model.zero_grad(set_to_none=True)
+        self._engine.reset_optimizer()
+
+
+def _make_pipeline(  # noqa: PLR0913 - passes on what Training takes
+    recipe: Recipe, dataset: Dataset, *, device: torch.device, pipeline: str, workers: int, root: Path | None
+) -> Pipeline:
+    check_choice("pipeline", pipeline, PIPELINES)
+    if pipeline == "dataloader":
+        return DataLoaderPipeline(
+            dataset,
+            recipe.transform,
+            batch_size=recipe.batch_size,
+            test_batch_size=recipe.test_batch_size,
+            device=device,
+            root=root or default_root(),
+            workers=workers,
+        )
+    return ResidentPipeline(
+        dataset,
+        recipe.transform,
+        batch_size=recipe.batch_size,
+        test_batch_size=recipe.test_batch_size,
+        device=device,
+    )
