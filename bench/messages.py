@@ -7,9 +7,10 @@ from bench.records import Contention, Peak, Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetReady:
-    """Answer to ``dataset``: it lies verified in the data root. `source` is where it came from."""
+    """Answer to ``dataset``: it is there and verified. `source` is where it came from."""
 
     source: str
+    sha256: str
     train_samples: int
 
 
@@ -25,7 +26,7 @@ class Prepared:
     parameters: int
     forward_flops_per_sample: int
     training_flops_per_sample: int
-    steps_per_epoch: int
+    train_samples: int
     step_seconds: float
     preparation_seconds: float
     cold_start_seconds: float

@@ -33,6 +33,8 @@ MAX_BATCH_SIZE: Final = 70_000
 """MNIST has 60 000 training images; a larger batch is one epoch in one step, so a larger number is a mistake."""
 MAX_EPOCHS: Final = 100_000
 MAX_SEED: Final = 2**62
+MAX_WORKERS: Final = 256
+MAX_THREADS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,35 +77,8 @@ def check_request(request: Request) -> None:
     Raises:
         BadInputError: a value breaks its rule; the message names the option.
     """
-    for option, values in (("--models", request.models), ("--devices", request.devices)):
-        if not values:
-            raise BadInputError(f"{option} is empty: name at least one, separated by commas")
-    _check_range("--repeats", request.repeats, 1, MAX_REPEATS)
-    _check_range("--seed", request.seed, 0, MAX_SEED)
-    _check_range("--workers", request.workers, 0, 256)
-    for batch_size in request.batch_sizes:
-        _check_range("--batch-sizes", batch_size, 1, MAX_BATCH_SIZE)
-    for threads in request.threads:
-        _check_range("--threads", threads, 1, 4096)
-    if request.epochs is not None:
-        _check_range("--epochs", request.epochs, 1, MAX_EPOCHS)
-    for device in request.devices:
-        if re.fullmatch(r"auto|[a-z]+(:[0-9]{1,3})?", device, flags=re.ASCII) is None:
-            raise BadInputError(f"--devices {device!r} is no device: use auto, cpu, cuda, cuda:1 or mps")
-    try:
-        for option, values, choices in (
-            ("--precisions", request.precisions, PRECISIONS),
-            ("--engines", request.engines, ENGINES),
-            ("--pipelines", request.pipelines, PIPELINES),
-            ("--dataset", (request.dataset,), DATASETS),
-        ):
-            if not values:
-                raise BadInputError(f"{option} is empty: use one or more of {', '.join(choices)}")
-            for value in values:
-                check_choice(option, value, choices)
-        recipes = _models(request)
-    except InvalidValueError as error:
-        raise BadInputError(str(error)) from error
+    _check_ranges(request)
+    _check_names(request)
     if "dataloader" in request.pipelines and request.dataset not in TORCHVISION_DATASETS:
         raise BadInputError(
             f"--pipelines dataloader cannot read --dataset {request.dataset}: torchvision has no reader for it; "
@@ -111,28 +86,67 @@ def check_request(request: Request) -> None:
         )
     if request.workers and "dataloader" not in request.pipelines:
         raise BadInputError("--workers counts DataLoader's processes: it needs --pipelines dataloader")
-    dimensions = (request.devices, request.batch_sizes, request.precisions, request.pipelines, request.threads)
-    count = len(recipes)
+    _check_size(request)
+
+
+def _check_ranges(request: Request) -> None:
+    epochs = () if request.epochs is None else (request.epochs,)
+    for option, values, lowest, highest in (
+        ("--repeats", (request.repeats,), 1, MAX_REPEATS),
+        ("--seed", (request.seed,), 0, MAX_SEED),
+        ("--workers", (request.workers,), 0, MAX_WORKERS),
+        ("--batch-sizes", request.batch_sizes, 1, MAX_BATCH_SIZE),
+        ("--threads", request.threads, 1, MAX_THREADS),
+        ("--epochs", epochs, 1, MAX_EPOCHS),
+    ):
+        for value in values:
+            if not lowest <= value <= highest:
+                raise BadInputError(f"{option} {value} is out of range: use a whole number from {lowest} to {highest}")
+
+
+def _check_names(request: Request) -> None:
+    for option, names in (("--models", request.models), ("--devices", request.devices)):
+        if not names:
+            raise BadInputError(f"{option} is empty: name at least one, separated by commas")
+    for device in request.devices:
+        if re.fullmatch(r"auto|[a-z]+(:[0-9]{1,3})?", device, flags=re.ASCII) is None:
+            raise BadInputError(f"--devices {device!r} is no device: use auto, cpu, cuda, cuda:1 or mps")
+    for option, names, choices in (
+        ("--precisions", request.precisions, PRECISIONS),
+        ("--engines", request.engines, ENGINES),
+        ("--pipelines", request.pipelines, PIPELINES),
+        ("--dataset", (request.dataset,), DATASETS),
+    ):
+        if not names:
+            raise BadInputError(f"{option} is empty: use one or more of {', '.join(choices)}")
+        try:
+            for name in names:
+                check_choice(option, name, choices)
+        except InvalidValueError as error:
+            raise BadInputError(str(error)) from error
+
+
+def _check_size(request: Request) -> None:
+    dimensions = (request.devices, request.batch_sizes, request.precisions, request.engines, request.pipelines)
+    count = len(_models(request)) * max(1, len(request.threads))
     for values in dimensions:
         count *= max(1, len(values))
     if count > MAX_CONFIGURATIONS:
         raise BadInputError(f"{count} configurations are more than the {MAX_CONFIGURATIONS} allowed: ask for fewer")
 
 
-def _check_range(option: str, value: int, lowest: int, highest: int) -> None:
-    if not lowest <= value <= highest:
-        raise BadInputError(f"{option} {value} is out of range: use a whole number from {lowest} to {highest}")
-
-
 def _models(request: Request) -> list[Recipe]:
-    recipes = [find_recipe(model) for model in request.models]
-    if request.widths:
-        recipes = [scale_width(recipe, width) for recipe in recipes for width in request.widths]
+    try:
+        recipes = [find_recipe(model) for model in request.models]
+        if request.widths:
+            recipes = [scale_width(recipe, width) for recipe in recipes for width in request.widths]
+    except InvalidValueError as error:
+        raise BadInputError(str(error)) from error
     return recipes
 
 
 def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -> tuple[str, ...]:
-    """Return the devices asked for, by their full names; ``auto`` is every available one, ``cuda`` the first of its kind.
+    """Return the devices asked for, by their full names: ``auto`` is every available one, ``cuda`` the first such.
 
     Raises:
         BadInputError: one is not available; the message says why, and what is.
@@ -226,8 +240,10 @@ def order_trials(plan: Plan) -> tuple[Trial, ...]:
     shuffler = random.Random(plan.seed)  # noqa: S311 - no secret
     trials: list[Trial] = []
     for repeat in range(plan.repeats):
-        for configuration in shuffler.sample(plan.configurations, len(plan.configurations)):
-            trials.append(Trial(configuration=configuration, seed=plan.seed + repeat, repeat=repeat))
+        trials += (
+            Trial(configuration=configuration, seed=plan.seed + repeat, repeat=repeat)
+            for configuration in shuffler.sample(plan.configurations, len(plan.configurations))
+        )
     return tuple(trials)
 
 

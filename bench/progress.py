@@ -1,16 +1,14 @@
 """Progress on standard error: a live display on a terminal, plain lines elsewhere."""
 
+import collections
 import statistics
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
+from typing import Final, Protocol, Self, TextIO
 
 from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
 from bench.units import format_percent, format_rate, format_seconds
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
 
 _PLAIN_INTERVAL_SECONDS: Final = 30.0
 
@@ -33,12 +31,12 @@ class RemainingTime:
 
     def __init__(self, trials: tuple[Trial, ...]) -> None:
         """Start with all of `trials` to do."""
-        self._left = list(trials)
+        self._left = collections.Counter(trial.key for trial in trials)
         self._seen: dict[Configuration, list[float]] = {}
 
     def finish(self, record: TrialRecord) -> None:
         """Take a finished trial into account."""
-        self._left.remove(record.trial)
+        self._left[record.trial.key] -= 1
         self._seen.setdefault(record.trial.key, []).append(record.wall_seconds)
 
     def seconds(self) -> float | None:
@@ -47,7 +45,7 @@ class RemainingTime:
             return None
         known = {key: statistics.median(walls) for key, walls in self._seen.items()}
         mean = statistics.fmean(known.values())
-        return sum(known.get(trial.key, mean) for trial in self._left)
+        return sum(count * known.get(key, mean) for key, count in self._left.items())
 
 
 def describe_trial(trial: Trial) -> str:
@@ -123,7 +121,7 @@ class TerminalProgress:
         from rich.progress import Progress as RichProgress  # noqa: PLC0415
 
         self._remaining = RemainingTime(trials)
-        self._bar: RichProgress = RichProgress(
+        self._bar = RichProgress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
             TextColumn("{task.description}", markup=False),

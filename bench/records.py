@@ -319,7 +319,11 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footer:
-    """Written each time a run stops in good order. `reason` is ``complete``, ``interrupted`` or ``budget``."""
+    """Written each time a run stops in good order. `reason` is ``complete``, ``interrupted`` or ``budget``.
+
+    `wall_seconds` is of the command that stops here, from its start, import of torch included; the counts are of the
+    whole file.
+    """
 
     complete: bool
     reason: str

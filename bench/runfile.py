@@ -86,9 +86,22 @@ def encode(item: Item) -> bytes:
         line = coding.dumps({kind: coding.to_json(item)}).encode() + b"\n"
     except ValueError as error:
         raise BadInputError(f"a {kind} cannot be stored: {error}; every number in it must be finite") from error
-    if _decode(line) != item:
+    if decode(line) != item:
         raise BadInputError(f"a {kind} cannot be stored: it would be read back as another value")
     return line
+
+
+def decode(line: bytes) -> Item:
+    """Return what `line` holds.
+
+    Raises:
+        BadInputError: it is not one of the three kinds of line, or a member in it is not as the records have it.
+    """
+    data = coding.loads(line)
+    if not isinstance(data, dict) or len(data) != 1 or not _KINDS.keys() >= data.keys():
+        raise BadInputError(f"a line must be an object with one member, one of {', '.join(_KINDS)}")
+    ((kind, body),) = data.items()
+    return coding.from_json(_KINDS[kind], body, kind)
 
 
 def read(path: Path) -> Reading:
@@ -214,7 +227,7 @@ def _read_line(line: _Line, ledger: Ledger) -> TrialRecord | Footer | None:
     if not line.text.endswith(b"\n"):
         return None
     try:
-        item = _decode(line.text)
+        item = decode(line.text)
     except BadInputError as error:
         # A crashed file system may end a file anywhere in any way: but not with JSON that breaks only our rules.
         if line.is_last and isinstance(error.__cause__, json.JSONDecodeError | UnicodeDecodeError):
@@ -225,14 +238,6 @@ def _read_line(line: _Line, ledger: Ledger) -> TrialRecord | Footer | None:
     if isinstance(item, TrialRecord):
         ledger.admit(item)
     return item
-
-
-def _decode(line: bytes) -> Item:
-    data = coding.loads(line)
-    if not isinstance(data, dict) or len(data) != 1 or not _KINDS.keys() >= data.keys():
-        raise BadInputError(f"a line must be an object with one member, one of {', '.join(_KINDS)}")
-    ((kind, body),) = data.items()
-    return coding.from_json(_KINDS[kind], body, kind)
 
 
 def _no_run(path: Path, reason: str) -> BadInputError:

@@ -83,14 +83,18 @@ def _table(summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
     if not summaries:
         return _NO_ROWS
     rows = [[column.text(summary) for column in columns] for summary in summaries]
-    headers = [_narrow(column.header, [row[i] for row in rows]) for i, column in enumerate(columns)]
-    widths = [max(map(len, (*header.splitlines(), *(row[i] for row in rows)))) for i, header in enumerate(headers)]
-    return _tabulate([headers, ["-" * each for each in widths], *rows], (), columns, "plain")
+    columns_of_cells = list(zip(*rows, strict=True))
+    headers = [_narrow(column.header, cells) for column, cells in zip(columns, columns_of_cells, strict=True)]
+    height = max(map(len, headers))
+    # Headers of fewer lines than their neighbours stand on the rule, as in print.
+    header_rows = zip(*([""] * (height - len(lines)) + lines for lines in headers), strict=True)
+    rule = ["-" * max(map(len, (*lines, *cells))) for lines, cells in zip(headers, columns_of_cells, strict=True)]
+    return _tabulate([*header_rows, rule, *rows], (), columns, "plain")
 
 
-def _narrow(header: str, cells: Sequence[str]) -> str:
+def _narrow(header: str, cells: Sequence[str]) -> list[str]:
     """Return `header` on as many lines as it takes to be no wider than the cells below it."""
-    return textwrap.fill(header, max(map(len, (*cells, *header.split()))), break_long_words=False)
+    return textwrap.wrap(header, max(map(len, (*cells, *header.split()))), break_long_words=False)
 
 
 def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
@@ -105,9 +109,7 @@ def _tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str], columns: Se
     from tabulate import tabulate  # noqa: PLC0415 - only two of the formats need it
 
     align = ["right" if column.fields[0].numeric else "left" for column in columns]
-    # Headers of fewer lines than their neighbours stand on the rule, as in print.
-    rowalign = ["bottom"] * len(rows)
-    return tabulate(rows, headers, style, disable_numparse=True, colalign=align, rowalign=rowalign)
+    return tabulate(rows, headers, style, disable_numparse=True, colalign=align)
 
 
 def _escape(text: str) -> str:

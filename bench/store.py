@@ -26,19 +26,19 @@ LATEST: Final = "latest"
 """The reference to the run that was created last."""
 
 _NAME: Final = re.compile(r"\w[\w.+-]{0,47}")
-_RUN_ID_PREFIX: Final = re.compile(r"[0-9a-f]{1,8}")
 _LISTED: Final = 10
 
 
 class RunWriter:
     """Appends to one stored run. The only writer of its file, in any process, until `close` or its process's end."""
 
-    def __init__(self, path: Path, file: io.FileIO, lock: FileLock, ledger: runfile.Ledger) -> None:
-        """Take over an open file, positioned at its end, and its lock; use `create` or `resume` to get a writer."""
+    def __init__(self, path: Path, file: io.FileIO, lock: FileLock, ledger: runfile.Ledger, end: int) -> None:
+        """Take over an open file whose whole lines end at byte `end`, and its lock; use `create` or `resume`."""
         self.path = path
         self._file = file
         self._lock = lock
         self._ledger = ledger
+        self._end = end
 
     @classmethod
     def create(cls, path: Path, header: Header) -> "RunWriter":
@@ -56,7 +56,7 @@ class RunWriter:
             raise _unusable(path, error) from error
         lock = _writer_lock(path)
         try:
-            writer = cls(path, path.open("xb", buffering=0), lock, ledger)
+            writer = cls(path, path.open("xb", buffering=0), lock, ledger, end=0)
         except OSError as error:
             lock.release()
             raise _unusable(path, error) from error
@@ -64,7 +64,7 @@ class RunWriter:
             writer._write(line)
         except BaseException:
             writer._file.close()
-            path.unlink()
+            path.unlink(missing_ok=True)
             lock.release()
             raise
         _sync_folder(path.parent)
@@ -86,15 +86,15 @@ class RunWriter:
             raise _unusable(path, error) from error
         try:
             reading = runfile.read(path)
-            if reading.end < os.fstat(file.fileno()).st_size:
-                file.truncate(reading.end)
+            writer = cls(path, file, lock, reading.ledger, reading.end)
+            if reading.run.warnings:
+                writer._cut_back()
                 os.fsync(file.fileno())
-            file.seek(reading.end)
         except BaseException:
             file.close()
             lock.release()
             raise
-        return cls(path, file, lock, reading.ledger), reading.run
+        return writer, reading.run
 
     def append(self, record: TrialRecord) -> None:
         """Store `record`: it is on disk when this returns.
@@ -135,22 +135,26 @@ class RunWriter:
         self.close()
 
     def _write(self, line: bytes) -> None:
-        start = self._file.tell()
         try:
+            self._cut_back()  # again, where a full disk or a signal kept the last failed write from it
             rest = memoryview(line)
             while rest:  # a nearly full disk takes a part of it first
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-        except BaseException as error:  # a signal's exception too must not leave half a line to be written behind
-            with contextlib.suppress(OSError):  # what cannot be cut off now is dropped by every reader
-                self._file.truncate(start)
-                self._file.seek(start)
+        except BaseException as error:  # a signal's exception too must not leave half a line behind
+            with contextlib.suppress(OSError):
+                self._cut_back()
             if not isinstance(error, OSError):
                 raise
             raise StorageError(
                 f"{self.path}: a line of {len(line)} bytes cannot be stored: {error.strerror}; everything before it is "
                 "intact: make room or repair the disk, then go on with --resume"
             ) from error
+        self._end += len(line)
+
+    def _cut_back(self) -> None:
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
 
 
 def read_run(path: Path) -> Run:
@@ -206,16 +210,16 @@ def resolve(reference: str, directory: Path) -> Path:
         raise BadInputError(f"no stored run is under {directory}: make one with `python -m bench run`, or name a file")
     if reference == LATEST:
         return stored[-1].path
-    found = [run for run in stored if _RUN_ID_PREFIX.fullmatch(reference) and run.run_id.startswith(reference)]
+    found = [run for run in stored if reference and run.run_id.startswith(reference)]
     if len(found) == 1:
         return found[0].path
     problem = (
         f"{len(found)} run ids begin with {reference!r}: write more digits, or a path"
         if found
-        else (f"{reference!r} is neither a file, nor the beginning of a run id, nor {LATEST}")
+        else f"{reference!r} is neither a file, nor the beginning of a run id, nor {LATEST}"
     )
     candidates = "".join(f"\n  {run.run_id}  {run.path}" for run in (found or stored)[: -_LISTED - 1 : -1])
-    raise BadInputError(f"{problem}. The newest runs that could be meant:{candidates}")
+    raise BadInputError(f"{problem}. The newest that could be meant:{candidates}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal

@@ -107,7 +107,8 @@ def _scaled(value: float, scales: tuple[tuple[float, str], ...], *, base: int, g
 
 def _three_digits(value: float) -> str:
     """Return positive `value` with three significant digits, all of them when it has more before the point."""
-    if value < 0.995:  # noqa: PLR2004 - what does not round up to 1.00 starts with zeros, which do not count
+    if value < 1:
+        # Zeros at the front are no digits.
         return f"{value:#.3g}"
     for decimals in (2, 1):
         text = f"{value:.{decimals}f}"

@@ -145,7 +145,7 @@ class Session:
             parameters=parameter_count(configuration.layers),
             forward_flops_per_sample=forward_flops(configuration.layers),
             training_flops_per_sample=training_flops(configuration.layers),
-            steps_per_epoch=-(-self._training.train_samples // configuration.batch_size),
+            train_samples=self._training.train_samples,
             step_seconds=step_seconds,
             preparation_seconds=prepared - start,
             cold_start_seconds=cold_start_seconds,
@@ -234,7 +234,7 @@ def recipe_of(configuration: Configuration) -> Recipe:
 
 def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
     dataset = data.load(name, root)
-    return DatasetReady(source=dataset.source, train_samples=len(dataset.train_labels))
+    return DatasetReady(source=dataset.source, sha256=dataset.sha256, train_samples=len(dataset.train_labels))
 
 
 def _root(request: Mapping[str, Any]) -> Path | None:

@@ -1,0 +1,306 @@
+"""The command line: reads arguments, prints results to standard output and everything else to standard error."""
+
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+
+import click
+
+from bench import __version__
+from bench.errors import BadInputError, BenchError
+from bench.interrupts import Interrupts
+from bench.plan import PRESETS, Request, check_request
+
+if TYPE_CHECKING:
+    from bench import run
+    from bench.estimate import Estimate
+    from bench.progress import PlainProgress, TerminalProgress
+    from bench.records import Plan, Trial
+
+T = TypeVar("T")
+
+RESULTS: Final = Path("results")
+"""Where runs are stored, and looked up by id, unless told otherwise: under the present folder."""
+
+FORMATS: Final = ("table", "markdown", "csv", "json")
+
+EXIT_CODES: Final = (
+    "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, 5 incomparable, "
+    "130 interrupted."
+)
+
+
+class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
+    """Values separated by commas, each read by `read`."""
+
+    def __init__(self, name: str, read: Callable[[str], T]) -> None:
+        """Name the kind of value for help and messages."""
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[T, ...]:  # noqa: ANN401 - click's signature
+        """Return the values; blanks around them do not count."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            self.fail(f"{value!r} has an empty place: name at least one, separated by single commas", param, ctx)
+        try:
+            return tuple(self._read(part) for part in parts)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers: write them like 64,256,1024", param, ctx)
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:  # noqa: PLR2004 - what always fits 64 bits
+        raise ValueError(text)
+    return int(text)
+
+
+NAMES: Final = CommaList("names", str)
+NUMBERS: Final = CommaList("numbers", _whole_number)
+
+
+class Duration(click.ParamType["float"]):
+    """Seconds, or a duration such as 90s, 10m or 1h30m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
+        """Return seconds."""
+        from bench.units import parse_duration  # noqa: PLC0415 - keeps `--help` quick
+
+        del param, ctx
+        return value if isinstance(value, float) else parse_duration(value)
+
+
+class Commands(click.Group):
+    """The group of all commands: here errors become one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the command; Ctrl-C and SIGTERM end it in good order."""
+        try:
+            with Interrupts() as ctx.obj:
+                return super().invoke(ctx)
+        except BenchError as error:
+            click.echo(f"bench: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="bench")
+def cli() -> None:
+    r"""Measure how fast, and how well, reference MNIST MLPs train here.
+
+    \b
+    python -m bench run                                  two minutes, one table
+    python -m bench run --devices cpu,cuda --batch-sizes 64,1024
+    python -m bench show latest
+    """
+
+
+@cli.command("run", epilog=EXIT_CODES)
+@click.option("--preset", metavar="NAME", help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]")
+@click.option("--devices", type=NAMES, help="Devices, such as cpu,cuda:1,mps.  [default: auto, all available]")
+@click.option("--models", type=NAMES, help="Recipes or layer lists, such as mlp_128,784-512-256-10.")
+@click.option("--widths", type=NUMBERS, help="Units of the first hidden layer; the others follow in proportion.")
+@click.option("--batch-sizes", type=NUMBERS, help="Training samples per step.")
+@click.option("--precisions", type=NAMES, help="Arithmetic: fp32.")
+@click.option("--engines", type=NAMES, help="How a step is executed: eager.")
+@click.option("--pipelines", type=NAMES, help="Where batches come from: resident, dataloader.")
+@click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]")
+@click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]")
+@click.option("--dataset", metavar="NAME", help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]")
+@click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]")
+@click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own.")
+@click.option("--seed", type=int, help="Seed of the first repeat; the next repeat has the next seed.  [default: 0]")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
+@click.option("--budget", type=Duration(), help="Start no further trial after this time.")
+@click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
+@click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Complete this stored run instead of starting one.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; measure nothing.")
+@click.pass_context
+def run_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    preset: str | None,
+    timeout: float,
+    budget: float | None,
+    name: str | None,
+    output: Path | None,
+    data_root: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
+) -> None:
+    r"""Train every configuration of a grid, repeatedly, each time in a fresh process, and store what was measured.
+
+    \b
+    python -m bench run --dry-run
+    python -m bench run --preset recipes
+    python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 32,512 --repeats 5
+    python -m bench run --resume results/…/20260101T120000Z-quick-1a2b3c4d.jsonl
+    """
+    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+
+    asked = {option: value for option, value in grid.items() if value is not None}
+    options = run.Options(
+        name=name or preset or ("custom" if asked else "quick"),
+        results=RESULTS,
+        output=output,
+        data_root=data_root,
+        timeout_seconds=timeout,
+        budget_seconds=budget,
+        command=_command_line(sys.argv[1:]),
+    )
+    if resume is not None:
+        _refuse_beside_resume(asked, preset=preset, name=name, output=output, dry_run=dry_run)
+        _resume(resume, options, ctx.obj)
+        return
+    request = _request(preset or "quick", asked)
+    check_request(request)
+    run.check_output(options)
+    with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
+        if dry_run:
+            plan, _ = run.plan_here(request, launcher)
+            _dry_run(plan, run.estimate_here(plan, launcher, options))
+        else:
+            _print_finished(run.start_run(request, options, launcher, ctx.obj, _progress))
+
+
+def _request(preset: str, asked: dict[str, Any]) -> Request:
+    from dataclasses import replace  # noqa: PLC0415 - only here
+
+    from mnist_mlp.errors import InvalidValueError  # noqa: PLC0415 - only here
+    from mnist_mlp.recipes import check_choice  # noqa: PLC0415 - only here
+
+    try:
+        check_choice("--preset", preset, tuple(PRESETS))
+    except InvalidValueError as error:
+        raise BadInputError(str(error)) from error
+    base = PRESETS[preset]
+    if "models" in asked:
+        # A preset's widths and batch sizes belong to its models: other models bring their own.
+        base = replace(base, widths=(), batch_sizes=())
+    return replace(base, **asked)
+
+
+def _command_line(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments without the folders in them, which would tell of the user's home."""
+    return tuple(Path(argument).name if "/" in argument or "\\" in argument else argument for argument in arguments)
+
+
+def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
+    given = [option for option, value in (asked | others).items() if value]
+    if given:
+        options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
+
+
+def _resume(path: Path, options: "run.Options", interrupts: Interrupts) -> None:
+    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench.store import read_run  # noqa: PLC0415 - likewise
+
+    configurations = read_run(path).header.plan.configurations
+    preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
+    with contextlib.closing(make_launcher(preload)) as launcher:
+        _print_finished(run.resume_run(path, options, launcher, interrupts, _progress))
+
+
+def _progress(trials: tuple["Trial", ...]) -> "PlainProgress | TerminalProgress":
+    from bench.progress import make_progress  # noqa: PLC0415 - keeps `--help` and `show` quick
+
+    return make_progress(trials, sys.stderr)
+
+
+def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
+    from tabulate import tabulate  # noqa: PLC0415 - keeps `--help` quick
+
+    from bench.units import format_seconds  # noqa: PLC0415 - likewise
+
+    headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads")
+    rows = [
+        (c.device, c.model, c.batch_size, c.epochs, c.pipeline, c.engine, c.precision, c.threads)
+        for c in plan.configurations
+    ]
+    click.echo(tabulate(rows, headers=headers))
+    count = len(plan.configurations)
+    click.echo(f"\n{count} configurations x {plan.repeats} repeats = {count * plan.repeats} trials")
+    click.echo(f"Estimated time: {format_seconds(estimate.seconds)}, from the first steps of {estimate.probes} of them")
+
+
+def _print_finished(finished: "run.Finished") -> None:
+    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.show import render_run  # noqa: PLC0415 - likewise
+
+    click.echo(render_run(finished.run, width=_terminal_width()))
+    click.echo(f"\nStored in {finished.path}")
+    share = run.measuring_share(finished.run)
+    if share is not None and finished.run.footer is not None:
+        wall = finished.run.footer.wall_seconds
+        click.echo(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation", err=True)
+    click.get_current_context().exit(finished.exit_code)
+
+
+def _terminal_width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+
+
+@cli.command("show", epilog=EXIT_CODES)
+@click.argument("reference", metavar="RUN", default="latest")
+@click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--columns", type=NAMES, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
+@click.option("--sort", type=NAMES, default=(), help="Columns to sort by; a leading - sorts downwards.")
+@click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+def show_command(  # noqa: PLR0913 - one parameter an option
+    reference: str,
+    *,
+    layout: Literal["table", "markdown", "csv", "json"],
+    columns: tuple[str, ...] | None,
+    sort: tuple[str, ...],
+    filters: tuple[str, ...],
+    results: Path,
+) -> None:
+    r"""Show a stored run, one row per configuration. RUN is a path, the beginning of a run id, or latest.
+
+    \b
+    python -m bench show
+    python -m bench show 1a2b --sort -throughput_per_second
+    python -m bench show latest --filter "batch_size>=256" --format csv
+    """
+    from bench.show import render_run  # noqa: PLC0415 - keeps `--help` quick
+    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
+
+    run = read_run(resolve(reference, results))
+    text = render_run(run, format=layout, columns=columns, sort=sort, filters=filters, width=_terminal_width())
+    click.echo(text)
+    for warning in run.warnings:
+        click.echo(f"bench: {warning}", err=True)
+
+
+@cli.command("devices", epilog=EXIT_CODES)
+@click.option("--format", "layout", type=click.Choice(("table", "json")), default="table", show_default=True)
+def devices_command(layout: str) -> None:
+    """List the devices there are here, and why the others are not."""
+    from tabulate import tabulate  # noqa: PLC0415 - keeps `--help` quick
+
+    from bench.coding import dumps  # noqa: PLC0415 - likewise
+    from bench.launcher import describe_place  # noqa: PLC0415 - likewise
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+
+    with contextlib.closing(make_launcher()) as launcher:
+        statuses = describe_place(launcher).devices
+    if layout == "json":
+        click.echo(dumps(statuses))
+        return
+    rows = [(s.device, "yes" if s.available else "no", s.description if s.available else s.reason) for s in statuses]
+    click.echo(tabulate(rows, headers=("device", "available", "what it is, or why not")))

@@ -1,0 +1,65 @@
+"""How long a plan will take, estimated by starting a few of its trials and timing their first warm steps."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from bench.messages import Prepared
+from bench.records import Configuration, Plan, Trial
+
+_EVALUATION_SHARE = 1 / 18
+"""Evaluation over training: about a third of the work per sample, for a sixth of the samples."""
+
+Probe = Callable[[Trial], Prepared]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Estimated wall seconds of all trials, from `probes` trials that were started for it."""
+
+    seconds: float
+    probes: int
+
+
+def estimate_plan(plan: Plan, probe: Probe) -> Estimate:
+    """Estimate the plan's wall time.
+
+    A step is taken to cost overhead + work · rate, work being weights times batch size. Of each kind of configuration
+    (same device, engine, pipeline, …) the one with the least and the one with the most work per step are probed, and
+    the others lie on the line through them.
+    """
+    seconds, probes = 0.0, 0
+    for kind in _by_kind(plan.configurations):
+        least, most = min(kind, key=_step_work), max(kind, key=_step_work)
+        ends = {
+            configuration: probe(Trial(configuration=configuration, seed=plan.seed, repeat=0))
+            for configuration in dict.fromkeys((least, most))
+        }
+        probes += len(ends)
+        for configuration in kind:
+            steps = math.ceil(ends[least].train_samples / configuration.batch_size)
+            step = _interpolate(_step_work(configuration), least, most, ends)
+            epoch = steps * step * (1 + _EVALUATION_SHARE)
+            start = ends[most].preparation_seconds + ends[most].warm_up_seconds
+            seconds += plan.repeats * (start + configuration.epochs * epoch)
+    return Estimate(seconds=seconds, probes=probes)
+
+
+def _by_kind(configurations: Iterable[Configuration]) -> list[list[Configuration]]:
+    kinds: dict[tuple[object, ...], list[Configuration]] = {}
+    for c in configurations:
+        key = (c.device, c.engine, c.precision, c.pipeline, c.workers, c.threads, c.dataset, c.optimizer)
+        kinds.setdefault(key, []).append(c)
+    return list(kinds.values())
+
+
+def _step_work(configuration: Configuration) -> int:
+    return configuration.weights * configuration.batch_size
+
+
+def _interpolate(work: int, least: Configuration, most: Configuration, ends: dict[Configuration, Prepared]) -> float:
+    low, high = _step_work(least), _step_work(most)
+    if low == high:
+        return ends[least].step_seconds
+    share = (work - low) / (high - low)
+    return ends[least].step_seconds * (1 - share) + ends[most].step_seconds * share

@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM end a command in good order: what is finished is stored, nothing is left running."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from bench.errors import InterruptedRunError
+
+
+class Interrupts:
+    """While this context is open, SIGINT and SIGTERM raise `InterruptedRunError` in the main thread, once.
+
+    Further signals are ignored, so that they cannot disturb the clean-up that the first one began. Within `shield` a
+    signal waits until the end of the block.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is installed yet."""
+        self._shields = 0
+        self._received: int | None = None
+        self._raised = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Install the handlers; elsewhere than in the main thread, where Python allows none, do nothing."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Put back the handlers that were there before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._received = number
+        self._raise_unless_shielded()
+
+    def _raise_unless_shielded(self) -> None:
+        if self._received is None or self._raised or self._shields:
+            return
+        self._raised = True
+        raise InterruptedRunError(f"interrupted by {signal.Signals(self._received).name}")
+
+    @contextlib.contextmanager
+    def shield(self) -> Iterator[None]:
+        """Finish this block before a signal takes effect."""
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+        self._raise_unless_shielded()

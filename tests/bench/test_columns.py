@@ -1,0 +1,100 @@
+import unicodedata
+
+import pytest
+from bench_builders import make_configuration, make_failure, make_measurement, make_record
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.columns import COLUMNS, MAX_CELL_CHARACTERS, default_columns, find_columns, harmless
+from bench.errors import BadInputError
+from bench.fields import FIELDS, QUANTITIES
+from bench.stats import summarise
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "text"),
+    [
+        ("epoch_seconds", (2.0, 1.9, 2.2, 3), "2.00 s ±7.5 %"),
+        ("epoch_seconds", (2.0, 2.0, 2.0, 1), "2.00 s"),
+        ("epoch_seconds", (2.0, 2.0, 2.0, 2), "2.00 s ±0.0 %"),
+        ("epoch_seconds", (None, None, None, None), ""),
+        ("test_accuracy", (0.978, 0.977, 0.981, 3), "97.80 % ±0.20"),
+        ("test_accuracy", (0.978, 0.978, 0.978, 1), "97.80 %"),
+        ("host_peak_bytes", (2.0**20, 2.0**20, 2.0**21, 2), "1.00 MiB ±50 %"),
+        ("host_peak_bytes", (0.0, 0.0, 0.0, 2), "0 B"),
+        ("test_loss", (0.0875, 0.0875, 0.0875, 1), "0.0875"),
+        ("throughput_per_second", (73_400.0, 70_000.0, 75_000.0, 3), "73.4k/s ±3.4 %"),
+        ("throughput_per_second_median", (73_400.0,), "73.4k/s"),
+        ("epoch_seconds_n", (3,), "3"),
+        ("n", (3, 0), "3"),
+        ("n", (2, 1), "2+1 failed"),
+        ("n", (0, 3), "0+3 failed"),
+        ("shuffle", (True,), "true"),
+        ("shuffle", (False,), "false"),
+        ("width", (None,), ""),
+        ("model", ("x" * 99,), "x" * (MAX_CELL_CHARACTERS - 1) + "…"),
+    ],
+)
+def test_a_cell_shows_its_values(key: str, values: tuple[str | float | None, ...], text: str) -> None:
+    assert COLUMNS[key].cell(values) == text
+
+
+def test_a_cell_is_made_of_nothing_but_its_fields() -> None:
+    (summary,) = summarise([make_record(repeat=0), make_record(repeat=1, outcome=make_failure())])
+    for column in COLUMNS.values():
+        assert column.text(summary) == column.cell([field.value(summary) for field in column.fields])
+
+
+def test_every_field_and_every_quantity_is_a_column() -> None:
+    assert set(COLUMNS) == {*FIELDS, *QUANTITIES}
+    assert all(column.key == key for key, column in COLUMNS.items())
+
+
+def test_default_columns_hold_a_dimension_only_where_it_varies() -> None:
+    one, other = make_configuration(threads=1), make_configuration(threads=2)
+    metrics = ["epoch_seconds", "throughput_per_second_median", "peak_memory_bytes", "test_accuracy", "n"]
+    same = default_columns(summarise([make_record(one)]))
+    assert [column.key for column in same] == ["device", "model", "batch_size", *metrics]
+    varied = default_columns(summarise([make_record(one), make_record(other)]))
+    assert [column.key for column in varied] == ["device", "model", "batch_size", "threads", *metrics]
+
+
+def test_a_column_named_twice_is_shown_once() -> None:
+    assert [column.key for column in find_columns(["n", "model", "n"])] == ["n", "model"]
+
+
+def test_an_unknown_column_is_answered_with_the_nearest_and_the_list() -> None:
+    with pytest.raises(BadInputError, match=r"'epoch_second' is unknown \(did you mean epoch_seconds\?\)") as caught:
+        find_columns(["model", "epoch_second"])
+    for expected in ("device", "throughput_per_second", "peak_memory_bytes", "_standard_deviation"):
+        assert expected in str(caught.value)
+
+
+def test_a_hostile_column_name_does_not_reach_the_terminal() -> None:
+    with pytest.raises(BadInputError, match=r"column '\?\[2Jqqq' is unknown: use some of"):
+        find_columns(["\x1b[2Jqqq"])
+
+
+def test_naming_no_column_is_refused() -> None:
+    with pytest.raises(BadInputError, match="no column is named: use some of device"):
+        find_columns([])
+
+
+@given(st.text(st.characters(exclude_categories=())), st.integers(1, 50))
+def test_harmless_text_is_one_short_printable_line(text: str, limit: int) -> None:
+    kept = harmless(text, limit)
+    assert len(kept) <= limit
+    assert len(kept.splitlines()) <= 1
+    assert not any(unicodedata.category(letter).startswith("C") for letter in kept)
+    kept.encode()
+
+
+def test_harmless_text_is_left_alone() -> None:
+    assert harmless("784-512-256-10 µ±é", 18) == "784-512-256-10 µ±é"
+    assert harmless("a\nb\tc\x1b[31m\u202e", 20) == "a b c?[31m?"
+
+
+def test_an_unmeasured_quantity_is_an_empty_cell() -> None:
+    (summary,) = summarise([make_record(outcome=make_measurement(host_peak=None))])
+    assert COLUMNS["host_peak_bytes"].text(summary) == ""
+    assert COLUMNS["peak_memory_bytes"].text(summary) == ""

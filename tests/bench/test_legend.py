@@ -1,0 +1,138 @@
+import dataclasses
+
+import pytest
+from bench_builders import (
+    make_configuration,
+    make_failure,
+    make_footer,
+    make_machine,
+    make_measurement,
+    make_record,
+    make_run,
+    make_software,
+)
+
+from bench.columns import default_columns, find_columns
+from bench.legend import count_failures, count_warnings, heading, is_complete, legend
+from bench.records import Accelerator, FailureKind, Footer, Peak, Run, TrialWarning
+from bench.stats import ADVICE, summarise
+
+
+def notes(run: Run, *keys: str) -> list[str]:
+    summaries = summarise(run.records)
+    columns = find_columns(keys) if keys else default_columns(summaries)
+    return list(legend(run, summaries, columns, ()))
+
+
+def test_heading_names_run_machine_and_software() -> None:
+    title, machine = heading(make_run())
+    hardware = "Fictional CPU 9000 (4 of 8 logical cores), Fictional GPU F1, 16.0 GiB memory"
+    assert title == "run 0a1b2c3d, nightly, 2026-11-21T03:15:00Z"
+    assert machine == f"{hardware}, torch 2.11.0, Python 3.12.4, Linux"
+
+
+def test_heading_counts_equal_accelerators_and_omits_an_empty_name() -> None:
+    gpus = tuple(Accelerator(device=f"cuda:{index}", name="F1", memory_bytes=None) for index in range(2))
+    title, machine = heading(make_run(name="", machine=make_machine(accelerators=gpus, cores_usable=1.5)))
+    assert title == "run 0a1b2c3d, 2026-11-21T03:15:00Z"
+    assert machine.startswith("Fictional CPU 9000 (1.5 of 8 logical cores), F1 x 2, 16.0 GiB memory")
+
+
+def test_heading_is_harmless() -> None:
+    run = make_run(
+        name="\x1b]0;owned\x07" + "n" * 500,
+        machine=make_machine(cpu_model="\x1b[31m" + "c" * 500, operating_system="L\nx"),
+        software=make_software(torch="2\u202e", python="3\x00"),
+    )
+    text = "".join(heading(run))
+    assert text.isprintable()
+    assert len(text) < 300
+
+
+def test_dimensions_that_do_not_vary_are_told_once_below() -> None:
+    constant = "dataset mnist, pipeline resident, engine eager, precision fp32"
+    assert f"every row: {constant}, threads 2, epochs 3" in notes(make_run())
+    varied = make_run([make_configuration(threads=1), make_configuration(threads=2)])
+    assert f"every row: {constant}, epochs 3" in notes(varied)
+
+
+def test_dimensions_that_chosen_columns_hide_are_named() -> None:
+    varied = make_run([make_configuration(threads=1), make_configuration(threads=2, batch_size=256)])
+    assert "rows also differ in batch_size, threads: add to --columns" in notes(varied, "model", "epoch_seconds")
+    assert not [note for note in notes(varied) if "differ" in note]
+
+
+def test_the_range_is_explained_only_where_one_is_shown() -> None:
+    assert [note for note in notes(make_run()) if note.startswith("±: half the range")]
+    assert not [note for note in notes(make_run(repeats=1)) if note.startswith("±")]
+
+
+def test_peak_memory_is_explained_with_what_measured_it() -> None:
+    device_peak = make_measurement(device_allocated_peak=Peak(bytes=7, method="allocator"), host_peak=None)
+    cpu, cuda = make_configuration(), make_configuration(device="cuda")
+    run = make_run([cpu, cuda], 1, records=[make_record(cpu), make_record(cuda, outcome=device_peak)])
+    told = [note for note in notes(run) if note.startswith("peak memory")]
+    assert told == [
+        "peak memory on cpu: of the host, above what the imports took (VmHWM)",
+        "peak memory on accelerators: of tensors on the device (allocator)",
+    ]
+    assert not [note for note in notes(run, "model", "n") if note.startswith("peak memory")]
+
+
+def test_peak_memory_is_explained_for_shown_rows_only() -> None:
+    cpu, cuda = make_configuration(), make_configuration(device="cuda")
+    run = make_run([cpu, cuda], 1, records=[make_record(cpu), make_record(cuda)])
+    shown = [summary for summary in summarise(run.records) if summary.configuration == cuda]
+    assert not [note for note in legend(run, shown, default_columns(shown), ()) if note.startswith("peak memory")]
+
+
+def test_failures_are_counted_by_kind_with_the_first_message() -> None:
+    kinds = [
+        (FailureKind.TIMEOUT, "60 s"),
+        (FailureKind.CRASH, "signal 9\nTrace\x1b[1m"),
+        (FailureKind.TIMEOUT, "61 s"),
+    ]
+    records = [make_record(repeat=repeat, outcome=make_failure(*kind)) for repeat, kind in enumerate(kinds)]
+    run = make_run(records=records)
+    told = [note for note in notes(run) if note.startswith("failed")]
+    assert told == [
+        "failed: 1 trial with crash, first: signal 9 Trace?[1m",
+        "failed: 2 trials with timeout, first: 60 s",
+    ]
+    assert [failed.count for failed in count_failures(summarise(run.records))] == [1, 2]
+
+
+def test_each_warning_is_explained_once_with_the_rows_it_concerns() -> None:
+    configurations = [make_configuration(batch_size=size) for size in (32, 64, 128)]
+    records = [make_record(configuration, repeat) for configuration in configurations for repeat in range(3)]
+    records[0] = dataclasses.replace(records[0], warnings=(TrialWarning.STALL,))
+    records[1] = dataclasses.replace(records[1], warnings=(TrialWarning.STALL,))
+    records[4] = dataclasses.replace(records[4], warnings=(TrialWarning.STALL,))
+    run = make_run(configurations, records=records)
+    assert count_warnings(summarise(records)) == {TrialWarning.STALL: 2}
+    told = [note for note in notes(run) if note.startswith("warning")]
+    assert told == [f"warning stall (2 of 3 rows): {ADVICE[TrialWarning.STALL]}"]
+
+
+@pytest.mark.parametrize("footer", [None, make_footer(complete=False, reason="interrupted", missing=2)])
+def test_an_incomplete_run_says_how_much_is_missing_and_how_to_resume(footer: Footer | None) -> None:
+    run = make_run([make_configuration(), make_configuration(threads=1)], 3)
+    cut = dataclasses.replace(run, records=run.records[:4], footer=footer)
+    assert not is_complete(cut)
+    assert "run incomplete: 2 of 6 trials missing, resume with python -m bench run --resume 0a1b2c3d" in notes(cut)
+
+
+def test_a_trial_stored_twice_is_not_counted_twice() -> None:
+    run = make_run(repeats=3)
+    cut = dataclasses.replace(run, records=(run.records[0], run.records[0]), footer=None)
+    assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 3")]
+
+
+def test_a_complete_run_says_nothing_of_it() -> None:
+    assert is_complete(make_run())
+    assert not [note for note in notes(make_run()) if "incomplete" in note]
+
+
+def test_what_was_wrong_with_the_file_is_told_harmlessly() -> None:
+    run = dataclasses.replace(make_run(), warnings=("line 7 is torn\x1b[2J",))
+    assert notes(run)[-1] == "file: line 7 is torn?[2J"
