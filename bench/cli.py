@@ -122,7 +122,7 @@ def cli() -> None:
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Complete this stored run instead of starting one.")
+@click.option("--resume", metavar="RUN", help="Complete this stored run (a path, a run id or latest).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; measure nothing.")
 @click.pass_context
 def run_command(  # noqa: PLR0913 - one parameter an option
@@ -135,7 +135,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     name: str | None,
     output: Path | None,
     data_root: Path | None,
-    resume: Path | None,
+    resume: str | None,
     dry_run: bool,
     **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
 ) -> None:
@@ -145,7 +145,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     python -m bench run --dry-run
     python -m bench run --preset recipes
     python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 32,512 --repeats 5
-    python -m bench run --resume results/…/20260101T120000Z-quick-1a2b3c4d.jsonl
+    python -m bench run --resume 1a2b3c4d
     """
     from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
     from bench.processes import make_launcher  # noqa: PLC0415 - likewise
@@ -204,11 +204,12 @@ def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
         raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
 
 
-def _resume(path: Path, options: "run.Options", interrupts: Interrupts) -> None:
+def _resume(reference: str, options: "run.Options", interrupts: Interrupts) -> None:
     from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
     from bench.processes import make_launcher  # noqa: PLC0415 - likewise
-    from bench.store import read_run  # noqa: PLC0415 - likewise
+    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
 
+    path = resolve(reference, options.results)
     configurations = read_run(path).header.plan.configurations
     preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
     with contextlib.closing(make_launcher(preload)) as launcher:

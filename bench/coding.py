@@ -9,9 +9,10 @@ import enum
 import functools
 import json
 import math
+import sys
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
 from bench.errors import BadInputError
@@ -84,74 +85,148 @@ def from_json(kind: type[T], data: object, where: str = "") -> T:
     Raises:
         BadInputError: a member is missing, unknown, of another type, or not finite.
     """
-    return typing.cast("T", _decode(kind, data, where or kind.__name__))
+    try:
+        return typing.cast("T", _decoder(typing.cast("Any", kind))(data))
+    except _MismatchError as mismatch:
+        raise BadInputError(f"{where or kind.__name__}{mismatch.place} {mismatch.problem}") from None
 
 
-def _decode(hint: Any, data: object, where: str) -> object:  # noqa: ANN401 - a type hint has no narrower type
+class _MismatchError(Exception):
+    """What is wrong, and where; the place grows on the way out, so that decoding what is right never builds it."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.place = ""
+
+
+def _mismatch(wanted: str, data: object) -> _MismatchError:
+    shown = repr(data)
+    return _MismatchError(f"must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")  # noqa: PLR2004
+
+
+Decoder: typing.TypeAlias = Callable[[Any], Any]
+
+
+@functools.cache
+def _decoder(hint: Any) -> Decoder:  # noqa: ANN401 - a type hint has no narrower type
+    """Return the function that decodes a `hint`. It is put together once: stored runs hold very many records."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        choices = typing.get_args(hint)
-        if any(data == choice and type(data) is type(choice) for choice in choices):
-            return data
-        raise _mismatch(where, f"one of {', '.join(map(repr, choices))}", data)
+        return _choice_decoder({choice: choice for choice in typing.get_args(hint)})
     if origin in (typing.Union, types.UnionType):
-        return _decode_union(hint, data, where)
+        return _union_decoder(hint)
     if origin is tuple:
-        if not isinstance(data, list):
-            raise _mismatch(where, "a list", data)
-        (item, _ellipsis) = typing.get_args(hint)
-        return tuple(_decode(item, value, f"{where}[{index}]") for index, value in enumerate(data))
+        return _list_decoder(_decoder(typing.get_args(hint)[0]))
     if dataclasses.is_dataclass(hint):
-        return _decode_dataclass(typing.cast("type", hint), data, where)
+        return _record_decoder(typing.cast("type", hint))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        values = [member.value for member in hint]
-        if data in values:
-            return hint(data)
-        raise _mismatch(where, f"one of {', '.join(map(repr, values))}", data)
-    return _decode_scalar(hint, data, where)
+        return _choice_decoder({member.value: member for member in hint})
+    return _SCALARS[hint]
 
 
-def _decode_scalar(hint: object, data: object, where: str) -> object:
-    if hint is float and isinstance(data, int | float) and not isinstance(data, bool):
-        try:
-            number = float(data)
-        except OverflowError:
-            number = math.inf
-        if math.isfinite(number):
-            return number
-    elif hint is int:
-        if isinstance(data, int) and not isinstance(data, bool) and abs(data) <= MAX_INTEGER:
-            return data
-    elif isinstance(data, typing.cast("type", hint)):
+def _decode_float(data: object) -> float:
+    if type(data) is float and math.isfinite(data):
         return data
-    names = {float: "a finite number", int: "a 64-bit whole number", str: "a text", bool: "true or false"}
-    raise _mismatch(where, names[typing.cast("type", hint)], data)
+    if type(data) is int and abs(data) <= sys.float_info.max:
+        return float(data)
+    raise _mismatch("a finite number", data)
 
 
-def _decode_union(hint: object, data: object, where: str) -> object:
+def _decode_int(data: object) -> int:
+    if type(data) is int and abs(data) <= MAX_INTEGER:  # not a bool, which is an int too
+        return data
+    raise _mismatch("a 64-bit whole number", data)
+
+
+def _decode_str(data: object) -> str:
+    if isinstance(data, str):
+        return data
+    raise _mismatch("a text", data)
+
+
+def _decode_bool(data: object) -> bool:
+    if isinstance(data, bool):
+        return data
+    raise _mismatch("true or false", data)
+
+
+_SCALARS: Final[dict[object, Decoder]] = {
+    float: _decode_float,
+    int: _decode_int,
+    str: _decode_str,
+    bool: _decode_bool,
+}
+
+
+def _choice_decoder(choices: dict[object, object]) -> Decoder:
+    def decode(data: object) -> object:
+        if isinstance(data, str | int) and data in choices and type(data) in {type(choice) for choice in choices}:
+            return choices[data]
+        raise _mismatch(f"one of {', '.join(map(repr, choices))}", data)
+
+    return decode
+
+
+def _list_decoder(decode_item: Decoder) -> Decoder:
+    def decode(data: object) -> tuple[object, ...]:
+        if not isinstance(data, list):
+            raise _mismatch("a list", data)
+        items: list[object] = []
+        try:
+            for item in data:
+                items.append(decode_item(item))  # noqa: PERF401 - its length is the place of a mismatch
+        except _MismatchError as mismatch:
+            mismatch.place = f"[{len(items)}]{mismatch.place}"
+            raise
+        return tuple(items)
+
+    return decode
+
+
+def _union_decoder(hint: object) -> Decoder:
     members = _union_members(hint)
-    if data is None and types.NoneType in typing.get_args(hint):
-        return None
-    if len(members) == 1:
-        return _decode(members[0], data, where)
-    by_name = {member.__name__: member for member in members}
-    tag = data.get(_TAG) if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not isinstance(tag, str) or tag not in by_name:
-        raise _mismatch(where, f"an object whose {_TAG!r} is one of {', '.join(by_name)}", data)
-    return _decode(by_name[tag], {name: value for name, value in data.items() if name != _TAG}, where)
+    optional = types.NoneType in typing.get_args(hint)
+    by_name = {member.__name__: _decoder(member) for member in members} if len(members) > 1 else {}
+
+    def decode_tagged(data: object) -> object:
+        tag = data.get(_TAG) if isinstance(data, dict) else None
+        if not isinstance(data, dict) or not isinstance(tag, str) or tag not in by_name:
+            raise _mismatch(f"an object whose {_TAG!r} is one of {', '.join(by_name)}", data)
+        return by_name[tag]({name: value for name, value in data.items() if name != _TAG})
+
+    decode = decode_tagged if by_name else _decoder(members[0])
+    return (lambda data: None if data is None else decode(data)) if optional else decode
 
 
-def _decode_dataclass(kind: type, data: object, where: str) -> object:
-    if not isinstance(data, dict):
-        raise _mismatch(where, "an object", data)
-    hints = _hints(kind)
-    missing = [name for name in hints if name not in data]
-    unknown = [name for name in data if name not in hints]
-    if missing or unknown:
-        problems = [f"lacks {', '.join(missing)}"] if missing else []
-        problems += [f"has unknown {', '.join(map(repr, unknown[:5]))}"] if unknown else []
-        raise BadInputError(f"{where} {' and '.join(problems)}")
-    return kind(**{name: _decode(hint, data[name], f"{where}.{name}") for name, hint in hints.items()})
+def _record_decoder(kind: type) -> Decoder:
+    decoders = {name: _decoder(hint) for name, hint in _hints(kind).items()}
+
+    def decode(data: object) -> object:
+        if not isinstance(data, dict):
+            raise _mismatch("an object", data)
+        if data.keys() != decoders.keys():
+            raise _wrong_members(decoders.keys(), data)
+        values: dict[str, object] = {}
+        name = ""
+        try:
+            for name, decode_member in decoders.items():
+                values[name] = decode_member(data[name])
+        except _MismatchError as mismatch:
+            mismatch.place = f".{name}{mismatch.place}"
+            raise
+        return kind(**values)
+
+    return decode
+
+
+def _wrong_members(expected: Iterable[str], data: dict[str, object]) -> _MismatchError:
+    names = list(expected)
+    missing = [name for name in names if name not in data]
+    unknown = [name for name in data if name not in names]
+    problems = [f"lacks {', '.join(missing)}"] if missing else []
+    problems += [f"has unknown {', '.join(map(repr, unknown[:5]))}"] if unknown else []
+    return _MismatchError(" and ".join(problems))
 
 
 @functools.cache
@@ -162,8 +237,3 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _union_members(hint: object) -> list[Any]:
     return [member for member in typing.get_args(hint) if member is not types.NoneType]
-
-
-def _mismatch(where: str, wanted: str, data: object) -> BadInputError:
-    shown = repr(data)
-    return BadInputError(f"{where} must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")  # noqa: PLR2004

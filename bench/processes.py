@@ -112,8 +112,14 @@ class ForkingLauncher:
         self._preload = tuple(preload)
         self._log = Log()
         self._host: subprocess.Popen[bytes] | None = None
+        self._processes: set[ForkedProcess] = set()
         self._control: socket.socket
         self._start_host()
+
+    @property
+    def host_pid(self) -> int | None:
+        """Process id of the worker host; None before it is started."""
+        return None if self._host is None else self._host.pid
 
     def _start_host(self) -> None:
         # Distinct packets, so that a descriptor always travels with its own request.
@@ -146,14 +152,18 @@ class ForkingLauncher:
             self._receive(HOST_START_SECONDS)
             self._imported = True
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
+        try:
+            with theirs:
                 socket.send_fds(self._control, [dumps({"do": "fork"}).encode()], [theirs.fileno()])
-            except OSError as error:
-                ours.close()
+            answer = self._receive(_REAP_SECONDS)
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, OSError):
                 raise self._died() from error
-        answer = self._receive(_REAP_SECONDS)
-        return ForkedProcess(int(answer["pid"]), ours, self)
+            raise
+        process = ForkedProcess(int(answer["pid"]), ours, self)
+        self._processes.add(process)
+        return process
 
     def reap(self, pid: int) -> int:
         """Wait for the forked process; return its status as `subprocess.Popen.returncode` would be."""
@@ -187,8 +197,15 @@ class ForkingLauncher:
                 self._host.kill()
                 self._host.wait()
 
+    def forget(self, process: "ForkedProcess") -> None:
+        """Note that `process` has ended and been waited for."""
+        self._processes.discard(process)
+
     def close(self) -> None:
         """See `Launcher.close`."""
+        for process in tuple(self._processes):
+            process.kill()
+            process.wait()
         self._end_host()
         self._log.file.close()
 
@@ -198,7 +215,7 @@ class ForkedProcess:
 
     def __init__(self, pid: int, conversation: socket.socket, launcher: ForkingLauncher) -> None:
         """Begin the conversation."""
-        self._pid = pid
+        self.pid = pid
         self._launcher = launcher
         self._ended: str | None = None
         self._conversation = conversation
@@ -209,7 +226,7 @@ class ForkedProcess:
         """Close the conversation when the process ends, even if something it left behind still holds its socket."""
         # No such process: it has been collected already. No such call: an old kernel, where the socket must do.
         with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(self._pid)
+            descriptor = os.pidfd_open(self.pid)
             try:
                 select.select([descriptor], [], [])
             finally:
@@ -220,17 +237,18 @@ class ForkedProcess:
         """See `Process.kill`."""
         if self._ended is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self) -> str:
         """See `Process.wait`."""
         if self._ended is None:
             try:
-                self._ended = describe_end(self._launcher.reap(self._pid))
+                self._ended = describe_end(self._launcher.reap(self.pid))
             except WorkerError:
                 self._ended = "together with its host"
             self.channel.close()
             self._conversation.close()
+            self._launcher.forget(self)
         return self._ended
 
 

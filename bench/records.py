@@ -55,8 +55,11 @@ class Configuration:
 
     @property
     def id(self) -> str:
-        """12 hexadecimal digits of the SHA-256 of this value as JSON: the same for equal configurations anywhere."""
-        return hashlib.sha256(dumps(self).encode()).hexdigest()[:12]
+        """A ``c`` and 11 hexadecimal digits of the SHA-256 of this value as JSON: equal for equal configurations.
+
+        The letter keeps readers of CSV from taking it for a number.
+        """
+        return f"c{hashlib.sha256(dumps(self).encode()).hexdigest()[:11]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

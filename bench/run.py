@@ -227,7 +227,7 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
         writer.finish(_footer(plan, records, INTERRUPTED, time.monotonic() - start))
         raise InterruptedRunError(
             f"{interruption}: {len(records)} of {len(plan.configurations) * plan.repeats} trials are stored in "
-            f"{writer.path}; go on with: bench run --resume {writer.path}"
+            f"{writer.path}; go on with: python -m bench run --resume {writer.path}"
         ) from None
     footer = _footer(plan, records, reason, time.monotonic() - start)
     writer.finish(footer)

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron, and what one sample costs to push through it."""
+"""The multi-layer perceptron. What a sample costs is in `mnist_mlp.costs`, named here too."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -8,6 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from mnist_mlp.costs import forward_flops, parameter_count, training_flops
+
+__all__ = ["MLP", "build_model", "forward_flops", "loss_function", "parameter_count", "training_flops"]
 
 _ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = MappingProxyType({"relu": nn.ReLU})
 
@@ -59,31 +63,6 @@ class MLP(nn.Module):
 def loss_function(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the loss called `name`: (output, labels) → the batch's mean, a scalar in nats."""
     return _LOSSES[name]
-
-
-def parameter_count(layers: tuple[int, ...]) -> int:
-    """Return the number of weights and biases."""
-    return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(layers))
-
-
-def forward_flops(layers: tuple[int, ...]) -> int:
-    """Return floating-point operations of one sample's forward pass, matrix products only.
-
-    A layer multiplies one row of n inputs with an n by m matrix: n·m multiplications and as many additions, 2·n·m.
-    Bias, activation, softmax and loss are left out, as is usual: they are m to a few m operations a layer.
-    """
-    return sum(2 * inputs * outputs for inputs, outputs in itertools.pairwise(layers))
-
-
-def training_flops(layers: tuple[int, ...]) -> int:
-    """Return floating-point operations of one sample's training step, matrix products only.
-
-    Beside the forward pass, each layer needs its weights' gradient (input transposed times output gradient, 2·n·m) and,
-    but for the first layer, its input's gradient (output gradient times weights transposed, 2·n·m). So a step is three
-    forward passes less the first layer's 2·n·m. The optimizer's work is a few operations a parameter and *step*, not
-    sample, and is left out.
-    """
-    return 3 * forward_flops(layers) - 2 * layers[0] * layers[1]
 
 
 def build_model(layers: tuple[int, ...], *, activation: str, output: str, seed: int, device: torch.device) -> MLP:

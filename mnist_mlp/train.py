@@ -5,7 +5,7 @@ there, and `Tally.read` fetches their sums afterwards. The same seed on the same
 gives bit-identical results on the CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,10 @@ class Tally:
             correct=int((outputs.argmax(dim=1) == labels).sum()),
         )
 
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Return the predicted and the true classes, (n,) int64 each, on the CPU, in the order of the samples."""
+        return torch.cat(self._outputs).argmax(dim=1).cpu(), torch.cat(self._labels).cpu()
+
 
 class Training:
     """A model being trained.
@@ -77,9 +81,11 @@ class Training:
         pipeline: ``resident`` or ``dataloader``.
         workers: DataLoader's worker processes; 0 loads in this process.
         root: where the dataset's files are, for the dataloader pipeline; the default is `mnist_mlp.data.default_root`.
+        held_out: positions of training samples that are never trained on, (k,) int64, for validation.
 
     Raises:
-        InvalidValueError: the seed is out of range, the pipeline is unknown or cannot serve the dataset.
+        InvalidValueError: the seed is out of range, the pipeline is unknown or cannot serve the dataset, or `held_out`
+            leaves no sample to train on.
     """
 
     def __init__(  # noqa: PLR0913 - each one a dimension of the experiment
@@ -92,13 +98,15 @@ class Training:
         pipeline: str = "resident",
         workers: int = 0,
         root: Path | None = None,
+        held_out: Tensor | None = None,
     ) -> None:
         """Build model, optimizer and pipeline on `device`."""
         if not 0 <= seed <= MAX_SEED:
             raise InvalidValueError(f"seed {seed} is out of range: use a whole number from 0 to 2**63 - 1")
         self.recipe = recipe
         self.seed = seed
-        self.train_samples = len(dataset.train_labels)
+        self._positions = _positions(len(dataset.train_labels), held_out)
+        self.train_samples = len(self._positions)
         self.model = build_model(
             recipe.layers, activation=recipe.activation, output=recipe.output, seed=seed, device=device
         )
@@ -107,13 +115,13 @@ class Training:
         self._pipeline = _make_pipeline(recipe, dataset, device=device, pipeline=pipeline, workers=workers, root=root)
 
     def order(self, epoch: int) -> Tensor:
-        """Return the order of training samples in `epoch` (counted from 0), (n,) int64 on the CPU."""
+        """Return the order of training samples in `epoch` (counted from 0), (train_samples,) int64 on the CPU."""
         if not self.recipe.shuffle:
-            return torch.arange(self.train_samples)
+            return self._positions
         # SeedSequence mixes both numbers: neighbouring seeds and epochs get unrelated permutations.
         state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, dtype=np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]) % 2**63)
-        return torch.randperm(self.train_samples, generator=generator)
+        return self._positions[torch.randperm(self.train_samples, generator=generator)]
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """Train once on the samples at `order`, in batches; return their tally, unread.
@@ -131,10 +139,21 @@ class Training:
 
     def evaluate(self) -> Tally:
         """Run the model over the whole test set; return the tally, unread."""
+        return self._evaluate(self._pipeline.test_batches())
+
+    def evaluate_training_samples(self, positions: Tensor | None = None) -> Tally:
+        """Run the model, without training it, over the training set's samples at `positions`; return the tally, unread.
+
+        Args:
+            positions: (n,) int64 on the CPU; by default all samples that are trained on.
+        """
+        return self._evaluate(self._pipeline.train_batches(self._positions if positions is None else positions))
+
+    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tally:
         self.model.eval()
         tally = Tally()
         with torch.no_grad():
-            for images, labels in self._pipeline.test_batches():
+            for images, labels in batches:
                 output = self.model(images)
                 tally.add(output, self._loss(output, labels), labels)
         return tally
@@ -158,6 +177,18 @@ class Training:
         self.model.load_state_dict(snapshot)
         self.model.zero_grad(set_to_none=True)
         self._engine.reset_optimizer()
+
+
+def _positions(samples: int, held_out: Tensor | None) -> Tensor:
+    """Return the positions to train on, (n,) int64, ascending: all of `samples` but those in `held_out`."""
+    if held_out is None:
+        return torch.arange(samples)
+    kept = torch.ones(samples, dtype=torch.bool)
+    kept[held_out] = False
+    positions = kept.nonzero().flatten()
+    if len(positions) == 0:
+        raise InvalidValueError(f"all {samples} training samples are held out: leave at least one to train on")
+    return positions
 
 
 def _make_pipeline(  # noqa: PLR0913 - passes on what Training takes

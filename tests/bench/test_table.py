@@ -196,10 +196,12 @@ def test_a_run_without_trials_is_a_csv_of_the_column_names(tmp_path: Path) -> No
     assert list(pd.read_csv(tmp_path / "table.csv")) == [column.name for column in COLUMNS]
 
 
-def test_an_older_csv_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+def test_an_older_csv_is_replaced_at_once_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("old")
-    write_csv(make_run(), path)
+    with path.open() as reader:
+        write_csv(make_run(), path)
+        assert reader.read() == "old"
     assert len(pd.read_csv(path)) == 3
     assert list(tmp_path.iterdir()) == [path]
 

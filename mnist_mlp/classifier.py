@@ -1,0 +1,88 @@
+"""A trained network and its recipe as one thing that takes pictures and gives digits."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mnist_mlp.data import Dataset
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.model import MLP, loss_function
+from mnist_mlp.recipes import TRANSFORMS, Recipe
+from mnist_mlp.scores import Evaluation, evaluate_predictions
+
+_PIXEL_MAX = 255.0
+_IMAGE_SHAPE = (28, 28)
+
+Images = Tensor | npt.NDArray[np.uint8]
+"""Pictures as a dataset holds them: (n, 28, 28) or (28, 28) uint8, ink high on paper 0."""
+
+
+class Classifier:
+    """Answers for pictures as MNIST has them.
+
+    Args:
+        recipe: what the network was trained by; its transform is applied to every picture.
+        network: with trained weights; used where it is.
+    """
+
+    def __init__(self, recipe: Recipe, network: MLP) -> None:
+        """Keep both."""
+        self.recipe = recipe
+        self.network = network
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def predict(self, images: Images) -> Tensor:
+        """Return the most probable class of each picture, (n,) int64 on the CPU. See `probabilities`."""
+        return self.probabilities(images).argmax(dim=1)
+
+    def probabilities(self, images: Images) -> Tensor:
+        """Return each class's softmax probability, (n, 10) float32 on the CPU; rows add up to 1.
+
+        Args:
+            images: (n, 28, 28) or (28, 28) uint8, ink high on paper 0; `mnist_mlp.images.prepare_image` makes them.
+
+        Raises:
+            InvalidValueError: `images` are of another shape or type.
+        """
+        outputs = torch.cat([output.cpu() for output in self._outputs(_checked(images))])
+        return outputs if self.recipe.output == "softmax" else functional.softmax(outputs, dim=1)
+
+    def evaluate(self, dataset: Dataset) -> Evaluation:
+        """Return how good the answers on the dataset's test images are."""
+        loss = loss_function(self.recipe.loss)
+        outputs = torch.cat(list(self._outputs(dataset.test_images)))
+        mean_loss = loss(outputs, dataset.test_labels.to(self.device))
+        return evaluate_predictions(float(mean_loss), outputs.argmax(dim=1).cpu().numpy(), dataset.test_labels.numpy())
+
+    def _outputs(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield the outputs of (n, 28, 28) uint8 images, batch by batch, (batch, 10) float32 on the device."""
+        self.network.eval()
+        with torch.no_grad():
+            for pixels in images.split(self.recipe.test_batch_size):
+                yield self.network(normalise(pixels.to(self.device), self.recipe.transform))
+
+
+def normalise(pixels: Tensor, transform: str) -> Tensor:
+    """Return pixels, uint8 of any shape, as float32: scaled to [0, 1], then standardised as `transform` says."""
+    mean, deviation = (torch.tensor(value, device=pixels.device) for value in TRANSFORMS[transform])
+    return (pixels.to(torch.float32) / torch.tensor(_PIXEL_MAX, device=pixels.device) - mean) / deviation
+
+
+def _checked(images: Images) -> Tensor:
+    tensor = torch.as_tensor(images)
+    if tensor.shape == _IMAGE_SHAPE:
+        tensor = tensor[None]
+    if tensor.shape[1:] != _IMAGE_SHAPE or len(tensor) == 0 or tensor.dtype != torch.uint8:
+        raise InvalidValueError(
+            f"images of shape {tuple(tensor.shape)} and type {tensor.dtype} cannot be classified: give at least one, "
+            f"as (n, 28, 28) uint8 with ink high on paper 0, as mnist_mlp.images.prepare_image makes them"
+        )
+    return tensor

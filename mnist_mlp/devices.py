@@ -1,0 +1,47 @@
+"""Which device to train on, and why another one is not there. Nothing falls back silently."""
+
+from typing import Final
+
+import torch
+
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.recipes import check_choice
+
+DEVICE_KINDS: Final = ("cpu", "cuda", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device called `name`: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+
+    ``auto`` is the first available one of cuda, mps and cpu.
+
+    Raises:
+        InvalidValueError: there is no such device here; the message says why, and which there are.
+    """
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _count(kind)))
+    kind, _, index = name.partition(":")
+    check_choice("device", kind, ("auto", *DEVICE_KINDS))
+    if ":" in name and (kind != "cuda" or not (index.isascii() and index.isdigit())):
+        raise InvalidValueError(f"device {name!r} is not a device's name: write it like cpu, cuda, cuda:1 or mps")
+    count = _count(kind)
+    if count <= int(index or 0):
+        reason = _why_not(kind) if count == 0 else f"there are only {count}, counted from 0"
+        present = ", ".join(kind for kind in DEVICE_KINDS if _count(kind))
+        raise InvalidValueError(f"device {name!r} is not available: {reason}. Available: {present}")
+    return torch.device(name)
+
+
+def _count(kind: str) -> int:
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return int(torch.backends.mps.is_available()) if kind == "mps" else 1
+
+
+def _why_not(kind: str) -> str:
+    build = f"this build of torch ({torch.__version__})"
+    if kind == "mps":
+        return "no Apple GPU answers here" if torch.backends.mps.is_built() else f"{build} has no MPS"
+    if torch.version.cuda is None:
+        return f"{build} has no CUDA"
+    return f"{build} has CUDA {torch.version.cuda}, but it finds no driver or no device"

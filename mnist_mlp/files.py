@@ -1,0 +1,57 @@
+"""Files that a command writes: checked before the work begins, and written so that none is ever seen half-done."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from mnist_mlp.data.storage import store_files
+from mnist_mlp.errors import WorkloadError
+
+
+class OutputError(WorkloadError):
+    """A file or folder cannot be written."""
+
+
+def check_writable_folder(folder: Path) -> None:
+    """Make `folder`, with its parents, where it is missing, and see that a file can be made in it.
+
+    Raises:
+        OutputError: it is no folder, or cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def check_writable_file(path: Path) -> None:
+    """See that `write_file` will be able to write `path`; its folder is made where it is missing.
+
+    Raises:
+        OutputError: it will not: `path` is a folder or a device, or is read-only, or its folder is.
+    """
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{str(path)!r} is not a plain file, so it cannot be written: name another path")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise OutputError(f"{str(path)!r} is read-only: name another path, or allow writing it")
+    check_writable_folder(target.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, or to the file that the link `path` leads to: all of it or nothing.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    target = path.resolve()
+    try:
+        store_files({target.name: content}, target.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"{str(path)!r} cannot be written ({error.strerror or error}): name a path that can")

@@ -1,0 +1,84 @@
+"""What a training told about itself, epoch by epoch. No torch."""
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+from mnist_mlp.files import write_file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """One pass over the training samples, and the evaluations after it.
+
+    Losses are means over samples, in nats; accuracies are fractions, 0 to 1.
+
+    Attributes:
+        epoch: its number, from 1.
+        train_loss: measured while training, so each batch with the weights before its step. Comes out higher than with
+            the epoch's final weights.
+        train_accuracy: likewise.
+        validation_loss: with the weights at the end of the epoch; None without a validation split.
+        validation_accuracy: likewise.
+        test_loss: with the weights at the end of the epoch.
+        test_accuracy: likewise.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+    test_loss: float
+    test_accuracy: float
+
+
+class History(Sequence[Epoch]):
+    """The epochs of one training, first to last."""
+
+    def __init__(self, epochs: Iterable[Epoch] = ()) -> None:
+        """Keep `epochs`, in order."""
+        self._epochs = tuple(epochs)
+
+    @overload
+    def __getitem__(self, index: int) -> Epoch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "History": ...
+
+    def __getitem__(self, index: int | slice) -> "Epoch | History":
+        """Return the epoch at position `index`, from 0, or a stretch of epochs."""
+        return History(self._epochs[index]) if isinstance(index, slice) else self._epochs[index]
+
+    def __iter__(self) -> Iterator[Epoch]:
+        """Go through the epochs in order."""
+        return iter(self._epochs)
+
+    def __len__(self) -> int:
+        """Return the number of epochs."""
+        return len(self._epochs)
+
+    def __repr__(self) -> str:
+        """Return the epochs, one a line."""
+        return "History([" + "".join(f"\n  {epoch}," for epoch in self._epochs) + "\n])"
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether every epoch was validated, and there is one."""
+        return len(self) > 0 and all(epoch.validation_loss is not None for epoch in self)
+
+    def to_csv(self, path: Path | str) -> None:
+        """Write one row per epoch, unrounded, with the fields of `Epoch` as columns; what was not measured is empty.
+
+        Raises:
+            OutputError: `path` cannot be written.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in dataclasses.fields(Epoch))
+        writer.writerows(dataclasses.astuple(epoch) for epoch in self)
+        write_file(Path(path), text.getvalue().encode())

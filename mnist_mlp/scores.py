@@ -1,0 +1,72 @@
+"""How good a model's answers are: loss, accuracy, per-class accuracy and the confusion matrix. No torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mnist_mlp.recipes import CLASSES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A model's answers on a set of samples.
+
+    Attributes:
+        loss: mean over samples, in nats.
+        confusion: `confusion[true][predicted]` samples, a row and a column for each of the classes 0 to 9.
+    """
+
+    loss: float
+    confusion: tuple[tuple[int, ...], ...]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return sum(self.class_counts)
+
+    @property
+    def correct(self) -> int:
+        """Number of samples whose class was predicted."""
+        return sum(self.class_correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of correct answers, 0 to 1."""
+        return self.correct / self.samples
+
+    @property
+    def class_counts(self) -> tuple[int, ...]:
+        """Samples of each class."""
+        return tuple(sum(row) for row in self.confusion)
+
+    @property
+    def class_correct(self) -> tuple[int, ...]:
+        """Samples of each class whose class was predicted."""
+        return tuple(row[label] for label, row in enumerate(self.confusion))
+
+    @property
+    def class_accuracies(self) -> tuple[float | None, ...]:
+        """Share of each class's samples that were recognised (its recall), 0 to 1; None where there is no sample."""
+        return tuple(
+            right / count if count else None
+            for right, count in zip(self.class_correct, self.class_counts, strict=True)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {
+            "samples": self.samples,
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "per_class_accuracy": list(self.class_accuracies),
+            "confusion_matrix": [list(row) for row in self.confusion],
+        }
+
+
+def evaluate_predictions(loss: float, predicted: npt.ArrayLike, labels: npt.ArrayLike) -> Evaluation:
+    """Count the answers `predicted`, (n,) int of at least one sample, against `labels`, (n,) int; both 0 to 9."""
+    pairs = CLASSES * np.asarray(labels, dtype=np.int64) + np.asarray(predicted, dtype=np.int64)
+    counts = np.bincount(pairs, minlength=CLASSES * CLASSES).reshape(CLASSES, CLASSES)
+    return Evaluation(loss=loss, confusion=tuple(tuple(row) for row in counts.tolist()))

@@ -1,0 +1,228 @@
+"""Training as a user wants it: a recipe, a dataset, `fit`, and a model to use, evaluate and save.
+
+It never prints and never reads a clock; `Trainer.fit` calls back so that others can.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mnist_mlp.checkpoint import TrainingSummary, save_checkpoint
+from mnist_mlp.classifier import Classifier, Images
+from mnist_mlp.data import Dataset, load
+from mnist_mlp.devices import choose_device
+from mnist_mlp.errors import InvalidValueError, WorkloadError
+from mnist_mlp.history import Epoch, History
+from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, find_recipe
+from mnist_mlp.scores import Evaluation, evaluate_predictions
+from mnist_mlp.train import Score, Tally, Training
+
+Part = Literal["train", "validation", "test"]
+"""The samples that were trained on, those held out of them, or the test set."""
+
+# Sets the draw of the validation samples apart from the orders of the epochs, which have only numbers of their own.
+_SPLIT_SPAWN_KEY: Final = (1,)
+
+
+class NonFiniteLossError(WorkloadError):
+    """The loss became infinite or not a number: the training has diverged."""
+
+
+class Trainer:
+    """One training of one recipe.
+
+    Args:
+        recipe: a `Recipe`, the name of one, or a layer list such as ``784-512-256-10``; `mnist_mlp.customise` changes
+            its ingredients.
+        dataset: from `mnist_mlp.load_dataset`, or its name.
+        seed: decides initial weights, sample order and validation split; by default the recipe's own, else 0.
+        device: ``auto`` (the first available of cuda, mps and cpu) or a device's name.
+        validation_split: fraction of the training samples, drawn at random, that is held out for validation; 0 is none.
+        pipeline: ``resident`` or ``dataloader``, which give the same batches.
+        workers: the DataLoader's worker processes; 0 loads in this process.
+        data_root: where datasets are kept; by default `mnist_mlp.data.default_root`.
+
+    Attributes:
+        recipe: the recipe.
+        dataset: the dataset.
+        seed: the seed that was used.
+        device: the `torch.device` that was chosen.
+        model: a `Classifier` on the weights being trained.
+        history: the epochs so far.
+
+    Raises:
+        InvalidValueError: an argument breaks its rule, or the device is missing.
+        DatasetUnavailableError: no source has the dataset.
+    """
+
+    def __init__(  # noqa: PLR0913 - each one a choice of the user's
+        self,
+        recipe: Recipe | str,
+        *,
+        dataset: Dataset | str = "mnist",
+        seed: int | None = None,
+        device: str = "auto",
+        validation_split: float = 0.0,
+        pipeline: str = "resident",
+        workers: int = 0,
+        data_root: Path | None = None,
+    ) -> None:
+        """Build model, optimizer and pipeline."""
+        self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+        self.seed = next(number for number in (seed, self.recipe.seed, 0) if number is not None)
+        self.device = choose_device(device)
+        self.validation_split = validation_split
+        self.dataset = load(dataset, data_root) if isinstance(dataset, str) else dataset
+        if self.dataset.name == "synthetic":
+            raise InvalidValueError("dataset 'synthetic' is noise for timing, with nothing to learn: use another one")
+        if workers < 0:
+            raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
+        self._held_out = _draw_held_out(len(self.dataset.train_labels), validation_split, self.seed)
+        self._training = Training(
+            self.recipe,
+            self.dataset,
+            device=self.device,
+            seed=self.seed,
+            pipeline=pipeline,
+            workers=workers,
+            root=data_root,
+            held_out=self._held_out,
+        )
+        self.model = Classifier(self.recipe, self._training.model)
+        self.history = History()
+
+    @property
+    def train_samples(self) -> int:
+        """Samples trained on in an epoch."""
+        return self._training.train_samples
+
+    @property
+    def validation_samples(self) -> int:
+        """Samples held out of the training set."""
+        return 0 if self._held_out is None else len(self._held_out)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the last one perhaps short."""
+        return -(-self.train_samples // self.recipe.batch_size)
+
+    def fit(
+        self,
+        epochs: int | None = None,
+        *,
+        on_epoch: Callable[[Epoch], None] | None = None,
+        on_step: Callable[[], None] | None = None,
+    ) -> History:
+        """Train, evaluating after each epoch; called again, go on training. Return the history of all epochs so far.
+
+        Args:
+            epochs: passes over the training samples; by default the recipe's.
+            on_epoch: called after each epoch.
+            on_step: called after each batch.
+
+        Raises:
+            InvalidValueError: `epochs` is below 1.
+            NonFiniteLossError: a loss became infinite or not a number.
+        """
+        count = self.recipe.epochs if epochs is None else epochs
+        check_positive_int("epochs", count)
+        for _ in range(count):
+            epoch = self._train_epoch(len(self.history), on_step)
+            self.history = History((*self.history, epoch))
+            if on_epoch is not None:
+                on_epoch(epoch)
+        return self.history
+
+    def evaluate(self, part: Part = "test") -> Evaluation:
+        """Return how good the present weights are on the test set, or on the samples trained on or held out.
+
+        Raises:
+            InvalidValueError: `part` is unknown, or nothing was held out.
+        """
+        check_choice("part", part, ("train", "validation", "test"))
+        tally = self._tally(part)
+        predicted, labels = tally.predictions()
+        return evaluate_predictions(tally.read().loss, predicted.numpy(), labels.numpy())
+
+    def predict(self, images: Images) -> Tensor:
+        """Return the most probable digit of each picture; see `Classifier.predict`."""
+        return self.model.predict(images)
+
+    def probabilities(self, images: Images) -> Tensor:
+        """Return each digit's softmax probability for each picture; see `Classifier.probabilities`."""
+        return self.model.probabilities(images)
+
+    def save(self, path: Path | str) -> None:
+        """Write the present weights and all it takes to rebuild the model to `path`; see `load_model`.
+
+        Raises:
+            OutputError: `path` cannot be written.
+            CheckpointError: the model is too large for a checkpoint.
+        """
+        last = self.history[-1] if self.history else None
+        save_checkpoint(
+            Path(path),
+            self.model,
+            self.dataset,
+            TrainingSummary(
+                seed=self.seed,
+                epochs=len(self.history),
+                validation_split=self.validation_split,
+                test_loss=last.test_loss if last else None,
+                test_accuracy=last.test_accuracy if last else None,
+            ),
+        )
+
+    def _train_epoch(self, index: int, on_step: Callable[[], None] | None) -> Epoch:
+        trained = self._training.train(self._training.order(index), after_step=on_step)
+        train = self._finite("train", trained, index)
+        validation = self._finite("validation", self._tally("validation"), index) if self.validation_samples else None
+        test = self._finite("test", self._tally("test"), index)
+        return Epoch(
+            epoch=index + 1,
+            train_loss=train.loss,
+            train_accuracy=train.accuracy,
+            validation_loss=validation.loss if validation else None,
+            validation_accuracy=validation.accuracy if validation else None,
+            test_loss=test.loss,
+            test_accuracy=test.accuracy,
+        )
+
+    def _tally(self, part: Part) -> Tally:
+        if part == "test":
+            return self._training.evaluate()
+        if part == "train":
+            return self._training.evaluate_training_samples()
+        if self._held_out is None:
+            raise InvalidValueError("no samples were held out for validation: give Trainer a validation_split above 0")
+        return self._training.evaluate_training_samples(self._held_out)
+
+    def _finite(self, what: str, tally: Tally, index: int) -> Score:
+        score = tally.read()
+        if not math.isfinite(score.loss):
+            raise NonFiniteLossError(
+                f"the {what} loss became {score.loss} in epoch {index + 1}: "
+                f"lower the learning rate, which is {self.recipe.learning_rate:g}"
+            )
+        return score
+
+
+def _draw_held_out(samples: int, fraction: float, seed: int) -> Tensor | None:
+    """Return the positions of `fraction` of `samples`, drawn without regard to class, ascending; None for none."""
+    if not 0 <= fraction < 1:
+        raise InvalidValueError(f"validation split {fraction} is out of range: use a fraction from 0 to below 1")
+    if fraction == 0:
+        return None
+    count = round(samples * fraction)
+    if not 0 < count < samples:
+        raise InvalidValueError(
+            f"validation split {fraction} of {samples} training samples leaves one side empty: use another fraction"
+        )
+    mixed = np.random.SeedSequence(seed, spawn_key=_SPLIT_SPAWN_KEY).generate_state(1, dtype=np.uint64)
+    generator = torch.Generator().manual_seed(int(mixed[0]) % 2**63)
+    return torch.randperm(samples, generator=generator)[:count].sort().values

@@ -1,0 +1,43 @@
+"""A recipe with some of its ingredients changed. No torch."""
+
+from dataclasses import replace
+from typing import TypedDict, Unpack
+
+from mnist_mlp.recipes import Recipe, find_recipe, scale_width
+
+
+class Changes(TypedDict, total=False):
+    """Fields of `Recipe` that may be changed; None leaves a field as it is."""
+
+    output: str | None
+    loss: str | None
+    optimizer: str | None
+    learning_rate: float | None
+    momentum: float | None
+    weight_decay: float | None
+    batch_size: int | None
+    test_batch_size: int | None
+    epochs: int | None
+    transform: str | None
+    shuffle: bool | None
+
+
+def customise(recipe: Recipe | str, *, width: int | None = None, **changes: Unpack[Changes]) -> Recipe:
+    """Return a recipe, or the one that `find_recipe` finds for a name or layer list, with some fields changed.
+
+    What differs from the published recipe is no longer what its claims were made for, so it carries none.
+
+    Args:
+        recipe: the one to start from.
+        width: units of the first hidden layer; the other hidden layers follow in proportion.
+        changes: fields of `Recipe` by name.
+
+    Raises:
+        InvalidValueError: there is no such recipe, or a value breaks a rule of `Recipe`.
+    """
+    base = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    widened = base if width is None else scale_width(base, width)
+    different = {
+        name: value for name, value in changes.items() if value is not None and value != getattr(widened, name)
+    }
+    return replace(widened, **different, claims=(), departures="") if different else widened  # type: ignore[arg-type]  # Changes and Recipe name the same types

@@ -1,0 +1,74 @@
+"""Sessions: `nox` runs what CI runs. Needs only uv: `uv tool run nox`.
+
+Every session installs exactly the versions of requirements/, hashes checked; `nox -s pins` renews them.
+"""
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["lint", "typing", "tests", "bench_smoke"]
+nox.options.error_on_external_run = True
+
+PINS = "requirements/ci.txt"
+LINT_PINS = "requirements/lint.txt"
+
+
+def install(session: nox.Session) -> None:
+    """Install the pinned versions of everything; the packages themselves run from the checkout as it is."""
+    session.install("--require-hashes", "-r", PINS)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check format, lint rules, the import layers and spelling."""
+    session.install("--require-hashes", "-r", LINT_PINS)
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("lint-imports")
+    session.run("codespell")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check types, strictly, in packages, tests and this file."""
+    install(session)
+    session.run("mypy")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests with branch coverage; arguments go to pytest, which then need not reach the required coverage."""
+    install(session)
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet", success_codes=[0, 1])
+    session.run("coverage", "report", *(["--fail-under=0"] if session.posargs else []))
+
+
+@nox.session
+def bench_smoke(session: nox.Session) -> None:
+    """Build and install the wheel, then run the harness for real, in small, from another folder."""
+    install(session)
+    session.install("--no-deps", ".")
+    session.chdir(session.create_tmp())
+    tiny = ("--models", "784-32-10", "--batch-sizes", "256", "--epochs", "1", "--repeats", "2")
+    session.run("bench", "run", *tiny)
+    session.run("bench", "show", "latest", "--format", "markdown")
+    session.run("mnist-mlp", "train", "784-32-10", "--epochs", "1")
+
+
+@nox.session(default=False)
+def overhead(session: nox.Session) -> None:
+    """Compare the harness's epoch time with a bare training loop's (minutes; needs a quiet machine)."""
+    install(session)
+    session.run("python", "tests/microbench/harness_overhead.py", *session.posargs)
+
+
+@nox.session(default=False)
+def pins(session: nox.Session) -> None:
+    """Renew requirements/ from pyproject.toml."""
+    session.install("uv")
+    export = ("uv", "export", "--quiet", "--format", "requirements-txt", "--no-header", "--no-emit-project")
+    session.run(*export, "--upgrade", "--all-groups", "--output-file", PINS)
+    session.run(*export, "--only-group", "lint", "--output-file", LINT_PINS)

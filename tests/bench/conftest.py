@@ -1,0 +1,21 @@
+"""Fixtures of the harness's tests: a real worker host shared by all of them, and a scripted stand-in for it."""
+
+from collections.abc import Iterator
+
+import pytest
+from fake_worker import FakeLauncher
+
+from bench.processes import Launcher, make_launcher
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    """The real launcher of this platform: importing torch takes seconds, so it is shared."""
+    real = make_launcher()
+    yield real
+    real.close()
+
+
+@pytest.fixture
+def fake_launcher() -> FakeLauncher:
+    return FakeLauncher()

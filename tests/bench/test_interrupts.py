@@ -1,0 +1,112 @@
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from bench.errors import ExitCode, InterruptedRunError
+from bench.interrupts import Interrupts
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Should a test fail to restore the handlers, a signal must not end pytest."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: signal.Signals) -> None:
+    """Send this process a signal; its handler has run when this returns, for only the main thread takes it."""
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_as_interrupted(number: signal.Signals) -> None:
+    with pytest.raises(InterruptedRunError, match=f"^interrupted by {number.name}$") as caught, Interrupts():
+        send(number)
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+
+
+def test_further_signals_do_not_disturb_the_cleaning_up() -> None:
+    cleaned = []
+    with Interrupts():
+        try:
+            send(signal.SIGINT)
+        except InterruptedRunError:
+            send(signal.SIGINT)
+            send(signal.SIGTERM)
+            cleaned.append("up")
+    assert cleaned == ["up"]
+
+
+def test_a_signal_waits_for_the_end_of_a_shield() -> None:
+    steps = []
+    with Interrupts() as interrupts:
+        with pytest.raises(InterruptedRunError, match="SIGTERM"):
+            with interrupts.shield():
+                send(signal.SIGTERM)
+                steps.append("finished")
+            steps.append("went on")
+        with interrupts.shield():
+            steps.append("cleaned up")
+    assert steps == ["finished", "cleaned up"]
+
+
+def test_a_signal_waits_for_the_end_of_the_outermost_shield() -> None:
+    steps = []
+    with Interrupts() as interrupts, pytest.raises(InterruptedRunError), interrupts.shield():
+        with interrupts.shield():
+            send(signal.SIGINT)
+        steps.append("outer goes on")
+    assert steps == ["outer goes on"]
+
+
+def test_a_shield_without_a_signal_does_nothing() -> None:
+    with Interrupts() as interrupts:
+        with interrupts.shield():
+            pass
+        with pytest.raises(InterruptedRunError):
+            send(signal.SIGINT)
+
+
+def test_an_error_within_a_shield_comes_through_although_a_signal_waits() -> None:
+    with Interrupts() as interrupts:
+        with pytest.raises(OSError, match="disk full"), interrupts.shield():
+            send(signal.SIGINT)
+            raise OSError("disk full")
+        with pytest.raises(InterruptedRunError), interrupts.shield():
+            pass
+
+
+def test_the_handlers_from_before_are_put_back() -> None:
+    def mine(number: int, frame: object) -> None:
+        del number, frame
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, mine)
+    with pytest.raises(ZeroDivisionError), Interrupts():
+        assert signal.getsignal(signal.SIGTERM) is not mine
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is mine
+
+
+def test_elsewhere_than_in_the_main_thread_nothing_is_installed() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def work() -> None:
+        with Interrupts() as interrupts, interrupts.shield():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+    assert signal.getsignal(signal.SIGINT) is before

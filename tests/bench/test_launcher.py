@@ -1,0 +1,117 @@
+import pytest
+from bench_builders import make_configuration
+from fake_worker import FakeLauncher, FakeProcess, Request, die, fail_trial
+
+from bench.channel import ChannelTimeoutError, ProtocolError
+from bench.errors import BadInputError, WorkerError
+from bench.launcher import TrialFailedError, Worker, describe_place, prepare_dataset, probe_trial, run_trial
+from bench.messages import Finished
+from bench.records import EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
+
+TRIAL = Trial(configuration=make_configuration(epochs=3), seed=7, repeat=2)
+
+
+def run(launcher: FakeLauncher, trial: Trial = TRIAL) -> TrialRecord:
+    return run_trial(launcher, trial, root=None, timeout_seconds=60)
+
+
+def failure_of(record: TrialRecord) -> Failure:
+    assert isinstance(record.outcome, Failure)
+    return record.outcome
+
+
+def test_trial_asks_for_its_epochs_back_to_back_and_evaluates_after_each(fake_launcher: FakeLauncher) -> None:
+    seen: list[EpochRecord] = []
+    record = run_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60, on_epoch=seen.append)
+    asked = [request["do"] for request in fake_launcher.requests]
+    assert asked == ["prepare", *["train", "evaluate"] * 3, "finish"]
+    assert [request["epoch"] for request in fake_launcher.requests if request["do"] == "train"] == [0, 1, 2]
+    assert isinstance(record.outcome, Measurement)
+    assert list(record.outcome.epochs) == seen
+    assert record.trial == TRIAL
+
+
+def test_every_trial_gets_a_process_of_its_own_and_ends_it(fake_launcher: FakeLauncher) -> None:
+    run(fake_launcher)
+    run(fake_launcher)
+    assert fake_launcher.started == 2
+    assert fake_launcher.killed >= 2
+
+
+@pytest.mark.parametrize("moment", ["prepare", "train", "evaluate", "finish"])
+def test_process_that_dies_at_any_moment_is_a_crash(fake_launcher: FakeLauncher, moment: str) -> None:
+    fake_launcher.on = lambda request: die() if request["do"] == moment else None
+    failure = failure_of(run(fake_launcher))
+    assert failure.kind is FailureKind.CRASH
+    assert "SIGKILL" in failure.message
+
+
+def test_silence_beyond_the_time_limit_is_a_timeout_that_says_how_to_allow_more(fake_launcher: FakeLauncher) -> None:
+    fake_launcher.on = lambda request: {"raise": ChannelTimeoutError()} if request["do"] == "train" else None
+    failure = failure_of(run(fake_launcher))
+    assert failure.kind is FailureKind.TIMEOUT
+    assert "60 s" in failure.message
+    assert "--timeout" in failure.message
+
+
+def test_the_time_limit_is_for_the_whole_trial_and_not_for_each_answer(fake_launcher: FakeLauncher) -> None:
+    now = iter(range(0, 1000, 10))
+    worker = Worker(FakeProcess(fake_launcher), timeout_seconds=60, clock=lambda: float(next(now)))
+    for _ in range(8):
+        worker.ask(Finished, {"do": "finish"})
+    assert fake_launcher.timeouts == [50, 40, 30, 20, 10, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"raise": ProtocolError("not valid JSON")},
+        {"answer": {"train_seconds": "fast"}},
+        {"answer": None},
+        {"something": "else"},
+    ],
+)
+def test_answer_out_of_protocol_is_a_crash_and_the_process_is_ended(
+    fake_launcher: FakeLauncher, answer: dict[str, object]
+) -> None:
+    fake_launcher.on = lambda request: answer if request["do"] == "train" else None
+    failure = failure_of(run(fake_launcher))
+    assert failure.kind is FailureKind.CRASH
+    assert "protocol" in failure.message
+    assert fake_launcher.killed >= 1
+
+
+def test_failure_that_the_worker_reports_is_recorded_as_it_is(fake_launcher: FakeLauncher) -> None:
+    def respond(request: Request) -> dict[str, object] | None:
+        return fail_trial(FailureKind.OUT_OF_MEMORY, "no room") if request["do"] == "train" else None
+
+    fake_launcher.on = respond
+    assert failure_of(run(fake_launcher)) == Failure(kind=FailureKind.OUT_OF_MEMORY, message="no room")
+
+
+def test_request_that_the_workload_refuses_is_an_unsupported_trial(fake_launcher: FakeLauncher) -> None:
+    fake_launcher.on = lambda request: {"bad_input": "no such thing"} if request["do"] == "prepare" else None
+    assert failure_of(run(fake_launcher)) == Failure(kind=FailureKind.UNSUPPORTED, message="no such thing")
+
+
+def test_refused_dataset_is_the_users_bad_input(fake_launcher: FakeLauncher) -> None:
+    fake_launcher.on = lambda _request: {"bad_input": "no source has it"}
+    with pytest.raises(BadInputError, match="no source has it"):
+        prepare_dataset(fake_launcher, "mnist", None)
+
+
+def test_worker_that_dies_outside_a_trial_is_a_worker_error(fake_launcher: FakeLauncher) -> None:
+    fake_launcher.on = lambda _request: die()
+    with pytest.raises(WorkerError, match="SIGKILL"):
+        describe_place(fake_launcher)
+
+
+def test_probe_prepares_and_goes_no_further(fake_launcher: FakeLauncher) -> None:
+    assert probe_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60).step_seconds == 0.001
+    assert [request["do"] for request in fake_launcher.requests] == ["prepare"]
+
+
+def test_probe_of_an_impossible_trial_says_so(fake_launcher: FakeLauncher) -> None:
+    fake_launcher.on = lambda _request: fail_trial(FailureKind.OUT_OF_MEMORY, "no room")
+    with pytest.raises(TrialFailedError, match="no room"):
+        probe_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60)
