@@ -1,6 +1,7 @@
 """A trained network and its recipe as one thing that takes pictures and gives digits."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,8 @@ from mnist_mlp.model import MLP, loss_function
 from mnist_mlp.recipes import TRANSFORMS, Recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
 
-_PIXEL_MAX = 255.0
-_IMAGE_SHAPE = (28, 28)
+_PIXEL_MAX: Final = 255.0
+_IMAGE_SHAPE: Final = (28, 28)
 
 Images = Tensor | npt.NDArray[np.uint8]
 """Pictures as a dataset holds them: (n, 28, 28) or (28, 28) uint8, ink high on paper 0."""
@@ -66,7 +67,7 @@ class Classifier:
         """Yield the outputs of (n, 28, 28) uint8 images, batch by batch, (batch, 10) float32 on the device."""
         self.network.eval()
         with torch.no_grad():
-            for pixels in images.split(self.recipe.test_batch_size):
+            for pixels in torch.split(images, self.recipe.test_batch_size):
                 yield self.network(normalise(pixels.to(self.device), self.recipe.transform))
 
 

@@ -1,4 +1,4 @@
-"""What a training told about itself, epoch by epoch. No torch."""
+"""What a training told about itself, epoch by epoch."""
 
 import csv
 import dataclasses

@@ -50,8 +50,7 @@ class Evaluation:
     def class_accuracies(self) -> tuple[float | None, ...]:
         """Share of each class's samples that were recognised (its recall), 0 to 1; None where there is no sample."""
         return tuple(
-            right / count if count else None
-            for right, count in zip(self.class_correct, self.class_counts, strict=True)
+            right / count if count else None for right, count in zip(self.class_correct, self.class_counts, strict=True)
         )
 
     def to_json(self) -> dict[str, Any]:

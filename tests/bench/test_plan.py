@@ -7,16 +7,9 @@ from bench_builders import make_configuration, make_failure, make_plan, make_rec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import plan as planning
 from bench.errors import BadInputError, ExitCode
-from bench.plan import (
-    PRESETS,
-    Request,
-    check_request,
-    choose_devices,
-    make_plan as plan_request,
-    missing_trials,
-    order_trials,
-)
+from bench.plan import PRESETS, Request, check_request, choose_devices, missing_trials, order_trials
 from bench.records import Configuration, DeviceStatus, TrialRecord
 from mnist_mlp.recipes import RECIPES
 
@@ -31,7 +24,7 @@ def configurations(
     asked: Request, *, devices: tuple[str, ...] = ("cpu",), cores: float = 4.0
 ) -> tuple[Configuration, ...]:
     check_request(asked)
-    return plan_request(asked, devices=devices, cores_usable=cores).configurations
+    return planning.make_plan(asked, devices=devices, cores_usable=cores).configurations
 
 
 def refusal(asked: Request) -> str:
@@ -116,11 +109,11 @@ def test_without_threads_every_whole_usable_core_is_used(cores: float, threads: 
 
 def test_more_threads_than_usable_cores_are_refused() -> None:
     with pytest.raises(BadInputError, match=r"^--threads 3 is more than the 2 cores usable here: use 1 to 2$"):
-        plan_request(request(threads=(1, 3)), devices=("cpu",), cores_usable=2.5)
+        planning.make_plan(request(threads=(1, 3)), devices=("cpu",), cores_usable=2.5)
 
 
 def test_a_plan_keeps_repeats_and_seed() -> None:
-    plan = plan_request(request(repeats=7, seed=11), devices=("cpu",), cores_usable=1)
+    plan = planning.make_plan(request(repeats=7, seed=11), devices=("cpu",), cores_usable=1)
     assert (plan.repeats, plan.seed) == (7, 11)
 
 
@@ -200,9 +193,7 @@ HERE: Final = (status("cpu"), status("cuda:0"), status("cuda:1"), status("mps", 
         (("cuda", "cuda:0", "auto", "cpu"), ("cuda:0", "cpu", "cuda:1")),
     ],
 )
-def test_devices_are_chosen_by_their_full_names_and_once_each(
-    asked: tuple[str, ...], chosen: tuple[str, ...]
-) -> None:
+def test_devices_are_chosen_by_their_full_names_and_once_each(asked: tuple[str, ...], chosen: tuple[str, ...]) -> None:
     assert choose_devices(asked, HERE) == chosen
 
 
@@ -214,7 +205,10 @@ def test_auto_leaves_out_what_is_not_available() -> None:
     ("asked", "message"),
     [
         ("mps", "device 'mps' is not available: this is no Mac. Available here: cpu, cuda:0, cuda:1"),
-        ("cuda:2", "device 'cuda:2' is not available: there is no such device here. Available here: cpu, cuda:0, cuda:1"),
+        (
+            "cuda:2",
+            "device 'cuda:2' is not available: there is no such device here. Available here: cpu, cuda:0, cuda:1",
+        ),
         ("xpu", "device 'xpu' is not available: there is no such device here. Available here: cpu, cuda:0, cuda:1"),
     ],
 )

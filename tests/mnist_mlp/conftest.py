@@ -1,5 +1,6 @@
 """Data for the tests of `mnist_mlp`: a tiny dataset of noise, in memory and on disk, and the real MNIST."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,18 @@ from mnist_mlp.errors import DatasetUnavailableError
 
 TRAIN_SAMPLES = 203
 TEST_SAMPLES = 57
+
+
+@pytest.fixture
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Fix the number of torch's threads to the test's parameter, or to 1: sums may depend on it.
+
+    More threads than idle cores, moreover, make small operations take milliseconds.
+    """
+    before, count = torch.get_num_threads(), int(getattr(request, "param", 1))
+    torch.set_num_threads(count)
+    yield count
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

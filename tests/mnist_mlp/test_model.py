@@ -6,6 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnist_mlp.model import MLP, build_model, forward_flops, loss_function, parameter_count, training_flops
 from mnist_mlp.recipes import LOSSES, OUTPUTS, RECIPES
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 CPU = torch.device("cpu")
 LAYER_LISTS = [
     (784, 10),

@@ -11,6 +11,8 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
 from mnist_mlp.recipes import TRANSFORMS
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 CPU = torch.device("cpu")
 
 transforms = pytest.mark.parametrize("transform", TRANSFORMS)
@@ -150,7 +152,7 @@ def test_resident_pipeline_holds_bytes_not_floats(tiny: Dataset) -> None:
     held: list[Tensor] = []
     for value in vars(resident(tiny, "mnist")).values():
         held += [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, Tensor)]
-    floats = sum(tensor.numel() for tensor in held if tensor.dtype != torch.uint8 and tensor.dtype != torch.int64)
+    floats = sum(tensor.numel() for tensor in held if tensor.dtype not in {torch.uint8, torch.int64})
     pixels = sum(tensor.numel() for tensor in held if tensor.dtype == torch.uint8)
     assert pixels == (203 + 57) * 784
     # The divisor, the mean and the deviation.

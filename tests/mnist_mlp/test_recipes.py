@@ -1,4 +1,5 @@
 import math
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, replace
@@ -6,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mnist_mlp
@@ -244,18 +245,20 @@ def test_no_layers_at_all_are_refused() -> None:
         check_layers(())
 
 
+@settings(deadline=None)
 @given(st.text() | st.text("0123456789-") | st.from_regex(r"784-[0-9-]{0,20}-10", fullmatch=True))
 def test_any_text_is_a_valid_layer_list_or_an_invalid_value(text: str) -> None:
     for read in (parse_layers, lambda model: find_recipe(model).layers):
         try:
             layers = read(text)
         except InvalidValueError as error:
-            assert repr(text) in str(error) or "allowed: use fewer" in str(error)  # noqa: PT017 - an error is allowed
+            assert re.search("write (one|them) like|: use ", str(error))  # noqa: PT017 - any text may be refused
         else:
             check_layers(layers)
             assert layers == tuple(int(part) for part in text.split("-"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, MAX_LAYER_WIDTH), max_size=5))
 def test_name_of_a_custom_recipe_reads_back_as_the_same_recipe(hidden: list[int]) -> None:
     recipe = custom_recipe((784, *hidden, 10))
@@ -312,6 +315,7 @@ def test_width_scales_hidden_layers_in_proportion_rounding_to_nearest(
     assert scale_width(RECIPES[name], width).layers == layers
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 2000), min_size=1, max_size=4),
     st.integers(1, 500),
@@ -350,7 +354,7 @@ def test_width_below_one_is_refused(width: int) -> None:
 
 
 def test_width_that_makes_a_layer_too_wide_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="layer width 2000000 .* out of range: use 1 to 1000000"):
+    with pytest.raises(InvalidValueError, match=r"layer width 2000000 .* out of range: use 1 to 1000000"):
         scale_width(custom_recipe((784, 10, 20, 10)), MAX_LAYER_WIDTH)
 
 
@@ -380,7 +384,7 @@ def test_unknown_word_in_a_field_is_refused_with_the_known_ones(field: str) -> N
 @pytest.mark.parametrize("rate", ["learning_rate", "momentum", "weight_decay"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1e-9])
 def test_rate_that_is_not_finite_or_negative_is_refused(rate: str, value: float) -> None:
-    with pytest.raises(InvalidValueError, match=rf"{rate} {value} is out of range: it must be finite and (above|at"):
+    with pytest.raises(InvalidValueError, match=f"{rate} {value} is out of range: it must be finite and "):
         changed(optimizer="sgd", **{rate: value})
 
 

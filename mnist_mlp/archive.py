@@ -1,0 +1,161 @@
+"""What a file of `torch.save` holds, found out without executing or allocating what it asks for.
+
+`torch.load(weights_only=True)` calls only functions that it trusts, but among those are ones that allocate whatever
+size they are told, and it takes a storage's length on trust. So a file from a stranger is first read here: a zip
+archive of stored records, one of them a pickle. The pickle is walked once to see that it uses none but the few opcodes
+that `torch.save` writes for plain values and tensors, then unpickled with stand-ins for tensors, whose sizes are
+checked against the records that hold them.
+"""
+
+import io
+import itertools
+import math
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mnist_mlp.errors import WorkloadError
+
+MAX_ARCHIVE_BYTES: Final = 256 * 1024**2
+"""Largest checkpoint: 67 million parameters. Loading takes about twice as much memory."""
+
+MAX_PICKLE_BYTES: Final = 1024**2
+"""Largest pickle inside: that of a 64-layer model has 20 KB."""
+
+_MAX_RECORDS: Final = 1000
+_FLOAT32_BYTES: Final = 4
+
+_OPCODES: Final = re.compile(
+    "PROTO|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|EMPTY_(DICT|LIST|TUPLE)|TUPLE[123]?"
+    "|APPENDS?|SETITEMS?|(LONG_)?BIN(PUT|GET)|GLOBAL|BINPERSID|REDUCE|BUILD"
+)
+
+
+class CheckpointError(WorkloadError):
+    """A file is no checkpoint that can be loaded, or a model cannot be written as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Stands for a contiguous float32 tensor: its shape, and the record that holds it alone."""
+
+    shape: tuple[int, ...]
+    record: str
+
+
+def read_structure(content: bytes) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Return what `content`, a file of `torch.save`, holds, with a `TensorSpec` in place of each tensor.
+
+    Nothing that the file names is called, and no more memory is taken than its pickle's few times over.
+
+    Raises:
+        CheckpointError: it is no such file, or holds more than plain values and contiguous float32 tensors.
+    """
+    try:
+        pickled, records = _read_records(content)
+        _check_opcodes(pickled)
+        return _Reader(io.BytesIO(pickled), records).load()
+    except CheckpointError:
+        raise
+    # Whatever a pickle machine, a zip reader or a stand-in says to nonsense.
+    except Exception as error:
+        raise CheckpointError(f"it is damaged or was not made by torch.save ({type(error).__name__})") from error
+
+
+def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
+    """Return the pickle, and the size in bytes of each tensor's record by its key."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise CheckpointError("it is not a zip archive, as torch.save writes them")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        if len(entries) > _MAX_RECORDS or len(set(names)) < len(names):
+            raise CheckpointError(f"its {len(entries)} records are too many, or bear the same name twice")
+        # Only stored records: a compressed one may be a thousand times larger than the file.
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not stored or sum(entry.file_size for entry in entries) > len(content):
+            raise CheckpointError("its records are compressed or overlap, which torch.save never does")
+        pickles = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith(".pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
+            raise CheckpointError(f"it has not one pickle of at most {MAX_PICKLE_BYTES} bytes")
+        folder = pickles[0].filename.split("/")[0]
+        prefix = f"{folder}/data/"
+        sizes = {
+            entry.filename.removeprefix(prefix): entry.file_size
+            for entry in entries
+            if entry.filename.startswith(prefix)
+        }
+        return archive.read(pickles[0]), sizes
+
+
+def _check_opcodes(pickled: bytes) -> None:
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if not _OPCODES.fullmatch(opcode.name):
+            raise CheckpointError(f"its pickle uses {opcode.name}, which no file of plain values and tensors needs")
+        # The unpickler makes room for as many memos as the highest number says.
+        if opcode.name == "LONG_BINPUT" and (argument is None or argument > len(pickled)):
+            raise CheckpointError("its pickle numbers more objects than it has")
+
+
+class _Values(dict[Any, Any]):
+    """Stands for OrderedDict; the attributes that a state_dict carries are dropped."""
+
+    def __setstate__(self, state: object) -> None:
+        """Drop `state`."""
+
+
+class _FloatStorage:
+    """Stands for the type of a float32 storage."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    key: str
+    numbers: int
+
+
+class _Reader(pickle.Unpickler):
+    """Unpickles with stand-ins for the three things that a file of float32 tensors names, and refuses all others."""
+
+    def __init__(self, file: io.BytesIO, records: Mapping[str, int]) -> None:
+        super().__init__(file)
+        self._records = records
+        self._used: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's signature
+        known = {
+            "collections.OrderedDict": _Values,
+            "torch.FloatStorage": _FloatStorage,
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
+        }
+        try:
+            return known[f"{module}.{name}"]
+        except KeyError:
+            raise CheckpointError(
+                f"it refers to {f'{module}.{name}'[:100]!r}, and loading it could run code: "
+                f"only plain values and float32 tensors are accepted"
+            ) from None
+
+    def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - pickle's signature
+        kind, storage_type, key, location, numbers = pid
+        if kind != "storage" or storage_type is not _FloatStorage or type(location) is not str:
+            raise CheckpointError("it refers to something that is no float32 storage")
+        if type(numbers) is not int or self._records[key] != numbers * _FLOAT32_BYTES:
+            raise CheckpointError(f"its tensor record {key!r} is not as long as it says")
+        return _Storage(key, numbers)
+
+    def _rebuild_tensor(self, storage: object, *layout: Any) -> TensorSpec:  # noqa: ANN401 - from a stranger's file
+        offset, shape, stride, _requires_grad, hooks = layout
+        steps = tuple(itertools.accumulate(reversed(shape[1:]), initial=1, func=lambda product, size: product * size))
+        if not isinstance(storage, _Storage) or math.prod(shape) != storage.numbers or offset != 0:
+            raise CheckpointError("a tensor is smaller or larger than its record")
+        if any(type(size) is not int or size < 1 for size in shape) or stride != steps[::-1] or hooks:
+            raise CheckpointError(f"the tensor in record {storage.key!r} is not contiguous")
+        if storage.key in self._used:
+            raise CheckpointError(f"two tensors share the record {storage.key!r}")
+        self._used.add(storage.key)
+        return TensorSpec(tuple(shape), storage.key)

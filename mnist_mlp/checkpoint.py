@@ -1,0 +1,281 @@
+"""Trained models as files: what they hold, written atomically, read with distrust.
+
+A checkpoint is `torch.save` of a dictionary of plain values and one of float32 tensors on the CPU, so it loads
+anywhere. It is read by `torch.load(weights_only=True)`, once `mnist_mlp.archive` has looked it through and every field
+has been checked.
+"""
+
+import dataclasses
+import io
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+from mnist_mlp import __version__
+from mnist_mlp.archive import MAX_ARCHIVE_BYTES, CheckpointError, TensorSpec, read_structure
+from mnist_mlp.classifier import Classifier
+from mnist_mlp.costs import parameter_count
+from mnist_mlp.data import Dataset
+from mnist_mlp.devices import choose_device
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.files import write_file
+from mnist_mlp.model import MLP
+from mnist_mlp.recipes import DATASETS, MAX_LAYERS, Recipe
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "TrainingSummary",
+    "check_fits_checkpoint",
+    "load_checkpoint",
+    "load_model",
+    "save_checkpoint",
+]
+
+FORMAT: Final = "mnist_mlp checkpoint"
+VERSION: Final = 1
+"""Version of the format. 1: the fields of `_FIELDS`."""
+
+_FIELDS: Final = ("format", "version", "library_version", "recipe", "dataset", "training", "state_dict")
+
+_NONE: Final = type(None)
+_RECIPE_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
+    {
+        "name": (str,),
+        "layers": (list,),
+        "activation": (str,),
+        "output": (str,),
+        "loss": (str,),
+        "optimizer": (str,),
+        "learning_rate": (float,),
+        "momentum": (float,),
+        "weight_decay": (float,),
+        "batch_size": (int,),
+        "test_batch_size": (int,),
+        "epochs": (int,),
+        "transform": (str,),
+        "shuffle": (bool,),
+        "seed": (int, _NONE),
+    }
+)
+_TRAINING_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
+    {
+        "seed": (int,),
+        "epochs": (int,),
+        "validation_split": (float,),
+        "test_loss": (float, _NONE),
+        "test_accuracy": (float, _NONE),
+    }
+)
+_DATASET_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType({"name": (str,), "sha256": (str,)})
+
+_MAX_TEXT_CHARACTERS: Final = 512
+_MAX_INT: Final = 2**63
+_FLOAT32_BYTES: Final = 4
+_HEADROOM_BYTES: Final = 1024**2
+"""What a checkpoint takes beside its weights, at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSummary:
+    """How a model came about. The test figures, after the last epoch, are None for a model that was never trained."""
+
+    seed: int
+    epochs: int
+    validation_split: float
+    test_loss: float | None
+    test_accuracy: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A saved model, rebuilt on the CPU, and what is known about it."""
+
+    recipe: Recipe
+    network: MLP
+    dataset: str
+    dataset_sha256: str
+    training: TrainingSummary
+    library_version: str
+
+
+def check_fits_checkpoint(layers: tuple[int, ...]) -> None:
+    """Raise `CheckpointError` if a model of these layer widths is too large for `save_checkpoint`."""
+    needed = parameter_count(layers) * _FLOAT32_BYTES
+    if needed > MAX_ARCHIVE_BYTES - _HEADROOM_BYTES:
+        raise CheckpointError(
+            f"a model of {parameter_count(layers)} parameters takes {needed} bytes, more than the "
+            f"{MAX_ARCHIVE_BYTES} of a checkpoint: use narrower layers, or do not save it"
+        )
+
+
+def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: TrainingSummary) -> None:
+    """Write `model` to `path`, all of it or nothing.
+
+    Raises:
+        OutputError: `path` cannot be written.
+        CheckpointError: the model is too large.
+    """
+    check_fits_checkpoint(model.recipe.layers)
+    recipe = {name: getattr(model.recipe, name) for name in _RECIPE_TYPES}
+    numbers = {name: float(recipe[name]) for name, types in _RECIPE_TYPES.items() if types == (float,)}
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "library_version": __version__,
+        "recipe": recipe | numbers | {"layers": list(model.recipe.layers)},
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256},
+        "training": dataclasses.asdict(training),
+        # Cloned, so that each tensor has a storage of its own, of its own size, whatever it was a part of.
+        "state_dict": {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in model.network.state_dict().items()
+        },
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_file(path, buffer.getvalue())
+
+
+def load_model(path: Path | str, *, device: str = "cpu") -> Classifier:
+    """Return the model saved at `path`, on `device`; see `load_checkpoint` and `mnist_mlp.devices.choose_device`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, foreign or hostile.
+        InvalidValueError: there is no such device.
+    """
+    checkpoint = load_checkpoint(Path(path))
+    return Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return what `save_checkpoint` wrote. Nothing in the file is executed, whoever made it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, foreign or hostile.
+    """
+    try:
+        content = _read(path)
+        _check_structure(read_structure(content))
+        return _rebuild(content)
+    except (CheckpointError, InvalidValueError) as error:
+        raise CheckpointError(
+            f"{str(path)!r} is no model that can be loaded: {error}. Give a file that `train --save` or "
+            f"Trainer.save wrote"
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise CheckpointError("it is a folder or a device" if path.exists() else "there is no such file")
+        with path.open("rb") as file:
+            content = file.read(MAX_ARCHIVE_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"it cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a null character
+        raise CheckpointError("there can be no such file") from error
+    if len(content) > MAX_ARCHIVE_BYTES:
+        raise CheckpointError(f"it is larger than the {MAX_ARCHIVE_BYTES} bytes of a checkpoint")
+    return content
+
+
+def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's file
+    """Raise `CheckpointError` unless `content`, with a `TensorSpec` for each tensor, is a whole checkpoint."""
+    if not isinstance(content, dict):
+        raise CheckpointError("it holds no dictionary")
+    if content and all(isinstance(value, TensorSpec) for value in content.values()):
+        raise CheckpointError(
+            "it is a bare state_dict: the recipe (layers, output, loss, transform), without which the weights cannot "
+            "be used, is missing"
+        )
+    if content.get("format") != FORMAT:
+        raise CheckpointError("it does not name itself a checkpoint of mnist_mlp")
+    version = _typed(content, "version", (int,))
+    if version != VERSION:
+        raise CheckpointError(f"it has format version {version}, but this library reads {VERSION}: upgrade the library")
+    if set(content) != set(_FIELDS):
+        raise CheckpointError(f"its fields are not the {', '.join(_FIELDS)} of a checkpoint")
+    _typed(content, "library_version", (str,))
+    _check_fields("training", content["training"], _TRAINING_TYPES)
+    _check_fields("dataset", content["dataset"], _DATASET_TYPES)
+    if content["dataset"]["name"] not in DATASETS or not re.fullmatch("[0-9a-f]{64}", content["dataset"]["sha256"]):
+        raise CheckpointError("its dataset's name or SHA-256 is none")
+    recipe = _recipe(content["recipe"])
+    expected = {name: tuple(value.shape) for name, value in _empty_network(recipe).state_dict().items()}
+    state = content["state_dict"]
+    found = (
+        {name: spec.shape if isinstance(spec, TensorSpec) else None for name, spec in state.items()}
+        if isinstance(state, dict)
+        else None
+    )
+    if found != expected:
+        raise CheckpointError("its weights do not have the names and shapes of the layers of its recipe")
+
+
+def _check_fields(name: str, values: Any, types: Mapping[str, tuple[type, ...]]) -> None:  # noqa: ANN401
+    if not isinstance(values, dict) or set(values) != set(types):
+        raise CheckpointError(f"its field {name} has not the entries {', '.join(types)}")
+    for key, allowed in types.items():
+        _typed(values, key, allowed)
+
+
+def _typed(values: Mapping[str, Any], key: str, allowed: tuple[type, ...]) -> Any:  # noqa: ANN401
+    """Return the value at `key`, which is of one of the types, and harmless to print and to compute with."""
+    value = values.get(key)
+    # Exactly: True is an int to isinstance.
+    if type(value) not in allowed:
+        raise CheckpointError(f"its field {key} is not of type {' or '.join(kind.__name__ for kind in allowed)}")
+    harmless = {
+        str: lambda text: len(text) <= _MAX_TEXT_CHARACTERS and text.isprintable(),
+        int: lambda number: 0 <= number < _MAX_INT,
+        float: math.isfinite,
+    }.get(type(value))
+    if harmless is not None and not harmless(value):
+        raise CheckpointError(f"its field {key} is out of range")
+    return value
+
+
+def _recipe(values: Any) -> Recipe:  # noqa: ANN401 - from a stranger's file
+    _check_fields("recipe", values, _RECIPE_TYPES)
+    layers = values["layers"]
+    if not 1 < len(layers) <= MAX_LAYERS or any(type(width) is not int for width in layers):
+        raise CheckpointError("its layers are not a list of whole numbers")
+    recipe = Recipe(**{**values, "layers": tuple(layers)})
+    check_fits_checkpoint(recipe.layers)
+    return recipe
+
+
+def _empty_network(recipe: Recipe) -> MLP:
+    """Return the recipe's network without memory for its weights."""
+    with torch.device("meta"):
+        return MLP(recipe.layers, activation=recipe.activation, output=recipe.output)
+
+
+def _rebuild(content: bytes) -> Checkpoint:
+    """Load what `_check_structure` has found right."""
+    try:
+        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, ValueError, EOFError) as error:
+        raise CheckpointError(f"torch cannot load it ({type(error).__name__})") from error
+    if not all(bool(weights.isfinite().all()) for weights in values["state_dict"].values()):
+        raise CheckpointError("its weights are not all finite numbers")
+    recipe = _recipe(values["recipe"])
+    network = _empty_network(recipe)
+    network.load_state_dict(values["state_dict"], assign=True)
+    network.requires_grad_(requires_grad=True)
+    return Checkpoint(
+        recipe=recipe,
+        network=network,
+        dataset=values["dataset"]["name"],
+        dataset_sha256=values["dataset"]["sha256"],
+        training=TrainingSummary(**values["training"]),
+        library_version=values["library_version"],
+    )

@@ -1,0 +1,220 @@
+"""The user's own pictures, prepared the way MNIST's were.
+
+MNIST's digits were cropped to their ink, scaled to fit 20 by 20 pixels with their aspect ratio kept and anti-aliased,
+and placed in 28 by 28 so that their centre of mass lies at its centre (LeCun, Cortes and Burges, "The MNIST database of
+handwritten digits"). Before that, `prepare_image` finds out which of the picture's pixels are ink.
+"""
+
+import contextlib
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mnist_mlp.errors import WorkloadError
+
+FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+"""File formats that are read; Pillow's many others are not offered to strangers' files."""
+
+MAX_PIXELS: Final = 64_000_000
+"""Largest picture. Reading one takes up to 10 bytes a pixel."""
+
+WORKING_SIDE: Final = 2048
+"""A longer side than this is reduced at once, by a whole number."""
+
+SIZE: Final = 28
+FIT: Final = 20
+"""The longer side of a digit, in pixels of the 28 by 28 picture."""
+
+MIN_CONTRAST: Final = 0.1
+"""Least difference between ink and paper, as a share of the range from black to white, that is taken for a drawing."""
+
+INK_THRESHOLD: Final = 0.2
+"""Share of the darkest ink from which on a pixel counts as drawn: above JPEG's ripples, below a stroke's soft edge."""
+
+_BORDER_SHARE: Final = 0.04
+"""Width of the border that shows the paper, as a share of the shorter side."""
+
+_RAMP: Final = " .:-=+*#%@"
+
+Polarity = Literal["dark on light", "light on dark"]
+Grey = npt.NDArray[np.float32]
+"""(height, width), from 0 to 1."""
+
+
+class ImageError(WorkloadError):
+    """A file is no picture of a digit that can be prepared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedImage:
+    """A digit as MNIST has them.
+
+    Attributes:
+        pixels: (28, 28) uint8; ink is high, paper 0.
+        polarity: what the picture was taken for.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    polarity: Polarity
+
+    def as_text(self) -> str:
+        """Return the picture in 28 lines of characters, two a pixel."""
+        levels = self.pixels.astype(np.int64) * len(_RAMP) // 256
+        return "\n".join("".join(2 * _RAMP[level] for level in row).rstrip() for row in levels)
+
+
+def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
+    """Return the digit in a picture of any size and colour, dark on light or light on dark, as MNIST would have it.
+
+    Args:
+        source: a file in one of `FORMATS`, or a picture that Pillow holds.
+
+    Raises:
+        ImageError: the file is missing, no such picture, damaged or too large, or the picture is empty.
+    """
+    if isinstance(source, Image.Image):
+        with _reading("the picture"):
+            return _prepare(*_split(source))
+    with _reading(f"picture {str(source)!r}"):
+        return _prepare(*_split(_open(Path(source))))
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn whatever a file can do to Pillow into an `ImageError` that names the file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            yield
+        except ImageError as error:
+            raise ImageError(f"{name} {error}") from error
+        except UnidentifiedImageError as error:
+            formats = ", ".join(FORMATS)
+            raise ImageError(f"{name} is in no format that is read here: save it as one of {formats}") from error
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise ImageError(f"{name} {_too_large()}") from error
+        except OSError as error:
+            raise ImageError(f"{name} cannot be read: {error.strerror or 'it is damaged'}") from error
+        except (SyntaxError, ValueError, TypeError, EOFError, LookupError, struct.error, zlib.error) as error:
+            raise ImageError(f"{name} cannot be read: it is damaged") from error
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        kind = "is not a plain file" if path.exists() else "is not there"
+        raise ImageError(f"{kind}: name a file with a picture of one digit")
+    with Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise ImageError(_too_large())
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def _too_large() -> str:
+    return f"is too large: at most {MAX_PIXELS} pixels are read, so scale it down"
+
+
+def _split(image: Image.Image) -> tuple[Grey, Grey | None]:
+    """Return a picture's luminance, from black 0 to white 1, and its opacity, from 0 to 1, if it has any."""
+    transparent = image.info.get("transparency")
+    if image.mode.startswith("I"):  # 16 bits of grey
+        levels = np.asarray(image)
+        grey = Image.fromarray((np.clip(levels, 0, 65535) // 257).astype(np.uint8))
+        if not isinstance(transparent, int):
+            return _unit(grey), None
+        return _unit(grey), _unit(Image.fromarray(255 * (levels != transparent).astype(np.uint8)))
+    if transparent is None and not image.mode.upper().endswith("A"):
+        return _unit(image.convert("L")), None
+    grey, opacity = _reduce(image.convert("RGBA").convert("LA")).split()
+    return _unit(grey), _unit(opacity)
+
+
+def _reduce(image: Image.Image) -> Image.Image:
+    return image.reduce(math.ceil(max(image.size) / WORKING_SIDE))
+
+
+def _unit(band: Image.Image) -> Grey:
+    return np.asarray(_reduce(band), dtype=np.float32) / np.float32(255)
+
+
+def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
+    polarity, ink = _find_ink(grey, alpha)
+    darkest = float(ink.max(initial=0))
+    if darkest < MIN_CONTRAST:
+        raise ImageError(f"is empty: its ink and paper differ by only {darkest:.0%}; draw a digit in it")
+    digit = _fit(_crop(ink, INK_THRESHOLD * darkest))
+    return PreparedImage(pixels=_centre(digit), polarity=polarity)
+
+
+def _find_ink(grey: Grey, alpha: Grey | None) -> tuple[Polarity, Grey]:
+    """Return the picture's polarity and how far each pixel is from the paper towards the ink, from 0 to 1."""
+    if alpha is None:
+        middle = (grey.min() + grey.max()) / 2
+        polarity: Polarity = "dark on light" if _border_level(grey) > middle else "light on dark"
+    elif _border_level(alpha) > 1 / 2:
+        polarity = "dark on light" if _border_level(grey) > np.average(grey, weights=alpha) else "light on dark"
+    else:
+        # Drawn on nothing: the paper is what the ink is not.
+        mean = np.average(grey, weights=alpha) if alpha.any() else 0
+        polarity = "dark on light" if mean < 1 / 2 else "light on dark"
+    if alpha is not None:
+        backdrop = 1 if polarity == "dark on light" else 0
+        grey = (grey * alpha + backdrop * (1 - alpha)).astype(np.float32)
+    paper = np.float32(_border_level(grey))
+    ink = paper - grey if polarity == "dark on light" else grey - paper
+    return polarity, np.maximum(ink, np.float32(0))
+
+
+def _border_level(values: Grey) -> float:
+    """Return the median of `values` along the picture's border."""
+    width = max(1, math.ceil(_BORDER_SHARE * min(values.shape)))
+    inner = np.ones(values.shape, dtype=bool)
+    inner[width:-width, width:-width] = False
+    return float(np.median(values[inner]))
+
+
+def _crop(ink: Grey, threshold: float) -> Grey:
+    """Return the smallest part of `ink` that holds every pixel above `threshold`."""
+    drawn = ink > threshold
+    rows, columns = (np.flatnonzero(drawn.any(axis=axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _fit(ink: Grey) -> Grey:
+    """Scale `ink` so that its longer side has 20 pixels and its highest value is 1.
+
+    The latter keeps thin strokes, which a large reduction would leave pale, as dark as MNIST's.
+    """
+    height, width = ink.shape
+    scale = FIT / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    # With Pillow's support for reduction, each pixel averages over all it covers.
+    resized: Grey = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    darkest_is_one: Grey = np.maximum(resized / resized.max(), np.float32(0))
+    return darkest_is_one
+
+
+def _centre(digit: Grey) -> npt.NDArray[np.uint8]:
+    """Place `digit`, at most 20 by 20, so that its centre of mass is nearest to the middle of pixel (14, 14).
+
+    MNIST's own lie there: within half a pixel of it, every one of them.
+    """
+    offsets = []
+    for axis, length in enumerate(digit.shape):
+        mass = digit.sum(axis=1 - axis)
+        centre = float((mass * np.arange(length)).sum() / mass.sum())
+        offsets.append(min(max(0, round(SIZE / 2 - centre)), SIZE - length))
+    top, left = offsets
+    pixels = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    pixels[top : top + digit.shape[0], left : left + digit.shape[1]] = np.rint(digit * 255).astype(np.uint8)
+    return pixels

@@ -1,0 +1,173 @@
+"""Pictures of a training and of a model's answers, as matplotlib figures and PNG files.
+
+Colours are Okabe and Ito's and the map cividis, which colour-blind readers can tell apart; nothing is said by colour
+alone. Figures are made without pyplot, so no global state is touched and no window opens.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from mnist_mlp.files import write_file
+from mnist_mlp.history import Epoch
+from mnist_mlp.recipes import CLASSES
+from mnist_mlp.scores import Evaluation
+
+BLUE: Final = "#0072B2"
+VERMILION: Final = "#D55E00"
+GREEN: Final = "#009E73"
+"""Okabe and Ito, "Color Universal Design" (2008)."""
+
+_DOTS_PER_INCH: Final = 120
+_GRID_COLUMNS: Final = 8
+_MANY_EPOCHS: Final = 30
+"""From here on markers would run into each other."""
+
+_SAMPLES_PER_CLASS: Final = 6
+
+Pictures = npt.NDArray[np.uint8]
+"""(n, 28, 28), ink high on paper 0."""
+
+
+def learning_curves(history: Sequence[Epoch], *, title: str = "") -> Figure:
+    """Return loss and accuracy by epoch: training, test and, where there was any, validation."""
+    figure = Figure(figsize=(7.5, 7.5), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
+    if title:
+        figure.suptitle(title)
+    _curves(loss_axes, history, "loss", 1)
+    loss_axes.set_ylabel("loss (nats per sample)")
+    loss_axes.set_ylim(bottom=0)
+    _curves(accuracy_axes, history, "accuracy", 100)
+    accuracy_axes.set_ylabel("accuracy (%)")
+    accuracy_axes.set_xlabel("epoch")
+    accuracy_axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    return figure
+
+
+def _curves(axes: Axes, history: Sequence[Epoch], metric: str, scale: float) -> None:
+    styles = (
+        ("train", "training (while training)", BLUE, "o", "-"),
+        ("validation", "validation", GREEN, "^", ":"),
+        ("test", "test", VERMILION, "s", "--"),
+    )
+    for part, label, colour, marker, line in styles:
+        values = [(epoch.epoch, getattr(epoch, f"{part}_{metric}")) for epoch in history]
+        measured = [(number, scale * value) for number, value in values if value is not None]
+        if measured:
+            shape = marker if len(measured) < _MANY_EPOCHS else ""
+            axes.plot(*zip(*measured, strict=True), color=colour, marker=shape, linestyle=line, label=label)
+    axes.grid(visible=True, color="0.9")
+    axes.legend()
+
+
+def prediction_grid(
+    images: Pictures, labels: Sequence[int], predicted: Sequence[int], confidence: Sequence[float], *, title: str = ""
+) -> Figure:
+    """Return pictures with true and predicted class; wrong ones have a thick frame and the word WRONG.
+
+    Args:
+        images: (n, 28, 28) uint8.
+        labels: the n true classes.
+        predicted: the n predicted classes.
+        confidence: the softmax probability of each prediction.
+        title: of the figure.
+    """
+    rows = -(-len(images) // _GRID_COLUMNS)
+    figure = Figure(figsize=(1.5 * _GRID_COLUMNS, 2.0 * rows + 0.6), layout="constrained")
+    if title:
+        figure.suptitle(title)
+    cells = list(figure.subplots(rows, _GRID_COLUMNS, squeeze=False).flat)
+    for axes, image, label, answer, share in zip(cells, images, labels, predicted, confidence, strict=False):
+        wrong = label != answer
+        heading = "WRONG\n" if wrong else ""
+        axes.set_title(
+            f"{heading}true {label}, predicted {answer}\n{100 * share:.1f} %",
+            fontsize=8,
+            fontweight="bold" if wrong else "normal",
+            color=VERMILION if wrong else "black",
+        )
+        _show_image(axes, image)
+        if wrong:
+            for side in axes.spines.values():
+                side.set(visible=True, color=VERMILION, linewidth=4)
+    for axes in cells[len(images) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _show_image(axes: Axes, image: Pictures) -> None:
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def sample_grid(images: Pictures, labels: npt.NDArray[np.int64], *, title: str = "") -> Figure:
+    """Return the first pictures of each class, a column a class.
+
+    Args:
+        images: (n, 28, 28) uint8.
+        labels: (n,) int64.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(10, 6.6), layout="constrained")
+    if title:
+        figure.suptitle(title)
+    grid = figure.subplots(_SAMPLES_PER_CLASS, CLASSES, squeeze=False)
+    for label in range(CLASSES):
+        grid[0, label].set_title(f"class {label}", fontsize=10)
+        chosen = images[labels == label][:_SAMPLES_PER_CLASS]
+        for row in range(_SAMPLES_PER_CLASS):
+            if row < len(chosen):
+                _show_image(grid[row, label], chosen[row])
+            else:
+                grid[row, label].set_axis_off()
+    return figure
+
+
+def confusion_matrix(evaluation: Evaluation, *, title: str = "") -> Figure:
+    """Return the confusion matrix: samples in each cell, shaded by their share of the true class."""
+    counts = np.array(evaluation.confusion)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(8.2, 7.2), layout="constrained")
+    axes = figure.subplots()
+    if title:
+        axes.set_title(title)
+    shading = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+    figure.colorbar(shading, ax=axes, label="share of the true class (%)")
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_xticks(range(CLASSES))
+    axes.set_yticks(range(CLASSES))
+    for (true, predicted), count in np.ndenumerate(counts):
+        colour = "black" if shares[true, predicted] > 50 else "white"  # noqa: PLR2004 - cividis is light from its middle
+        axes.text(predicted, true, str(count), ha="center", va="center", color=colour, fontsize=9)
+    return figure
+
+
+def png_bytes(figure: Figure) -> bytes:
+    """Return `figure` as a PNG file's content."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
+    return buffer.getvalue()
+
+
+def save_figures(folder: Path, figures: Iterable[tuple[str, Figure]]) -> list[Path]:
+    """Write each figure to `<folder>/<name>.png`, atomically; return the paths.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    paths = []
+    for name, figure in figures:
+        path = folder / f"{name}.png"
+        write_file(path, png_bytes(figure))
+        paths.append(path)
+    return paths

@@ -1,0 +1,193 @@
+"""What the command line prints, as text. No torch."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from tabulate import tabulate
+
+from mnist_mlp.costs import parameter_count
+from mnist_mlp.history import Epoch
+from mnist_mlp.recipes import RECIPES, Recipe
+from mnist_mlp.scores import Evaluation
+
+_EPOCH_WIDTHS: Final = (9, 14)
+
+Layout = Literal["table", "markdown", "json"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A model's answer for one picture. `label` is the true class where it is known."""
+
+    image: str
+    probabilities: tuple[float, ...]
+    label: int | None = None
+
+    @property
+    def digit(self) -> int:
+        """The most probable class."""
+        return self.probabilities.index(max(self.probabilities))
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as ``97.85 %``; two decimals are one image of MNIST's 10 000. None is a dash."""
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def to_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return `value` as JSON text."""
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+def recipe_table(layout: Layout) -> str:
+    """Return the reference recipes."""
+    rows = [_recipe_row(recipe) for recipe in RECIPES.values()]
+    if layout == "json":
+        return to_json(rows)
+    headers = ("recipe", "layers", "parameters", "output, loss", "optimizer", "batch", "epochs", "transform", "claimed")
+    cells = [
+        (
+            row["name"],
+            "-".join(map(str, row["layers"])),
+            f"{row['parameters']:,}",
+            f"{row['output']}, {row['loss']}",
+            f"{row['optimizer']} {row['learning_rate']:g}",
+            row["batch_size"],
+            row["epochs"],
+            row["transform"],
+            percent(row["claimed_test_accuracy"]),
+        )
+        for row in rows
+    ]
+    right = ("left", "left", "right", "left", "left", "right", "right", "left", "right")
+    table = tabulate(
+        cells,
+        headers=headers,
+        tablefmt="github" if layout == "markdown" else "simple",
+        colalign=right,
+        disable_numparse=True,
+    )
+    return f"{table}\n\noptimizer: with its learning rate. claimed: test accuracy, by the recipe's tutorial."
+
+
+def _recipe_row(recipe: Recipe) -> dict[str, Any]:
+    claimed = [claim.value for claim in recipe.claims if claim.metric == "test_accuracy"]
+    return {
+        "name": recipe.name,
+        "layers": list(recipe.layers),
+        "parameters": parameter_count(recipe.layers),
+        "output": recipe.output,
+        "loss": recipe.loss,
+        "optimizer": recipe.optimizer,
+        "learning_rate": recipe.learning_rate,
+        "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay,
+        "batch_size": recipe.batch_size,
+        "test_batch_size": recipe.test_batch_size,
+        "epochs": recipe.epochs,
+        "transform": recipe.transform,
+        "shuffle": recipe.shuffle,
+        "seed": recipe.seed,
+        "claimed_test_accuracy": claimed[0] if claimed else None,
+        "departures": recipe.departures,
+    }
+
+
+def describe_recipe(recipe: Recipe) -> str:
+    """Return what is trained, and how, in two lines."""
+    layers = "-".join(map(str, recipe.layers))
+    name = "" if recipe.name == layers else f"{recipe.name}: "
+    extras = "".join(
+        f", {label} {value:g}"
+        for label, value in (("momentum", recipe.momentum), ("weight decay", recipe.weight_decay))
+        if value
+    )
+    return (
+        f"{name}{layers}, {parameter_count(recipe.layers):,} parameters, output {recipe.output}, loss {recipe.loss}\n"
+        f"{recipe.optimizer} at learning rate {recipe.learning_rate:g}{extras}, batches of {recipe.batch_size}"
+        f"{'' if recipe.shuffle else ' in file order'}, transform {recipe.transform}"
+    )
+
+
+def epoch_header(*, validation: bool) -> str:
+    """Return the headings over `epoch_row`."""
+    parts = ("train", "val.", "test") if validation else ("train", "test")
+    return _columns("epoch", *(f"{part} {metric}" for part in parts for metric in ("loss", "accuracy")))
+
+
+def epoch_row(epoch: Epoch, epochs: int) -> str:
+    """Return one epoch's figures in a line."""
+    pairs = [(epoch.train_loss, epoch.train_accuracy), (epoch.test_loss, epoch.test_accuracy)]
+    if epoch.validation_loss is not None and epoch.validation_accuracy is not None:
+        pairs.insert(1, (epoch.validation_loss, epoch.validation_accuracy))
+    cells = [text for loss, accuracy in pairs for text in (f"{loss:.4f}", percent(accuracy))]
+    return _columns(f"{epoch.epoch}/{epochs}", *cells)
+
+
+def _columns(first: str, *others: str) -> str:
+    left, width = _EPOCH_WIDTHS
+    return first.rjust(left) + "".join(f"  {text:>{width}}" for text in others)
+
+
+def score_line(name: str, evaluation: Evaluation) -> str:
+    """Return loss and accuracy in a line."""
+    return (
+        f"{name:<16} accuracy {percent(evaluation.accuracy)} ({evaluation.correct:,} of {evaluation.samples:,}), "
+        f"loss {evaluation.loss:.4f}"
+    )
+
+
+def class_table(evaluation: Evaluation) -> str:
+    """Return each class's accuracy."""
+    rows = [
+        (label, percent(accuracy), right, count)
+        for label, (accuracy, right, count) in enumerate(
+            zip(evaluation.class_accuracies, evaluation.class_correct, evaluation.class_counts, strict=True)
+        )
+    ]
+    table = tabulate(
+        rows, headers=("class", "accuracy", "correct", "images"), colalign=("right",) * 4, disable_numparse=True
+    )
+    return f"Per-class accuracy on the test set (recall: share of a class's images that were recognised)\n{table}"
+
+
+def confusion_table(evaluation: Evaluation) -> str:
+    """Return the confusion matrix, with points for zeros so that the mistakes stand out."""
+    rows = [[label, *(count or "." for count in row)] for label, row in enumerate(evaluation.confusion)]
+    headers = ["true", *(str(label) for label in range(len(rows)))]
+    table = tabulate(rows, headers=headers, colalign=("right",) * len(headers), disable_numparse=True)
+    return f"Confusion matrix: images by true class (rows) and predicted class (columns)\n{table}"
+
+
+def answer_table(answers: Sequence[Answer]) -> str:
+    """Return each picture's digit, with every digit's probability in percent."""
+    known = any(answer.label is not None for answer in answers)
+    rows = [
+        (
+            answer.image,
+            *(("-" if answer.label is None else answer.label,) if known else ()),
+            answer.digit,
+            *(f"{100 * probability:.2f}" for probability in answer.probabilities),
+        )
+        for answer in answers
+    ]
+    headers = ["image", *(["label"] if known else []), "digit", *(f"p({digit}) %" for digit in range(10))]
+    return tabulate(rows, headers=headers, colalign=("left", *("right",) * (len(headers) - 1)), disable_numparse=True)
+
+
+def answers_json(answers: Sequence[Answer]) -> str:
+    """Return the answers as JSON, probabilities as fractions."""
+    return to_json(
+        [
+            {
+                "image": answer.image,
+                "label": answer.label,
+                "digit": answer.digit,
+                "probability": max(answer.probabilities),
+                "probabilities": list(answer.probabilities),
+            }
+            for answer in answers
+        ]
+    )

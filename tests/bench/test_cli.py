@@ -1,0 +1,277 @@
+"""The command line: what it refuses and how, and what it prints; nothing here starts a real worker."""
+
+import contextlib
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench_builders import make_run
+from click.testing import CliRunner, Result
+from fake_worker import FakeLauncher, die, fail_trial
+
+from bench.cli import cli
+from bench.records import FailureKind, Run
+from bench.store import RunWriter, read_run
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in an empty folder, with locks and processes of its own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+@pytest.fixture
+def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
+    """The scripted worker in place of the real one."""
+    monkeypatch.setattr("bench.processes.make_launcher", lambda _preload=(): fake_launcher)
+    return fake_launcher
+
+
+@pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make starting a worker an error: what is wrong must be found before."""
+    monkeypatch.setattr("bench.processes.ForkingLauncher", pytest.fail)
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="bench")
+
+
+def store(run: Run, path: Path) -> Path:
+    with RunWriter.create(path, run.header) as writer:
+        for record in run.records:
+            writer.append(record)
+        if run.footer is not None:
+            writer.finish(run.footer)
+    return path
+
+
+def refused(result: Result, *words: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert isinstance(result.exception, SystemExit)
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.usefixtures("no_worker")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--models", "mlp_129"), ("mlp_129", "did you mean 'mlp_128'")),
+        (("--models", "783-10"), ("783-10", "must start at 784", "784-128-10")),
+        (("--models", "784-0-10"), ("0", "out of range", "1 to")),
+        (("--models", ""), ("''", "name at least one")),
+        (("--models", "mlp_128,,mlp_120_84"), ("empty place",)),
+        (("--widths", "0"), ("width 0", "at least 1")),
+        (("--widths", "wide"), ("wide", "64,256,1024")),
+        (("--batch-sizes", "0"), ("--batch-sizes 0", "from 1 to")),
+        (("--batch-sizes", "-5"), ("-5", "whole numbers")),
+        (("--batch-sizes", "9" * 40), ("999", "whole numbers")),
+        (("--batch-sizes", "٣"), ("whole numbers",)),
+        (("--repeats", "0"), ("--repeats 0", "from 1 to")),
+        (("--epochs", "0"), ("--epochs 0", "from 1 to")),
+        (("--epochs", "many"), ("many", "integer")),
+        (("--seed", "-1"), ("--seed -1", "from 0 to")),
+        (("--threads", "0"), ("--threads 0", "from 1 to")),
+        (("--devices", "gpu 0"), ("gpu 0", "cuda:1")),
+        (("--devices", ""), ("name at least one",)),
+        (("--precisions", "tf32"), ("tf32", "fp32")),
+        (("--engines", "eagre"), ("did you mean 'eager'",)),
+        (("--pipelines", "dataloder"), ("did you mean 'dataloader'",)),
+        (("--dataset", "emnist"), ("did you mean 'mnist'",)),
+        (("--dataset", "digits", "--pipelines", "dataloader"), ("digits", "resident")),
+        (("--workers", "2"), ("--pipelines dataloader",)),
+        (("--preset", "quik"), ("did you mean 'quick'",)),
+        (("--timeout", "soon"), ("soon",)),
+        (("--budget", "-5"), ("-5",)),
+        (("--resume", "abcdef12"), ("no stored run",)),
+        (("--resume", "x.jsonl"), ("x.jsonl", "not a file")),
+        (("--name", "a/b", "--output", "blocker/x"), ("blocker",)),
+        (("--output", "blocker/x.jsonl"), ("blocker", "--output")),
+        (("--output", "blocker"), ("blocker", "--output")),
+        (("--no-such-option",), ("no-such-option",)),
+    ],
+)
+def test_bad_option_is_refused_at_once_with_value_rule_and_remedy(
+    arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "blocker").write_text("a file, not a folder")
+    refused(bench("run", *arguments), *words)
+    assert not (tmp_path / "results").exists()
+
+
+def test_missing_device_is_refused_with_reason_and_what_there_is(worker: FakeLauncher) -> None:
+    refused(bench("run", "--devices", "cpu,cuda"), "'cuda' is not available", "no driver", "Available here: cpu")
+    assert not [request for request in worker.requests if request["do"] != "describe"]
+
+
+def test_threads_beyond_the_usable_cores_are_refused(worker: FakeLauncher) -> None:
+    refused(bench("run", "--threads", "4000"), "--threads 4000", "usable here")
+    assert worker.started == 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_run_prints_the_table_and_where_it_is_stored() -> None:
+    result = bench("run")
+    assert result.exit_code == 0, result.output
+    assert "784-128-10" in result.stdout
+    assert "784-512-10" in result.stdout
+    (path,) = Path("results").rglob("*.jsonl")
+    assert f"Stored in {path}" in result.stdout
+    assert "[18/18]" in result.stderr  # progress does not mix with results
+    assert "[18/18]" not in result.stdout
+    stored = read_run(path)
+    assert stored.footer is not None
+    assert stored.footer.complete
+    assert (stored.header.name, len(stored.records)) == ("quick", 18)
+
+
+@pytest.mark.usefixtures("worker")
+def test_other_models_bring_their_own_widths_and_batch_sizes() -> None:
+    assert bench("run", "--models", "mlp_512_256,mlp_100_100", "--repeats", "1").exit_code == 0
+    run = read_run(next(Path("results").rglob("*-custom-*.jsonl")))
+    assert {(c.layers, c.batch_size) for c in run.header.plan.configurations} == {
+        ((784, 512, 256, 10), 64),
+        ((784, 100, 100, 10), 16),
+    }
+
+
+@pytest.mark.usefixtures("worker")
+def test_stored_command_tells_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = str(tmp_path / "out.jsonl")
+    monkeypatch.setattr("sys.argv", ["bench", "run", "--repeats", "1", "--output", output])
+    assert bench("run", "--repeats", "1", "--output", output).exit_code == 0
+    assert read_run(Path(output)).header.command == ("run", "--repeats", "1", "--output", "out.jsonl")
+
+
+@pytest.mark.usefixtures("worker")
+def test_dry_run_prints_plan_and_estimate_and_stores_nothing() -> None:
+    result = bench("run", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "6 configurations x 3 repeats = 18 trials" in result.stdout
+    assert "Estimated time" in result.stdout
+    assert not Path("results").exists()
+
+
+def test_failed_trial_ends_the_run_with_4_and_shows_in_the_table(worker: FakeLauncher) -> None:
+    worker.on = lambda request: (
+        fail_trial(FailureKind.OUT_OF_MEMORY, "no room")
+        if request["do"] == "prepare" and request["trial"]["configuration"]["batch_size"] == 1024
+        else None
+    )
+    result = bench("run", "--widths", "128", "--repeats", "1")
+    assert result.exit_code == 4
+    assert "out_of_memory" in result.stdout
+    assert "no room" in result.stdout
+
+
+def test_worker_that_cannot_start_ends_with_4_and_one_line(worker: FakeLauncher) -> None:
+    worker.on = lambda _request: die()
+    result = bench("run")
+    assert result.exit_code == 4
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.usefixtures("worker")
+@pytest.mark.parametrize("option", [("--models", "mlp_128"), ("--dry-run",), ("--preset", "quick"), ("--name", "x")])
+def test_resume_takes_its_plan_from_the_file_alone(option: tuple[str, ...]) -> None:
+    assert bench("run", "--widths", "128", "--repeats", "1").exit_code == 0
+    result = bench("run", "--resume", "latest", *option)
+    refused(result, option[0], "--resume")
+
+
+@pytest.mark.usefixtures("worker")
+def test_resume_of_a_complete_run_shows_it() -> None:
+    assert bench("run", "--widths", "128", "--repeats", "1").exit_code == 0
+    result = bench("run", "--resume", "latest")
+    assert result.exit_code == 0, result.output
+    assert "784-128-10" in result.stdout
+
+
+@pytest.mark.usefixtures("worker")
+def test_devices_are_listed_with_reasons() -> None:
+    result = bench("devices")
+    assert result.exit_code == 0
+    assert "no driver" in result.stdout
+    assert json.loads(bench("devices", "--format", "json").stdout)[0]["device"] == "cpu"
+
+
+def test_show_gives_the_same_numbers_in_all_formats(tmp_path: Path) -> None:
+    path = str(store(make_run(), tmp_path / "run.jsonl"))
+    rows = json.loads(bench("show", path, "--format", "json").stdout)["rows"]
+    table = list(csv.DictReader(io.StringIO(bench("show", path, "--format", "csv").stdout)))
+    assert [float(row["epoch_seconds_median"]) for row in table] == [row["epoch_seconds_median"] for row in rows]
+    for layout in ("table", "markdown"):
+        text = bench("show", path, "--format", layout).stdout
+        for row in rows:
+            assert f"{row['test_accuracy_median']:.2%}".replace("%", " %") in text
+
+
+def test_show_selects_sorts_and_filters(tmp_path: Path) -> None:
+    path = str(store(make_run(), tmp_path / "run.jsonl"))
+    result = bench("show", path, "--columns", "device,batch_size", "--sort", "-batch_size", "--format", "csv")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0] == "device,batch_size"
+    refused(bench("show", path, "--columns", "devise"), "did you mean", "device")
+    refused(bench("show", path, "--filter", "batch_size>=many"), "many")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"a,b\n1,2\n", b"\x00\xff" * 100, b'{"header":{"schema_version":99}}\n']
+)
+def test_show_of_what_is_no_run_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "odd.jsonl"
+    path.write_bytes(content)
+    refused(bench("show", str(path)), "odd.jsonl")
+
+
+def test_show_of_a_torn_run_shows_the_rest_and_says_so(tmp_path: Path) -> None:
+    path = store(make_run(), tmp_path / "run.jsonl")
+    path.write_bytes(path.read_bytes()[:-30])
+    result = bench("show", str(path))
+    assert result.exit_code == 0
+    assert "bench: " in result.stderr
+
+
+def test_show_without_any_run_says_how_to_make_one() -> None:
+    refused(bench("show"), "python -m bench run")
+
+
+def test_help_of_every_command_has_an_example_or_explains_itself() -> None:
+    assert "python -m bench run" in bench("--help").stdout
+    for command in ("run", "show"):
+        assert f"python -m bench {command}" in bench(command, "--help").stdout
+
+
+CHECK_IMPORTS = """
+import sys
+from bench.cli import cli
+try:
+    cli(sys.argv[1:], prog_name="bench")
+finally:
+    heavy = {"torch", "torchvision", "pandas", "scipy", "numpy", "rich"} & set(sys.modules)
+    print("imported:", sorted(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("show", "run.jsonl")])
+def test_help_and_show_import_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    store(make_run(), tmp_path / "run.jsonl")
+    command = [sys.executable, "-c", CHECK_IMPORTS, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=python_path())  # noqa: S603 - our own words
+    assert "imported: []" in done.stderr
+
+
+def python_path() -> dict[str, str]:
+    from bench.processes import worker_environment  # noqa: PLC0415 - only here
+
+    return worker_environment()

@@ -1,0 +1,381 @@
+import math
+import mmap
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import psutil
+import pytest
+import torch
+
+from bench.meters import ContentionMeter, HostMemory, Yardstick, usable_cores, usable_memory_bytes
+from bench.records import Peak
+
+MEBIBYTE = 2**20
+CPU = torch.device("cpu")
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+# Host memory
+
+
+def status_file(folder: Path, *, resident_kib: int, peak_kib: int) -> Path:
+    text = f"Name:\tpython\nVmPeak:\t 999999 kB\nVmHWM:\t {peak_kib} kB\nVmRSS:\t {resident_kib} kB\nThreads:\t1\n"
+    return write(folder / "status", text)
+
+
+def test_the_peak_is_the_high_water_mark_above_the_baseline(tmp_path: Path) -> None:
+    memory = HostMemory(status_file(tmp_path, resident_kib=1000, peak_kib=1200), tmp_path / "absent" / "clear")
+    assert memory.baseline_bytes == 1000 * 1024
+    status_file(tmp_path, resident_kib=1100, peak_kib=5000)
+    assert memory.peak() == Peak(bytes=4000 * 1024, method="VmHWM since process start above baseline")
+
+
+def test_resetting_asks_the_kernel_and_the_method_says_so(tmp_path: Path) -> None:
+    clear = tmp_path / "clear_refs"
+    memory = HostMemory(status_file(tmp_path, resident_kib=1000, peak_kib=5000), clear)
+    memory.reset_peak()
+    assert clear.read_text() == "5"
+    status_file(tmp_path, resident_kib=1000, peak_kib=1500)
+    assert memory.peak() == Peak(bytes=500 * 1024, method="VmHWM since warm-up above baseline")
+
+
+def test_a_reset_that_is_forbidden_is_not_claimed(tmp_path: Path) -> None:
+    memory = HostMemory(status_file(tmp_path, resident_kib=1000, peak_kib=5000), tmp_path)  # a folder: not writable
+    memory.reset_peak()
+    assert memory.peak() == Peak(bytes=4000 * 1024, method="VmHWM since process start above baseline")
+
+
+def test_a_process_that_shrank_below_its_baseline_has_a_peak_of_zero(tmp_path: Path) -> None:
+    memory = HostMemory(status_file(tmp_path, resident_kib=1000, peak_kib=1000), tmp_path / "clear")
+    status_file(tmp_path, resident_kib=500, peak_kib=600)
+    peak = memory.peak()
+    assert peak is not None
+    assert peak.bytes == 0
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., HostMemory]:
+    """Return a function that makes the meter of a process on a system without Linux's files."""
+
+    def make(**info: int) -> HostMemory:
+        process = SimpleNamespace(memory_info=lambda: SimpleNamespace(**info))
+        monkeypatch.setattr(psutil, "Process", lambda: process)
+        return HostMemory(tmp_path / "absent", tmp_path / "absent" / "clear")
+
+    return make
+
+
+def test_where_nothing_tells_the_peak_it_is_none_and_never_zero(elsewhere: Callable[..., HostMemory]) -> None:
+    memory = elsewhere(rss=1000)
+    memory.reset_peak()
+    assert memory.baseline_bytes == 1000
+    if sys.platform != "darwin":
+        assert memory.peak() is None
+
+
+def test_on_windows_the_peak_is_that_of_the_working_set(
+    elsewhere: Callable[..., HostMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    memory = elsewhere(rss=1000, peak_wset=1700)
+    assert memory.peak() == Peak(bytes=700, method="peak_wset since process start above baseline")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Python has no resource module there")
+def test_on_macos_the_peak_is_in_bytes_already(
+    elsewhere: Callable[..., HostMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("resource.getrusage", lambda _who: SimpleNamespace(ru_maxrss=5000))
+    memory = elsewhere(rss=1000)
+    assert memory.peak() == Peak(bytes=4000, method="ru_maxrss since process start above baseline")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_of_this_process_sees_a_known_allocation_until_it_is_reset() -> None:
+    memory = HostMemory()
+    memory.reset_peak()
+    idle = memory.peak()
+    assert idle is not None
+    if "since warm-up" not in idle.method:
+        pytest.skip("this sandbox forbids resetting the peak")
+    with mmap.mmap(-1, 64 * MEBIBYTE) as block:
+        for start in range(0, len(block), mmap.PAGESIZE):
+            block[start] = 1
+    peak = memory.peak()
+    assert peak is not None
+    assert peak.bytes == pytest.approx(64 * MEBIBYTE, rel=0.1)
+    memory.reset_peak()
+    again = memory.peak()
+    assert again is not None
+    assert again.bytes < 16 * MEBIBYTE
+
+
+# Contention
+
+
+class MacTimes(NamedTuple):
+    user: float
+    nice: float
+    system: float
+    idle: float
+
+
+class LinuxTimes(NamedTuple):
+    user: float
+    nice: float
+    system: float
+    idle: float
+    iowait: float
+    irq: float
+    softirq: float
+    steal: float
+    guest: float
+    guest_nice: float
+
+
+@pytest.fixture
+def counters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that scripts the machine's CPU times and this process's, before and after."""
+
+    def script(*, machine: tuple[object, object], own: tuple[float, float]) -> None:
+        machine_times, own_times = iter(machine), iter(own)
+
+        def cpu_times() -> object:
+            times = next(machine_times)
+            if isinstance(times, Exception):
+                raise times
+            return times
+
+        monkeypatch.setattr(psutil, "cpu_times", cpu_times)
+        monkeypatch.setattr(time, "process_time", lambda: next(own_times))
+
+    return script
+
+
+BEFORE = LinuxTimes(100.0, 1.0, 10.0, 1000.0, 5.0, 0.5, 0.25, 2.0, 40.0, 4.0)
+AFTER = LinuxTimes(104.0, 1.5, 11.0, 1900.0, 9.0, 0.75, 0.5, 2.5, 49.0, 5.0)
+BUSY_SECONDS = 4.0 + 0.5 + 1.0 + 0.25 + 0.25
+
+
+def test_what_others_used_is_busy_time_less_our_own(counters: Callable[..., None]) -> None:
+    counters(machine=(BEFORE, AFTER), own=(20.0, 23.5))
+    meter = ContentionMeter()
+    meter.start()
+    contention = meter.stop()
+    assert contention.process_cpu_seconds == 3.5
+    assert contention.other_cpu_seconds == BUSY_SECONDS - 3.5
+    assert contention.steal_seconds == 0.5
+
+
+def test_coarse_counters_never_make_the_others_time_negative(counters: Callable[..., None]) -> None:
+    counters(machine=(BEFORE, AFTER), own=(20.0, 20.0 + BUSY_SECONDS + 0.01))
+    meter = ContentionMeter()
+    meter.start()
+    assert meter.stop().other_cpu_seconds == 0.0
+
+
+def test_steal_is_none_where_the_system_has_no_such_counter(counters: Callable[..., None]) -> None:
+    counters(machine=(MacTimes(1.0, 0.0, 1.0, 5.0), MacTimes(3.0, 0.0, 2.0, 9.0)), own=(0.0, 1.0))
+    meter = ContentionMeter()
+    meter.start()
+    contention = meter.stop()
+    assert contention.steal_seconds is None
+    assert contention.other_cpu_seconds == 2.0
+
+
+@pytest.mark.parametrize("error", [PermissionError("/proc/stat"), RuntimeError("no counters")])
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_unreadable_counters_are_none_and_never_zero(
+    counters: Callable[..., None], error: Exception, *, fails_first: bool
+) -> None:
+    counters(machine=(error, AFTER) if fails_first else (BEFORE, error), own=(1.0, 3.0))
+    meter = ContentionMeter()
+    meter.start()
+    contention = meter.stop()
+    assert contention.process_cpu_seconds == 2.0
+    assert contention.other_cpu_seconds is None
+    assert contention.steal_seconds is None
+
+
+def test_involuntary_switches_are_none_where_they_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    meter = ContentionMeter()
+    meter.start()
+    assert meter.stop().involuntary_switches is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Python has no resource module there")
+def test_involuntary_switches_of_the_stretch_alone_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    switches = iter((70, 82))
+    monkeypatch.setattr("resource.getrusage", lambda _who: SimpleNamespace(ru_nivcsw=next(switches)))
+    meter = ContentionMeter()
+    meter.start()
+    assert meter.stop().involuntary_switches == 12
+
+
+def burn(cpu_seconds: float) -> None:
+    end = time.process_time() + cpu_seconds
+    while time.process_time() < end:
+        math.sqrt(2.0)
+
+
+def test_the_cpu_time_of_our_own_work_is_counted_and_grows_with_it() -> None:
+    meter = ContentionMeter()
+    meter.start()
+    burn(0.02)
+    first = meter.stop()
+    burn(0.02)
+    second = meter.stop()
+    assert first.process_cpu_seconds >= 0.02
+    assert second.process_cpu_seconds >= first.process_cpu_seconds + 0.02
+    for one, other in (
+        (first.steal_seconds, second.steal_seconds),
+        (first.involuntary_switches, second.involuntary_switches),
+    ):
+        assert (one is None) == (other is None)
+        assert one is None or other is None or 0 <= one <= other
+    meter.start()
+    assert meter.stop().process_cpu_seconds < second.process_cpu_seconds
+
+
+# Yardstick
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Yield the order in which products are asked for and the clock is read."""
+    log: list[str] = []
+    multiply, clock = torch.mm, time.perf_counter
+
+    def logged_multiply(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+        log.append("product")
+        assert left.shape == right.shape == (512, 512)
+        return multiply(left, right, out=out)
+
+    def logged_clock() -> float:
+        log.append("clock")
+        return clock()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "mm", logged_multiply)
+        patch.setattr(time, "perf_counter", logged_clock)
+        yield log
+
+
+def test_the_yardstick_times_synchronised_work_and_runs_once_beforehand(events: list[str]) -> None:
+    yardstick = Yardstick(CPU, lambda: events.append("synchronise"))
+    once = ["synchronise", "clock", *["product"] * 8, "synchronise", "clock"]
+    assert events == once
+    assert yardstick.seconds() > 0
+    assert events == once * 2
+
+
+def test_twice_the_repeats_are_twice_the_work(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    yardstick = Yardstick(CPU, lambda: None)
+    events.clear()
+    monkeypatch.setattr(Yardstick, "REPEATS", 2 * Yardstick.REPEATS)
+    yardstick.seconds()
+    assert events.count("product") == 16
+
+
+def test_the_yardstick_leaves_the_trials_random_numbers_alone() -> None:
+    state = torch.get_rng_state()
+    Yardstick(CPU, lambda: None).seconds()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Usable cores
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("150000 100000\n", 1.5), ("50000 100000\n", 0.5), ("1600000 100000\n", 8.0), ("max 100000\n", 8.0)],
+)
+def test_a_quota_of_cgroup_version_2_limits_the_cores(tmp_path: Path, quota: str, cores: float) -> None:
+    write(tmp_path / "cpu.max", quota)
+    assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(("quota", "cores"), [("250000\n", 2.5), ("-1\n", 8.0), ("0\n", 8.0)])
+def test_a_quota_of_cgroup_version_1_limits_the_cores(tmp_path: Path, quota: str, cores: float) -> None:
+    write(tmp_path / "cpu" / "cpu.cfs_quota_us", quota)
+    write(tmp_path / "cpu" / "cpu.cfs_period_us", "100000\n")
+    assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize("text", ["", "200000", "many 100000", "200000 0", "-5 100000", "1 2 3"])
+def test_a_malformed_quota_is_no_limit(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "cpu.max", text)
+    assert usable_cores(tmp_path) == 8.0
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_a_quota_of_version_1_without_its_period_is_no_limit(tmp_path: Path) -> None:
+    write(tmp_path / "cpu" / "cpu.cfs_quota_us", "200000\n")
+    assert usable_cores(tmp_path) == 8.0
+    write(tmp_path / "cpu" / "cpu.cfs_period_us", "\n")
+    assert usable_cores(tmp_path) == 8.0
+
+
+@pytest.mark.parametrize(("count", "cores"), [(6, 6.0), (None, 1.0)])
+def test_where_affinity_is_unknown_all_cores_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int | None, cores: float
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: count)
+    assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_affinity_limits_the_cores_of_this_process(tmp_path: Path) -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores(tmp_path) == 1.0
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert usable_cores(tmp_path) == len(allowed)
+
+
+# Usable memory
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, 16 * 2**30),
+        ({"memory.max": "4294967296\n"}, 4 * 2**30),
+        ({"memory.max": "max\n"}, 16 * 2**30),
+        ({"memory.max": "a lot\n"}, 16 * 2**30),
+        ({"memory.max": "99999999999999\n"}, 16 * 2**30),
+        ({"memory/memory.limit_in_bytes": "2147483648\n"}, 2 * 2**30),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 16 * 2**30),
+        ({"memory.max": "max\n", "memory/memory.limit_in_bytes": "2147483648\n"}, 2 * 2**30),
+    ],
+)
+def test_memory_is_the_hosts_or_the_cgroups_if_that_is_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * 2**30))
+    for name, text in files.items():
+        write(tmp_path / name, text)
+    assert usable_memory_bytes(tmp_path) == limit

@@ -1,0 +1,281 @@
+"""Carrying out plans with a scripted worker: what is stored, what is refused, what is resumed."""
+
+import contextlib
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from fake_worker import FakeLauncher, Request, fail_trial
+
+from bench import run
+from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
+from bench.interrupts import Interrupts
+from bench.plan import Request as RunRequest
+from bench.records import EpochRecord, Failure, FailureKind, Trial, TrialRecord
+from bench.store import read_run
+
+REQUEST = RunRequest(models=("784-128-10",), batch_sizes=(64, 128), repeats=3, devices=("cpu",), epochs=2)
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no other run on this machine hold the device."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def options(tmp_path: Path, **changes: Any) -> run.Options:  # noqa: ANN401 - any option
+    defaults = run.Options(
+        name="test",
+        results=tmp_path / "results",
+        output=None,
+        data_root=None,
+        timeout_seconds=60,
+        budget_seconds=None,
+        command=("run",),
+    )
+    return dataclasses.replace(defaults, **changes)
+
+
+class Quiet:
+    """A display that shows nothing but can act between trials."""
+
+    def __init__(self) -> None:
+        self.done: list[TrialRecord] = []
+        self.after: dict[int, Exception] = {}
+
+    def __call__(self, _trials: tuple[Trial, ...]) -> contextlib.AbstractContextManager["Quiet"]:
+        return contextlib.nullcontext(self)
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        pass
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        pass
+
+    def trial_done(self, record: TrialRecord) -> None:
+        self.done.append(record)
+        if len(self.done) in self.after:
+            raise self.after[len(self.done)]
+
+
+def start(launcher: FakeLauncher, opts: run.Options, display: Quiet | None = None) -> run.Finished:
+    return run.start_run(REQUEST, opts, launcher, Interrupts(), display or Quiet())
+
+
+def resume(launcher: FakeLauncher, path: Path, opts: run.Options) -> run.Finished:
+    return run.resume_run(path, opts, launcher, Interrupts(), Quiet())
+
+
+@pytest.fixture
+def interrupted(fake_launcher: FakeLauncher, tmp_path: Path) -> Path:
+    """A stored run of which two of six trials are finished."""
+    display = Quiet()
+    display.after = {2: InterruptedRunError("interrupted by SIGINT")}
+    with pytest.raises(InterruptedRunError, match=r"2 of 6 trials are stored in .*; go on with: .*--resume"):
+        start(fake_launcher, options(tmp_path), display)
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    return path
+
+
+def test_complete_run_is_stored_with_its_plan_footer_and_csv(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    finished = start(fake_launcher, options(tmp_path))
+    assert finished.exit_code is ExitCode.PASS
+    stored = read_run(finished.path)
+    assert stored == finished.run
+    assert len(stored.records) == 6
+    assert {(r.trial.configuration.batch_size, r.trial.repeat, r.trial.seed) for r in stored.records} == {
+        (size, repeat, repeat) for size, repeat in itertools.product((64, 128), range(3))
+    }
+    assert stored.footer is not None
+    assert (stored.footer.complete, stored.footer.measured, stored.footer.failed) == (True, 6, 0)
+    assert len(pd.read_csv(finished.path.with_suffix(".csv"))) == 6
+    assert finished.path.parent == tmp_path / "results" / fake_launcher.place.machine.id
+
+
+def test_output_can_be_a_file_or_a_folder(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    assert start(fake_launcher, options(tmp_path, output=tmp_path / "a" / "x.jsonl")).path == tmp_path / "a" / "x.jsonl"
+    assert start(fake_launcher, options(tmp_path, output=tmp_path / "b")).path.is_relative_to(tmp_path / "b")
+
+
+def test_failed_trial_is_stored_and_the_run_goes_on_to_end_with_4(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    count = itertools.count()
+
+    def fail_second(request: Request) -> dict[str, Any] | None:
+        if request["do"] == "prepare" and next(count) == 1:
+            return fail_trial(FailureKind.CRASH, "gone")
+        return None
+
+    fake_launcher.on = fail_second
+    finished = start(fake_launcher, options(tmp_path))
+    assert finished.exit_code is ExitCode.FAILED_TRIAL
+    outcomes = [record.outcome for record in finished.run.records]
+    assert len(outcomes) == 6
+    assert [isinstance(outcome, Failure) for outcome in outcomes] == [False, True, False, False, False, False]
+
+
+def test_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(interrupted: Path) -> None:
+    stored = read_run(interrupted)
+    assert len(stored.records) == 2
+    assert stored.footer is not None
+    assert (stored.footer.complete, stored.footer.reason, stored.footer.missing) == (False, "interrupted", 4)
+    assert not interrupted.with_suffix(".csv").exists()
+
+
+def test_resuming_measures_exactly_what_is_missing(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    before = read_run(interrupted).records
+    fake_launcher.requests.clear()
+    finished = resume(fake_launcher, interrupted, options(tmp_path))
+    asked = [request["trial"] for request in fake_launcher.requests if request["do"] == "prepare"]
+    assert len(asked) == 4
+    assert finished.run.records[:2] == before
+    assert len({record.trial for record in finished.run.records}) == 6
+    assert finished.exit_code is ExitCode.PASS
+    assert finished.path.with_suffix(".csv").exists()
+
+
+def test_resuming_a_complete_run_measures_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    path = start(fake_launcher, options(tmp_path)).path
+    fake_launcher.requests.clear()
+    assert len(resume(fake_launcher, path, options(tmp_path)).run.records) == 6
+    assert not [request for request in fake_launcher.requests if request["do"] == "prepare"]
+
+
+def test_resuming_with_other_software_is_incomparable_and_names_it(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    software = dataclasses.replace(fake_launcher.place.software, torch="9.9.9")
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
+    with pytest.raises(IncomparableError, match=r"torch is '9\.9\.9', was"):
+        resume(fake_launcher, interrupted, options(tmp_path))
+    assert len(read_run(interrupted).records) == 2
+
+
+@pytest.mark.parametrize("change", [{"cpu_model": "Another"}, {"memory_bytes": 2**40}])
+def test_resuming_on_another_machine_is_incomparable(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    machine = dataclasses.replace(fake_launcher.place.machine, **change)
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, machine=machine)
+    with pytest.raises(IncomparableError, match="begun elsewhere"):
+        resume(fake_launcher, interrupted, options(tmp_path))
+
+
+def test_resuming_after_a_boot_that_found_a_little_less_memory_is_fine(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    machine = fake_launcher.place.machine
+    machine = dataclasses.replace(machine, memory_bytes=machine.memory_bytes - 4096)
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, machine=machine)
+    assert len(resume(fake_launcher, interrupted, options(tmp_path)).run.records) == 6
+
+
+def test_resuming_with_another_dataset_of_that_name_is_incomparable(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    fake_launcher.dataset = dataclasses.replace(fake_launcher.dataset, sha256="f" * 64)
+    with pytest.raises(IncomparableError, match="SHA-256"):
+        resume(fake_launcher, interrupted, options(tmp_path))
+
+
+def test_budget_stops_after_the_trial_that_spends_it(
+    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = itertools.count(step=10)
+    monkeypatch.setattr("bench.run.time.monotonic", lambda: float(next(now)))
+    finished = start(fake_launcher, options(tmp_path, budget_seconds=35.0))
+    assert 2 <= len(finished.run.records) < 6
+    assert finished.run.footer is not None
+    assert finished.run.footer.reason == "budget"
+    assert finished.exit_code is ExitCode.PASS  # every configuration has been measured
+    assert not finished.path.with_suffix(".csv").exists()
+
+
+def test_budget_too_small_for_every_configuration_is_inconclusive(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    finished = start(fake_launcher, options(tmp_path, budget_seconds=0.0))
+    assert len(finished.run.records) == 1  # never nothing
+    assert finished.exit_code is ExitCode.INCONCLUSIVE
+
+
+def test_batch_larger_than_the_dataset_is_refused_before_anything_is_stored(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    fake_launcher.dataset = dataclasses.replace(fake_launcher.dataset, train_samples=100)
+    with pytest.raises(BadInputError, match=r"128.*100 training samples"):
+        start(fake_launcher, options(tmp_path))
+    assert not (tmp_path / "results").exists()
+
+
+def test_missing_device_is_refused_with_the_reason(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    request = dataclasses.replace(REQUEST, devices=("cpu", "cuda"))
+    with pytest.raises(BadInputError, match=r"'cuda' is not available: no driver\. Available here: cpu"):
+        run.start_run(request, options(tmp_path), fake_launcher, Interrupts(), Quiet())
+
+
+def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    from bench.locks import device_lock  # noqa: PLC0415 - only here
+
+    with device_lock("cpu"), pytest.raises(BadInputError, match="device cpu is in use by process"):
+        start(fake_launcher, options(tmp_path))
+
+
+@pytest.mark.parametrize("make", ["file", "parent_is_file", "exists"])
+def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path, make: str) -> None:
+    blocker = tmp_path / "blocker"
+    blocker.write_text("")
+    existing = tmp_path / "x.jsonl"
+    existing.write_text("")
+    output = {"file": blocker, "parent_is_file": blocker / "deep" / "run.jsonl", "exists": existing}[make]
+    with pytest.raises(BadInputError, match=r"choose --output|--resume"):
+        run.check_output(options(tmp_path, output=output))
+
+
+def test_output_in_folders_yet_to_be_made_is_fine(tmp_path: Path) -> None:
+    run.check_output(options(tmp_path, output=tmp_path / "a" / "b" / "run.jsonl"))
+    run.check_output(options(tmp_path))
+
+
+def test_share_of_measuring_counts_warm_up_training_and_evaluation(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    finished = start(fake_launcher, options(tmp_path))
+    assert finished.run.footer is not None
+    seconds = 0.0
+    for record in finished.run.records:
+        assert not isinstance(record.outcome, Failure)
+        seconds += record.outcome.warm_up_seconds
+        seconds += sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in record.outcome.epochs)
+    footer = dataclasses.replace(finished.run.footer, wall_seconds=2 * seconds)
+    assert run.measuring_share(dataclasses.replace(finished.run, footer=footer)) == pytest.approx(0.5)
+    assert run.measuring_share(dataclasses.replace(finished.run, footer=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("pipelines", "dataset", "modules"),
+    [
+        (("resident",), "mnist", ()),
+        (("dataloader",), "mnist", ("torchvision.datasets", "torchvision.transforms")),
+        (("resident",), "digits", ("sklearn.datasets",)),
+    ],
+)
+def test_host_preloads_what_the_trials_will_import(
+    pipelines: tuple[str, ...], dataset: str, modules: tuple[str, ...]
+) -> None:
+    assert run.preload_for(pipelines, dataset) == modules
+
+
+def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    plan, _ = run.plan_here(REQUEST, fake_launcher)
+    assert run.estimate_here(plan, fake_launcher, options(tmp_path)).seconds > 0
+    assert not (tmp_path / "results").exists()
+
+
+def test_estimate_of_an_impossible_plan_says_why(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    plan, _ = run.plan_here(REQUEST, fake_launcher)
+    fake_launcher.on = lambda request: (
+        fail_trial(FailureKind.OUT_OF_MEMORY, "no room") if request["do"] == "prepare" else None
+    )
+    with pytest.raises(BadInputError, match="no room"):
+        run.estimate_here(plan, fake_launcher, options(tmp_path))

@@ -1,0 +1,120 @@
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from bench.records import Settings
+from bench.settings import SettingsError, apply_fp32, multiplies_in_fp32, read_back
+
+CPU = torch.device("cpu")
+FLOAT32_FRACTION_BITS = 23
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    before = read_back()
+    yield
+    torch.set_num_threads(before.threads)
+    torch.set_float32_matmul_precision(before.float32_matmul_precision)
+    torch.backends.cudnn.allow_tf32 = before.tf32_cudnn
+    torch.set_flush_denormal(before.flush_denormal)
+    assert read_back() == before
+
+
+class ShortArithmetic(TorchFunctionMode):
+    """A device that cuts the operands of matrix products to `bits` fraction bits, as tensor cores do."""
+
+    def __init__(self, bits: int, *, rounds: bool) -> None:
+        super().__init__()
+        self._dropped = FLOAT32_FRACTION_BITS - bits
+        self._half = (1 << self._dropped) >> 1 if rounds else 0
+        self.products = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - torch's signature
+        del types
+        if func in {torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul, torch.mm}:
+            self.products += 1
+            args = tuple(self._shorten(operand) for operand in args)
+        return func(*args, **(kwargs or {}))
+
+    def _shorten(self, operand: torch.Tensor) -> torch.Tensor:
+        bits = (operand.view(torch.int32) + self._half) >> self._dropped << self._dropped
+        return bits.view(torch.float32)
+
+
+def test_every_setting_is_set_whatever_it_was_before() -> None:
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_flush_denormal(True)
+    assert read_back() != apply_fp32(1, CPU)
+    assert read_back() == Settings(
+        threads=1, float32_matmul_precision="highest", tf32_matmul=False, tf32_cudnn=False, flush_denormal=False
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_returned_is_what_torch_reports(threads: int) -> None:
+    settings = apply_fp32(threads, CPU)
+    assert settings == read_back()
+    assert settings.threads == torch.get_num_threads() == threads
+
+
+def test_denormals_are_seen_to_be_flushed_by_what_arithmetic_does() -> None:
+    assert not read_back().flush_denormal
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormals")
+    assert read_back().flush_denormal
+
+
+@pytest.mark.parametrize(
+    ("setter", "name"),
+    [("torch.set_num_threads", "threads"), ("torch.set_float32_matmul_precision", "float32_matmul_precision")],
+)
+def test_a_setting_that_does_not_take_effect_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, setter: str, name: str
+) -> None:
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("medium")
+    with monkeypatch.context() as patch:
+        patch.setattr(setter, lambda _value: None)
+        with pytest.raises(SettingsError, match=rf"did not take effect: asked for .*{name}=.* torch reports"):
+            apply_fp32(1, CPU)
+
+
+def test_full_float32_arithmetic_is_recognised() -> None:
+    assert multiplies_in_fp32(CPU)
+    with ShortArithmetic(FLOAT32_FRACTION_BITS, rounds=True) as untouched:
+        assert multiplies_in_fp32(CPU)
+    assert untouched.products == 1
+
+
+@pytest.mark.parametrize("rounds", [True, False])
+@pytest.mark.parametrize("bits", [10, 7], ids=["tf32", "bf16"])
+def test_shorter_arithmetic_is_caught_by_its_product(bits: int, *, rounds: bool) -> None:
+    with ShortArithmetic(bits, rounds=rounds):
+        assert not multiplies_in_fp32(CPU)
+
+
+def test_a_device_that_multiplies_shorter_than_it_reports_is_an_error() -> None:
+    with ShortArithmetic(10, rounds=True), pytest.raises(SettingsError, match=r"^cpu multiplies float32"):
+        apply_fp32(1, CPU)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_real_tf32_is_caught_and_then_switched_off() -> None:
+    device = torch.device("cuda:0")
+    torch.set_float32_matmul_precision("high")
+    if torch.cuda.get_device_capability(device) >= (8, 0):
+        assert not multiplies_in_fp32(device)
+    assert not apply_fp32(torch.get_num_threads(), device).tf32_matmul
+    assert multiplies_in_fp32(device)

@@ -1,0 +1,208 @@
+"""The worker's side of the conversation, in this process and over a real socket, with the real training."""
+
+import dataclasses
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench_builders import make_configuration
+
+from bench import worker
+from bench.channel import Channel, ChannelClosedError
+from bench.coding import from_json, to_json
+from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
+from bench.records import Configuration, Description, Failure, FailureKind, Peak, Trial
+from bench.settings import SettingsError
+from mnist_mlp import data
+from mnist_mlp.recipes import RECIPES
+from mnist_mlp.train import Training
+
+THREADS = torch.get_num_threads()
+TINY = make_configuration(
+    model="784-8-10", layers=(784, 8, 10), batch_size=4096, epochs=2, dataset="synthetic", threads=THREADS
+)
+
+
+@pytest.fixture
+def session() -> Iterator[worker.Session]:
+    yield worker.Session()
+    torch.set_num_threads(THREADS)
+
+
+def prepare(configuration: Configuration = TINY, seed: int = 3) -> dict[str, Any]:
+    trial = Trial(configuration=configuration, seed=seed, repeat=0)
+    return {"do": "prepare", "trial": to_json(trial), "root": None}
+
+
+def ask(session: worker.Session, kind: type[Any], request: dict[str, Any]) -> Any:  # noqa: ANN401 - one of the answers
+    answer = session.answer(request)
+    assert "answer" in answer, answer
+    return from_json(kind, answer["answer"])
+
+
+def failure_of(session: worker.Session, request: dict[str, Any]) -> Failure:
+    answer = session.answer(request)
+    assert "failure" in answer, answer
+    return from_json(Failure, answer["failure"])
+
+
+@pytest.mark.mnist
+def test_measured_training_is_bit_for_bit_the_training_without_the_harness(session: worker.Session) -> None:
+    configuration = dataclasses.replace(TINY, dataset="mnist")
+    prepared = ask(session, Prepared, prepare(configuration))
+    measured = []
+    for epoch in range(2):
+        trained = ask(session, Trained, {"do": "train", "epoch": epoch})
+        evaluated = ask(session, Evaluated, {"do": "evaluate"})
+        measured.append((trained.train_loss, trained.train_correct, evaluated.test_loss, evaluated.test_correct))
+
+    dataset = data.load("mnist")
+    training = Training(worker.recipe_of(configuration), dataset, device=torch.device("cpu"), seed=3)
+    plain = []
+    for epoch in range(2):
+        train, test = training.train(training.order(epoch)).read(), training.evaluate().read()
+        plain.append((train.loss, train.correct, test.loss, test.correct))
+    assert measured == plain
+    assert prepared.dataset_sha256 == dataset.sha256
+    assert prepared.parameters == 784 * 8 + 8 + 8 * 10 + 10
+    assert prepared.training_flops_per_sample == 2 * (2 * 784 * 8) + 3 * (2 * 8 * 10)
+
+
+def test_accuracy_of_noise_is_never_reported(session: worker.Session) -> None:
+    ask(session, Prepared, prepare())
+    assert ask(session, Trained, {"do": "train", "epoch": 0}).train_correct is None
+    assert ask(session, Evaluated, {"do": "evaluate"}).test_correct is None
+
+
+def test_times_and_peaks_are_measured_and_plausible(session: worker.Session) -> None:
+    prepared = ask(session, Prepared, prepare())
+    trained = ask(session, Trained, {"do": "train", "epoch": 0})
+    finished = ask(session, Finished, {"do": "finish"})
+    assert 0 < prepared.cold_start_seconds < prepared.warm_up_seconds
+    assert 0 < prepared.step_seconds * 15 < 10 * trained.train_seconds
+    assert trained.train_samples == 60_000
+    assert trained.yardstick_seconds > 0
+    assert trained.contention.process_cpu_seconds > 0
+    assert finished.host_peak is not None
+    assert finished.host_peak.bytes > 47_000_000  # the training images are resident
+    assert finished.device_allocated_peak is None  # there is no device but the host
+
+
+def test_peaks_are_the_largest_of_all_epochs(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(session, Prepared, prepare())
+    peaks = iter([5, 9, 7])
+    monkeypatch.setattr(
+        "bench.devices.Device.allocated_peak", lambda _self: Peak(bytes=next(peaks), method="scripted")
+    )
+    for epoch in range(3):
+        ask(session, Trained, {"do": "train", "epoch": epoch})
+    assert ask(session, Finished, {"do": "finish"}).device_allocated_peak.bytes == 9
+
+
+def test_loss_that_is_no_number_any_more_is_a_failure_that_names_the_learning_rate(session: worker.Session) -> None:
+    ask(session, Prepared, prepare(dataclasses.replace(TINY, optimizer="sgd", learning_rate=1e30)))
+    failure = failure_of(session, {"do": "train", "epoch": 4})
+    assert failure.kind is FailureKind.NON_FINITE_LOSS
+    assert "epoch 5" in failure.message
+    assert "1e+30" in failure.message
+
+
+def test_test_loss_that_is_no_number_is_a_failure_too(session: worker.Session) -> None:
+    ask(session, Prepared, prepare())
+    with torch.no_grad():
+        next(session._training.model.parameters()).fill_(float("nan"))  # noqa: SLF001 - the planted fault
+    assert failure_of(session, {"do": "evaluate"}).kind is FailureKind.NON_FINITE_LOSS
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError("no room"), FailureKind.OUT_OF_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 TB"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("MPS backend out of memory"), FailureKind.OUT_OF_MEMORY),
+        (SettingsError("TF32 stays on"), FailureKind.UNSUPPORTED),
+        (ZeroDivisionError("a bug"), FailureKind.CRASH),
+    ],
+)
+def test_exception_in_a_request_becomes_the_failure_it_means(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: FailureKind
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(data, "load", fail)
+    failure = failure_of(session, prepare())
+    assert failure.kind is kind
+    assert str(error) in failure.message
+
+
+def test_unknown_request_is_a_failure_and_not_silence(session: worker.Session) -> None:
+    assert "dance" in failure_of(session, {"do": "dance"}).message
+
+
+def test_dataset_request_tells_source_hash_and_size(session: worker.Session) -> None:
+    ready = ask(session, DatasetReady, {"do": "dataset", "name": "synthetic", "root": None})
+    assert (ready.source, ready.train_samples, len(ready.sha256)) == ("generated", 60_000, 64)
+
+
+def test_what_the_workload_refuses_is_bad_input_with_its_message(session: worker.Session, tmp_path: Path) -> None:
+    answer = session.answer({"do": "dataset", "name": "emnist", "root": str(tmp_path)})
+    assert "emnist" in answer["bad_input"]
+
+
+def test_description_of_the_place_is_complete(session: worker.Session) -> None:
+    place = ask(session, Description, {"do": "describe"})
+    assert place.devices[0].device == "cpu"
+    assert place.software.torch == torch.__version__
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_survives_the_way_through_a_configuration(name: str) -> None:
+    recipe = RECIPES[name]
+    fields = {field: getattr(recipe, field) for field in worker._RECIPE_FIELDS}  # noqa: SLF001 - what must match
+    rebuilt = worker.recipe_of(dataclasses.replace(TINY, model=name, **fields))
+    assert rebuilt == dataclasses.replace(recipe, claims=(), departures="", seed=None)
+
+
+def test_conversation_over_a_socket_ends_after_finish() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        serving = threading.Thread(
+            target=lambda: worker.serve(Channel(theirs.makefile("rb"), theirs.makefile("wb"))), daemon=True
+        )
+        serving.start()
+        channel = Channel(ours.makefile("rb"), ours.makefile("wb"))
+        channel.send({"do": "dance"})
+        assert "failure" in channel.receive(30)
+        channel.send({"do": "finish"})
+        assert "answer" in channel.receive(30)
+        serving.join(timeout=30)
+        assert not serving.is_alive()
+        channel.close()
+
+
+def test_conversation_ends_when_the_peer_hangs_up() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        serving = threading.Thread(
+            target=lambda: worker.serve(Channel(theirs.makefile("rb"), theirs.makefile("wb"))), daemon=True
+        )
+        serving.start()
+        ours.close()
+        serving.join(timeout=30)
+        assert not serving.is_alive()
+
+
+def test_hanging_up_is_an_error_only_for_the_one_who_waits() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        channel = Channel(ours.makefile("rb"), ours.makefile("wb"))
+        theirs.close()
+        with pytest.raises(ChannelClosedError):
+            channel.receive(30)
+        channel.close()
