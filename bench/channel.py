@@ -42,10 +42,9 @@ class Channel:
 
     def _read(self) -> None:
         # A reset connection or a stream closed under the reader means the same as its end.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError), self._reader:
             while line := self._reader.readline(MAX_LINE_BYTES):
                 self._lines.put(line)
-            self._reader.close()
         self._lines.put(b"")
         if self._on_close is not None:
             self._on_close()
@@ -56,8 +55,9 @@ class Channel:
         Raises:
             ChannelClosedError: the peer is gone.
         """
+        line = dumps(dict(message)).encode() + b"\n"
         try:
-            self._writer.write(dumps(dict(message)).encode() + b"\n")
+            self._writer.write(line)
             self._writer.flush()
         except (OSError, ValueError) as error:
             raise ChannelClosedError from error

@@ -1,7 +1,7 @@
 """JSON both ways for frozen dataclasses, strictly: what decodes is well typed and finite, or it is an error.
 
 Supported field types: `str`, `int`, `float`, `bool`, `StrEnum`, `Literal`, dataclasses, ``tuple[X, ...]``, ``X | None``
-and unions of dataclasses (told apart by a ``"type"`` member that holds the class name).
+and, as a record's own field, unions of dataclasses (told apart by a ``"type"`` member that holds the class name).
 """
 
 import dataclasses
@@ -54,7 +54,9 @@ def dumps(value: object) -> str:
 
 
 def loads(text: str | bytes) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
-    """Parse JSON; refuse NaN, infinities, duplicate keys and nesting beyond what a record needs.
+    """Parse JSON; refuse NaN, infinities by name, duplicate keys and nesting beyond what Python can follow.
+
+    A number too large for a float becomes infinite here and is refused by `from_json`.
 
     Raises:
         BadInputError: `text` is not such JSON.

@@ -4,6 +4,7 @@
 process that is going to fork must not.
 """
 
+from types import ModuleType
 from typing import Final
 
 import torch
@@ -40,10 +41,15 @@ def _available(kind: str) -> list[DeviceStatus]:
         return []
     if kind == "mps":  # there is only ever one, and it has no index
         return [DeviceStatus(device=kind, available=True, description="Apple GPU", reason="")]
-    return [
-        DeviceStatus(device=f"{kind}:{index}", available=True, description=module.get_device_name(index), reason="")
-        for index in range(module.device_count())
-    ]
+    return [_status(f"{kind}:{index}", module, index) for index in range(module.device_count())]
+
+
+def _status(device: str, module: ModuleType, index: int) -> DeviceStatus:
+    try:
+        name = module.get_device_name(index)
+    except RuntimeError as error:  # there, but another process has it for itself, say
+        return DeviceStatus(device=device, available=False, description="", reason=str(error).splitlines()[0])
+    return DeviceStatus(device=device, available=True, description=name, reason="")
 
 
 def _why_no_cuda() -> str:

@@ -63,7 +63,12 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603 - fixed words
+        # Within a hook, git's own variables would point everywhere at the repository of the hook.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+        done = subprocess.run(  # noqa: S603 - fixed words
+            command, capture_output=True, text=True, check=True, timeout=10, env=environment
+        )
+        return done.stdout.strip()
 
     try:
         if not git("ls-files", "."):

@@ -18,6 +18,8 @@ if sys.platform != "win32":
     import resource
 
 _KIBIBYTE: Final = 1024
+_CGROUP: Final = Path("/sys/fs/cgroup")
+_MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
 
 class HostMemory:
@@ -141,21 +143,47 @@ class Yardstick:
         return time.perf_counter() - start
 
 
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many logical cores this process may use at once: its affinity, or its cgroup's quota if less."""
+def usable_cores(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float:
+    """Return how many logical cores this process may use at once: its affinity, or its cgroups' quota if less."""
     try:
         cores = float(len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
         cores = float(os.cpu_count() or 1)
-    return min(cores, _cgroup_quota(cgroup))
+    return min([cores, *(_quota(folder) for folder in _own_cgroups(cgroup, membership, "cpu"))])
 
 
-def _cgroup_quota(cgroup: Path) -> float:
+def usable_memory_bytes(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+    """Return the host's memory, or the cgroups' limit if less."""
+    limits = [psutil.virtual_memory().total]
+    for folder in _own_cgroups(cgroup, membership, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # absent, or "max"
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
+
+
+def _own_cgroups(cgroup: Path, membership: Path, controller: str) -> list[Path]:
+    """Return the folders of this process's cgroup for `controller` and of all around it, in both versions' places.
+
+    A limit anywhere on the way up holds. A line of /proc/self/cgroup is ``id:controllers:path`` (man 7 cgroups).
+    """
+    roots = (cgroup, cgroup / controller)  # version 2 and version 1
+    paths = {Path()}
+    with contextlib.suppress(OSError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", maxsplit=2)
+            if not controllers or controller in controllers.split(","):
+                own = Path(path.lstrip("/"))
+                paths |= {own, *own.parents}
+    return [root / path for root in roots for path in paths]
+
+
+def _quota(folder: Path) -> float:
     try:
-        quota, period = (cgroup / "cpu.max").read_text().split()  # version 2
+        quota, period = (folder / "cpu.max").read_text().split()  # version 2
     except (OSError, ValueError):
         try:
-            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         except OSError:
             return math.inf
     try:
@@ -163,12 +191,3 @@ def _cgroup_quota(cgroup: Path) -> float:
     except (ValueError, ZeroDivisionError):  # "max": no quota
         return math.inf
     return cores if cores > 0 else math.inf
-
-
-def usable_memory_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the host's memory, or the cgroup's limit if less."""
-    total = psutil.virtual_memory().total
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # absent, or "max"
-            return min(total, int((cgroup / name).read_text()))
-    return total

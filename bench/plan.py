@@ -138,11 +138,14 @@ def _check_size(request: Request) -> None:
 def _models(request: Request) -> list[Recipe]:
     try:
         recipes = [find_recipe(model) for model in request.models]
-        if request.widths:
-            recipes = [scale_width(recipe, width) for recipe in recipes for width in request.widths]
     except InvalidValueError as error:
-        raise BadInputError(str(error)) from error
-    return recipes
+        raise BadInputError(f"--models: {error}") from error
+    if not request.widths:
+        return recipes
+    try:
+        return [scale_width(recipe, width) for recipe in recipes for width in request.widths]
+    except InvalidValueError as error:
+        raise BadInputError(f"--widths: {error}") from error
 
 
 def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -> tuple[str, ...]:
@@ -157,12 +160,13 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
     for name in requested:
         if name == AUTO:
             chosen += available
-        elif name in available:
-            chosen.append(name)
-        elif f"{name}:0" in available:
-            chosen.append(f"{name}:0")
+            continue
+        same = [device for device in (name, f"{name}:0", name.removesuffix(":0")) if device in available]
+        if same:
+            chosen.append(same[0])
         else:
-            reasons = [status.reason for status in statuses if status.device == name.partition(":")[0]]
+            kind = name.partition(":")[0]
+            reasons = [status.reason for status in statuses if status.device == kind and status.reason]
             why = reasons[0] if reasons else "there is no such device here"
             raise BadInputError(f"device {name!r} is not available: {why}. Available here: {', '.join(available)}")
     return tuple(dict.fromkeys(chosen))
@@ -214,9 +218,9 @@ def _configuration(  # noqa: PLR0913, PLR0917 - one value per dimension of the g
         output=recipe.output,
         loss=recipe.loss,
         optimizer=recipe.optimizer,
-        learning_rate=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
+        learning_rate=float(recipe.learning_rate),
+        momentum=float(recipe.momentum),
+        weight_decay=float(recipe.weight_decay),
         batch_size=batch_size or recipe.batch_size,
         test_batch_size=recipe.test_batch_size,
         epochs=request.epochs or recipe.epochs,

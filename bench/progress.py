@@ -129,6 +129,7 @@ class TerminalProgress:
             TextColumn("{task.fields[left]}", markup=False),
             console=Console(file=stream, stderr=True),
             transient=True,
+            auto_refresh=False,  # a timer would redraw while a trial is being timed on the same cores
         )
         self._task = self._bar.add_task("starting", total=len(trials), left="")
         self._trial = ""
@@ -148,20 +149,22 @@ class TerminalProgress:
         """See `Progress.trial_started`. The bar counts by itself."""
         del number
         self._trial = describe_trial(trial)
-        self._bar.update(self._task, description=self._trial)
+        self._bar.update(self._task, description=self._trial, refresh=True)
 
     def epoch_done(self, epoch: EpochRecord) -> None:
         """See `Progress.epoch_done`."""
         rate = format_rate(epoch.train_samples / epoch.train_seconds)
-        self._bar.update(self._task, description=f"{self._trial}: {rate}")
+        self._bar.update(self._task, description=f"{self._trial}: {rate}", refresh=True)
 
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""
         self._remaining.finish(record)
         seconds = self._remaining.seconds()
-        self._bar.update(self._task, advance=1, left="" if seconds is None else f"{format_seconds(seconds)} left")
+        left = "" if seconds is None else f"{format_seconds(seconds)} left"
+        self._bar.update(self._task, advance=1, left=left, refresh=True)
         if not isinstance(record.outcome, Measurement):
-            self._bar.console.print(f"{describe_trial(record.trial)}: {describe_outcome(record)}", markup=False)
+            text = f"{describe_trial(record.trial)}: {describe_outcome(record)}"
+            self._bar.console.print(text, markup=False, emoji=False, highlight=False)
 
 
 def make_progress(trials: tuple[Trial, ...], stream: TextIO) -> PlainProgress | TerminalProgress:

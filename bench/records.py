@@ -7,6 +7,7 @@ was not measured is None, never 0. `bench.coding` turns every type here into JSO
 import enum
 import hashlib
 import itertools
+import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Final
@@ -116,9 +117,10 @@ class Machine:
     @property
     def id(self) -> str:
         """A short readable name: architecture, usable cores, and 8 digits of the hash of all stable fields."""
-        # Memory differs by a few MiB from boot to boot, and a kernel update is no new machine.
-        gibibytes = round(self.memory_bytes / 2**30)
-        stable = (self.architecture, self.cpu_model, self.cores_usable, gibibytes, [a.name for a in self.accelerators])
+        # Memory differs a little from boot to boot. Steps of the square root of 2 have no border near a usual size.
+        memory_step = round(2 * math.log2(self.memory_bytes))
+        names = [accelerator.name for accelerator in self.accelerators]
+        stable = (self.architecture, self.cpu_model, self.cores_usable, memory_step, names)
         return f"{self.architecture}-{self.cores_usable:g}c-{hashlib.sha256(dumps(stable).encode()).hexdigest()[:8]}"
 
 

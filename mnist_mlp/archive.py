@@ -79,6 +79,8 @@ def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > len(content):
             raise CheckpointError("its records are compressed or overlap, which torch.save never does")
+        if (damaged := archive.testzip()) is not None:
+            raise CheckpointError(f"its record {damaged!r} is damaged: the checksum is wrong")
         pickles = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith(".pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
             raise CheckpointError(f"it has not one pickle of at most {MAX_PICKLE_BYTES} bytes")

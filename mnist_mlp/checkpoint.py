@@ -176,15 +176,13 @@ def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise CheckpointError("it is a folder or a device" if path.exists() else "there is no such file")
-        with path.open("rb") as file:
-            content = file.read(MAX_ARCHIVE_BYTES + 1)
+        if path.stat().st_size > MAX_ARCHIVE_BYTES:
+            raise CheckpointError(f"it is larger than the {MAX_ARCHIVE_BYTES} bytes of a checkpoint")
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"it cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a null character
         raise CheckpointError("there can be no such file") from error
-    if len(content) > MAX_ARCHIVE_BYTES:
-        raise CheckpointError(f"it is larger than the {MAX_ARCHIVE_BYTES} bytes of a checkpoint")
-    return content
 
 
 def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's file

@@ -131,6 +131,7 @@ class DataLoaderPipeline:
             sampler=order,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # else each pass would draw from the global random state
         )
         for images, labels in loader:
             yield images.to(self._device), labels.to(self._device)

@@ -12,9 +12,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mnist_mlp.classifier import Classifier
+from mnist_mlp.data import Dataset
 from mnist_mlp.files import write_file
 from mnist_mlp.history import Epoch
 from mnist_mlp.recipes import CLASSES
@@ -31,6 +34,9 @@ _MANY_EPOCHS: Final = 30
 """From here on markers would run into each other."""
 
 _SAMPLES_PER_CLASS: Final = 6
+_SHADING_EXPONENT: Final = 0.4
+_FIRST_EXAMPLES: Final = 24
+_WRONG_EXAMPLES: Final = 8
 
 Pictures = npt.NDArray[np.uint8]
 """(n, 28, 28), ink high on paper 0."""
@@ -66,6 +72,27 @@ def _curves(axes: Axes, history: Sequence[Epoch], metric: str, scale: float) -> 
             axes.plot(*zip(*measured, strict=True), color=colour, marker=shape, linestyle=line, label=label)
     axes.grid(visible=True, color="0.9")
     axes.legend()
+
+
+def example_predictions(dataset: Dataset, model: Classifier, *, title: str = "") -> Figure:
+    """Return the `prediction_grid` of the first 24 test images and the next 8 that the model gets wrong."""
+    probabilities = model.probabilities(dataset.test_images).numpy()
+    predicted, labels = probabilities.argmax(axis=1), dataset.test_labels.numpy()
+    first = np.arange(len(labels))[:_FIRST_EXAMPLES]
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[wrong >= len(first)][:_WRONG_EXAMPLES]
+    chosen = np.concatenate((first, wrong))
+    explanation = (
+        f"the first {len(first)} test images, then the next {len(wrong)} wrong ones; "
+        f"in percent: probability of the prediction"
+    )
+    return prediction_grid(
+        dataset.test_images.numpy()[chosen],
+        labels[chosen].tolist(),
+        predicted[chosen].tolist(),
+        probabilities.max(axis=1)[chosen].tolist(),
+        title=f"{title}\n{explanation}" if title else explanation,
+    )
 
 
 def prediction_grid(
@@ -140,14 +167,16 @@ def confusion_matrix(evaluation: Evaluation, *, title: str = "") -> Figure:
     axes = figure.subplots()
     if title:
         axes.set_title(title)
-    shading = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
-    figure.colorbar(shading, ax=axes, label="share of the true class (%)")
+    # Mistakes are a few percent: a scale that is stretched there lets them be seen beside the diagonal.
+    scale = PowerNorm(_SHADING_EXPONENT, vmin=0, vmax=100)
+    shading = axes.imshow(shares, cmap="cividis", norm=scale)
+    figure.colorbar(shading, ax=axes, label="share of the true class (%, stretched at the low end)")
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_xticks(range(CLASSES))
     axes.set_yticks(range(CLASSES))
     for (true, predicted), count in np.ndenumerate(counts):
-        colour = "black" if shares[true, predicted] > 50 else "white"  # noqa: PLR2004 - cividis is light from its middle
+        colour = "black" if scale(shares[true, predicted]) > 1 / 2 else "white"  # cividis is light from its middle on
         axes.text(predicted, true, str(count), ha="center", va="center", color=colour, fontsize=9)
     return figure
 

@@ -129,8 +129,8 @@ def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
 
 def check_positive_int(what: str, value: int) -> None:
     """Raise `InvalidValueError` unless `value` is at least 1."""
-    if value < 1:
-        raise InvalidValueError(f"{what} {value} is too small: it must be a whole number of at least 1")
+    if not isinstance(value, int) or value < 1:
+        raise InvalidValueError(f"{what} {value} is out of range: it must be a whole number of at least 1")
 
 
 def check_layers(layers: tuple[int, ...]) -> None:

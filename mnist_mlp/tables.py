@@ -3,14 +3,18 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+import click
 from tabulate import tabulate
 
 from mnist_mlp.costs import parameter_count
-from mnist_mlp.history import Epoch
 from mnist_mlp.recipes import RECIPES, Recipe
 from mnist_mlp.scores import Evaluation
+
+if TYPE_CHECKING:
+    from mnist_mlp.history import Epoch
 
 _EPOCH_WIDTHS: Final = (9, 14)
 
@@ -117,7 +121,7 @@ def epoch_header(*, validation: bool) -> str:
     return _columns("epoch", *(f"{part} {metric}" for part in parts for metric in ("loss", "accuracy")))
 
 
-def epoch_row(epoch: Epoch, epochs: int) -> str:
+def epoch_row(epoch: "Epoch", epochs: int) -> str:
     """Return one epoch's figures in a line."""
     pairs = [(epoch.train_loss, epoch.train_accuracy), (epoch.test_loss, epoch.test_accuracy)]
     if epoch.validation_loss is not None and epoch.validation_accuracy is not None:
@@ -129,6 +133,11 @@ def epoch_row(epoch: Epoch, epochs: int) -> str:
 def _columns(first: str, *others: str) -> str:
     left, width = _EPOCH_WIDTHS
     return first.rjust(left) + "".join(f"  {text:>{width}}" for text in others)
+
+
+def written_lines(paths: Sequence[Path]) -> str:
+    """Return the names of the files that were written, after an empty line."""
+    return "\n".join(("", *(f"written: {click.format_filename(path)}" for path in paths)))
 
 
 def score_line(name: str, evaluation: Evaluation) -> str:
@@ -173,8 +182,9 @@ def answer_table(answers: Sequence[Answer]) -> str:
         )
         for answer in answers
     ]
-    headers = ["image", *(["label"] if known else []), "digit", *(f"p({digit}) %" for digit in range(10))]
-    return tabulate(rows, headers=headers, colalign=("left", *("right",) * (len(headers) - 1)), disable_numparse=True)
+    headers = ["image", *(["label"] if known else []), "digit", *(str(digit) for digit in range(10))]
+    table = tabulate(rows, headers=headers, colalign=("left", *("right",) * (len(headers) - 1)), disable_numparse=True)
+    return f"{table}\nunder 0 to 9: the digit's softmax probability in percent"
 
 
 def answers_json(answers: Sequence[Answer]) -> str:

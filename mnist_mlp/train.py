@@ -101,8 +101,7 @@ class Training:
         held_out: Tensor | None = None,
     ) -> None:
         """Build model, optimizer and pipeline on `device`."""
-        if not 0 <= seed <= MAX_SEED:
-            raise InvalidValueError(f"seed {seed} is out of range: use a whole number from 0 to 2**63 - 1")
+        check_seed(seed)
         self.recipe = recipe
         self.seed = seed
         self._positions = _positions(len(dataset.train_labels), held_out)
@@ -177,6 +176,12 @@ class Training:
         self.model.load_state_dict(snapshot)
         self.model.zero_grad(set_to_none=True)
         self._engine.reset_optimizer()
+
+
+def check_seed(seed: int) -> None:
+    """Raise `InvalidValueError` unless `seed` is one that `Training` takes."""
+    if not 0 <= seed <= MAX_SEED:
+        raise InvalidValueError(f"seed {seed} is out of range: use a whole number from 0 to 2**63 - 1")
 
 
 def _positions(samples: int, held_out: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ from mnist_mlp.errors import InvalidValueError, WorkloadError
 from mnist_mlp.history import Epoch, History
 from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, find_recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
-from mnist_mlp.train import Score, Tally, Training
+from mnist_mlp.train import Score, Tally, Training, check_seed
 
 Part = Literal["train", "validation", "test"]
 """The samples that were trained on, those held out of them, or the test set."""
@@ -75,6 +75,7 @@ class Trainer:
         """Build model, optimizer and pipeline."""
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
         self.seed = next(number for number in (seed, self.recipe.seed, 0) if number is not None)
+        check_seed(self.seed)
         self.device = choose_device(device)
         self.validation_split = validation_split
         self.dataset = load(dataset, data_root) if isinstance(dataset, str) else dataset

@@ -16,6 +16,14 @@ PATIENCE_SECONDS: Final = 20.0
 Connect = Callable[[], tuple[Channel, socket.socket]]
 
 
+def drain(end: Channel) -> None:
+    """Receive to the end, after which the reader thread uses its stream no more."""
+    with contextlib.suppress(ChannelClosedError):
+        while True:
+            with contextlib.suppress(ProtocolError):
+                end.receive(PATIENCE_SECONDS)
+
+
 @pytest.fixture
 def connect() -> Iterator[Connect]:
     """Return a function that makes a channel and the bare socket at its other end."""
@@ -24,13 +32,13 @@ def connect() -> Iterator[Connect]:
         def make() -> tuple[Channel, socket.socket]:
             ours, theirs = socket.socketpair()
             theirs.settimeout(PATIENCE_SECONDS)
-            reader, closed = ours.makefile("rb"), threading.Event()
-            end = Channel(reader, ours.makefile("wb"), on_close=closed.set)
+            reader = ours.makefile("rb")
+            end = Channel(reader, ours.makefile("wb"))
             # In the order of a conversation's end, which is this stack's backwards.
             ends.enter_context(reader)
             ends.enter_context(ours)
             ends.callback(end.close)
-            ends.callback(closed.wait, PATIENCE_SECONDS)
+            ends.callback(drain, end)
             ends.enter_context(theirs)
             return end, theirs
 
@@ -143,6 +151,12 @@ def test_sending_to_a_dead_peer_says_that_it_is_gone(connect: Connect) -> None:
     with pytest.raises(ChannelClosedError):
         end.send({"are": "you there"})
     end.close()  # with the message still in the buffer
+
+
+def test_a_message_that_is_no_json_is_the_senders_own_error(connect: Connect) -> None:
+    ours, _ = connect()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ours.send({"loss": float("nan")})
 
 
 def test_nothing_can_be_sent_after_closing() -> None:

@@ -110,6 +110,16 @@ def test_every_cuda_device_is_listed_by_index_and_name(backends: Backends) -> No
     ]
 
 
+def test_a_device_that_will_not_even_tell_its_name_is_unavailable_for_that_reason(backends: Backends) -> None:
+    class Busy(FakeCuda):
+        def get_device_name(self, index: int) -> str:
+            raise RuntimeError(f"device {index} is used exclusively by another process\nand more")
+
+    backends("cuda", cuda=Busy("GPU A"))
+    reason = "device 0 is used exclusively by another process"
+    assert status_of("cuda:0") == DeviceStatus(device="cuda:0", available=False, description="", reason=reason)
+
+
 def test_an_apple_gpu_is_listed_without_index(backends: Backends) -> None:
     backends("mps", mps=FakeMps())
     assert status_of("mps") == DeviceStatus(device="mps", available=True, description="Apple GPU", reason="")

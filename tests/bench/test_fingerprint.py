@@ -115,7 +115,7 @@ def test_on_macos_the_processor_is_what_sysctl_says(proc: Callable[..., None], m
     ("text", "driver"),
     [
         (
-            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:04:02 2025\nGCC version: 13.3.0\n",
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 07:04 2025\nGCC version: 13.3.0\n",
             "580.65.06",
         ),
         (
@@ -189,6 +189,13 @@ def checkout(tmp_path: Path) -> Path:
     git(root, "add", ".")
     git(root, "commit", "--quiet", "--message", "first")
     return root
+
+
+@needs_git
+def test_a_hooks_own_repository_is_not_taken_for_the_folders(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = git(checkout, "rev-parse", "HEAD")
+    monkeypatch.setenv("GIT_DIR", str(checkout.parent / "another" / ".git"))
+    assert git_state(checkout) == (commit, False)
 
 
 @needs_git

@@ -3,6 +3,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
@@ -14,8 +15,12 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process canno
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Should a test fail to restore the handlers, a signal must not end pytest."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """A signal that is not handled, or a handler that is not restored, must fail a test and not end pytest."""
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        del number, frame
+
+    before = {number: signal.signal(number, ignore) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -322,6 +322,26 @@ def test_a_quota_of_cgroup_version_1_limits_the_cores(tmp_path: Path, quota: str
 
 
 @pytest.mark.usefixtures("eight_cores")
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("0::/user.slice/job.scope", "user.slice/job.scope"),
+        ("0::/user.slice/job.scope", "user.slice"),  # a limit further up holds too
+        ("4:cpu,cpuacct:/batch", "cpu/batch"),
+    ],
+)
+def test_the_quota_of_the_cgroup_this_process_is_in_limits_the_cores(tmp_path: Path, line: str, folder: str) -> None:
+    membership = write(tmp_path / "membership", f"9:memory:/elsewhere\n{line}\n")
+    if folder.startswith("cpu/"):
+        write(tmp_path / folder / "cpu.cfs_quota_us", "150000\n")
+        write(tmp_path / folder / "cpu.cfs_period_us", "100000\n")
+    else:
+        write(tmp_path / folder / "cpu.max", "150000 100000\n")
+    write(tmp_path / "elsewhere" / "cpu.max", "50000 100000\n")
+    assert usable_cores(tmp_path, membership) == 1.5
+
+
+@pytest.mark.usefixtures("eight_cores")
 @pytest.mark.parametrize("text", ["", "200000", "many 100000", "200000 0", "-5 100000", "1 2 3"])
 def test_a_malformed_quota_is_no_limit(tmp_path: Path, text: str) -> None:
     write(tmp_path / "cpu.max", text)

@@ -129,7 +129,7 @@ def test_a_plan_keeps_repeats_and_seed() -> None:
         ({"models": ("784-128-9",)}, r"layers '784-128-9' must .* end at 10"),
         ({"models": ("784-0-10",)}, r"layer width 0 in '784-0-10' is out of range: use 1 to"),
         ({"models": ()}, r"--models is empty: name at least one, separated by commas"),
-        ({"widths": (0,)}, r"width 0 is too small: it must be a whole number of at least 1"),
+        ({"widths": (0,)}, r"width 0 is out of range: it must be a whole number of at least 1"),
         ({"widths": (10**7,)}, r"layer width 10000000 .* is out of range: use 1 to"),
         ({"models": ("784-10",), "widths": (64,)}, r"model '784-10' has no hidden layer to widen: leave the width out"),
         ({"devices": ()}, r"--devices is empty: name at least one, separated by commas"),
@@ -154,7 +154,7 @@ def test_a_plan_keeps_repeats_and_seed() -> None:
     ],
 )
 def test_bad_input_is_refused_with_value_rule_and_remedy(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(BadInputError, match=f"^{message}"):
+    with pytest.raises(BadInputError, match=rf"^(--(models|widths): )?{message}"):
         check_request(request(**changes))
 
 
@@ -189,6 +189,7 @@ HERE: Final = (status("cpu"), status("cuda:0"), status("cuda:1"), status("mps", 
     [
         (("auto",), ("cpu", "cuda:0", "cuda:1")),
         (("cuda",), ("cuda:0",)),
+        (("cpu:0",), ("cpu",)),
         (("cuda:1", "cpu"), ("cuda:1", "cpu")),
         (("cuda", "cuda:0", "auto", "cpu"), ("cuda:0", "cpu", "cuda:1")),
     ],

@@ -95,9 +95,7 @@ def test_times_and_peaks_are_measured_and_plausible(session: worker.Session) -> 
 def test_peaks_are_the_largest_of_all_epochs(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(session, Prepared, prepare())
     peaks = iter([5, 9, 7])
-    monkeypatch.setattr(
-        "bench.devices.Device.allocated_peak", lambda _self: Peak(bytes=next(peaks), method="scripted")
-    )
+    monkeypatch.setattr("bench.devices.Device.allocated_peak", lambda _self: Peak(bytes=next(peaks), method="scripted"))
     for epoch in range(3):
         ask(session, Trained, {"do": "train", "epoch": epoch})
     assert ask(session, Finished, {"do": "finish"}).device_allocated_peak.bytes == 9

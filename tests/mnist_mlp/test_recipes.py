@@ -349,7 +349,7 @@ def test_model_without_hidden_layer_cannot_be_scaled() -> None:
 
 @pytest.mark.parametrize("width", [0, -1])
 def test_width_below_one_is_refused(width: int) -> None:
-    with pytest.raises(InvalidValueError, match=rf"width {width} is too small: it must be .* at least 1"):
+    with pytest.raises(InvalidValueError, match=rf"width {width} is out of range: it must be .* at least 1"):
         scale_width(RECIPES["mlp_128"], width)
 
 
@@ -403,7 +403,7 @@ def test_momentum_is_for_sgd_only() -> None:
 @pytest.mark.parametrize("count", ["batch_size", "test_batch_size", "epochs"])
 @pytest.mark.parametrize("value", [0, -64])
 def test_count_below_one_is_refused(count: str, value: int) -> None:
-    with pytest.raises(InvalidValueError, match=rf"{count} {value} is too small: it must be a whole .* at least 1"):
+    with pytest.raises(InvalidValueError, match=rf"{count} {value} is out of range: it must be a whole .* at least 1"):
         changed(**{count: value})
 
 

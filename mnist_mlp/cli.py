@@ -1,0 +1,238 @@
+"""The command line: reads arguments, prints results to standard output and everything else to standard error."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import click
+
+from mnist_mlp import __version__
+from mnist_mlp.errors import WorkloadError
+from mnist_mlp.recipes import DATASETS, LOSSES, OPTIMIZERS, OUTPUTS, PIPELINES, TRANSFORMS
+from mnist_mlp.variants import customise
+
+EXIT_BAD_INPUT: Final = 2
+EXIT_FAILED: Final = 4
+EXIT_INTERRUPTED: Final = 130
+
+EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 the training failed, 130 interrupted."
+
+LEARNABLE: Final = tuple(name for name in DATASETS if name != "synthetic")
+_MAX_THREADS: Final = 1024
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PATH: Final = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """The group of all commands: here errors become one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except WorkloadError as error:
+            click.echo(f"mnist-mlp: {error}", err=True)
+            ctx.exit(_exit_code(error))
+        except KeyboardInterrupt:
+            click.echo("mnist-mlp: interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except (MemoryError, RuntimeError) as error:
+            # torch's CPU allocator raises a plain RuntimeError, its other ones a subclass.
+            text = str(error)
+            if not isinstance(error, MemoryError) and "allocate memory" not in text and "out of memory" not in text:
+                raise
+            click.echo("mnist-mlp: there is not enough memory: use narrower layers or smaller batches", err=True)
+            ctx.exit(EXIT_FAILED)
+
+
+def _exit_code(error: WorkloadError) -> int:
+    from mnist_mlp.trainer import NonFiniteLossError  # noqa: PLC0415 - keeps `--help` quick
+
+    return EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT
+
+
+def _data_options(command: Command) -> Command:
+    """Add the options that say which data to use, on which device."""
+    for option in (
+        click.option("--data-root", type=PATH, help="Where datasets are kept.  [default: the user's cache]"),
+        click.option("--dataset", type=click.Choice(LEARNABLE), help="[default: mnist, or the model's own]"),
+        click.option("--device", default="auto", show_default=True, help="auto (cuda, else mps, else cpu), or a name."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(__version__, prog_name="mnist-mlp")
+def cli() -> None:
+    r"""Train, evaluate and use multi-layer perceptrons on MNIST.
+
+    \b
+    python -m mnist_mlp recipes
+    python -m mnist_mlp train mlp_128 --save mnist_model.pth
+    python -m mnist_mlp predict mnist_model.pth my_digit.png
+    """
+
+
+@cli.command("recipes", epilog=EXIT_CODES)
+@click.option("--format", "layout", type=click.Choice(("table", "markdown", "json")), default="table")
+def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
+    r"""List the reference recipes: model, training and the accuracy claimed for it.
+
+    \b
+    python -m mnist_mlp recipes
+    python -m mnist_mlp recipes --format json
+    """
+    from mnist_mlp.tables import recipe_table  # noqa: PLC0415 - keeps `--help` quick
+
+    click.echo(recipe_table(layout))
+
+
+@cli.command("train", epilog=EXIT_CODES)
+@click.argument("model", metavar="RECIPE|LAYERS")
+@click.option("--width", type=int, help="Units of the first hidden layer; the others follow in proportion.")
+@click.option("--output-kind", "output", type=click.Choice(OUTPUTS), help="What the network returns.")
+@click.option("--loss", type=click.Choice(tuple(LOSSES)))
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS))
+@click.option("--learning-rate", type=float)
+@click.option("--momentum", type=float, help="For sgd.")
+@click.option("--weight-decay", type=float)
+@click.option("--batch-size", type=int, help="Training samples per step.")
+@click.option("--test-batch-size", type=int, help="Samples per step of an evaluation.")
+@click.option("--epochs", type=int, help="Passes over the training samples.")
+@click.option("--transform", type=click.Choice(tuple(TRANSFORMS)), help="How pixels are scaled.")
+@click.option("--shuffle/--no-shuffle", default=None, help="Draw a new order of samples for every epoch.")
+@click.option("--validation-split", type=float, default=0.0, help="Fraction of the training samples to hold out.")
+@click.option("--seed", type=int, help="[default: the recipe's, else 0]")
+@click.option("--threads", type=click.IntRange(1, _MAX_THREADS), help="CPU threads.  [default: torch's choice]")
+@click.option("--pipeline", type=click.Choice(PIPELINES), default="resident", show_default=True)
+@click.option("--workers", type=int, default=0, show_default=True, help="DataLoader's worker processes.")
+@_data_options
+@click.option("--plots", type=PATH, metavar="DIR", help="Write learning curves and a grid of predictions.")
+@click.option("--save", type=PATH, metavar="PATH", help="Write the trained model.")
+@click.option("--history", type=PATH, metavar="PATH", help="Write the epochs' figures as CSV.")
+def train_command(  # noqa: PLR0913 - one parameter an option
+    *,
+    model: str,
+    device: str,
+    dataset: str | None,
+    data_root: Path | None,
+    validation_split: float,
+    seed: int | None,
+    threads: int | None,
+    pipeline: str,
+    workers: int,
+    plots: Path | None,
+    save: Path | None,
+    history: Path | None,
+    **changes: Any,  # noqa: ANN401 - checked by `customise`
+) -> None:
+    r"""Train a recipe, or a layer list such as 784-512-256-10, and show how good it gets.
+
+    Options that are left out are the recipe's own; see `recipes`.
+
+    \b
+    python -m mnist_mlp train mlp_512_256
+    python -m mnist_mlp train mlp_128 --epochs 3 --save mnist_model.pth --plots plots --history history.csv
+    python -m mnist_mlp train 784-300-100-10 --optimizer sgd --learning-rate 0.1 --momentum 0.9
+    python -m mnist_mlp train mlp_128_90_50 --validation-split 0.2 --seed 1
+    """
+    from mnist_mlp.training_command import Outputs, train  # noqa: PLC0415 - keeps `--help` quick
+
+    train(
+        customise(model, **changes),
+        Outputs(plots=plots, save=save, history=history),
+        threads=threads,
+        dataset=dataset or "mnist",
+        seed=seed,
+        device=device,
+        validation_split=validation_split,
+        pipeline=pipeline,
+        workers=workers,
+        data_root=data_root,
+    )
+
+
+@cli.command("evaluate", epilog=EXIT_CODES)
+@click.argument("model", type=PATH)
+@_data_options
+@click.option("--plots", type=PATH, metavar="DIR", help="Write the confusion matrix and a grid of predictions.")
+@click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
+def evaluate_command(  # noqa: PLR0913 - one parameter an option
+    *,
+    model: Path,
+    device: str,
+    dataset: str | None,
+    data_root: Path | None,
+    plots: Path | None,
+    layout: Literal["text", "json"],
+) -> None:
+    r"""Show how good a saved model is on test images: loss, accuracy, per-class accuracy, confusion matrix.
+
+    \b
+    python -m mnist_mlp evaluate mnist_model.pth
+    python -m mnist_mlp evaluate mnist_model.pth --plots plots
+    python -m mnist_mlp evaluate mnist_model.pth --format json
+    """
+    from mnist_mlp.model_commands import evaluate  # noqa: PLC0415 - keeps `--help` quick
+
+    evaluate(model, dataset=dataset, data_root=data_root, device=device, plots=plots, layout=layout)
+
+
+@cli.command("predict", epilog=EXIT_CODES)
+@click.argument("model", type=PATH)
+@click.argument("images", metavar="IMAGE...", nargs=-1, type=PATH)
+@click.option("--index", "indices", type=int, multiple=True, help="A test image by its number; can be repeated.")
+@_data_options
+@click.option("--show", is_flag=True, help="Print each picture as the model gets it.")
+@click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
+def predict_command(  # noqa: PLR0913 - one parameter an option
+    *,
+    model: Path,
+    images: tuple[Path, ...],
+    indices: tuple[int, ...],
+    device: str,
+    dataset: str | None,
+    data_root: Path | None,
+    show: bool,
+    layout: Literal["text", "json"],
+) -> None:
+    r"""Read digits: from your own PNG or JPEG files, of any size, dark on light or light on dark; or from test images.
+
+    A file that cannot be read is reported, the others are answered, and the exit code is 2.
+
+    \b
+    python -m mnist_mlp predict mnist_model.pth my_digit.png --show
+    python -m mnist_mlp predict mnist_model.pth scans/*.jpg --format json
+    python -m mnist_mlp predict mnist_model.pth --index 0 --index 8
+    """
+    from mnist_mlp.model_commands import predict  # noqa: PLC0415 - keeps `--help` quick
+
+    if not images and not indices:
+        raise click.UsageError("there is nothing to predict: name image files, or test images with --index")
+    failures = predict(
+        model, images, indices, dataset=dataset, data_root=data_root, device=device, show=show, layout=layout
+    )
+    for failure in failures:
+        click.echo(f"mnist-mlp: {failure}", err=True)
+    if failures:
+        click.get_current_context().exit(EXIT_BAD_INPUT)
+
+
+@cli.command("data", epilog=EXIT_CODES)
+@click.option("--dataset", type=click.Choice(DATASETS), default="mnist", show_default=True)
+@click.option("--data-root", type=PATH, help="Where datasets are kept.  [default: the user's cache]")
+@click.option("--plots", type=PATH, metavar="DIR", help="Write a grid of training images.")
+@click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
+def data_command(*, dataset: str, data_root: Path | None, plots: Path | None, layout: Literal["text", "json"]) -> None:
+    r"""Show where a dataset is, whether it is the genuine one, and what is in it; fetch it if it is not here.
+
+    \b
+    python -m mnist_mlp data
+    python -m mnist_mlp data --plots plots
+    python -m mnist_mlp data --dataset digits --format json
+    """
+    from mnist_mlp.data_command import describe  # noqa: PLC0415 - keeps `--help` quick
+
+    describe(dataset, data_root=data_root, plots=plots, layout=layout)

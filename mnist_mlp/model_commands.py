@@ -1,0 +1,121 @@
+"""What ``mnist_mlp evaluate`` and ``mnist_mlp predict`` do once their arguments are read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from mnist_mlp.checkpoint import Checkpoint, load_checkpoint
+from mnist_mlp.classifier import Classifier, Images
+from mnist_mlp.data import Dataset, load
+from mnist_mlp.devices import choose_device
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.files import check_writable_folder
+from mnist_mlp.tables import (
+    Answer,
+    answer_table,
+    answers_json,
+    class_table,
+    confusion_table,
+    describe_recipe,
+    score_line,
+    to_json,
+    written_lines,
+)
+
+Layout = Literal["text", "json"]
+
+
+def evaluate(  # noqa: PLR0913 - one parameter an option
+    path: Path, *, dataset: str | None, data_root: Path | None, device: str, plots: Path | None, layout: Layout
+) -> None:
+    """Print how good the model saved at `path` is on a test set, by default that of the dataset it was trained on."""
+    checkpoint = load_checkpoint(path)
+    if plots is not None:
+        check_writable_folder(plots)
+    classifier = Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
+    data = _load_data(checkpoint, dataset, data_root)
+    evaluation = classifier.evaluate(data)
+    if layout == "json":
+        about = {"model": checkpoint.recipe.name, "dataset": data.name, "dataset_sha256": data.sha256}
+        click.echo(to_json(about | evaluation.to_json()))
+    else:
+        trained = checkpoint.training
+        click.echo(describe_recipe(checkpoint.recipe))
+        click.echo(
+            f"trained on {checkpoint.dataset}: epochs {trained.epochs}, seed {trained.seed}, "
+            f"by mnist_mlp {checkpoint.library_version}\n"
+        )
+        click.echo(score_line(f"{data.name} test set", evaluation))
+        click.echo(f"\n{class_table(evaluation)}\n\n{confusion_table(evaluation)}")
+    if plots is not None:
+        from mnist_mlp import plots as figures  # noqa: PLC0415 - matplotlib takes half a second
+
+        title = f"{checkpoint.recipe.name} on the test images of {data.name}"
+        matrix = figures.confusion_matrix(evaluation, title=title)
+        grid = figures.example_predictions(data, classifier, title=title)
+        written = figures.save_figures(plots, [("confusion_matrix", matrix), ("predictions", grid)])
+        if layout == "text":
+            click.echo(written_lines(written))
+
+
+def predict(  # noqa: PLR0913 - one parameter an option
+    path: Path,
+    images: Sequence[Path],
+    indices: Sequence[int],
+    *,
+    dataset: str | None,
+    data_root: Path | None,
+    device: str,
+    show: bool,
+    layout: Layout,
+) -> list[str]:
+    """Print the model's answers for image files and for test images by number.
+
+    Returns:
+        Why the files that could not be read could not, a message each.
+    """
+    from mnist_mlp.images import ImageError, prepare_image  # noqa: PLC0415 - Pillow, which --index does not need
+
+    checkpoint = load_checkpoint(path)
+    classifier = Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
+    answers, failures = [], []
+    for image in images:
+        try:
+            prepared = prepare_image(image)
+        except ImageError as error:
+            failures.append(str(error))
+            continue
+        answers.append(_answer(classifier, click.format_filename(image), prepared.pixels))
+        if show and layout == "text":
+            click.echo(f"{click.format_filename(image)}, taken for {prepared.polarity}:\n{prepared.as_text()}\n")
+    if indices:
+        answers += _answer_test_images(classifier, _load_data(checkpoint, dataset, data_root), indices)
+    if layout == "json":
+        click.echo(answers_json(answers))
+    elif answers:
+        click.echo(answer_table(answers))
+    return failures
+
+
+def _answer_test_images(classifier: Classifier, data: Dataset, indices: Sequence[int]) -> list[Answer]:
+    count = len(data.test_labels)
+    for index in indices:
+        if not 0 <= index < count:
+            raise InvalidValueError(f"test image {index} is not there: {data.name} has 0 to {count - 1}")
+    return [
+        _answer(classifier, f"{data.name} test {index}", data.test_images[index], int(data.test_labels[index]))
+        for index in indices
+    ]
+
+
+def _answer(classifier: Classifier, name: str, pixels: Images, label: int | None = None) -> Answer:
+    return Answer(image=name, probabilities=tuple(classifier.probabilities(pixels)[0].tolist()), label=label)
+
+
+def _load_data(checkpoint: Checkpoint, dataset: str | None, data_root: Path | None) -> Dataset:
+    data = load(dataset or checkpoint.dataset, data_root)
+    if data.name == checkpoint.dataset and data.sha256 != checkpoint.dataset_sha256:
+        click.echo(f"mnist-mlp: warning: the model was trained on other files of {data.name} than these", err=True)
+    return data

@@ -1,0 +1,49 @@
+"""A bar on the terminal while an epoch trains."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class StepBar:
+    """Shows how many of an epoch's batches are done, and vanishes when it ends or something else is printed."""
+
+    def __init__(self, steps: int, console: Console | None = None) -> None:
+        """Count to `steps`, on standard error unless `console` is given; nothing is shown before the context opens."""
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._task = self._progress.add_task("epoch", total=steps)
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Remove the bar."""
+        self._progress.stop()
+
+    def step(self) -> None:
+        """Count one batch."""
+        self._progress.advance(self._task)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Make way for a line, and start counting anew after it."""
+        self._progress.stop()
+        yield
+        self._progress.reset(self._task)
+        self._progress.start()

@@ -1,0 +1,131 @@
+"""What ``mnist_mlp train`` does once its arguments are read."""
+
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+
+from mnist_mlp.checkpoint import check_fits_checkpoint
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.files import check_writable_file, check_writable_folder
+from mnist_mlp.history import Epoch
+from mnist_mlp.recipes import Recipe
+from mnist_mlp.tables import class_table, describe_recipe, epoch_header, epoch_row, percent, score_line, written_lines
+from mnist_mlp.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """Files to write; None is not to be written."""
+
+    plots: Path | None
+    save: Path | None
+    history: Path | None
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise a `WorkloadError` for what could not be written after a training of `recipe`; make missing folders."""
+        if self.save is not None and self.history is not None and self.save.resolve() == self.history.resolve():
+            raise InvalidValueError(f"--save and --history both name {str(self.save)!r}: name two files")
+        for path in (self.save, self.history):
+            if path is not None:
+                check_writable_file(path)
+        if self.save is not None:
+            check_fits_checkpoint(recipe.layers)
+        if self.plots is not None:
+            check_writable_folder(self.plots)
+
+
+def train(  # noqa: PLR0913 - passes on what Trainer takes
+    recipe: Recipe,
+    outputs: Outputs,
+    *,
+    threads: int | None,
+    dataset: str,
+    seed: int | None,
+    device: str,
+    validation_split: float,
+    pipeline: str,
+    workers: int,
+    data_root: Path | None,
+) -> None:
+    """Train `recipe`, print each epoch and how good the model is in the end, and write `outputs`."""
+    outputs.check(recipe)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    trainer = Trainer(
+        recipe,
+        dataset=dataset,
+        seed=seed,
+        device=device,
+        validation_split=validation_split,
+        pipeline=pipeline,
+        workers=workers,
+        data_root=data_root,
+    )
+    _print_task(trainer)
+    _fit(trainer)
+    written = _write_model(trainer, outputs)
+    _print_final(trainer)
+    if outputs.plots is not None:
+        written += _write_plots(trainer, outputs.plots)
+    if written:
+        click.echo(written_lines(written))
+
+
+def _print_task(trainer: Trainer) -> None:
+    dataset = trainer.dataset
+    held_out = f" and {trainer.validation_samples:,} validation" if trainer.validation_samples else ""
+    click.echo(describe_recipe(trainer.recipe))
+    click.echo(
+        f"{dataset.name} ({dataset.source}): {trainer.train_samples:,} training{held_out} images, "
+        f"{len(dataset.test_labels):,} test images; device {trainer.device}, seed {trainer.seed}\n"
+    )
+
+
+def _fit(trainer: Trainer) -> None:
+    from mnist_mlp.progress import StepBar  # noqa: PLC0415 - 0.1 s that only terminals need
+
+    bar = StepBar(trainer.steps_per_epoch) if sys.stderr.isatty() else None
+
+    def show(epoch: Epoch) -> None:
+        with bar.paused() if bar else nullcontext():
+            click.echo(epoch_row(epoch, trainer.recipe.epochs))
+
+    click.echo(epoch_header(validation=trainer.validation_samples > 0))
+    with bar or nullcontext():
+        trainer.fit(on_epoch=show, on_step=bar.step if bar else None)
+    click.echo("Train figures are measured while the epoch trains, the others at its end.\n")
+
+
+def _write_model(trainer: Trainer, outputs: Outputs) -> list[Path]:
+    if outputs.history is not None:
+        trainer.history.to_csv(outputs.history)
+    if outputs.save is not None:
+        trainer.save(outputs.save)
+    return [path for path in (outputs.history, outputs.save) if path is not None]
+
+
+def _print_final(trainer: Trainer) -> None:
+    test = trainer.evaluate("test")
+    click.echo("With the final weights:")
+    click.echo(score_line("  training set", trainer.evaluate("train")))
+    if trainer.validation_samples:
+        click.echo(score_line("  validation set", trainer.evaluate("validation")))
+    click.echo(score_line("  test set", test))
+    if trainer.dataset.name == "mnist":
+        for claim in trainer.recipe.claims:
+            if claim.metric == "test_accuracy":
+                click.echo(f"  claimed for {trainer.recipe.name}: test accuracy {percent(claim.value)}, {claim.source}")
+    click.echo(f"\n{class_table(test)}")
+
+
+def _write_plots(trainer: Trainer, folder: Path) -> list[Path]:
+    from mnist_mlp import plots  # noqa: PLC0415 - matplotlib takes half a second
+
+    title = f"{trainer.recipe.name} on {trainer.dataset.name}, seed {trainer.seed}"
+    curves = plots.learning_curves(trainer.history, title=title)
+    grid = plots.example_predictions(trainer.dataset, trainer.model, title=title)
+    return plots.save_figures(folder, [("learning_curves", curves), ("predictions", grid)])

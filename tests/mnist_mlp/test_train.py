@@ -1,0 +1,66 @@
+"""Training on a part of the training set, and evaluating on any of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from workload_builders import RECIPE, bars
+
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.train import Tally, Training
+
+CPU = torch.device("cpu")
+HELD_OUT = torch.tensor([3, 199, 0, 50])
+
+
+def start(*, held_out: torch.Tensor | None = HELD_OUT, shuffle: bool = True) -> Training:
+    return Training(replace(RECIPE, shuffle=shuffle), bars(), device=CPU, seed=5, held_out=held_out)
+
+
+def test_held_out_samples_are_in_no_epoch_order_and_all_others_once() -> None:
+    training = start()
+    assert training.train_samples == 196
+    for epoch in range(3):
+        assert sorted(training.order(epoch).tolist() + HELD_OUT.tolist()) == list(range(200))
+
+
+def test_unshuffled_order_skips_held_out_samples_and_keeps_file_order() -> None:
+    order = start(shuffle=False).order(1).tolist()
+    assert order == [position for position in range(200) if position not in HELD_OUT.tolist()]
+
+
+def test_holding_nothing_out_gives_the_same_orders_as_before() -> None:
+    assert torch.equal(start(held_out=None).order(2), start(held_out=torch.empty(0, dtype=torch.int64)).order(2))
+
+
+def test_holding_everything_out_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="all 200 training samples are held out"):
+        start(held_out=torch.arange(200))
+
+
+def test_evaluating_training_samples_neither_trains_nor_strays_from_the_positions() -> None:
+    training = start()
+    before = training.snapshot()
+    score = training.evaluate_training_samples(HELD_OUT).read()
+    predicted, labels = training.evaluate_training_samples(HELD_OUT).predictions()
+    assert score.samples == 4
+    assert labels.tolist() == bars().train_labels[HELD_OUT].tolist()
+    assert score.correct == int((predicted == labels).sum())
+    assert training.evaluate_training_samples().read().samples == 196
+    assert all(torch.equal(before[name], value) for name, value in training.snapshot().items())
+
+
+def test_rehearsal_with_held_out_samples_has_every_batch_shape_of_the_epoch() -> None:
+    training = start()
+    order = training.rehearsal_order(2)
+    assert len(order) == 2 * 20 + 196 % 20
+    assert not set(order.tolist()) & set(HELD_OUT.tolist())
+
+
+def test_loss_of_a_tally_weighs_batches_by_their_size() -> None:
+    tally = Tally()
+    tally.add(torch.eye(10)[:3], torch.tensor(1.0), torch.tensor([0, 1, 9]))
+    tally.add(torch.eye(10)[:1], torch.tensor(5.0), torch.tensor([0]))
+    score = tally.read()
+    assert (score.samples, score.loss, score.correct, score.accuracy) == (4, 2.0, 3, 0.75)
+    assert tally.predictions()[0].tolist() == [0, 1, 2, 0]

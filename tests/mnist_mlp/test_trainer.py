@@ -1,0 +1,242 @@
+"""The Python API: fit, evaluate, predict, and what it refuses."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from workload_builders import RECIPE, bars
+
+import mnist_mlp
+from mnist_mlp import Classifier, Trainer, customise, find_recipe
+from mnist_mlp.classifier import normalise
+from mnist_mlp.data import Dataset
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.history import Epoch
+from mnist_mlp.pipelines import ResidentPipeline
+from mnist_mlp.recipes import TRANSFORMS, Recipe
+from mnist_mlp.trainer import NonFiniteLossError
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return bars()
+
+
+def make(dataset: Dataset, recipe: Recipe | str = RECIPE, **options: Any) -> Trainer:  # noqa: ANN401 - Trainer's own
+    return Trainer(recipe, dataset=dataset, **{"device": "cpu", "seed": 1, **options})
+
+
+def weights(trainer: Trainer) -> list[bytes]:
+    return [value.detach().numpy().tobytes() for value in trainer.model.network.parameters()]
+
+
+def test_fit_learns_and_its_last_epoch_is_what_evaluate_finds(dataset: Dataset) -> None:
+    trainer = make(dataset)
+    history = trainer.fit()
+    evaluation = trainer.evaluate()
+    assert [epoch.epoch for epoch in history] == [1, 2, 3]
+    assert history[-1].test_accuracy == evaluation.accuracy > 0.95
+    assert history[-1].test_loss == evaluation.loss
+    assert history[-1].train_loss < history[0].train_loss
+    assert evaluation.samples == 70
+
+
+def test_final_training_accuracy_is_that_of_the_final_weights(dataset: Dataset) -> None:
+    trainer = make(dataset)
+    history = trainer.fit(1)
+    evaluation = trainer.evaluate("train")
+    by_hand = (trainer.predict(dataset.train_images) == dataset.train_labels).double().mean()
+    assert evaluation.accuracy == float(by_hand) > history[0].train_accuracy
+    assert evaluation.samples == 200
+
+
+def test_fitting_twice_goes_on_where_the_first_stopped(dataset: Dataset) -> None:
+    at_once, in_parts = make(dataset), make(dataset)
+    at_once.fit(3)
+    in_parts.fit(1)
+    assert list(in_parts.fit(2)) == list(at_once.history)
+    assert weights(in_parts) == weights(at_once)
+
+
+def test_callbacks_come_after_every_step_and_every_epoch_and_nothing_is_printed(
+    dataset: Dataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[int] = []
+    epochs: list[Epoch] = []
+    trainer = make(dataset, validation_split=0.06)
+    trainer.fit(2, on_epoch=epochs.append, on_step=lambda: steps.append(1))
+    assert epochs == list(trainer.history)
+    assert trainer.steps_per_epoch == 10  # 188 samples in batches of 20
+    assert len(steps) == 2 * trainer.steps_per_epoch
+    assert capfd.readouterr() == ("", "")
+
+
+def test_probabilities_are_the_softmax_of_the_logits_whatever_the_output(dataset: Dataset) -> None:
+    images = dataset.test_images[:7]
+    rows = []
+    for output, loss in (("logits", "cross_entropy"), ("log_softmax", "nll"), ("softmax", "nll_of_log")):
+        trainer = make(dataset, replace(RECIPE, output=output, loss=loss))
+        rows.append(trainer.probabilities(images))
+        assert torch.allclose(rows[-1].sum(dim=1), torch.ones(7))
+    # The same seed gives the same initial weights.
+    assert torch.allclose(rows[0], rows[1], atol=1e-6)
+    assert torch.allclose(rows[0], rows[2], atol=1e-6)
+    assert trainer.predict(images).tolist() == rows[2].argmax(dim=1).tolist()
+
+
+def test_one_picture_and_numpy_pictures_are_classified_like_a_batch_of_tensors(dataset: Dataset) -> None:
+    model = make(dataset).model
+    images = dataset.test_images[:3]
+    expected = model.probabilities(images)
+    assert torch.allclose(model.probabilities(images[1]), expected[1:2])
+    assert torch.equal(model.probabilities(images.numpy()), expected)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [torch.zeros(28, 28), torch.zeros((1, 27, 28), dtype=torch.uint8), torch.zeros((0, 28, 28), dtype=torch.uint8)],
+    ids=["float", "27 rows", "none"],
+)
+def test_pictures_of_another_shape_or_type_are_refused(dataset: Dataset, images: torch.Tensor) -> None:
+    with pytest.raises(InvalidValueError, match=r"\(n, 28, 28\) uint8"):
+        make(dataset).predict(images)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_classifier_scales_pixels_exactly_as_the_training_pipeline(dataset: Dataset, transform: str) -> None:
+    pipeline = ResidentPipeline(dataset, transform, batch_size=9, test_batch_size=70, device=torch.device("cpu"))
+    ((images, _),) = pipeline.test_batches()
+    assert torch.equal(normalise(dataset.test_images, transform).flatten(1), images)
+
+
+def test_classifier_and_trainer_evaluate_alike(dataset: Dataset) -> None:
+    trainer = make(dataset, validation_split=0.1)
+    trainer.fit(1)
+    direct = Classifier(trainer.recipe, trainer.model.network).evaluate(dataset)
+    assert direct.confusion == trainer.evaluate().confusion
+    assert direct.loss == pytest.approx(trainer.evaluate().loss, rel=1e-6)
+
+
+def test_validation_split_is_held_out_measured_and_decided_by_the_seed(dataset: Dataset) -> None:
+    trainer, again, other = (make(dataset, validation_split=0.25, seed=seed) for seed in (4, 4, 5))
+    history = trainer.fit(1)
+    assert (trainer.train_samples, trainer.validation_samples) == (150, 50)
+    assert history[0].validation_loss == trainer.evaluate("validation").loss
+    assert history[0].validation_accuracy == trainer.evaluate("validation").accuracy
+    assert trainer.evaluate("validation").samples == 50
+    again.fit(1)
+    assert weights(again) == weights(trainer)
+    assert again.evaluate("validation").class_counts == trainer.evaluate("validation").class_counts
+    assert other.evaluate("validation").class_counts != trainer.evaluate("validation").class_counts
+
+
+def test_without_a_split_nothing_is_validated(dataset: Dataset) -> None:
+    trainer = make(dataset)
+    history = trainer.fit(1)
+    assert history[0].validation_loss is history[0].validation_accuracy is None
+    assert not history.has_validation
+    with pytest.raises(InvalidValueError, match="validation_split above 0"):
+        trainer.evaluate("validation")
+
+
+@pytest.mark.parametrize("split", [-0.1, 1.0, float("nan"), 0.001, 0.999])
+def test_validation_split_that_leaves_a_side_empty_is_refused(dataset: Dataset, split: float) -> None:
+    with pytest.raises(InvalidValueError, match=f"validation split {split}"):
+        make(dataset, validation_split=split)
+
+
+def test_seed_is_the_given_one_else_the_recipes_else_zero(dataset: Dataset) -> None:
+    assert make(dataset, replace(RECIPE, seed=42), seed=0).seed == 0
+    assert make(dataset, replace(RECIPE, seed=42), seed=None).seed == 42
+    assert make(dataset, seed=None).seed == 0
+
+
+def test_diverged_training_names_the_loss_the_epoch_and_the_learning_rate(dataset: Dataset) -> None:
+    trainer = make(dataset, replace(RECIPE, learning_rate=1e30, optimizer="sgd"))
+    with pytest.raises(NonFiniteLossError, match=r"loss became (nan|inf) in epoch 1: lower the learning rate.*1e\+30"):
+        trainer.fit()
+    assert len(trainer.history) == 0
+
+
+def test_infinite_test_loss_is_an_error_too(dataset: Dataset) -> None:
+    trainer = make(dataset, replace(RECIPE, output="softmax", loss="nll_of_log", learning_rate=1e-9))
+    with torch.no_grad():
+        trainer.model.network.network[-1].bias[0] = 1000  # type: ignore[index, operator]  # a layer of a Sequential
+    with pytest.raises(NonFiniteLossError, match="became inf"):
+        trainer.fit(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "mlp_129"}, "did you mean 'mlp_128'"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": -1, "validation_split": 0.5}, "seed -1"),
+        ({"workers": -1}, "workers -1"),
+        ({"pipeline": "residant"}, "did you mean 'resident'"),
+        ({"device": "gpu"}, "device 'gpu' is unknown"),
+    ],
+)
+def test_bad_argument_is_named(dataset: Dataset, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        make(dataset, **options)
+
+
+def test_noise_is_not_trained_on(dataset: Dataset) -> None:
+    with pytest.raises(InvalidValueError, match="nothing to learn"):
+        make(replace(dataset, name="synthetic"))
+
+
+def test_fewer_epochs_than_one_and_unknown_parts_are_refused(dataset: Dataset) -> None:
+    trainer = make(dataset)
+    with pytest.raises(InvalidValueError, match="epochs 0"):
+        trainer.fit(0)
+    with pytest.raises(InvalidValueError, match="did you mean 'test'"):
+        trainer.evaluate("tests")  # type: ignore[arg-type]  # the mistake
+
+
+def test_dataset_may_be_named() -> None:
+    trainer = Trainer("784-16-10", dataset="digits", device="cpu")
+    assert trainer.dataset.name == "digits"
+    assert trainer.recipe == find_recipe("784-16-10")
+
+
+def test_customised_recipe_carries_the_claims_only_while_it_is_the_published_one() -> None:
+    published = find_recipe("mlp_512_256")
+    assert customise("mlp_512_256", epochs=5, learning_rate=None) == published
+    changed = customise(published, epochs=6)
+    assert (changed.epochs, changed.name, changed.claims, changed.departures) == (6, "mlp_512_256", (), "")
+    assert customise("mlp_512_256", width=128, shuffle=False).layers == (784, 128, 64, 10)
+    with pytest.raises(InvalidValueError, match="momentum 0.5 applies to sgd only"):
+        customise("mlp_128", momentum=0.5)
+
+
+def test_importing_the_package_and_its_recipes_imports_no_torch() -> None:
+    code = (
+        "import sys, mnist_mlp, mnist_mlp.recipes, mnist_mlp.cli, mnist_mlp.tables; from mnist_mlp import find_recipe; "
+        "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_public_name_resolves_and_others_do_not() -> None:
+    assert set(mnist_mlp.__all__) <= set(dir(mnist_mlp))
+    for name in mnist_mlp.__all__:
+        assert getattr(mnist_mlp, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Trianer'"):
+        _ = mnist_mlp.Trianer  # type: ignore[attr-defined]  # the mistake
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_five_lines_reach_ninety_six_percent_on_mnist(mnist: Dataset) -> None:
+    trainer = Trainer("mlp_512_256", dataset=mnist, seed=42, device="cpu")
+    history = trainer.fit(1)
+    assert history[0].test_accuracy > 0.95
+    assert np.mean(trainer.predict(mnist.test_images[:1000]).numpy() == mnist.test_labels[:1000].numpy()) > 0.93
