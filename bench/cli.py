@@ -261,6 +261,7 @@ def _terminal_width() -> int:
 @click.option("--columns", type=NAMES, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
 @click.option("--sort", type=NAMES, default=(), help="Columns to sort by; a leading - sorts downwards.")
 @click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
+@click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
 def show_command(  # noqa: PLR0913 - one parameter an option
     reference: str,
@@ -269,6 +270,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     columns: tuple[str, ...] | None,
     sort: tuple[str, ...],
     filters: tuple[str, ...],
+    claims: bool,
     results: Path,
 ) -> None:
     r"""Show a stored run, one row per configuration. RUN is a path, the beginning of a run id, or latest.
@@ -277,12 +279,21 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     python -m bench show
     python -m bench show 1a2b --sort -throughput_per_second
     python -m bench show latest --filter "batch_size>=256" --format csv
+    python -m bench show latest --claims
     """
-    from bench.show import render_run  # noqa: PLC0415 - keeps `--help` quick
+    from bench.claims import render_claims  # noqa: PLC0415 - keeps `--help` quick
+    from bench.show import render_run  # noqa: PLC0415 - likewise
     from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
 
     run = read_run(resolve(reference, results))
-    text = render_run(run, format=layout, columns=columns, sort=sort, filters=filters, width=_terminal_width())
+    if claims and (columns or sort or filters):
+        raise BadInputError("--claims is a table of its own: leave out --columns, --sort and --filter")
+    width = _terminal_width()
+    text = (
+        render_claims(run, layout)
+        if claims
+        else render_run(run, format=layout, columns=columns, sort=sort, filters=filters, width=width)
+    )
     click.echo(text)
     for warning in run.warnings:
         click.echo(f"bench: {warning}", err=True)

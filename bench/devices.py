@@ -56,7 +56,7 @@ def _why_no_cuda() -> str:
     if torch.version.cuda is None:
         return f"this build of torch ({torch.__version__}) has no CUDA: install one that has"
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
         return f"torch {torch.__version__} has CUDA {torch.version.cuda}, but: {str(error).split('. ')[0].strip()}"
     return f"torch {torch.__version__} has CUDA {torch.version.cuda}, but the driver shows no device"

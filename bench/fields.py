@@ -97,6 +97,7 @@ QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
         "host_peak_bytes": ("host peak", "B"),
         "device_allocated_peak_bytes": ("allocated peak", "B"),
         "device_reserved_peak_bytes": ("reserved peak", "B"),
+        "train_loss": ("train loss", ""),
         "train_accuracy": ("train accuracy", "fraction"),
         "test_accuracy": ("test accuracy", "fraction"),
         "test_loss": ("test loss", ""),

@@ -381,6 +381,7 @@ class Summary:
     host_peak_bytes: Sample | None
     device_allocated_peak_bytes: Sample | None
     device_reserved_peak_bytes: Sample | None
+    train_loss: Sample | None
     train_accuracy: Sample | None
     test_accuracy: Sample | None
     test_loss: Sample | None

@@ -214,6 +214,7 @@ def _summarise_repeats(configuration: Configuration, records: Sequence[TrialReco
         host_peak_bytes=over_trials(lambda trial: _bytes(trial.host_peak)),
         device_allocated_peak_bytes=over_trials(lambda trial: _bytes(trial.device_allocated_peak)),
         device_reserved_peak_bytes=over_trials(lambda trial: _bytes(trial.device_reserved_peak)),
+        train_loss=over_trials(lambda trial: trial.epochs[-1].train_loss),
         train_accuracy=over_trials(_train_accuracy),
         test_accuracy=over_trials(lambda trial: trial.test_accuracy),
         test_loss=over_trials(lambda trial: trial.epochs[-1].test_loss),

@@ -66,24 +66,24 @@ def _data_options(command: Command) -> Command:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="mnist-mlp")
 def cli() -> None:
-    r"""Train, evaluate and use multi-layer perceptrons on MNIST.
+    """Train, evaluate and use multi-layer perceptrons on MNIST.
 
     \b
     python -m mnist_mlp recipes
     python -m mnist_mlp train mlp_128 --save mnist_model.pth
     python -m mnist_mlp predict mnist_model.pth my_digit.png
-    """
+    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
 
 
 @cli.command("recipes", epilog=EXIT_CODES)
 @click.option("--format", "layout", type=click.Choice(("table", "markdown", "json")), default="table")
 def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
-    r"""List the reference recipes: model, training and the accuracy claimed for it.
+    """List the reference recipes: model, training and the accuracy claimed for it.
 
     \b
     python -m mnist_mlp recipes
     python -m mnist_mlp recipes --format json
-    """
+    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
     from mnist_mlp.tables import recipe_table  # noqa: PLC0415 - keeps `--help` quick
 
     click.echo(recipe_table(layout))
@@ -128,7 +128,7 @@ def train_command(  # noqa: PLR0913 - one parameter an option
     history: Path | None,
     **changes: Any,  # noqa: ANN401 - checked by `customise`
 ) -> None:
-    r"""Train a recipe, or a layer list such as 784-512-256-10, and show how good it gets.
+    """Train a recipe, or a layer list such as 784-512-256-10, and show how good it gets.
 
     Options that are left out are the recipe's own; see `recipes`.
 
@@ -137,7 +137,7 @@ def train_command(  # noqa: PLR0913 - one parameter an option
     python -m mnist_mlp train mlp_128 --epochs 3 --save mnist_model.pth --plots plots --history history.csv
     python -m mnist_mlp train 784-300-100-10 --optimizer sgd --learning-rate 0.1 --momentum 0.9
     python -m mnist_mlp train mlp_128_90_50 --validation-split 0.2 --seed 1
-    """
+    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
     from mnist_mlp.training_command import Outputs, train  # noqa: PLC0415 - keeps `--help` quick
 
     train(
@@ -168,13 +168,13 @@ def evaluate_command(  # noqa: PLR0913 - one parameter an option
     plots: Path | None,
     layout: Literal["text", "json"],
 ) -> None:
-    r"""Show how good a saved model is on test images: loss, accuracy, per-class accuracy, confusion matrix.
+    """Show how good a saved model is on test images: loss, accuracy, per-class accuracy, confusion matrix.
 
     \b
     python -m mnist_mlp evaluate mnist_model.pth
     python -m mnist_mlp evaluate mnist_model.pth --plots plots
     python -m mnist_mlp evaluate mnist_model.pth --format json
-    """
+    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
     from mnist_mlp.model_commands import evaluate  # noqa: PLC0415 - keeps `--help` quick
 
     evaluate(model, dataset=dataset, data_root=data_root, device=device, plots=plots, layout=layout)
@@ -198,7 +198,7 @@ def predict_command(  # noqa: PLR0913 - one parameter an option
     show: bool,
     layout: Literal["text", "json"],
 ) -> None:
-    r"""Read digits: from your own PNG or JPEG files, of any size, dark on light or light on dark; or from test images.
+    """Read digits: from your own PNG or JPEG files, of any size, dark on light or light on dark; or from test images.
 
     A file that cannot be read is reported, the others are answered, and the exit code is 2.
 
@@ -206,7 +206,7 @@ def predict_command(  # noqa: PLR0913 - one parameter an option
     python -m mnist_mlp predict mnist_model.pth my_digit.png --show
     python -m mnist_mlp predict mnist_model.pth scans/*.jpg --format json
     python -m mnist_mlp predict mnist_model.pth --index 0 --index 8
-    """
+    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
     from mnist_mlp.model_commands import predict  # noqa: PLC0415 - keeps `--help` quick
 
     if not images and not indices:
@@ -226,13 +226,13 @@ def predict_command(  # noqa: PLR0913 - one parameter an option
 @click.option("--plots", type=PATH, metavar="DIR", help="Write a grid of training images.")
 @click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
 def data_command(*, dataset: str, data_root: Path | None, plots: Path | None, layout: Literal["text", "json"]) -> None:
-    r"""Show where a dataset is, whether it is the genuine one, and what is in it; fetch it if it is not here.
+    """Show where a dataset is, whether it is the genuine one, and what is in it; fetch it if it is not here.
 
     \b
     python -m mnist_mlp data
     python -m mnist_mlp data --plots plots
     python -m mnist_mlp data --dataset digits --format json
-    """
+    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
     from mnist_mlp.data_command import describe  # noqa: PLC0415 - keeps `--help` quick
 
     describe(dataset, data_root=data_root, plots=plots, layout=layout)

@@ -71,7 +71,8 @@ def _curves(axes: Axes, history: Sequence[Epoch], metric: str, scale: float) -> 
             shape = marker if len(measured) < _MANY_EPOCHS else ""
             axes.plot(*zip(*measured, strict=True), color=colour, marker=shape, linestyle=line, label=label)
     axes.grid(visible=True, color="0.9")
-    axes.legend()
+    if axes.get_lines():
+        axes.legend()
 
 
 def example_predictions(dataset: Dataset, model: Classifier, *, title: str = "") -> Figure:

@@ -36,6 +36,11 @@ class StepBar:
         """Remove the bar."""
         self._progress.stop()
 
+    @property
+    def done(self) -> int:
+        """Batches counted so far in this epoch."""
+        return int(self._progress.tasks[0].completed)
+
     def step(self) -> None:
         """Count one batch."""
         self._progress.advance(self._task)

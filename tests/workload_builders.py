@@ -45,8 +45,8 @@ def rewrite_archive(
     result = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(result, "w", compression) as target:
         for entry in source.infolist():
-            change = changes.get(entry.filename.split("/")[-1], lambda data: data)
-            target.writestr(entry.filename, change(source.read(entry)))
+            data, change = source.read(entry), changes.get(entry.filename.split("/")[-1])
+            target.writestr(entry.filename, data if change is None else change(data))
     return result.getvalue()
 
 

@@ -177,7 +177,7 @@ def test_every_quantity_is_summed_up_from_the_measurements() -> None:
     measurement = make_measurement(
         epochs=(
             make_epoch(train_seconds=2.0, test_correct=9_700, train_correct=30_000, test_loss=0.5),
-            make_epoch(train_seconds=2.0, test_correct=9_690, train_correct=45_000, test_loss=0.25),
+            make_epoch(train_seconds=2.0, test_correct=9_690, train_correct=45_000, test_loss=0.25, train_loss=0.125),
         ),
         cold_start_seconds=0.5,
         host_peak=Peak(bytes=100, method="VmHWM"),
@@ -197,6 +197,7 @@ def test_every_quantity_is_summed_up_from_the_measurements() -> None:
         "host_peak_bytes": 100.0,
         "device_allocated_peak_bytes": 200.0,
         "device_reserved_peak_bytes": 300.0,
+        "train_loss": 0.125,
         "train_accuracy": 0.75,
         "test_accuracy": 0.969,
         "test_loss": 0.25,

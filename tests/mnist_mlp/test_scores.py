@@ -1,5 +1,7 @@
 """Counting answers."""
 
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,7 +39,7 @@ def test_counts_agree_with_counting_by_hand(answers: list[tuple[int, int]]) -> N
 
 
 @given(ANSWERS, st.randoms(use_true_random=False))
-def test_order_of_samples_does_not_matter(answers: list[tuple[int, int]], random: "st.random.Random") -> None:
+def test_order_of_samples_does_not_matter(answers: list[tuple[int, int]], random: Random) -> None:
     shuffled = list(answers)
     random.shuffle(shuffled)
     assert evaluate_predictions(0, *zip(*shuffled, strict=True)) == evaluate_predictions(0, *zip(*answers, strict=True))

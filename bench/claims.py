@@ -1,0 +1,160 @@
+"""Claimed against reproduced: what the recipes' authors published, and what this run's seeds gave."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from bench.errors import BadInputError
+from bench.records import Configuration, Run, Sample, Summary
+from bench.stats import summarise
+from mnist_mlp.recipes import RECIPES, Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimCheck:
+    """One claim beside the seeds' results. `low` and `high` bound the 95 % prediction interval of one further seed.
+
+    `reproduced` is whether the claim lies within that interval or on its worse side (a lower accuracy, a higher loss:
+    the model does better than it was said to). None where fewer than two seeds leave no interval.
+    """
+
+    configuration: Configuration
+    claim: Claim
+    result: Sample
+    low: float | None
+    high: float | None
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether one more seed could give the claimed value, or the seeds give better."""
+        if self.low is None or self.high is None:
+            return None
+        return self.claim.value <= self.high if self.claim.metric.endswith("accuracy") else self.claim.value >= self.low
+
+
+def check_claims(run: Run) -> tuple[ClaimCheck, ...]:
+    """Return the claims of every recipe that `run` trained as documented, in the recipes' order.
+
+    A configuration counts if all that decides the result (layers, loss, optimizer, batch size, epochs, …) is the
+    recipe's, on real MNIST; device, engine and pipeline do not matter.
+    """
+    documented = [summary for summary in summarise(run.records) if _is_documented(summary.configuration)]
+    documented.sort(key=lambda summary: list(RECIPES).index(summary.configuration.model))
+    return tuple(check for summary in documented for check in _checks(summary))
+
+
+def _is_documented(configuration: Configuration) -> bool:
+    recipe = RECIPES.get(configuration.model)
+    if recipe is None or configuration.dataset != "mnist":
+        return False
+    decisive = (
+        "layers",
+        "activation",
+        "output",
+        "loss",
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "batch_size",
+        "epochs",
+        "transform",
+        "shuffle",
+    )
+    return all(getattr(configuration, name) == getattr(recipe, name) for name in decisive)
+
+
+def _checks(summary: Summary) -> Iterator[ClaimCheck]:
+    for claim in RECIPES[summary.configuration.model].claims:
+        result: Sample | None = getattr(summary, claim.metric)
+        if result is not None:
+            low, high = predict_one_more(result)
+            yield ClaimCheck(configuration=summary.configuration, claim=claim, result=result, low=low, high=high)
+
+
+def predict_one_more(sample: Sample, level: float = 0.95) -> tuple[float | None, float | None]:
+    """Return the interval that holds one further value with probability `level`; None, None for a single value.
+
+    For independent normal values it is mean ± t · s · √(1 + 1/n), with t of n - 1 degrees of freedom (Hahn and Meeker,
+    Statistical Intervals, 1991, section 4.7).
+    """
+    if sample.standard_deviation is None:
+        return None, None
+    from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that `show` alone need not pay
+
+    quantile = float(stdtrit(sample.n - 1, (1 + level) / 2))
+    half = quantile * sample.standard_deviation * math.sqrt(1 + 1 / sample.n)
+    return sample.mean - half, sample.mean + half
+
+
+def render_claims(run: Run, layout: str) -> str:
+    """Return the checks of `run` as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
+
+    Raises:
+        BadInputError: `run` trained no recipe as documented.
+    """
+    checks = check_claims(run)
+    if not checks:
+        raise BadInputError(
+            f"run {run.header.run_id} trained no recipe as documented: "
+            "make one with python -m bench run --preset recipes"
+        )
+    if layout in {"table", "markdown"}:
+        from tabulate import tabulate  # noqa: PLC0415 - only these formats need it
+
+        style = "simple" if layout == "table" else "pipe"
+        return tabulate(map(_words, checks), _HEADERS, style, disable_numparse=True)
+    rows = [_raw(check) for check in checks]
+    if layout == "json":
+        return json.dumps(rows, allow_nan=False, indent=2)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+_HEADERS: Final = ("recipe", "device", "metric", "claimed", "mean", "s.d.", "seeds", "95 % prediction", "verdict")
+
+_VERDICTS: Final = {True: "reproduced", False: "not reproduced", None: "undecided: one seed"}
+
+
+def _words(check: ClaimCheck) -> tuple[str, ...]:
+    deviation = check.result.standard_deviation
+    return (
+        check.configuration.model,
+        check.configuration.device,
+        check.claim.metric.replace("_", " "),
+        _value(check, check.claim.value),
+        _value(check, check.result.mean),
+        "" if deviation is None else _value(check, deviation),
+        str(check.result.n),
+        "" if check.low is None or check.high is None else f"{_value(check, check.low)} to {_value(check, check.high)}",
+        _VERDICTS[check.reproduced],
+    )
+
+
+def _raw(check: ClaimCheck) -> dict[str, object]:
+    return {
+        "recipe": check.configuration.model,
+        "device": check.configuration.device,
+        "pipeline": check.configuration.pipeline,
+        "engine": check.configuration.engine,
+        "metric": check.claim.metric,
+        "claimed": check.claim.value,
+        "source": check.claim.source,
+        "mean": check.result.mean,
+        "standard_deviation": check.result.standard_deviation,
+        "n": check.result.n,
+        "prediction_low": check.low,
+        "prediction_high": check.high,
+        "reproduced": check.reproduced,
+    }
+
+
+def _value(check: ClaimCheck, value: float) -> str:
+    return f"{value * 100:.2f} %" if check.claim.metric.endswith("accuracy") else f"{value:.4f}"

@@ -1,0 +1,47 @@
+"""Output files are checked beforehand and written whole."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mnist_mlp.files import OutputError, check_writable_file, check_writable_folder, write_file
+
+
+def test_missing_folders_are_made_and_the_check_leaves_nothing_in_them(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "model.pth"
+    check_writable_file(path)
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    write_file(path, b"content")
+    assert path.read_bytes() == b"content"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_folder_device_and_read_only_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = tmp_path / "locked.csv"
+    locked.touch()
+    check_writable_file(locked)
+    for path in (tmp_path, Path(os.devnull)):
+        with pytest.raises(OutputError, match="not a plain file"):
+            check_writable_file(path)
+    # As it is for all but the superuser, whom tests may be run by.
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="read-only"):
+        check_writable_file(locked)
+
+
+def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for check in (check_writable_folder, check_writable_file):
+        with pytest.raises(OutputError, match="cannot be written"):
+            check(tmp_path / "file" / "plots")
+
+
+def test_link_is_followed_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    target, link = tmp_path / "kept" / "model.pth", tmp_path / "latest.pth"
+    target.write_bytes(b"old")
+    link.symlink_to(target)
+    write_file(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"

@@ -1,0 +1,326 @@
+"""Preparing pictures: whatever a digit was drawn with, on and as, it comes out the way MNIST has it."""
+
+import io
+import random
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+
+from mnist_mlp import Classifier, Trainer, images, prepare_image
+from mnist_mlp.data import Dataset
+from mnist_mlp.images import ImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+RESAMPLINGS: Final = tuple(Image.Resampling)
+
+
+def seven(width: int = 120, height: int = 160, *, ink: int = 0, paper: int = 255) -> Image.Image:
+    """Return a drawn 7, as grey, smooth."""
+    image = Image.new("L", (width, height), paper)
+    pen = ImageDraw.Draw(image)
+    pen.line([(40, 40), (85, 42), (55, 120)], fill=ink, width=9, joint="curve")
+    return image.filter(ImageFilter.GaussianBlur(1))
+
+
+REFERENCE: Final = prepare_image(seven()).pixels
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    """Return the mean difference as a share of the full range, where there is ink in either."""
+    inked = np.maximum(one, other) > 0
+    return float(np.abs(one.astype(int) - other.astype(int))[inked].mean() / 255)
+
+
+def saved(tmp_path: Path, image: Image.Image, name: str = "seven.png", **options: Any) -> Path:  # noqa: ANN401 - Pillow's
+    path = tmp_path / name
+    image.save(path, **options)
+    return path
+
+
+def test_digit_fits_twenty_pixels_and_its_centre_of_mass_lies_in_the_middle() -> None:
+    rows, columns = (np.flatnonzero(REFERENCE.max(axis=axis) > 25) for axis in (1, 0))
+    assert 19 <= rows[-1] - rows[0] + 1 <= 20
+    assert columns[-1] - columns[0] + 1 < 15
+    mass = REFERENCE.astype(float)
+    for axis in (0, 1):
+        centre = (mass.sum(axis=1 - axis) * np.arange(28)).sum() / mass.sum()
+        assert abs(centre - 14) <= 0.5 + 1e-6
+    assert REFERENCE.dtype == np.uint8
+    assert REFERENCE.max() == 255
+    assert REFERENCE[0].max() == 0
+
+
+@pytest.mark.parametrize(("box", "expected"), [((10, 90, 110, 110), (4, 20)), ((50, 10, 60, 130), (20, 2))])
+def test_aspect_ratio_is_kept(box: tuple[int, int, int, int], expected: tuple[int, int]) -> None:
+    image = Image.new("L", (140, 140), 255)
+    ImageDraw.Draw(image).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill=0)
+    inked = prepare_image(image).pixels > 25
+    assert (inked.any(axis=1).sum(), inked.any(axis=0).sum()) == expected
+
+
+def test_lopsided_ink_stays_within_the_picture() -> None:
+    image = Image.new("L", (200, 200), 255)
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((20, 20, 60, 180), fill=0)
+    pen.line((60, 20, 180, 20), fill=0, width=1)
+    pixels = prepare_image(image).pixels
+    assert (pixels > 0).any(axis=1).sum() == 20
+    assert (pixels > 200).any(axis=0).sum() >= 5
+
+
+def test_dark_on_light_and_light_on_dark_come_out_alike() -> None:
+    dark, light = prepare_image(seven()), prepare_image(seven(ink=255, paper=0))
+    assert (dark.polarity, light.polarity) == ("dark on light", "light on dark")
+    assert difference(dark.pixels, light.pixels) < 0.01
+
+
+def test_faint_ink_and_grey_paper_come_out_as_black_on_white() -> None:
+    assert difference(prepare_image(seven(ink=120, paper=190)).pixels, REFERENCE) < 0.03
+
+
+def test_position_and_margin_do_not_matter() -> None:
+    wide = Image.new("L", (700, 400), 255)
+    wide.paste(seven(), (430, 20))
+    assert difference(prepare_image(wide).pixels, REFERENCE) < 0.02
+
+
+@pytest.mark.parametrize("factor", [0.3, 2.7, 9, 40])
+def test_size_does_not_matter(factor: float) -> None:
+    image = seven()
+    scaled = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
+    assert difference(prepare_image(scaled).pixels, REFERENCE) < 0.1
+
+
+def test_thin_strokes_of_a_large_picture_stay_dark() -> None:
+    image = Image.new("L", (2000, 2000), 255)
+    ImageDraw.Draw(image).line([(500, 500), (1500, 520), (900, 1700)], fill=0, width=6)
+    assert prepare_image(image).pixels.max() == 255
+
+
+def with_opacity(ink: int, hidden: int) -> Image.Image:
+    """Return the 7 in `ink` on full transparency, under which there is the colour `hidden`."""
+    opacity = seven(ink=255, paper=0)
+    grey = Image.new("L", opacity.size, hidden)
+    grey.paste(ink, mask=opacity.point(lambda level: 255 * (level > 0)))
+    return Image.merge("RGBA", (grey, grey, grey, opacity))
+
+
+@pytest.mark.parametrize(("ink", "polarity"), [(0, "dark on light"), (255, "light on dark"), (60, "dark on light")])
+@pytest.mark.parametrize("hidden", [0, 255])
+def test_ink_on_transparency_is_seen_whatever_colour_lies_underneath(ink: int, polarity: str, hidden: int) -> None:
+    prepared = prepare_image(with_opacity(ink, hidden))
+    assert prepared.polarity == polarity
+    assert difference(prepared.pixels, REFERENCE) < 0.03
+
+
+def test_transparency_in_the_middle_of_opaque_paper_counts_as_paper() -> None:
+    image = seven().convert("RGBA")
+    image.paste((0, 0, 0, 0), (70, 60, 115, 155))
+    image.paste(seven().crop((70, 60, 90, 155)).convert("RGBA"), (70, 60))
+    assert prepare_image(image).polarity == "dark on light"
+    assert difference(prepare_image(image).pixels, REFERENCE) < 0.02
+
+
+# A palette has few greys of this picture, one bit has none.
+MODES: Final = {
+    "L": 0.02,
+    "LA": 0.02,
+    "RGB": 0.02,
+    "RGBA": 0.02,
+    "CMYK": 0.02,
+    "I;16": 0.02,
+    "I": 0.02,
+    "P": 0.06,
+    "1": 0.25,
+}
+
+
+@pytest.mark.parametrize(("mode", "tolerance"), MODES.items())
+def test_every_mode_of_pixels_comes_out_alike(mode: str, tolerance: float) -> None:
+    levels = np.asarray(seven()).astype(np.int32)
+    if mode == "I":
+        image = Image.fromarray(levels * 257)
+    elif mode == "I;16":
+        image = Image.fromarray((levels * 257).astype(np.uint16))
+    else:
+        image = seven().convert("RGB").convert(mode)
+    assert image.mode == mode
+    assert difference(prepare_image(image).pixels, REFERENCE) < tolerance
+
+
+def test_sixteen_bit_file_is_read_in_its_full_range(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(np.asarray(seven()).astype(np.uint16) * 257))
+    assert difference(prepare_image(path).pixels, REFERENCE) < 0.02
+
+
+def test_transparent_level_of_a_sixteen_bit_file_is_paper() -> None:
+    levels = np.asarray(seven()).astype(np.uint16) * 257
+    levels[levels == 65535] = 7  # nearly black, but transparent
+    image = Image.fromarray(levels)
+    image.info["transparency"] = 7
+    prepared = prepare_image(image)
+    assert prepared.polarity == "dark on light"
+    assert difference(prepared.pixels, REFERENCE) < 0.02
+
+
+def test_palette_with_a_transparent_entry_is_read(tmp_path: Path) -> None:
+    image = seven().point(lambda level: 255 * (level > 127)).convert("P")
+    path = saved(tmp_path, image, transparency=255)
+    assert prepare_image(path).polarity == "dark on light"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.png", {}), ("a.jpg", {"quality": 60}), ("a.bmp", {}), ("a.gif", {}), ("a.webp", {"quality": 60})],
+)
+def test_every_file_format_is_read(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    path = saved(tmp_path, seven(), name, **options)
+    assert difference(prepare_image(str(path)).pixels, REFERENCE) < 0.05
+
+
+def test_camera_orientation_is_honoured(tmp_path: Path) -> None:
+    turned = seven().transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    path = saved(tmp_path, turned, "photo.jpg", exif=exif, quality=95)
+    assert difference(prepare_image(path).pixels, REFERENCE) < 0.05
+    assert difference(prepare_image(turned).pixels, REFERENCE) > 0.3
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("L", (50, 50), 255),
+        Image.new("L", (50, 50), 0),
+        Image.new("RGBA", (50, 50), (0, 0, 0, 0)),
+        Image.new("RGB", (1, 1), (10, 200, 30)),
+        seven(ink=250),
+    ],
+    ids=["white", "black", "transparent", "one pixel", "too faint"],
+)
+def test_empty_picture_is_refused(image: Image.Image) -> None:
+    with pytest.raises(ImageError, match="is empty: its ink and paper differ by only"):
+        prepare_image(image)
+
+
+def test_missing_file_folder_text_and_cut_file_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(saved(tmp_path, seven()).read_bytes()[:400])
+    for path, message in (
+        (tmp_path / "nix.png", "is not there"),
+        (tmp_path, "is not a plain file"),
+        (tmp_path / "text.png", "in no format that is read here: save it as one of PNG, JPEG"),
+        (tmp_path / "cut.png", "cannot be read: it is damaged"),
+        (tmp_path / "a\0b.png", "is not there|damaged"),
+    ):
+        with pytest.raises(ImageError, match=f"picture .*{message}"):
+            prepare_image(path)
+
+
+def test_formats_that_are_not_offered_are_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="no format that is read here"):
+        prepare_image(saved(tmp_path, seven(), "seven.tiff"))
+
+
+def test_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(ImageError, match="Permission denied"):
+        prepare_image(saved(tmp_path, seven()))
+
+
+@pytest.mark.parametrize("side", [9_000, 12_000, 16_000])
+def test_huge_picture_in_a_small_file_is_refused_before_it_is_decoded(tmp_path: Path, side: int) -> None:
+    # 81, 144 and 256 million pixels: above our own limit, Pillow's warning and Pillow's error.
+    header = io.BytesIO()
+    Image.new("1", (1, 1)).save(header, "PNG")
+    content = bytearray(header.getvalue())
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "bomb.png").write_bytes(content)
+    with pytest.raises(ImageError, match="is too large: at most 64000000 pixels"):
+        prepare_image(tmp_path / "bomb.png")
+
+
+def test_damaged_files_raise_nothing_but_image_errors(tmp_path: Path) -> None:
+    chance = random.Random(1)  # noqa: S311 - repeatable, not secret
+    for name in ("a.png", "a.jpg", "a.gif", "a.webp", "a.bmp"):
+        content = saved(tmp_path, seven(), name).read_bytes()
+        for _ in range(60):
+            damaged = bytearray(content)
+            for _ in range(chance.choice((1, 5, 40))):
+                damaged[chance.randrange(min(len(content), 300))] = chance.randrange(256)
+            (tmp_path / name).write_bytes(damaged)
+            try:
+                pixels = prepare_image(tmp_path / name).pixels
+            except ImageError:
+                continue
+            assert pixels.shape == (28, 28)
+
+
+def test_text_form_shows_the_strokes() -> None:
+    lines = prepare_image(seven()).as_text().split("\n")
+    assert len(lines) == 28
+    assert lines[0] == ""
+    assert "@@" in "".join(lines)
+    assert max(map(len, lines)) <= 56
+
+
+@pytest.fixture(scope="session")
+def model(mnist: Dataset) -> Classifier:
+    """mlp_128 after three epochs."""
+    trainer = Trainer("mlp_128", dataset=mnist, device="cpu")
+    trainer.fit(3)
+    return trainer.model
+
+
+def place(digit: Pixels, chance: random.Random, tmp_path: Path) -> Path:
+    """Write `digit`, enlarged up to eightfold, anywhere on a larger canvas, in a polarity and format by chance."""
+    side = round(28 * chance.uniform(1, 8))
+    width, height = (side + chance.randrange(200) for _ in range(2))
+    enlarged = Image.fromarray(digit).resize((side, side), chance.choice(RESAMPLINGS))
+    canvas = Image.new("L", (width, height), 0)
+    canvas.paste(enlarged, (chance.randint(0, width - side), chance.randint(0, height - side)))
+    if chance.random() < 0.5:
+        canvas = canvas.point(lambda level: 255 - level)
+    if chance.random() < 0.5:
+        return saved(tmp_path, canvas, "digit.jpg", quality=chance.choice((50, 75, 95)))
+    return saved(tmp_path, canvas, "digit.png")
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_ninety_five_of_a_hundred_placed_digits_keep_their_class(
+    model: Classifier, mnist: Dataset, tmp_path: Path, seed: int
+) -> None:
+    recognised = (model.predict(mnist.test_images) == mnist.test_labels).nonzero().flatten().tolist()
+    chance = random.Random(seed)  # noqa: S311 - repeatable, not secret
+    chosen = chance.sample(recognised, 100)
+    prepared = [prepare_image(place(mnist.test_images[index].numpy(), chance, tmp_path)).pixels for index in chosen]
+    kept = int((model.predict(torch.from_numpy(np.stack(prepared))) == mnist.test_labels[chosen]).sum())
+    assert kept >= 95
+
+
+@pytest.mark.mnist
+def test_mnist_digit_on_its_own_canvas_comes_out_as_it_was(mnist: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    # With every inked pixel inside the crop, what is scaled and centred again must be the original wherever its own
+    # preparation can be read off it: its longer side has 20 pixels and its darkest is 255.
+    monkeypatch.setattr(images, "INK_THRESHOLD", 0.0)
+    checked = 0
+    for digit in mnist.test_images[:300].numpy():
+        rows, columns = (np.flatnonzero(digit.any(axis=axis)) for axis in (1, 0))
+        if max(rows[-1] - rows[0], columns[-1] - columns[0]) == 19 and digit.max() == 255:
+            assert np.array_equal(prepare_image(Image.fromarray(digit)).pixels, digit)
+            checked += 1
+    assert checked > 100
