@@ -34,6 +34,9 @@ _OPCODES: Final = re.compile(
     "|APPENDS?|SETITEMS?|(LONG_)?BIN(PUT|GET)|GLOBAL|BINPERSID|REDUCE|BUILD"
 )
 
+_NAMES: Final = ("collections OrderedDict", "torch FloatStorage", "torch._utils _rebuild_tensor_v2")
+"""All that a file of float32 tensors refers to: module and name."""
+
 
 class CheckpointError(WorkloadError):
     """A file is no checkpoint that can be loaded, or a model cannot be written as one."""
@@ -98,6 +101,12 @@ def _check_opcodes(pickled: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(pickled):
         if not _OPCODES.fullmatch(opcode.name):
             raise CheckpointError(f"its pickle uses {opcode.name}, which no file of plain values and tensors needs")
+        if opcode.name == "GLOBAL" and argument not in _NAMES:
+            name = str(argument)[:100].replace(" ", ".")
+            raise CheckpointError(
+                f"it refers to {name!r}, and loading it could run code: "
+                f"only plain values and float32 tensors are accepted"
+            )
         # The unpickler makes room for as many memos as the highest number says.
         if opcode.name == "LONG_BINPUT" and (argument is None or argument > len(pickled)):
             raise CheckpointError("its pickle numbers more objects than it has")
@@ -121,7 +130,7 @@ class _Storage:
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles with stand-ins for the three things that a file of float32 tensors names, and refuses all others."""
+    """Unpickles with stand-ins for `_NAMES`; a KeyError refuses any other."""
 
     def __init__(self, file: io.BytesIO, records: Mapping[str, int]) -> None:
         super().__init__(file)
@@ -130,17 +139,11 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - pickle's signature
         known = {
-            "collections.OrderedDict": _Values,
-            "torch.FloatStorage": _FloatStorage,
-            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
+            "collections OrderedDict": _Values,
+            "torch FloatStorage": _FloatStorage,
+            "torch._utils _rebuild_tensor_v2": self._rebuild_tensor,
         }
-        try:
-            return known[f"{module}.{name}"]
-        except KeyError:
-            raise CheckpointError(
-                f"it refers to {f'{module}.{name}'[:100]!r}, and loading it could run code: "
-                f"only plain values and float32 tensors are accepted"
-            ) from None
+        return known[f"{module} {name}"]
 
     def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - pickle's signature
         kind, storage_type, key, location, numbers = pid

@@ -181,8 +181,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"it cannot be read ({error.strerror or error})") from error
-    except ValueError as error:  # a null character
-        raise CheckpointError("there can be no such file") from error
 
 
 def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's file

@@ -22,6 +22,10 @@ from mnist_mlp.recipes import PIPELINES, Recipe, check_choice
 
 MAX_SEED = 2**63 - 1
 
+ORDER_STREAM = 0
+SPLIT_STREAM = 1
+"""First stream number of what is drawn from a training's seed: the epochs' orders, and the validation split."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -116,17 +120,20 @@ class Training:
     def order(self, epoch: int) -> Tensor:
         """Return the order of training samples in `epoch` (counted from 0), (train_samples,) int64 on the CPU."""
         if not self.recipe.shuffle:
-            return self._positions
-        # SeedSequence mixes both numbers: neighbouring seeds and epochs get unrelated permutations.
-        state = np.random.SeedSequence((self.seed, epoch)).generate_state(1, dtype=np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0]) % 2**63)
+            return self._positions.clone()
+        generator = seeded_generator(self.seed, ORDER_STREAM, epoch)
         return self._positions[torch.randperm(self.train_samples, generator=generator)]
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """Train once on the samples at `order`, in batches; return their tally, unread.
 
         `after_step` is called after each step; it is meant for rehearsals that sample memory.
+
+        Raises:
+            InvalidValueError: there is no sample to train on.
         """
+        if len(order) == 0:
+            raise InvalidValueError("the order of samples is empty: train on at least one")
         self.model.train()
         tally = Tally()
         for images, labels in self._pipeline.train_batches(order):
@@ -182,6 +189,12 @@ def check_seed(seed: int) -> None:
     """Raise `InvalidValueError` unless `seed` is one that `Training` takes."""
     if not 0 <= seed <= MAX_SEED:
         raise InvalidValueError(f"seed {seed} is out of range: use a whole number from 0 to 2**63 - 1")
+
+
+def seeded_generator(seed: int, *stream: int) -> torch.Generator:
+    """Return a generator on the CPU for one purpose: different `stream` numbers draw unrelated values from one seed."""
+    state = np.random.SeedSequence(seed, spawn_key=stream).generate_state(1, dtype=np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) % 2**63)
 
 
 def _positions(samples: int, held_out: Tensor | None) -> Tensor:

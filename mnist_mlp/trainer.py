@@ -6,9 +6,8 @@ It never prints and never reads a clock; `Trainer.fit` calls back so that others
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,13 +19,10 @@ from mnist_mlp.errors import InvalidValueError, WorkloadError
 from mnist_mlp.history import Epoch, History
 from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, find_recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
-from mnist_mlp.train import Score, Tally, Training, check_seed
+from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, check_seed, seeded_generator
 
 Part = Literal["train", "validation", "test"]
 """The samples that were trained on, those held out of them, or the test set."""
-
-# Sets the draw of the validation samples apart from the orders of the epochs, which have only numbers of their own.
-_SPLIT_SPAWN_KEY: Final = (1,)
 
 
 class NonFiniteLossError(WorkloadError):
@@ -224,6 +220,5 @@ def _draw_held_out(samples: int, fraction: float, seed: int) -> Tensor | None:
         raise InvalidValueError(
             f"validation split {fraction} of {samples} training samples leaves one side empty: use another fraction"
         )
-    mixed = np.random.SeedSequence(seed, spawn_key=_SPLIT_SPAWN_KEY).generate_state(1, dtype=np.uint64)
-    generator = torch.Generator().manual_seed(int(mixed[0]) % 2**63)
+    generator = seeded_generator(seed, SPLIT_STREAM)
     return torch.randperm(samples, generator=generator)[:count].sort().values

@@ -54,8 +54,8 @@ def epoch(count):
     order = torch.randperm(len(labels))[:count]
     for start in range(0, count, batch_size):
         chosen = order[start : start + batch_size]
-        batch = images[chosen].float().div_(255).sub_(0.1307).div_(0.3081)
-        loss = criterion(model(batch), labels[chosen])
+        batch = images.index_select(0, chosen).float().div_(255).sub_(0.1307).div_(0.3081)
+        loss = criterion(model(batch), labels.index_select(0, chosen))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -88,7 +88,9 @@ def test_every_hyperparameter_reaches_the_training(run: CommandLine, tmp_path: P
         "--weight-decay 0.001 --batch-size 50 --test-batch-size 40 --epochs 1 --transform half --no-shuffle "
         "--validation-split 0.2 --seed 9 --threads 1 --pipeline resident --workers 0",
     )
-    code, out, _ = run("train", "784-16-8-10", *DIGITS, *options, "--save", tmp_path / "m.pth")
+    code, out, _ = run(
+        "train", "784-16-8-10", *DIGITS, *options, "--save", tmp_path / "m.pth", "--history", tmp_path / "h.csv"
+    )
     assert code == 0
     recipe = load_model(tmp_path / "m.pth").recipe
     assert (recipe.layers, recipe.output, recipe.loss) == ((784, 12, 6, 10), "log_softmax", "nll")
@@ -99,7 +101,16 @@ def test_every_hyperparameter_reaches_the_training(run: CommandLine, tmp_path: P
     assert (training.seed, training.validation_split) == (9, 0.2)
     assert "momentum 0.9, weight decay 0.001, batches of 50 in file order, transform half" in out
     assert "1,150 training and 287 validation images" in out
-    assert "val. loss" in out
+    history = (tmp_path / "h.csv").read_text().splitlines()
+    cells = [
+        f"{100 * float(cell):.2f}" if position % 2 else f"{float(cell):.4f}"
+        for position, cell in enumerate(history[1].split(",")[1:])
+    ]
+    header, row = out.splitlines()[4:6]
+    assert re.split(r"\s{2,}", header.strip())[1:] == [
+        "train loss", "train accuracy", "val. loss", "val. accuracy", "test loss", "test accuracy",
+    ]  # fmt: skip
+    assert row.replace("%", "").split()[1:] == cells
     assert re.search(r"validation set accuracy .* of 287\)", out)
 
 

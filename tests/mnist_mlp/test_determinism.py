@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mnist_mlp
 from mnist_mlp.data import Dataset
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.train import Score, Training
 
@@ -155,6 +156,7 @@ SCRIPT = """
 import hashlib, sys
 import torch
 from mnist_mlp.data import Dataset
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.train import Training
 
@@ -251,7 +253,7 @@ def test_rehearsal_has_every_batch_size_of_an_epoch_and_is_short(samples: int, b
     assert len(set(order.tolist())) == len(order)
 
 
-class HostReads(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves it so
+class HostReads(TorchDispatchMode):
     """Raise the moment an operation needs a tensor's value on the host."""
 
     READS = ("aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.nonzero", "aten.masked_select")
@@ -287,3 +289,22 @@ def test_resident_training_reads_nothing_back_to_the_host(
 def test_guard_against_host_reads_notices_them() -> None:
     with HostReads(), pytest.raises(AssertionError, match="_local_scalar_dense"):  # type: ignore[no-untyped-call]
         torch.ones(1).item()
+
+
+def test_large_seeds_do_not_share_the_orders_of_small_ones(tiny: Dataset) -> None:
+    """Seed and epoch are mixed, not strung together: 7 + 5 * 2**32 once began where seed 7 was in epoch 5."""
+    small = Training(ADAM, tiny, device=CPU, seed=7)
+    large = Training(ADAM, tiny, device=CPU, seed=7 + 5 * 2**32)
+    assert not torch.equal(small.order(5), large.order(0))
+
+
+def test_order_without_shuffling_belongs_to_the_caller(tiny: Dataset) -> None:
+    training = Training(replace(ADAM, shuffle=False), tiny, device=CPU, seed=0)
+    training.order(0).fill_(0)
+    assert torch.equal(training.order(1), torch.arange(training.train_samples))
+
+
+def test_training_on_nothing_is_refused(tiny: Dataset) -> None:
+    training = Training(ADAM, tiny, device=CPU, seed=0)
+    with pytest.raises(InvalidValueError, match="at least one"):
+        training.train(torch.empty(0, dtype=torch.int64))

@@ -229,12 +229,21 @@ def test_formats_that_are_not_offered_are_not_opened(tmp_path: Path) -> None:
         prepare_image(saved(tmp_path, seven(), "seven.tiff"))
 
 
-def test_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (SyntaxError("broken PNG file"), "it is damaged"),
+    ],
+)
+def test_whatever_pillow_says_to_a_file_is_an_image_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise error
 
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(ImageError, match="Permission denied"):
+    with pytest.raises(ImageError, match=f"cannot be read: {message}"):
         prepare_image(saved(tmp_path, seven()))
 
 

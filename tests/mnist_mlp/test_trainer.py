@@ -17,6 +17,7 @@ from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import TRANSFORMS, Recipe
+from mnist_mlp.train import Training
 from mnist_mlp.trainer import NonFiniteLossError
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -61,6 +62,14 @@ def test_fitting_twice_goes_on_where_the_first_stopped(dataset: Dataset) -> None
     in_parts.fit(1)
     assert list(in_parts.fit(2)) == list(at_once.history)
     assert weights(in_parts) == weights(at_once)
+
+
+def test_fit_is_the_low_level_training_with_a_new_order_each_epoch(dataset: Dataset) -> None:
+    trainer = make(dataset)
+    history = trainer.fit(2)
+    training = Training(RECIPE, dataset, device=torch.device("cpu"), seed=1)
+    losses = [training.train(training.order(epoch)).read().loss for epoch in range(2)]
+    assert [epoch.train_loss for epoch in history] == losses
 
 
 def test_callbacks_come_after_every_step_and_every_epoch_and_nothing_is_printed(

@@ -14,7 +14,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
-@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(0, False, "cpu"), (0, True, "mps"), (2, False, "cuda")])
+@pytest.mark.parametrize(
+    ("cuda", "mps", "chosen"), [(0, False, "cpu"), (0, True, "mps"), (2, False, "cuda"), (1, True, "cuda")]
+)
 def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, chosen: str) -> None:  # noqa: FBT001
     pretend(monkeypatch, cuda=cuda, mps=mps)
     assert choose_device() == torch.device(chosen)
