@@ -93,13 +93,13 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="bench")
 def cli() -> None:
-    r"""Measure how fast, and how well, reference MNIST MLPs train here.
+    """Measure how fast, and how well, reference MNIST MLPs train here.
 
     \b
     python -m bench run                                  two minutes, one table
     python -m bench run --devices cpu,cuda --batch-sizes 64,1024
     python -m bench show latest
-    """
+    """  # noqa: D301 - \b is for click: keep these lines as they are
 
 
 @cli.command("run", epilog=EXIT_CODES)
@@ -139,14 +139,14 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     dry_run: bool,
     **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
 ) -> None:
-    r"""Train every configuration of a grid, repeatedly, each time in a fresh process, and store what was measured.
+    """Train every configuration of a grid, repeatedly, each time in a fresh process, and store what was measured.
 
     \b
     python -m bench run --dry-run
     python -m bench run --preset recipes
     python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 32,512 --repeats 5
     python -m bench run --resume 1a2b3c4d
-    """
+    """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
     from bench.processes import make_launcher  # noqa: PLC0415 - likewise
 
@@ -256,7 +256,7 @@ def _terminal_width() -> int:
 
 
 @cli.command("show", epilog=EXIT_CODES)
-@click.argument("reference", metavar="RUN", default="latest")
+@click.argument("reference", metavar="[RUN]", default="latest")
 @click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--columns", type=NAMES, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
 @click.option("--sort", type=NAMES, default=(), help="Columns to sort by; a leading - sorts downwards.")
@@ -273,14 +273,14 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     claims: bool,
     results: Path,
 ) -> None:
-    r"""Show a stored run, one row per configuration. RUN is a path, the beginning of a run id, or latest.
+    """Show a stored run, one row per configuration. RUN is a path, the beginning of a run id, or latest (the default).
 
     \b
     python -m bench show
     python -m bench show 1a2b --sort -throughput_per_second
     python -m bench show latest --filter "batch_size>=256" --format csv
     python -m bench show latest --claims
-    """
+    """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.claims import render_claims  # noqa: PLC0415 - keeps `--help` quick
     from bench.show import render_run  # noqa: PLC0415 - likewise
     from bench.store import read_run, resolve  # noqa: PLC0415 - likewise

@@ -246,10 +246,19 @@ def test_show_without_any_run_says_how_to_make_one() -> None:
     refused(bench("show"), "python -m bench run")
 
 
-def test_help_of_every_command_has_an_example_or_explains_itself() -> None:
-    assert "python -m bench run" in bench("--help").stdout
-    for command in ("run", "show"):
-        assert f"python -m bench {command}" in bench(command, "--help").stdout
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ((), "python -m bench run --devices cpu,cuda --batch-sizes 64,1024"),
+        (("run",), "python -m bench run --resume 1a2b3c4d"),
+        (("show",), 'python -m bench show latest --filter "batch_size>=256" --format csv'),
+    ],
+)
+def test_help_has_its_examples_a_line_each(command: tuple[str, ...], example: str) -> None:
+    result = bench(*command, "--help")
+    assert result.exit_code == 0
+    assert f"  {example}" in result.stdout.splitlines()
+    assert "130 interrupted" in result.stdout
 
 
 CHECK_IMPORTS = """
