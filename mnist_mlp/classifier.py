@@ -12,10 +12,10 @@ from torch.nn import functional
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import MLP, loss_function
-from mnist_mlp.recipes import TRANSFORMS, Recipe
+from mnist_mlp.recipes import Recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
+from mnist_mlp.transforms import Normalise
 
-_PIXEL_MAX: Final = 255.0
 _IMAGE_SHAPE: Final = (28, 28)
 
 Images = Tensor | npt.NDArray[np.uint8]
@@ -65,16 +65,11 @@ class Classifier:
 
     def _outputs(self, images: Tensor) -> Iterator[Tensor]:
         """Yield the outputs of (n, 28, 28) uint8 images, batch by batch, (batch, 10) float32 on the device."""
+        normalise = Normalise(self.recipe.transform, self.device)
         self.network.eval()
         with torch.no_grad():
             for pixels in torch.split(images, self.recipe.test_batch_size):
-                yield self.network(normalise(pixels.to(self.device), self.recipe.transform))
-
-
-def normalise(pixels: Tensor, transform: str) -> Tensor:
-    """Return pixels, uint8 of any shape, as float32: scaled to [0, 1], then standardised as `transform` says."""
-    mean, deviation = (torch.tensor(value, device=pixels.device) for value in TRANSFORMS[transform])
-    return (pixels.to(torch.float32) / torch.tensor(_PIXEL_MAX, device=pixels.device) - mean) / deviation
+                yield self.network(normalise(pixels.to(self.device)))
 
 
 def _checked(images: Images) -> Tensor:

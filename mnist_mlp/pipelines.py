@@ -6,7 +6,7 @@ torchvision's dataset, its transforms on every image, and a DataLoader.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from torch import Tensor
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import TORCHVISION_DATASETS, TRANSFORMS
-
-_PIXEL_MAX: Final = 255.0
+from mnist_mlp.transforms import Normalise
 
 
 class Pipeline(Protocol):
@@ -43,17 +42,7 @@ class ResidentPipeline:
         self._device = device
         self._train = (dataset.train_images.flatten(1).to(device), dataset.train_labels.to(device))
         self._test = (dataset.test_images.flatten(1).to(device), dataset.test_labels.to(device))
-        mean, deviation = TRANSFORMS[transform]
-        # Tensors, not Python numbers: CUDA divides by a number by multiplying with its rounded reciprocal, which
-        # would give other bits than torchvision's transforms do.
-        self._pixel_max, self._mean, self._deviation = (
-            torch.tensor(value, dtype=torch.float32, device=device) for value in (_PIXEL_MAX, mean, deviation)
-        )
-        self._standardise = transform != "unit"
-
-    def _normalise(self, pixels: Tensor) -> Tensor:
-        images = pixels.to(torch.float32).div_(self._pixel_max)
-        return images.sub_(self._mean).div_(self._deviation) if self._standardise else images
+        self._normalise = Normalise(transform, device)
 
     def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Pipeline.train_batches`. The order crosses to the device once, before the first batch."""

@@ -12,11 +12,9 @@ from workload_builders import RECIPE, bars
 
 import mnist_mlp
 from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe
-from mnist_mlp.classifier import normalise
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.pipelines import ResidentPipeline
-from mnist_mlp.recipes import TRANSFORMS, Recipe
+from mnist_mlp.recipes import Recipe
 from mnist_mlp.train import Training
 from mnist_mlp.trainer import NonFiniteLossError
 
@@ -114,13 +112,6 @@ def test_one_picture_and_numpy_pictures_are_classified_like_a_batch_of_tensors(d
 def test_pictures_of_another_shape_or_type_are_refused(dataset: Dataset, images: torch.Tensor) -> None:
     with pytest.raises(InvalidValueError, match=r"\(n, 28, 28\) uint8"):
         make(dataset).predict(images)
-
-
-@pytest.mark.parametrize("transform", TRANSFORMS)
-def test_classifier_scales_pixels_exactly_as_the_training_pipeline(dataset: Dataset, transform: str) -> None:
-    pipeline = ResidentPipeline(dataset, transform, batch_size=9, test_batch_size=70, device=torch.device("cpu"))
-    ((images, _),) = pipeline.test_batches()
-    assert torch.equal(normalise(dataset.test_images, transform).flatten(1), images)
 
 
 def test_classifier_and_trainer_evaluate_alike(dataset: Dataset) -> None:

@@ -1,0 +1,34 @@
+"""Pixels to what a network is fed, with the very bits that torchvision's transforms give."""
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mnist_mlp.recipes import TRANSFORMS
+
+_PIXEL_MAX: Final = 255.0
+
+
+class Normalise:
+    """Scales uint8 pixels to [0, 1] and standardises them, on their device.
+
+    Args:
+        transform: one of `mnist_mlp.recipes.TRANSFORMS`.
+        device: where the pixels will be.
+    """
+
+    def __init__(self, transform: str, device: torch.device) -> None:
+        """Keep the constants on the device."""
+        mean, deviation = TRANSFORMS[transform]
+        # Tensors, not Python numbers: CUDA divides by a number by multiplying with its rounded reciprocal, which
+        # would give other bits than torchvision's transforms do.
+        self._pixel_max, self._mean, self._deviation = (
+            torch.tensor(value, dtype=torch.float32, device=device) for value in (_PIXEL_MAX, mean, deviation)
+        )
+        self._standardise = transform != "unit"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return pixels, uint8 of any shape, as a new float32 tensor of that shape."""
+        images = pixels.to(torch.float32).div_(self._pixel_max)
+        return images.sub_(self._mean).div_(self._deviation) if self._standardise else images
