@@ -276,9 +276,9 @@ CORRUPTIONS: Final[dict[str, tuple[Callable[[dict[str, Any]], Any], str]]] = {
     "unknown dataset": (change("dataset", name="imagenet"), "dataset's name or SHA-256"),
     "no hash": (change("dataset", sha256="ABC"), "dataset's name or SHA-256"),
     "weights are no dictionary": (lambda content: content.update(state_dict=[1]), "names and shapes"),
-    "a weight is a number": (change("state_dict", **{"network.0.bias": 1}), "names and shapes"),
-    "a weight is missing": (lambda content: content["state_dict"].pop("network.0.bias"), "names and shapes"),
-    "infinite weights": (lambda content: content["state_dict"]["network.0.bias"].fill_(float("inf")), "not all finite"),
+    "a weight is a number": (change("state_dict", **{"0.bias": 1}), "names and shapes"),
+    "a weight is missing": (lambda content: content["state_dict"].pop("0.bias"), "names and shapes"),
+    "infinite weights": (lambda content: content["state_dict"]["0.bias"].fill_(float("inf")), "not all finite"),
 }
 
 

@@ -54,7 +54,7 @@ def test_flops_of_a_small_model_are_those_of_pencil_and_paper() -> None:
 
 
 def test_activation_stands_between_layers_but_not_after_the_last() -> None:
-    assert [type(module) for module in MLP((784, 30, 20, 10)).network] == [
+    assert [type(module) for module in MLP((784, 30, 20, 10)).children()] == [
         nn.Linear,
         nn.ReLU,
         nn.Linear,
