@@ -12,6 +12,7 @@ decided by SHA-256, as for every other source.
 
 import gzip
 import pickletools
+import warnings
 import zlib
 from importlib import metadata
 from pathlib import Path
@@ -72,13 +73,14 @@ def read_carrier(
         CorruptDatasetError: the file cannot be read, is damaged, grows too large, or is not the pickle described above.
     """
     try:
-        with path.open("rb") as compressed, gzip.GzipFile(fileobj=compressed) as decompressed:
+        with warnings.catch_warnings(), path.open("rb") as file, gzip.GzipFile(fileobj=file) as decompressed:
+            warnings.simplefilter("error")  # a malformed text argument draws only a warning from pickletools
             buffers = _array_buffers(_BoundedStream(decompressed, max_bytes))
             _check_end(decompressed)
         _check_sizes(buffers, split_samples)
         return _to_arrays(buffers)
-    # pickletools answers malformed input with ValueError, gzip with the others.
-    except (ValueError, EOFError, OSError, zlib.error) as error:
+    # pickletools answers malformed input with ValueError or a warning, gzip with the others.
+    except (ValueError, EOFError, OSError, zlib.error, Warning) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorruptDatasetError(f"{path.name} is no readable MNIST pickle ({reason}): {_REMEDY}") from error
 

@@ -6,6 +6,7 @@ import pickle
 import struct
 import sys
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,6 +244,14 @@ def test_flipped_bit_of_the_compressed_file_raises_nothing_else(tmp_path: Path, 
     except CorruptDatasetError:
         return
     assert arrays.train_images.shape == (5, 28, 28)
+
+
+def test_text_that_pickletools_would_only_warn_of_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mnist.pkl.gz"
+    path.write_bytes(gzip.compress(b"S'\\\xd4'\n."))
+    with warnings.catch_warnings(record=True) as told, pytest.raises(CorruptDatasetError, match="invalid escape"):
+        read_carrier(path, split_samples=SPLITS)
+    assert told == []
 
 
 def test_package_that_is_not_installed_is_reported_with_the_remedy() -> None:
