@@ -62,6 +62,7 @@ def bench_smoke(session: nox.Session) -> None:
 def overhead(session: nox.Session) -> None:
     """Compare the harness's epoch time with a bare training loop's (minutes; needs a quiet machine)."""
     install(session)
+    session.run("python", "tests/microbench/step_overhead.py")
     session.run("python", "tests/microbench/harness_overhead.py", *session.posargs)
 
 
