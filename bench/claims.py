@@ -11,7 +11,7 @@ from typing import Final
 from bench.errors import BadInputError
 from bench.records import Configuration, Run, Sample, Summary
 from bench.stats import summarise
-from mnist_mlp.recipes import RECIPES, Claim
+from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +51,7 @@ def _is_documented(configuration: Configuration) -> bool:
     recipe = RECIPES.get(configuration.model)
     if recipe is None or configuration.dataset != "mnist":
         return False
-    decisive = (
-        "layers",
-        "activation",
-        "output",
-        "loss",
-        "optimizer",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
-        "batch_size",
-        "epochs",
-        "transform",
-        "shuffle",
-    )
+    decisive = set(HYPERPARAMETERS) - {"test_batch_size"}  # evaluation's batches do not touch the training
     return all(getattr(configuration, name) == getattr(recipe, name) for name in decisive)
 
 

@@ -33,27 +33,11 @@ from bench.settings import SettingsError, apply_fp32
 from mnist_mlp import data
 from mnist_mlp.errors import WorkloadError
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
-from mnist_mlp.recipes import Recipe
+from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
 from mnist_mlp.train import Score, Training
 
 WARM_STEPS: Final = 8
 """Full batches of the rehearsal that follows the cold start; also what one step's time is estimated from."""
-
-_RECIPE_FIELDS: Final = (
-    "layers",
-    "activation",
-    "output",
-    "loss",
-    "optimizer",
-    "learning_rate",
-    "momentum",
-    "weight_decay",
-    "batch_size",
-    "test_batch_size",
-    "epochs",
-    "transform",
-    "shuffle",
-)
 
 
 class TrialError(Exception):
@@ -229,7 +213,7 @@ class Session:
 
 def recipe_of(configuration: Configuration) -> Recipe:
     """Return the recipe that `configuration` holds, as this process's `mnist_mlp` knows recipes."""
-    return Recipe(name=configuration.model, **{name: getattr(configuration, name) for name in _RECIPE_FIELDS})
+    return Recipe(name=configuration.model, **{name: getattr(configuration, name) for name in HYPERPARAMETERS})
 
 
 def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:

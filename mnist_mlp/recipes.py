@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -116,6 +116,12 @@ class Recipe:
             check_positive_int(name, getattr(self, name))
         if self.optimizer != "sgd" and self.momentum != 0:
             raise InvalidValueError(f"momentum {self.momentum} applies to sgd only: leave it out for {self.optimizer}")
+
+
+HYPERPARAMETERS: Final = tuple(
+    field.name for field in fields(Recipe) if field.name not in {"name", "seed", "claims", "departures"}
+)
+"""Fields of a `Recipe` that say how it is trained, and not what it is called or claimed to give."""
 
 
 def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:

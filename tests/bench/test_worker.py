@@ -18,7 +18,7 @@ from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
 from bench.records import Configuration, Description, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError
 from mnist_mlp import data
-from mnist_mlp.recipes import RECIPES
+from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES
 from mnist_mlp.train import Training
 
 THREADS = torch.get_num_threads()
@@ -162,7 +162,7 @@ def test_description_of_the_place_is_complete(session: worker.Session) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_survives_the_way_through_a_configuration(name: str) -> None:
     recipe = RECIPES[name]
-    fields = {field: getattr(recipe, field) for field in worker._RECIPE_FIELDS}  # noqa: SLF001 - what must match
+    fields = {field: getattr(recipe, field) for field in HYPERPARAMETERS}
     rebuilt = worker.recipe_of(dataclasses.replace(TINY, model=name, **fields))
     assert rebuilt == dataclasses.replace(recipe, claims=(), departures="", seed=None)
 
