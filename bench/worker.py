@@ -6,6 +6,7 @@ The conversation, each line a request and its answer (`bench.messages`):
     dataset name root          → DatasetReady
     prepare trial root         → Prepared       settings, data, model; cold start; warm-up, undone again
     train epoch                → Trained        yardstick, the timed epoch, yardstick
+    stretch epoch begin end    → Stretched      the timed batches begin to end of an epoch, nothing else
     evaluate                   → Evaluated
     finish                     → Finished       peaks; then the process ends
 
@@ -26,7 +27,7 @@ from bench.channel import Channel, ChannelClosedError
 from bench.coding import from_json, to_json
 from bench.devices import Device
 from bench.fingerprint import describe
-from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
+from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Stretched, Trained
 from bench.meters import ContentionMeter, HostMemory, Yardstick
 from bench.records import Configuration, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError, apply_fp32
@@ -59,6 +60,7 @@ class Session:
         self._device: Device
         self._yardstick: Yardstick
         self._has_labels = True
+        self._order: tuple[int, torch.Tensor] | None = None
         self._host_peak: Peak | None = None
         self._allocated_peak: Peak | None = None
         self._reserved_peak: Peak | None = None
@@ -82,25 +84,23 @@ class Session:
             return {"failure": to_json(_failure(kind, error))}
 
     def _handle(self, request: Mapping[str, Any]) -> object:
-        match request.get("do"):
-            case "describe":
-                return describe()
-            case "dataset":
-                return _prepare_dataset(request["name"], _root(request))
-            case "prepare":
-                return self._prepare(from_json(Trial, request["trial"]), _root(request))
-            case "train":
-                return self._train(request["epoch"])
-            case "evaluate":
-                return self._evaluate()
-            case "finish":
-                return Finished(
-                    host_peak=self._host_peak,
-                    device_allocated_peak=self._allocated_peak,
-                    device_reserved_peak=self._reserved_peak,
-                )
-            case other:
-                raise TrialError(FailureKind.CRASH, f"request {other!r} is unknown to the worker")
+        handlers: dict[str, Callable[[], object]] = {
+            "describe": describe,
+            "dataset": lambda: _prepare_dataset(request["name"], _root(request)),
+            "prepare": lambda: self._prepare(from_json(Trial, request["trial"]), _root(request)),
+            "train": lambda: self._train(request["epoch"]),
+            "stretch": lambda: self._stretch(request["epoch"], request["begin"], request["end"]),
+            "evaluate": self._evaluate,
+            "finish": lambda: Finished(
+                host_peak=self._host_peak,
+                device_allocated_peak=self._allocated_peak,
+                device_reserved_peak=self._reserved_peak,
+            ),
+        }
+        handler = handlers.get(str(request.get("do")))
+        if handler is None:
+            raise TrialError(FailureKind.CRASH, f"request {request.get('do')!r} is unknown to the worker")
+        return handler()
 
     def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
         configuration = trial.configuration
@@ -182,6 +182,26 @@ class Session:
             train_correct=score.correct if self._has_labels else None,
             yardstick_seconds=yardstick_seconds,
             contention=contended,
+        )
+
+    def _stretch(self, epoch: int, begin: int, end: int) -> Stretched:
+        """Time the batches `begin` to `end` of `epoch`; drawing the epoch's order is in its first stretch's time."""
+        training, device, batch_size = self._training, self._device, self._training.recipe.batch_size
+        device.synchronise()
+        cpu_start, start = time.process_time(), time.perf_counter()
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, training.order(epoch)
+        tally = training.train(self._order[1][begin * batch_size : end * batch_size])
+        device.synchronise()
+        train_seconds = time.perf_counter() - start
+        process_cpu_seconds = time.process_time() - cpu_start
+        score = tally.read()
+        self._check_finite("train loss", score, epoch)
+        return Stretched(
+            train_seconds=train_seconds,
+            train_samples=score.samples,
+            train_loss=score.loss,
+            process_cpu_seconds=process_cpu_seconds,
         )
 
     def _evaluate(self) -> Evaluated:

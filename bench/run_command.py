@@ -1,0 +1,165 @@
+"""The commands `run` and `devices`: what measures, and where it can."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.errors import BadInputError
+from bench.interrupts import Interrupts
+from bench.options import EXIT_CODES, NAMES, NUMBERS, RESULTS, Duration, command_line, make_request, terminal_width
+from bench.plan import PRESETS, check_request
+
+if TYPE_CHECKING:
+    from bench import run
+    from bench.estimate import Estimate
+    from bench.progress import PlainProgress, TerminalProgress
+    from bench.records import Plan, Trial
+
+
+@click.command("run", epilog=EXIT_CODES)
+@click.option("--preset", metavar="NAME", help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]")
+@click.option("--devices", type=NAMES, help="Devices, such as cpu,cuda:1,mps.  [default: auto, all available]")
+@click.option("--models", type=NAMES, help="Recipes or layer lists, such as mlp_128,784-512-256-10.")
+@click.option("--widths", type=NUMBERS, help="Units of the first hidden layer; the others follow in proportion.")
+@click.option("--batch-sizes", type=NUMBERS, help="Training samples per step.")
+@click.option("--precisions", type=NAMES, help="Arithmetic: fp32.")
+@click.option("--engines", type=NAMES, help="How a step is executed: eager.")
+@click.option("--pipelines", type=NAMES, help="Where batches come from: resident, dataloader.")
+@click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]")
+@click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]")
+@click.option("--dataset", metavar="NAME", help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]")
+@click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]")
+@click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own.")
+@click.option("--seed", type=int, help="Seed of the first repeat; the next repeat has the next seed.  [default: 0]")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
+@click.option("--budget", type=Duration(), help="Start no further trial after this time.")
+@click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
+@click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--resume", metavar="RUN", help="Complete this stored run (a path, a run id or latest).")
+@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; measure nothing.")
+@click.pass_context
+def run_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    preset: str | None,
+    timeout: float,
+    budget: float | None,
+    name: str | None,
+    output: Path | None,
+    data_root: Path | None,
+    resume: str | None,
+    dry_run: bool,
+    **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
+) -> None:
+    """Train every configuration of a grid, repeatedly, each time in a fresh process, and store what was measured.
+
+    \b
+    python -m bench run --dry-run
+    python -m bench run --preset recipes
+    python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 32,512 --repeats 5
+    python -m bench run --resume 1a2b3c4d
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+
+    asked = {option: value for option, value in grid.items() if value is not None}
+    options = run.Options(
+        name=name or preset or ("custom" if asked else "quick"),
+        results=RESULTS,
+        output=output,
+        data_root=data_root,
+        timeout_seconds=timeout,
+        budget_seconds=budget,
+        command=command_line(sys.argv[1:]),
+    )
+    if resume is not None:
+        _refuse_beside_resume(asked, preset=preset, name=name, output=output, dry_run=dry_run)
+        _resume(resume, options, ctx.obj)
+        return
+    request = make_request(preset or "quick", asked)
+    check_request(request)
+    run.check_output(options)
+    with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
+        if dry_run:
+            plan, _ = run.plan_here(request, launcher)
+            _dry_run(plan, run.estimate_here(plan, launcher, options))
+        else:
+            _print_finished(run.start_run(request, options, launcher, ctx.obj, _progress))
+
+
+def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
+    given = [option for option, value in (asked | others).items() if value]
+    if given:
+        options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
+
+
+def _resume(reference: str, options: "run.Options", interrupts: Interrupts) -> None:
+    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
+
+    path = resolve(reference, options.results)
+    configurations = read_run(path).header.plan.configurations
+    preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
+    with contextlib.closing(make_launcher(preload)) as launcher:
+        _print_finished(run.resume_run(path, options, launcher, interrupts, _progress))
+
+
+def _progress(trials: tuple["Trial", ...]) -> "PlainProgress | TerminalProgress":
+    from bench.progress import make_progress  # noqa: PLC0415 - keeps `--help` and `show` quick
+
+    return make_progress(trials, sys.stderr)
+
+
+def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
+    from tabulate import tabulate  # noqa: PLC0415 - keeps `--help` quick
+
+    from bench.units import format_seconds  # noqa: PLC0415 - likewise
+
+    headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads")
+    rows = [
+        (c.device, c.model, c.batch_size, c.epochs, c.pipeline, c.engine, c.precision, c.threads)
+        for c in plan.configurations
+    ]
+    click.echo(tabulate(rows, headers=headers))
+    count = len(plan.configurations)
+    click.echo(f"\n{count} configurations x {plan.repeats} repeats = {count * plan.repeats} trials")
+    click.echo(f"Estimated time: {format_seconds(estimate.seconds)}, from the first steps of {estimate.probes} of them")
+
+
+def _print_finished(finished: "run.Finished") -> None:
+    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.show import render_run  # noqa: PLC0415 - likewise
+
+    click.echo(render_run(finished.run, width=terminal_width()))
+    click.echo(f"\nStored in {finished.path}")
+    share = run.measuring_share(finished.run)
+    if share is not None and finished.run.footer is not None:
+        wall = finished.run.footer.wall_seconds
+        click.echo(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation", err=True)
+    click.get_current_context().exit(finished.exit_code)
+
+
+@click.command("devices", epilog=EXIT_CODES)
+@click.option("--format", "layout", type=click.Choice(("table", "json")), default="table", show_default=True)
+def devices_command(layout: str) -> None:
+    """List the devices there are here, and why the others are not."""
+    from tabulate import tabulate  # noqa: PLC0415 - keeps `--help` quick
+
+    from bench.coding import dumps  # noqa: PLC0415 - likewise
+    from bench.launcher import describe_place  # noqa: PLC0415 - likewise
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+
+    with contextlib.closing(make_launcher()) as launcher:
+        statuses = describe_place(launcher).devices
+    if layout == "json":
+        click.echo(dumps(statuses))
+        return
+    rows = [(s.device, "yes" if s.available else "no", s.description if s.available else s.reason) for s in statuses]
+    click.echo(tabulate(rows, headers=("device", "available", "what it is, or why not")))

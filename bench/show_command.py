@@ -1,0 +1,53 @@
+"""The command `show`: a stored run as text."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from bench.errors import BadInputError
+from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, terminal_width
+
+
+@click.command("show", epilog=EXIT_CODES)
+@click.argument("reference", metavar="[RUN]", default="latest")
+@click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--columns", type=NAMES, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
+@click.option("--sort", type=NAMES, default=(), help="Columns to sort by; a leading - sorts downwards.")
+@click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
+@click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+def show_command(  # noqa: PLR0913 - one parameter an option
+    reference: str,
+    *,
+    layout: Literal["table", "markdown", "csv", "json"],
+    columns: tuple[str, ...] | None,
+    sort: tuple[str, ...],
+    filters: tuple[str, ...],
+    claims: bool,
+    results: Path,
+) -> None:
+    """Show a stored run, one row per configuration. RUN is a path, the beginning of a run id, or latest (the default).
+
+    \b
+    python -m bench show
+    python -m bench show 1a2b --sort -throughput_per_second
+    python -m bench show latest --filter "batch_size>=256" --format csv
+    python -m bench show latest --claims
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.claims import render_claims  # noqa: PLC0415 - keeps `--help` quick
+    from bench.show import render_run  # noqa: PLC0415 - likewise
+    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
+
+    run = read_run(resolve(reference, results))
+    if claims and (columns or sort or filters):
+        raise BadInputError("--claims is a table of its own: leave out --columns, --sort and --filter")
+    width = terminal_width()
+    text = (
+        render_claims(run, layout)
+        if claims
+        else render_run(run, format=layout, columns=columns, sort=sort, filters=filters, width=width)
+    )
+    click.echo(text)
+    for warning in run.warnings:
+        click.echo(f"bench: {warning}", err=True)
