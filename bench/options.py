@@ -1,5 +1,6 @@
 """What the commands' options have in common: kinds of values, defaults and words of help."""
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -55,6 +56,28 @@ NAMES: Final = CommaList("names", str)
 NUMBERS: Final = CommaList("numbers", _whole_number)
 
 
+class Share(click.ParamType["float"]):
+    """A share of 1 given in percent (``5%``, ``5``) or, where `unit` is ``pp``, in percentage points (``0.5pp``)."""
+
+    def __init__(self, unit: str = "%") -> None:
+        """Remember the unit, which may be written or left out."""
+        self.name = "percent" if unit == "%" else "points"
+        self._unit = unit
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
+        """Return the share as a fraction, above 0 and below 1."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,6}})?) ?(?:{self._unit})?", value.strip(), flags=re.ASCII)
+        if match is None or not 0 < float(match[1]) < 100:  # noqa: PLR2004 - of a hundred
+            self.fail(
+                f"{value!r} is out of range or no number: write it like 5{self._unit}, above 0 and below 100",
+                param,
+                ctx,
+            )
+        return float(match[1]) / 100
+
+
 class Duration(click.ParamType["float"]):
     """Seconds, or a duration such as 90s, 10m or 1h30m."""
 
@@ -66,6 +89,27 @@ class Duration(click.ParamType["float"]):
 
         del param, ctx
         return value if isinstance(value, float) else parse_duration(value)
+
+
+_GRID: Final = (
+    click.option("--devices", type=NAMES, help="Devices, such as cpu,cuda:1,mps.  [default: auto, all available]"),
+    click.option("--models", type=NAMES, help="Recipes or layer lists, such as mlp_128,784-512-256-10."),
+    click.option("--widths", type=NUMBERS, help="Units of the first hidden layer; the others follow in proportion."),
+    click.option("--batch-sizes", type=NUMBERS, help="Training samples per step."),
+    click.option("--precisions", type=NAMES, help="Arithmetic: fp32."),
+    click.option("--engines", type=NAMES, help="How a step is executed: eager."),
+    click.option("--pipelines", type=NAMES, help="Where batches come from: resident, dataloader."),
+    click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]"),
+    click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]"),
+    click.option("--dataset", metavar="NAME", help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]"),
+)
+
+
+def grid_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options that name configurations, in the order of `make_request`'s parts."""
+    for option in reversed(_GRID):
+        command = option(command)
+    return command
 
 
 def terminal_width() -> int:

@@ -56,17 +56,28 @@ class Launcher(Protocol):
         """End everything that is still running."""
 
 
-def make_launcher(preload: Sequence[str] = ()) -> Launcher:
-    """Return the launcher for this platform; `preload` are modules that each trial needs beside the usual ones."""
+def make_launcher(
+    preload: Sequence[str] = (), *, python: str = sys.executable, workload: Path | None = None
+) -> Launcher:
+    """Return the launcher for this platform.
+
+    Args:
+        preload: modules that each trial needs beside the usual ones.
+        python: the interpreter that the worker processes run.
+        workload: a folder with another `mnist_mlp` for them to train; the harness stays this one.
+    """
     # Forking after macOS frameworks were loaded is unsafe there, and Windows cannot fork.
-    return ForkingLauncher(preload=preload) if sys.platform == "linux" else SpawningLauncher()
+    if sys.platform == "linux":
+        return ForkingLauncher(python=python, preload=preload, workload=workload)
+    return SpawningLauncher(python=python, workload=workload)
 
 
-def worker_environment() -> dict[str, str]:
-    """Return this process's environment, with this very `bench` found first wherever the worker starts."""
+def worker_environment(workload: Path | None = None) -> dict[str, str]:
+    """Return this process's environment, with this very `bench`, and the `mnist_mlp` meant, found before any other."""
     inherited = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(_PACKAGE_ROOT), *([inherited] if inherited else [])])
-    return {**os.environ, "PYTHONPATH": path}
+    folders = [*([str(workload)] if workload else []), str(_PACKAGE_ROOT), *([inherited] if inherited else [])]
+    # The present folder may be another checkout: it must not be searched before these.
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONSAFEPATH": "1"}
 
 
 def describe_end(status: int) -> str:
@@ -106,9 +117,12 @@ class Log:
 class ForkingLauncher:
     """One worker host, which forks a process per trial."""
 
-    def __init__(self, *, python: str = sys.executable, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self, *, python: str = sys.executable, preload: Sequence[str] = (), workload: Path | None = None
+    ) -> None:
         """Start the host at once; `start` waits until it has imported torch and the `preload` modules."""
         self._python = python
+        self._environment = worker_environment(workload)
         self._preload = tuple(preload)
         self._log = Log()
         self._host: subprocess.Popen[bytes] | None = None
@@ -131,7 +145,7 @@ class ForkingLauncher:
                 stdin=subprocess.DEVNULL,
                 stdout=self._log.file,
                 stderr=self._log.file,
-                env=worker_environment(),
+                env=self._environment,
                 start_new_session=True,  # a terminal's Ctrl-C is for this process alone to act on
             )
         self._imported = False
@@ -255,16 +269,17 @@ class ForkedProcess:
 class SpawningLauncher:
     """A new interpreter per trial."""
 
-    def __init__(self, *, python: str = sys.executable) -> None:
+    def __init__(self, *, python: str = sys.executable, workload: Path | None = None) -> None:
         """Remember the interpreter."""
         self._python = python
+        self._environment = worker_environment(workload)
         self._log = Log()
         self._processes: list[SpawnedProcess] = []
 
     def start(self) -> "SpawnedProcess":
         """See `Launcher.start`."""
         try:
-            process = SpawnedProcess(self._python, self._log)
+            process = SpawnedProcess(self._python, self._environment, self._log)
         except OSError as error:
             raise WorkerError(f"the worker process could not be started: {error}") from error
         self._processes.append(process)
@@ -281,7 +296,7 @@ class SpawningLauncher:
 class SpawnedProcess:
     """A trial's process, started by this one."""
 
-    def __init__(self, python: str, log: Log) -> None:
+    def __init__(self, python: str, environment: dict[str, str], log: Log) -> None:
         """Start it and begin the conversation over its standard streams."""
         self._log = log
         self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -289,7 +304,7 @@ class SpawnedProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.file,
-            env=worker_environment(),
+            env=environment,
             start_new_session=True,
         )
         if self._process.stdout is None or self._process.stdin is None:

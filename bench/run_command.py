@@ -9,7 +9,7 @@ import click
 
 from bench.errors import BadInputError
 from bench.interrupts import Interrupts
-from bench.options import EXIT_CODES, NAMES, NUMBERS, RESULTS, Duration, command_line, make_request, terminal_width
+from bench.options import EXIT_CODES, RESULTS, Duration, command_line, grid_options, make_request, terminal_width
 from bench.plan import PRESETS, check_request
 
 if TYPE_CHECKING:
@@ -21,16 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("run", epilog=EXIT_CODES)
 @click.option("--preset", metavar="NAME", help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]")
-@click.option("--devices", type=NAMES, help="Devices, such as cpu,cuda:1,mps.  [default: auto, all available]")
-@click.option("--models", type=NAMES, help="Recipes or layer lists, such as mlp_128,784-512-256-10.")
-@click.option("--widths", type=NUMBERS, help="Units of the first hidden layer; the others follow in proportion.")
-@click.option("--batch-sizes", type=NUMBERS, help="Training samples per step.")
-@click.option("--precisions", type=NAMES, help="Arithmetic: fp32.")
-@click.option("--engines", type=NAMES, help="How a step is executed: eager.")
-@click.option("--pipelines", type=NAMES, help="Where batches come from: resident, dataloader.")
-@click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]")
-@click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]")
-@click.option("--dataset", metavar="NAME", help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]")
+@grid_options
 @click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]")
 @click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own.")
 @click.option("--seed", type=int, help="Seed of the first repeat; the next repeat has the next seed.  [default: 0]")
