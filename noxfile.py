@@ -3,15 +3,18 @@
 Every session installs exactly the versions of requirements/, hashes checked; `nox -s pins` renews them.
 """
 
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["lint", "typing", "tests", "bench_smoke"]
+nox.options.sessions = ["lint", "typing", "tests", "check", "bench_smoke"]
 nox.options.error_on_external_run = True
 
 PINS = "requirements/ci.txt"
 LINT_PINS = "requirements/lint.txt"
+ACCURACY_BASELINE = "results/baselines/accuracy.jsonl"
 
 
 def install(session: nox.Session) -> None:
@@ -56,6 +59,33 @@ def bench_smoke(session: nox.Session) -> None:
     session.run("bench", "run", *tiny)
     session.run("bench", "show", "latest", "--format", "markdown")
     session.run("mnist-mlp", "train", "784-32-10", "--epochs", "1")
+
+
+@nox.session
+def check(session: nox.Session) -> None:
+    """Gate the accuracy of this tree's training against the committed baseline (CPU, minutes)."""
+    install(session)
+    candidate = Path(session.create_tmp()) / "accuracy.jsonl"
+    candidate.unlink(missing_ok=True)
+    session.run("python", "-m", "bench", "run", "--preset", "accuracy", "--devices", "cpu", "--output", str(candidate))
+    session.run("python", "-m", "bench", "check", ACCURACY_BASELINE, str(candidate), "--gate", "accuracy")
+
+
+@nox.session(default=False)
+def ab(session: nox.Session) -> None:
+    """Gate this tree's training time against a git revision: `nox -s ab -- rev:main` (minutes; a quiet machine)."""
+    install(session)
+    session.run("python", "-m", "bench", "ab", *(session.posargs or ["rev:HEAD"]), ".")
+
+
+@nox.session(default=False)
+def microbench(session: nox.Session) -> None:
+    """Time forward, backward, optimizer step, batch assembly and evaluation, and store the rounds."""
+    install(session)
+    options = ("--benchmark-only", "--benchmark-save-data", "--benchmark-autosave")
+    session.run(
+        "pytest", "tests/microbench", *options, "--benchmark-storage=file://results/microbench", *session.posargs
+    )
 
 
 @nox.session(default=False)

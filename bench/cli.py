@@ -5,6 +5,9 @@ from typing import Any
 import click
 
 from bench import __version__
+from bench.ab_command import ab_command
+from bench.calibrate_command import calibrate_command, selftest_command
+from bench.compare_command import check_command, compare_command
 from bench.errors import BenchError
 from bench.interrupts import Interrupts
 from bench.options import EXIT_CODES
@@ -28,14 +31,26 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="bench")
 def cli() -> None:
-    """Measure how fast, and how well, reference MNIST MLPs train here.
+    """Measure how fast, and how well, reference MNIST MLPs train here, and tell what is noise from what is not.
 
     \b
     python -m bench run                                  two minutes, one table
     python -m bench run --devices cpu,cuda --batch-sizes 64,1024
     python -m bench show latest
+    python -m bench compare OLD NEW                      two stored runs
+    python -m bench check OLD NEW --gate accuracy        as a gate
+    python -m bench ab rev:main .                        two versions live: the gate of time
     """  # noqa: D301 - \b is for click: keep these lines as they are
 
 
-for command in (run_command, show_command, devices_command):
+for command in (
+    run_command,
+    show_command,
+    compare_command,
+    check_command,
+    ab_command,
+    calibrate_command,
+    selftest_command,
+    devices_command,
+):
     cli.add_command(command)

@@ -19,7 +19,10 @@ from bench.errors import BadInputError
 
 T = TypeVar("T")
 
-_TAG: Final = "type"
+TAG: Final = "type"
+"""The member by which the members of a union are told apart."""
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 MAX_INTEGER: Final = 2**63 - 1
 """Counts, bytes and seeds fit 64 bits, which is also what pandas and CSV readers take."""
@@ -28,7 +31,7 @@ MAX_INTEGER: Final = 2**63 - 1
 def to_json(value: object) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
     """Return `value` as what `json.dumps` takes; enums become their values and tuples lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _field_to_json(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _field_to_json(value, name) for name in _member_names(type(value))}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, list | tuple):
@@ -38,9 +41,11 @@ def to_json(value: object) -> Any:  # noqa: ANN401 - a JSON value has no narrowe
 
 def _field_to_json(record: Any, name: str) -> Any:  # noqa: ANN401 - any field of any record
     value = getattr(record, name)
+    if value is None or type(value) in _SCALARS:  # most are
+        return value
     encoded = to_json(value)
-    if dataclasses.is_dataclass(value) and len(_union_members(_hints(record.__class__)[name])) > 1:
-        return {_TAG: type(value).__name__, **encoded}
+    if dataclasses.is_dataclass(value) and len(_union_members(member_hints(record.__class__)[name])) > 1:
+        return {TAG: type(value).__name__, **encoded}
     return encoded
 
 
@@ -50,7 +55,7 @@ def dumps(value: object) -> str:
     Raises:
         ValueError: a float in it is not finite.
     """
-    return json.dumps(to_json(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(to_json(value))
 
 
 def loads(text: str | bytes) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
@@ -72,12 +77,12 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _unique_members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    members: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in members:
-            raise ValueError(f"member {name!r} stands twice in one object")
-        members[name] = value
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"member {twice!r} stands twice in one object")
     return members
 
 
@@ -192,17 +197,17 @@ def _union_decoder(hint: object) -> Decoder:
     by_name = {member.__name__: _decoder(member) for member in members} if len(members) > 1 else {}
 
     def decode_tagged(data: object) -> object:
-        tag = data.get(_TAG) if isinstance(data, dict) else None
+        tag = data.get(TAG) if isinstance(data, dict) else None
         if not isinstance(data, dict) or not isinstance(tag, str) or tag not in by_name:
-            raise _mismatch(f"an object whose {_TAG!r} is one of {', '.join(by_name)}", data)
-        return by_name[tag]({name: value for name, value in data.items() if name != _TAG})
+            raise _mismatch(f"an object whose {TAG!r} is one of {', '.join(by_name)}", data)
+        return by_name[tag]({name: value for name, value in data.items() if name != TAG})
 
     decode = decode_tagged if by_name else _decoder(members[0])
     return (lambda data: None if data is None else decode(data)) if optional else decode
 
 
 def _record_decoder(kind: type) -> Decoder:
-    decoders = {name: _decoder(hint) for name, hint in _hints(kind).items()}
+    decoders = {name: _decoder(hint) for name, hint in member_hints(kind).items()}
 
     def decode(data: object) -> object:
         if not isinstance(data, dict):
@@ -232,7 +237,13 @@ def _wrong_members(expected: Iterable[str], data: dict[str, object]) -> _Mismatc
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _member_names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+@functools.cache
+def member_hints(kind: type) -> dict[str, Any]:
+    """Return the types of a dataclass's members, by name, in order."""
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 

@@ -4,22 +4,41 @@ Every line is an object with exactly one member, which names its kind: the heade
 resumed run goes on with more trials and ends with a footer of its own. docs/results-format.schema.json describes it.
 """
 
+import contextlib
+import gc
 import json
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bench import coding
+from bench.canonical import CanonicalReader
 from bench.errors import BadInputError
-from bench.records import SCHEMA_VERSION, Footer, Header, Measurement, Plan, Run, TrialRecord
+from bench.records import (
+    SCHEMA_VERSION,
+    Configuration,
+    Footer,
+    Header,
+    Measurement,
+    Plan,
+    Run,
+    Settings,
+    TrialRecord,
+)
 
 MAX_LINE_BYTES: Final = 2**26
 """64 MiB: a header with a plan of some hundred thousand configurations. A file with a longer line is no stored run."""
 
+_BUFFER_BYTES: Final = 2**20
+"""Some hundred lines: with the usual 8 KiB, asking the system for them is half of what it costs to get them."""
+
 Item = Header | TrialRecord | Footer
 """What one line holds."""
+
+_TRIAL_START: Final = b'{"trial":'
+_TRIAL_END: Final = b"}\n"
 
 _KINDS: Final[dict[str, type[Item]]] = {"header": Header, "trial": TrialRecord, "footer": Footer}
 
@@ -40,6 +59,8 @@ class Ledger:
         """Begin with nothing stored."""
         self._plan = plan
         self._places = {configuration: place for place, configuration in enumerate(plan.configurations)}
+        # Records as read hold the plan's own objects, and to hash the 21 members of each takes its time.
+        self._places_by_identity = {id(configuration): place for configuration, place in self._places.items()}
         self._stored: set[tuple[int, int]] = set()
 
     def admit(self, record: TrialRecord) -> None:
@@ -49,17 +70,20 @@ class Ledger:
             BadInputError: its trial is not in the plan or is entered already, or its measurement is impossible.
         """
         trial = record.trial
-        place = self._places.get(trial.configuration)
+        place = self._places_by_identity.get(id(trial.configuration))
+        if place is None:
+            place = self._places.get(trial.configuration)
         if place is None or not 0 <= trial.repeat < self._plan.repeats or trial.seed != self._plan.seed + trial.repeat:
             raise BadInputError(
                 f"configuration {trial.configuration.id}, repeat {trial.repeat}, seed {trial.seed} is not in the "
                 f"plan: {len(self._places)} configurations, {self._plan.repeats} repeats, seeds from {self._plan.seed}"
             )
-        if (place, trial.repeat) in self._stored:
+        key = (place, trial.repeat)
+        if key in self._stored:
             raise BadInputError(f"configuration {trial.configuration.id}, repeat {trial.repeat} is stored already")
         if isinstance(record.outcome, Measurement):
             _require_possible(record.outcome)
-        self._stored.add((place, trial.repeat))
+        self._stored.add(key)
 
     def forget(self, record: TrialRecord) -> None:
         """Take an admitted `record` out again."""
@@ -107,21 +131,29 @@ def decode(line: bytes) -> Item:
 def read(path: Path) -> Reading:
     """Return what the file at `path` holds; a last line that was cut off is dropped, with a warning.
 
+    Records of a configuration of the plan hold the very object that the plan holds.
+
     Raises:
         BadInputError: it is no stored run, or a line in it breaks a rule.
     """
     require_file(path)
+    with _garbage_collection_paused():
+        return _read(path)
+
+
+def _read(path: Path) -> Reading:
     lines = _lines(path)
     first = _first(path, lines)
     header = _read_header(path, first)
     ledger = Ledger(header.plan)
+    read_canonical = _canonical_trial_reader(header.plan)
     records: list[TrialRecord] = []
     footer: Footer | None = None
     warnings: tuple[str, ...] = ()
     end = first.end
     for line in lines:
         try:
-            item = _read_line(line, ledger)
+            item = _read_line(line, ledger, read_canonical)
         except BadInputError as error:
             raise BadInputError(
                 f"{path}, line {line.number}: {error}; restore the file from a copy, or delete this line and run what "
@@ -162,8 +194,19 @@ def require_file(path: Path) -> None:
         raise _no_run(path, "it is a directory" if stat.S_ISDIR(mode) else "it is not an ordinary file")
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+@contextlib.contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    """Keep the collector from going over records again and again: they hold no cycles, and there may be very many."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _Line(NamedTuple):
     number: int
     text: bytes
     end: int
@@ -173,7 +216,7 @@ class _Line:
 def _lines(path: Path) -> Iterator[_Line]:
     number = end = 0
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=_BUFFER_BYTES) as file:
             text = file.readline(MAX_LINE_BYTES + 1)
             while text:
                 number += 1
@@ -222,12 +265,27 @@ def _header_body(path: Path, line: _Line) -> dict[str, Any]:
     return data["header"]
 
 
-def _read_line(line: _Line, ledger: Ledger) -> TrialRecord | Footer | None:
+def _canonical_trial_reader(plan: Plan) -> Callable[[bytes], TrialRecord | None]:
+    """Return a fast `decode` for trials of `plan` as `encode` writes them; it returns None for every other line."""
+    known = {coding.dumps(configuration): configuration for configuration in plan.configurations}
+    reader = CanonicalReader(TrialRecord, {Configuration: known, Settings: {}})
+
+    def read_canonical(line: bytes) -> TrialRecord | None:
+        if not (line.startswith(_TRIAL_START) and line.endswith(_TRIAL_END) and line.isascii()):
+            return None
+        return reader.read(line[len(_TRIAL_START) : -len(_TRIAL_END)].decode("ascii"))
+
+    return read_canonical
+
+
+def _read_line(
+    line: _Line, ledger: Ledger, read_canonical: Callable[[bytes], TrialRecord | None]
+) -> TrialRecord | Footer | None:
     """Return what `line` holds; None when it is the last and was cut off."""
     if not line.text.endswith(b"\n"):
         return None
     try:
-        item = decode(line.text)
+        item = read_canonical(line.text) or decode(line.text)
     except BadInputError as error:
         # A crashed file system may end a file anywhere in any way: but not with JSON that breaks only our rules.
         if line.is_last and isinstance(error.__cause__, json.JSONDecodeError | UnicodeDecodeError):

@@ -1,17 +1,14 @@
 """A stored run as text: a table for the terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
 
-import csv
-import io
 import json
-import re
-import textwrap
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from bench.coding import to_json
-from bench.columns import DROP_ORDER, Column, default_columns, find_columns, harmless
+from bench.columns import DROP_ORDER, Column, default_columns, find_columns
 from bench.errors import BadInputError
-from bench.fields import FIELDS, Field, Value
+from bench.fields import FIELDS, Field
+from bench.layout import csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import count_failures, count_warnings, heading, is_complete, legend
 from bench.records import Run, Summary
 from bench.selection import select
@@ -20,9 +17,6 @@ from bench.stats import ADVICE, summarise
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
 _NO_ROWS: Final = "no configuration to show"
-_MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`])")
-_EXPORTED_CHARACTERS: Final = 10_000
-"""CSV keeps texts in full as far as any sane one goes."""
 
 
 def render_run(  # noqa: PLR0913 - these are the options of the command, one each
@@ -74,67 +68,32 @@ def _render_table(run: Run, summaries: Sequence[Summary], chosen: Sequence[Colum
         dropped += [column for column in columns if column.key == key]
         columns = tuple(column for column in columns if column.key != key)
         table = _table(summaries, columns)
-    parts = [_wrap(heading(run), width), table, _wrap(legend(run, summaries, columns, dropped), width)]
+    parts = [wrap(heading(run), width), table, wrap(legend(run, summaries, columns, dropped), width)]
     return "\n\n".join(part for part in parts if part)
 
 
 def _table(summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
-    """Lay out tabulate's ``simple`` style, whose own headers would each take two characters more than they need."""
-    if not summaries:
-        return _NO_ROWS
+    return text_table(*_cells(summaries, columns)) if summaries else _NO_ROWS
+
+
+def _cells(
+    summaries: Sequence[Summary], columns: Sequence[Column]
+) -> tuple[Sequence[str], Sequence[Sequence[str]], Sequence[bool]]:
+    """Return headers, rows of cells, and which columns are numbers."""
+    headers = [column.header for column in columns]
     rows = [[column.text(summary) for column in columns] for summary in summaries]
-    columns_of_cells = list(zip(*rows, strict=True))
-    headers = [_narrow(column.header, cells) for column, cells in zip(columns, columns_of_cells, strict=True)]
-    height = max(map(len, headers))
-    # Headers of fewer lines than their neighbours stand on the rule, as in print.
-    header_rows = zip(*([""] * (height - len(lines)) + lines for lines in headers), strict=True)
-    rule = ["-" * max(map(len, (*lines, *cells))) for lines, cells in zip(headers, columns_of_cells, strict=True)]
-    return _tabulate([*header_rows, rule, *rows], (), columns, "plain")
-
-
-def _narrow(header: str, cells: Sequence[str]) -> list[str]:
-    """Return `header` on as many lines as it takes to be no wider than the cells below it."""
-    return textwrap.wrap(header, max(map(len, (*cells, *header.split()))), break_long_words=False)
+    return headers, rows, [column.fields[0].numeric for column in columns]
 
 
 def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
-    rows = [[_escape(column.text(summary)) for column in columns] for summary in summaries]
-    table = _tabulate(rows, [column.header for column in columns], columns, "pipe") if rows else _NO_ROWS
-    above = "  \n".join(map(_escape, heading(run)))
-    below = "\n".join(f"- {_escape(line)}" for line in legend(run, summaries, columns, ()))
+    table = markdown_table(*_cells(summaries, columns)) if summaries else _NO_ROWS
+    above = "  \n".join(map(escape, heading(run)))
+    below = "\n".join(f"- {escape(line)}" for line in legend(run, summaries, columns, ()))
     return "\n\n".join(part for part in (above, table, below) if part)
 
 
-def _tabulate(rows: Sequence[Sequence[str]], headers: Sequence[str], columns: Sequence[Column], style: str) -> str:
-    from tabulate import tabulate  # noqa: PLC0415 - only two of the formats need it
-
-    align = ["right" if column.fields[0].numeric else "left" for column in columns]
-    return tabulate(rows, headers, style, disable_numparse=True, colalign=align)
-
-
-def _escape(text: str) -> str:
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", text)
-
-
-def _wrap(lines: Sequence[str], width: int) -> str:
-    fill = textwrap.TextWrapper(
-        width=max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    ).fill
-    return "\n".join(map(fill, lines))
-
-
 def _render_csv(summaries: Sequence[Summary], fields: Sequence[Field]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([field.key for field in fields])
-    writer.writerows([_csv_cell(field.value(summary)) for field in fields] for summary in summaries)
-    return text.getvalue().removesuffix("\n")
-
-
-def _csv_cell(value: Value) -> Value:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return harmless(value, _EXPORTED_CHARACTERS) if isinstance(value, str) else value
+    return csv_text([field.key for field in fields], ([field.value(each) for field in fields] for each in summaries))
 
 
 def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]) -> str:

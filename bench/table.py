@@ -3,16 +3,13 @@
 Values are unrounded SI base units; what was not measured is None in a row and an empty cell in the CSV.
 """
 
-import contextlib
-import os
-import secrets
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from bench.errors import StorageError
+from bench.outputs import write_atomically
 from bench.records import Configuration, Contention, Failure, Measurement, Peak, Run, TrialRecord
 
 MEASURED: Final = "measured"
@@ -54,20 +51,7 @@ def write_csv(run: Run, path: Path) -> None:
     rows = [{name: _harmless(value) for name, value in row.items()} for row in trial_rows(run)]
     frame = pd.DataFrame(rows, columns=[column.name for column in COLUMNS], dtype=object)
     text = frame.astype({column.name: column.dtype for column in COLUMNS}).to_csv(index=False, lineterminator="\n")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}; the run itself is stored: choose another place or make room"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    write_atomically(path, text)
 
 
 def _harmless(value: object) -> object:

@@ -9,6 +9,7 @@ The conversation, each line a request and its answer (`bench.messages`):
     stretch epoch begin end    → Stretched      the timed batches begin to end of an epoch, nothing else
     evaluate                   → Evaluated
     finish                     → Finished       peaks; then the process ends
+    selftest device threads dataset root → Checked   the ruler's own checks, in a process of their own
 
 A request that fails is answered with ``failure`` (the trial's end, with its kind) or ``bad_input`` (the caller's
 mistake, with the message for the user). The process ends when its peer is gone, whatever it is doing.
@@ -31,6 +32,7 @@ from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Stretche
 from bench.meters import ContentionMeter, HostMemory, Yardstick
 from bench.records import Configuration, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError, apply_fp32
+from bench.soundness import Checked
 from mnist_mlp import data
 from mnist_mlp.errors import WorkloadError
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
@@ -91,6 +93,7 @@ class Session:
             "train": lambda: self._train(request["epoch"]),
             "stretch": lambda: self._stretch(request["epoch"], request["begin"], request["end"]),
             "evaluate": self._evaluate,
+            "selftest": lambda: _check_ruler(request),
             "finish": lambda: Finished(
                 host_peak=self._host_peak,
                 device_allocated_peak=self._allocated_peak,
@@ -239,6 +242,12 @@ def recipe_of(configuration: Configuration) -> Recipe:
 def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
     dataset = data.load(name, root)
     return DatasetReady(source=dataset.source, sha256=dataset.sha256, train_samples=len(dataset.train_labels))
+
+
+def _check_ruler(request: Mapping[str, Any]) -> Checked:
+    from bench.ruler import check_device  # noqa: PLC0415 - trials need none of it
+
+    return check_device(request["device"], request["threads"], request["dataset"], _root(request), Session)
 
 
 def _root(request: Mapping[str, Any]) -> Path | None:

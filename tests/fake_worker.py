@@ -1,6 +1,7 @@
 """A worker that answers from a script: what goes on around trials is tested without torch, processes or a clock."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bench_builders import make_header, make_measurement
@@ -8,7 +9,7 @@ from bench_builders import make_header, make_measurement
 from bench.channel import ChannelClosedError
 from bench.coding import from_json, to_json
 from bench.errors import WorkerError
-from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
+from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Stretched, Trained
 from bench.records import Description, DeviceStatus, Failure, FailureKind, Trial
 
 Request = Mapping[str, Any]
@@ -70,6 +71,10 @@ class FakeLauncher:
             source="root", sha256=make_measurement().dataset_sha256, train_samples=TRAIN_SAMPLES
         )
         self.broken = False
+        self.batch_seconds: Iterator[float] = itertools.repeat(0.001)
+        self.batch_size = 64
+        self.first_loss = 2.3
+        self.stretches: list[tuple[int, int, int]] = []
 
     def start(self) -> FakeProcess:
         if self.broken:
@@ -84,7 +89,7 @@ class FakeLauncher:
         special = self.on(request)
         return special if special is not None else {"answer": to_json(self._answer(request))}
 
-    def _answer(self, request: Request) -> object:
+    def _answer(self, request: Request) -> object:  # noqa: PLR0911 - one answer a request
         measurement = make_measurement()
         epoch = measurement.epochs[0]
         match request["do"]:
@@ -116,12 +121,24 @@ class FakeLauncher:
                 return Trained(
                     **{name: getattr(epoch, name) for name in Trained.__dataclass_fields__},
                 )
+            case "stretch":
+                return self._stretch(request)
             case "evaluate":
                 return Evaluated(**{name: getattr(epoch, name) for name in Evaluated.__dataclass_fields__})
             case "finish":
                 return Finished(host_peak=measurement.host_peak, device_allocated_peak=None, device_reserved_peak=None)
             case other:
                 raise AssertionError(other)
+
+    def _stretch(self, request: Request) -> Stretched:
+        self.stretches.append((request["epoch"], request["begin"], request["end"]))
+        batches = request["end"] - request["begin"]
+        return Stretched(
+            train_seconds=next(self.batch_seconds) * batches,
+            train_samples=batches * self.batch_size,
+            train_loss=self.first_loss if (request["epoch"], request["begin"]) == (0, 0) else 1.0,
+            process_cpu_seconds=0.0,
+        )
 
 
 def fail_trial(kind: FailureKind, message: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import os
 import re
 import subprocess
@@ -158,6 +159,107 @@ def test_any_bytes_raise_nothing_but_bad_input(tmp_path_factory: pytest.TempPath
 
 def replaced(number: int, line: bytes) -> Callable[[list[bytes]], list[bytes]]:
     return lambda lines: [*lines[: number - 1], line, *lines[number:]]
+
+
+# Fast and exact reading
+
+
+def outcome_of_reading(path: Path) -> Run | str:
+    try:
+        return read_run(path)
+    except BadInputError as error:
+        return str(error)
+
+
+def outcome_of_exact_reading(path: Path) -> Run | str:
+    """Read without the fast way, every line by `runfile.decode`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runfile, "_canonical_trial_reader", lambda _plan: lambda _line: None)
+        return outcome_of_reading(path)
+
+
+@given(data=st.data())
+def test_damaged_lines_read_or_are_refused_in_the_same_words_as_in_the_exact_way(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
+    lines = [runfile.encode(item) for item in (RUN.header, *RECORDS, make_footer())]
+    number = data.draw(st.integers(1, 3))
+    line = lines[number]
+    start, taken, length = data.draw(
+        st.tuples(st.integers(0, len(line)), st.integers(0, len(line)), st.integers(0, 40))
+    )
+    piece = data.draw(
+        st.sampled_from(
+            [b"", b" ", b"\n", b"1", b",", b"}", b"]", b'"', b"1e999", b"NaN", b"null", b"\xc3\xa9", b"\xff"]
+        )
+        | st.just(line[taken : taken + length])
+    )
+    lines[number] = line[:start] + piece + line[start + data.draw(st.sampled_from([0, 1, length])) :]
+    path.write_bytes(b"".join(lines[: data.draw(st.sampled_from([number + 1, len(lines)]))]))
+    assert outcome_of_reading(path) == outcome_of_exact_reading(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "changed"),
+    [
+        (b'"seed":43,"repeat":1', b'"repeat":1,"seed":43'),
+        (b'"seed":43', b'"seed": 43'),
+        (b"}\n", b"}\r\n"),
+        (b'"wall_seconds":9.5', b'"wall_seconds":9'),
+        (b"9 GiB wanted", "9 GiB wanted, \N{SNOWMAN}".encode()),
+        (b"9 GiB wanted", b"9 \\u0047iB wanted"),
+        (b'"learning_rate":0.001', b'"learning_rate":1e-3'),
+        (b'"momentum":0.0', b'"momentum":0'),
+    ],
+)
+def test_a_line_written_by_another_hand_is_read_as_well(tmp_path: Path, written: bytes, changed: bytes) -> None:
+    path = tmp_path / "run.jsonl"
+    lines = write_run(path).splitlines(keepends=True)
+    assert written in lines[2]
+    path.write_bytes(b"".join([*lines[:2], lines[2].replace(written, changed), *lines[3:]]))
+    run = read_run(path)
+    assert run.records[::2] == RECORDS[::2]
+    assert run.records[1].trial == RECORDS[1].trial
+    assert run == outcome_of_exact_reading(path)
+
+
+def test_lines_as_they_are_written_are_read_the_fast_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "run.jsonl")
+    decoded: list[object] = []
+
+    def decode(line: bytes) -> runfile.Item:
+        decoded.append(original(line))
+        return original(line)
+
+    original = runfile.decode
+    monkeypatch.setattr(runfile, "decode", decode)
+    assert read_run(tmp_path / "run.jsonl") == RUN
+    assert decoded == [RUN.footer]
+
+
+def test_records_share_the_plans_configurations(tmp_path: Path) -> None:
+    configurations = (make_configuration(), make_configuration(batch_size=7))
+    write_run(tmp_path / "run.jsonl", make_run(configurations))
+    run = read_run(tmp_path / "run.jsonl")
+    assert len(run.records) == 6
+    for record in run.records:
+        assert any(record.trial.configuration is chosen for chosen in run.header.plan.configurations)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path: Path, *, enabled: bool) -> None:
+    write_run(tmp_path / "run.jsonl")
+    (tmp_path / "broken.jsonl").write_bytes((tmp_path / "run.jsonl").read_bytes() + b"{}\n")
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        read_run(tmp_path / "run.jsonl")
+        assert gc.isenabled() == enabled
+        refusal(tmp_path / "broken.jsonl")
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 BROKEN: Final = {

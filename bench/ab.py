@@ -1,0 +1,272 @@
+"""The live comparison of two arms on one machine: the gate of time.
+
+Every configuration is screened on a few process pairs. What does not pass there is measured again on fresh pairs, which
+alone decide: what looks slow by chance in a large family looks so only once (`bench.judgement.gate_pairs`).
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bench.ab_report import BUDGET, COMPLETE, Floor, Report, Row, Side
+from bench.arms import Arm
+from bench.errors import IncomparableError, WorkerError
+from bench.judgement import Judgement, Verdict, gate_pairs, needs_confirmation
+from bench.launcher import describe_place, prepare_dataset
+from bench.pairs import ArmFailedError, PairRecord, measure_pair
+from bench.plan import Request, choose_devices, make_plan
+from bench.processes import Launcher
+from bench.records import Configuration, Description, Machine
+
+MAX_LOOKS: Final = 8
+"""Rounds of fresh pairs after which `--until-decided` gives up: the difference is then at the allowance itself."""
+
+ERROR_LEVEL: Final = 0.01
+"""Probability of any false regression in one command, over all its configurations, devices and looks."""
+
+PASS_LEVEL: Final = 0.05
+"""Probability of any false pass, likewise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to compare. `max_slowdown` is a fraction; `screen_pairs` and `confirm_pairs` count process pairs."""
+
+    max_slowdown: float
+    screen_pairs: int
+    confirm_pairs: int
+    until_decided: bool
+    budget_seconds: float | None
+    data_root: Path | None
+    timeout_seconds: float
+    command: tuple[str, ...]
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How far the comparison is, for people: pair `number` of `total` of the round called `name`."""
+
+    name: str
+    number: int
+    total: int
+
+
+@dataclass(slots=True)
+class _Measured:
+    """What has been measured of one configuration, and what is thought of it by now."""
+
+    screen: list[PairRecord] = field(default_factory=list)
+    confirm: list[PairRecord] = field(default_factory=list)
+    judgement: Judgement | None = None
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing can be measured of it any more."""
+        return self.judgement is not None and self.judgement.verdict in {Verdict.FAILED, Verdict.INCOMPARABLE}
+
+
+class LiveComparison:
+    """Measures round after round. `report` can be asked for at any time, after an interruption too."""
+
+    def __init__(
+        self,
+        arms: tuple[Arm, Arm],
+        launchers: tuple[Launcher, Launcher],
+        options: Options,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remember what to compare; nothing is started."""
+        self._arms = arms
+        self._launchers = launchers
+        self._options = options
+        self._clock = clock
+        self._start = clock()
+        self._places: list[Description] = []
+        self._floors: Mapping[str, float | None] = {}
+        self._measured: dict[Configuration, _Measured] = {}
+        self._seed = 0
+        self._looks = 0
+
+    def plan(self, request: Request) -> tuple[Configuration, ...]:
+        """Ask both arms where they are and have them verify the data; return what will be compared.
+
+        Raises:
+            BadInputError: a device is not available to both arms, or the request is wrong.
+            IncomparableError: an arm does not work with this harness, or reads other data.
+        """
+        self._places = [
+            self._describe(arm, launcher) for arm, launcher in zip(self._arms, self._launchers, strict=True)
+        ]
+        baseline, candidate = self._places
+        devices = choose_devices(request.devices, baseline.devices)
+        choose_devices(devices, candidate.devices)
+        plan = make_plan(request, devices=devices, cores_usable=baseline.machine.cores_usable)
+        self._seed = plan.seed
+        self._measured = {configuration: _Measured() for configuration in plan.configurations}
+        hashes = [
+            prepare_dataset(launcher, request.dataset, self._options.data_root).sha256 for launcher in self._launchers
+        ]
+        if len(set(hashes)) > 1:
+            raise IncomparableError(
+                f"the arms read different data under the name {request.dataset!r} (SHA-256 {', '.join(hashes)}): use a "
+                "dataset that both read alike"
+            )
+        return plan.configurations
+
+    @staticmethod
+    def _describe(arm: Arm, launcher: Launcher) -> Description:
+        try:
+            return describe_place(launcher)
+        except WorkerError as error:
+            raise IncomparableError(
+                f"arm {arm.label} does not work with this harness: {error}; compare with a revision or an interpreter "
+                "that does"
+            ) from error
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that both arms run on; known once planned."""
+        return self._places[0].machine
+
+    def run(
+        self,
+        floors: Mapping[str, float | None],
+        on_pair: Callable[[Stage], None] = lambda _stage: None,
+        on_round: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Measure until everything is decided, as far as the options allow; return why it ended.
+
+        `floors` holds each device's A/A floor as a log ratio, None where unknown. `on_pair` is called before each pair
+        and `on_round` after each round, outside all timing.
+        """
+        self._floors = floors
+        name, rows, pairs = "screen", list(self._measured), self._options.screen_pairs
+        last_look = MAX_LOOKS if self._options.until_decided else 1
+        while rows:
+            is_whole = self._round(name, rows, pairs, on_pair)
+            self._looks += name == "confirm"
+            self._judge(is_last=self._looks == last_look)
+            on_round()
+            if not is_whole:
+                return BUDGET
+            if self._looks == last_look:
+                break
+            name, pairs = "confirm", self._options.confirm_pairs
+            rows = [each for each, measured in self._measured.items() if _is_open(measured)]
+        return COMPLETE
+
+    def _round(self, name: str, rows: Sequence[Configuration], pairs: int, on_pair: Callable[[Stage], None]) -> bool:
+        """Measure `pairs` more pairs of each of `rows`; return False if the budget ended before that."""
+        shuffler = random.Random(self._seed)  # noqa: S311 - no secret
+        number = 0
+        for _ in range(pairs):
+            seed, self._seed = self._seed, self._seed + 1
+            for configuration in shuffler.sample(rows, len(rows)):
+                number += 1
+                if self._measured[configuration].is_broken:
+                    continue
+                if self._is_spent():
+                    return False
+                on_pair(Stage(name=name, number=number, total=pairs * len(rows)))
+                self._measure(configuration, seed, name)
+        return True
+
+    def _is_spent(self) -> bool:
+        budget = self._options.budget_seconds
+        return budget is not None and self._clock() - self._start > budget
+
+    def _measure(self, configuration: Configuration, seed: int, name: str) -> None:
+        measured = self._measured[configuration]
+        try:
+            pair = measure_pair(
+                *self._launchers,
+                configuration,
+                seed=seed,
+                root=self._options.data_root,
+                timeout_seconds=self._options.timeout_seconds,
+            )
+        except ArmFailedError as error:
+            measured.judgement = _without_estimate(Verdict.FAILED, str(error))
+            return
+        (measured.screen if name == "screen" else measured.confirm).append(pair)
+        if pair.baseline.settings != pair.candidate.settings:
+            reason = f"the arms ran with different settings: {pair.baseline.settings} and {pair.candidate.settings}"
+            measured.judgement = _without_estimate(Verdict.INCOMPARABLE, reason)
+
+    def _judge(self, *, is_last: bool) -> None:
+        """Judge what can be judged; each device's configurations are a family of their own."""
+        judged = {
+            each: measured for each, measured in self._measured.items() if measured.screen and not measured.is_broken
+        }
+        devices = dict.fromkeys(each.device for each in judged)
+        for device in devices:
+            family = [measured for each, measured in judged.items() if each.device == device]
+            judgements = gate_pairs(
+                [[pair.log_ratio for pair in measured.screen] for measured in family],
+                [[pair.log_ratio for pair in measured.confirm] for measured in family],
+                max_slowdown=self._options.max_slowdown,
+                floor=self._floors.get(device) or 0.0,
+                looks=self._looks,
+                last_look=is_last,
+                earlier=[measured.judgement for measured in family if measured.judgement is not None],
+                error_level=ERROR_LEVEL / len(devices),
+                pass_level=PASS_LEVEL / len(devices),
+            )
+            for measured, judgement in zip(family, judgements, strict=True):
+                measured.judgement = judgement
+
+    def report(self, ended: str) -> Report:
+        """Return what is known by now; `ended` says why it is no more.
+
+        The pairs of a round that an interruption cut short are in the report, but have not been judged.
+        """
+        baseline, candidate = (
+            Side(label=arm.label, commit=arm.commit, software=place.software)
+            for arm, place in zip(self._arms, self._places, strict=True)
+        )
+        return Report(
+            command=self._options.command,
+            created_at=self._options.created_at,
+            machine=self.machine,
+            baseline=baseline,
+            candidate=candidate,
+            max_slowdown=self._options.max_slowdown,
+            floors=tuple(Floor(device=device, log_ratio=floor) for device, floor in self._floors.items()),
+            looks=self._looks,
+            ended=ended,
+            wall_seconds=self._clock() - self._start,
+            rows=tuple(
+                Row(
+                    configuration=configuration,
+                    screen=tuple(measured.screen),
+                    confirm=tuple(measured.confirm),
+                    judgement=measured.judgement or _without_estimate(Verdict.INCONCLUSIVE, _TOO_EARLY),
+                )
+                for configuration, measured in self._measured.items()
+            ),
+        )
+
+
+_TOO_EARLY: Final = "no round of pairs was completed"
+
+
+def _is_open(measured: _Measured) -> bool:
+    return measured.judgement is not None and needs_confirmation([measured.judgement])[0]
+
+
+def _without_estimate(verdict: Verdict, reason: str) -> Judgement:
+    return Judgement(
+        verdict=verdict,
+        estimate=None,
+        interval=None,
+        bound=None,
+        adjusted_p=None,
+        minimum_detectable_effect=None,
+        needed_n=None,
+        reason=reason,
+    )

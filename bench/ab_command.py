@@ -1,0 +1,143 @@
+"""The command `ab`: two arms live on this machine, as a gate of time."""
+
+import contextlib
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.errors import InterruptedRunError
+from bench.options import EXIT_CODES, RESULTS, Duration, Share, command_line, grid_options, make_request, terminal_width
+from bench.outputs import append_step_summary, require_writable, write_atomically
+from bench.plan import check_request
+
+if TYPE_CHECKING:
+    from bench.ab import Stage
+    from bench.ab_report import Report
+
+
+@click.command("ab", epilog=EXIT_CODES)
+@click.argument("baseline", metavar="BASELINE")
+@click.argument("candidate", metavar="CANDIDATE")
+@click.option("--preset", metavar="NAME", default="quick", show_default=True, help="Which configurations, as in `run`.")
+@grid_options
+@click.option("--seed", type=int, help="Seed of the first pair; each further pair has the next.  [default: 0]")
+@click.option("--max-slowdown", type=Share(), default="5%", show_default=True, help="What is still a pass.")
+@click.option("--screen-pairs", type=click.IntRange(3, 1000), default=8, show_default=True, help="Process pairs each.")
+@click.option(
+    "--confirm-pairs",
+    type=click.IntRange(3, 1000),
+    default=8,
+    show_default=True,
+    help="Fresh process pairs for what the screen did not pass.",
+)
+@click.option("--until-decided", is_flag=True, help="More fresh pairs until every verdict is in.")
+@click.option("--budget", type=Duration(), help="Start no further pair after this time.")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one pair.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything measured to this file.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are looked up."
+)
+@click.pass_context
+def ab_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    baseline: str,
+    candidate: str,
+    preset: str,
+    max_slowdown: float,
+    screen_pairs: int,
+    confirm_pairs: int,
+    until_decided: bool,
+    budget: float | None,
+    timeout: float,
+    json_path: Path | None,
+    data_root: Path | None,
+    results: Path,
+    **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
+) -> None:
+    """Compare the training time of two arms, live and in turns on this machine, and gate on it.
+
+    An arm is . (this tree), rev:REVISION (the mnist_mlp of a git revision) or python:INTERPRETER (another
+    environment with its torch). The measuring code is this tree's for both.
+
+    \b
+    python -m bench ab rev:main .
+    python -m bench ab rev:HEAD~1 . --max-slowdown 3% --until-decided --budget 10m
+    python -m bench ab python:.venv/bin/python python:../new-torch/bin/python --json ab.json
+    python -m bench ab . .                          is this machine quiet enough?
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench import ab  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.ab_report import INTERRUPTED  # noqa: PLC0415 - likewise
+    from bench.arms import open_arm  # noqa: PLC0415 - likewise
+    from bench.locks import device_locks  # noqa: PLC0415 - likewise
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench.profiles import load_profile  # noqa: PLC0415 - likewise
+    from bench.run import preload_for  # noqa: PLC0415 - likewise
+
+    request = make_request(preset, {option: value for option, value in grid.items() if value is not None})
+    check_request(request)
+    if json_path is not None:
+        require_writable(json_path)
+    options = ab.Options(
+        max_slowdown=max_slowdown,
+        screen_pairs=screen_pairs,
+        confirm_pairs=confirm_pairs,
+        until_decided=until_decided,
+        budget_seconds=budget,
+        data_root=data_root,
+        timeout_seconds=timeout,
+        command=command_line(sys.argv[1:]),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    with contextlib.ExitStack() as stack:
+        arms = stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate))
+        preload = preload_for(request.pipelines, request.dataset)
+        first, second = (
+            stack.enter_context(contextlib.closing(make_launcher(preload, python=arm.python, workload=arm.workload)))
+            for arm in arms
+        )
+        comparison = ab.LiveComparison(arms, (first, second), options)
+        devices = {configuration.device for configuration in comparison.plan(request)}
+        stack.enter_context(device_locks(devices))
+        profile = load_profile(comparison.machine.id, results)
+        floors = {device: None if profile is None else profile.ab_floor(device) for device in sorted(devices)}
+        try:
+            ended = comparison.run(floors, _tell, lambda: _save(comparison.report(INTERRUPTED), json_path))
+        except InterruptedRunError:
+            _finish(comparison.report(INTERRUPTED), json_path)
+            raise
+        report = comparison.report(ended)
+    _finish(report, json_path)
+    ctx.exit(report.exit_code)
+
+
+def _tell(stage: "Stage") -> None:
+    """Say on standard error how far it is: one line that is written over on a terminal, else one a tenth."""
+    if sys.stderr.isatty():
+        end = "\n" if stage.number == stage.total else "\r"
+        click.echo(f"{stage.name}: pair {stage.number} of {stage.total}  {end}", err=True, nl=False)
+    elif stage.number % max(1, stage.total // 10) == 0:
+        click.echo(f"{stage.name}: pair {stage.number} of {stage.total}", err=True)
+
+
+def _finish(report: "Report", json_path: Path | None) -> None:
+    from bench.ab_view import render_markdown, render_table  # noqa: PLC0415 - keeps `--help` quick
+
+    click.echo(render_table(report, terminal_width()))
+    _save(report, json_path)
+    warning = append_step_summary(render_markdown(report))
+    if warning is not None:
+        click.echo(f"bench: {warning}", err=True)
+
+
+def _save(report: "Report", path: Path | None) -> None:
+    """Write all that is known by now, so that even a kill loses no more than a round."""
+    from bench.coding import dumps  # noqa: PLC0415 - keeps `--help` quick
+
+    if path is not None:
+        write_atomically(path, dumps(report))

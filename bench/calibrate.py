@@ -1,0 +1,316 @@
+"""Calibration: how finely this machine can measure, per device, measured on a reference configuration and kept.
+
+Two things are learnt. Identical arms in live process pairs (A/A) show what difference `ab` would report where there is
+none. Full trials with different seeds show how much accuracy differs from seed to seed and how long an epoch takes
+today. A further measurement of a device is a field of `bench.profiles.DeviceSession` and a line of the function that
+makes one here.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Final, Protocol
+
+from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunError
+from bench.interrupts import Interrupts
+from bench.launcher import describe_place, prepare_dataset, run_trial
+from bench.layout import text_table
+from bench.locks import FileLock, device_locks
+from bench.pairs import ArmFailedError, PairRecord, measure_pair
+from bench.plan import Request, choose_devices, make_plan
+from bench.processes import Launcher
+from bench.profiles import (
+    MIN_PAIRS,
+    MIN_SESSIONS,
+    DeviceFigures,
+    DeviceSession,
+    MachineProfile,
+    Session,
+    load_profile,
+    new_profile,
+    profile_path,
+    save_profile,
+)
+from bench.records import Configuration, Measurement, Trial, TrialRecord, TrialWarning
+from bench.stats import ADVICE
+from bench.units import format_seconds
+
+MODEL: Final = "784-128-10"
+BATCH_SIZE: Final = 256
+EPOCHS: Final = 3
+"""The reference configuration: small enough for a minute in all, large enough that a step is not overhead alone."""
+
+MIN_SEEDS: Final = 2
+MAX_COUNT: Final = 1000
+"""More pairs or seeds than this is a typing mistake: they would take hours."""
+
+
+class CalibrationError(BenchError):
+    """A trial failed while calibrating; the profile is as it was."""
+
+    exit_code = ExitCode.FAILED_TRIAL
+
+
+class PairMeter(Protocol):
+    """Measures one process pair, as `bench.pairs.measure_pair` does."""
+
+    def __call__(  # noqa: D102, PLR0913 - see there
+        self,
+        baseline: Launcher,
+        candidate: Launcher,
+        configuration: Configuration,
+        *,
+        seed: int,
+        root: Path | None,
+        timeout_seconds: float,
+    ) -> PairRecord: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to calibrate, how thoroughly, and where to keep it. `timeout_seconds` is for one trial or pair."""
+
+    devices: tuple[str, ...]
+    pairs: int
+    seeds: int
+    results: Path
+    data_root: Path | None
+    timeout_seconds: float
+    dataset: str = "mnist"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """A stored calibration: the file, what it holds now, and the devices of this session."""
+
+    path: Path
+    profile: MachineProfile
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What is printed of a calibration, for programs."""
+
+    machine_id: str
+    created_at: str
+    devices: tuple[DeviceFigures, ...]
+
+
+def check_options(options: Options) -> None:
+    """Refuse counts that cannot give a figure, before anything is started.
+
+    Raises:
+        BadInputError: a count is out of range.
+    """
+    for option, count, lowest in (("--pairs", options.pairs, MIN_PAIRS), ("--seeds", options.seeds, MIN_SEEDS)):
+        if not lowest <= count <= MAX_COUNT:
+            raise BadInputError(f"{option} {count} is out of range: use a whole number from {lowest} to {MAX_COUNT}")
+
+
+def calibrate(
+    options: Options,
+    launchers: tuple[Launcher, Launcher],
+    interrupts: Interrupts,
+    tell: Callable[[str], None],
+    measure: PairMeter = measure_pair,
+) -> Calibrated:
+    """Calibrate each device and append the session to the machine's profile; `tell` gets a line per measurement.
+
+    The arms come from two launchers, as those of `ab` do: what differs between two worker hosts of one program (where
+    its memory lies, say) is part of what identical arms differ by.
+
+    Raises:
+        BadInputError: a device is missing or in use, or the profile is broken or cannot be written.
+        CalibrationError: a trial failed; the profile is as it was.
+        InterruptedRunError: Ctrl-C or SIGTERM; the profile is as it was.
+    """
+    start = time.perf_counter()
+    created_at = datetime.now(UTC).isoformat(timespec="seconds")
+    place = describe_place(launchers[0])
+    devices = choose_devices(options.devices, place.devices)
+    with _profile_lock(profile_path(place.machine.id, options.results)), device_locks(devices):
+        profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
+        prepare_dataset(launchers[0], options.dataset, options.data_root)
+        plan = make_plan(_reference(options.dataset), devices=devices, cores_usable=place.machine.cores_usable)
+        session = _Session(options=options, launchers=launchers, tell=tell, measure=measure)
+        try:
+            measured = tuple(session.measure_device(each, profile.unused_seed()) for each in plan.configurations)
+        except InterruptedRunError as interruption:
+            raise InterruptedRunError(f"{interruption}: nothing of this calibration is stored") from None
+        with interrupts.shield():
+            profile = profile.with_session(
+                place.machine,
+                Session(
+                    created_at=created_at,
+                    software=place.software,
+                    wall_seconds=time.perf_counter() - start,
+                    devices=measured,
+                ),
+            )
+            path = save_profile(profile, options.results)
+    return Calibrated(path=path, profile=profile, devices=devices)
+
+
+def _reference(dataset: str) -> Request:
+    return Request(models=(MODEL,), batch_sizes=(BATCH_SIZE,), epochs=EPOCHS, repeats=1, dataset=dataset)
+
+
+@contextlib.contextmanager
+def _profile_lock(path: Path) -> Iterator[None]:
+    """Hold the machine's profile, so that of two calibrations none is lost; find out now whether it can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{path.parent} cannot be made: {error.strerror}; choose another --results") from error
+    lock = FileLock.acquire(
+        path.with_name(f".{path.name}.lock"),
+        f"machine profile {path}",
+        "two calibrations at once spoil each other's timings: wait until that one ends",
+    )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Session:
+    """What all measurements of one calibration have in common."""
+
+    options: Options
+    launchers: tuple[Launcher, Launcher]
+    tell: Callable[[str], None]
+    measure: PairMeter
+
+    def measure_device(self, configuration: Configuration, first_seed: int) -> DeviceSession:
+        """Measure pairs and trials in turn, so that both are spread over the same minute."""
+        options, ratios, trials = self.options, list[float](), list[Measurement]()
+        warnings: set[TrialWarning] = set()
+        for number in range(max(options.pairs, options.seeds)):
+            if number < options.pairs:
+                ratios.append(self._log_ratio(configuration, number))
+                percent = 100 * math.expm1(ratios[-1])
+                self.tell(f"{configuration.device}: A/A pair {number + 1} of {options.pairs}: {percent:+.1f} %")
+            if number < options.seeds:
+                record, measurement = self._trial(configuration, first_seed + number)
+                trials.append(measurement)
+                warnings.update(record.warnings)
+                seconds = format_seconds(measurement.epoch_seconds)
+                self.tell(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
+        for warning in sorted(warnings):
+            self.tell(f"{configuration.device}: {warning}: {ADVICE[warning]}")
+        return DeviceSession(
+            device=configuration.device,
+            threads=configuration.threads,
+            configuration=configuration,
+            aa_log_ratios=tuple(ratios),
+            seeds=tuple(range(first_seed, first_seed + options.seeds)),
+            epoch_seconds=tuple(trial.epoch_seconds for trial in trials),
+            test_accuracies=tuple(trial.test_accuracy for trial in trials if trial.test_accuracy is not None),
+            yardstick_seconds=tuple(median(epoch.yardstick_seconds for epoch in trial.epochs) for trial in trials),
+        )
+
+    def _log_ratio(self, configuration: Configuration, number: int) -> float:
+        try:
+            pair = self.measure(
+                *self.launchers,
+                configuration,
+                seed=number,  # which arm begins depends on it: half of the pairs each
+                root=self.options.data_root,
+                timeout_seconds=self.options.timeout_seconds,
+            )
+        except ArmFailedError as error:
+            raise _failed(f"A/A pair {number + 1} on {configuration.device}: {error}") from error
+        return pair.log_ratio
+
+    def _trial(self, configuration: Configuration, seed: int) -> tuple[TrialRecord, Measurement]:
+        record = run_trial(
+            self.launchers[0],
+            Trial(configuration=configuration, seed=seed, repeat=0),
+            root=self.options.data_root,
+            timeout_seconds=self.options.timeout_seconds,
+        )
+        if isinstance(record.outcome, Measurement):
+            return record, record.outcome
+        what = f"the trial with seed {seed} on {configuration.device} failed"
+        raise _failed(f"{what}: {record.outcome.kind}: {record.outcome.message}")
+
+
+def _failed(what: str) -> CalibrationError:
+    return CalibrationError(f"{what}. Nothing of this calibration is stored: remove the cause and calibrate again")
+
+
+def report(calibrated: Calibrated) -> Report:
+    """Return the figures of the devices that were calibrated."""
+    figures = (calibrated.profile.figures(device) for device in calibrated.devices)
+    return Report(
+        machine_id=calibrated.profile.machine.id,
+        created_at=calibrated.profile.sessions[-1].created_at,
+        devices=tuple(each for each in figures if each is not None),
+    )
+
+
+def render(calibrated: Calibrated) -> str:
+    """Return the figures as a table of at most 80 columns, with what its words mean and what is still unknown."""
+    figures = report(calibrated).devices
+    rows = [
+        (
+            each.device,
+            _percent(each.ab_floor),
+            str(each.pairs),
+            _percent(each.pair_deviation),
+            _points(each.accuracy_deviation),
+            str(each.seeds),
+            format_seconds(each.epoch_seconds),
+            _percent(each.epoch_deviation),
+            _percent(each.drift_deviation),
+            format_seconds(each.yardstick_seconds),
+        )
+        for each in figures
+    ]
+    table = text_table(_HEADERS, rows, [header != "device" for header in _HEADERS])
+    return "\n".join((table, "", *_LEGEND, *map(_drift_note, figures)))
+
+
+_HEADERS: Final = (
+    "device",
+    "A/A floor",
+    "pairs",
+    "pairs SD",
+    "accuracy SD",
+    "seeds",
+    "epoch",
+    "epoch SD",
+    "drift SD",
+    "yardstick",
+)
+
+_LEGEND: Final = (
+    "A/A floor: largest systematic difference between identical arms that is still",
+    "  credible: |mean| + t(95 %) SE of the log ratios of the process pairs",
+    "pairs SD: of one such pair; accuracy SD: of final test accuracy, over the seeds",
+    "epoch: median of this session's trials; drift SD: of the sessions' medians",
+)
+
+
+def _drift_note(figures: DeviceFigures) -> str:
+    if figures.drift_deviation is None:
+        return (
+            f"{figures.device}: {figures.sessions} of {MIN_SESSIONS} sessions that drift takes: "
+            "calibrate again on other days"
+        )
+    return f"{figures.device}: drift over {figures.sessions} sessions; it knows only the days that were measured"
+
+
+def _percent(log_deviation: float | None) -> str:
+    return "-" if log_deviation is None else f"{100 * log_deviation:.1f} %"
+
+
+def _points(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} pp"

@@ -1,0 +1,96 @@
+"""The commands `calibrate` and `selftest`: how finely this machine measures, and whether the ruler is sound."""
+
+import contextlib
+from pathlib import Path
+
+import click
+
+from bench.options import EXIT_CODES, NAMES, RESULTS, Duration
+from bench.outputs import require_writable, write_atomically
+
+
+@click.command("calibrate", epilog=EXIT_CODES)
+@click.option("--devices", type=NAMES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]")
+@click.option("--pairs", type=int, default=8, show_default=True, help="A/A process pairs a device.")
+@click.option("--seeds", type=int, default=5, show_default=True, help="Full trials a device, each with a new seed.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are kept.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one trial.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
+@click.pass_context
+def calibrate_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    devices: tuple[str, ...],
+    pairs: int,
+    seeds: int,
+    results: Path,
+    data_root: Path | None,
+    timeout: float,
+    json_path: Path | None,
+) -> None:
+    """Measure how finely this machine can measure, and keep it for `ab` and `check`. A minute a device.
+
+    Run it on different days: drift between sessions is known from the third on.
+
+    \b
+    python -m bench calibrate
+    python -m bench calibrate --devices cpu --pairs 16
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench import calibrate  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.coding import dumps  # noqa: PLC0415 - likewise
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+
+    options = calibrate.Options(
+        devices=devices, pairs=pairs, seeds=seeds, results=results, data_root=data_root, timeout_seconds=timeout
+    )
+    calibrate.check_options(options)
+    if json_path is not None:
+        require_writable(json_path)
+    with contextlib.closing(make_launcher()) as one, contextlib.closing(make_launcher()) as other:
+        calibrated = calibrate.calibrate(options, (one, other), ctx.obj, _tell)
+    click.echo(calibrate.render(calibrated))
+    click.echo(f"\nStored in {calibrated.path}")
+    if json_path is not None:
+        write_atomically(json_path, dumps(calibrate.report(calibrated)) + "\n")
+
+
+@click.command("selftest", epilog=EXIT_CODES)
+@click.option("--devices", type=NAMES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--dataset", type=click.Choice(("mnist", "digits")), default="mnist", show_default=True)
+@click.option("--format", "layout", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one device.")
+@click.pass_context
+def selftest_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    devices: tuple[str, ...],
+    data_root: Path | None,
+    dataset: str,
+    layout: str,
+    timeout: float,
+) -> None:
+    """Check the ruler itself on each device: clock, waiting, meters, precision, first losses, scores.
+
+    Ends with 4 if a check fails.
+
+    \b
+    python -m bench selftest
+    python -m bench selftest --devices cpu --dataset digits
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench import selftest  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.coding import dumps  # noqa: PLC0415 - likewise
+    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+
+    options = selftest.Options(devices=devices, dataset=dataset, data_root=data_root, timeout_seconds=timeout)
+    with contextlib.closing(make_launcher()) as launcher:
+        checks = selftest.run_selftest(options, launcher, _tell)
+    click.echo(dumps(checks) if layout == "json" else selftest.render(checks))
+    ctx.exit(selftest.exit_code(checks))
+
+
+def _tell(line: str) -> None:
+    click.echo(line, err=True)

@@ -1,0 +1,263 @@
+"""The gate on stored tables: is the candidate still as fast and as accurate as the baseline? It fails closed.
+
+What cannot be compared, was not measured or is not known well enough is never a pass, and the reason says what to do.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from bench.check_report import Finding, GateReport, Limits
+from bench.columns import harmless
+from bench.compare import (
+    Source,
+    dataset_reason,
+    device_of,
+    judge_prepared,
+    missing_reason,
+    moderated,
+    time_estimate,
+    undecided,
+)
+from bench.drift import Drift, NoiseProfile
+from bench.errors import BadInputError
+from bench.inference import Estimate, independent_estimate
+from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times
+from bench.matching import (
+    Matching,
+    Trials,
+    gather,
+    is_whole,
+    match,
+    nearest_difference,
+    software_differences,
+    varying_dimensions,
+)
+from bench.records import Run
+from bench.units import format_percent
+
+ERROR_LEVEL: Final = 0.01
+"""Probability of any false regression of time, and of accuracy, in one check."""
+
+PASS_LEVEL: Final = 0.05
+"""Probability that a pass of time, or of accuracy, hides more than is allowed."""
+
+_MAX_COMMAND_CHARACTERS: Final = 400
+
+
+def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateReport:
+    """Judge `candidate` by `baseline`; the order of records does not matter.
+
+    Raises:
+        BadInputError: both are one run, which would pass whatever happened to the code.
+    """
+    if baseline.run.header.run_id == candidate.run.header.run_id:
+        raise BadInputError(
+            f"baseline and candidate are one run, {harmless(baseline.run.header.run_id, 40)}: measure the candidate, "
+            "and name its run"
+        )
+    is_one_machine = baseline.machine_id == candidate.machine_id
+    matching = match(gather(baseline.run), gather(candidate.run), any_threads=not is_one_machine)
+    subjects = [trials.subject for trials in _all(matching)]
+    drift = Drift(baseline.profile, candidate.profile)
+    findings = [
+        *_whole_findings(baseline, candidate),
+        *_missing_findings(matching, baseline.run),
+        *_failure_findings(matching, baseline.run),
+    ]
+    # What failed or was never measured is said once already: the quantities of such a pair have nothing to add.
+    sound = [pair for pair in matching.pairs if missing_reason(*pair) is None]
+    if limits.gate != "accuracy":
+        findings += _time_findings(sound, limits, drift, baseline, candidate)
+    if limits.gate != "time":
+        findings += _floor_findings(matching, limits.min_accuracy)
+        findings += _accuracy_findings(sound, limits, baseline.run)
+    differences = software_differences(baseline.run.header.software, candidate.run.header.software)
+    return GateReport(
+        baseline=baseline,
+        candidate=candidate,
+        limits=limits,
+        findings=tuple(findings),
+        dimensions=varying_dimensions(subjects),
+        notes=(*(f"software differs: {each}" for each in differences), *drift.notes()),
+    )
+
+
+def refresh_command(run: Run) -> str:
+    """Return the command that measured `run`, as harmless text to copy."""
+    return f"python -m bench {harmless(shlex.join(run.header.command), _MAX_COMMAND_CHARACTERS)}"
+
+
+def _all(matching: Matching) -> Iterator[Trials]:
+    for pair in matching.pairs:
+        yield from pair
+    yield from matching.baseline_only
+    yield from matching.candidate_only
+
+
+def _whole_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
+    for side, source in (("baseline", baseline), ("candidate", candidate)):
+        if not is_whole(source.run):
+            yield Finding(
+                subject=None,
+                quantity="trials",
+                judgement=undecided(Verdict.INCONCLUSIVE, f"the {side} run is incomplete"),
+                advice=f"complete it: python -m bench run --resume {harmless(source.run.header.run_id, 40)}",
+            )
+
+
+def _missing_findings(matching: Matching, baseline: Run) -> Iterator[Finding]:
+    nearest = nearest_difference(
+        (trials.subject for trials in matching.baseline_only), (trials.subject for trials in matching.candidate_only)
+    )
+    hint = f" (the nearest differ in {nearest})" if nearest else ""
+    for trials in matching.baseline_only:
+        yield Finding(
+            subject=trials.subject,
+            quantity="trials",
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the candidate{hint}"),
+            advice=f"measure the candidate as the baseline was: {refresh_command(baseline)}",
+        )
+    for trials in matching.candidate_only:
+        yield Finding(
+            subject=trials.subject,
+            quantity="trials",
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the baseline{hint}"),
+            advice=f"refresh the baseline; it was made by {refresh_command(baseline)}",
+        )
+
+
+def _failure_findings(matching: Matching, baseline: Run) -> Iterator[Finding]:
+    """Yield what failed or was never measured, on either side, matched or not."""
+    sides = (
+        (
+            "baseline",
+            (*(ours for ours, _ in matching.pairs), *matching.baseline_only),
+            f"refresh the baseline: {refresh_command(baseline)}",
+        ),
+        (
+            "candidate",
+            (*(theirs for _, theirs in matching.pairs), *matching.candidate_only),
+            "look at what failed: python -m bench show",
+        ),
+    )
+    for side, family, advice in sides:
+        for trials in family:
+            if trials.failures:
+                yield _failed(trials, side, advice)
+            elif not trials.n:
+                judgement = undecided(Verdict.INCONCLUSIVE, f"no trial of the {side} is measured yet")
+                yield Finding(subject=trials.subject, quantity="trials", judgement=judgement, advice="")
+
+
+def _failed(trials: Trials, side: str, advice: str) -> Finding:
+    failed, first = len(trials.failures), trials.failures[0]
+    reason = (
+        f"{failed} of {failed + trials.n} trials of the {side} failed, {first.kind}: {harmless(first.message, 120)}"
+    )
+    return Finding(
+        subject=trials.subject, quantity="trials", judgement=undecided(Verdict.FAILED, reason), advice=advice
+    )
+
+
+def _time_findings(
+    pairs: Sequence[tuple[Trials, Trials]], limits: Limits, drift: Drift, baseline: Source, candidate: Source
+) -> Iterator[Finding]:
+    if baseline.machine_id != candidate.machine_id:
+        yield Finding(
+            subject=None,
+            quantity="epoch time",
+            judgement=undecided(
+                Verdict.INCOMPARABLE,
+                f"measured on different machines, {harmless(baseline.machine_id, 60)} and "
+                f"{harmless(candidate.machine_id, 60)}",
+            ),
+            advice=(
+                "gate accuracy alone with --gate accuracy, or refresh the baseline on this machine: "
+                f"{refresh_command(baseline.run)}"
+            ),
+        )
+        return
+    groups: dict[str, list[tuple[Trials, Trials]]] = {}
+    for pair in pairs:
+        groups.setdefault(device_of(pair[0]), []).append(pair)
+    for device, group in groups.items():
+        raw = [_data_judgement(*pair) or time_estimate(*pair, drift) for pair in group]
+        gate = _time_gate(limits, _floor(baseline.profile, device), len(groups))
+        judgements = judge_prepared(moderated(raw, [device] * len(group)), gate)
+        for (ours, _), judgement in zip(group, judgements, strict=True):
+            yield Finding(
+                subject=ours.subject,
+                quantity="epoch time",
+                judgement=judgement,
+                advice=_advice(judgement, baseline.run, is_time=True),
+            )
+
+
+def _time_gate(limits: Limits, floor: float, families: int) -> Callable[[Sequence[Estimate]], Sequence[Judgement]]:
+    """Return the gate of one device's times. Devices are judged apart, and share the levels of error evenly."""
+    return lambda estimates: gate_times(
+        estimates,
+        max_slowdown=limits.max_slowdown,
+        floor=floor,
+        error_level=ERROR_LEVEL / families,
+        pass_level=PASS_LEVEL / families,
+    )
+
+
+def _accuracy_findings(pairs: Sequence[tuple[Trials, Trials]], limits: Limits, baseline: Run) -> Iterator[Finding]:
+    judgements = judge_prepared(
+        [_accuracy_or_judgement(*pair) for pair in pairs],
+        lambda estimates: gate_accuracies(
+            estimates, max_drop=limits.max_accuracy_drop, error_level=ERROR_LEVEL, pass_level=PASS_LEVEL
+        ),
+    )
+    for (ours, _), judgement in zip(pairs, judgements, strict=True):
+        advice = _advice(judgement, baseline, is_time=False)
+        yield Finding(subject=ours.subject, quantity="test accuracy", judgement=judgement, advice=advice)
+
+
+def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[Finding]:
+    """Yield a regression for every configuration of the candidate with a trial below the floor, matched or not."""
+    if min_accuracy is None:
+        return
+    for trials in (*(theirs for _, theirs in matching.pairs), *matching.candidate_only):
+        if trials.accuracies and trials.accuracies[0] < min_accuracy:
+            reason = (
+                f"a trial ends at {format_percent(trials.accuracies[0])}, below the least allowed "
+                f"{format_percent(min_accuracy)}"
+            )
+            yield Finding(
+                subject=trials.subject,
+                quantity="test accuracy",
+                judgement=undecided(Verdict.REGRESSION, reason),
+                advice="",
+            )
+
+
+def _accuracy_or_judgement(baseline: Trials, candidate: Trials) -> Estimate | Judgement:
+    judgement = _data_judgement(baseline, candidate)
+    if judgement is not None:
+        return judgement
+    if not baseline.accuracies or not candidate.accuracies:
+        return undecided(Verdict.INCOMPARABLE, "there is no accuracy where labels are noise: gate with --gate time")
+    return independent_estimate(baseline.accuracies, candidate.accuracies)
+
+
+def _data_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
+    reason = dataset_reason(baseline, candidate)
+    return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
+
+
+def _advice(judgement: Judgement, baseline: Run, *, is_time: bool) -> str:
+    if judgement.verdict is Verdict.INCOMPARABLE:
+        return f"refresh the baseline: {refresh_command(baseline)}"
+    if judgement.verdict is not Verdict.INCONCLUSIVE:
+        return ""
+    repeats = "" if judgement.needed_n is None else f"measure both with --repeats {judgement.needed_n}"
+    live = "python -m bench ab, where machine drift cancels" if is_time else ""
+    return " or use ".join(each for each in (repeats, live) if each)
+
+
+def _floor(profile: NoiseProfile | None, device: str) -> float:
+    return (None if profile is None else profile.ab_floor(device)) or 0.0

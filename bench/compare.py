@@ -1,0 +1,326 @@
+"""The comparison of two stored tables: how much slower or faster, how much more or less accurate, and how surely.
+
+Two tables of one machine were measured at different times, and a machine drifts between them. That error is common to
+all trials of a table, no repeat shows it, and it is added to every interval of time here. For a change of code
+`bench ab` measures both sides alternately and is far sharper.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from bench.drift import Drift, NoiseProfile
+from bench.errors import IncomparableError
+from bench.inference import Estimate, Interval, independent_estimate, interval, moderate
+from bench.judgement import Judgement, Verdict, compare_accuracies, compare_times
+from bench.matching import (
+    Matching,
+    Subject,
+    Trials,
+    gather,
+    is_whole,
+    match,
+    nearest_difference,
+    software_differences,
+)
+from bench.records import Configuration, Run
+from bench.rounds import RoundsFile
+
+UNCHANGED: Final = frozenset({Verdict.SAME, Verdict.INCONCLUSIVE})
+"""Verdicts of what nobody has shown to differ."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One side: its label for people, its run, and the profile of the run's machine, None without one."""
+
+    label: str
+    run: Run
+    profile: NoiseProfile | None = None
+
+    @property
+    def machine_id(self) -> str:
+        """The machine it was measured on."""
+        return self.run.header.machine.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundsSource:
+    """One side that pytest-benchmark measured: its label for people, and its file."""
+
+    label: str
+    file: RoundsFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One subject on both sides. `time` judges ln(candidate / baseline) of the trials' epoch times.
+
+    `relative_log_ratio` is the same of epoch time over yardstick, None where a trial has no yardstick. `accuracy`
+    judges the difference of test accuracies as a fraction, None where there is none to judge.
+    """
+
+    baseline: Trials
+    candidate: Trials
+    time: Judgement
+    relative_log_ratio: float | None
+    accuracy: Judgement | None
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether time or accuracy is known to differ, or cannot be compared."""
+        verdicts = {judgement.verdict for judgement in (self.time, self.accuracy) if judgement is not None}
+        return not verdicts <= UNCHANGED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mean:
+    """Geometric mean of `count` ratios: its logarithm, and the interval of that."""
+
+    log_ratio: float
+    interval: Interval
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two tables compared. `differences` tells, in words, what of the software differs; `notes`, what to know."""
+
+    baseline: Source | RoundsSource
+    candidate: Source | RoundsSource
+    is_hardware: bool
+    differences: tuple[str, ...]
+    rows: tuple[Row, ...]
+    baseline_only: tuple[Subject, ...]
+    candidate_only: tuple[Subject, ...]
+    mean: Mean | None
+    notes: tuple[str, ...]
+
+
+def compare_runs(baseline: Source, candidate: Source) -> Comparison:
+    """Compare two stored runs, configuration by configuration; the order of their records does not matter.
+
+    Raises:
+        IncomparableError: they have no configuration in common.
+    """
+    is_hardware = baseline.machine_id != candidate.machine_id
+    matching = match(gather(baseline.run), gather(candidate.run), any_threads=is_hardware)
+    require_overlap(matching, baseline.label, candidate.label)
+    drift = Drift(baseline.profile, candidate.profile)
+    is_one_run = baseline.run.header.run_id == candidate.run.header.run_id
+    rows = compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
+    ours, theirs = baseline.run.header.software, candidate.run.header.software
+    return Comparison(
+        baseline=baseline,
+        candidate=candidate,
+        is_hardware=is_hardware,
+        differences=software_differences(ours, theirs),
+        rows=rows,
+        baseline_only=tuple(trials.subject for trials in matching.baseline_only),
+        candidate_only=tuple(trials.subject for trials in matching.candidate_only),
+        mean=geometric_mean(rows),
+        notes=(*_run_notes(baseline, candidate, rows, is_one_run=is_one_run), *drift.notes()),
+    )
+
+
+def require_overlap(matching: Matching, baseline_label: str, candidate_label: str) -> None:
+    """Refuse two tables that share nothing, and say how near they are.
+
+    Raises:
+        IncomparableError: nothing matches.
+    """
+    if matching.pairs:
+        return
+    ours = [trials.subject for trials in matching.baseline_only]
+    theirs = [trials.subject for trials in matching.candidate_only]
+    nearest = nearest_difference(ours, theirs)
+    raise IncomparableError(
+        f"{baseline_label} has {_count(ours)} and {candidate_label} has {_count(theirs)}, none of them in both: "
+        + (f"the nearest two differ in {nearest}; " if nearest else "")
+        + "measure both with the same options"
+    )
+
+
+def compare_pairs(pairs: Sequence[tuple[Trials, Trials]], drift: Drift, *, is_one_run: bool = False) -> tuple[Row, ...]:
+    """Judge every pair. With `is_one_run`, a pair that holds the very same values is the same, drift or not."""
+    raw = [_time_or_reason(*pair, drift, is_one_run=is_one_run) for pair in pairs]
+    times = judge_prepared(moderated(raw, [device_of(ours) for ours, _ in pairs]), compare_times)
+    accuracies = judge_prepared(
+        [_accuracy_or_reason(*pair, is_one_run=is_one_run) for pair in pairs], compare_accuracies
+    )
+    return tuple(
+        Row(
+            baseline=ours,
+            candidate=theirs,
+            time=time,
+            relative_log_ratio=_relative(ours, theirs),
+            accuracy=accuracy if _has_accuracy(ours, theirs) else None,
+        )
+        for (ours, theirs), time, accuracy in zip(pairs, times, accuracies, strict=True)
+    )
+
+
+def judge_prepared(
+    prepared: Sequence[Estimate | Judgement], judge: Callable[[Sequence[Estimate]], Sequence[Judgement]]
+) -> tuple[Judgement, ...]:
+    """Return a judgement for each of `prepared`: those that are one already, and what `judge` makes of the estimates.
+
+    The estimates are judged as one family.
+    """
+    judged = iter(judge([each for each in prepared if isinstance(each, Estimate)]))
+    return tuple(next(judged) if isinstance(each, Estimate) else each for each in prepared)
+
+
+def moderated(prepared: Sequence[Estimate | Judgement], devices: Sequence[str]) -> list[Estimate | Judgement]:
+    """Return `prepared` with the variances of each device's estimates moderated; `devices` names that of each."""
+    result = list(prepared)
+    places: dict[str, list[int]] = {}
+    for place, (each, device) in enumerate(zip(prepared, devices, strict=True)):
+        if isinstance(each, Estimate):
+            places.setdefault(device, []).append(place)
+    for of_device in places.values():
+        estimates = [each for each in (prepared[place] for place in of_device) if isinstance(each, Estimate)]
+        for place, estimate in zip(of_device, moderate(estimates), strict=True):
+            result[place] = estimate
+    return result
+
+
+def device_of(trials: Trials) -> str:
+    """Return the device that `trials` ran on; empty for a benchmark, which does not say."""
+    return trials.subject.device if isinstance(trials.subject, Configuration) else ""
+
+
+def time_estimate(baseline: Trials, candidate: Trials, drift: Drift) -> Estimate:
+    """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance."""
+    estimate = independent_estimate(baseline.log_seconds, candidate.log_seconds)
+    return replace(estimate, extra_variance=drift.variance(device_of(baseline)))
+
+
+def undecided(verdict: Verdict, reason: str) -> Judgement:
+    """Return a judgement that rests on no estimate."""
+    return Judgement(
+        verdict=verdict,
+        estimate=None,
+        interval=None,
+        bound=None,
+        adjusted_p=None,
+        minimum_detectable_effect=None,
+        needed_n=None,
+        reason=reason,
+    )
+
+
+def missing_reason(baseline: Trials, candidate: Trials) -> Judgement | None:
+    """Return the judgement of a pair that a side has no measured trial of; None where both have one."""
+    missing = [(side, trials) for side, trials in (("baseline", baseline), ("candidate", candidate)) if not trials.n]
+    for side, trials in missing:
+        if trials.failures:
+            return undecided(Verdict.FAILED, f"every trial of the {side} failed: {trials.failures[0].kind}")
+    for side, _ in missing:
+        return undecided(Verdict.INCOMPARABLE, f"no trial of the {side} is measured yet: resume its run")
+    return None
+
+
+def dataset_reason(baseline: Trials, candidate: Trials) -> str | None:
+    """Return why accuracies of a pair cannot be compared, None where the data is one and the same."""
+    found = baseline.datasets | candidate.datasets
+    if len(found) <= 1:
+        return None
+    return f"the datasets differ (SHA-256 {', '.join(sorted(each[:8] for each in found))})"
+
+
+def geometric_mean(rows: Iterable[Row]) -> Mean | None:
+    """Return the geometric mean of the rows' ratios, for just these subjects; None where no row has one.
+
+    The trials' errors are independent from row to row: their variances add, with degrees of freedom after Satterthwaite
+    (1946). Drift moves all rows of a table together: its standard deviations are averaged, not divided by the count.
+    """
+    estimates = [row.time.estimate for row in rows if row.time.estimate is not None]
+    if not estimates:
+        return None
+    count = len(estimates)
+    variances = [each.variance * each.scale for each in estimates]
+    total = math.fsum(variances)
+    uncertainty = math.fsum(
+        variance**2 / each.degrees_of_freedom if each.degrees_of_freedom else math.inf
+        for each, variance in zip(estimates, variances, strict=True)
+        if variance or not each.degrees_of_freedom
+    )
+    mean = Estimate(
+        value=math.fsum(each.value for each in estimates) / count,
+        variance=total,
+        degrees_of_freedom=total**2 / uncertainty if uncertainty else math.inf,
+        scale=1 / count**2,
+        extra_variance=(math.fsum(math.sqrt(each.extra_variance) for each in estimates) / count) ** 2,
+        n=(sum(each.n[0] for each in estimates), sum(each.n[1] for each in estimates)),
+    )
+    return Mean(log_ratio=mean.value, interval=interval(mean), count=count)
+
+
+def _time_or_reason(baseline: Trials, candidate: Trials, drift: Drift, *, is_one_run: bool) -> Estimate | Judgement:
+    missing = missing_reason(baseline, candidate)
+    if missing is not None:
+        return missing
+    if baseline.train_samples != candidate.train_samples:
+        return undecided(Verdict.INCOMPARABLE, "their epochs have different numbers of training samples")
+    if is_one_run and baseline.log_seconds == candidate.log_seconds:
+        return very_same(baseline)
+    return time_estimate(baseline, candidate, drift)
+
+
+def _accuracy_or_reason(baseline: Trials, candidate: Trials, *, is_one_run: bool) -> Estimate | Judgement:
+    missing = missing_reason(baseline, candidate)
+    if missing is not None:
+        return missing
+    reason = dataset_reason(baseline, candidate)
+    if reason is not None:
+        return undecided(Verdict.INCOMPARABLE, reason)
+    if not baseline.accuracies or not candidate.accuracies:
+        return undecided(Verdict.INCOMPARABLE, "a side has no accuracy")
+    if is_one_run and baseline.accuracies == candidate.accuracies:
+        return very_same(baseline)
+    return independent_estimate(baseline.accuracies, candidate.accuracies)
+
+
+def _has_accuracy(baseline: Trials, candidate: Trials) -> bool:
+    """Return whether a side knows its labels: noise on both sides has no accuracy, and nothing is wrong with that."""
+    return bool(baseline.accuracies or candidate.accuracies)
+
+
+def very_same(trials: Trials) -> Judgement:
+    """Return the judgement of a side that is compared with itself: the same, drift or not."""
+    n = trials.n
+    nothing = Estimate(value=0.0, variance=0.0, degrees_of_freedom=math.inf, scale=2 / n, n=(n, n))
+    return replace(
+        undecided(Verdict.SAME, "the very same measurements"),
+        estimate=nothing,
+        interval=Interval(low=0.0, high=0.0, level=0.95),
+    )
+
+
+def _relative(baseline: Trials, candidate: Trials) -> float | None:
+    if not baseline.log_relative or not candidate.log_relative:
+        return None
+    return _mean(candidate.log_relative) - _mean(baseline.log_relative)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _run_notes(baseline: Source, candidate: Source, rows: Sequence[Row], *, is_one_run: bool) -> Iterator[str]:
+    if is_one_run:
+        yield "both sides are one run: this shows nothing about any change"
+    for side, source in (("baseline", baseline), ("candidate", candidate)):
+        if not is_whole(source.run):
+            yield (
+                f"the {side} is incomplete: resume it with python -m bench run --resume {source.run.header.run_id}, "
+                "unless it is still running"
+            )
+    if any(row.baseline.subject != row.candidate.subject for row in rows):
+        yield "configurations that differ only in threads are paired, as the machines differ"
+
+
+def _count(subjects: Sequence[Subject]) -> str:
+    return f"{len(subjects)} configuration{'s' if len(subjects) != 1 else ''}"

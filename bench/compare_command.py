@@ -1,0 +1,173 @@
+"""The commands `compare` and `check`: two stored tables side by side, and the gate on them."""
+
+import gc
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from bench.errors import BadInputError
+from bench.options import EXIT_CODES, FORMATS, RESULTS, Share, terminal_width
+from bench.outputs import append_step_summary, require_writable, write_atomically
+
+if TYPE_CHECKING:
+    from bench.compare import RoundsSource, Source
+
+
+@click.command("compare", epilog=EXIT_CODES)
+@click.argument("baseline", metavar="BASELINE")
+@click.argument("candidate", metavar="CANDIDATE")
+@click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--only-changed", is_flag=True, help="Leave out what is the same or inconclusive.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
+)
+def compare_command(
+    baseline: str,
+    candidate: str,
+    *,
+    layout: Literal["table", "markdown", "csv", "json"],
+    only_changed: bool,
+    results: Path,
+) -> None:
+    """Compare two stored runs, one row per configuration that both have. Ratios are candidate / baseline.
+
+    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest, each with a label to show if you like:
+    label=path. Two JSON files of pytest-benchmark can be compared too.
+
+    \b
+    python -m bench compare 1a2b latest
+    python -m bench compare laptop=laptop.jsonl server=server.jsonl --format markdown
+    python -m bench compare 0001_main.json 0002_branch.json --only-changed
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.compare import RoundsSource, Source, compare_runs  # noqa: PLC0415 - keeps `--help` quick
+    from bench.compare_rounds import compare_rounds  # noqa: PLC0415 - likewise
+    from bench.comparison_view import render_comparison  # noqa: PLC0415 - likewise
+
+    ours, theirs = _read_both(baseline, candidate, results)
+    if isinstance(ours, Source) and isinstance(theirs, Source):
+        comparison = compare_runs(ours, theirs)
+    elif isinstance(ours, RoundsSource) and isinstance(theirs, RoundsSource):
+        comparison = compare_rounds(ours, theirs)
+    else:
+        raise BadInputError(
+            f"{ours.label} and {theirs.label} are a stored run and a file of pytest-benchmark: name two of one kind"
+        )
+    click.echo(render_comparison(comparison, format=layout, only_changed=only_changed, width=terminal_width()))
+    _print_warnings(ours, theirs)
+
+
+@click.command("check", epilog=EXIT_CODES)
+@click.argument("baseline", metavar="BASELINE")
+@click.argument("candidate", metavar="CANDIDATE")
+@click.option("--max-slowdown", type=Share(), default="10%", show_default=True, help="Longer epoch time still a pass.")
+@click.option(
+    "--max-accuracy-drop",
+    type=Share("pp"),
+    default="0.5pp",
+    show_default=True,
+    help="Loss of test accuracy still a pass, in percentage points.",
+)
+@click.option(
+    "--gate",
+    type=click.Choice(("all", "accuracy", "time")),
+    default="all",
+    show_default=True,
+    help="What to judge. Accuracy can be judged across machines.",
+)
+@click.option("--min-accuracy", type=Share(), help="Final test accuracy that every trial must reach.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the whole judgement to this file.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
+)
+def check_command(  # noqa: PLR0913 - one parameter an option
+    baseline: str,
+    candidate: str,
+    *,
+    max_slowdown: float,
+    max_accuracy_drop: float,
+    gate: Literal["all", "accuracy", "time"],
+    min_accuracy: float | None,
+    json_path: Path | None,
+    results: Path,
+) -> None:
+    """Judge a stored run by a baseline: is it still as fast and as accurate? Ends with the exit code of the verdict.
+
+    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest. What is missing, failed, incomplete or not to be
+    compared is never a pass. For a change of code on this machine, `bench ab` judges time far more finely.
+
+    \b
+    python -m bench check results/baselines/accuracy.jsonl latest --gate accuracy
+    python -m bench check 1a2b latest --max-slowdown 20% --json verdict.json
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.check import check_runs  # noqa: PLC0415 - keeps `--help` quick
+    from bench.check_report import Limits  # noqa: PLC0415 - likewise
+    from bench.check_view import check_json, check_markdown, check_text  # noqa: PLC0415 - likewise
+    from bench.compare import Source  # noqa: PLC0415 - likewise
+
+    limits = Limits(
+        max_slowdown=max_slowdown, max_accuracy_drop=max_accuracy_drop, gate=gate, min_accuracy=min_accuracy
+    )
+    if json_path is not None:
+        require_writable(json_path)
+        if any(_is_same_file(json_path, reference, results) for reference in (baseline, candidate)):
+            raise BadInputError(f"--json {json_path} is a run to be judged, which it would replace: name another file")
+    ours, theirs = _read_both(baseline, candidate, results)
+    if not isinstance(ours, Source) or not isinstance(theirs, Source):
+        raise BadInputError("check judges stored runs, not files of pytest-benchmark: use python -m bench compare")
+    report = check_runs(ours, theirs, limits)
+    click.echo(check_text(report, terminal_width()))
+    _print_warnings(ours, theirs)
+    warning = append_step_summary(check_markdown(report))
+    if warning is not None:
+        click.echo(f"bench: {warning}", err=True)
+    if json_path is not None:
+        write_atomically(json_path, check_json(report))
+    click.get_current_context().exit(report.exit_code)
+
+
+def split_label(reference: str) -> tuple[str | None, str]:
+    """Return the label of ``label=path`` and the path; None where there is no label, or the whole is a file's name."""
+    label, equals, rest = reference.partition("=")
+    if not equals or not label or os.path.isfile(reference):  # noqa: PTH113 - Path.is_file raises on names too long
+        return None, reference
+    return label, rest
+
+
+def _is_same_file(path: Path, reference: str, results: Path) -> bool:
+    from bench.store import resolve  # noqa: PLC0415 - keeps `--help` quick
+
+    return path.exists() and path.samefile(resolve(split_label(reference)[1], results))
+
+
+def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | RoundsSource, Source | RoundsSource]":
+    sources = _read(baseline, results), _read(candidate, results)
+    # What was read stays until the command ends: to look for garbage in its millions of objects, again and again, takes
+    # as long as to compare them.
+    gc.freeze()
+    return sources
+
+
+def _read(reference: str, results: Path) -> "Source | RoundsSource":
+    from bench.columns import harmless  # noqa: PLC0415 - keeps `--help` quick
+    from bench.compare import RoundsSource, Source  # noqa: PLC0415 - likewise
+    from bench.profiles import load_profile  # noqa: PLC0415 - likewise
+    from bench.rounds import is_rounds_file, read_rounds  # noqa: PLC0415 - likewise
+    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
+
+    label, rest = split_label(reference)
+    path = resolve(rest, results)
+    if is_rounds_file(path):
+        return RoundsSource(label=harmless(label or path.name, 60), file=read_rounds(path))
+    run = read_run(path)
+    profile = load_profile(run.header.machine.id, results)
+    return Source(label=harmless(label or run.header.run_id, 60), run=run, profile=profile)
+
+
+def _print_warnings(*sources: "Source | RoundsSource") -> None:
+    from bench.compare import Source  # noqa: PLC0415 - keeps `--help` quick
+
+    for source in sources:
+        for warning in source.run.warnings if isinstance(source, Source) else ():
+            click.echo(f"bench: {source.label}: {warning}", err=True)

@@ -1,0 +1,130 @@
+"""A comparison as raw values for CSV and JSON: unrounded, empty (null) where nothing is known."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from bench.coding import to_json
+from bench.compare import Comparison, RoundsSource, Row, Source
+from bench.fields import DIMENSIONS, IDENTITY, Value
+from bench.judgement import Judgement
+from bench.judgement_text import from_log
+from bench.layout import csv_text
+from bench.matching import Subject, is_whole
+from bench.records import Configuration
+
+
+def csv_of(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """Return `rows` of `comparison` as CSV, whose columns do not depend on which rows they are."""
+    keys = raw_row(comparison.rows[0]).keys()
+    return csv_text(list(keys), (list(raw_row(row).values()) for row in rows))
+
+
+def json_of(comparison: Comparison, rows: Sequence[Row]) -> str:
+    """Return `rows` of `comparison`, one a line, and what is said of all of it, as JSON."""
+    members = {name: _dumps(value) for name, value in _document(comparison).items()}
+    # json's own indentation would give every value of every row a line, and is not done by its fast encoder.
+    lines = ",\n    ".join(_dumps(raw_row(row)) for row in rows)
+    members["rows"] = f"[\n    {lines}\n  ]" if rows else "[]"
+    members["rows_not_shown"] = str(len(comparison.rows) - len(rows))
+    text = ",\n  ".join(f"{_dumps(name)}: {value}" for name, value in members.items())
+    return f"{{\n  {text}\n}}"
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+
+
+def raw_row(row: Row) -> dict[str, Value]:
+    """Return a row's values by their names in CSV and JSON; ratios, seconds and fractions, unrounded."""
+    subject = row.baseline.subject
+    values: dict[str, Value] = {}
+    if isinstance(subject, str):
+        values["benchmark"] = subject
+    else:
+        for key in (*IDENTITY, *DIMENSIONS):
+            value = getattr(subject, key)
+            values[key] = "-".join(map(str, value)) if isinstance(value, tuple) else value
+        partner = row.candidate.subject
+        values["candidate_threads"] = partner.threads if isinstance(partner, Configuration) else None
+    relative = row.relative_log_ratio
+    return values | {
+        "baseline_n": row.baseline.n,
+        "candidate_n": row.candidate.n,
+        "baseline_failures": len(row.baseline.failures),
+        "candidate_failures": len(row.candidate.failures),
+        "baseline_seconds": _exp(row.baseline.mean_log_seconds),
+        "candidate_seconds": _exp(row.candidate.mean_log_seconds),
+        **_judged("time", row.time, _exp),
+        "time_ratio_normalised": _exp(relative),
+        "baseline_test_accuracy": row.baseline.mean_accuracy,
+        "candidate_test_accuracy": row.candidate.mean_accuracy,
+        **_judged("accuracy", row.accuracy, lambda value: value),
+    }
+
+
+def _judged(
+    quantity: Literal["time", "accuracy"], judgement: Judgement | None, present: Callable[[float | None], float | None]
+) -> dict[str, Value]:
+    name = "time_ratio" if quantity == "time" else "test_accuracy_difference"
+    estimate = None if judgement is None else judgement.estimate
+    span = None if judgement is None else judgement.interval
+    effect = None if judgement is None else judgement.minimum_detectable_effect
+    return {
+        name: None if estimate is None else present(estimate.value),
+        f"{name}_low": None if span is None else present(_finite(span.low)),
+        f"{name}_high": None if span is None else present(_finite(span.high)),
+        f"{name}_least_found": present(_finite(effect)),
+        f"{name}_adjusted_p": None if judgement is None else judgement.adjusted_p,
+        f"{quantity}_needed_n": None if judgement is None else judgement.needed_n,
+        f"{quantity}_verdict": None if judgement is None else judgement.verdict.value,
+        f"{quantity}_reason": None if judgement is None else judgement.reason,
+    }
+
+
+def _document(comparison: Comparison) -> dict[str, Any]:
+    mean = comparison.mean
+    return {
+        "baseline": _side(comparison.baseline),
+        "candidate": _side(comparison.candidate),
+        "is_hardware_comparison": comparison.is_hardware,
+        "differences": list(comparison.differences),
+        "geometric_mean": None
+        if mean is None
+        else {
+            "ratio": _exp(mean.log_ratio),
+            "low": _exp(_finite(mean.interval.low)),
+            "high": _exp(mean.interval.high),
+            "count": mean.count,
+        },
+        "baseline_only": [_subject_json(subject) for subject in comparison.baseline_only],
+        "candidate_only": [_subject_json(subject) for subject in comparison.candidate_only],
+        "notes": list(comparison.notes),
+    }
+
+
+def _side(source: Source | RoundsSource) -> dict[str, Any]:
+    if isinstance(source, RoundsSource):
+        file = source.file
+        return {"label": source.label, "datetime": file.datetime, "python": file.python, "commit": file.commit}
+    header = source.run.header
+    return {
+        "label": source.label,
+        "run_id": header.run_id,
+        "complete": is_whole(source.run),
+        "machine": to_json(header.machine),
+        "software": to_json(header.software),
+    }
+
+
+def _subject_json(subject: Subject) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
+    return subject if isinstance(subject, str) else to_json(subject)
+
+
+def _exp(log_value: float | None) -> float | None:
+    return None if log_value is None else _finite(from_log(log_value))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

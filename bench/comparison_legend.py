@@ -1,0 +1,105 @@
+"""The words around a comparison: what is compared, what came out on the whole, and how to read it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from bench.columns import harmless
+from bench.compare import Comparison, RoundsSource, Row, Source
+from bench.fields import DIMENSIONS
+from bench.judgement_text import ratio_interval_text, ratio_text
+from bench.legend import heading as run_heading
+from bench.matching import Subject, describe, dimension, varying_dimensions
+from bench.records import Configuration
+
+MAX_NOTE_CHARACTERS: Final = 600
+_LISTED: Final = 5
+"""Configurations of one side only that are named; the others are counted."""
+
+
+def heading(comparison: Comparison) -> Iterator[str]:
+    """Yield what is compared with what, where each was measured, and what of the software differs."""
+    kind = "hardware comparison" if comparison.is_hardware else "comparison"
+    yield f"{kind}: {_label(comparison.candidate)} against the baseline {_label(comparison.baseline)}"
+    for side, source in (("baseline", comparison.baseline), ("candidate", comparison.candidate)):
+        if isinstance(source, RoundsSource):
+            about = (source.file.datetime, source.file.cpu, source.file.python and f"Python {source.file.python}")
+            yield f"{side}: {harmless(', '.join(each for each in about if each), 200)}"
+            continue
+        title, place = run_heading(source.run)
+        yield f"{side}: {title}"
+        if side == "candidate" or comparison.is_hardware:
+            yield place
+    for difference in comparison.differences:
+        yield f"differs in {harmless(difference, 200)}"
+
+
+def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what came out on the whole, and what the table of `rows` does not hold."""
+    if comparison.mean is not None:
+        mean = comparison.mean
+        ratios = "ratio" if mean.count == 1 else "ratios"
+        yield (
+            f"geometric mean of {mean.count} {ratios}: {ratio_text(mean.log_ratio)} "
+            f"(95 % interval {ratio_interval_text(mean.interval)})"
+        )
+    hidden = len(comparison.rows) - len(rows)
+    if hidden:
+        yield f"not shown: {hidden} of {len(comparison.rows)} rows, the same or inconclusive"
+    for side, subjects in (("baseline", comparison.baseline_only), ("candidate", comparison.candidate_only)):
+        if subjects:
+            yield f"only in the {side}: {len(subjects)}: {_listing(subjects)}"
+
+
+def legend(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield how to read the table of `rows`, and what to beware of."""
+    yield from _constants(rows)
+    if any(row.relative_log_ratio is not None for row in rows):
+        yield (
+            "normed: the same of epoch times divided by the yardstick timed beside them, which the machine's drift "
+            "slows too"
+        )
+    if rows:
+        yield "least found: the smallest difference that would be found four times in five; n: trials on either side"
+    reasons = dict.fromkeys(
+        f"{judgement.verdict}: {judgement.reason}"
+        for row in rows
+        for judgement in (row.time, row.accuracy)
+        if judgement is not None and judgement.estimate is None
+    )
+    for note in (*list(reasons)[:_LISTED], *comparison.notes):
+        yield harmless(note, MAX_NOTE_CHARACTERS)
+
+
+def _constants(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what all rows have in common and no column shows."""
+    chosen = [each for row in rows for each in configurations(row)]
+    keys = ("device", *(key for key, others in DIMENSIONS.items() if not others))
+    constant = [
+        f"{key.replace('_', ' ')} {dimension(chosen[0], key)}"
+        for key in keys
+        if chosen and len({getattr(each, key) for each in chosen}) == 1
+    ]
+    if constant:
+        yield f"every row: {', '.join(constant)}"
+
+
+def dropped_note(headers: Sequence[str]) -> Iterator[str]:
+    """Yield that the columns with `headers` had no room."""
+    if headers:
+        yield f"left out for want of room: {', '.join(dict.fromkeys(headers))}; widen the terminal or use --format"
+
+
+def _listing(subjects: Sequence[Subject]) -> str:
+    dimensions = varying_dimensions(subjects)
+    named = "; ".join(describe(subject, dimensions) for subject in subjects[:_LISTED])
+    return f"{named}; …" if len(subjects) > _LISTED else named
+
+
+def _label(source: Source | RoundsSource) -> str:
+    return harmless(source.label, 60)
+
+
+def configurations(row: Row) -> tuple[Configuration, ...]:
+    """Return what was trained on the two sides of `row`; nothing where benchmarks are compared."""
+    subjects = (row.baseline.subject, row.candidate.subject)
+    return tuple(subject for subject in subjects if isinstance(subject, Configuration))

@@ -1,0 +1,64 @@
+"""The error that two tables of one machine share and no repeat shows: the machine's drift from one to the next."""
+
+import math
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+DEFAULT_DRIFT_DEVIATION: Final = 0.10
+"""Standard deviation of ln(epoch time) from one table to the next where the machine was never calibrated.
+
+Shared machines drift by about this much within an hour; quiet ones do far better, and `bench calibrate` tells.
+"""
+
+
+class NoiseProfile(Protocol):
+    """What a comparison asks of a machine's profile; `bench.profiles.MachineProfile` is one."""
+
+    def ab_floor(self, device: str) -> float | None:
+        """Return the largest credible difference between identical arms, as a log ratio."""
+
+    def drift_deviation(self, device: str) -> float | None:
+        """Return the standard deviation of ln(epoch time) between tables."""
+
+
+class Drift:
+    """Variance of a log ratio of two tables that their trials do not show: each side's drift, squared and added."""
+
+    def __init__(self, baseline: NoiseProfile | None, candidate: NoiseProfile | None) -> None:
+        """Remember the profiles of the two machines, which may be one."""
+        self._profiles = (baseline, candidate)
+        self._known: dict[str, tuple[float, ...]] = {}
+        self.assumed: set[str] = set()
+
+    def variance(self, device: str) -> float:
+        """Return the variance for `device`; without a profile that knows it, `DEFAULT_DRIFT_DEVIATION` is assumed."""
+        return math.fsum(deviation**2 for deviation in self.deviations(device))
+
+    def deviations(self, device: str) -> tuple[float, ...]:
+        """Return the standard deviation of either side."""
+        if device not in self._known:
+            self._known[device] = tuple(self._deviation(profile, device) for profile in self._profiles)
+        return self._known[device]
+
+    def notes(self) -> Iterator[str]:
+        """Yield what the intervals include, for every device that was asked for."""
+        for device in sorted(self._known):
+            percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(self._known[device]))
+            if device in self.assumed:
+                yield (
+                    f"intervals of {device} include a drift from table to table of {percent} (standard deviation), "
+                    "assumed until python -m bench calibrate has measured this machine's in three sessions or more; "
+                    "for a change of code, python -m bench ab avoids it"
+                )
+            else:
+                yield (
+                    f"intervals of {device} include a drift from table to table of {percent} (standard deviation), "
+                    "from the machine's profile; python -m bench ab avoids it"
+                )
+
+    def _deviation(self, profile: NoiseProfile | None, device: str) -> float:
+        known = None if profile is None else profile.drift_deviation(device)
+        if known is None:
+            self.assumed.add(device)
+            return DEFAULT_DRIFT_DEVIATION
+        return known

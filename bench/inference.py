@@ -1,0 +1,435 @@
+"""Estimates of one number a configuration, their uncertainty, and what a family of them can tell. Pure mathematics.
+
+A value is one trial (independent sides) or one pair of trials (paired), never an epoch or a block. Times enter as
+logarithms, so that an estimate is a log ratio and its negative is the comparison the other way round; accuracies enter
+as fractions. Sums are exactly rounded, so that the order of trials never matters and swapped sides mirror exactly.
+
+Whatever is asked of many configurations is asked of a `Family`, whose answers are arrays in the order of its estimates.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from bench.errors import BadInputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+TRIMMED_SHARE: Final = 0.2
+"""Of the values, how many are cut off at each end. Wilcox (Introduction to Robust Estimation, 2012) recommends 20 %."""
+
+MIN_CONFIGURATIONS: Final = 10
+"""Fewer variances than this say too little about how variances vary.
+
+In simulation (docs/statistics.md) a prior learnt from 5 configurations raised the false alarms of a 1 % level to 1.5 %;
+one learnt from 10 kept the level.
+"""
+
+MAX_N: Final = 1_000_000
+"""Nobody measures this many trials of a configuration; more are reported as "no number would do"."""
+
+VARIANCE_FLOOR_SHARE: Final = 1e-5
+"""Variances below this share of the family's median count as this in the fit of the prior: log 0 must not reign it.
+
+The same guard and value as in limma's fitFDist.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """An estimated mean (or difference of means) and what is known of its uncertainty.
+
+    Attributes:
+        value: log ratio candidate / baseline of time, or difference candidate - baseline of accuracy as a fraction.
+        variance: of one value; 0 and meaningless where `degrees_of_freedom` is 0.
+        degrees_of_freedom: of `variance`; 0 where it is unknown (one trial a side), infinite where it is known.
+        scale: what `variance` is multiplied by for the estimate: 1/n of pairs, 1/n₁ + 1/n₂ of independent sides.
+        extra_variance: of the estimate itself, taken as known, that more trials do not reduce (drift between runs).
+        n: baseline and candidate trials; for pairs both are the number of pairs.
+    """
+
+    value: float
+    variance: float
+    degrees_of_freedom: float
+    scale: float
+    extra_variance: float = 0.0
+    n: tuple[int, int]
+
+    @property
+    def standard_error(self) -> float:
+        """Standard deviation of the estimate; infinite where no degree of freedom is left to know it by."""
+        if self.degrees_of_freedom == 0:
+            return math.inf
+        return math.sqrt(self.variance * self.scale + self.extra_variance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A two-sided interval that covers the true value with probability `level`."""
+
+    low: float
+    high: float
+    level: float
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean; of equal values exactly their value, which a rounded sum over n need not be."""
+    return min(max(math.fsum(values) / len(values), min(values)), max(values))
+
+
+def trimmed_mean(values: Sequence[float], share: float = TRIMMED_SHARE) -> float:
+    """Return the mean without the ⌊share · n⌋ smallest and as many largest values.
+
+    Raises:
+        BadInputError: no value, a value that is not finite, or a share outside 0 to below one half.
+    """
+    kept, _ = _trim(values, share)
+    return mean(kept)
+
+
+def paired_estimate(values: Sequence[float]) -> Estimate:
+    """Return mean and sample variance of `values`, one a pair.
+
+    Assumes that pairs are independent, alike and roughly normal (Student's one-sample t).
+
+    Raises:
+        BadInputError: no value, or a value that is not finite.
+    """
+    _check(values)
+    n = len(values)
+    variance = _squares(values) / (n - 1) if n > 1 else 0.0
+    return Estimate(value=mean(values), variance=variance, degrees_of_freedom=n - 1, scale=1 / n, n=(n, n))
+
+
+def robust_paired_estimate(values: Sequence[float], share: float = TRIMMED_SHARE) -> Estimate:
+    """Return the trimmed mean of `values`, one a pair, with Yuen's variance.
+
+    With g values cut off at each end, h = n - 2g left and s² the sample variance after the g extremes at each end are
+    replaced by their nearest kept neighbour, the squared standard error is (n - 1) s² / (h (h - 1)) with h - 1 degrees
+    of freedom (Tukey and McLaughlin, 1963; Yuen, Biometrika 61, 1974). So `scale` is 1/h. With fewer than 5 values
+    nothing is cut off at 20 % and this is `paired_estimate`.
+
+    Assumes independent pairs and a symmetric middle; up to g wild pairs in either direction do little harm.
+
+    Raises:
+        BadInputError: no value, a value that is not finite, or a share outside 0 to below one half.
+    """
+    kept, cut = _trim(values, share)
+    n, h = len(values), len(kept)
+    winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
+    variance = _squares(winsorised) / (h - 1) if h > 1 else 0.0
+    return Estimate(value=mean(kept), variance=variance, degrees_of_freedom=h - 1, scale=1 / h, n=(n, n))
+
+
+def independent_estimate(baseline: Sequence[float], candidate: Sequence[float]) -> Estimate:
+    """Return the difference of means, candidate - baseline, with the pooled variance (Student's two-sample t).
+
+    Pooled rather than Welch's: the two sides run the same configuration on the same machine, so that their spread is
+    alike unless the change alters the noise itself; with equal n, which every command here produces, the test keeps its
+    level even then (Box, Ann. Math. Stat. 25, 1954); and a single variance with known degrees of freedom is what can be
+    shrunk across configurations. Assumes independent, roughly normal values and, where n differs, equal variances.
+
+    Raises:
+        BadInputError: a side without a value, or a value that is not finite.
+    """
+    _check(baseline)
+    _check(candidate)
+    n = (len(baseline), len(candidate))
+    freedom = sum(n) - 2
+    return Estimate(
+        value=mean(candidate) - mean(baseline),
+        variance=(_squares(baseline) + _squares(candidate)) / freedom if freedom else 0.0,
+        degrees_of_freedom=freedom,
+        scale=1 / n[0] + 1 / n[1],
+        n=n,
+    )
+
+
+def pool_variance(estimate: Estimate, other: Estimate) -> Estimate:
+    """Return `estimate` with its variance pooled with that of `other`, an independent estimate of the same kind."""
+    freedom = estimate.degrees_of_freedom + other.degrees_of_freedom
+    if freedom == 0:
+        return estimate
+    squares = estimate.variance * estimate.degrees_of_freedom + other.variance * other.degrees_of_freedom
+    return replace(estimate, variance=squares / freedom, degrees_of_freedom=freedom)
+
+
+def moderate(estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
+    """Return the estimates with their variances raised towards what the family's variances have in common.
+
+    Empirical Bayes (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004): true variances are taken to vary between
+    configurations as s₀² d₀ / χ²(d₀). Mean and variance of the log variances give s₀² and d₀; a variance s² with d
+    degrees of freedom becomes (d₀ s₀² + d s²) / (d₀ + d) with d₀ + d degrees, at most all the family has together.
+
+    One departure: a variance is never lowered. A stalled trial inflates its own configuration's variance together with
+    its mean, and to lower that variance would make the verdict overconfident just there. For a larger standard error at
+    the same quantile the test can only become more cautious. A variance of no degrees of freedom becomes s₀².
+
+    Estimates come back as they are if fewer than `MIN_CONFIGURATIONS` of them have degrees of freedom or if no variance
+    among those is above 0. `extra_variance` is left alone.
+
+    The configurations should be of one device: variances of a CPU and a GPU have little in common.
+    """
+    known = [each for each in estimates if each.degrees_of_freedom > 0]
+    if len(known) < MIN_CONFIGURATIONS or not any(each.variance > 0 for each in known):
+        return tuple(estimates)
+    prior_freedom, prior_variance = fit_prior(
+        [each.variance for each in known], [each.degrees_of_freedom for each in known]
+    )
+    most = math.fsum(each.degrees_of_freedom for each in known)
+
+    def moderated(estimate: Estimate) -> Estimate:
+        own = estimate.degrees_of_freedom
+        share = own / (prior_freedom + own)  # 0 for an infinite prior
+        shrunk = (1 - share) * prior_variance + share * estimate.variance
+        variance = max(estimate.variance, shrunk) if own else prior_variance
+        return replace(estimate, variance=variance, degrees_of_freedom=min(prior_freedom + own, most))
+
+    return tuple(map(moderated, estimates))
+
+
+def fit_prior(variances: Sequence[float], freedoms: Sequence[float]) -> tuple[float, float]:
+    """Return d₀ and s₀² of the scaled inverse χ² that `variances` with `freedoms` degrees of freedom were drawn from.
+
+    The moments of e = ln s² - ψ(d/2) + ln(d/2): its variance beyond the mean of ψ'(d/2) is ψ'(d₀/2), and its mean is
+    ln s₀² - ψ(d₀/2) + ln(d₀/2) (Smyth 2004, section 6.2). d₀ is infinite where nothing lies beyond.
+    """
+    import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+    from scipy.special import polygamma, psi  # noqa: PLC0415 - likewise
+
+    spread = np.asarray(variances)
+    half = np.asarray(freedoms) / 2
+    positive = spread[spread > 0]
+    logs = np.sort(np.log(np.maximum(spread, VARIANCE_FLOOR_SHARE * np.median(positive))) - psi(half) + np.log(half))
+    beyond = float(np.var(logs, ddof=1) - np.mean(np.sort(polygamma(1, half))))
+    centre = float(np.mean(logs))
+    if beyond <= 0:
+        return math.inf, math.exp(centre)
+    prior_half = inverse_trigamma(beyond)
+    return 2 * prior_half, math.exp(centre + float(psi(prior_half)) - math.log(prior_half))
+
+
+def inverse_trigamma(value: float) -> float:
+    """Return y > 0 with ψ'(y) = `value` > 0, by Newton's method on 1/ψ', which is convex (Smyth 2004, appendix)."""
+    from scipy.special import polygamma  # noqa: PLC0415 - `bench --help` need not wait for it
+
+    if value > 1e7:  # noqa: PLR2004 - the limits of ψ' for small and large y, as in limma: Newton would lose digits
+        return 1 / math.sqrt(value)
+    if value < 1e-6:  # noqa: PLR2004 - likewise
+        return 1 / value
+    y = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(polygamma(1, y))
+        step = trigamma * (1 - trigamma / value) / float(polygamma(2, y))
+        y += step
+        if -step / y < 1e-10:  # noqa: PLR2004 - far below what an estimated variance deserves
+            break
+    return y
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return the adjusted p-values of Holm's step-down procedure (Scand. J. Stat. 6, 1979), in the order given.
+
+    Rejecting those below a level keeps the chance of any false rejection in the family below it, whatever the
+    dependence between the tests.
+    """
+    family = len(p_values)
+    adjusted = [1.0] * family
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(family), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (family - rank) * p_values[place]))
+        adjusted[place] = largest
+    return tuple(adjusted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """The estimates of many configurations, asked together; answers are arrays in their order."""
+
+    estimates: Sequence[Estimate]
+
+    @cached_property
+    def value(self) -> "Floats":
+        """Estimated log ratios or differences."""
+        return self._column("value")
+
+    @cached_property
+    def standard_error(self) -> "Floats":
+        """Standard errors, infinite where unknown."""
+        return self._standard_error(self._column("scale"), self.degrees_of_freedom)
+
+    @cached_property
+    def degrees_of_freedom(self) -> "Floats":
+        """Degrees of freedom of the standard errors."""
+        return self._column("degrees_of_freedom")
+
+    def quantile(self, probability: float) -> "Floats":
+        """Student's t quantiles; infinite without a degree of freedom."""
+        return _t_quantile(self.degrees_of_freedom, probability)
+
+    def half_widths(self, probability: float) -> "Floats":
+        """How far the bound that holds one-sidedly with `probability` lies from the value."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        unknown = self.degrees_of_freedom == 0
+        quantile, error = self.quantile(probability), self.standard_error
+        # In the product both are replaced where they are infinite: 0 times infinity is no number.
+        return np.where(unknown, np.inf, np.where(unknown, 0.0, quantile) * np.where(unknown, 0.0, error))
+
+    def p_above(self, bound: float = 0.0) -> "Floats":
+        """One-sided p-values of "the true value is at most `bound`": small where it is above.
+
+        Where the standard error is unknown: 1. Where it is 0: by the side on which the value lies, one half on `bound`.
+        """
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+        from scipy.special import stdtr  # noqa: PLC0415 - likewise
+
+        error = self.standard_error
+        exact = error == 0
+        unknown = self.degrees_of_freedom == 0
+        distance = self.value - bound
+        t = distance / np.where(exact | unknown, 1.0, error)
+        p = stdtr(np.where(unknown, 1.0, np.minimum(self.degrees_of_freedom, _NORMAL_FREEDOM)), -t)
+        p = np.where(exact, 0.5 - 0.5 * np.sign(distance), p)
+        return np.where(unknown, 1.0, p)
+
+    def p_below(self, bound: float = 0.0) -> "Floats":
+        """One-sided p-values of "the true value is at least `bound`": small where it is below."""
+        return Family(estimates=[replace(each, value=-each.value) for each in self.estimates]).p_above(-bound)
+
+    def minimum_detectable_effects(self, level: float, power: float = 0.8) -> "Floats":
+        """Distances from the bound at which a one-sided test at `level` would find the effect with probability `power`.
+
+        Standard error times the noncentrality that gives the power, see `_noncentrality`.
+        """
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        unknown = self.degrees_of_freedom == 0
+        noncentrality = _noncentrality(np.where(unknown, 1.0, self.degrees_of_freedom), level, power)
+        return np.where(unknown, np.inf, noncentrality * np.where(unknown, 0.0, self.standard_error))
+
+    def required_n(self, distances: Sequence[float], level: float, power: float = 0.8) -> tuple[int | None, ...]:
+        """Smallest n a side, equal on both, at which an effect of `distances` is found with probability `power`.
+
+        The variance is taken as it was estimated, and each further trial a side (or pair) is worth one degree of
+        freedom, which for independent sides is cautious. None where the standard error is unknown, where
+        `extra_variance` alone hides the distance, for a distance of 0 or less, or beyond `MAX_N`.
+        """
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        distance = np.asarray(distances, dtype=np.float64)
+        n = np.asarray([2 / (1 / each.n[0] + 1 / each.n[1]) for each in self.estimates])
+        freedom, extra = self.degrees_of_freedom, self._column("extra_variance")
+        # Standard error² at n is this over n, plus the extra variance.
+        variance_of_one = self._column("variance") * self._column("scale") * n
+        possible = (freedom > 0) & (distance > 0)
+
+        def enough(places: "NDArray[np.intp]", tried: "Floats") -> "NDArray[np.bool_]":
+            free = np.maximum(freedom[places] + tried - n[places], 1.0)
+            error = np.sqrt(variance_of_one[places] / tried + extra[places])
+            found: NDArray[np.bool_] = _noncentrality(free, level, power) * error <= distance[places]
+            return found & (tried > 1)  # one trial tells no spread, even where others found none
+
+        # Bisection: the answer, if there is one, lies above `low` and at or below `high`.
+        low, high = np.ones_like(n), np.full_like(n, MAX_N)
+        places = np.flatnonzero(possible)
+        possible[places] = enough(places, high[places])
+        places = np.flatnonzero(possible)
+        for _ in range(MAX_N.bit_length() if len(places) else 0):
+            middle = np.floor((low[places] + high[places]) / 2)
+            found = enough(places, middle)
+            high[places] = np.where(found, middle, high[places])
+            low[places] = np.where(found, low[places], middle)
+        return tuple(int(each) if may else None for each, may in zip(high, possible, strict=True))
+
+    def _column(self, name: str) -> "Floats":
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        return np.asarray([getattr(each, name) for each in self.estimates], dtype=np.float64)
+
+    def _standard_error(self, scale: "Floats", freedom: "Floats") -> "Floats":
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        error = np.sqrt(self._column("variance") * scale + self._column("extra_variance"))
+        return np.where(freedom == 0, np.inf, error)
+
+
+def interval(estimate: Estimate, level: float = 0.95) -> Interval:
+    """Return the two-sided t interval of one estimate by itself; infinite where its standard error is unknown."""
+    half = float(Family(estimates=[estimate]).half_widths((1 + level) / 2)[0])
+    return Interval(low=estimate.value - half, high=estimate.value + half, level=level)
+
+
+def p_above(estimate: Estimate, bound: float = 0.0) -> float:
+    """Return the one-sided p-value of "the true value is at most `bound`"; see `Family.p_above`."""
+    return float(Family(estimates=[estimate]).p_above(bound)[0])
+
+
+def p_below(estimate: Estimate, bound: float = 0.0) -> float:
+    """Return the one-sided p-value of "the true value is at least `bound`"."""
+    return float(Family(estimates=[estimate]).p_below(bound)[0])
+
+
+def minimum_detectable_effect(estimate: Estimate, level: float, power: float = 0.8) -> float:
+    """Return the effect that a one-sided test at `level` finds with probability `power`; infinite if unknown."""
+    return float(Family(estimates=[estimate]).minimum_detectable_effects(level, power)[0])
+
+
+def required_n(estimate: Estimate, distance: float, level: float, power: float = 0.8) -> int | None:
+    """Return the smallest n a side that finds an effect of `distance`; see `Family.required_n`."""
+    return Family(estimates=[estimate]).required_n([distance], level, power)[0]
+
+
+_NORMAL_FREEDOM: Final = 1e10
+"""Student's t with this many degrees of freedom is the normal to all digits; scipy wants a finite number."""
+
+
+def _t_quantile(freedom: "Floats", probability: float) -> "Floats":
+    import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+    from scipy.special import stdtrit  # noqa: PLC0415 - likewise
+
+    quantile = stdtrit(np.clip(freedom, 1.0, _NORMAL_FREEDOM), probability)
+    return np.where(freedom == 0, np.inf, quantile)
+
+
+def _noncentrality(freedom: "Floats", level: float, power: float) -> "Floats":
+    """Return how many standard errors an effect must have for a one-sided t test at `level` to have `power`.
+
+    Noncentral t by its normal approximation (Abramowitz and Stegun 26.7.10): with the critical value t of d degrees
+    of freedom, P(T > t) is Φ((δ - t (1 - 1/(4d))) / √(1 + t²/(2d))), solved for δ.
+    """
+    import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+    from scipy.special import ndtri  # noqa: PLC0415 - likewise
+
+    critical = _t_quantile(freedom, 1 - level)
+    centre = critical * (1 - 1 / (4 * freedom))
+    return centre + float(ndtri(power)) * np.sqrt(1 + critical**2 / (2 * freedom))
+
+
+def _check(values: Sequence[float]) -> None:
+    if not values:
+        raise BadInputError("no value to estimate from: at least one trial is needed")
+    for value in values:
+        if not math.isfinite(value):
+            raise BadInputError(f"{value} cannot be averaged: leave out trials without a finite measurement and say so")
+
+
+def _squares(values: Sequence[float]) -> float:
+    """Return the sum of squared deviations from the mean."""
+    centre = mean(values)
+    return math.fsum((value - centre) ** 2 for value in values)
+
+
+def _trim(values: Sequence[float], share: float) -> tuple[list[float], int]:
+    """Return the sorted values that are kept, and how many were cut off at each end."""
+    _check(values)
+    if not 0 <= share < 0.5:  # noqa: PLR2004 - with a half cut off at each end nothing is left
+        raise BadInputError(f"share {share} to trim at each end must be at least 0 and below 0.5")
+    cut = int(share * len(values))
+    return sorted(values)[cut : len(values) - cut], cut

@@ -1,0 +1,90 @@
+"""Tables and paragraphs as text: columns aligned for a terminal, Markdown, CSV."""
+
+import csv
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from bench.columns import harmless
+from bench.fields import Value
+
+_MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`])")
+_EXPORTED_CHARACTERS: Final = 10_000
+"""CSV keeps texts in full as far as any sane one goes."""
+
+
+def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    """Return a table of at least one row with a rule under its headers; columns that are `numeric` end flush right.
+
+    A header takes as many lines as make it no wider than the cells below it.
+    """
+    cells = list(zip(*rows, strict=True))
+    broken = [_narrow(header, column) for header, column in zip(headers, cells, strict=True)]
+    height = max(map(len, broken))
+    # Headers of fewer lines than their neighbours stand on the rule, as in print.
+    above = list(zip(*([""] * (height - len(lines)) + lines for lines in broken), strict=True))
+    widths = [max(map(len, (*lines, *column))) for lines, column in zip(broken, cells, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join("  ".join(row).rstrip() for row in _padded([*above, rule, *rows], widths, numeric))
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    """Return a Markdown table of at least one row, its texts escaped."""
+    escaped = [[escape(cell) for cell in row] for row in (headers, *rows)]
+    # Two more than a header needs, as tabulate has it, whose tables stand in the docs.
+    widths = [max(len(header) + 2, *map(len, column)) for header, *column in zip(*escaped, strict=True)]
+    rule = [
+        f"{'-' * (width + 1)}:" if right else f":{'-' * (width + 1)}"
+        for width, right in zip(widths, numeric, strict=True)
+    ]
+    lines = [f"| {' | '.join(row)} |" for row in _padded(escaped, widths, numeric)]
+    return "\n".join((lines[0], f"|{'|'.join(rule)}|", *lines[1:]))
+
+
+def escape(text: str) -> str:
+    """Return `text` with a backslash before whatever Markdown would take for more than text."""
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", text)
+
+
+def wrap(lines: Iterable[str], width: int) -> str:
+    """Return `lines`, each broken between words to fit `width` characters, its further lines set in."""
+    fill = textwrap.TextWrapper(
+        width=max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    ).fill
+    return "\n".join(map(fill, lines))
+
+
+def csv_text(keys: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
+    """Return CSV without a final line break; what is None is empty, and texts are harmless."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(keys)
+    writer.writerows([_csv_cell(value) for value in row] for row in rows)
+    return text.getvalue().removesuffix("\n")
+
+
+def _csv_cell(value: Value) -> Value:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str) or (value.isprintable() and len(value) <= _EXPORTED_CHARACTERS):
+        return value  # at once: an export holds millions of cells, and printable texts are harmless
+    return harmless(value, _EXPORTED_CHARACTERS)
+
+
+def _narrow(header: str, cells: Sequence[str]) -> list[str]:
+    """Return `header` on as many lines as it takes to be no wider than the cells below it."""
+    return textwrap.wrap(header, max(map(len, (*cells, *header.split()))), break_long_words=False)
+
+
+def _padded(rows: Sequence[Sequence[str]], widths: Sequence[int], numeric: Sequence[bool]) -> Iterator[tuple[str, ...]]:
+    """Yield `rows` with every cell as wide as its column: column by column, as tables can have very many rows."""
+    columns = zip(*rows, strict=True)
+    yield from zip(
+        *(
+            [cell.rjust(width) if right else cell.ljust(width) for cell in column]
+            for column, width, right in zip(columns, widths, numeric, strict=True)
+        ),
+        strict=True,
+    )

@@ -1,0 +1,277 @@
+"""Two stored runs side by side: what each measured of every configuration, and which configurations both have.
+
+One value a trial, never one an epoch. Nothing here judges.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final, TypeAlias
+
+from bench.columns import harmless
+from bench.fields import DIMENSIONS
+from bench.records import Configuration, Failure, Measurement, Run, Software, TrialRecord
+from bench.stats import natural_key
+
+Subject: TypeAlias = Configuration | str
+"""What was measured: a configuration of a stored run, or a benchmark of pytest-benchmark by its name."""
+
+MAX_NAME_CHARACTERS: Final = 60
+
+_MAX_VERSION_CHARACTERS: Final = 40
+
+_SEARCHED: Final = 50
+"""Configurations a side among which the nearest is looked for: the message needs one, not the very nearest of all."""
+
+_OTHER_FIELDS: Final = attrgetter(*(member.name for member in dataclasses.fields(Configuration)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """What one side measured of one subject, a value a trial, sorted: the order of records says nothing.
+
+    `n` counts measured trials. `log_seconds` are natural logarithms of the trials' median epoch times and
+    `mean_log_seconds` is their mean, None for none of them; of a benchmark that was stored as a summary only the mean
+    is known. `log_relative` are logarithms of the median ratio of epoch time to the yardstick beside it, None unless
+    every trial has a yardstick. `accuracies` are final test accuracies as fractions, None where labels are noise.
+    """
+
+    subject: Subject
+    n: int
+    mean_log_seconds: float | None
+    log_seconds: tuple[float, ...] = ()
+    log_relative: tuple[float, ...] | None = None
+    accuracies: tuple[float, ...] | None = None
+    datasets: frozenset[str] = frozenset()
+    train_samples: frozenset[int] = frozenset()
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def mean_accuracy(self) -> float | None:
+        """Mean of the final test accuracies; None without any."""
+        return math.fsum(self.accuracies) / len(self.accuracies) if self.accuracies else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matching:
+    """The pairs of baseline and candidate that were measured alike, and what only one side has; all sorted."""
+
+    pairs: tuple[tuple[Trials, Trials], ...]
+    baseline_only: tuple[Trials, ...]
+    candidate_only: tuple[Trials, ...]
+
+
+@dataclass(slots=True)
+class _Gathered:
+    log_seconds: list[float] = field(default_factory=list)
+    log_relative: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    datasets: set[str] = field(default_factory=set)
+    train_samples: set[int] = field(default_factory=set)
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, measurement: Measurement) -> None:
+        """Add one trial. Written for 100 000 of them: most of a comparison's time is spent here."""
+        epochs = measurement.epochs
+        self.log_seconds.append(math.log(_median([epoch.train_seconds for epoch in epochs])))
+        # What is no finite ratio above 0 is not added, and `finish` sees that one is missing.
+        ratios = [epoch.train_seconds / epoch.yardstick_seconds for epoch in epochs if epoch.yardstick_seconds > 0]
+        if len(ratios) == len(epochs) and 0 < (relative := _median(ratios)) < math.inf:
+            self.log_relative.append(math.log(relative))
+        last = epochs[-1]
+        if last.test_correct is not None:
+            self.accuracies.append(last.test_correct / last.test_samples)
+        self.datasets.add(measurement.dataset_sha256)
+        self.train_samples.add(last.train_samples)
+
+    def finish(self, configuration: Configuration) -> Trials:
+        n = len(self.log_seconds)
+        return Trials(
+            subject=configuration,
+            n=n,
+            mean_log_seconds=math.fsum(self.log_seconds) / n if n else None,
+            log_seconds=tuple(sorted(self.log_seconds)),
+            log_relative=tuple(sorted(self.log_relative)) if len(self.log_relative) == n else None,
+            accuracies=tuple(sorted(self.accuracies)) if len(self.accuracies) == n else None,
+            datasets=frozenset(self.datasets),
+            train_samples=frozenset(self.train_samples),
+            failures=tuple(sorted(self.failures, key=attrgetter("kind", "message"))),
+        )
+
+
+def gather(run: Run) -> tuple[Trials, ...]:
+    """Return the trials of every configuration that `run` planned, measured or not, sorted as `bench show` sorts."""
+    by_value: dict[Configuration, _Gathered] = {chosen: _Gathered() for chosen in run.header.plan.configurations}
+    # Hashing a configuration takes longer than all else here: it is done once an object, and trials share objects.
+    by_object: dict[int, _Gathered] = {}
+    for record in run.records:
+        configuration = record.trial.configuration
+        group = by_object.get(id(configuration))
+        if group is None:
+            group = by_object[id(configuration)] = by_value.setdefault(configuration, _Gathered())
+        _add(group, record)
+    return tuple(by_value[chosen].finish(chosen) for chosen in sorted(by_value, key=_Order()))
+
+
+def match(baseline: Sequence[Trials], candidate: Sequence[Trials], *, any_threads: bool = False) -> Matching:
+    """Pair what both sides have; with `any_threads` also what differs in nothing but the number of threads.
+
+    Equal configurations are paired first. Of the others, those that are alike but for their threads are paired only
+    where there is one of them on each side: with more, which belongs to which is anybody's guess.
+    """
+    by_subject = {trials.subject: trials for trials in candidate}
+    pairs = [(trials, by_subject.pop(trials.subject)) for trials in baseline if trials.subject in by_subject]
+    paired = {ours.subject for ours, _ in pairs}
+    baseline_only = [trials for trials in baseline if trials.subject not in paired]
+    candidate_only = list(by_subject.values())
+    if any_threads:
+        ours, theirs = _by_all_but_threads(baseline_only), _by_all_but_threads(candidate_only)
+        alike = [key for key in ours if len(ours[key]) == len(theirs.get(key, ())) == 1]
+        pairs += [(ours[key][0], theirs[key][0]) for key in alike]
+        paired = {trials.subject for pair in pairs for trials in pair}
+        baseline_only = [trials for trials in baseline_only if trials.subject not in paired]
+        candidate_only = [trials for trials in candidate_only if trials.subject not in paired]
+        order = _Order()
+        pairs.sort(key=lambda pair: order(pair[0].subject))
+    return Matching(pairs=tuple(pairs), baseline_only=tuple(baseline_only), candidate_only=tuple(candidate_only))
+
+
+def nearest_difference(baseline: Iterable[Subject], candidate: Iterable[Subject]) -> str:
+    """Return in which members the two most similar configurations of two runs differ: ``epochs: 5 against 3``."""
+    ours = [subject for subject in itertools.islice(baseline, _SEARCHED) if isinstance(subject, Configuration)]
+    theirs = [subject for subject in itertools.islice(candidate, _SEARCHED) if isinstance(subject, Configuration)]
+    differences = (
+        [
+            member.name
+            for member in dataclasses.fields(Configuration)
+            if getattr(a, member.name) != getattr(b, member.name)
+        ]
+        for a, b in itertools.product(ours, theirs)
+    )
+    pairs = zip(itertools.product(ours, theirs), differences, strict=True)
+    (a, b), names = min(pairs, key=lambda pair: len(pair[1]), default=((None, None), []))
+    return ", ".join(
+        f"{name}: {harmless(str(getattr(a, name)), MAX_NAME_CHARACTERS)} against "
+        f"{harmless(str(getattr(b, name)), MAX_NAME_CHARACTERS)}"
+        for name in names
+    )
+
+
+def software_differences(baseline: Software, candidate: Software) -> tuple[str, ...]:
+    """Return what of the software differs, member by member: ``torch: 2.11.0 against 2.12.0``."""
+    members = ((member.name, *_both(baseline, candidate, member.name)) for member in dataclasses.fields(Software))
+    return tuple(
+        f"{name.replace('_', ' ')}: {_plain(ours)} against {_plain(theirs)}"
+        for name, ours, theirs in members
+        if ours != theirs
+    )
+
+
+def varying_dimensions(subjects: Iterable[Subject]) -> tuple[str, ...]:
+    """Return the keys of the dimensions beyond device, model and batch size that tell `subjects` apart.
+
+    Like the columns of `bench show`: a dimension in which a model's name tells the value already is left out.
+    """
+    configurations = [subject for subject in subjects if isinstance(subject, Configuration)]
+    return tuple(key for key, others in DIMENSIONS.items() if _varies(configurations, key, others))
+
+
+def describe(subject: Subject, dimensions: Sequence[str] = ()) -> str:
+    """Return a harmless one-line name of `subject`, with its value of each of `dimensions`."""
+    if isinstance(subject, str):
+        return harmless(subject, MAX_NAME_CHARACTERS)
+    device, model = harmless(subject.device, 20), harmless(subject.model, MAX_NAME_CHARACTERS)
+    others = (f"{key.replace('_', ' ')} {dimension(subject, key)}" for key in dimensions)
+    return ", ".join((f"{device} {model} batch {subject.batch_size}", *others))
+
+
+def dimension(configuration: Configuration, key: str) -> str:
+    """Return one dimension of `configuration` as harmless text."""
+    return _value_text(getattr(configuration, key))
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def _value_text(value: object) -> str:
+    if isinstance(value, tuple):
+        value = "-".join(map(str, value))
+    return harmless(f"{value:g}" if isinstance(value, float) else str(value), MAX_NAME_CHARACTERS)
+
+
+def is_whole(run: Run) -> bool:
+    """Return whether `run` ended with every trial of its plan in it, whatever its footer says."""
+    planned = len(set(run.header.plan.configurations)) * run.header.plan.repeats
+    return run.footer is not None and run.footer.complete and len(run.records) == planned
+
+
+def _add(group: _Gathered, record: TrialRecord) -> None:
+    if isinstance(record.outcome, Failure):
+        group.failures.append(record.outcome)
+    else:
+        group.add(record.outcome)
+
+
+def _median(values: list[float]) -> float:
+    """Return what `statistics.median` does, in a quarter of its time; `values` are put in order."""
+    values.sort()
+    middle, odd = divmod(len(values), 2)
+    return values[middle] if odd else (values[middle - 1] + values[middle]) / 2
+
+
+class _Order:
+    """Sort key of subjects: device, model, layers, batch size and then the rest, numbers inside texts by size.
+
+    It remembers the texts: they are few where configurations are many.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, str], ...]] = {}
+
+    def __call__(self, subject: Subject) -> tuple[object, ...]:
+        if isinstance(subject, str):
+            return (self._natural(subject),)
+        return (
+            self._natural(subject.device),
+            self._natural(subject.model),
+            subject.layers,
+            subject.batch_size,
+            _OTHER_FIELDS(subject),
+        )
+
+    def _natural(self, text: str) -> tuple[tuple[int, str], ...]:
+        if text not in self._known:
+            self._known[text] = natural_key(text)
+        return self._known[text]
+
+
+def _by_all_but_threads(trials: Iterable[Trials]) -> Mapping[Subject, list[Trials]]:
+    groups: dict[Subject, list[Trials]] = defaultdict(list)
+    for each in trials:
+        subject = each.subject
+        key = dataclasses.replace(subject, threads=0) if isinstance(subject, Configuration) else subject
+        groups[key].append(each)
+    return groups
+
+
+def _varies(configurations: Sequence[Configuration], key: str, others: Sequence[str]) -> bool:
+    value = attrgetter(key)
+    if len(set(map(value, configurations))) <= 1:
+        return False
+    told: dict[tuple[object, ...], object] = {}
+    told_by = [attrgetter(other) for other in others]
+    return any(
+        told.setdefault(tuple([other(each) for other in told_by]), found := value(each)) != found
+        for each in configurations
+    )
+
+
+def _both(baseline: Software, candidate: Software, name: str) -> tuple[object, object]:
+    return getattr(baseline, name), getattr(candidate, name)
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else harmless(str(value), _MAX_VERSION_CHARACTERS)

@@ -1,0 +1,60 @@
+"""Files that commands write beside the stored runs: whole or not at all, and the summary page of a CI job."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from bench.errors import BadInputError, StorageError
+
+STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
+"""The variable by which GitHub Actions names the file whose Markdown it shows beside a job."""
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before anything is measured for it.
+
+    Raises:
+        BadInputError: `path` is a folder, or its folder is missing or may not be written to.
+    """
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = "it is a folder" if path.is_dir() else f"{folder} is no folder that you may write to"
+        raise BadInputError(f"{path} cannot be written: {reason}; name another file")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, at once: whoever reads sees the old file or the whole new one.
+
+    Raises:
+        StorageError: it cannot be written; a file that was at `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}; what was there before is untouched: choose another place or "
+            "make room"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def append_step_summary(markdown: str) -> str | None:
+    """Append `markdown` to the CI job's summary, where there is one; return a warning if it cannot be written."""
+    name = os.environ.get(STEP_SUMMARY)
+    if not name:
+        return None
+    try:
+        with Path(name).open("a", encoding="utf-8") as file:
+            file.write(f"{markdown}\n\n")
+    except OSError as error:
+        return f"{STEP_SUMMARY} names a file that cannot be written ({error.strerror}): the summary is left out"
+    return None

@@ -1,0 +1,293 @@
+"""Machine profiles: how finely one machine can measure, learnt from its own calibrations and kept between them.
+
+A profile holds raw values of the last calibrations, ``results/machines/<machine id>.json``; every figure is recomputed
+from them. What cannot be told from so few values is None.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from bench import coding
+from bench.errors import BadInputError, IncomparableError, StorageError
+from bench.outputs import write_atomically
+from bench.records import Configuration, Machine, Software
+
+SCHEMA_VERSION: Final = 1
+"""Version of the stored format. History: 1, the first."""
+
+FOLDER: Final = "machines"
+"""Below the folder of stored runs."""
+
+MAX_SESSIONS: Final = 50
+"""Sessions kept. A machine that is calibrated weekly keeps a year."""
+
+MIN_PAIRS: Final = 3
+"""A/A pairs that a floor needs. Two leave one degree of freedom, whose interval is 13 standard errors wide."""
+
+MIN_SESSIONS: Final = 3
+"""Sessions that the drift between them needs, for the same reason."""
+
+CREDIBLE_LEVEL: Final = 0.95
+"""Level of the interval whose farther end is the A/A floor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSession:
+    """What one calibration measured on one device; raw values only.
+
+    `aa_log_ratios` holds one value a process pair: ln(candidate time / baseline time) of identical arms. The other
+    tuples hold one value a full trial of `configuration`, with the seed at the same place in `seeds`: its median epoch
+    time, its final test accuracy (a fraction), its median yardstick time.
+
+    Raises:
+        BadInputError: a value cannot have been measured.
+    """
+
+    device: str
+    threads: int
+    configuration: Configuration
+    aa_log_ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+    epoch_seconds: tuple[float, ...]
+    test_accuracies: tuple[float, ...]
+    yardstick_seconds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what would make nonsense of every figure derived from it."""
+        lengths = {len(values) for values in (self.seeds, self.epoch_seconds, self.test_accuracies)}
+        if lengths != {len(self.yardstick_seconds)} or 0 in lengths:
+            raise BadInputError(f"a calibration of {self.device} must hold as many values as seeds, and at least one")
+        if min(*self.epoch_seconds, *self.yardstick_seconds) <= 0:
+            raise BadInputError(f"a calibration of {self.device} holds a time that is not above zero")
+        if not all(0 <= accuracy <= 1 for accuracy in self.test_accuracies):
+            raise BadInputError(f"a calibration of {self.device} holds an accuracy outside 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One calibration. `created_at` is UTC in ISO 8601; `wall_seconds` is all of it."""
+
+    created_at: str
+    software: Software
+    wall_seconds: float
+    devices: tuple[DeviceSession, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFigures:
+    """What a profile says of one device. Deviations are standard deviations, those of times of their logarithm.
+
+    `sessions` counts those that agree with the newest one in all that decides times and accuracies (see
+    `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials.
+    """
+
+    device: str
+    threads: int
+    sessions: int
+    pairs: int
+    ab_floor: float | None
+    pair_deviation: float | None
+    seeds: int
+    accuracy_deviation: float | None
+    epoch_seconds: float
+    epoch_deviation: float | None
+    drift_deviation: float | None
+    yardstick_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineProfile:
+    """The calibrations of one machine, oldest first.
+
+    Sessions are taken together only if they measured the same configuration with the same thread count, torch, CUDA,
+    BLAS and workload version as the newest one of the device.
+    """
+
+    schema_version: int
+    machine: Machine
+    sessions: tuple[Session, ...]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device that was calibrated at least once, in the order of the newest sessions."""
+        return tuple(dict.fromkeys(device.device for session in self.sessions[::-1] for device in session.devices))
+
+    def ab_floor(self, device: str) -> float | None:
+        """Return the largest systematic difference between identical arms that is still credible, as a log ratio.
+
+        It is the farther end of the mean's two-sided 95 % interval over the newest session's n process pairs,
+        |mean| + t(0.975, n - 1) · s / √n, by Student's t. None with fewer than 3 pairs.
+        """
+        sessions = self._alike(device)
+        ratios = sessions[-1].aa_log_ratios if sessions else ()
+        if len(ratios) < MIN_PAIRS:
+            return None
+        from scipy.special import stdtrit  # noqa: PLC0415 - commands that read no profile need not pay for it
+
+        quantile = float(stdtrit(len(ratios) - 1, (1 + CREDIBLE_LEVEL) / 2))
+        return abs(statistics.fmean(ratios)) + quantile * statistics.stdev(ratios) / math.sqrt(len(ratios))
+
+    def drift_deviation(self, device: str) -> float | None:
+        """Return the standard deviation, over sessions, of ln(the session's median epoch time); None below 3 sessions.
+
+        It knows only the drift between the sessions that were measured: of three within an hour, that of an hour.
+        """
+        medians = [math.log(statistics.median(session.epoch_seconds)) for session in self._alike(device)]
+        return statistics.stdev(medians) if len(medians) >= MIN_SESSIONS else None
+
+    def accuracy_deviation(self, device: str) -> float | None:
+        """Return the standard deviation of final test accuracy (a fraction) from seed to seed; None below 2 seeds.
+
+        A seed that was trained more than once counts once, by its mean: repeating it says nothing of other seeds.
+        """
+        accuracies = list(self._accuracies(device).values())
+        return statistics.stdev(accuracies) if len(accuracies) > 1 else None
+
+    def _accuracies(self, device: str) -> dict[int, float]:
+        """Return each seed's mean test accuracy."""
+        found: dict[int, list[float]] = {}
+        for session in self._alike(device):
+            for seed, accuracy in zip(session.seeds, session.test_accuracies, strict=True):
+                found.setdefault(seed, []).append(accuracy)
+        return {seed: statistics.fmean(accuracies) for seed, accuracies in found.items()}
+
+    def yardstick_seconds(self, device: str) -> float | None:
+        """Return the newest session's median yardstick time; None if the device was never calibrated."""
+        sessions = self._alike(device)
+        return statistics.median(sessions[-1].yardstick_seconds) if sessions else None
+
+    def unused_seed(self) -> int:
+        """Return the first seed above all that were trained: new seeds say more about seeds than old ones."""
+        used = [seed for session in self.sessions for device in session.devices for seed in device.seeds]
+        return max(used, default=-1) + 1
+
+    def figures(self, device: str) -> DeviceFigures | None:
+        """Return what is known of `device`; None if it was never calibrated."""
+        sessions = self._alike(device)
+        if not sessions:
+            return None
+        newest = sessions[-1]
+        return DeviceFigures(
+            device=device,
+            threads=newest.threads,
+            sessions=len(sessions),
+            pairs=len(newest.aa_log_ratios),
+            ab_floor=self.ab_floor(device),
+            pair_deviation=_deviation(newest.aa_log_ratios),
+            seeds=len(self._accuracies(device)),
+            accuracy_deviation=self.accuracy_deviation(device),
+            epoch_seconds=statistics.median(newest.epoch_seconds),
+            epoch_deviation=_deviation(tuple(map(math.log, newest.epoch_seconds))),
+            drift_deviation=self.drift_deviation(device),
+            yardstick_seconds=statistics.median(newest.yardstick_seconds),
+        )
+
+    def with_session(self, machine: Machine, session: Session) -> "MachineProfile":
+        """Return this profile with `session` appended, the oldest ones beyond `MAX_SESSIONS` left out.
+
+        Raises:
+            IncomparableError: `machine` is another one.
+        """
+        if machine.id != self.machine.id:
+            raise IncomparableError(
+                f"the profile is of machine {self.machine.id} and the calibration of {machine.id}: "
+                "a profile holds one machine; keep each in a file of its own"
+            )
+        return replace(self, machine=machine, sessions=(*self.sessions, session)[-MAX_SESSIONS:])
+
+    def _alike(self, device: str) -> list[DeviceSession]:
+        """Return the calibrations of `device` that may be taken together, oldest first."""
+        found = [
+            (_decisive(session.software, measured), measured)
+            for session in self.sessions
+            for measured in session.devices
+            if measured.device == device
+        ]
+        return [measured for decisive, measured in found if decisive == found[-1][0]]
+
+
+def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]:
+    """Return what decides times and accuracies, beside the machine: calibrations that differ here do not mix."""
+    return (
+        measured.configuration,
+        measured.threads,
+        software.torch,
+        software.cuda,
+        software.blas,
+        software.workload,
+    )
+
+
+def _deviation(values: tuple[float, ...]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def new_profile(machine: Machine) -> MachineProfile:
+    """Return the profile of a machine that was never calibrated."""
+    return MachineProfile(schema_version=SCHEMA_VERSION, machine=machine, sessions=())
+
+
+def profile_path(machine_id: str, results: Path) -> Path:
+    """Return where the profile of a machine lies.
+
+    Raises:
+        BadInputError: `machine_id` is no name of one file.
+    """
+    if Path(machine_id).name != machine_id or "\\" in machine_id:
+        raise BadInputError(f"machine id {machine_id!r} is no file name: it comes from a file that bench did not write")
+    return results / FOLDER / f"{machine_id}.json"
+
+
+def load_profile(machine_id: str, results: Path) -> MachineProfile | None:
+    """Return the profile of the machine `machine_id` below the folder `results`; None where there is none.
+
+    Raises:
+        BadInputError: it cannot be read, is broken, of a newer schema, or of another machine.
+    """
+    path = profile_path(machine_id, results)
+    remedy = "restore it, or move it away and run: python -m bench calibrate"
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInputError(f"machine profile {path} cannot be read: {error.strerror}; {remedy}") from error
+    try:
+        data = coding.loads(text)
+        _check_version(data)
+        profile = coding.from_json(MachineProfile, data, "profile")
+    except BadInputError as error:
+        raise BadInputError(f"machine profile {path}: {error}; {remedy}") from error
+    if profile.machine.id != machine_id:
+        raise BadInputError(
+            f"machine profile {path} is of machine {profile.machine.id}: a profile says nothing of another; {remedy}"
+        )
+    return profile
+
+
+def _check_version(data: Any) -> None:  # noqa: ANN401 - parsed JSON has no narrower type
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise BadInputError(
+            f"schema version {version} is newer than {SCHEMA_VERSION}, the newest known here: use a newer bench"
+        )
+    if version != SCHEMA_VERSION:
+        raise BadInputError(f"schema version {version!r} is unknown")
+
+
+def save_profile(profile: MachineProfile, results: Path) -> Path:
+    """Write `profile` to its place below `results`, at once: a reader sees the old file or the whole new one.
+
+    Raises:
+        StorageError: it cannot be written; a profile that was there before is untouched.
+    """
+    path = profile_path(profile.machine.id, results)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path.parent} cannot be made: {error.strerror}; choose another --results") from error
+    write_atomically(path, coding.dumps(profile) + "\n")
+    return path

@@ -1,0 +1,310 @@
+"""Calibration: what is measured and stored, and that a failed or interrupted one leaves the profile as it was."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_builders import make_contention, make_epoch, make_epochs, make_measurement, make_settings
+from fake_worker import FakeLauncher, fail_trial
+
+from bench.calibrate import Calibrated, CalibrationError, Options, calibrate, check_options, render, report
+from bench.coding import to_json
+from bench.errors import BadInputError, ExitCode, InterruptedRunError
+from bench.interrupts import Interrupts
+from bench.locks import device_lock
+from bench.messages import Evaluated, Trained
+from bench.pairs import ArmFailedError, ArmRecord, Block, PairRecord
+from bench.processes import Launcher
+from bench.profiles import load_profile, profile_path
+from bench.records import Configuration, DeviceStatus, Failure, FailureKind
+
+TEST_SAMPLES = 10_000
+
+
+class FakePairs:
+    """Measures pairs from a script of log ratios; `fail` is raised by the pair after them."""
+
+    def __init__(self, *log_ratios: float, fail: BaseException | None = None) -> None:
+        self._log_ratios = list(log_ratios)
+        self._fail = fail
+        self.seeds: list[int] = []
+        self.configurations: list[Configuration] = []
+        self.launchers: list[tuple[Launcher, Launcher]] = []
+
+    def __call__(
+        self, baseline: Launcher, candidate: Launcher, configuration: Configuration, *, seed: int, **_others: object
+    ) -> PairRecord:
+        self.seeds.append(seed)
+        self.configurations.append(configuration)
+        self.launchers.append((baseline, candidate))
+        if not self._log_ratios and self._fail is not None:
+            raise self._fail
+        arm = ArmRecord(settings=make_settings(), dataset_sha256="0" * 64, first_loss=2.3)
+        seconds = math.exp(self._log_ratios.pop(0))
+        block = Block(samples=6400, baseline_seconds=1.0, candidate_seconds=seconds)
+        return PairRecord(seed=seed, turn_batches=100, baseline=arm, candidate=arm, blocks=(block,))
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def accuracies(fake_launcher: FakeLauncher) -> list[int]:
+    """Script the final test accuracies (correct answers), one a trial."""
+    script: list[int] = [9700, 9712, 9706, 9690, 9700, 9720, 9710, 9705]
+    epochs = make_epochs()
+    evaluations = 0
+
+    def respond(request: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a request of the protocol
+        nonlocal evaluations
+        if request["do"] != "evaluate":
+            return None
+        correct = script[evaluations // 3]
+        evaluations += 1
+        fields = {name: getattr(epochs[0], name) for name in Evaluated.__dataclass_fields__}
+        return {"answer": to_json(Evaluated(**{**fields, "test_correct": correct}))}
+
+    fake_launcher.on = respond
+    return script
+
+
+def options(folder: Path, **changes: Any) -> Options:  # noqa: ANN401 - the changes go to dataclasses.replace
+    default = Options(
+        devices=("auto",), pairs=4, seeds=2, results=folder / "results", data_root=None, timeout_seconds=60.0
+    )
+    return dataclasses.replace(default, **changes)
+
+
+def run(chosen: Options, launcher: FakeLauncher, pairs: FakePairs, told: list[str] | None = None) -> Calibrated:
+    lines: list[str] = [] if told is None else told
+    with Interrupts() as interrupts:
+        return calibrate(chosen, (launcher, FakeLauncher()), interrupts, lines.append, pairs)
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_pairs_and_trials_of_the_reference_are_stored(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    pairs = FakePairs(0.01, -0.02, 0.03, 0.0)
+    calibrated = run(options(tmp_path), fake_launcher, pairs)
+    assert calibrated.path == profile_path(fake_launcher.place.machine.id, tmp_path / "results")
+    assert load_profile(fake_launcher.place.machine.id, tmp_path / "results") == calibrated.profile
+    (session,) = calibrated.profile.sessions
+    assert session.software == fake_launcher.place.software
+    (device,) = session.devices
+    assert device.aa_log_ratios == pytest.approx((0.01, -0.02, 0.03, 0.0))
+    assert device.seeds == (0, 1)
+    assert device.test_accuracies == (0.97, 0.9712)
+    measurement = make_measurement()
+    assert device.epoch_seconds == (measurement.epochs[0].train_seconds,) * 2
+    assert device.yardstick_seconds == (measurement.epochs[0].yardstick_seconds,) * 2
+    assert set(pairs.configurations) == {device.configuration}
+    reference = device.configuration
+    assert (reference.device, reference.layers, reference.batch_size) == ("cpu", (784, 128, 10), 256)
+    assert (reference.pipeline, reference.engine, reference.precision) == ("resident", "eager", "fp32")
+    assert (reference.threads, reference.epochs, reference.dataset) == (4, 3, "mnist")
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_the_arms_come_from_two_hosts_and_begin_in_turn(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    pairs = FakePairs(0.01, -0.02, 0.03, 0.0)
+    run(options(tmp_path), fake_launcher, pairs)
+    assert all(baseline is not candidate for baseline, candidate in pairs.launchers)
+    assert sorted(seed % 2 for seed in pairs.seeds) == [0, 0, 1, 1]
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_a_second_calibration_is_appended_with_new_seeds(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
+    profile = run(options(tmp_path), fake_launcher, FakePairs(*[0.02] * 4)).profile
+    assert [session.devices[0].seeds for session in profile.sessions] == [(0, 1), (2, 3)]
+    figures = profile.figures("cpu")
+    assert figures is not None
+    assert figures.seeds == 4
+    assert figures.ab_floor == pytest.approx(0.02)
+
+
+def test_every_available_device_is_calibrated_unless_one_is_named(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    gpu = DeviceStatus(device="cuda:0", available=True, description="Fictional GPU F1", reason="")
+    place = fake_launcher.place
+    fake_launcher.place = dataclasses.replace(place, devices=(place.devices[0], gpu))
+    profile = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 8)).profile
+    assert [device.device for device in profile.sessions[0].devices] == ["cpu", "cuda:0"]
+    calibrated = run(options(tmp_path, devices=("cuda",)), fake_launcher, FakePairs(*[0.01] * 4))
+    assert calibrated.devices == ("cuda:0",)
+    assert [figures.device for figures in report(calibrated).devices] == ["cuda:0"]
+
+
+def test_what_disturbed_the_trials_is_told_with_advice(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    stolen = make_contention(steal_seconds=1.5)
+    epoch = make_epoch(contention=stolen)
+    trained = Trained(**{name: getattr(epoch, name) for name in Trained.__dataclass_fields__})
+    fake_launcher.on = lambda request: {"answer": to_json(trained)} if request["do"] == "train" else None
+    told: list[str] = []
+    run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4), told)
+    (warning,) = [line for line in told if "contamination" in line]
+    assert "repeat on a quiet machine" in warning
+
+
+def test_each_measurement_is_told(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    told: list[str] = []
+    run(options(tmp_path, pairs=3), fake_launcher, FakePairs(0.01, -0.02, 0.03), told)
+    assert [line.split(":")[1] for line in told] == [
+        " A/A pair 1 of 3",
+        " trial 1 of 2",
+        " A/A pair 2 of 3",
+        " trial 2 of 2",
+        " A/A pair 3 of 3",
+    ]
+    assert "-2.0 %" in told[2]
+
+
+# What goes wrong
+
+
+@contextlib.contextmanager
+def profile_untouched(folder: Path, launcher: FakeLauncher) -> Iterator[None]:
+    """Calibrate once; what is done then must leave the profile, and nothing else, in its folder."""
+    launcher_before = launcher.on
+    launcher.on = lambda _request: None
+    path = run(options(folder), launcher, FakePairs(*[0.01] * 4)).path
+    launcher.on = launcher_before
+    content = path.read_bytes()
+    yield
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+    with device_lock("cpu"):
+        pass
+
+
+def test_a_failed_trial_ends_with_4_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    fake_launcher.on = lambda request: (
+        fail_trial(FailureKind.OUT_OF_MEMORY, "9 GiB wanted") if request["do"] == "train" else None
+    )
+    with (
+        profile_untouched(tmp_path, fake_launcher),
+        pytest.raises(CalibrationError, match=r"seed 2 on cpu failed: out_of_memory: 9 GiB wanted\. Nothing") as failed,
+    ):
+        run(options(tmp_path), fake_launcher, FakePairs(0.01))
+    assert failed.value.exit_code is ExitCode.FAILED_TRIAL
+
+
+def test_a_failed_pair_ends_with_4_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    failure = ArmFailedError("candidate", Failure(kind=FailureKind.CRASH, message="gone"))
+    with (
+        profile_untouched(tmp_path, fake_launcher),
+        pytest.raises(CalibrationError, match="A/A pair 3 on cpu: the candidate's trial failed: crash: gone") as failed,
+    ):
+        run(options(tmp_path), fake_launcher, FakePairs(0.01, 0.02, fail=failure))
+    assert failed.value.exit_code is ExitCode.FAILED_TRIAL
+
+
+def test_an_interruption_leaves_the_profile_as_it_was(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    interruption = InterruptedRunError("interrupted by SIGINT")
+    with (
+        profile_untouched(tmp_path, fake_launcher),
+        pytest.raises(InterruptedRunError, match="interrupted by SIGINT: nothing of this calibration is stored"),
+    ):
+        run(options(tmp_path), fake_launcher, FakePairs(0.01, 0.02, fail=interruption))
+
+
+def test_a_broken_profile_is_refused_before_anything_is_measured(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    path = profile_path(fake_launcher.place.machine.id, tmp_path / "results")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(BadInputError, match="not valid JSON"):
+        run(options(tmp_path), fake_launcher, FakePairs())
+    assert path.read_text() == "{"
+    assert [request["do"] for request in fake_launcher.requests] == ["describe"]
+
+
+def test_a_missing_device_is_refused(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="'cuda' is not available: no driver"):
+        run(options(tmp_path, devices=("cpu", "cuda")), fake_launcher, FakePairs())
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_device_in_use_is_refused(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    with device_lock("cpu"), pytest.raises(BadInputError, match="device cpu is in use"):
+        run(options(tmp_path), fake_launcher, FakePairs())
+
+
+def test_the_device_and_the_profile_are_held_while_measuring(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    refusals = []
+
+    def respond(request: Any) -> None:  # noqa: ANN401 - a request of the protocol
+        if request["do"] == "train":
+            for chosen in (options(tmp_path, results=tmp_path / "other"), options(tmp_path)):
+                with pytest.raises(BadInputError) as refusal:
+                    run(chosen, FakeLauncher(), FakePairs())
+                refusals.append(str(refusal.value))
+
+    fake_launcher.on = respond
+    run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
+    assert "device cpu is in use" in refusals[0]
+    assert "machine profile" in refusals[1]
+    assert "in use" in refusals[1]
+
+
+def test_results_that_are_no_folder_are_refused_before_measuring(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(BadInputError, match="--results"):
+        run(options(tmp_path), fake_launcher, FakePairs())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pairs": 2}, "--pairs 2"),
+        ({"pairs": 1001}, "--pairs 1001"),
+        ({"seeds": 1}, "--seeds 1"),
+        ({"seeds": -1}, "-1"),
+    ],
+)
+def test_counts_that_give_no_figure_are_refused(tmp_path: Path, change: dict[str, int], words: str) -> None:
+    with pytest.raises(BadInputError, match=words):
+        check_options(options(tmp_path, **change))
+    check_options(options(tmp_path, pairs=3, seeds=2))
+
+
+# What is shown
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_the_table_shows_the_figures_within_80_columns(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    text = render(run(options(tmp_path), fake_launcher, FakePairs(0.01, -0.02, 0.03, 0.0)))
+    assert max(map(len, text.splitlines())) <= 80
+    row = text.splitlines()[3].split()
+    # |0.005| + 3.182 * 0.02082 / 2 by hand, t with 3 degrees of freedom from a table
+    assert " ".join(row) == "cpu 3.8 % 4 2.1 % 0.08 pp 2 2.25 s 0.0 % - 15.6 ms"
+    assert "cpu: 1 of 3 sessions that drift takes" in text
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_drift_is_shown_from_the_third_session_on_with_what_it_knows(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
+    text = render(run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4)))
+    assert "cpu: drift over 3 sessions; it knows only the days that were measured" in text
+    assert text.splitlines()[3].split()[-4:] == ["0.0", "%", "15.6", "ms"]
+
+
+@pytest.mark.slow
+@pytest.mark.mnist
+def test_a_real_calibration_gives_plausible_figures(launcher: Launcher, tmp_path: Path) -> None:
+    with Interrupts() as interrupts:
+        chosen = options(tmp_path, devices=("cpu",), pairs=3)
+        profile = calibrate(chosen, (launcher, launcher), interrupts, lambda _line: None).profile
+    figures = profile.figures("cpu")
+    assert figures is not None
+    assert figures.ab_floor is not None
+    assert figures.ab_floor > 0
+    assert figures.accuracy_deviation is not None
+    assert 0 < figures.accuracy_deviation < 0.02
+    assert all(0.9 < accuracy < 1 for accuracy in profile.sessions[0].devices[0].test_accuracies)

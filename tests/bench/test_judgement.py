@@ -1,0 +1,628 @@
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from bench.errors import BadInputError
+from bench.inference import Estimate, independent_estimate, interval, moderate, robust_paired_estimate
+from bench.judgement import (
+    MIN_DROP,
+    Judgement,
+    Verdict,
+    compare_accuracies,
+    compare_times,
+    gate_accuracies,
+    gate_pairs,
+    gate_times,
+    needs_confirmation,
+)
+
+CALMLY = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
+LIMIT = math.log(1.05)
+CALM = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
+"""Pairs without a difference, with the spread of a quiet machine: they pass at the screen."""
+
+SIDE = st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=6)
+FAMILY = st.lists(st.tuples(SIDE, SIDE), min_size=1, max_size=4)
+
+
+def shifted(pairs: Sequence[float], by: float) -> list[float]:
+    return [pair + by for pair in pairs]
+
+
+def make_estimate(
+    value: float, *, error: float = 0.01, freedom: float = 10, n: int = 6, extra: float = 0.0
+) -> Estimate:
+    return Estimate(
+        value=value,
+        variance=error**2 * n / 2,
+        degrees_of_freedom=freedom,
+        scale=2 / n,
+        extra_variance=extra,
+        n=(n, n),
+    )
+
+
+UNKNOWN = independent_estimate([0.1], [0.2])
+
+
+def gate_time(estimate: Estimate, family: int = 1, floor: float = 0.0) -> Judgement:
+    others = [make_estimate(0.0)] * (family - 1)
+    return gate_times([estimate, *others], max_slowdown=0.05, floor=floor)[0]
+
+
+def gate_accuracy(baseline: Sequence[float], candidate: Sequence[float]) -> Judgement:
+    return gate_accuracies([independent_estimate(baseline, candidate)], max_drop=0.005)[0]
+
+
+def gate_two(screen: Sequence[float], confirm: Sequence[float], looks: int = 1, *, last_look: bool = True) -> Judgement:
+    return gate_pairs([screen], [confirm], max_slowdown=0.05, floor=0.0, looks=looks, last_look=last_look)[0]
+
+
+# --- gate of times
+
+
+def test_a_time_passes_when_its_upper_bound_is_below_the_allowance() -> None:
+    t = stats.t.isf(0.05, 10)
+    inside, outside = LIMIT - 0.01 * t * 1.001, LIMIT - 0.01 * t * 0.999
+    assert gate_time(make_estimate(inside)).verdict is Verdict.PASS
+    assert gate_time(make_estimate(outside)).verdict is Verdict.INCONCLUSIVE
+    assert gate_time(make_estimate(inside)).bound == pytest.approx(inside + 0.01 * t)
+
+
+def test_the_bound_of_a_pass_holds_for_the_whole_family() -> None:
+    t = stats.t.isf(0.05 / 20, 10)
+    inside, outside = LIMIT - 0.01 * t * 1.001, LIMIT - 0.01 * t * 0.999
+    assert gate_time(make_estimate(inside), family=20).verdict is Verdict.PASS
+    assert gate_time(make_estimate(outside), family=20).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_slowdown_is_a_regression_when_holm_s_p_value_is_below_the_level() -> None:
+    error = LIMIT * 1.1 / stats.t.isf(0.01 / 5, 10)
+    found = gate_time(make_estimate(LIMIT * 1.1, error=error * 0.999), family=5)
+    missed = gate_time(make_estimate(LIMIT * 1.1, error=error * 1.001), family=5)
+    assert (found.verdict, missed.verdict) == (Verdict.REGRESSION, Verdict.INCONCLUSIVE)
+    assert found.adjusted_p is not None
+    assert found.adjusted_p < 0.01
+
+
+def test_the_second_smallest_p_value_is_held_against_one_less() -> None:
+    error = 0.06 / stats.t.isf(0.01 / 2, 10)
+    slower, slow = make_estimate(0.2), make_estimate(0.06, error=error * 0.99)
+    assert gate_times([slower, slow, make_estimate(0.0)], max_slowdown=0.05)[1].verdict is Verdict.REGRESSION
+    assert gate_times([slow, make_estimate(0.0), make_estimate(0.0)], max_slowdown=0.05)[0].verdict is (
+        Verdict.INCONCLUSIVE
+    )
+
+
+def test_a_certain_slowdown_within_the_allowance_is_no_regression() -> None:
+    assert gate_time(make_estimate(LIMIT - 0.001, error=0.0001)).verdict is Verdict.PASS
+    assert gate_time(make_estimate(LIMIT - 1e-6, error=0.0001)).verdict is Verdict.INCONCLUSIVE
+    assert gate_time(make_estimate(LIMIT, error=0.0001)).verdict is Verdict.REGRESSION
+
+
+def test_a_slowdown_that_equal_code_shows_too_is_no_regression() -> None:
+    judgement = gate_time(make_estimate(0.06, error=0.001), floor=0.06)
+    assert (judgement.verdict, judgement.needed_n) == (Verdict.INCONCLUSIVE, None)
+    assert "A/A floor" in judgement.reason
+    assert gate_time(make_estimate(0.06, error=0.001), floor=0.0599).verdict is Verdict.REGRESSION
+
+
+@pytest.mark.parametrize("family", [1, 30])
+def test_one_trial_a_side_is_inconclusive_and_says_why(family: int) -> None:
+    judgement = gate_time(UNKNOWN, family=family)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "one trial tells no spread" in judgement.reason
+    assert (judgement.interval, judgement.bound, judgement.needed_n) == (None, None, None)
+    assert (judgement.adjusted_p, judgement.minimum_detectable_effect) == (None, None)
+
+
+def test_what_would_decide_a_pass_is_said() -> None:
+    judgement = gate_time(make_estimate(0.01, error=0.03))
+    assert judgement.needed_n is not None
+    assert judgement.needed_n > 6
+    assert f"about {judgement.needed_n} trials a side would decide" in judgement.reason
+    more = judgement.needed_n
+    grown = make_estimate(0.01, error=0.03 * math.sqrt(6 / more), freedom=10 + more - 6, n=more)
+    assert gate_time(grown).verdict is Verdict.PASS
+
+
+def test_what_would_decide_a_regression_is_said() -> None:
+    judgement = gate_time(make_estimate(0.08, error=0.04))
+    assert judgement.needed_n is not None
+    more = judgement.needed_n
+    grown = make_estimate(0.08, error=0.04 * math.sqrt(6 / more), freedom=10 + more - 6, n=more)
+    assert gate_time(grown).verdict is Verdict.REGRESSION
+
+
+def test_drift_that_trials_cannot_reduce_leaves_nothing_to_do() -> None:
+    judgement = gate_time(make_estimate(0.01, extra=0.05))
+    assert (judgement.verdict, judgement.needed_n) == (Verdict.INCONCLUSIVE, None)
+    assert "no number of trials would decide" in judgement.reason
+
+
+def test_the_interval_is_of_the_configuration_alone() -> None:
+    estimate = make_estimate(0.01)
+    judgement = gate_time(estimate, family=20)
+    assert judgement.interval == interval(estimate)
+    assert judgement.estimate is estimate
+
+
+def test_the_detectable_effect_is_of_the_family_s_first_step() -> None:
+    alone, together = gate_time(make_estimate(0.0)), gate_time(make_estimate(0.0), family=20)
+    assert alone.minimum_detectable_effect is not None
+    assert together.minimum_detectable_effect is not None
+    noncentrality = together.minimum_detectable_effect / 0.01
+    assert stats.nct.sf(stats.t.isf(0.01 / 20, 10), 10, noncentrality) == pytest.approx(0.8, abs=0.01)
+    assert together.minimum_detectable_effect > alone.minimum_detectable_effect
+
+
+def test_an_empty_family_has_no_verdicts() -> None:
+    assert gate_times([], max_slowdown=0.05) == ()
+    assert gate_accuracies([], max_drop=0.005) == ()
+    assert compare_times([]) == ()
+    assert gate_pairs([], [], max_slowdown=0.05, floor=0.0, looks=1) == ()
+
+
+@pytest.mark.parametrize("name", ["value", "variance", "scale", "extra_variance", "degrees_of_freedom"])
+def test_an_estimate_that_is_not_a_number_is_refused(name: str) -> None:
+    fields = dataclasses.asdict(make_estimate(0.0)) | {name: math.nan}
+    wrong = Estimate(**fields)
+    gates: list[Callable[[], object]] = [
+        lambda: gate_times([wrong], max_slowdown=0.05),
+        lambda: gate_accuracies([wrong], max_drop=0.005),
+        lambda: compare_times([wrong]),
+        lambda: compare_accuracies([wrong]),
+    ]
+    for gate in gates:
+        with pytest.raises(BadInputError, match="not finite"):
+            gate()
+
+
+def test_a_negative_variance_is_refused() -> None:
+    with pytest.raises(BadInputError, match="negative"):
+        compare_times([dataclasses.replace(make_estimate(0.0), variance=-1.0)])
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.1, math.inf, math.nan])
+def test_a_margin_without_sense_is_refused(wrong: float) -> None:
+    gates: list[Callable[[], object]] = [
+        lambda: gate_times([make_estimate(0.0)], max_slowdown=wrong),
+        lambda: gate_accuracies([make_estimate(0.0)], max_drop=wrong),
+        lambda: compare_times([make_estimate(0.0)], same_within=wrong),
+    ]
+    for gate in gates:
+        with pytest.raises(BadInputError, match="margin"):
+            gate()
+
+
+@pytest.mark.parametrize("wrong", [0.0, -0.1, 0.5, math.nan])
+def test_a_level_without_sense_is_refused(wrong: float) -> None:
+    with pytest.raises(BadInputError, match="level"):
+        gate_times([make_estimate(0.0)], max_slowdown=0.05, error_level=wrong)
+    with pytest.raises(BadInputError, match="level"):
+        gate_times([make_estimate(0.0)], max_slowdown=0.05, pass_level=wrong)
+
+
+@pytest.mark.parametrize("wrong", [-0.01, math.inf, math.nan])
+def test_a_floor_without_sense_is_refused(wrong: float) -> None:
+    with pytest.raises(BadInputError, match="floor"):
+        gate_times([make_estimate(0.0)], max_slowdown=0.05, floor=wrong)
+
+
+# --- gate of pairs
+
+
+def test_calm_pairs_pass_at_the_screen() -> None:
+    judgement = gate_two(CALM, [], looks=0)
+    assert judgement.verdict is Verdict.PASS
+    assert needs_confirmation([judgement]) == (False,)
+
+
+def test_the_screen_never_calls_a_regression() -> None:
+    judgement = gate_two(shifted(CALM, 0.5), [], looks=0)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.adjusted_p is None
+    assert needs_confirmation([judgement]) == (True,)
+
+
+def test_a_slowdown_is_confirmed_on_fresh_pairs() -> None:
+    assert gate_two(shifted(CALM, 0.095), shifted(CALM, 0.095)).verdict is Verdict.REGRESSION
+
+
+def test_fresh_pairs_alone_decide() -> None:
+    assert gate_two(shifted(CALM, 0.5), CALM).verdict is Verdict.PASS
+    judgement = gate_two(shifted(CALM, 0.5), shifted(CALM, 0.03))
+    assert judgement.estimate is not None
+    assert judgement.estimate.value == pytest.approx(0.03)
+
+
+def test_the_screen_s_pairs_help_to_know_the_spread() -> None:
+    judgement = gate_two(shifted(CALM, 0.06), shifted(CALM, 0.06))
+    assert judgement.estimate is not None
+    assert judgement.estimate.degrees_of_freedom == 5 + 5
+    assert judgement.estimate.scale == 1 / 6
+
+
+def test_the_spread_is_pooled_over_both_stages() -> None:
+    judgement = gate_two(shifted([3 * each for each in CALM], 0.06), shifted(CALM, 0.06))
+    calm = robust_paired_estimate(CALM).variance
+    assert judgement.estimate is not None
+    assert judgement.estimate.variance == pytest.approx((9 + 1) / 2 * calm)
+
+
+def test_the_screen_spends_half_of_the_level_of_a_pass() -> None:
+    judgement = gate_two(CALM, [], looks=0)
+    assert judgement.bound == pytest.approx(stats.t.isf(0.025, 5) * robust_paired_estimate(CALM).standard_error)
+
+
+def test_what_is_not_confirmed_yet_keeps_its_screening() -> None:
+    slow = shifted(CALM, 0.1)
+    screened = gate_pairs([slow, slow], [[], []], looks=0, max_slowdown=0.05, floor=0.0)
+    judged = gate_pairs([slow, slow], [slow, []], looks=1, max_slowdown=0.05, floor=0.0)
+    assert judged[0].verdict is Verdict.REGRESSION
+    assert judged[1] == screened[1]
+    assert needs_confirmation(judged) == (False, True)
+
+
+def test_the_family_of_the_second_stage_is_all_that_the_screen_did_not_pass() -> None:
+    slow = shifted(CALM, 0.1)
+
+    def adjusted_p(others: int, confirmed: Sequence[float]) -> float:
+        judged = gate_pairs(
+            [slow] + [slow] * others, [slow] + [confirmed] * others, max_slowdown=0.05, floor=0.0, looks=1
+        )
+        assert judged[0].adjusted_p is not None
+        return judged[0].adjusted_p
+
+    alone = adjusted_p(0, [])
+    assert adjusted_p(3, []) == pytest.approx(4 * alone)
+    assert adjusted_p(3, CALM) == pytest.approx(4 * alone)
+    waiting = gate_pairs([slow, shifted(CALM, 0.9)], [slow, []], max_slowdown=0.05, floor=0.0, looks=1)
+    assert waiting[0].adjusted_p == pytest.approx(2 * alone)
+    with_passed = gate_pairs([slow, CALM], [slow, []], max_slowdown=0.05, floor=0.0, looks=1)
+    assert with_passed[0].adjusted_p == pytest.approx(alone)
+
+
+def find_share(looks: int, *, last_look: bool) -> float:
+    """The share of the error level that a look spends: the largest level at which it calls no regression, inverted."""
+    slow = shifted(CALM, 0.06)
+    (before,) = gate_pairs([slow], [[]], max_slowdown=0.05, floor=0.0, looks=0)
+    (at_default,) = gate_pairs(
+        [slow], [slow], max_slowdown=0.05, floor=0.0, looks=looks, last_look=last_look, earlier=[before]
+    )
+    assert at_default.adjusted_p is not None
+    low, high = 1e-12, 0.49
+    while high / low > 1.0001:
+        level = math.sqrt(low * high)
+        (judged,) = gate_pairs(
+            [slow],
+            [slow],
+            max_slowdown=0.05,
+            floor=0.0,
+            looks=looks,
+            last_look=last_look,
+            earlier=[before],
+            error_level=level,
+        )
+        low, high = (low, level) if judged.verdict is Verdict.REGRESSION else (level, high)
+    return at_default.adjusted_p / high
+
+
+@pytest.mark.parametrize(
+    ("looks", "last", "share"),
+    [(1, True, 1.0), (1, False, 1 / 2), (2, False, 1 / 6), (2, True, 1 / 2), (3, True, 1 / 3)],
+)
+def test_each_look_spends_its_share_of_the_level(looks: int, last: bool, share: float) -> None:  # noqa: FBT001 - a table's column
+    assert find_share(looks, last_look=last) == pytest.approx(share, rel=0.001)
+
+
+@pytest.mark.parametrize(("looks", "last", "share"), [(1, True, 1 / 2), (1, False, 1 / 4), (2, True, 1 / 4)])
+def test_the_bound_of_each_look_spends_its_share_too(looks: int, last: bool, share: float) -> None:  # noqa: FBT001 - a table's column
+    slow = shifted(CALM, 0.06)
+    (before,) = gate_pairs([slow], [[]], max_slowdown=0.05, floor=0.0, looks=0)
+    (judged,) = gate_pairs([slow], [slow], max_slowdown=0.05, floor=0.0, looks=looks, last_look=last, earlier=[before])
+    assert judged.estimate is not None
+    expected = 0.06 + stats.t.isf(0.05 * share, 10) * judged.estimate.standard_error
+    assert judged.bound == pytest.approx(expected)
+
+
+def test_a_look_is_not_the_last_unless_promised() -> None:
+    slow = shifted(CALM, 0.06)
+    (silent,) = gate_pairs([slow], [slow], max_slowdown=0.05, floor=0.0, looks=1)
+    assert silent == gate_two(slow, slow, last_look=False) != gate_two(slow, slow, last_look=True)
+
+
+def test_what_was_decided_at_an_earlier_look_stands() -> None:
+    slow, torn = shifted(CALM, 0.1), shifted([4 * each for each in CALM], LIMIT)
+    screen = [slow, torn, slow]
+    first = gate_pairs(screen, [slow, torn, CALM], looks=1, max_slowdown=0.05, floor=0.0)
+    assert [each.verdict for each in first] == [Verdict.REGRESSION, Verdict.INCONCLUSIVE, Verdict.PASS]
+    # At the shrunken level of the seventh look the same pairs would not call it.
+    fresh = [shifted(CALM, LIMIT), [*torn, *torn], CALM]
+    later = gate_pairs(screen, fresh, looks=7, earlier=first, max_slowdown=0.05, floor=0.0)
+    assert (later[0], later[2]) == (first[0], first[2])
+    assert later[1] != first[1]
+
+
+def test_one_decided_regression_eases_the_step_down_of_the_others() -> None:
+    slow, slower = shifted(CALM, 0.06), shifted(CALM, 0.2)
+    first = gate_pairs([slow, slower], [[], slower], looks=1, max_slowdown=0.05, floor=0.0)
+    assert first[1].verdict is Verdict.REGRESSION
+    eased = gate_pairs([slow, slower], [slow, slower], looks=2, earlier=first, max_slowdown=0.05, floor=0.0)[0]
+    alone = gate_two(slow, slow)
+    assert eased.adjusted_p == pytest.approx(alone.adjusted_p)
+
+
+def test_what_passed_at_an_earlier_look_still_counts_in_the_family() -> None:
+    slow = shifted(CALM, 0.06)
+    first = gate_pairs([slow, slow], [[], CALM], max_slowdown=0.05, floor=0.0, looks=1)
+    assert first[1].verdict is Verdict.PASS
+    later = gate_pairs([slow, slow], [slow, CALM], max_slowdown=0.05, floor=0.0, looks=2, earlier=first)[0]
+    alone = gate_two(slow, slow).adjusted_p
+    assert alone is not None
+    assert later.adjusted_p == pytest.approx(2 * alone)
+
+
+def test_a_configuration_measured_again_stays_in_the_second_stage() -> None:
+    # It would pass at the screen by now, say because another configuration's failure made the family smaller.
+    (before,) = gate_pairs([shifted(CALM, 0.1)], [[]], max_slowdown=0.05, floor=0.0, looks=0)
+    slow = shifted(CALM, 0.1)
+    (judged,) = gate_pairs([CALM], [slow], max_slowdown=0.05, floor=0.0, looks=1, earlier=[before])
+    assert judged.verdict is Verdict.REGRESSION
+
+
+def test_a_wild_pair_decides_nothing() -> None:
+    assert gate_two([*CALM[:-1], math.log(30)], [], looks=0).verdict is Verdict.PASS
+    slow = shifted(CALM, 0.095)
+    assert gate_two(slow, [*slow[:-1], -math.log(30)]).verdict is Verdict.REGRESSION
+
+
+def test_one_screening_pair_says_that_spread_is_unknown() -> None:
+    assert "tells no spread" in gate_two([0.1], [], looks=0).reason
+    assert "tells no spread" in gate_two([0.1], [0.1]).reason
+
+
+@CALMLY
+@given(st.permutations(range(8)))
+def test_the_order_of_pairs_never_matters(order: list[int]) -> None:
+    mixed = [CALM[i] for i in order]
+    assert gate_two(shifted(mixed, 0.1), shifted(mixed, 0.07)) == gate_two(shifted(CALM, 0.1), shifted(CALM, 0.07))
+
+
+def test_looks_must_be_counted() -> None:
+    slow = shifted(CALM, 0.1)
+    with pytest.raises(BadInputError, match="count this look"):
+        gate_two(slow, slow, looks=0)
+    with pytest.raises(BadInputError, match="count this look"):
+        gate_two(slow, [], looks=-1)
+    with pytest.raises(BadInputError, match="look 2 needs the judgements"):
+        gate_two(slow, slow, looks=2)
+
+
+def test_stages_of_different_length_are_refused() -> None:
+    with pytest.raises(BadInputError, match="equally long"):
+        gate_pairs([CALM], [], max_slowdown=0.05, floor=0.0, looks=0)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_pair_that_is_not_finite_is_refused(wrong: float) -> None:
+    with pytest.raises(BadInputError, match="cannot be averaged"):
+        gate_two([*CALM, wrong], [], looks=0)
+    with pytest.raises(BadInputError, match="cannot be averaged"):
+        gate_two(shifted(CALM, 0.1), [wrong])
+
+
+def test_a_configuration_without_a_pair_is_refused() -> None:
+    with pytest.raises(BadInputError, match="at least one trial"):
+        gate_two([], [], looks=0)
+
+
+# --- gate of accuracies
+
+SEEDS = [0.9801, 0.9788, 0.9812, 0.9795, 0.9804]
+
+
+def test_equal_accuracies_pass() -> None:
+    judgement = gate_accuracy(SEEDS, SEEDS)
+    assert judgement.verdict is Verdict.PASS
+    assert judgement.estimate is not None
+    assert judgement.estimate.value == 0.0
+
+
+def test_a_clear_drop_is_a_regression() -> None:
+    judgement = gate_accuracy(SEEDS, [seed - 0.006 for seed in SEEDS])
+    assert judgement.verdict is Verdict.REGRESSION
+    assert "0.60 pp lower" in judgement.reason
+
+
+def test_a_certain_drop_of_less_than_a_tenth_of_a_point_is_none() -> None:
+    tiny = make_estimate(-MIN_DROP * 0.99, error=1e-5)
+    assert gate_accuracies([tiny], max_drop=0.005)[0].verdict is Verdict.PASS
+    enough = make_estimate(0.9743 - 0.9753, error=1e-5)  # just above -0.001 in binary fractions
+    assert enough.value > -MIN_DROP
+    assert gate_accuracies([enough], max_drop=0.005)[0].verdict is Verdict.REGRESSION
+
+
+def test_a_drop_that_may_be_chance_is_inconclusive_and_says_what_would_decide() -> None:
+    judgement = gate_accuracies([make_estimate(-0.002, error=0.003)], max_drop=0.005)[0]
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.needed_n is not None
+    assert f"about {judgement.needed_n} trials a side" in judgement.reason
+
+
+def test_accuracies_pass_by_the_family_s_lower_bound() -> None:
+    error = 0.005 / stats.t.isf(0.05 / 10, 10)
+    others = [make_estimate(0.0, error=1e-5)] * 9
+    inside = gate_accuracies([make_estimate(0.0, error=error * 0.999), *others], max_drop=0.005)[0]
+    outside = gate_accuracies([make_estimate(0.0, error=error * 1.001), *others], max_drop=0.005)[0]
+    assert (inside.verdict, outside.verdict) == (Verdict.PASS, Verdict.INCONCLUSIVE)
+    assert inside.bound == pytest.approx(-0.005, rel=0.01)
+
+
+def test_a_rise_that_only_another_evaluation_explains_is_incomparable() -> None:
+    judgement = gate_accuracy(SEEDS, [seed + 0.015 for seed in SEEDS])
+    assert judgement.verdict is Verdict.INCOMPARABLE
+    assert "wrong split?" in judgement.reason
+    assert "refresh the baseline" in judgement.reason
+
+
+def test_a_small_or_uncertain_rise_passes() -> None:
+    assert gate_accuracies([make_estimate(0.0049, error=1e-4)], max_drop=0.005)[0].verdict is Verdict.PASS
+    assert gate_accuracies([make_estimate(0.0060, error=3e-3)], max_drop=0.005)[0].verdict is Verdict.PASS
+
+
+def test_a_rise_is_judged_for_the_family() -> None:
+    error = 0.006 / stats.t.isf(0.01 / 2 / 20, 10)
+    others = [make_estimate(0.0, error=1e-5)] * 19
+    found = gate_accuracies([make_estimate(0.006, error=error * 0.999), *others], max_drop=0.005)[0]
+    missed = gate_accuracies([make_estimate(0.006, error=error * 1.001), *others], max_drop=0.005)[0]
+    assert (found.verdict, missed.verdict) == (Verdict.INCOMPARABLE, Verdict.PASS)
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        (0.0, Verdict.PASS),
+        (-0.0009, Verdict.PASS),
+        (-0.001, Verdict.INCONCLUSIVE),
+        (-0.005, Verdict.INCONCLUSIVE),
+        (-0.0051, Verdict.REGRESSION),
+        (0.0049, Verdict.PASS),
+        (0.005, Verdict.INCOMPARABLE),
+    ],
+)
+def test_without_any_spread_the_difference_itself_is_judged(change: float, verdict: Verdict) -> None:
+    assert gate_accuracy([0.98] * 3, [0.98 + change] * 3).verdict is verdict
+
+
+def test_one_accuracy_a_side_is_inconclusive() -> None:
+    judgement = gate_accuracy([0.98], [0.98])
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert "one trial tells no spread" in judgement.reason
+
+
+# --- comparisons
+
+
+def compare_time(estimate: Estimate, family: int = 1) -> Judgement:
+    return compare_times([estimate] + [make_estimate(0.0, error=1e-4)] * (family - 1))[0]
+
+
+def test_a_difference_is_told_at_the_level_of_the_family() -> None:
+    t = stats.t.isf(0.01 / 2 / 10, 10)
+    assert compare_time(make_estimate(0.01 * t * 1.01), family=10).verdict is Verdict.SLOWER
+    assert compare_time(make_estimate(-0.01 * t * 1.01), family=10).verdict is Verdict.FASTER
+    assert compare_time(make_estimate(0.01 * t * 0.99), family=10).verdict is Verdict.INCONCLUSIVE
+
+
+def test_times_are_the_same_when_the_interval_lies_within_the_margin() -> None:
+    half = 0.01 * stats.t.isf(0.025, 10)
+    assert compare_time(make_estimate(LIMIT - half - 1e-9)).verdict is Verdict.SAME
+    assert compare_time(make_estimate(LIMIT - half + 1e-9)).verdict is Verdict.INCONCLUSIVE
+    assert compare_time(make_estimate(half + 1e-9 - LIMIT)).verdict is Verdict.SAME
+
+
+def test_accuracies_are_higher_lower_or_the_same() -> None:
+    def compare(value: float, error: float) -> Verdict:
+        return compare_accuracies([make_estimate(value, error=error)])[0].verdict
+
+    assert compare(0.004, 0.0005) is Verdict.HIGHER
+    assert compare(-0.004, 0.0005) is Verdict.LOWER
+    assert compare(0.001, 0.0005) is Verdict.SAME
+    assert compare(0.001, 0.005) is Verdict.INCONCLUSIVE
+
+
+def test_without_any_spread_a_difference_within_the_margin_is_none() -> None:
+    def compare(change: float) -> Verdict:
+        return compare_accuracies([independent_estimate([0.98] * 3, [0.98 + change] * 3)])[0].verdict
+
+    verdicts = [compare(change) for change in (-0.01, -0.001, 0.0, 0.001, 0.01)]
+    assert verdicts == [Verdict.LOWER, Verdict.SAME, Verdict.SAME, Verdict.SAME, Verdict.HIGHER]
+
+
+def test_an_undecided_comparison_says_how_many_trials_would_decide() -> None:
+    judgement = compare_time(make_estimate(0.01, error=0.04))
+    assert judgement.needed_n is not None
+    more = judgement.needed_n
+    grown = make_estimate(0.01, error=0.04 * math.sqrt(6 / more), freedom=10 + more - 6, n=more)
+    assert compare_time(grown).verdict is Verdict.SAME
+
+
+MIRROR = {Verdict.FASTER: Verdict.SLOWER, Verdict.SLOWER: Verdict.FASTER, Verdict.HIGHER: Verdict.LOWER}
+MIRROR[Verdict.LOWER] = Verdict.HIGHER
+
+
+@CALMLY
+@given(FAMILY)
+def test_swapped_sides_give_mirrored_judgements(family: list[tuple[list[float], list[float]]]) -> None:
+    for compare in (compare_times, compare_accuracies):
+        there = compare([independent_estimate(baseline, candidate) for baseline, candidate in family])
+        back = compare([independent_estimate(candidate, baseline) for baseline, candidate in family])
+        for one, other in zip(there, back, strict=True):
+            assert other.verdict is MIRROR.get(one.verdict, one.verdict)
+            assert (other.adjusted_p, other.needed_n) == (one.adjusted_p, one.needed_n)
+            assert other.minimum_detectable_effect == one.minimum_detectable_effect
+            if one.interval is not None:
+                assert other.interval is not None
+                assert (other.interval.low, other.interval.high) == (-one.interval.high, -one.interval.low)
+
+
+@CALMLY
+@given(st.lists(SIDE, min_size=1, max_size=5))
+def test_equal_measurements_never_differ(sides: list[list[float]]) -> None:
+    estimates = [independent_estimate(side, side) for side in sides]
+    assert {each.verdict for each in compare_times(estimates)} <= {Verdict.SAME, Verdict.INCONCLUSIVE}
+    assert {each.verdict for each in compare_accuracies(estimates)} <= {Verdict.SAME, Verdict.INCONCLUSIVE}
+    passed = {Verdict.PASS, Verdict.INCONCLUSIVE}
+    assert {each.verdict for each in gate_times(estimates, max_slowdown=0.05)} <= passed
+    assert {each.verdict for each in gate_accuracies(estimates, max_drop=0.005)} <= passed
+
+
+@CALMLY
+@given(FAMILY, st.integers(0, 3))
+def test_the_order_of_configurations_never_matters(family: list[tuple[list[float], list[float]]], turn: int) -> None:
+    estimates = [independent_estimate(baseline, candidate) for baseline, candidate in family]
+    by = turn % len(estimates)
+    turned = [*estimates[by:], *estimates[:by]]
+    for judge in (compare_times, compare_accuracies):
+        judged = judge(estimates)
+        assert judge(turned) == (*judged[by:], *judged[:by])
+
+
+@CALMLY
+@given(FAMILY)
+def test_no_gate_both_passes_and_fails_or_shows_what_is_not_a_number(
+    family: list[tuple[list[float], list[float]]],
+) -> None:
+    estimates = [independent_estimate(baseline, candidate) for baseline, candidate in family]
+    for each in (
+        *gate_times(estimates, max_slowdown=0.05),
+        *gate_accuracies(estimates, max_drop=0.005),
+        *compare_times(estimates),
+    ):
+        numbers = [each.bound, each.adjusted_p, each.minimum_detectable_effect]
+        assert all(number is None or math.isfinite(number) for number in numbers)
+        assert not any(word in each.reason for word in ("nan", "inf ", "None"))
+        if each.verdict is Verdict.PASS:
+            assert each.bound is not None
+
+
+def test_a_ratio_too_large_for_a_float_is_still_judged() -> None:
+    assert gate_time(make_estimate(800.0)).verdict is Verdict.REGRESSION
+    assert compare_time(make_estimate(800.0)).verdict is Verdict.SLOWER
+
+
+def test_a_stalled_trial_makes_nobody_a_regression() -> None:
+    # One trial of one configuration takes 30 times as long; all others are calm, and the family knows their spread.
+    random = np.random.default_rng(1)
+    calm = [independent_estimate(*random.normal(0, 0.15, (2, 5)).tolist()) for _ in range(49)]
+    baseline, candidate = random.normal(0, 0.15, (2, 5)).tolist()
+    stalled = independent_estimate(baseline, [*candidate[:-1], math.log(30)])
+    judged = gate_times(moderate([*calm, stalled]), max_slowdown=0.05)
+    assert Verdict.REGRESSION not in {each.verdict for each in judged}
