@@ -189,7 +189,14 @@ def moderate(estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
         share = own / (prior_freedom + own)  # 0 for an infinite prior
         shrunk = (1 - share) * prior_variance + share * estimate.variance
         variance = max(estimate.variance, shrunk) if own else prior_variance
-        return replace(estimate, variance=variance, degrees_of_freedom=min(prior_freedom + own, most))
+        return Estimate(  # several times as fast as `replace`, and there can be a hundred thousand
+            value=estimate.value,
+            variance=variance,
+            degrees_of_freedom=min(prior_freedom + own, most),
+            scale=estimate.scale,
+            extra_variance=estimate.extra_variance,
+            n=estimate.n,
+        )
 
     return tuple(map(moderated, estimates))
 
@@ -287,21 +294,11 @@ class Family:
 
         Where the standard error is unknown: 1. Where it is 0: by the side on which the value lies, one half on `bound`.
         """
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-        from scipy.special import stdtr  # noqa: PLC0415 - likewise
-
-        error = self.standard_error
-        exact = error == 0
-        unknown = self.degrees_of_freedom == 0
-        distance = self.value - bound
-        t = distance / np.where(exact | unknown, 1.0, error)
-        p = stdtr(np.where(unknown, 1.0, np.minimum(self.degrees_of_freedom, _NORMAL_FREEDOM)), -t)
-        p = np.where(exact, 0.5 - 0.5 * np.sign(distance), p)
-        return np.where(unknown, 1.0, p)
+        return self._p_beyond(self.value - bound)
 
     def p_below(self, bound: float = 0.0) -> "Floats":
         """One-sided p-values of "the true value is at least `bound`": small where it is below."""
-        return Family(estimates=[replace(each, value=-each.value) for each in self.estimates]).p_above(-bound)
+        return self._p_beyond(bound - self.value)
 
     def minimum_detectable_effects(self, level: float, power: float = 0.8) -> "Floats":
         """Distances from the bound at which a one-sided test at `level` would find the effect with probability `power`.
@@ -347,6 +344,18 @@ class Family:
             high[places] = np.where(found, middle, high[places])
             low[places] = np.where(found, low[places], middle)
         return tuple(int(each) if may else None for each, may in zip(high, possible, strict=True))
+
+    def _p_beyond(self, distance: "Floats") -> "Floats":
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+        from scipy.special import stdtr  # noqa: PLC0415 - likewise
+
+        error = self.standard_error
+        exact = error == 0
+        unknown = self.degrees_of_freedom == 0
+        t = distance / np.where(exact | unknown, 1.0, error)
+        p = stdtr(np.where(unknown, 1.0, np.minimum(self.degrees_of_freedom, _NORMAL_FREEDOM)), -t)
+        p = np.where(exact, 0.5 - 0.5 * np.sign(distance), p)
+        return np.where(unknown, 1.0, p)
 
     def _column(self, name: str) -> "Floats":
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it

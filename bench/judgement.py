@@ -249,7 +249,7 @@ def compare_accuracies(
         BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
     """
     _check_settings(same_within, error_level)
-    return _compare(estimates, same_within, error_level, _points, (Verdict.LOWER, Verdict.HIGHER))
+    return _compare(estimates, same_within + ROUNDING, error_level, _points, (Verdict.LOWER, Verdict.HIGHER))
 
 
 def _compare(

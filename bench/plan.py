@@ -16,8 +16,8 @@ from mnist_mlp.recipes import (
     ENGINES,
     PIPELINES,
     PRECISIONS,
-    RECIPES,
     TORCHVISION_DATASETS,
+    TUTORIALS,
     Recipe,
     check_choice,
     find_recipe,
@@ -65,7 +65,8 @@ PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
             batch_sizes=(16, 64, 256, 1024, 4096),
             repeats=5,
         ),
-        "recipes": Request(models=tuple(RECIPES), repeats=5),
+        "recipes": Request(models=TUTORIALS, repeats=5),
+        "accuracy": Request(models=("canary_adam", "canary_sgd"), repeats=15),
     }
 )
 """Starting points of a request; options given beside a preset replace its parts."""

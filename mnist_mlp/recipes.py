@@ -1,8 +1,9 @@
 """Recipes: a model, how it is trained, and the result claimed for it. Pure data, no torch.
 
 Five recipes are public tutorials' models, reproduced as documented; where an original's code departs from its own
-text, `Recipe.departures` says so. Any layer list such as ``784-512-256-10`` is a recipe too, trained with the defaults
-of `custom_recipe`, and `scale_width` makes wider or narrower relatives of either.
+text, `Recipe.departures` says so. Two canaries are our own, for the accuracy gate. Any layer list such as
+``784-512-256-10`` is a recipe too, trained with the defaults of `custom_recipe`, and `scale_width` makes wider or
+narrower relatives of either.
 """
 
 import difflib
@@ -293,7 +294,24 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 claims=(Claim(metric="test_accuracy", value=0.9783, source=f"{_README} (its log also says 96.20 %)"),),
                 departures="Optimizer, learning rate, batch size and transform are inferred: the original is silent.",
             ),
+            # Canaries: quick to train, and quick to suffer from a bug in what they go through. Between them they take
+            # both optimizers, momentum, and both ways to a cross-entropy.
+            Recipe(name="canary_adam", layers=(784, 128, 10), learning_rate=4e-3, batch_size=256, epochs=3),
+            Recipe(
+                name="canary_sgd",
+                layers=(784, 128, 10),
+                output="log_softmax",
+                loss="nll",
+                optimizer="sgd",
+                learning_rate=0.1,
+                momentum=0.9,
+                batch_size=256,
+                epochs=3,
+            ),
         )
     }
 )
-"""The five reference recipes by name."""
+"""The reference recipes by name: five tutorials' models, then our own."""
+
+TUTORIALS: Final = tuple(recipe.name for recipe in RECIPES.values() if recipe.claims)
+"""Names of the recipes that reproduce a published tutorial, which claims a result."""

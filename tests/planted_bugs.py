@@ -11,13 +11,14 @@ from typing import TypeAlias
 import torch
 from bench_builders import make_configuration, make_epoch, make_measurement, make_record, make_run
 
-from bench.check import Limits, check_runs
+from bench.check import check_runs
+from bench.check_report import Limits
 from bench.compare import Source
 from bench.judgement import Verdict
 from bench.records import Configuration, Failure, FailureKind, Measurement
 from mnist_mlp.data import Dataset
 from mnist_mlp.model import MLP
-from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
+from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Recipe
 from mnist_mlp.train import Training
 
 CPU = torch.device("cpu")
@@ -25,9 +26,7 @@ CPU = torch.device("cpu")
 SHUFFLED_SHARE = 0.05
 """Of the training images, how many get one another's labels."""
 
-_QUICK = Recipe(name="784-128-10", layers=(784, 128, 10), batch_size=256, epochs=3)
-ADAM = replace(_QUICK, learning_rate=4e-3)
-SGD = replace(_QUICK, output="log_softmax", loss="nll", optimizer="sgd", learning_rate=0.1, momentum=0.9)
+ADAM, SGD = RECIPES["canary_adam"], RECIPES["canary_sgd"]
 
 Outcomes: TypeAlias = Mapping[Recipe, Sequence[Measurement | Failure]]
 """Of each recipe, one outcome a seed."""

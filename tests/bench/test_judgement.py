@@ -544,6 +544,8 @@ def test_without_any_spread_a_difference_within_the_margin_is_none() -> None:
 
     verdicts = [compare(change) for change in (-0.01, -0.001, 0.0, 0.001, 0.01)]
     assert verdicts == [Verdict.LOWER, Verdict.SAME, Verdict.SAME, Verdict.SAME, Verdict.HIGHER]
+    assert 0.98 - 0.975 > 0.005  # in binary fractions; it is within the margin all the same
+    assert compare(0.975 - 0.98) is Verdict.SAME
 
 
 def test_an_undecided_comparison_says_how_many_trials_would_decide() -> None:

@@ -11,7 +11,7 @@ from bench import plan as planning
 from bench.errors import BadInputError, ExitCode
 from bench.plan import PRESETS, Request, check_request, choose_devices, missing_trials, order_trials
 from bench.records import Configuration, DeviceStatus, TrialRecord
-from mnist_mlp.recipes import RECIPES
+from mnist_mlp.recipes import RECIPES, TUTORIALS
 
 REQUEST: Final = Request(models=("784-128-10",), repeats=3)
 
@@ -61,10 +61,12 @@ def test_a_preset_is_every_model_at_every_batch_size(
     assert PRESETS[preset].repeats == repeats
 
 
-def test_the_recipes_preset_trains_every_recipe_as_it_is_published() -> None:
-    made = {c.model: c for c in configurations(PRESETS["recipes"])}
-    assert set(made) == set(RECIPES)
-    for name, recipe in RECIPES.items():
+@pytest.mark.parametrize(("preset", "names"), [("recipes", TUTORIALS), ("accuracy", ("canary_adam", "canary_sgd"))])
+def test_presets_of_recipes_train_them_as_they_are_written(preset: str, names: tuple[str, ...]) -> None:
+    made = {c.model: c for c in configurations(PRESETS[preset])}
+    assert set(made) == set(names)
+    for name in names:
+        recipe = RECIPES[name]
         for field in ("layers", "output", "loss", "optimizer", "learning_rate", "momentum", "weight_decay"):
             assert getattr(made[name], field) == getattr(recipe, field)
         for field in ("batch_size", "test_batch_size", "epochs", "transform", "shuffle", "activation"):

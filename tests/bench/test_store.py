@@ -272,6 +272,10 @@ BROKEN: Final = {
     "a last line with NaN": (replaced(5, b'{"footer":NaN}'), "line 5: not valid JSON: NaN"),
     "a last line with an unknown member": (replaced(5, b'{"footer":{"x":1}}'), "line 5: footer lacks"),
     "a second header": (replaced(3, runfile.encode(RUN.header)[:-1]), "line 3: a second header"),
+    "a line that ends otherwise": (
+        replaced(3, runfile.encode(make_record(repeat=1))[:-2] + b"]"),
+        "line 3: not valid JSON",
+    ),
     "a trial twice": (replaced(3, runfile.encode(RECORDS[0])[:-1]), "line 3: .*repeat 0 is stored already"),
     "a trial outside of the plan": (
         replaced(3, runfile.encode(make_record(make_configuration(batch_size=7)))[:-1]),

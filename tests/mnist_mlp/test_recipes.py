@@ -19,6 +19,7 @@ from mnist_mlp.recipes import (
     OUTPUTS,
     RECIPES,
     TRANSFORMS,
+    TUTORIALS,
     Recipe,
     check_choice,
     check_layers,
@@ -144,8 +145,9 @@ def test_importing_recipes_imports_no_torch() -> None:
     assert result.stdout == "[]\n"
 
 
-def test_there_are_five_recipes_under_their_own_names() -> None:
-    assert list(RECIPES) == list(FACTS)
+def test_there_are_five_tutorials_and_the_canaries_under_their_own_names() -> None:
+    assert tuple(FACTS) == TUTORIALS
+    assert list(RECIPES) == [*FACTS, "canary_adam", "canary_sgd"]
     assert all(name == recipe.name for name, recipe in RECIPES.items())
 
 
