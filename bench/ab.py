@@ -1,7 +1,7 @@
 """The live comparison of two arms on one machine: the gate of time.
 
 Every configuration is screened on a few process pairs. What does not pass there is measured again on fresh pairs, which
-alone decide: what looks slow by chance in a large family looks so only once (`bench.judgement.gate_pairs`).
+alone decide: what looks slow by chance in a large family looks so only once (`bench.pair_gate`).
 """
 
 import random
@@ -14,8 +14,9 @@ from typing import Final
 from bench.ab_report import BUDGET, COMPLETE, Floor, Report, Row, Side
 from bench.arms import Arm
 from bench.errors import IncomparableError, WorkerError
-from bench.judgement import Judgement, Verdict, gate_pairs, needs_confirmation
+from bench.judgement import Judgement, Verdict
 from bench.launcher import describe_place, prepare_dataset
+from bench.pair_gate import gate_pairs, needs_confirmation
 from bench.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.plan import Request, choose_devices, make_plan
 from bench.processes import Launcher

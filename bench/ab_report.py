@@ -1,12 +1,10 @@
 """What a live comparison found: every pair it measured, and what they mean. Values only."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 from bench.errors import ExitCode
-from bench.judgement import Judgement, Verdict
+from bench.judgement import GATE_EXIT_CODES, Judgement, Verdict
 from bench.pairs import PairRecord
 from bench.records import Configuration, Machine, Software
 
@@ -17,17 +15,6 @@ INTERRUPTED: Final = "interrupted"
 
 SAME_LOSS: Final = 1e-3
 """Relative difference of the first turn's losses up to which the arms train alike: float32 in another order of sums."""
-
-EXIT_CODES: Final[Mapping[Verdict, ExitCode]] = MappingProxyType(
-    {
-        Verdict.FAILED: ExitCode.FAILED_TRIAL,
-        Verdict.REGRESSION: ExitCode.REGRESSION,
-        Verdict.INCOMPARABLE: ExitCode.INCOMPARABLE,
-        Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
-        Verdict.PASS: ExitCode.PASS,
-    }
-)
-"""Every verdict of a gate, worst first, and what the command ends with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +73,9 @@ class Report:
     def verdict(self) -> Verdict:
         """The worst of the rows' verdicts."""
         verdicts = {row.judgement.verdict for row in self.rows}
-        return next(verdict for verdict in EXIT_CODES if verdict in verdicts)
+        return next(verdict for verdict in GATE_EXIT_CODES if verdict in verdicts)
 
     @property
     def exit_code(self) -> ExitCode:
         """What the command ends with."""
-        return EXIT_CODES[self.verdict]
+        return GATE_EXIT_CODES[self.verdict]

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
-from bench.ab_report import BUDGET, COMPLETE, EXIT_CODES, Report, Row, Side
+from bench.ab_report import BUDGET, COMPLETE, Report, Row, Side
 from bench.columns import harmless
-from bench.judgement import Verdict
+from bench.judgement import GATE_EXIT_CODES, Verdict
 from bench.layout import escape, markdown_table, text_table, wrap
 from bench.matching import describe, dimension, software_differences, varying_dimensions
 from bench.units import format_seconds
@@ -120,7 +120,7 @@ def _notes(report: Report) -> Iterator[str]:
 
 def result(report: Report) -> str:
     """Return the last line: the overall verdict, what it cost, and what to do where it is open."""
-    counts = {verdict: sum(row.judgement.verdict is verdict for row in report.rows) for verdict in EXIT_CODES}
+    counts = {verdict: sum(row.judgement.verdict is verdict for row in report.rows) for verdict in GATE_EXIT_CODES}
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     allowed = f"allowed slowdown {report.max_slowdown * 100:g} %"
     text = f"{report.verdict}: {counted} ({allowed}, {format_seconds(report.wall_seconds)})"

@@ -1,28 +1,15 @@
 """What a check allows, what it found of each configuration, and the verdict that follows from all of it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from bench.compare import Source
 from bench.errors import BadInputError, ExitCode
-from bench.judgement import Judgement, Verdict
+from bench.judgement import GATE_EXIT_CODES, Judgement, Verdict
 from bench.matching import Subject, describe
 
 Gate: TypeAlias = Literal["all", "accuracy", "time"]
 Quantity: TypeAlias = Literal["epoch time", "test accuracy", "trials"]
-
-WORST_FIRST: Final[Mapping[Verdict, ExitCode]] = MappingProxyType(
-    {
-        Verdict.FAILED: ExitCode.FAILED_TRIAL,
-        Verdict.REGRESSION: ExitCode.REGRESSION,
-        Verdict.INCOMPARABLE: ExitCode.INCOMPARABLE,
-        Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
-        Verdict.PASS: ExitCode.PASS,
-    }
-)
-"""A gate's verdicts, the worst first, and the exit code of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +56,12 @@ class GateReport:
     def verdict(self) -> Verdict:
         """The worst of the findings' verdicts; without a finding, nothing was compared."""
         found = {finding.judgement.verdict for finding in self.findings} or {Verdict.INCOMPARABLE}
-        return next(verdict for verdict in WORST_FIRST if verdict in found)
+        return next(verdict for verdict in GATE_EXIT_CODES if verdict in found)
 
     @property
     def exit_code(self) -> ExitCode:
         """What the command ends with."""
-        return WORST_FIRST[self.verdict]
+        return GATE_EXIT_CODES[self.verdict]
 
     @property
     def reason(self) -> str:

@@ -34,7 +34,7 @@ EXAMINATIONS: Final = (
     ),
     Examination(
         name="training steps at 1x and 2x",
-        rule="a trial times twice the steps as 1.8 to 2.2 times as long",
+        rule="a trial times twice the steps as 1.7 to 2.2 times as long",
         examine=meter_checks.examine_stretches,
         attempts=3,
     ),

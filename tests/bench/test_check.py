@@ -8,10 +8,10 @@ from bench_builders import make_configuration, make_failure, make_footer, make_m
 from stored_runs import Quiet, configurations, shuffled, side, trial, with_records
 
 from bench.check import check_runs
-from bench.check_report import WORST_FIRST, Finding, GateReport, Limits
+from bench.check_report import Finding, GateReport, Limits
 from bench.compare import Source, undecided
 from bench.errors import BadInputError, ExitCode
-from bench.judgement import Verdict
+from bench.judgement import GATE_EXIT_CODES, Verdict
 from bench.records import Run
 
 QUIET = Quiet()
@@ -245,7 +245,7 @@ def test_the_worst_finding_decides() -> None:
             notes=(),
         )
         assert report.verdict is worse
-        assert report.exit_code is WORST_FIRST[worse]
+        assert report.exit_code is GATE_EXIT_CODES[worse]
 
 
 def test_order_of_records_changes_nothing() -> None:

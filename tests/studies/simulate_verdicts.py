@@ -41,7 +41,8 @@ from bench.inference import (
     paired_estimate,
     robust_paired_estimate,
 )
-from bench.judgement import Judgement, Verdict, gate_accuracies, gate_pairs, gate_times, needs_confirmation
+from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times
+from bench.pair_gate import gate_pairs, needs_confirmation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
