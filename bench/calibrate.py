@@ -26,6 +26,7 @@ from bench.plan import Request, choose_devices, make_plan
 from bench.processes import Launcher
 from bench.profiles import (
     MIN_PAIRS,
+    MIN_SEEDS,
     MIN_SESSIONS,
     DeviceFigures,
     DeviceSession,
@@ -45,7 +46,6 @@ BATCH_SIZE: Final = 256
 EPOCHS: Final = 3
 """The reference configuration: small enough for a minute in all, large enough that a step is not overhead alone."""
 
-MIN_SEEDS: Final = 2
 MAX_COUNT: Final = 1000
 """More pairs or seeds than this is a typing mistake: they would take hours."""
 

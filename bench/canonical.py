@@ -7,6 +7,7 @@ expression, made from the type, both checks the text and takes it apart. What it
 
 import dataclasses
 import re
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ _PLAIN: Final = {
     # So few digits that no whole number leaves 64 bits and no other is infinite.
     int: ("(-?(?:0|[1-9][0-9]{0,17}))", "int({})"),
     float: (r"(-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+(?:e[+-]?[0-9]{1,2})?|e[+-]?[0-9]{1,2}))", "float({})"),
-    str: (r'"([ !#-\[\]-~]*)"', "{}"),  # printable ASCII, nothing escaped
+    str: (r'"([ !#-\[\]-~]*)"', "intern({})"),  # printable ASCII, nothing escaped; most texts come again and again
 }
 """For each type a regular expression of one group, and the source that makes the value of what that group matched."""
 
@@ -42,7 +43,7 @@ class CanonicalReader(Generic[T]):
         """Make the regular expression, and the function that makes a record of what its groups matched."""
         self._shared = shared
         self._groups = 0
-        self._scope: dict[str, Any] = {"new": object.__new__}
+        self._scope: dict[str, Any] = {"new": object.__new__, "intern": sys.intern}
         self._lines: list[str] = []
         self._indent = "    "
         self._pattern, result = self._record(kind)
@@ -98,7 +99,7 @@ class CanonicalReader(Generic[T]):
     def _record(self, kind: type, *, tagged: bool = False) -> tuple[str, str]:
         members = [f'"{TAG}":"{kind.__name__}"'] if tagged else []
         result = f"record{self._groups}_{len(self._lines)}"
-        # Filling a frozen class takes six times as long as filling one with the same slots that then turns into it.
+        # A frozen class fills its slots slowly; one with the same slots does not, and may turn into it afterwards.
         twin = type(kind.__name__, (), {"__slots__": tuple(member_hints(kind))})
         self._line(f"{result} = new({self._constant(twin)})")
         for name, hint in member_hints(kind).items():
@@ -136,7 +137,7 @@ class _ListReader(CanonicalReader[T]):
             items.append(self._make(*found.groups()))
             end = found.end()
         if end != len(text) + 1:
-            raise BadInputError("a list is not as it would have been written")
+            raise BadInputError("this list is not as it would have been written")  # `read` takes it for an unknown text
         return tuple(items)
 
 

@@ -225,9 +225,12 @@ def missing_reason(baseline: Trials, candidate: Trials) -> Judgement | None:
 def dataset_reason(baseline: Trials, candidate: Trials) -> str | None:
     """Return why accuracies of a pair cannot be compared, None where the data is one and the same."""
     found = baseline.datasets | candidate.datasets
-    if len(found) <= 1:
-        return None
-    return f"the datasets differ (SHA-256 {', '.join(sorted(each[:8] for each in found))})"
+    if len(found) > 1:
+        return f"the datasets differ (SHA-256 {', '.join(sorted(each[:8] for each in found))})"
+    sizes = baseline.test_samples | candidate.test_samples
+    if len(sizes) > 1:
+        return f"they were tested on different numbers of images ({', '.join(map(str, sorted(sizes)))}): a wrong split?"
+    return None
 
 
 def geometric_mean(rows: Iterable[Row]) -> Mean | None:

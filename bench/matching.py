@@ -49,6 +49,7 @@ class Trials:
     accuracies: tuple[float, ...] | None = None
     datasets: frozenset[str] = frozenset()
     train_samples: frozenset[int] = frozenset()
+    test_samples: frozenset[int] = frozenset()
     failures: tuple[Failure, ...] = ()
 
     @property
@@ -73,6 +74,7 @@ class _Gathered:
     accuracies: list[float] = field(default_factory=list)
     datasets: set[str] = field(default_factory=set)
     train_samples: set[int] = field(default_factory=set)
+    test_samples: set[int] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
 
     def add(self, measurement: Measurement) -> None:
@@ -88,6 +90,7 @@ class _Gathered:
             self.accuracies.append(last.test_correct / last.test_samples)
         self.datasets.add(measurement.dataset_sha256)
         self.train_samples.add(last.train_samples)
+        self.test_samples.add(last.test_samples)
 
     def finish(self, configuration: Configuration) -> Trials:
         n = len(self.log_seconds)
@@ -100,6 +103,7 @@ class _Gathered:
             accuracies=tuple(sorted(self.accuracies)) if len(self.accuracies) == n else None,
             datasets=frozenset(self.datasets),
             train_samples=frozenset(self.train_samples),
+            test_samples=frozenset(self.test_samples),
             failures=tuple(sorted(self.failures, key=attrgetter("kind", "message"))),
         )
 

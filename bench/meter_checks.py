@@ -34,8 +34,8 @@ CLOCK_RANGE: Final = (0.9, 1.1)
 
 HOST_ONCE_SECONDS: Final = 0.0005
 """Once the work takes at least this long on the CPU: far above what the clock resolves, and short enough to get through
-between two disturbances. With six busy processes on two cores, 0.4 to 0.7 ms came out at 1.91 to 2.04 every time, and
-1 to 80 ms anywhere from 1.4 to 4."""
+between two disturbances. On x86_64-2c-1e6182e1 at a load of 5, work of 0.4 to 0.7 ms came out at 1.91 to 2.02 times in
+8 of 8 tries, and work of 1 to 80 ms anywhere from 1.4 to 2.7."""
 
 DEVICE_ONCE_SECONDS: Final = 0.005
 """An accelerator is not disturbed by other processes on the host, and is dearer to launch and to wait for."""

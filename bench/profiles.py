@@ -30,6 +30,9 @@ MIN_PAIRS: Final = 3
 MIN_SESSIONS: Final = 3
 """Sessions that the drift between them needs, for the same reason."""
 
+MIN_SEEDS: Final = 3
+"""Seeds that a deviation from seed to seed needs: two can well get equally many test images right."""
+
 CREDIBLE_LEVEL: Final = 0.95
 """Level of the interval whose farther end is the A/A floor."""
 
@@ -139,12 +142,12 @@ class MachineProfile:
         return statistics.stdev(medians) if len(medians) >= MIN_SESSIONS else None
 
     def accuracy_deviation(self, device: str) -> float | None:
-        """Return the standard deviation of final test accuracy (a fraction) from seed to seed; None below 2 seeds.
+        """Return the standard deviation of final test accuracy (a fraction) from seed to seed; None below 3 seeds.
 
         A seed that was trained more than once counts once, by its mean: repeating it says nothing of other seeds.
         """
         accuracies = list(self._accuracies(device).values())
-        return statistics.stdev(accuracies) if len(accuracies) > 1 else None
+        return statistics.stdev(accuracies) if len(accuracies) >= MIN_SEEDS else None
 
     def _accuracies(self, device: str) -> dict[int, float]:
         """Return each seed's mean test accuracy."""

@@ -61,7 +61,7 @@ class Ledger:
         self._places = {configuration: place for place, configuration in enumerate(plan.configurations)}
         # Records as read hold the plan's own objects, and to hash the 21 members of each takes its time.
         self._places_by_identity = {id(configuration): place for configuration, place in self._places.items()}
-        self._stored: set[tuple[int, int]] = set()
+        self._stored: set[int] = set()
 
     def admit(self, record: TrialRecord) -> None:
         """Enter `record`.
@@ -78,7 +78,7 @@ class Ledger:
                 f"configuration {trial.configuration.id}, repeat {trial.repeat}, seed {trial.seed} is not in the "
                 f"plan: {len(self._places)} configurations, {self._plan.repeats} repeats, seeds from {self._plan.seed}"
             )
-        key = (place, trial.repeat)
+        key = place * self._plan.repeats + trial.repeat
         if key in self._stored:
             raise BadInputError(f"configuration {trial.configuration.id}, repeat {trial.repeat} is stored already")
         if isinstance(record.outcome, Measurement):
@@ -87,7 +87,7 @@ class Ledger:
 
     def forget(self, record: TrialRecord) -> None:
         """Take an admitted `record` out again."""
-        self._stored.remove((self._places[record.trial.configuration], record.trial.repeat))
+        self._stored.remove(self._places[record.trial.configuration] * self._plan.repeats + record.trial.repeat)
 
 
 def _require_possible(measurement: Measurement) -> None:

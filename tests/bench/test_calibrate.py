@@ -57,7 +57,7 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def accuracies(fake_launcher: FakeLauncher) -> list[int]:
     """Script the final test accuracies (correct answers), one a trial."""
-    script: list[int] = [9700, 9712, 9706, 9690, 9700, 9720, 9710, 9705]
+    script: list[int] = [9700, 9712, 9706, 9690, 9700, 9720, 9710, 9705, 9711]
     epochs = make_epochs()
     evaluations = 0
 
@@ -76,7 +76,7 @@ def accuracies(fake_launcher: FakeLauncher) -> list[int]:
 
 def options(folder: Path, **changes: Any) -> Options:  # noqa: ANN401 - the changes go to dataclasses.replace
     default = Options(
-        devices=("auto",), pairs=4, seeds=2, results=folder / "results", data_root=None, timeout_seconds=60.0
+        devices=("auto",), pairs=4, seeds=3, results=folder / "results", data_root=None, timeout_seconds=60.0
     )
     return dataclasses.replace(default, **changes)
 
@@ -97,11 +97,11 @@ def test_pairs_and_trials_of_the_reference_are_stored(fake_launcher: FakeLaunche
     assert session.software == fake_launcher.place.software
     (device,) = session.devices
     assert device.aa_log_ratios == pytest.approx((0.01, -0.02, 0.03, 0.0))
-    assert device.seeds == (0, 1)
-    assert device.test_accuracies == (0.97, 0.9712)
+    assert device.seeds == (0, 1, 2)
+    assert device.test_accuracies == (0.97, 0.9712, 0.9706)
     measurement = make_measurement()
-    assert device.epoch_seconds == (measurement.epochs[0].train_seconds,) * 2
-    assert device.yardstick_seconds == (measurement.epochs[0].yardstick_seconds,) * 2
+    assert device.epoch_seconds == (measurement.epochs[0].train_seconds,) * 3
+    assert device.yardstick_seconds == (measurement.epochs[0].yardstick_seconds,) * 3
     assert set(pairs.configurations) == {device.configuration}
     reference = device.configuration
     assert (reference.device, reference.layers, reference.batch_size) == ("cpu", (784, 128, 10), 256)
@@ -121,10 +121,10 @@ def test_the_arms_come_from_two_hosts_and_begin_in_turn(fake_launcher: FakeLaunc
 def test_a_second_calibration_is_appended_with_new_seeds(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
     profile = run(options(tmp_path), fake_launcher, FakePairs(*[0.02] * 4)).profile
-    assert [session.devices[0].seeds for session in profile.sessions] == [(0, 1), (2, 3)]
+    assert [session.devices[0].seeds for session in profile.sessions] == [(0, 1, 2), (3, 4, 5)]
     figures = profile.figures("cpu")
     assert figures is not None
-    assert figures.seeds == 4
+    assert figures.seeds == 6
     assert figures.ab_floor == pytest.approx(0.02)
 
 
@@ -152,7 +152,7 @@ def test_what_disturbed_the_trials_is_told_with_advice(fake_launcher: FakeLaunch
 
 def test_each_measurement_is_told(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     told: list[str] = []
-    run(options(tmp_path, pairs=3), fake_launcher, FakePairs(0.01, -0.02, 0.03), told)
+    run(options(tmp_path, pairs=3, seeds=2), fake_launcher, FakePairs(0.01, -0.02, 0.03), told)
     assert [line.split(":")[1] for line in told] == [
         " A/A pair 1 of 3",
         " trial 1 of 2",
@@ -187,7 +187,7 @@ def test_a_failed_trial_ends_with_4_and_stores_nothing(fake_launcher: FakeLaunch
     )
     with (
         profile_untouched(tmp_path, fake_launcher),
-        pytest.raises(CalibrationError, match=r"seed 2 on cpu failed: out_of_memory: 9 GiB wanted\. Nothing") as failed,
+        pytest.raises(CalibrationError, match=r"seed 3 on cpu failed: out_of_memory: 9 GiB wanted\. Nothing") as failed,
     ):
         run(options(tmp_path), fake_launcher, FakePairs(0.01))
     assert failed.value.exit_code is ExitCode.FAILED_TRIAL
@@ -261,14 +261,14 @@ def test_results_that_are_no_folder_are_refused_before_measuring(fake_launcher: 
     [
         ({"pairs": 2}, "--pairs 2"),
         ({"pairs": 1001}, "--pairs 1001"),
-        ({"seeds": 1}, "--seeds 1"),
+        ({"seeds": 2}, "--seeds 2"),
         ({"seeds": -1}, "-1"),
     ],
 )
 def test_counts_that_give_no_figure_are_refused(tmp_path: Path, change: dict[str, int], words: str) -> None:
     with pytest.raises(BadInputError, match=words):
         check_options(options(tmp_path, **change))
-    check_options(options(tmp_path, pairs=3, seeds=2))
+    check_options(options(tmp_path, pairs=3, seeds=3))
 
 
 # What is shown
@@ -280,7 +280,7 @@ def test_the_table_shows_the_figures_within_80_columns(fake_launcher: FakeLaunch
     assert max(map(len, text.splitlines())) <= 80
     row = text.splitlines()[3].split()
     # |0.005| + 3.182 * 0.02082 / 2 by hand, t with 3 degrees of freedom from a table
-    assert " ".join(row) == "cpu 3.8 % 4 2.1 % 0.08 pp 2 2.25 s 0.0 % - 15.6 ms"
+    assert " ".join(row) == "cpu 3.8 % 4 2.1 % 0.06 pp 3 2.25 s 0.0 % - 15.6 ms"
     assert "cpu: 1 of 3 sessions that drift takes" in text
 
 
@@ -306,5 +306,5 @@ def test_a_real_calibration_gives_plausible_figures(launcher: Launcher, tmp_path
     assert figures.ab_floor is not None
     assert figures.ab_floor > 0
     assert figures.accuracy_deviation is not None
-    assert 0 < figures.accuracy_deviation < 0.02
+    assert figures.accuracy_deviation < 0.02  # 0 can be: the first seeds get equally many test images right
     assert all(0.9 < accuracy < 1 for accuracy in profile.sessions[0].devices[0].test_accuracies)

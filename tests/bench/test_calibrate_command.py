@@ -63,7 +63,7 @@ def refused(result: Result, *words: str) -> None:
 
 
 def test_calibrate_prints_the_table_and_stores_the_profile(worker: FakeLauncher, tmp_path: Path) -> None:
-    result = bench("calibrate", "--pairs", "3", "--seeds", "2", "--json", "figures.json")
+    result = bench("calibrate", "--pairs", "3", "--seeds", "3", "--json", "figures.json")
     assert result.exit_code == 0, result.output
     profile = load_profile(worker.place.machine.id, Path("results"))
     assert profile is not None
@@ -83,7 +83,7 @@ def test_calibrate_prints_the_table_and_stores_the_profile(worker: FakeLauncher,
     ("arguments", "words"),
     [
         (("--pairs", "2"), ("--pairs 2", "from 3 to")),
-        (("--seeds", "1"), ("--seeds 1", "from 2 to")),
+        (("--seeds", "2"), ("--seeds 2", "from 3 to")),
         (("--devices", "cuda"), ("'cuda' is not available", "no driver", "Available here: cpu")),
         (("--devices", ""), ("empty place",)),
         (("--json", "missing/figures.json"), ("missing", "cannot be written")),

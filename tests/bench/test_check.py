@@ -1,5 +1,6 @@
 """The gate: every verdict from a real cause, the worst one wins, and nothing unknown ever passes."""
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from bench.check_report import Finding, GateReport, Limits
 from bench.compare import Source, undecided
 from bench.errors import BadInputError, ExitCode
 from bench.judgement import GATE_EXIT_CODES, Verdict
-from bench.records import Run
+from bench.records import Measurement, Run
 
 QUIET = Quiet()
 ELSEWHERE = {"machine": make_machine(cpu_model="Fictional CPU 1")}
@@ -185,6 +186,21 @@ def test_another_dataset_under_the_same_name_is_incomparable() -> None:
     report = check(side(), candidate_side(dataset_sha256="f" * 64))
     assert verdicts(report) == [("epoch time", "incomparable"), ("test accuracy", "incomparable")]
     assert "the datasets differ" in report.reason
+
+
+def test_equal_accuracies_on_another_number_of_test_images_are_incomparable() -> None:
+    other = candidate_side()
+    records = []
+    for record in other.records:
+        assert isinstance(record.outcome, Measurement)
+        (epoch,) = record.outcome.epochs
+        assert epoch.test_correct is not None
+        on_training_images = dataclasses.replace(epoch, test_samples=60_000, test_correct=6 * epoch.test_correct)
+        outcome = dataclasses.replace(record.outcome, epochs=(on_training_images,))
+        records.append(dataclasses.replace(record, outcome=outcome))
+    report = check(side(), with_records(other, records))
+    assert report.exit_code is ExitCode.INCOMPARABLE
+    assert "different numbers of images (10000, 60000): a wrong split?" in report.reason
 
 
 def test_two_datasets_within_one_side_are_incomparable() -> None:

@@ -153,9 +153,11 @@ def test_the_same_seeds_again_are_no_new_knowledge() -> None:
     assert figures.seeds == 3
 
 
-def test_one_seed_has_no_deviation() -> None:
-    single = make_device(seeds=(0,), epoch_seconds=(0.5,), test_accuracies=(0.97,), yardstick_seconds=(0.02,))
-    assert make_profile(make_session(single)).accuracy_deviation("cpu") is None
+def test_two_seeds_tell_nothing_of_a_deviation() -> None:
+    two = make_device(
+        seeds=(0, 1), epoch_seconds=(0.5,) * 2, test_accuracies=(0.97,) * 2, yardstick_seconds=(0.02,) * 2
+    )
+    assert make_profile(make_session(two)).accuracy_deviation("cpu") is None
 
 
 def test_the_next_seed_is_above_all_that_were_used() -> None:
