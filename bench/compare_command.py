@@ -142,10 +142,16 @@ def _is_same_file(path: Path, reference: str, results: Path) -> bool:
 
 
 def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | RoundsSource, Source | RoundsSource]":
-    sources = _read(baseline, results), _read(candidate, results)
-    # What was read stays until the command ends: to look for garbage in its millions of objects, again and again, takes
+    # What is read stays until the command ends: to look for garbage in its millions of objects, again and again, takes
     # as long as to compare them.
-    gc.freeze()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        sources = _read(baseline, results), _read(candidate, results)
+        gc.freeze()
+    finally:
+        if was_enabled:
+            gc.enable()
     return sources
 
 
