@@ -22,40 +22,33 @@ def why_unsupported(*, device: str, engine: str, precision: str, pipeline: str, 
         compiler: whether there is what torch.compile needs on this device, see `has_compiler`.
     """
     kind = device.partition(":")[0]
-    own_batches = engine in {"fused", "graph"}
-    rules = (
-        (
-            engine == "graph" and kind != "cuda",
-            f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused",
-        ),
-        (
-            engine == "compiled" and kind == "mps",
-            "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use engine eager or fused",
-        ),
-        (
-            engine == "compiled" and not compiler,
-            f"engine 'compiled' needs {_needed_compiler(kind)}, and none was found: install it, or use engine fused",
-        ),
-        (
-            own_batches and pipeline == "dataloader",
+    if engine == "graph" and kind != "cuda":
+        return f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused"
+    if engine == "compiled" and kind == "mps":
+        return (
+            "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use engine eager or fused"
+        )
+    if engine == "compiled" and not compiler:
+        return f"engine 'compiled' needs {_needed_compiler(kind)}, and none was found: install it, or use engine fused"
+    if engine in {"fused", "graph"} and pipeline == "dataloader":
+        return (
             f"engine {engine!r} assembles its batches itself from the data on the device, so pipeline 'dataloader' "
-            f"cannot feed it: use pipeline resident, or engine eager",
-        ),
-        (
-            precision == "tf32" and kind != "cuda",
-            f"precision 'tf32' is a format of NVIDIA's tensor cores, which device {device!r} has not: use fp32",
-        ),
-        (
-            precision == "bf16" and own_batches,
+            f"cannot feed it: use pipeline resident, or engine eager"
+        )
+    return _why_no_precision(kind, device, engine, precision)
+
+
+def _why_no_precision(kind: str, device: str, engine: str, precision: str) -> str | None:
+    if precision == "tf32" and kind != "cuda":
+        return f"precision 'tf32' is a format of NVIDIA's tensor cores, which device {device!r} has not: use fp32"
+    if precision == "bf16" and engine in {"fused", "graph"}:
+        return (
             f"engine {engine!r} writes every product into float32 buffers and has no bf16 path: "
-            f"use fp32, or bf16 with engine eager or compiled",
-        ),
-        (
-            precision == "bf16" and kind == "mps",
-            "precision 'bf16' is not offered on 'mps', whose support differs from chip to chip: use fp32",
-        ),
-    )
-    return next((reason for refused, reason in rules if refused), None)
+            f"use fp32, or bf16 with engine eager or compiled"
+        )
+    if precision == "bf16" and kind == "mps":
+        return "precision 'bf16' is not offered on 'mps', whose support differs from chip to chip: use fp32"
+    return None
 
 
 def check_supported(*, device: str, engine: str, precision: str, pipeline: str) -> None:

@@ -9,6 +9,7 @@ import click
 import torch
 
 from mnist_mlp.checkpoint import check_fits_checkpoint
+from mnist_mlp.devices import set_float32_products
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_writable_file, check_writable_folder
 from mnist_mlp.history import Epoch
@@ -48,6 +49,8 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
     device: str,
     validation_split: float,
     pipeline: str,
+    engine: str,
+    precision: str,
     workers: int,
     data_root: Path | None,
 ) -> None:
@@ -55,6 +58,7 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
     outputs.check(recipe)
     if threads is not None:
         torch.set_num_threads(threads)
+    set_float32_products(precision)
     trainer = Trainer(
         recipe,
         dataset=dataset,
@@ -62,6 +66,8 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
         device=device,
         validation_split=validation_split,
         pipeline=pipeline,
+        engine=engine,
+        precision=precision,
         workers=workers,
         data_root=data_root,
     )

@@ -75,6 +75,7 @@ class FlatAdam:
         self._first, self._second = [torch.zeros_like(parameters.values)], [torch.zeros_like(parameters.values)]
         self._count = torch.zeros((), device=parameters.values.device)
         self._counts = [self._count]
+        self._one = torch.ones_like(self._count)
         self._learning_rate, self._weight_decay = recipe.learning_rate, recipe.weight_decay
 
     @property
@@ -84,8 +85,8 @@ class FlatAdam:
 
     def step(self) -> None:
         """Update the values from the gradients."""
-        self._count.add_(1)
-        torch._fused_adam_(  # type: ignore[attr-defined]  # noqa: SLF001 - see the class
+        self._count.add_(self._one)
+        torch._fused_adam_(
             self._values,
             self._gradients,
             self._first,
@@ -118,7 +119,7 @@ class FlatSGD:
 
     def step(self) -> None:
         """Update the values from the gradients."""
-        torch._fused_sgd_(  # type: ignore[attr-defined]  # noqa: SLF001 - see `FlatAdam`
+        torch._fused_sgd_(
             self._values,
             self._gradients,
             self._momenta,

@@ -95,7 +95,8 @@ class Workspace:
         ]
         self._first_error = errors[0]
         self._first_gradients = parameters.layer_gradients[0]
-        self._scale = 1 / size
+        # A tensor, not a number: torch would make a tensor of the number anew in every step, which costs a microsecond.
+        self._scale = torch.tensor(1 / size, device=device)
         self._quotient = torch.empty(size, CLASSES, device=device) if recipe.loss == "nll_of_log" else None
 
     def gradients(self, batch: Batch) -> None:
@@ -128,8 +129,7 @@ class Workspace:
         if self._quotient is None:
             error.sub_(batch.targets).mul_(self._scale)
         else:
-            torch.div(batch.targets, error, out=self._quotient)
-            self._quotient.mul_(-self._scale)
+            torch.div(batch.targets, error, out=self._quotient).mul_(self._scale).neg_()
             _softmax_backward(self._quotient, error, 1, torch.float32, grad_input=error)
 
 
