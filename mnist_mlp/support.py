@@ -25,9 +25,7 @@ def why_unsupported(*, device: str, engine: str, precision: str, pipeline: str, 
     if engine == "graph" and kind != "cuda":
         return f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused"
     if engine == "compiled" and kind == "mps":
-        return (
-            "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use engine eager or fused"
-        )
+        return "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use another engine"
     if engine == "compiled" and not compiler:
         return f"engine 'compiled' needs {_needed_compiler(kind)}, and none was found: install it, or use engine fused"
     if engine in {"fused", "graph"} and pipeline == "dataloader":

@@ -41,7 +41,7 @@ class Trainer:
         validation_split: fraction of the training samples, drawn at random, that is held out for validation; 0 is none.
         pipeline: ``resident`` or ``dataloader``, which give the same batches.
         engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
-        precision: ``fp32``, ``tf32`` or ``bf16``; for ``tf32`` call `mnist_mlp.devices.set_float32_products` first.
+        precision: ``fp32``, ``tf32`` or ``bf16``; with ``tf32`` call `mnist_mlp.devices.set_float32_products`.
         workers: the DataLoader's worker processes; 0 loads in this process.
         data_root: where datasets are kept; by default `mnist_mlp.data.default_root`.
 

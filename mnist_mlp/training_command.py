@@ -58,7 +58,6 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
     outputs.check(recipe)
     if threads is not None:
         torch.set_num_threads(threads)
-    set_float32_products(precision)
     trainer = Trainer(
         recipe,
         dataset=dataset,
@@ -71,6 +70,7 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
         workers=workers,
         data_root=data_root,
     )
+    set_float32_products(precision)
     _print_task(trainer)
     _fit(trainer)
     written = _write_model(trainer, outputs)

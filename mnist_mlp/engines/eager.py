@@ -104,7 +104,8 @@ class CompiledEngine(EagerEngine):
         try:
             output, loss = self._compiled(images, labels)
         except BackendCompilerFailed as error:
-            reason = str(error).strip().splitlines()[0]
+            cause = error.inner_exception
+            reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
             raise EngineUnavailableError(
                 f"engine 'compiled' cannot be used here: torch.compile failed ({reason}); use another engine"
             ) from error

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.utils._python_dispatch import TorchDispatchMode
 from workload_builders import RECIPE, bars
 
 from mnist_mlp.engines import FusedEngine, GraphEngine
 from mnist_mlp.engines.fused import Block
+from mnist_mlp.errors import EngineUnavailableError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import RECIPES, Recipe
@@ -222,3 +224,17 @@ def test_bf16_autocast_trains_nearly_as_fp32_and_not_the_same() -> None:
         losses += [score.loss, training.evaluate().read().loss]
     assert losses[2:] == pytest.approx(losses[:2], rel=0.05)
     assert losses[2:] != losses[:2]
+
+
+def test_compiler_that_fails_is_said_to_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(function: Callable[..., object], **_: object) -> Callable[..., object]:
+        def fail(*_: object) -> None:
+            raise BackendCompilerFailed(function, RuntimeError("no headers"), None)
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr("mnist_mlp.support.has_compiler", lambda _device: True)
+    training = Training(RECIPE, bars(), device=CPU, seed=5, engine="compiled")
+    with pytest.raises(EngineUnavailableError, match="no headers"):
+        training.train(training.order(0))
