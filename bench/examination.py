@@ -18,7 +18,7 @@ from bench.devices import CPU, Device
 from bench.messages import Prepared, Stretched
 from bench.meters import ContentionMeter, HostMemory
 from bench.records import Configuration, Settings, Trial
-from bench.settings import apply_fp32
+from bench.settings import apply_precision
 from bench.soundness import Outcome
 from mnist_mlp.data import Dataset
 from mnist_mlp.recipes import CLASSES, HYPERPARAMETERS, INPUT_FEATURES, Recipe
@@ -67,7 +67,7 @@ class Parts:
     make_work: Callable[[torch.device, int], Callable[[int], None]] = Products
     host_memory: Callable[[], HostMemory] = HostMemory
     contention: Callable[[], ContentionMeter] = ContentionMeter
-    apply_settings: Callable[[int, torch.device], Settings] = apply_fp32
+    apply_settings: Callable[[int, torch.device], Settings] = lambda threads, device: apply_precision("fp32", threads, device)
     multiply: Callable[[Tensor, Tensor], Tensor] = torch.mm
     make_training: Callable[..., Training] = Training
 

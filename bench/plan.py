@@ -23,6 +23,7 @@ from mnist_mlp.recipes import (
     find_recipe,
     scale_width,
 )
+from mnist_mlp.support import check_supported
 
 AUTO: Final = "auto"
 """The device request that stands for every available device."""
@@ -179,12 +180,20 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float) 
     Without ``--threads`` a configuration uses every usable core, at least one.
 
     Raises:
-        BadInputError: more threads are asked for than cores may be used.
+        BadInputError: more threads are asked for than cores may be used, or an engine, precision or pipeline cannot be
+            had on one of the devices or with one another.
     """
     cores = max(1, int(cores_usable))
     for threads in request.threads:
         if threads > cores:
             raise BadInputError(f"--threads {threads} is more than the {cores} cores usable here: use 1 to {cores}")
+    for device, precision, engine, pipeline in itertools.product(
+        devices, request.precisions, request.engines, request.pipelines
+    ):
+        try:
+            check_supported(device=device, engine=engine, precision=precision, pipeline=pipeline)
+        except InvalidValueError as error:
+            raise BadInputError(str(error)) from error
     configurations = (
         _configuration(recipe, request, device, precision, engine, pipeline, threads, batch_size)
         for recipe, device, precision, engine, pipeline, threads, batch_size in itertools.product(

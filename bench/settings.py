@@ -5,6 +5,10 @@ from typing import Final
 import torch
 
 from bench.records import Settings
+from mnist_mlp.devices import set_float32_products
+
+_BEYOND_BF16: Final = 2.0**-8
+"""1 + 2^-8 needs 8 fraction bits: float32 has 23 and TF32 10, so they keep it; bf16 has 7 and rounds it to 1."""
 
 _BEYOND_TF32: Final = 2.0**-12
 """1 + 2^-12 needs 12 fraction bits: float32 has 23, TF32 and every shorter format at most 10, so they round it to 1."""
@@ -14,27 +18,41 @@ class SettingsError(Exception):
     """A setting did not take effect; the message says which."""
 
 
-def apply_fp32(threads: int, device: torch.device) -> Settings:
-    """Set full float32 arithmetic and the thread count for this process; return what torch then reports.
+def apply_precision(precision: str, threads: int, device: torch.device) -> Settings:
+    """Set this process's arithmetic and thread count, and see that they took effect; return what torch then reports.
 
+    For ``fp32`` and ``tf32``, products of float32 matrices are computed in that format. ``bf16`` is autocast, which the
+    training enters itself: float32 outside it, and in it a product of float32 matrices is one of bf16 matrices.
     Denormals are kept, as they are by default: that they slow training down is something to be seen, not hidden.
 
     Raises:
-        SettingsError: torch reports another value than was set, or a product on `device` shows shortened arithmetic.
+        SettingsError: torch reports another value than was set, or a product on `device` shows another format.
     """
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    set_float32_products(precision)
     torch.set_flush_denormal(False)
     settings = read_back()
+    tf32 = precision == "tf32"
     wanted = Settings(
-        threads=threads, float32_matmul_precision="highest", tf32_matmul=False, tf32_cudnn=False, flush_denormal=False
+        threads=threads,
+        float32_matmul_precision="high" if tf32 else "highest",
+        tf32_matmul=tf32,
+        tf32_cudnn=tf32,
+        flush_denormal=False,
     )
     if settings != wanted:
         raise SettingsError(f"settings did not take effect: asked for {wanted}, torch reports {settings}")
-    if not multiplies_in_fp32(device):
-        raise SettingsError(f"{device} multiplies float32 matrices in a shorter format although float32 was asked for")
+    _check_products("tf32" if tf32 else "fp32", device)
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            _check_products("bf16", device)
     return settings
+
+
+def _check_products(wanted: str, device: torch.device) -> None:
+    found = product_format(device)
+    if found != wanted:
+        raise SettingsError(f"{device} multiplies float32 matrices in {found} although {wanted} was asked for")
 
 
 def read_back() -> Settings:
@@ -49,9 +67,19 @@ def read_back() -> Settings:
     )
 
 
-def multiplies_in_fp32(device: torch.device) -> bool:
-    """Multiply two small matrices on `device` whose product tells float32 from TF32, bf16 and fp16."""
+def product_format(device: torch.device) -> str:
+    """Return what products of float32 matrices are computed in on `device` now: ``fp32``, ``tf32``, ``bf16``.
+
+    Two products of small matrices tell: what the operands are rounded to is seen in the result. Formats with as many
+    fraction bits, such as TF32 and fp16, cannot be told apart so; they go by the name of the one that is asked for.
+    """
+    if _keeps(1 + _BEYOND_TF32, device):
+        return "fp32"
+    return "tf32" if _keeps(1 + _BEYOND_BF16, device) else "bf16"
+
+
+def _keeps(value: float, device: torch.device) -> bool:
     size = 64  # large enough for the libraries to take the matrix units
-    left = torch.full((size, size), 1 + _BEYOND_TF32, device=device)
+    left = torch.full((size, size), value, device=device)
     product = left @ torch.eye(size, device=device)
     return bool((product == left).all())

@@ -31,10 +31,10 @@ from bench.fingerprint import describe
 from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Stretched, Trained
 from bench.meters import ContentionMeter, HostMemory, Yardstick
 from bench.records import Configuration, Failure, FailureKind, Peak, Trial
-from bench.settings import SettingsError, apply_fp32
+from bench.settings import SettingsError, apply_precision
 from bench.soundness import Checked
 from mnist_mlp import data
-from mnist_mlp.errors import WorkloadError
+from mnist_mlp.errors import EngineUnavailableError, WorkloadError
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
 from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
 from mnist_mlp.train import Score, Training
@@ -71,14 +71,14 @@ class Session:
         """Do what `request` asks; return the answer as JSON values. This is the boundary that no exception crosses."""
         try:
             return {"answer": to_json(self._handle(request))}
+        except (SettingsError, EngineUnavailableError) as error:
+            return {"failure": to_json(_failure(FailureKind.UNSUPPORTED, error))}
         except WorkloadError as error:
             return {"bad_input": str(error)}
         except TrialError as error:
             return {"failure": to_json(error.failure)}
         except (MemoryError, torch.OutOfMemoryError) as error:
             return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, error))}
-        except SettingsError as error:
-            return {"failure": to_json(_failure(FailureKind.UNSUPPORTED, error))}
         except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
             # torch's CPU allocator raises a plain RuntimeError.
             out_of_memory = "allocate memory" in str(error) or "out of memory" in str(error)
@@ -109,7 +109,7 @@ class Session:
         configuration = trial.configuration
         start = time.perf_counter()
         self._device = Device(configuration.device)
-        settings = apply_fp32(configuration.threads, self._device.torch_device)
+        settings = apply_precision(configuration.precision, configuration.threads, self._device.torch_device)
         dataset = data.load(configuration.dataset, root)
         self._has_labels = configuration.dataset != "synthetic"
         self._training = Training(
@@ -118,6 +118,8 @@ class Session:
             device=self._device.torch_device,
             seed=trial.seed,
             pipeline=configuration.pipeline,
+            engine=configuration.engine,
+            precision=configuration.precision,
             workers=configuration.workers,
             root=root,
         )

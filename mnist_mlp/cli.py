@@ -8,7 +8,7 @@ import click
 
 from mnist_mlp import __version__
 from mnist_mlp.errors import WorkloadError
-from mnist_mlp.recipes import DATASETS, LOSSES, OPTIMIZERS, OUTPUTS, PIPELINES, TRANSFORMS
+from mnist_mlp.recipes import DATASETS, ENGINES, LOSSES, OPTIMIZERS, OUTPUTS, PIPELINES, PRECISIONS, TRANSFORMS
 from mnist_mlp.variants import customise
 
 EXIT_BAD_INPUT: Final = 2
@@ -107,6 +107,10 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
 @click.option("--seed", type=int, help="[default: the recipe's, else 0]")
 @click.option("--threads", type=click.IntRange(1, _MAX_THREADS), help="CPU threads.  [default: torch's choice]")
 @click.option("--pipeline", type=click.Choice(PIPELINES), default="resident", show_default=True)
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default="eager", show_default=True, help="How steps are executed."
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic.")
 @click.option("--workers", type=int, default=0, show_default=True, help="DataLoader's worker processes.")
 @_data_options
 @click.option("--plots", type=PATH, metavar="DIR", help="Write learning curves and a grid of predictions.")
@@ -122,6 +126,8 @@ def train_command(  # noqa: PLR0913 - one parameter an option
     seed: int | None,
     threads: int | None,
     pipeline: str,
+    engine: str,
+    precision: str,
     workers: int,
     plots: Path | None,
     save: Path | None,
@@ -149,6 +155,8 @@ def train_command(  # noqa: PLR0913 - one parameter an option
         device=device,
         validation_split=validation_split,
         pipeline=pipeline,
+        engine=engine,
+        precision=precision,
         workers=workers,
         data_root=data_root,
     )

@@ -32,6 +32,15 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def set_float32_products(precision: str) -> None:
+    """Let matrix products of float32 values be computed in TF32, for precision ``tf32``, or in float32, for others.
+
+    It is torch's setting for the whole process. TF32 rounds the operands to 10 fraction bits, on devices that have it.
+    """
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
 def _count(kind: str) -> int:
     if kind == "cuda":
         return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -15,3 +15,7 @@ class DatasetUnavailableError(WorkloadError):
 
 class CorruptDatasetError(WorkloadError):
     """A dataset file is not what it should be: wrong format, size or SHA-256."""
+
+
+class EngineUnavailableError(WorkloadError):
+    """An engine turned out not to work on this machine, which only trying could show."""

@@ -11,7 +11,15 @@ from torch.nn import functional
 
 from mnist_mlp.costs import forward_flops, parameter_count, training_flops
 
-__all__ = ["MLP", "build_model", "forward_flops", "loss_function", "parameter_count", "training_flops"]
+__all__ = [
+    "MLP",
+    "build_model",
+    "forward_flops",
+    "loss_function",
+    "output_function",
+    "parameter_count",
+    "training_flops",
+]
 
 _ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = MappingProxyType({"relu": nn.ReLU})
 
@@ -68,6 +76,11 @@ class MLP(nn.Module):
 def loss_function(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the loss called `name`: (output, labels) → the batch's mean, a scalar in nats."""
     return _LOSSES[name]
+
+
+def output_function(name: str) -> nn.Module:
+    """Return what the output called `name` applies to the logits, (batch, classes)."""
+    return nn.Sequential(*_OUTPUTS[name]())
 
 
 def build_model(layers: tuple[int, ...], *, activation: str, output: str, seed: int, device: torch.device) -> MLP:

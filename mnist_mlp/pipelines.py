@@ -43,12 +43,26 @@ class ResidentPipeline:
         self._train = (dataset.train_images.flatten(1).to(device), dataset.train_labels.to(device))
         self._test = (dataset.test_images.flatten(1).to(device), dataset.test_labels.to(device))
         self._normalise = Normalise(transform, device)
+        self.train_samples = len(dataset.train_labels)
 
     def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Pipeline.train_batches`. The order crosses to the device once, before the first batch."""
         images, labels = self._train
         for chosen in order.to(self._device).split(self._batch_size):
             yield self._normalise(images.index_select(0, chosen)), labels.index_select(0, chosen)
+
+    def assemble(self, chosen: Tensor, pixels: Tensor, images: Tensor, labels: Tensor) -> None:
+        """Write the training samples at `chosen`, (n,) int64 on the device, into buffers, allocating nothing.
+
+        Args:
+            chosen: their positions.
+            pixels: (n, 784) uint8, to gather into.
+            images: (n, 784) float32, which gets the values of `train_batches`, bit for bit.
+            labels: (n,) int64.
+        """
+        torch.index_select(self._train[0], 0, chosen, out=pixels)
+        torch.index_select(self._train[1], 0, chosen, out=labels)
+        self._normalise.into(pixels, images)
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Pipeline.test_batches`."""

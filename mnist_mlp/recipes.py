@@ -34,10 +34,10 @@ DATASETS: Final = ("mnist", "fashion-mnist", "digits", "synthetic")
 PIPELINES: Final = ("resident", "dataloader")
 """Where batches come from: tensors on the device, or torchvision's dataset, transforms and a DataLoader."""
 
-ENGINES: Final = ("eager",)
-"""How a training step is executed."""
+ENGINES: Final = ("eager", "compiled", "fused", "graph")
+"""How a training step is executed; `mnist_mlp.support` says where."""
 
-PRECISIONS: Final = ("fp32",)
+PRECISIONS: Final = ("fp32", "tf32", "bf16")
 """Arithmetic of the matrix products."""
 
 TORCHVISION_DATASETS: Final[Mapping[str, str]] = MappingProxyType({"mnist": "MNIST", "fashion-mnist": "FashionMNIST"})

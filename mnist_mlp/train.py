@@ -6,7 +6,6 @@ gives bit-identical results on the CPU.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,62 +13,21 @@ import torch
 from torch import Tensor
 
 from mnist_mlp.data import Dataset, default_root
-from mnist_mlp.engines import EagerEngine
+from mnist_mlp.engines import make_engine, numeric_format
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
-from mnist_mlp.recipes import PIPELINES, Recipe, check_choice
+from mnist_mlp.recipes import Recipe
+from mnist_mlp.support import check_supported
+from mnist_mlp.tally import Score, Tally
+
+__all__ = ["MAX_SEED", "SPLIT_STREAM", "Score", "Tally", "Training", "check_seed", "seeded_generator"]
 
 MAX_SEED = 2**63 - 1
 
 ORDER_STREAM = 0
 SPLIT_STREAM = 1
 """First stream number of what is drawn from a training's seed: the epochs' orders, and the validation split."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """Loss and correct answers over `samples` samples. `loss` is the mean over samples, in nats."""
-
-    samples: int
-    loss: float
-    correct: int
-
-    @property
-    def accuracy(self) -> float:
-        """Share of correct answers, 0 to 1."""
-        return self.correct / self.samples
-
-
-class Tally:
-    """Losses and outputs of a stretch of batches, still on the device."""
-
-    def __init__(self) -> None:
-        """Start with no batch."""
-        self._losses: list[Tensor] = []
-        self._outputs: list[Tensor] = []
-        self._labels: list[Tensor] = []
-
-    def add(self, output: Tensor, loss: Tensor, labels: Tensor) -> None:
-        """Keep a batch: output (batch, classes), its mean loss (scalar) and labels (batch,). No device work."""
-        self._outputs.append(output)
-        self._losses.append(loss)
-        self._labels.append(labels)
-
-    def read(self) -> Score:
-        """Reduce on the device and read the sums back: the stretch's only host read."""
-        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
-        sizes = torch.tensor([len(batch) for batch in self._labels], dtype=torch.float64)
-        losses = torch.stack(self._losses).cpu().to(torch.float64)
-        return Score(
-            samples=len(labels),
-            loss=float((losses * sizes).sum() / sizes.sum()),
-            correct=int((outputs.argmax(dim=1) == labels).sum()),
-        )
-
-    def predictions(self) -> tuple[Tensor, Tensor]:
-        """Return the predicted and the true classes, (n,) int64 each, on the CPU, in the order of the samples."""
-        return torch.cat(self._outputs).argmax(dim=1).cpu(), torch.cat(self._labels).cpu()
 
 
 class Training:
@@ -83,13 +41,16 @@ class Training:
         device: where to train.
         seed: decides weights and sample order, 0 to 2**63 - 1.
         pipeline: ``resident`` or ``dataloader``.
+        engine: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
+        precision: ``fp32``, ``tf32`` or ``bf16``. Which of the first two float32 products are computed in is a setting
+            of the whole process, `mnist_mlp.devices.set_float32_products`, that is the caller's.
         workers: DataLoader's worker processes; 0 loads in this process.
         root: where the dataset's files are, for the dataloader pipeline; the default is `mnist_mlp.data.default_root`.
         held_out: positions of training samples that are never trained on, (k,) int64, for validation.
 
     Raises:
-        InvalidValueError: the seed is out of range, the pipeline is unknown or cannot serve the dataset, or `held_out`
-            leaves no sample to train on.
+        InvalidValueError: the seed is out of range, pipeline, engine or precision is unknown or cannot be had together
+            or on this device, the pipeline cannot serve the dataset, or `held_out` leaves no sample to train on.
     """
 
     def __init__(  # noqa: PLR0913 - each one a dimension of the experiment
@@ -100,12 +61,15 @@ class Training:
         device: torch.device,
         seed: int,
         pipeline: str = "resident",
+        engine: str = "eager",
+        precision: str = "fp32",
         workers: int = 0,
         root: Path | None = None,
         held_out: Tensor | None = None,
     ) -> None:
         """Build model, optimizer and pipeline on `device`."""
         check_seed(seed)
+        check_supported(device=str(device), engine=engine, precision=precision, pipeline=pipeline)
         self.recipe = recipe
         self.seed = seed
         self._positions = _positions(len(dataset.train_labels), held_out)
@@ -113,9 +77,11 @@ class Training:
         self.model = build_model(
             recipe.layers, activation=recipe.activation, output=recipe.output, seed=seed, device=device
         )
-        self._engine = EagerEngine(recipe, self.model)
         self._loss = loss_function(recipe.loss)
         self._pipeline = _make_pipeline(recipe, dataset, device=device, pipeline=pipeline, workers=workers, root=root)
+        self._engine = make_engine(engine, recipe, self.model, self._pipeline, precision=precision)
+        self._precision = precision
+        self._device_kind = device.type
 
     def order(self, epoch: int) -> Tensor:
         """Return the order of training samples in `epoch` (counted from 0), (train_samples,) int64 on the CPU."""
@@ -135,13 +101,7 @@ class Training:
         if len(order) == 0:
             raise InvalidValueError("the order of samples is empty: train on at least one")
         self.model.train()
-        tally = Tally()
-        for images, labels in self._pipeline.train_batches(order):
-            output, loss = self._engine.step(images, labels)
-            tally.add(output, loss, labels)
-            if after_step is not None:
-                after_step()
-        return tally
+        return self._engine.train(order, after_step=after_step)
 
     def evaluate(self) -> Tally:
         """Run the model over the whole test set; return the tally, unread."""
@@ -160,7 +120,9 @@ class Training:
         tally = Tally()
         with torch.no_grad():
             for images, labels in batches:
-                output = self.model(images)
+                with numeric_format(self._precision, self._device_kind):
+                    output = self.model(images)
+                output = output.float()
                 tally.add(output, self._loss(output, labels), labels)
         return tally
 
@@ -212,7 +174,6 @@ def _positions(samples: int, held_out: Tensor | None) -> Tensor:
 def _make_pipeline(  # noqa: PLR0913 - passes on what Training takes
     recipe: Recipe, dataset: Dataset, *, device: torch.device, pipeline: str, workers: int, root: Path | None
 ) -> Pipeline:
-    check_choice("pipeline", pipeline, PIPELINES)
     if pipeline == "dataloader":
         return DataLoaderPipeline(
             dataset,

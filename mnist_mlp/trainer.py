@@ -40,6 +40,8 @@ class Trainer:
         device: ``auto`` (the first available of cuda, mps and cpu) or a device's name.
         validation_split: fraction of the training samples, drawn at random, that is held out for validation; 0 is none.
         pipeline: ``resident`` or ``dataloader``, which give the same batches.
+        engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
+        precision: ``fp32``, ``tf32`` or ``bf16``; with ``tf32`` call `mnist_mlp.devices.set_float32_products`.
         workers: the DataLoader's worker processes; 0 loads in this process.
         data_root: where datasets are kept; by default `mnist_mlp.data.default_root`.
 
@@ -65,6 +67,8 @@ class Trainer:
         device: str = "auto",
         validation_split: float = 0.0,
         pipeline: str = "resident",
+        engine: str = "eager",
+        precision: str = "fp32",
         workers: int = 0,
         data_root: Path | None = None,
     ) -> None:
@@ -86,6 +90,8 @@ class Trainer:
             device=self.device,
             seed=self.seed,
             pipeline=pipeline,
+            engine=engine,
+            precision=precision,
             workers=workers,
             root=data_root,
             held_out=self._held_out,

@@ -9,6 +9,7 @@ import click
 import torch
 
 from mnist_mlp.checkpoint import check_fits_checkpoint
+from mnist_mlp.devices import set_float32_products
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_writable_file, check_writable_folder
 from mnist_mlp.history import Epoch
@@ -48,6 +49,8 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
     device: str,
     validation_split: float,
     pipeline: str,
+    engine: str,
+    precision: str,
     workers: int,
     data_root: Path | None,
 ) -> None:
@@ -62,9 +65,12 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
         device=device,
         validation_split=validation_split,
         pipeline=pipeline,
+        engine=engine,
+        precision=precision,
         workers=workers,
         data_root=data_root,
     )
+    set_float32_products(precision)
     _print_task(trainer)
     _fit(trainer)
     written = _write_model(trainer, outputs)

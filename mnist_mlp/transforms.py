@@ -30,5 +30,9 @@ class Normalise:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return pixels, uint8 of any shape, as a new float32 tensor of that shape."""
-        images = pixels.to(torch.float32).div_(self._pixel_max)
+        return self.into(pixels, torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device))
+
+    def into(self, pixels: Tensor, images: Tensor) -> Tensor:
+        """Write pixels, uint8 of any shape, to `images`, float32 of that shape; return `images`."""
+        images.copy_(pixels).div_(self._pixel_max)
         return images.sub_(self._mean).div_(self._deviation) if self._standardise else images

@@ -6,36 +6,37 @@ from pathlib import Path
 import mnist_mlp
 
 LOOP = """        for images, labels in self._pipeline.train_batches(order):
-            output, loss = self._engine.step(images, labels)
+            output, loss = self.step(images, labels)
 """
 
-PLANTED_LOOP = """        extra = self._pipeline.train_batches(order)
+PLANTED_LOOP = """        import copy
+        if not hasattr(self, "_shadow"):
+            self._due, self._shadow = 0.0, EagerEngine(self._recipe, copy.deepcopy(self.model), self._pipeline)
+        extra = self._pipeline.train_batches(order)
         for images, labels in self._pipeline.train_batches(order):
             self._due += {share!r}
             while self._due >= 1:
                 self._due -= 1
                 self._shadow.step(*next(extra))
-            output, loss = self._engine.step(images, labels)
+            output, loss = self.step(images, labels)
 """
 
-ENGINE = "        self._engine = EagerEngine(recipe, self.model)\n"
+OPTIMIZER = "        self.optimizer = make_optimizer(recipe, model)\n"
 
-PLANTED_ENGINE = """        import copy
-        self._due, self._shadow = 0.0, EagerEngine(recipe, copy.deepcopy(self.model))
-"""
+PLANTED_OPTIMIZER = OPTIMIZER + "        self._recipe = recipe\n"
 
 
 def plant_slowdown(folder: Path, share: float) -> Path:
-    """Copy this tree's mnist_mlp into `folder` and let it do `share` (up to 1) more steps, on a model of their own.
+    """Copy this tree's mnist_mlp into `folder` and let its eager engine do `share` (up to 1) more steps.
 
-    The extra steps are whole ones, batch assembly included, spread evenly; what the training itself computes stays the
-    same, bit for bit. Returns `folder`, to be given as a launcher's workload.
+    The extra steps are whole ones, batch assembly included, on a model of their own and spread evenly; what the
+    training itself computes stays the same, bit for bit. Returns `folder`, to be given as a launcher's workload.
     """
     shutil.copytree(Path(mnist_mlp.__file__).parent, folder / "mnist_mlp")
-    module = folder / "mnist_mlp" / "train.py"
+    module = folder / "mnist_mlp" / "engines" / "eager.py"
     text = module.read_text()
-    if text.count(LOOP) != 1 or text.count(ENGINE) != 1:
-        raise RuntimeError("mnist_mlp/train.py no longer has the lines that the slowdown is planted in")
-    text = text.replace(LOOP, PLANTED_LOOP.format(share=share)).replace(ENGINE, ENGINE + PLANTED_ENGINE)
+    if text.count(LOOP) != 1 or text.count(OPTIMIZER) != 1:
+        raise RuntimeError("mnist_mlp's eager engine no longer has the lines that the slowdown is planted in")
+    text = text.replace(LOOP, PLANTED_LOOP.format(share=share)).replace(OPTIMIZER, PLANTED_OPTIMIZER)
     module.write_text(text)
     return folder

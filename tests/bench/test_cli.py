@@ -84,7 +84,7 @@ def refused(result: Result, *words: str) -> None:
         (("--threads", "0"), ("--threads 0", "from 1 to")),
         (("--devices", "gpu 0"), ("gpu 0", "cuda:1")),
         (("--devices", ""), ("name at least one",)),
-        (("--precisions", "tf32"), ("tf32", "fp32")),
+        (("--precisions", "fp8"), ("fp8", "fp32, tf32, bf16")),
         (("--engines", "eagre"), ("did you mean 'eager'",)),
         (("--pipelines", "dataloder"), ("did you mean 'dataloader'",)),
         (("--dataset", "emnist"), ("did you mean 'mnist'",)),

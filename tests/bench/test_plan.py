@@ -280,3 +280,27 @@ def test_nothing_is_missing_from_a_finished_plan() -> None:
     plan = make_plan(repeats=2)
     done = [dataclasses.replace(make_record(), trial=trial) for trial in order_trials(plan)]
     assert missing_trials(plan, reversed(done)) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"engines": ("fused", "graph")}, "engine 'graph' replays CUDA graphs, which device 'cpu' has not"),
+        ({"precisions": ("fp32", "tf32")}, "precision 'tf32' is a format of NVIDIA's tensor cores"),
+        ({"engines": ("fused",), "precisions": ("bf16",)}, "engine 'fused' .* has no bf16 path"),
+        ({"engines": ("fused",), "pipelines": ("dataloader",)}, "pipeline 'dataloader' cannot feed it"),
+    ],
+)
+def test_what_cannot_be_had_together_is_refused_with_the_reason(
+    changes: dict[str, tuple[str, ...]], words: str
+) -> None:
+    with pytest.raises(BadInputError, match=words):
+        configurations(request(**changes))
+
+
+def test_engines_and_precisions_are_dimensions_of_the_grid() -> None:
+    fused = configurations(request(engines=("eager", "fused")))
+    assert [configuration.engine for configuration in fused] == ["eager", "fused"]
+    assert [one.precision for one in configurations(request(precisions=("fp32", "bf16")))] == ["fp32", "bf16"]
+    (graph,) = configurations(request(engines=("graph",), precisions=("tf32",)), devices=("cuda:0",))
+    assert (graph.engine, graph.precision) == ("graph", "tf32")

@@ -18,6 +18,7 @@ from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
 from bench.records import Configuration, Description, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError
 from mnist_mlp import data
+from mnist_mlp.errors import EngineUnavailableError
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES
 from mnist_mlp.train import Training
 
@@ -70,6 +71,38 @@ def test_measured_training_is_bit_for_bit_the_training_without_the_harness(sessi
     assert prepared.dataset_sha256 == dataset.sha256
     assert prepared.parameters == 784 * 8 + 8 + 8 * 10 + 10
     assert prepared.training_flops_per_sample == 2 * (2 * 784 * 8) + 3 * (2 * 8 * 10)
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("fused", "fp32"), ("eager", "bf16")])
+def test_engine_and_precision_of_the_configuration_are_those_trained_with(
+    session: worker.Session, engine: str, precision: str
+) -> None:
+    ask(session, Prepared, prepare(dataclasses.replace(TINY, engine=engine, precision=precision)))
+    measured = ask(session, Trained, {"do": "train", "epoch": 0}).train_loss
+    losses = {}
+    for names in (("eager", "fp32"), (engine, precision)):
+        training = Training(
+            worker.recipe_of(TINY),
+            data.load("synthetic"),
+            device=torch.device("cpu"),
+            seed=3,
+            engine=names[0],
+            precision=names[1],
+        )
+        losses[names] = training.train(training.order(0)).read().loss
+    assert measured == losses[engine, precision] != losses["eager", "fp32"]
+
+
+def test_engine_that_fails_on_this_machine_is_unsupported_and_not_bad_input(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise EngineUnavailableError("torch.compile failed (no headers)")
+
+    monkeypatch.setattr(Training, "train", fail)
+    failure = failure_of(session, prepare())
+    assert failure.kind is FailureKind.UNSUPPORTED
+    assert "no headers" in failure.message
 
 
 def test_accuracy_of_noise_is_never_reported(session: worker.Session) -> None:

@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from mnist_mlp.data import Dataset, load
+from mnist_mlp.engines import EagerEngine
 from mnist_mlp.recipes import find_recipe, scale_width
 from mnist_mlp.train import Tally, Training
 
@@ -81,11 +82,13 @@ def trimmed_mean(seconds: list[float]) -> float:
 def training_steps(training: Training, epoch: int) -> Step:
     """Return a function that takes the next step of `epoch`, as `Training.train` does."""
     batches = training._pipeline.train_batches(training.order(epoch))  # noqa: SLF001 - one step at a time
-    tally = Tally()
+    engine, tally = training._engine, Tally()  # noqa: SLF001 - likewise
+    if not isinstance(engine, EagerEngine):
+        raise TypeError(engine)
 
     def step() -> None:
         images, labels = next(batches)
-        output, loss = training._engine.step(images, labels)  # noqa: SLF001 - likewise
+        output, loss = engine.step(images, labels)
         tally.add(output, loss, labels)
 
     return step

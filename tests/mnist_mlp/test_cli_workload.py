@@ -87,7 +87,8 @@ def test_every_hyperparameter_reaches_the_training(run: CommandLine, tmp_path: P
         r"\S+",
         "--width 12 --output-kind log_softmax --loss nll --optimizer sgd --learning-rate 0.05 --momentum 0.9 "
         "--weight-decay 0.001 --batch-size 50 --test-batch-size 40 --epochs 1 --transform half --no-shuffle "
-        "--validation-split 0.2 --seed 9 --threads 1 --pipeline resident --workers 0",
+        "--validation-split 0.2 --seed 9 --threads 1 --pipeline resident --workers 0 "
+        "--engine fused --precision fp32",
     )
     code, out, _ = run(
         "train", "784-16-8-10", *DIGITS, *options, "--save", tmp_path / "m.pth", "--history", tmp_path / "h.csv"
@@ -167,6 +168,8 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
         (("train", *SMALL, "--seed", "-1"), "seed -1 is out of range"),
         (("train", *SMALL, "--validation-split", "1"), "validation split 1.0"),
         (("train", *SMALL, "--pipeline", "dataloader"), "cannot read dataset 'digits'"),
+        (("train", *SMALL, "--device", "cpu", "--engine", "graph"), "engine 'graph' replays CUDA graphs"),
+        (("train", *SMALL, "--device", "cpu", "--precision", "tf32"), "precision 'tf32' is a format of NVIDIA's"),
         (("train", *SMALL, "--device", "cuda:99"), "device 'cuda:99' is not available"),
         (("evaluate", "nix.pth"), "there is no such file"),
         (("predict", "nix.pth", "a.png"), "there is no such file"),

@@ -7,9 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from workload_builders import bars
 
 from mnist_mlp.engines import EagerEngine, make_optimizer
 from mnist_mlp.model import build_model
+from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import Recipe
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -31,9 +33,19 @@ RECIPES = {
 recipes = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
 
 
+def make_pipeline(recipe: Recipe) -> ResidentPipeline:
+    return ResidentPipeline(
+        bars(),
+        recipe.transform,
+        batch_size=recipe.batch_size,
+        test_batch_size=recipe.test_batch_size,
+        device=torch.device("cpu"),
+    )
+
+
 def make_engine(recipe: Recipe) -> EagerEngine:
     model = build_model(recipe.layers, activation="relu", output=recipe.output, seed=1, device=torch.device("cpu"))
-    return EagerEngine(recipe, model)
+    return EagerEngine(recipe, model, make_pipeline(recipe))
 
 
 def make_batches(count: int, seed: int = 0, samples: int = 20) -> list[tuple[Tensor, Tensor]]:

@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--slowdown", type=float, default=0.0)
     parser.add_argument("--screen-pairs", type=int, default=8)
     parser.add_argument("--confirm-pairs", type=int, default=8)
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     start = time.monotonic()
@@ -49,20 +51,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, device_locks({"cpu"}):
         workload = plant_slowdown(Path(folder), options.slowdown) if options.slowdown else None
         for number in range(options.commands):
-            reports.append(compare(workload, options.screen_pairs, options.confirm_pairs, seed=1000 * number))
+            reports.append(compare(workload, options, seed=1000 * number))
             print(f"command {number + 1}: {reports[-1].verdict}", file=sys.stderr, flush=True)  # noqa: T201 - progress
             if options.json is not None:
                 save(options.json, options.slowdown, reports[-1])
     show(options.slowdown, reports, time.monotonic() - start)
 
 
-def compare(workload: Path | None, screen_pairs: int, confirm_pairs: int, seed: int) -> Report:
+def compare(workload: Path | None, study: argparse.Namespace, seed: int) -> Report:
     """Return one command's report; `seed` keeps the pairs of one command apart from another's."""
-    request = PRESETS["quick"]
+    request = dataclasses.replace(
+        PRESETS["quick"],
+        devices=("cpu",),
+        widths=tuple(study.widths),
+        batch_sizes=tuple(study.batch_sizes),
+        seed=seed,
+    )
     options = Options(
         max_slowdown=0.05,
-        screen_pairs=screen_pairs,
-        confirm_pairs=confirm_pairs,
+        screen_pairs=study.screen_pairs,
+        confirm_pairs=study.confirm_pairs,
         until_decided=False,
         budget_seconds=None,
         data_root=None,
@@ -75,7 +83,7 @@ def compare(workload: Path | None, screen_pairs: int, confirm_pairs: int, seed: 
         contextlib.closing(make_launcher(workload=workload)) as candidate,
     ):
         live = LiveComparison((EQUAL, EQUAL), (baseline, candidate), options)
-        live.plan(dataclasses.replace(request, devices=("cpu",), seed=seed))
+        live.plan(request)
         return live.report(live.run({"cpu": None}))
 
 

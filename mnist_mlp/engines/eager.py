@@ -1,0 +1,130 @@
+"""Training through autograd, a step at a time: as users write it, and compiled."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mnist_mlp.errors import EngineUnavailableError
+from mnist_mlp.model import MLP, loss_function
+from mnist_mlp.pipelines import Pipeline
+from mnist_mlp.recipes import Recipe
+from mnist_mlp.tally import Tally
+
+
+class Engine(Protocol):
+    """Trains one model."""
+
+    def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
+        """Train once on the samples at `order`, (n,) int64 on the CPU, in batches; return their tally, unread.
+
+        Nothing is read back to the host. `after_step` is called after each step.
+        """
+
+    def reset_optimizer(self) -> None:
+        """Bring the optimizer back to the state before its first step, keeping its buffers."""
+
+
+class EagerEngine:
+    """Forward, loss, backward and optimizer step through autograd, with torch's fused optimizers."""
+
+    def __init__(self, recipe: Recipe, model: MLP, pipeline: Pipeline, *, precision: str = "fp32") -> None:
+        """Give `model` the recipe's loss and optimizer."""
+        self.model = model
+        self.optimizer = make_optimizer(recipe, model)
+        self._pipeline = pipeline
+        self._loss = loss_function(recipe.loss)
+        self._bf16 = precision == "bf16"
+        self._kind = next(model.parameters()).device.type
+
+    def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
+        """See `Engine.train`."""
+        tally = Tally()
+        for images, labels in self._pipeline.train_batches(order):
+            output, loss = self.step(images, labels)
+            tally.add(output, loss, labels)
+            if after_step is not None:
+                after_step()
+        return tally
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Train on one batch; return the output, (batch, classes), and the mean loss, both from before the step.
+
+        Nothing is read back to the host.
+        """
+        output, loss = self.forward(images, labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return output.detach(), loss.detach()
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return output and mean loss of a batch, float32 both."""
+        if self._bf16:
+            with numeric_format("bf16", self._kind):
+                output = self.model(images)
+            output = output.float()
+        else:
+            output = self.model(images)
+        return output, self._loss(output, labels)
+
+    def reset_optimizer(self) -> None:
+        """See `Engine.reset_optimizer`.
+
+        Adam's moments and step count start at zero. SGD's momentum buffer starts absent: its first step then stores the
+        gradient, just as a zero buffer does.
+        """
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                if isinstance(value, Tensor):
+                    value.zero_()
+
+
+class CompiledEngine(EagerEngine):
+    """The eager engine with forward, loss and backward compiled by torch.compile, once for each batch size.
+
+    The optimizer stays torch's fused kernel, which no compiled one matched on the CPU.
+    """
+
+    def __init__(self, recipe: Recipe, model: MLP, pipeline: Pipeline, *, precision: str = "fp32") -> None:
+        """Wrap the forward pass; compilation itself happens in the first step of each batch size."""
+        super().__init__(recipe, model, pipeline, precision=precision)
+        self._compiled = torch.compile(super().forward, dynamic=False, fullgraph=True)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """See `EagerEngine.forward`.
+
+        Raises:
+            EngineUnavailableError: the compiler failed.
+        """
+        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415 - seconds that only compiling needs
+
+        try:
+            output, loss = self._compiled(images, labels)
+        except BackendCompilerFailed as error:
+            cause = error.inner_exception
+            reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
+            raise EngineUnavailableError(
+                f"engine 'compiled' cannot be used here: torch.compile failed ({reason}); use another engine"
+            ) from error
+        return output, loss
+
+
+def numeric_format(precision: str, device_kind: str) -> AbstractContextManager[object]:
+    """Return the context in which a forward pass is of this precision: autocast for ``bf16``, nothing for others."""
+    return torch.autocast(device_kind, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def make_optimizer(recipe: Recipe, model: MLP) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer for the model's parameters, with torch's fused kernels."""
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+    return torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)

@@ -1,0 +1,133 @@
+"""A model's parameters as one flat buffer, and optimizers that update it in one call of torch's fused kernels."""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from mnist_mlp.model import MLP
+from mnist_mlp.recipes import Recipe
+
+_ALIGNMENT: Final = 16
+"""Each part starts at a multiple of this many float32 values, 64 bytes, a cache line."""
+
+_BETA1: Final = 0.9
+_BETA2: Final = 0.999
+_EPSILON: Final = 1e-8
+"""Adam's constants, those of its paper and of `torch.optim.Adam`."""
+
+
+class FlatParameters:
+    """The weights and biases of an MLP in one buffer, and their gradients in another.
+
+    The model's own parameters become views of the buffer, so that what reads or loads them goes on working. A weight
+    matrix is kept transposed, (inputs, outputs): its gradient, inputs transposed times output gradient, is then
+    written row by row, which took a fifth less time for 784 by 128.
+
+    Attributes:
+        values: all of them, (size,) float32, zero between the parts.
+        gradients: likewise.
+        layers: for each layer its weights, (inputs, outputs), and its biases, (outputs,), views of `values`.
+        layer_gradients: the same views of `gradients`.
+    """
+
+    def __init__(self, model: MLP) -> None:
+        """Copy the model's parameters into a buffer on their device and make them views of it."""
+        linear = [module for module in model.children() if isinstance(module, nn.Linear)]
+        size = sum(_aligned(part.numel()) for module in linear for part in (module.weight, module.bias))
+        self.values = torch.zeros(size, device=linear[0].weight.device)
+        self.gradients = torch.zeros_like(self.values)
+        self.layers = _views(self.values, linear)
+        self.layer_gradients = _views(self.gradients, linear)
+        for module, (weights, biases) in zip(linear, self.layers, strict=True):
+            weights.copy_(module.weight.detach().t())
+            biases.copy_(module.bias.detach())
+            module.weight.data = weights.t()
+            module.bias.data = biases
+
+
+def _aligned(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
+
+
+def _views(buffer: Tensor, linear: list[nn.Linear]) -> list[tuple[Tensor, Tensor]]:
+    views = []
+    begin = 0
+    for module in linear:
+        inputs, outputs = module.in_features, module.out_features
+        weights = buffer[begin : begin + inputs * outputs].view(inputs, outputs)
+        begin += _aligned(inputs * outputs)
+        views.append((weights, buffer[begin : begin + outputs]))
+        begin += _aligned(outputs)
+    return views
+
+
+class FlatAdam:
+    """Adam on a flat buffer: `torch.optim.Adam(fused=True)` without its bookkeeping.
+
+    It calls the kernel that `torch.optim` calls. For 784-128-10 on two cores the kernel takes 19 µs, the step of
+    torch.optim.Adam with the one flat tensor 41 µs and the functional form 28 µs, of the 0.2 ms of a whole step.
+    """
+
+    def __init__(self, recipe: Recipe, parameters: FlatParameters) -> None:
+        """Start with moments of zero."""
+        self._values, self._gradients = [parameters.values], [parameters.gradients]
+        self._first, self._second = [torch.zeros_like(parameters.values)], [torch.zeros_like(parameters.values)]
+        self._count = torch.zeros((), device=parameters.values.device)
+        self._counts = [self._count]
+        self._one = torch.ones_like(self._count)
+        self._learning_rate, self._weight_decay = recipe.learning_rate, recipe.weight_decay
+
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """All that it remembers; zeros are the beginning."""
+        return (*self._first, *self._second, self._count)
+
+    def step(self) -> None:
+        """Update the values from the gradients."""
+        self._count.add_(self._one)
+        torch._fused_adam_(
+            self._values,
+            self._gradients,
+            self._first,
+            self._second,
+            [],
+            self._counts,
+            lr=self._learning_rate,
+            beta1=_BETA1,
+            beta2=_BETA2,
+            weight_decay=self._weight_decay,
+            eps=_EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class FlatSGD:
+    """SGD on a flat buffer: `torch.optim.SGD(fused=True)` without its bookkeeping, like `FlatAdam`."""
+
+    def __init__(self, recipe: Recipe, parameters: FlatParameters) -> None:
+        """Start with a momentum of zero: the first step then stores the gradient, as torch's does."""
+        self._values, self._gradients = [parameters.values], [parameters.gradients]
+        self._momenta = [torch.zeros_like(parameters.values)] if recipe.momentum else []
+        self._recipe = recipe
+
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """All that it remembers; zeros are the beginning."""
+        return tuple(self._momenta)
+
+    def step(self) -> None:
+        """Update the values from the gradients."""
+        torch._fused_sgd_(
+            self._values,
+            self._gradients,
+            self._momenta,
+            weight_decay=self._recipe.weight_decay,
+            momentum=self._recipe.momentum,
+            lr=self._recipe.learning_rate,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,
+        )

@@ -1,0 +1,211 @@
+"""Training written by hand from torch's kernels: no autograd, no allocation in a step, as few calls as there can be.
+
+Images are gathered and normalised for many batches at once, into a buffer that stays in the processor's cache; outputs
+are kept and the losses of all batches computed together from them at the end of a stretch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mnist_mlp.engines.flat import FlatAdam, FlatParameters, FlatSGD
+from mnist_mlp.model import MLP, loss_function, output_function
+from mnist_mlp.pipelines import ResidentPipeline
+from mnist_mlp.recipes import CLASSES, INPUT_FEATURES, Recipe
+from mnist_mlp.tally import Tally
+
+_CPU_BLOCK_SAMPLES: Final = 1024
+"""Samples gathered at once on a CPU: 3 MiB as float32, about what a core's caches hold."""
+
+_BLOCK_SAMPLES: Final = 65_536
+"""Likewise elsewhere, where memory is fast and calls are dear: an epoch of MNIST, 200 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch in its buffers: images (n, 784) and their transpose, one-hot labels and logits, (n, 10) each."""
+
+    images: Tensor
+    images_t: Tensor
+    targets: Tensor
+    logits: Tensor
+
+
+class Block:
+    """Buffers for up to `samples` samples, cut into batches."""
+
+    def __init__(self, samples: int, batch_size: int, device: torch.device) -> None:
+        """Allocate them, and make the batches' views once and for all."""
+        self.samples = samples
+        self._batch_size = batch_size
+        self.pixels = torch.empty(samples, INPUT_FEATURES, dtype=torch.uint8, device=device)
+        self.images = torch.empty(samples, INPUT_FEATURES, device=device)
+        self.labels = torch.empty(samples, dtype=torch.int64, device=device)
+        self.targets = torch.empty(samples, CLASSES, device=device)
+        self.logits = torch.empty(samples, CLASSES, device=device)
+        self._full = [self.batch(begin, batch_size) for begin in range(0, samples - batch_size + 1, batch_size)]
+
+    def batch(self, begin: int, size: int) -> Batch:
+        """Return the `size` samples from `begin` on as a batch."""
+        rows = slice(begin, begin + size)
+        images = self.images[rows]
+        return Batch(images=images, images_t=images.t(), targets=self.targets[rows], logits=self.logits[rows])
+
+    def batches(self, samples: int) -> list[tuple[int, Batch]]:
+        """Return the batches of the first `samples` samples with their sizes; the last may be short."""
+        full, short = divmod(samples, self._batch_size)
+        batches = [(self._batch_size, batch) for batch in self._full[:full]]
+        return [*batches, (short, self.batch(samples - short, short))] if short else batches
+
+
+class Workspace:
+    """A step's intermediate values for batches of one size, and the step itself.
+
+    Every tensor that a step touches is here, in the batch or in the parameters, made beforehand; so a step can be
+    captured in a CUDA graph.
+    """
+
+    def __init__(self, recipe: Recipe, parameters: FlatParameters, size: int) -> None:
+        """Allocate what batches of `size` samples need."""
+        device = parameters.values.device
+        widths = recipe.layers[1:-1]
+        activations = [torch.empty(size, width, device=device) for width in widths]
+        errors = [torch.empty(size, width, device=device) for width in (*widths, CLASSES)]
+        self._forward = [
+            (weights, biases, activation)
+            for (weights, biases), activation in zip(parameters.layers[:-1], activations, strict=True)
+        ]
+        self._last = parameters.layers[-1]
+        self._error = errors[-1]
+        # For each layer after the first, from the last one back: its inputs, also transposed, the error of its outputs
+        # and of its inputs, its weights transposed, and its gradients.
+        self._backward = [
+            (
+                activations[layer - 1],
+                activations[layer - 1].t(),
+                errors[layer],
+                errors[layer - 1],
+                parameters.layers[layer][0].t(),
+                *parameters.layer_gradients[layer],
+            )
+            for layer in range(len(widths), 0, -1)
+        ]
+        self._first_error = errors[0]
+        self._first_gradients = parameters.layer_gradients[0]
+        # A tensor, not a number: torch would make a tensor of the number anew in every step, which costs a microsecond.
+        self._scale = torch.tensor(1 / size, device=device)
+        self._quotient = torch.empty(size, CLASSES, device=device) if recipe.loss == "nll_of_log" else None
+
+    def gradients(self, batch: Batch) -> None:
+        """Write the batch's logits, and the gradients of its mean loss to all parameters."""
+        addmm, mm, add_up = torch.addmm, torch.mm, torch.sum
+        inputs = batch.images
+        for weights, biases, activation in self._forward:
+            addmm(biases, inputs, weights, out=activation)
+            torch.relu_(activation)
+            inputs = activation
+        addmm(self._last[1], inputs, self._last[0], out=batch.logits)
+        self._output_error(batch)
+        for inputs, inputs_t, error, input_error, weights_t, weight_gradient, bias_gradient in self._backward:
+            mm(inputs_t, error, out=weight_gradient)
+            add_up(error, 0, out=bias_gradient)
+            mm(error, weights_t, out=input_error)
+            _relu_backward(input_error, inputs, 0, grad_input=input_error)
+        weight_gradient, bias_gradient = self._first_gradients
+        mm(batch.images_t, self._first_error, out=weight_gradient)
+        add_up(self._first_error, 0, out=bias_gradient)
+
+    def _output_error(self, batch: Batch) -> None:
+        """Write the gradient of the mean loss to the logits: softmax less one-hot labels, over the batch's size.
+
+        So it is for cross-entropy and for the log-likelihood of log-softmax, a second log-softmax changing nothing.
+        The log of a softmax is differentiated as it stands, for where a probability underflows to 0 it has no gradient.
+        """
+        error = self._error
+        torch.softmax(batch.logits, 1, out=error)
+        if self._quotient is None:
+            error.sub_(batch.targets).mul_(self._scale)
+        else:
+            torch.div(batch.targets, error, out=self._quotient).mul_(self._scale).neg_()
+            _softmax_backward(self._quotient, error, 1, torch.float32, grad_input=error)
+
+
+_relu_backward: Final = torch.ops.aten.threshold_backward.grad_input
+_softmax_backward: Final = torch.ops.aten._softmax_backward_data.out  # noqa: SLF001 - autograd's own, which has no other name
+
+
+class FusedEngine:
+    """Trains from preallocated buffers; its parameters, gradients and moments are one flat buffer each."""
+
+    def __init__(self, recipe: Recipe, model: MLP, pipeline: ResidentPipeline) -> None:
+        """Move the model's parameters into a flat buffer, of which they become views."""
+        self.model = model
+        self.parameters = FlatParameters(model)
+        self.optimizer = (FlatSGD if recipe.optimizer == "sgd" else FlatAdam)(recipe, self.parameters)
+        self._recipe = recipe
+        self._pipeline = pipeline
+        self._device = self.parameters.values.device
+        self._one_hot = torch.eye(CLASSES, device=self._device)
+        self._workspaces: dict[int, Workspace] = {}
+        self._block: Block | None = None
+
+    def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
+        """See `mnist_mlp.engines.Engine.train`."""
+        order = order.to(self._device)
+        logits = torch.empty(len(order), CLASSES, device=self._device)
+        labels = torch.empty(len(order), dtype=torch.int64, device=self._device)
+        block = self._block_for(len(order))
+        for begin in range(0, len(order), block.samples):
+            chosen = order[begin : begin + block.samples]
+            count = len(chosen)
+            self._fill(block, chosen)
+            self._take_steps(block.batches(count), after_step)
+            logits[begin : begin + count] = block.logits[:count]
+            labels[begin : begin + count] = block.labels[:count]
+        return self._tally(logits, labels)
+
+    def reset_optimizer(self) -> None:
+        """See `mnist_mlp.engines.Engine.reset_optimizer`."""
+        for value in self.optimizer.state:
+            value.zero_()
+
+    def workspace(self, size: int) -> Workspace:
+        """Return the intermediate values for batches of `size` samples, the same each time."""
+        if size not in self._workspaces:
+            self._workspaces[size] = Workspace(self._recipe, self.parameters, size)
+        return self._workspaces[size]
+
+    def _take_steps(self, batches: Sequence[tuple[int, Batch]], after_step: Callable[[], None] | None) -> None:
+        for size, batch in batches:
+            self.workspace(size).gradients(batch)
+            self.optimizer.step()
+            if after_step is not None:
+                after_step()
+
+    def _block_for(self, samples: int) -> Block:
+        """Return buffers for `samples` samples, or for as many as are gathered at once, whole batches.
+
+        A block once made is kept, for the next stretch, unless it is too small for this one.
+        """
+        batch_size = self._recipe.batch_size
+        most = _CPU_BLOCK_SAMPLES if self._device.type == "cpu" else _BLOCK_SAMPLES
+        wanted = min(-(-samples // batch_size), max(1, most // batch_size)) * batch_size
+        if self._block is None or self._block.samples < wanted:
+            self._block = Block(wanted, batch_size, self._device)
+        return self._block
+
+    def _fill(self, block: Block, chosen: Tensor) -> None:
+        count = len(chosen)
+        labels = block.labels[:count]
+        self._pipeline.assemble(chosen, block.pixels[:count], block.images[:count], labels)
+        torch.index_select(self._one_hot, 0, labels, out=block.targets[:count])
+
+    def _tally(self, logits: Tensor, labels: Tensor) -> Tally:
+        """Return the tally of a stretch from its logits: one entry, whose loss is the mean over all its samples."""
+        output = output_function(self._recipe.output)(logits)
+        tally = Tally()
+        tally.add(output, loss_function(self._recipe.loss)(output, labels), labels)
+        return tally

@@ -1,0 +1,98 @@
+"""Fused steps as CUDA graphs: a step, its batch's assembly included, is one launch.
+
+A step finds its batch by a cursor on the device, so that nothing changes between launches but what the step itself
+moves on.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from mnist_mlp.engines.fused import Block, FusedEngine
+from mnist_mlp.model import MLP
+from mnist_mlp.pipelines import ResidentPipeline
+from mnist_mlp.recipes import CLASSES, Recipe
+from mnist_mlp.tally import Tally
+
+_WARM_STEPS: Final = 3
+"""Steps taken before a capture, as torch's documentation of CUDA graphs asks: libraries initialise themselves there."""
+
+
+def capture(work: Callable[[], None]) -> Callable[[], None]:
+    """Record the CUDA kernels that `work` launches, without running them; return what launches them all at once."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    replay: Callable[[], None] = graph.replay
+    return replay
+
+
+class GraphEngine(FusedEngine):
+    """The fused engine with its steps replayed from graphs, one for each batch size."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MLP,
+        pipeline: ResidentPipeline,
+        *,
+        capture: Callable[[Callable[[], None]], Callable[[], None]] = capture,
+    ) -> None:
+        """Put what all steps share on the device; `capture` turns a function into its replay."""
+        super().__init__(recipe, model, pipeline)
+        samples = pipeline.train_samples
+        self._capture = capture
+        self._replays: dict[int, Callable[[], None]] = {}
+        self._order = torch.zeros(samples, dtype=torch.int64, device=self._device)
+        self._cursor = torch.zeros(1, dtype=torch.int64, device=self._device)
+        self._logits = torch.empty(samples, CLASSES, device=self._device)
+        self._labels = torch.empty(samples, dtype=torch.int64, device=self._device)
+
+    def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
+        """See `mnist_mlp.engines.Engine.train`; `order` is at most as long as the training set."""
+        full, short = divmod(len(order), self._recipe.batch_size)
+        sizes = [self._recipe.batch_size] * full + [short] * (short > 0)
+        replays = [self._replay(size) for size in sizes]
+        self._order[: len(order)].copy_(order)
+        self._cursor.zero_()
+        for replay in replays:
+            replay()
+            if after_step is not None:
+                after_step()
+        return self._tally(self._logits[: len(order)].clone(), self._labels[: len(order)].clone())
+
+    def _replay(self, size: int) -> Callable[[], None]:
+        """Return the launch of a step of `size` samples, captured when first asked for."""
+        if size not in self._replays:
+            step = self._make_step(size)
+            state = (self.parameters.values, *self.optimizer.state, self._cursor)
+            kept = [value.clone() for value in state]
+            for _ in range(_WARM_STEPS):
+                self._cursor.zero_()
+                step()
+            self._replays[size] = self._capture(step)
+            for value, before in zip(state, kept, strict=True):
+                value.copy_(before)
+        return self._replays[size]
+
+    def _make_step(self, size: int) -> Callable[[], None]:
+        """Return a step on the `size` samples at the cursor, which it moves on; all its tensors are made here."""
+        block = Block(size, size, self._device)
+        ((_, batch),) = block.batches(size)
+        work = self.workspace(size)
+        offsets = torch.arange(size, device=self._device)
+        positions, chosen = torch.empty_like(offsets), torch.empty_like(offsets)
+
+        def step() -> None:
+            torch.add(offsets, self._cursor, out=positions)
+            torch.index_select(self._order, 0, positions, out=chosen)
+            self._fill(block, chosen)
+            work.gradients(batch)
+            self.optimizer.step()
+            self._logits.index_copy_(0, positions, batch.logits)
+            self._labels.index_copy_(0, positions, block.labels)
+            self._cursor.add_(size)
+
+        return step

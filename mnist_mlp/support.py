@@ -1,0 +1,77 @@
+"""Which engine, precision and pipeline go together on which kind of device, and why others do not. No torch."""
+
+import importlib.util
+import os
+import shutil
+import sys
+
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS, check_choice
+
+
+def why_unsupported(*, device: str, engine: str, precision: str, pipeline: str, compiler: bool = True) -> str | None:
+    """Return why this combination cannot be trained, with a remedy; None if it can.
+
+    Every combination that is supported trains every recipe: all outputs, losses, optimizers and depths.
+
+    Args:
+        device: its name, such as ``cpu`` or ``cuda:1``.
+        engine: one of `mnist_mlp.recipes.ENGINES`.
+        precision: one of `mnist_mlp.recipes.PRECISIONS`.
+        pipeline: one of `mnist_mlp.recipes.PIPELINES`.
+        compiler: whether there is what torch.compile needs on this device, see `has_compiler`.
+    """
+    kind = device.partition(":")[0]
+    if engine == "graph" and kind != "cuda":
+        return f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused"
+    if engine == "compiled" and kind == "mps":
+        return "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use another engine"
+    if engine == "compiled" and not compiler:
+        return f"engine 'compiled' needs {_needed_compiler(kind)}, and none was found: install it, or use engine fused"
+    if engine in {"fused", "graph"} and pipeline == "dataloader":
+        return (
+            f"engine {engine!r} assembles its batches itself from the data on the device, so pipeline 'dataloader' "
+            f"cannot feed it: use pipeline resident, or engine eager"
+        )
+    return _why_no_precision(kind, device, engine, precision)
+
+
+def _why_no_precision(kind: str, device: str, engine: str, precision: str) -> str | None:
+    if precision == "tf32" and kind != "cuda":
+        return f"precision 'tf32' is a format of NVIDIA's tensor cores, which device {device!r} has not: use fp32"
+    if precision == "bf16" and engine in {"fused", "graph"}:
+        return (
+            f"engine {engine!r} writes every product into float32 buffers and has no bf16 path: "
+            f"use fp32, or bf16 with engine eager or compiled"
+        )
+    if precision == "bf16" and kind == "mps":
+        return "precision 'bf16' is not offered on 'mps', whose support differs from chip to chip: use fp32"
+    return None
+
+
+def check_supported(*, device: str, engine: str, precision: str, pipeline: str) -> None:
+    """Raise `InvalidValueError` unless this combination can be trained on this machine."""
+    check_choice("engine", engine, ENGINES)
+    check_choice("precision", precision, PRECISIONS)
+    check_choice("pipeline", pipeline, PIPELINES)
+    compiler = engine != "compiled" or has_compiler(device)
+    reason = why_unsupported(device=device, engine=engine, precision=precision, pipeline=pipeline, compiler=compiler)
+    if reason is not None:
+        raise InvalidValueError(reason)
+
+
+def has_compiler(device: str) -> bool:
+    """Return whether this machine has what torch.compile turns kernels for `device` into code with."""
+    if device.partition(":")[0] == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return shutil.which(_cxx()) is not None
+
+
+def _needed_compiler(kind: str) -> str:
+    return "the package triton" if kind == "cuda" else f"the C++ compiler {_cxx()!r} (the variable CXX names another)"
+
+
+def _cxx() -> str:
+    """Return the C++ compiler that torch.compile would call: `torch._inductor.config.cpp.cxx`, without torch."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return os.environ.get("CXX", usual)

@@ -1,0 +1,240 @@
+"""Every engine computes the same training: against eager, against float64, in odd shapes, and back to the start."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.utils._python_dispatch import TorchDispatchMode
+from workload_builders import RECIPE, bars
+
+from mnist_mlp.engines import FusedEngine, GraphEngine
+from mnist_mlp.engines.fused import Block
+from mnist_mlp.errors import EngineUnavailableError
+from mnist_mlp.model import build_model, loss_function
+from mnist_mlp.pipelines import ResidentPipeline
+from mnist_mlp.recipes import RECIPES, Recipe
+from mnist_mlp.train import Training
+from mnist_mlp.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("threads")
+
+CPU = torch.device("cpu")
+SGD = replace(RECIPE, optimizer="sgd", momentum=0.9, weight_decay=1e-3, learning_rate=0.05)
+VARIANTS = {
+    **RECIPES,
+    "no hidden layer": replace(RECIPE, layers=(784, 10)),
+    "one unit": replace(RECIPE, layers=(784, 1, 10)),
+    "odd widths": replace(RECIPE, layers=(784, 7, 3, 5, 10)),
+    "batch larger than the data": replace(RECIPE, batch_size=500),
+    "batch of one": replace(RECIPE, batch_size=1),
+    "short last batch": replace(RECIPE, batch_size=64),
+    "sgd with momentum and decay": SGD,
+    "sgd without momentum": replace(SGD, momentum=0.0),
+    "adam with decay": replace(RECIPE, weight_decay=1e-2),
+    "log-likelihood": replace(RECIPE, output="log_softmax", loss="nll"),
+    "double log-softmax": replace(RECIPE, output="log_softmax"),
+    "log of softmax": replace(RECIPE, output="softmax", loss="nll_of_log"),
+}
+
+variants = pytest.mark.parametrize("recipe", VARIANTS.values(), ids=VARIANTS.keys())
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+
+
+def run_now(work: Callable[[], None]) -> Callable[[], None]:
+    """Stand in for a capture: what is replayed is the function itself."""
+    return work
+
+
+def pipeline_of(recipe: Recipe) -> ResidentPipeline:
+    return ResidentPipeline(bars(), recipe.transform, batch_size=recipe.batch_size, test_batch_size=50, device=CPU)
+
+
+def fused_engine(recipe: Recipe) -> FusedEngine:
+    model = build_model(recipe.layers, activation="relu", output=recipe.output, seed=5, device=CPU)
+    return FusedEngine(recipe, model, pipeline_of(recipe))
+
+
+def graph_engine(recipe: Recipe) -> GraphEngine:
+    model = build_model(recipe.layers, activation="relu", output=recipe.output, seed=5, device=CPU)
+    return GraphEngine(recipe, model, pipeline_of(recipe), capture=run_now)
+
+
+def assert_same_training(recipe: Recipe, engine: str) -> None:
+    """Train one epoch with `engine` and with eager.
+
+    Rounding differs by some units of 6e-8 in each sum. SGD passes that on, times the learning rate; Adam divides by the
+    gradient's own size, so a gradient near nothing can turn a step of one learning rate by a good part of it.
+    """
+    reference, other = (Training(recipe, bars(), device=CPU, seed=5, engine=name) for name in ("eager", engine))
+    order = reference.order(0)
+    scores = [training.train(order).read() for training in (reference, other)]
+    assert scores[1].samples == scores[0].samples
+    assert scores[1].loss == pytest.approx(scores[0].loss, rel=1e-4)
+    assert abs(scores[1].correct - scores[0].correct) <= 1
+    for one, two in zip(reference.model.parameters(), other.model.parameters(), strict=True):
+        if recipe.optimizer == "sgd":
+            torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
+        else:
+            apart = (two.detach() - one.detach()).abs().flatten()
+            assert float(apart.quantile(0.99)) < 0.01 * recipe.learning_rate
+    assert other.evaluate().read().loss == pytest.approx(reference.evaluate().read().loss, rel=1e-3)
+
+
+@variants
+def test_fused_trains_as_eager_does(recipe: Recipe) -> None:
+    assert_same_training(recipe, "fused")
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("name", ["mlp_100_100", "short last batch", "sgd with momentum and decay", "no hidden layer"])
+def test_compiled_trains_as_eager_does(name: str) -> None:
+    assert_same_training(VARIANTS[name], "compiled")
+
+
+@variants
+def test_gradients_are_those_of_float64(recipe: Recipe) -> None:
+    engine = fused_engine(recipe)
+    size = min(recipe.batch_size, 200)
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(size, 784, generator=generator), torch.randint(10, (size,), generator=generator)
+    reference = build_model(recipe.layers, activation="relu", output=recipe.output, seed=5, device=CPU).double()
+    loss_function(recipe.loss)(reference(images.double()), labels).backward()
+    block = Block(size, size, CPU)
+    block.images.copy_(images)
+    block.targets.copy_(torch.eye(10)[labels])
+    engine.workspace(size).gradients(block.batches(size)[0][1])
+    found = [part for weights, biases in engine.parameters.layer_gradients for part in (weights.t(), biases)]
+    for expected, gradient in zip(reference.parameters(), found, strict=True):
+        assert expected.grad is not None
+        # float32 keeps 1.2e-7; sums over 784 inputs and a few layers lose ten to a hundred times that.
+        scale = float(expected.grad.abs().max())
+        torch.testing.assert_close(gradient.double(), expected.grad, rtol=1e-4, atol=1e-5 * scale)
+
+
+@variants
+def test_graph_steps_are_the_fused_ones_bit_for_bit(recipe: Recipe) -> None:
+    fused, graph = fused_engine(recipe), graph_engine(recipe)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    for stretch in (order[:130], order):
+        tallies = [fused.train(stretch), graph.train(stretch)]
+        assert tallies[1].read().loss == pytest.approx(tallies[0].read().loss, rel=1e-6)
+        if recipe.batch_size > 1:  # a product with one row may be rounded by where its operands lie in memory
+            assert torch.equal(fused.parameters.values, graph.parameters.values)
+
+
+def test_capturing_a_graph_trains_nothing() -> None:
+    engine = graph_engine(RECIPE)
+    before = engine.parameters.values.clone()
+    engine._replay(20)  # noqa: SLF001 - what `train` does first
+    assert torch.equal(engine.parameters.values, before)
+    assert not any(value.any() for value in engine.optimizer.state)
+
+
+@pytest.mark.parametrize("make", [fused_engine, graph_engine])
+@pytest.mark.parametrize("recipe", [RECIPE, SGD], ids=["adam", "sgd"])
+def test_reset_makes_the_next_training_bit_equal_to_the_first(
+    make: Callable[[Recipe], FusedEngine], recipe: Recipe
+) -> None:
+    engine, order = make(recipe), torch.arange(130)
+    start = {name: value.clone() for name, value in engine.model.state_dict().items()}
+    outcomes = []
+    for _ in range(2):
+        score = engine.train(order).read()
+        outcomes.append((score, engine.parameters.values.clone()))
+        engine.model.load_state_dict(start)
+        engine.reset_optimizer()
+    assert outcomes[0][0] == outcomes[1][0]
+    assert torch.equal(outcomes[0][1], outcomes[1][1])
+
+
+def test_underflowing_probability_is_reported_as_eager_reports_it() -> None:
+    recipe = replace(VARIANTS["log of softmax"], learning_rate=1.0, optimizer="sgd")
+    scores = []
+    for name in ("eager", "fused"):
+        training = Training(recipe, bars(), device=CPU, seed=5, engine=name)
+        with torch.no_grad():
+            for parameter in training.model.parameters():
+                parameter.mul_(1000)
+        scores.append(training.train(training.order(0)).read().loss)
+        assert not all(bool(parameter.isfinite().all()) for parameter in training.model.parameters())
+    assert all(score - score != 0 for score in scores)
+
+
+class Allocations(TorchDispatchMode):
+    """Counts operations whose result is new memory."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.made: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: torch._ops.OpOverload, types: object, args: tuple[object, ...] = (), kwargs: object = None
+    ) -> object:
+        given = kwargs if isinstance(kwargs, dict) else {}
+        result = func(*args, **given)
+        if isinstance(result, Tensor) and not func.is_view and not func._schema.is_mutable:  # noqa: SLF001 - torch tells no other way
+            self.made.append(str(func))
+        return result
+
+
+@variants
+def test_fused_step_allocates_nothing(recipe: Recipe) -> None:
+    engine = fused_engine(recipe)
+    size = min(recipe.batch_size, 200)
+    engine.train(torch.arange(size))
+    assert engine._block is not None  # noqa: SLF001 - the buffers that a step works in
+    ((_, batch),) = engine._block.batches(size)  # noqa: SLF001 - likewise
+    work = engine.workspace(size)
+    with Allocations() as allocations:
+        work.gradients(batch)
+        engine.optimizer.step()
+    assert allocations.made == []
+
+
+def test_after_step_is_called_after_each_step() -> None:
+    for engine in (fused_engine(RECIPE), graph_engine(RECIPE)):
+        calls: list[None] = []
+        engine.train(torch.arange(130), after_step=lambda calls=calls: calls.append(None))  # type: ignore[misc]
+        assert len(calls) == 7
+
+
+def test_trainer_checkpoint_and_prediction_work_after_fused_training(tmp_path: Path) -> None:
+    from mnist_mlp.checkpoint import load_model  # noqa: PLC0415 - only here
+
+    trainer = Trainer(RECIPE, dataset=bars(), seed=1, device="cpu", engine="fused")
+    history = trainer.fit(3)
+    assert history[-1].test_accuracy == pytest.approx(trainer.evaluate("test").accuracy)
+    assert history[-1].train_loss < history[0].train_loss
+    trainer.save(tmp_path / "model.pth")
+    images = bars().test_images
+    assert torch.equal(load_model(tmp_path / "model.pth").predict(images), trainer.predict(images))
+
+
+def test_bf16_autocast_trains_nearly_as_fp32_and_not_the_same() -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        training = Training(RECIPE, bars(), device=CPU, seed=5, precision=precision)
+        score = training.train(training.order(0)).read()
+        losses += [score.loss, training.evaluate().read().loss]
+    assert losses[2:] == pytest.approx(losses[:2], rel=0.05)
+    assert losses[2:] != losses[:2]
+
+
+def test_compiler_that_fails_is_said_to_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(function: Callable[..., object], **_: object) -> Callable[..., object]:
+        def fail(*_: object) -> None:
+            raise BackendCompilerFailed(function, RuntimeError("no headers"), None)
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr("mnist_mlp.support.has_compiler", lambda _device: True)
+    training = Training(RECIPE, bars(), device=CPU, seed=5, engine="compiled")
+    with pytest.raises(EngineUnavailableError, match="no headers"):
+        training.train(training.order(0))

@@ -1,0 +1,58 @@
+"""What goes together, what does not, and that the message says why."""
+
+import itertools
+
+import pytest
+
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS
+from mnist_mlp.support import check_supported, has_compiler, why_unsupported
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "precision", "pipeline", "words"),
+    [
+        ("cpu", "graph", "fp32", "resident", "CUDA graphs, which device 'cpu' has not"),
+        ("mps", "graph", "fp32", "resident", "CUDA graphs"),
+        ("mps", "compiled", "fp32", "resident", "prototype"),
+        ("cpu", "fused", "fp32", "dataloader", "use pipeline resident"),
+        ("cuda:0", "graph", "fp32", "dataloader", "use pipeline resident"),
+        ("cpu", "eager", "tf32", "resident", "tensor cores"),
+        ("cpu", "fused", "bf16", "resident", "no bf16 path"),
+        ("mps", "eager", "bf16", "resident", "chip to chip"),
+    ],
+)
+def test_refusal_says_why(device: str, engine: str, precision: str, pipeline: str, words: str) -> None:
+    reason = why_unsupported(device=device, engine=engine, precision=precision, pipeline=pipeline)
+    assert reason is not None
+    assert words in reason
+    with pytest.raises(InvalidValueError, match=words):
+        check_supported(device=device, engine=engine, precision=precision, pipeline=pipeline)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
+def test_eager_fp32_runs_everywhere_from_either_pipeline(device: str) -> None:
+    for pipeline in PIPELINES:
+        check_supported(device=device, engine="eager", precision="fp32", pipeline=pipeline)
+
+
+def test_every_engine_and_precision_is_to_be_had_somewhere() -> None:
+    possible = [
+        (engine, precision)
+        for device, engine, precision in itertools.product(("cpu", "cuda:0", "mps"), ENGINES, PRECISIONS)
+        if why_unsupported(device=device, engine=engine, precision=precision, pipeline="resident") is None
+    ]
+    assert {engine for engine, _ in possible} == set(ENGINES)
+    assert {precision for _, precision in possible} == set(PRECISIONS)
+
+
+def test_compiled_is_refused_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not has_compiler("cpu")
+    with pytest.raises(InvalidValueError, match="needs the C\\+\\+ compiler 'no-such-compiler'"):
+        check_supported(device="cpu", engine="compiled", precision="fp32", pipeline="resident")
+
+
+def test_misspelt_engine_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InvalidValueError, match="did you mean 'fused'"):
+        check_supported(device="cpu", engine="fusd", precision="fp32", pipeline="resident")
