@@ -26,14 +26,12 @@ from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times
 from bench.matching import (
     Matching,
     Trials,
-    gather,
-    is_whole,
     match,
     nearest_difference,
     software_differences,
     varying_dimensions,
 )
-from bench.records import Run
+from bench.records import Header
 from bench.units import format_percent
 
 ERROR_LEVEL: Final = 0.01
@@ -51,19 +49,19 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
     Raises:
         BadInputError: both are one run, which would pass whatever happened to the code.
     """
-    if baseline.run.header.run_id == candidate.run.header.run_id:
+    if baseline.table.header.run_id == candidate.table.header.run_id:
         raise BadInputError(
-            f"baseline and candidate are one run, {harmless(baseline.run.header.run_id, 40)}: measure the candidate, "
+            f"baseline and candidate are one run, {harmless(baseline.table.header.run_id, 40)}: measure the candidate, "
             "and name its run"
         )
     is_one_machine = baseline.machine_id == candidate.machine_id
-    matching = match(gather(baseline.run), gather(candidate.run), any_threads=not is_one_machine)
+    matching = match(baseline.table.trials, candidate.table.trials, any_threads=not is_one_machine)
     subjects = [trials.subject for trials in _all(matching)]
     drift = Drift(baseline.profile, candidate.profile)
     findings = [
         *_whole_findings(baseline, candidate),
-        *_missing_findings(matching, baseline.run),
-        *_failure_findings(matching, baseline.run),
+        *_missing_findings(matching, baseline.table.header),
+        *_failure_findings(matching, baseline.table.header),
     ]
     # What failed or was never measured is said once already: the quantities of such a pair have nothing to add.
     sound = [pair for pair in matching.pairs if missing_reason(*pair) is None]
@@ -71,8 +69,8 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
         findings += _time_findings(sound, limits, drift, baseline, candidate)
     if limits.gate != "time":
         findings += _floor_findings(matching, limits.min_accuracy)
-        findings += _accuracy_findings(sound, limits, baseline.run)
-    differences = software_differences(baseline.run.header.software, candidate.run.header.software)
+        findings += _accuracy_findings(sound, limits, baseline.table.header)
+    differences = software_differences(baseline.table.header.software, candidate.table.header.software)
     return GateReport(
         baseline=baseline,
         candidate=candidate,
@@ -83,9 +81,9 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
     )
 
 
-def refresh_command(run: Run) -> str:
+def refresh_command(header: Header) -> str:
     """Return the command that measured `run`, as harmless text to copy."""
-    return f"python -m bench {harmless(shlex.join(run.header.command), _MAX_COMMAND_CHARACTERS)}"
+    return f"python -m bench {harmless(shlex.join(header.command), _MAX_COMMAND_CHARACTERS)}"
 
 
 def _all(matching: Matching) -> Iterator[Trials]:
@@ -97,16 +95,16 @@ def _all(matching: Matching) -> Iterator[Trials]:
 
 def _whole_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
     for side, source in (("baseline", baseline), ("candidate", candidate)):
-        if not is_whole(source.run):
+        if not source.table.is_whole:
             yield Finding(
                 subject=None,
                 quantity="trials",
                 judgement=undecided(Verdict.INCONCLUSIVE, f"the {side} run is incomplete"),
-                advice=f"complete it: python -m bench run --resume {harmless(source.run.header.run_id, 40)}",
+                advice=f"complete it: python -m bench run --resume {harmless(source.table.header.run_id, 40)}",
             )
 
 
-def _missing_findings(matching: Matching, baseline: Run) -> Iterator[Finding]:
+def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:
     nearest = nearest_difference(
         (trials.subject for trials in matching.baseline_only), (trials.subject for trials in matching.candidate_only)
     )
@@ -127,7 +125,7 @@ def _missing_findings(matching: Matching, baseline: Run) -> Iterator[Finding]:
         )
 
 
-def _failure_findings(matching: Matching, baseline: Run) -> Iterator[Finding]:
+def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:
     """Yield what failed or was never measured, on either side, matched or not."""
     sides = (
         (
@@ -174,7 +172,7 @@ def _time_findings(
             ),
             advice=(
                 "gate accuracy alone with --gate accuracy, or refresh the baseline on this machine: "
-                f"{refresh_command(baseline.run)}"
+                f"{refresh_command(baseline.table.header)}"
             ),
         )
         return
@@ -190,7 +188,7 @@ def _time_findings(
                 subject=ours.subject,
                 quantity="epoch time",
                 judgement=judgement,
-                advice=_advice(judgement, baseline.run, is_time=True),
+                advice=_advice(judgement, baseline.table.header, is_time=True),
             )
 
 
@@ -205,7 +203,7 @@ def _time_gate(limits: Limits, floor: float, families: int) -> Callable[[Sequenc
     )
 
 
-def _accuracy_findings(pairs: Sequence[tuple[Trials, Trials]], limits: Limits, baseline: Run) -> Iterator[Finding]:
+def _accuracy_findings(pairs: Sequence[tuple[Trials, Trials]], limits: Limits, baseline: Header) -> Iterator[Finding]:
     judgements = judge_prepared(
         [_accuracy_or_judgement(*pair) for pair in pairs],
         lambda estimates: gate_accuracies(
@@ -249,7 +247,7 @@ def _data_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
     return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
 
 
-def _advice(judgement: Judgement, baseline: Run, *, is_time: bool) -> str:
+def _advice(judgement: Judgement, baseline: Header, *, is_time: bool) -> str:
     if judgement.verdict is Verdict.INCOMPARABLE:
         return f"refresh the baseline: {refresh_command(baseline)}"
     if judgement.verdict is not Verdict.INCONCLUSIVE:

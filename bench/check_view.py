@@ -18,7 +18,6 @@ from bench.judgement_text import (
     points_text,
 )
 from bench.layout import escape, markdown_table, wrap
-from bench.matching import is_whole
 from bench.records import Configuration
 
 _MAX_CHARACTERS: Final = 600
@@ -100,11 +99,11 @@ def _next(finding: Finding) -> str:
 
 
 def _side(source: Source) -> dict[str, Any]:
-    header = source.run.header
+    header = source.table.header
     return {
         "label": source.label,
         "run_id": header.run_id,
-        "complete": is_whole(source.run),
+        "complete": source.table.is_whole,
         "machine": header.machine.id,
         "command": list(header.command),
     }

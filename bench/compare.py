@@ -17,14 +17,13 @@ from bench.judgement import Judgement, Verdict, compare_accuracies, compare_time
 from bench.matching import (
     Matching,
     Subject,
+    Table,
     Trials,
-    gather,
-    is_whole,
     match,
     nearest_difference,
     software_differences,
 )
-from bench.records import Configuration, Run
+from bench.records import Configuration
 from bench.rounds import RoundsFile
 
 UNCHANGED: Final = frozenset({Verdict.SAME, Verdict.INCONCLUSIVE})
@@ -33,16 +32,16 @@ UNCHANGED: Final = frozenset({Verdict.SAME, Verdict.INCONCLUSIVE})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One side: its label for people, its run, and the profile of the run's machine, None without one."""
+    """One side: its label for people, what was measured, and the profile of its machine, None without one."""
 
     label: str
-    run: Run
+    table: Table
     profile: NoiseProfile | None = None
 
     @property
     def machine_id(self) -> str:
         """The machine it was measured on."""
-        return self.run.header.machine.id
+        return self.table.header.machine.id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +104,12 @@ def compare_runs(baseline: Source, candidate: Source) -> Comparison:
         IncomparableError: they have no configuration in common.
     """
     is_hardware = baseline.machine_id != candidate.machine_id
-    matching = match(gather(baseline.run), gather(candidate.run), any_threads=is_hardware)
+    matching = match(baseline.table.trials, candidate.table.trials, any_threads=is_hardware)
     require_overlap(matching, baseline.label, candidate.label)
     drift = Drift(baseline.profile, candidate.profile)
-    is_one_run = baseline.run.header.run_id == candidate.run.header.run_id
+    is_one_run = baseline.table.header.run_id == candidate.table.header.run_id
     rows = compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
-    ours, theirs = baseline.run.header.software, candidate.run.header.software
+    ours, theirs = baseline.table.header.software, candidate.table.header.software
     return Comparison(
         baseline=baseline,
         candidate=candidate,
@@ -316,9 +315,9 @@ def _run_notes(baseline: Source, candidate: Source, rows: Sequence[Row], *, is_o
     if is_one_run:
         yield "both sides are one run: this shows nothing about any change"
     for side, source in (("baseline", baseline), ("candidate", candidate)):
-        if not is_whole(source.run):
+        if not source.table.is_whole:
             yield (
-                f"the {side} is incomplete: resume it with python -m bench run --resume {source.run.header.run_id}, "
+                f"the {side} is incomplete: resume it with python -m bench run --resume {source.table.header.run_id}, "
                 "unless it is still running"
             )
     if any(row.baseline.subject != row.candidate.subject for row in rows):

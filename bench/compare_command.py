@@ -1,6 +1,5 @@
 """The commands `compare` and `check`: two stored tables side by side, and the gate on them."""
 
-import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -142,38 +141,34 @@ def _is_same_file(path: Path, reference: str, results: Path) -> bool:
 
 
 def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | RoundsSource, Source | RoundsSource]":
-    # What is read stays until the command ends: to look for garbage in its millions of objects, again and again, takes
-    # as long as to compare them.
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        sources = _read(baseline, results), _read(candidate, results)
-        gc.freeze()
-    finally:
-        if was_enabled:
-            gc.enable()
-    return sources
-
-
-def _read(reference: str, results: Path) -> "Source | RoundsSource":
     from bench.columns import harmless  # noqa: PLC0415 - keeps `--help` quick
     from bench.compare import RoundsSource, Source  # noqa: PLC0415 - likewise
     from bench.profiles import load_profile  # noqa: PLC0415 - likewise
+    from bench.reading import read_tables  # noqa: PLC0415 - likewise
     from bench.rounds import is_rounds_file, read_rounds  # noqa: PLC0415 - likewise
-    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
+    from bench.store import resolve  # noqa: PLC0415 - likewise
 
-    label, rest = split_label(reference)
-    path = resolve(rest, results)
-    if is_rounds_file(path):
-        return RoundsSource(label=harmless(label or path.name, 60), file=read_rounds(path))
-    run = read_run(path)
-    profile = load_profile(run.header.machine.id, results)
-    return Source(label=harmless(label or run.header.run_id, 60), run=run, profile=profile)
+    labels, references = zip(*map(split_label, (baseline, candidate)), strict=True)
+    paths = [resolve(reference, results) for reference in references]
+    is_rounds = [is_rounds_file(path) for path in paths]
+    tables = iter(read_tables([path for path, rounds in zip(paths, is_rounds, strict=True) if not rounds]))
+
+    def source(label: str | None, path: Path, *, rounds: bool) -> Source | RoundsSource:
+        if rounds:
+            return RoundsSource(label=harmless(label or path.name, 60), file=read_rounds(path))
+        table = next(tables)
+        profile = load_profile(table.header.machine.id, results)
+        return Source(label=harmless(label or table.header.run_id, 60), table=table, profile=profile)
+
+    ours, theirs = (
+        source(label, path, rounds=rounds) for label, path, rounds in zip(labels, paths, is_rounds, strict=True)
+    )
+    return ours, theirs
 
 
 def _print_warnings(*sources: "Source | RoundsSource") -> None:
     from bench.compare import Source  # noqa: PLC0415 - keeps `--help` quick
 
     for source in sources:
-        for warning in source.run.warnings if isinstance(source, Source) else ():
+        for warning in source.table.warnings if isinstance(source, Source) else ():
             click.echo(f"bench: {source.label}: {warning}", err=True)

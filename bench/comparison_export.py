@@ -11,7 +11,7 @@ from bench.fields import DIMENSIONS, IDENTITY, Value
 from bench.judgement import Judgement
 from bench.judgement_text import from_log
 from bench.layout import csv_text
-from bench.matching import Subject, is_whole
+from bench.matching import Subject
 from bench.records import Configuration
 
 
@@ -108,11 +108,11 @@ def _side(source: Source | RoundsSource) -> dict[str, Any]:
     if isinstance(source, RoundsSource):
         file = source.file
         return {"label": source.label, "datetime": file.datetime, "python": file.python, "commit": file.commit}
-    header = source.run.header
+    header = source.table.header
     return {
         "label": source.label,
         "run_id": header.run_id,
-        "complete": is_whole(source.run),
+        "complete": source.table.is_whole,
         "machine": to_json(header.machine),
         "software": to_json(header.software),
     }

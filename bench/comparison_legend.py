@@ -25,7 +25,7 @@ def heading(comparison: Comparison) -> Iterator[str]:
             about = (source.file.datetime, source.file.cpu, source.file.python and f"Python {source.file.python}")
             yield f"{side}: {harmless(', '.join(each for each in about if each), 200)}"
             continue
-        title, place = run_heading(source.run)
+        title, place = run_heading(source.table.header)
         yield f"{side}: {title}"
         if side == "candidate" or comparison.is_hardware:
             yield place

@@ -53,6 +53,11 @@ class Products:
             torch.mm(self._left, self._right, out=self._product)
 
 
+def apply_fp32(threads: int, device: torch.device) -> Settings:
+    """Set this process to plain float32, as trials of precision ``fp32`` do."""
+    return apply_precision("fp32", threads, device)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """What is checked, and with what. The defaults are what trials are measured with."""
@@ -67,7 +72,7 @@ class Parts:
     make_work: Callable[[torch.device, int], Callable[[int], None]] = Products
     host_memory: Callable[[], HostMemory] = HostMemory
     contention: Callable[[], ContentionMeter] = ContentionMeter
-    apply_settings: Callable[[int, torch.device], Settings] = lambda threads, device: apply_precision("fp32", threads, device)
+    apply_settings: Callable[[int, torch.device], Settings] = apply_fp32
     multiply: Callable[[Tensor, Tensor], Tensor] = torch.mm
     make_training: Callable[..., Training] = Training
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from bench.columns import COLUMNS, Column, harmless
 from bench.fields import DIMENSIONS, hidden_dimensions
-from bench.records import FailureKind, Measurement, Peak, Run, Summary, TrialWarning
+from bench.records import FailureKind, Header, Measurement, Peak, Run, Summary, TrialWarning
 from bench.stats import ADVICE
 from bench.units import format_bytes
 
@@ -23,9 +23,9 @@ class FailureCount:
     message: str
 
 
-def heading(run: Run) -> tuple[str, ...]:
+def heading(header: Header) -> tuple[str, ...]:
     """Return which run this is, and the machine and software it was measured on."""
-    header, machine, software = run.header, run.header.machine, run.header.software
+    machine, software = header.machine, header.software
     accelerators = [harmless(accelerator.name, 60) for accelerator in machine.accelerators]
     hardware = (
         f"{harmless(machine.cpu_model, 60)} ({machine.cores_usable:g} of {machine.cores_logical} logical cores)",

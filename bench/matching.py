@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from bench.columns import harmless
 from bench.fields import DIMENSIONS
-from bench.records import Configuration, Failure, Measurement, Run, Software, TrialRecord
+from bench.records import Configuration, Failure, Header, Measurement, Run, Software, TrialRecord
 from bench.stats import natural_key
 
 Subject: TypeAlias = Configuration | str
@@ -106,6 +106,21 @@ class _Gathered:
             test_samples=frozenset(self.test_samples),
             failures=tuple(sorted(self.failures, key=attrgetter("kind", "message"))),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A stored run for comparing. `is_whole`: nothing of its plan is missing; `warnings` are those of its file."""
+
+    header: Header
+    trials: tuple[Trials, ...]
+    is_whole: bool
+    warnings: tuple[str, ...]
+
+
+def make_table(run: Run) -> Table:
+    """Return what of `run` a comparison needs."""
+    return Table(header=run.header, trials=gather(run), is_whole=is_whole(run), warnings=run.warnings)
 
 
 def gather(run: Run) -> tuple[Trials, ...]:

@@ -68,7 +68,7 @@ def _render_table(run: Run, summaries: Sequence[Summary], chosen: Sequence[Colum
         dropped += [column for column in columns if column.key == key]
         columns = tuple(column for column in columns if column.key != key)
         table = _table(summaries, columns)
-    parts = [wrap(heading(run), width), table, wrap(legend(run, summaries, columns, dropped), width)]
+    parts = [wrap(heading(run.header), width), table, wrap(legend(run, summaries, columns, dropped), width)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -87,7 +87,7 @@ def _cells(
 
 def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
     table = markdown_table(*_cells(summaries, columns)) if summaries else _NO_ROWS
-    above = "  \n".join(map(escape, heading(run)))
+    above = "  \n".join(map(escape, heading(run.header)))
     below = "\n".join(f"- {escape(line)}" for line in legend(run, summaries, columns, ()))
     return "\n\n".join(part for part in (above, table, below) if part)
 

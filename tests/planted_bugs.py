@@ -15,6 +15,7 @@ from bench.check import check_runs
 from bench.check_report import Limits
 from bench.compare import Source
 from bench.judgement import Verdict
+from bench.matching import make_table
 from bench.records import Configuration, Failure, FailureKind, Measurement
 from mnist_mlp.data import Dataset
 from mnist_mlp.model import MLP
@@ -118,4 +119,4 @@ def _store(label: str, outcomes: Outcomes) -> Source:
         for repeat, outcome in enumerate(each)
     ]
     run = make_run([configure(recipe) for recipe in outcomes], repeats, records=records, run_id=label)
-    return Source(label=label, run=run)
+    return Source(label=label, table=make_table(run))

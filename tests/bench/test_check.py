@@ -13,6 +13,7 @@ from bench.check_report import Finding, GateReport, Limits
 from bench.compare import Source, undecided
 from bench.errors import BadInputError, ExitCode
 from bench.judgement import GATE_EXIT_CODES, Verdict
+from bench.matching import make_table
 from bench.records import Measurement, Run
 
 QUIET = Quiet()
@@ -21,8 +22,8 @@ ELSEWHERE = {"machine": make_machine(cpu_model="Fictional CPU 1")}
 
 def check(baseline: Run, candidate: Run, profile: Quiet | None = QUIET, limits: Limits | None = None) -> GateReport:
     return check_runs(
-        Source(label="A", run=baseline, profile=profile),
-        Source(label="B", run=candidate, profile=profile),
+        Source(label="A", table=make_table(baseline), profile=profile),
+        Source(label="B", table=make_table(candidate), profile=profile),
         limits or Limits(),
     )
 

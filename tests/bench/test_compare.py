@@ -23,7 +23,7 @@ from bench.drift import DEFAULT_DRIFT_DEVIATION, Drift
 from bench.errors import IncomparableError
 from bench.inference import independent_estimate
 from bench.judgement import Judgement, Verdict
-from bench.matching import gather, match
+from bench.matching import gather, make_table, match
 from bench.records import Configuration, Run
 
 MIRROR = {
@@ -37,7 +37,8 @@ ELSEWHERE = make_machine(cpu_model="Fictional CPU 1")
 
 def compare(baseline: Run, candidate: Run, profile: Quiet | None = Quiet()) -> Comparison:  # noqa: B008 - frozen
     return compare_runs(
-        Source(label="A", run=baseline, profile=profile), Source(label="B", run=candidate, profile=profile)
+        Source(label="A", table=make_table(baseline), profile=profile),
+        Source(label="B", table=make_table(candidate), profile=profile),
     )
 
 

@@ -29,12 +29,14 @@ from bench.judgement_text import (
     ratio_text,
 )
 from bench.layout import markdown_table, text_table
+from bench.matching import make_table
 from bench.records import Run
 
 
 def compare(baseline: Run, candidate: Run, labels: tuple[str, str] = ("A", "B")) -> Comparison:
     sources = [
-        Source(label=label, run=run, profile=Quiet()) for label, run in zip(labels, (baseline, candidate), strict=True)
+        Source(label=label, table=make_table(run), profile=Quiet())
+        for label, run in zip(labels, (baseline, candidate), strict=True)
     ]
     return compare_runs(sources[0], sources[1])
 

@@ -378,6 +378,18 @@ def test_flipped_bits_are_found_or_harmless(trainer: Trainer, saved: Path, tmp_p
     assert refused > 100
 
 
+def test_file_whose_weights_are_tagged_as_lying_on_cuda_loads_without_cuda(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What torch writes of tensors on a GPU; `save` itself never does, it brings them to the CPU first.
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:0")
+    trainer.save(tmp_path / "tagged.pth")
+    monkeypatch.undo()
+    assert b"cuda:0" in (tmp_path / "tagged.pth").read_bytes()
+    images = trainer.dataset.test_images
+    assert torch.equal(load_model(tmp_path / "tagged.pth").probabilities(images), trainer.probabilities(images))
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_model_saved_on_cuda_loads_on_the_cpu(tmp_path: Path) -> None:
