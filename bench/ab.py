@@ -79,12 +79,14 @@ class LiveComparison:
         launchers: tuple[Launcher, Launcher],
         options: Options,
         *,
+        renew: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Remember what to compare; nothing is started."""
+        """Remember what to compare; nothing is started. `renew` is called before each round over the configurations."""
         self._arms = arms
         self._launchers = launchers
         self._options = options
+        self._renew = renew
         self._clock = clock
         self._start = clock()
         self._places: list[Description] = []
@@ -167,6 +169,7 @@ class LiveComparison:
         number = 0
         for _ in range(pairs):
             seed, self._seed = self._seed, self._seed + 1
+            self._renew()
             for configuration in shuffler.sample(rows, len(rows)):
                 number += 1
                 if self._measured[configuration].is_broken:

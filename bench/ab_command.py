@@ -75,7 +75,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     from bench.ab_report import INTERRUPTED  # noqa: PLC0415 - likewise
     from bench.arms import open_arm  # noqa: PLC0415 - likewise
     from bench.locks import device_locks  # noqa: PLC0415 - likewise
-    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench.processes import make_arm_launchers  # noqa: PLC0415 - likewise
     from bench.profiles import load_profile  # noqa: PLC0415 - likewise
     from bench.run import preload_for  # noqa: PLC0415 - likewise
 
@@ -97,11 +97,10 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     with contextlib.ExitStack() as stack:
         arms = stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate))
         preload = preload_for(request.pipelines, request.dataset)
-        first, second = (
-            stack.enter_context(contextlib.closing(make_launcher(preload, python=arm.python, workload=arm.workload)))
-            for arm in arms
-        )
-        comparison = ab.LiveComparison(arms, (first, second), options)
+        (first, second), renew = make_arm_launchers([(arm.python, arm.workload) for arm in arms], preload)
+        stack.callback(second.close)
+        stack.callback(first.close)
+        comparison = ab.LiveComparison(arms, (first, second), options, renew=renew)
         devices = {configuration.device for configuration in comparison.plan(request)}
         stack.enter_context(device_locks(devices))
         profile = load_profile(comparison.machine.id, results)

@@ -122,8 +122,7 @@ def calibrate(
 ) -> Calibrated:
     """Calibrate each device and append the session to the machine's profile; `tell` gets a line per measurement.
 
-    The arms come from two launchers, as those of `ab` do: what differs between two worker hosts of one program (where
-    its memory lies, say) is part of what identical arms differ by.
+    The arms come from two launchers, as those of `ab` do for two versions of the code: they share one worker host.
 
     Raises:
         BadInputError: a device is missing or in use, or the profile is broken or cannot be written.

@@ -1,6 +1,7 @@
 """The commands `calibrate` and `selftest`: how finely this machine measures, and whether the ruler is sound."""
 
 import contextlib
+import sys
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import calibrate  # noqa: PLC0415 - keeps `--help` and `show` quick
     from bench.coding import dumps  # noqa: PLC0415 - likewise
-    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench.processes import make_arm_launchers  # noqa: PLC0415 - likewise
 
     options = calibrate.Options(
         devices=devices, pairs=pairs, seeds=seeds, results=results, data_root=data_root, timeout_seconds=timeout
@@ -48,7 +49,8 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     calibrate.check_options(options)
     if json_path is not None:
         require_writable(json_path)
-    with contextlib.closing(make_launcher()) as one, contextlib.closing(make_launcher()) as other:
+    (one, other), _ = make_arm_launchers([(sys.executable, None)] * 2)
+    with contextlib.closing(one), contextlib.closing(other):
         calibrated = calibrate.calibrate(options, (one, other), ctx.obj, _tell)
     click.echo(calibrate.render(calibrated))
     click.echo(f"\nStored in {calibrated.path}")

@@ -1,9 +1,9 @@
 """The worker host: imports torch once, then forks a fresh process for each trial in milliseconds. Linux only.
 
-It is started with a control socket (a SOCK_SEQPACKET pair's end, its number the first argument; further arguments
-name modules to import beforehand). Requests, one packet each:
+It is started with a control socket (a SOCK_SEQPACKET pair's end, its number the first argument); further arguments
+name the modules to import beforehand. Requests, one packet each:
 
-    fork  (with the trial's end of its own socket attached)   → {"pid": …}
+    fork workload (with the trial's end of its socket)        → {"pid": …}      `workload`: see `bench.processes`
     wait pid                                                  → {"status": …}   as `subprocess.Popen.returncode`
 
 It stays single-threaded, never touches a device, and ends, with all it started, when its control socket closes.
@@ -26,8 +26,7 @@ _PACKET_BYTES = 4096
 def main() -> None:
     """Import, say so, and serve until the other end of the control socket is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    # Preloading is what this process is for. The first optimizer would import torch._dynamo lazily, taking seconds.
-    for module in (*sys.argv[2:], "torch._dynamo", "bench.worker"):
+    for module in sys.argv[2:]:  # preloading is what this process is for
         importlib.import_module(module)
     control.send(dumps({"pid": os.getpid()}).encode())
     children: set[int] = set()
@@ -40,7 +39,7 @@ def main() -> None:
             break
         request = loads(packet)
         if request["do"] == "fork":
-            pid = _fork(control, _received_socket(ancillary))
+            pid = _fork(control, _received_socket(ancillary), request["workload"])
             children.add(pid)
             answer = {"pid": pid}
         else:
@@ -61,10 +60,10 @@ def _received_socket(ancillary: list[tuple[int, int, bytes]]) -> socket.socket:
     return socket.socket(fileno=descriptors[0])
 
 
-def _fork(control: socket.socket, conversation: socket.socket) -> int:
+def _fork(control: socket.socket, conversation: socket.socket, workload: str | None) -> int:
     pid = os.fork()
     if pid == 0:
-        _run_trial(control, conversation)
+        _run_trial(control, conversation, workload)
     conversation.close()
     # Both sides set it, so that it holds before either goes on; the child may have been first, or be gone already.
     with contextlib.suppress(OSError):
@@ -72,13 +71,15 @@ def _fork(control: socket.socket, conversation: socket.socket) -> int:
     return pid
 
 
-def _run_trial(control: socket.socket, conversation: socket.socket) -> None:
+def _run_trial(control: socket.socket, conversation: socket.socket, workload: str | None) -> None:
     """Serve one trial in the forked process; never returns."""
     status = 1
     try:
         os.setpgid(0, 0)  # a group of its own: whatever it starts can be ended with it
         control.close()
-        from bench.worker import serve  # noqa: PLC0415 - imported before the fork, found here at no cost
+        if workload is not None:
+            sys.path.insert(0, workload)
+        from bench.worker import serve  # noqa: PLC0415 - imported before the fork, unless the workload differs by trial
 
         reader, writer = conversation.makefile("rb"), conversation.makefile("wb")
         serve(Channel(reader, writer, on_close=lambda: os._exit(1)))

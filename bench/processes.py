@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,12 @@ _PACKAGE_ROOT: Final = Path(__file__).resolve().parent.parent
 _LOG_TAIL_BYTES: Final = 4096
 _REAP_SECONDS: Final = 60.0
 """A killed process is gone at once, but for a driver that takes its time to give back device memory."""
+
+_ALWAYS: Final = ("torch._dynamo", "bench.devices", "bench.meters")
+"""What every worker host imports. The first optimizer would import torch._dynamo lazily, which takes seconds."""
+
+_WORKER: Final = "bench.worker"
+"""It imports `mnist_mlp`, so a host whose trials differ in that leaves it to them."""
 
 HOST_START_SECONDS: Final = 300.0
 """Importing torch takes seconds; from a cold network disk, minutes."""
@@ -70,6 +76,29 @@ def make_launcher(
     if sys.platform == "linux":
         return ForkingLauncher(python=python, preload=preload, workload=workload)
     return SpawningLauncher(python=python, workload=workload)
+
+
+def make_arm_launchers(
+    arms: Sequence[tuple[str, Path | None]], preload: Sequence[str] = ()
+) -> tuple[tuple[Launcher, ...], Callable[[], None]]:
+    """Return a launcher for each arm, an interpreter and a workload, and what makes their next processes independent.
+
+    Processes of one host share its memory, and where that lies differs from host to host: two hosts of one program made
+    training differ by up to 12 %, however many trials each forked (docs/measuring.md). So arms with one interpreter
+    share one host. Others have hosts of their own, which the returned function replaces, to be called between rounds.
+    """
+    interpreters = {python for python, _ in arms}
+    if sys.platform == "linux" and len(interpreters) == 1:
+        host = ForkingLauncher(python=interpreters.pop(), preload=preload, is_shared=True)
+        return tuple(SharedLauncher(host, workload) for _, workload in arms), lambda: None
+    launchers = tuple(make_launcher(preload, python=python, workload=workload) for python, workload in arms)
+
+    def renew() -> None:
+        for launcher in launchers:
+            if isinstance(launcher, ForkingLauncher):
+                launcher.renew()
+
+    return launchers, renew
 
 
 def worker_environment(workload: Path | None = None) -> dict[str, str]:
@@ -118,12 +147,20 @@ class ForkingLauncher:
     """One worker host, which forks a process per trial."""
 
     def __init__(
-        self, *, python: str = sys.executable, preload: Sequence[str] = (), workload: Path | None = None
+        self,
+        *,
+        python: str = sys.executable,
+        preload: Sequence[str] = (),
+        workload: Path | None = None,
+        is_shared: bool = False,
     ) -> None:
-        """Start the host at once; `start` waits until it has imported torch and the `preload` modules."""
+        """Start the host at once; `start` waits until it has imported torch and the `preload` modules.
+
+        With `is_shared` it imports no workload: each trial imports its own, see `start_with`.
+        """
         self._python = python
         self._environment = worker_environment(workload)
-        self._preload = tuple(preload)
+        self._modules = (*preload, *_ALWAYS, *(() if is_shared else (_WORKER,)))
         self._log = Log()
         self._host: subprocess.Popen[bytes] | None = None
         self._processes: set[ForkedProcess] = set()
@@ -140,7 +177,7 @@ class ForkingLauncher:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._host = subprocess.Popen(  # noqa: S603 - our own module
-                [self._python, "-m", "bench.host", str(theirs.fileno()), *self._preload],
+                [self._python, "-m", "bench.host", str(theirs.fileno()), *self._modules],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log.file,
@@ -152,23 +189,32 @@ class ForkingLauncher:
 
     def start(self) -> "ForkedProcess":
         """See `Launcher.start`. A host that has died (out of memory, say) is replaced once."""
+        return self.start_with(None)
+
+    def start_with(self, workload: Path | None) -> "ForkedProcess":
+        """Start a process that imports `mnist_mlp` from the folder `workload`; None: the host's own."""
         try:
-            return self._fork()
+            return self._fork(workload)
         except WorkerError:
             if not self._imported:  # it never came up: starting it again would only fail again
                 raise
+        self.renew()
+        return self._fork(workload)
+
+    def renew(self) -> None:
+        """End the host, and its trials, and start another."""
         self._end_host()
         self._start_host()
-        return self._fork()
 
-    def _fork(self) -> "ForkedProcess":
+    def _fork(self, workload: Path | None) -> "ForkedProcess":
         if not self._imported:
             self._receive(HOST_START_SECONDS)
             self._imported = True
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                socket.send_fds(self._control, [dumps({"do": "fork"}).encode()], [theirs.fileno()])
+                request = {"do": "fork", "workload": None if workload is None else str(workload)}
+                socket.send_fds(self._control, [dumps(request).encode()], [theirs.fileno()])
             answer = self._receive(_REAP_SECONDS)
         except BaseException as error:
             ours.close()
@@ -222,6 +268,23 @@ class ForkingLauncher:
             process.wait()
         self._end_host()
         self._log.file.close()
+
+
+class SharedLauncher:
+    """One arm's way to a worker host that it shares with the other arm."""
+
+    def __init__(self, host: ForkingLauncher, workload: Path | None) -> None:
+        """Start processes of `host` with this `workload`."""
+        self._host = host
+        self._workload = workload
+
+    def start(self) -> "ForkedProcess":
+        """See `Launcher.start`."""
+        return self._host.start_with(self._workload)
+
+    def close(self) -> None:
+        """See `Launcher.close`. The host ends for both arms."""
+        self._host.close()
 
 
 class ForkedProcess:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from bench.ab_report import BUDGET, COMPLETE, INTERRUPTED, Report
 from bench.arms import Arm
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
 from bench.judgement import Verdict
-from bench.processes import make_launcher
+from bench.processes import make_arm_launchers
 from bench.records import FailureKind
 
 ARMS = tuple(Arm(label=label, python="python", workload=None, commit=None) for label in ("rev:main", "."))
@@ -237,7 +238,9 @@ def prepare_with_other_threads(request: Request) -> dict[str, Any] | None:
 def test_planted_work_is_a_regression_through_real_processes_and_equal_arms_are_none(tmp_path: Path) -> None:
     plant_slowdown(tmp_path, 1.0)
     request = plan.Request(models=("784-256-10",), batch_sizes=(256,), repeats=1, dataset="synthetic", threads=(1,))
-    with contextlib.closing(make_launcher()) as own, contextlib.closing(make_launcher(workload=tmp_path)) as planted:
+    arms = [(sys.executable, None), (sys.executable, tmp_path)]
+    (own, planted), _ = make_arm_launchers(arms)
+    with contextlib.closing(own):
         options = dataclasses.replace(OPTIONS, screen_pairs=4, confirm_pairs=6)
         for candidate, verdict in ((planted, Verdict.REGRESSION), (own, None)):
             live = LiveComparison((ARMS[0], ARMS[1]), (own, candidate), options)

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,22 @@ class Arms:
     def __init__(self) -> None:
         self.baseline, self.candidate = FakeLauncher(), FakeLauncher()
         self.made: list[dict[str, Any]] = []
+        self.renewed = 0
 
-    def make(self, preload: tuple[str, ...] = (), *, python: str, workload: Path | None) -> Launcher:
-        self.made.append({"preload": preload, "python": python, "workload": workload})
-        return (self.baseline, self.candidate)[len(self.made) - 1]
+    def make(
+        self, arms: Sequence[tuple[str, Path | None]], preload: tuple[str, ...] = ()
+    ) -> tuple[tuple[Launcher, ...], Callable[[], None]]:
+        self.made = [{"preload": preload, "python": python, "workload": workload} for python, workload in arms]
+        return (self.baseline, self.candidate), self.renew
+
+    def renew(self) -> None:
+        self.renewed += 1
 
 
 @pytest.fixture
 def arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arms]:
     scripted = Arms()
-    monkeypatch.setattr("bench.processes.make_launcher", scripted.make)
+    monkeypatch.setattr("bench.processes.make_arm_launchers", scripted.make)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     with contextlib.chdir(tmp_path):
@@ -122,6 +128,7 @@ def test_arms_are_started_with_their_own_interpreter(arms: Arms, tmp_path: Path)
     result = ab(".", f"python:{program}", *SMALL)
     assert arms.made[1]["python"] == str(program)
     assert str(tmp_path) not in result.stdout
+    assert arms.renewed == 8  # once before each round of pairs
 
 
 def test_json_holds_every_pair_with_its_blocks_and_no_folder(arms: Arms, tmp_path: Path) -> None:

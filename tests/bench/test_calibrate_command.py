@@ -42,6 +42,9 @@ def stretched(request: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a reques
 def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
     """The scripted worker in place of the real one."""
     monkeypatch.setattr("bench.processes.make_launcher", lambda _preload=(): fake_launcher)
+    monkeypatch.setattr(
+        "bench.processes.make_arm_launchers", lambda _arms: ((fake_launcher, fake_launcher), lambda: None)
+    )
     fake_launcher.on = stretched
     return fake_launcher
 

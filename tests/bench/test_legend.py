@@ -44,7 +44,7 @@ def test_heading_is_harmless() -> None:
         machine=make_machine(cpu_model="\x1b[31m" + "c" * 500, operating_system="L\nx"),
         software=make_software(torch="2\u202e", python="3\x00"),
     )
-    text = "".join(heading(run))
+    text = "".join(heading(run.header))
     assert text.isprintable()
     assert len(text) < 300
 

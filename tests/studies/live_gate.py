@@ -30,7 +30,7 @@ from bench.ab_report import Report
 from bench.arms import Arm
 from bench.locks import device_locks
 from bench.plan import PRESETS
-from bench.processes import make_launcher
+from bench.processes import make_arm_launchers
 
 EQUAL = Arm(label=".", python=sys.executable, workload=None, commit=None)
 
@@ -78,11 +78,9 @@ def compare(workload: Path | None, study: argparse.Namespace, seed: int) -> Repo
         command=(),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with (
-        contextlib.closing(make_launcher()) as baseline,
-        contextlib.closing(make_launcher(workload=workload)) as candidate,
-    ):
-        live = LiveComparison((EQUAL, EQUAL), (baseline, candidate), options)
+    (baseline, candidate), renew = make_arm_launchers([(sys.executable, None), (sys.executable, workload)])
+    with contextlib.closing(baseline), contextlib.closing(candidate):
+        live = LiveComparison((EQUAL, EQUAL), (baseline, candidate), options, renew=renew)
         live.plan(request)
         return live.report(live.run({"cpu": None}))
 
