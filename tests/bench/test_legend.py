@@ -25,7 +25,7 @@ def notes(run: Run, *keys: str) -> list[str]:
 
 
 def test_heading_names_run_machine_and_software() -> None:
-    title, machine = heading(make_run())
+    title, machine = heading(make_run().header)
     hardware = "Fictional CPU 9000 (4 of 8 logical cores), Fictional GPU F1, 16.0 GiB memory"
     assert title == "run 0a1b2c3d, nightly, 2026-11-21T03:15:00Z"
     assert machine == f"{hardware}, torch 2.11.0, Python 3.12.4, Linux"
@@ -33,7 +33,7 @@ def test_heading_names_run_machine_and_software() -> None:
 
 def test_heading_counts_equal_accelerators_and_omits_an_empty_name() -> None:
     gpus = tuple(Accelerator(device=f"cuda:{index}", name="F1", memory_bytes=None) for index in range(2))
-    title, machine = heading(make_run(name="", machine=make_machine(accelerators=gpus, cores_usable=1.5)))
+    title, machine = heading(make_run(name="", machine=make_machine(accelerators=gpus, cores_usable=1.5)).header)
     assert title == "run 0a1b2c3d, 2026-11-21T03:15:00Z"
     assert machine.startswith("Fictional CPU 9000 (1.5 of 8 logical cores), F1 x 2, 16.0 GiB memory")
 
