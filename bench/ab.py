@@ -14,7 +14,7 @@ from typing import Final
 from bench.ab_report import BUDGET, COMPLETE, Floor, Report, Row, Side
 from bench.arms import Arm
 from bench.errors import IncomparableError, WorkerError
-from bench.judgement import Judgement, Verdict
+from bench.judgement import Judgement, Verdict, undecided
 from bench.launcher import describe_place, prepare_dataset
 from bench.pair_gate import gate_pairs, needs_confirmation
 from bench.pairs import ArmFailedError, PairRecord, measure_pair
@@ -195,12 +195,12 @@ class LiveComparison:
                 timeout_seconds=self._options.timeout_seconds,
             )
         except ArmFailedError as error:
-            measured.judgement = _without_estimate(Verdict.FAILED, str(error))
+            measured.judgement = undecided(Verdict.FAILED, str(error))
             return
         (measured.screen if name == "screen" else measured.confirm).append(pair)
         if pair.baseline.settings != pair.candidate.settings:
             reason = f"the arms ran with different settings: {pair.baseline.settings} and {pair.candidate.settings}"
-            measured.judgement = _without_estimate(Verdict.INCOMPARABLE, reason)
+            measured.judgement = undecided(Verdict.INCOMPARABLE, reason)
 
     def _judge(self, *, is_last: bool) -> None:
         """Judge what can be judged; each device's configurations are a family of their own."""
@@ -249,7 +249,7 @@ class LiveComparison:
                     configuration=configuration,
                     screen=tuple(measured.screen),
                     confirm=tuple(measured.confirm),
-                    judgement=measured.judgement or _without_estimate(Verdict.INCONCLUSIVE, _TOO_EARLY),
+                    judgement=measured.judgement or undecided(Verdict.INCONCLUSIVE, _TOO_EARLY),
                 )
                 for configuration, measured in self._measured.items()
             ),
@@ -261,16 +261,3 @@ _TOO_EARLY: Final = "no round of pairs was completed"
 
 def _is_open(measured: _Measured) -> bool:
     return measured.judgement is not None and needs_confirmation([measured.judgement])[0]
-
-
-def _without_estimate(verdict: Verdict, reason: str) -> Judgement:
-    return Judgement(
-        verdict=verdict,
-        estimate=None,
-        interval=None,
-        bound=None,
-        adjusted_p=None,
-        minimum_detectable_effect=None,
-        needed_n=None,
-        reason=reason,
-    )

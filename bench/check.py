@@ -17,12 +17,11 @@ from bench.compare import (
     missing_reason,
     moderated,
     time_estimate,
-    undecided,
 )
 from bench.drift import Drift, NoiseProfile
 from bench.errors import BadInputError
 from bench.inference import Estimate, independent_estimate
-from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times
+from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times, undecided
 from bench.matching import (
     Matching,
     Trials,

@@ -109,7 +109,7 @@ class _MismatchError(Exception):
 
 def _mismatch(wanted: str, data: object) -> _MismatchError:
     shown = repr(data)
-    return _MismatchError(f"must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")  # noqa: PLR2004
+    return _MismatchError(f"must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")  # noqa: PLR2004 - half a line
 
 
 Decoder: typing.TypeAlias = Callable[[Any], Any]

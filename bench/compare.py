@@ -13,7 +13,7 @@ from typing import Final
 from bench.drift import Drift, NoiseProfile
 from bench.errors import IncomparableError
 from bench.inference import Estimate, Interval, independent_estimate, interval, moderate
-from bench.judgement import Judgement, Verdict, compare_accuracies, compare_times
+from bench.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
 from bench.matching import (
     Matching,
     Subject,
@@ -194,20 +194,6 @@ def time_estimate(baseline: Trials, candidate: Trials, drift: Drift) -> Estimate
     """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance."""
     estimate = independent_estimate(baseline.log_seconds, candidate.log_seconds)
     return replace(estimate, extra_variance=drift.variance(device_of(baseline)))
-
-
-def undecided(verdict: Verdict, reason: str) -> Judgement:
-    """Return a judgement that rests on no estimate."""
-    return Judgement(
-        verdict=verdict,
-        estimate=None,
-        interval=None,
-        bound=None,
-        adjusted_p=None,
-        minimum_detectable_effect=None,
-        needed_n=None,
-        reason=reason,
-    )
 
 
 def missing_reason(baseline: Trials, candidate: Trials) -> Judgement | None:

@@ -86,6 +86,20 @@ class Judgement:
     reason: str
 
 
+def undecided(verdict: Verdict, reason: str) -> Judgement:
+    """Return a judgement that rests on no estimate."""
+    return Judgement(
+        verdict=verdict,
+        estimate=None,
+        interval=None,
+        bound=None,
+        adjusted_p=None,
+        minimum_detectable_effect=None,
+        needed_n=None,
+        reason=reason,
+    )
+
+
 def gate_times(
     estimates: Sequence[Estimate],
     *,

@@ -85,12 +85,13 @@ def make_arm_launchers(
 
     Processes of one host share its memory, and where that lies differs from host to host: two hosts of one program made
     training differ by up to 12 %, however many trials each forked (docs/measuring.md). So arms with one interpreter
-    share one host. Others have hosts of their own, which the returned function replaces, to be called between rounds.
+    share one host, others have one each. The returned function replaces the hosts, to be called before each round of
+    pairs: what is left of a host's effect then differs from round to round, and shows in the spread of the pairs.
     """
     interpreters = {python for python, _ in arms}
     if sys.platform == "linux" and len(interpreters) == 1:
         host = ForkingLauncher(python=interpreters.pop(), preload=preload, is_shared=True)
-        return tuple(SharedLauncher(host, workload) for _, workload in arms), lambda: None
+        return tuple(SharedLauncher(host, workload) for _, workload in arms), host.renew
     launchers = tuple(make_launcher(preload, python=python, workload=workload) for python, workload in arms)
 
     def renew() -> None:

@@ -117,8 +117,8 @@ class TerminalProgress:
     def __init__(self, trials: tuple[Trial, ...], stream: TextIO) -> None:
         """Draw on `stream`, a terminal."""
         from rich.console import Console  # noqa: PLC0415 - only a live display needs it
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-        from rich.progress import Progress as RichProgress  # noqa: PLC0415
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - only a terminal needs it
+        from rich.progress import Progress as RichProgress  # noqa: PLC0415 - only a terminal needs it
 
         self._remaining = RemainingTime(trials)
         self._bar = RichProgress(

@@ -10,9 +10,9 @@ from stored_runs import Quiet, configurations, shuffled, side, trial, with_recor
 
 from bench.check import check_runs
 from bench.check_report import Finding, GateReport, Limits
-from bench.compare import Source, undecided
+from bench.compare import Source
 from bench.errors import BadInputError, ExitCode
-from bench.judgement import GATE_EXIT_CODES, Verdict
+from bench.judgement import GATE_EXIT_CODES, Verdict, undecided
 from bench.matching import make_table
 from bench.records import Measurement, Run
 
