@@ -82,7 +82,7 @@ class LiveComparison:
         renew: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Remember what to compare; nothing is started. `renew` is called before each round over the configurations."""
+        """Remember what to compare; nothing is started. `renew` is called between rounds over the configurations."""
         self._arms = arms
         self._launchers = launchers
         self._options = options
@@ -94,6 +94,7 @@ class LiveComparison:
         self._measured: dict[Configuration, _Measured] = {}
         self._seed = 0
         self._looks = 0
+        self._rounds = 0
 
     def plan(self, request: Request) -> tuple[Configuration, ...]:
         """Ask both arms where they are and have them verify the data; return what will be compared.
@@ -169,7 +170,9 @@ class LiveComparison:
         number = 0
         for _ in range(pairs):
             seed, self._seed = self._seed, self._seed + 1
-            self._renew()
+            if self._rounds:  # the first one finds its hosts fresh
+                self._renew()
+            self._rounds += 1
             for configuration in shuffler.sample(rows, len(rows)):
                 number += 1
                 if self._measured[configuration].is_broken:

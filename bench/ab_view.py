@@ -1,12 +1,12 @@
 """A live comparison as text: a table and what to do next, for the terminal and in Markdown."""
 
-import math
 from collections.abc import Iterator
 from typing import Final
 
 from bench.ab_report import BUDGET, COMPLETE, Report, Row, Side
 from bench.columns import harmless
 from bench.judgement import GATE_EXIT_CODES, Verdict
+from bench.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.layout import escape, markdown_table, text_table, wrap
 from bench.matching import describe, dimension, software_differences, varying_dimensions
 from bench.units import format_seconds
@@ -74,15 +74,11 @@ def _row(row: Row) -> list[str]:
     estimate, interval, detectable = judgement.estimate, judgement.interval, judgement.minimum_detectable_effect
     return [
         judgement.verdict,
-        "" if estimate is None else f"{math.exp(estimate.value):.3f}",
-        "" if interval is None else f"{math.exp(interval.low):.3f}-{math.exp(interval.high):.3f}",
+        "" if estimate is None else ratio_text(estimate.value),
+        "" if interval is None else ratio_interval_text(interval),
         f"{len(row.screen)}+{len(row.confirm)}" if row.confirm else str(len(row.screen)),
-        "" if detectable is None else _slowdown(detectable),
+        "" if detectable is None else effect_text(detectable),
     ]
-
-
-def _slowdown(log_ratio: float) -> str:
-    return f"{math.expm1(log_ratio) * 100:.1f} %" if log_ratio < math.log(2) else "> 100 %"
 
 
 def explanations(report: Report) -> list[str]:

@@ -128,7 +128,7 @@ def test_arms_are_started_with_their_own_interpreter(arms: Arms, tmp_path: Path)
     result = ab(".", f"python:{program}", *SMALL)
     assert arms.made[1]["python"] == str(program)
     assert str(tmp_path) not in result.stdout
-    assert arms.renewed == 8  # once before each round of pairs
+    assert arms.renewed == 7  # between the rounds of the screen's 8 pairs
 
 
 def test_json_holds_every_pair_with_its_blocks_and_no_folder(arms: Arms, tmp_path: Path) -> None:
@@ -193,6 +193,15 @@ def test_the_table_fits_80_columns_and_tells_apart_what_differs(arms: Arms) -> N
 def test_different_losses_are_said(arms: Arms) -> None:
     arms.candidate.first_loss = 3.0
     assert "do not train alike (2 of 2 rows" in " ".join(ab(".", ".", *SMALL).stdout.split())
+
+
+def test_wildly_different_times_are_shown_and_not_a_traceback(arms: Arms) -> None:
+    arms.candidate.batch_seconds = itertools.cycle([1e-300] * 12 + [1e300] * 12)
+    result = ab(
+        ".", ".", "--models", "784-128-10", "--batch-sizes", "64", "--screen-pairs", "3", "--confirm-pairs", "3"
+    )
+    assert result.exit_code == 3, result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
 
 
 def test_help_shows_the_arms_and_the_exit_codes() -> None:
