@@ -22,8 +22,11 @@ from bench.plan import Request, choose_devices, make_plan
 from bench.processes import Launcher
 from bench.records import Configuration, Description, Machine
 
+USUAL_LOOKS: Final = 2
+"""Rounds of fresh pairs at most: the first decides what is clear, the second most of the rest."""
+
 MAX_LOOKS: Final = 8
-"""Rounds of fresh pairs after which `--until-decided` gives up: the difference is then at the allowance itself."""
+"""Rounds after which `--until-decided` gives up: the difference is then at the allowance itself."""
 
 ERROR_LEVEL: Final = 0.01
 """Probability of any false regression in one command, over all its configurations, devices and looks."""
@@ -34,7 +37,7 @@ PASS_LEVEL: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to compare. `max_slowdown` is a fraction; `screen_pairs` and `confirm_pairs` count process pairs."""
+    """How to compare. `max_slowdown` is a fraction; `screen_pairs` and `confirm_pairs` count the pairs of a round."""
 
     max_slowdown: float
     screen_pairs: int
@@ -150,7 +153,7 @@ class LiveComparison:
         """
         self._floors = floors
         name, rows, pairs = "screen", list(self._measured), self._options.screen_pairs
-        last_look = MAX_LOOKS if self._options.until_decided else 1
+        last_look = MAX_LOOKS if self._options.until_decided else USUAL_LOOKS
         while rows:
             is_whole = self._round(name, rows, pairs, on_pair)
             self._looks += name == "confirm"

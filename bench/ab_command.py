@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     type=click.IntRange(3, 1000),
     default=8,
     show_default=True,
-    help="Fresh process pairs for what the screen did not pass.",
+    help="Fresh process pairs for what is still open, in each of two rounds.",
 )
-@click.option("--until-decided", is_flag=True, help="More fresh pairs until every verdict is in.")
+@click.option("--until-decided", is_flag=True, help="More such rounds until every verdict is in.")
 @click.option("--budget", type=Duration(), help="Start no further pair after this time.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one pair.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything measured to this file.")

@@ -105,9 +105,16 @@ def test_swapped_arms_are_no_regression() -> None:
     assert Comparison(1 / 1.10).run().exit_code is ExitCode.PASS
 
 
-def test_a_difference_at_the_allowance_stays_open_without_more_pairs() -> None:
-    report = Comparison(1.05).run()
+def test_a_difference_near_the_allowance_stays_open_without_more_pairs() -> None:
+    report = Comparison(1.045, spread=0.02).run()
     assert report.exit_code is ExitCode.INCONCLUSIVE
+    assert (report.looks, report.ended) == (2, COMPLETE)
+    assert all(len(row.confirm) == 16 for row in report.rows)
+
+
+def test_what_the_first_fresh_pairs_decide_gets_no_more() -> None:
+    report = Comparison(1.10).run()
+    assert report.looks == 1
     assert all(len(row.confirm) == 8 for row in report.rows)
 
 

@@ -30,6 +30,7 @@ if __name__ == "__main__":  # the checkout need not be installed
 import numpy as np
 from scipy import stats
 
+from bench.ab import USUAL_LOOKS
 from bench.inference import (
     Estimate,
     Family,
@@ -126,7 +127,7 @@ class Plan:
 
     screen: int = 8
     confirm: int = 8
-    rounds: int = 2
+    rounds: int = USUAL_LOOKS
 
 
 def live_families(
