@@ -1,0 +1,250 @@
+"""This project's training against other software's, alternating on one machine, on the same data and recipe.
+
+For each cell (width, depth, batch size) fresh processes of all peers load MNIST and warm up; then they take turns of
+about `--turn-seconds` in rounds of shuffled order, one computing while the others wait. A round gives each peer's time
+for a sample over that of engine fused; a group of fresh processes gives the trimmed mean of its rounds' logarithms, and
+is one observation. Printed are geometric means with 95 % intervals by Student's t over the groups.
+
+    uv tool run nox -s peers
+    python tests/peers/compare_peers.py --show results/peers/MACHINE.json
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+if __name__ == "__main__":  # the checkout need not be installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from peer import Spec
+from tabulate import tabulate
+
+from bench.coding import to_json
+from bench.inference import interval, paired_estimate, trimmed_mean
+from bench.launcher import describe_place, prepare_dataset
+from bench.locks import device_lock
+from bench.options import command_line
+from bench.outputs import write_atomically
+from bench.processes import make_launcher
+from mnist_mlp.data import default_root
+
+HERE: Final = Path(__file__).resolve().parent
+
+REFERENCE: Final = "fused"
+PEERS: Final = {
+    "fused": ("peer_ours.py", "fused"),
+    "eager": ("peer_ours.py", "eager"),
+    "jax": ("peer_jax.py",),
+    "keras": ("peer_keras.py",),
+    "sklearn": ("peer_sklearn.py",),
+    "numpy": ("peer_numpy.py",),
+    "tutorial": ("peer_tutorial.py",),
+}
+"""Name of a peer → its program and arguments."""
+
+SAMPLES: Final = 60_000
+LEARNING_RATE: Final = 1e-3
+PROBE_BATCHES: Final = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What is trained."""
+
+    width: int
+    depth: int
+    batch_size: int
+
+    @property
+    def layers(self) -> list[int]:
+        """Units of each layer."""
+        return [784, *[self.width] * self.depth, 10]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{'-'.join(map(str, self.layers))} batch {self.batch_size}"
+
+
+class Peer:
+    """A live peer process."""
+
+    def __init__(self, name: str, spec: Spec) -> None:
+        """Start it."""
+        self.name = name
+        program, *arguments = PEERS[name]
+        threads = str(spec.threads)
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+        first = [threads] if name == "numpy" else arguments
+        self._process = subprocess.Popen(  # noqa: S603 - our own programs
+            [sys.executable, str(HERE / program), *first],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=environment,
+        )
+        self._send(json.dumps(asdict(spec)))
+
+    def _send(self, line: str) -> None:
+        if self._process.stdin is None:
+            raise RuntimeError("the peer has no standard input")
+        self._process.stdin.write(line + "\n")
+
+    def _receive(self) -> dict[str, Any]:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            raise SystemExit(f"peer {self.name} ended; its last words are above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def prepare(self, batch_size: int, turn_seconds: float) -> str:
+        """Wait until it is ready, choose how much it trains in a turn, and warm that up; return its software."""
+        software = str(self._receive()["software"])
+        probe = min(SAMPLES, PROBE_BATCHES * batch_size)
+        self.train(probe)
+        seconds, _ = self.train(probe)
+        batches = math.ceil(turn_seconds / seconds * probe / batch_size)
+        self.samples = min(SAMPLES, max(1, batches) * batch_size)
+        self.train(self.samples)
+        return software
+
+    def train(self, samples: int) -> tuple[float, float]:
+        """Let it train; return seconds and mean loss."""
+        self._send(str(samples))
+        answer = self._receive()
+        return answer["seconds"], answer["loss"]
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
+def main() -> None:
+    """Measure or show."""
+    parser = argparse.ArgumentParser(description="Time of other software over that of engine fused.")
+    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), default=list(PEERS))
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024])
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256, 1024])
+    parser.add_argument("--groups", type=int, default=3, help="groups of fresh processes a cell")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each peer in a group")
+    parser.add_argument("--turn-seconds", type=float, default=0.5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json")
+    parser.add_argument("--show", type=Path, help="print the table of a stored comparison, measure nothing")
+    options = parser.parse_args()
+    if options.show is not None:
+        show(json.loads(options.show.read_text()))
+        return
+    with contextlib.closing(make_launcher()) as launcher:
+        place = describe_place(launcher)
+        prepare_dataset(launcher, "mnist", None)
+    path = options.output or Path("results/peers") / f"{place.machine.id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [
+        Cell(width=width, depth=depth, batch_size=size)
+        for width, depth, size in itertools.product(options.widths, options.depths, options.batch_sizes)
+    ]
+    names = list(dict.fromkeys([REFERENCE, *options.peers]))
+    result: dict[str, Any] = {
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(sys.argv[1:]),
+        "machine": to_json(place.machine),
+        "threads": options.threads,
+        "software": {},
+        "cells": [],
+    }
+    with device_lock("cpu"):
+        for cell in cells:
+            groups = [measure(cell, names, options, group, result["software"]) for group in range(options.groups)]
+            result["cells"].append({**asdict(cell), "groups": groups})
+            print(f"{cell.name}: {describe(groups)}", file=sys.stderr, flush=True)  # noqa: T201 - progress
+            write_atomically(path, json.dumps(result) + "\n")
+    show(result)
+
+
+def measure(
+    cell: Cell, names: Sequence[str], options: argparse.Namespace, group: int, software: dict[str, str]
+) -> list[dict[str, list[float]]]:
+    """Return for each round of a group of fresh processes: each peer's seconds for all samples, and mean loss."""
+    spec = Spec(
+        layers=cell.layers,
+        batch_size=cell.batch_size,
+        learning_rate=LEARNING_RATE,
+        seed=group,
+        threads=options.threads,
+        folder=str(default_root() / "MNIST" / "raw"),
+    )
+    shuffler = random.Random(group)  # noqa: S311 - no secret
+    with contextlib.ExitStack() as stack:
+        peers = []
+        for name in names:
+            peer = Peer(name, spec)
+            stack.callback(peer.close)
+            software[name] = peer.prepare(cell.batch_size, options.turn_seconds)
+            peers.append(peer)
+        return [dict(play(shuffler.sample(peers, len(peers)))) for _ in range(options.rounds)]
+
+
+def play(peers: Sequence[Peer]) -> Iterator[tuple[str, list[float]]]:
+    """Let each peer take its turn; yield its seconds for all samples, and its mean loss."""
+    for peer in peers:
+        seconds, loss = peer.train(peer.samples)
+        yield peer.name, [seconds * SAMPLES / peer.samples, loss]
+
+
+def log_ratios(groups: Sequence[Sequence[dict[str, list[float]]]], name: str) -> list[float]:
+    """Return each group's log ratio of `name` over the reference: the trimmed mean over its rounds."""
+    return [
+        trimmed_mean([math.log(turn[name][0] / turn[REFERENCE][0]) for turn in group if name in turn])
+        for group in groups
+    ]
+
+
+def ratio_text(values: Sequence[float]) -> str:
+    """Return a geometric mean and its 95 % interval."""
+    estimate = paired_estimate(values)
+    bounds = interval(estimate)
+    return f"{math.exp(estimate.value):.2f} ({math.exp(bounds.low):.2f}-{math.exp(bounds.high):.2f})"
+
+
+def describe(groups: Sequence[Sequence[dict[str, list[float]]]]) -> str:
+    """Return the ratios of a cell in a line."""
+    names = [name for name in groups[0][0] if name != REFERENCE]
+    return ", ".join(f"{name} {math.exp(sum(log_ratios(groups, name)) / len(groups)):.2f}" for name in sorted(names))
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table, a row a cell, and geometric means over the cells."""
+    names = [name for name in PEERS if name in result["software"] and name != REFERENCE]
+    rows, means = [], []
+    for entry in result["cells"]:
+        cell = Cell(**{key: entry[key] for key in ("width", "depth", "batch_size")})
+        ratios = {name: log_ratios(entry["groups"], name) for name in names}
+        seconds = [turn[REFERENCE][0] for group in entry["groups"] for turn in group]
+        rows.append([cell.name, f"{sorted(seconds)[len(seconds) // 2]:.2f} s", *map(ratio_text, ratios.values())])
+        means.append([sum(values) / len(values) for values in ratios.values()])
+    overall = [f"{math.exp(sum(column) / len(column)):.2f}" for column in zip(*means, strict=True)]
+    rows.append([f"geometric mean of {len(means)} cells", "", *overall])
+    headers = ["cell", "fused, an epoch", *(f"{name} / fused" for name in names)]
+    print(tabulate(rows, headers, "pipe", disable_numparse=True))  # noqa: T201 - the result
+    print()  # noqa: T201 - the result
+    for name, software in result["software"].items():
+        print(f"- {name}: {software}")  # noqa: T201 - the result
+
+
+if __name__ == "__main__":
+    main()
