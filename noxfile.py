@@ -13,6 +13,7 @@ nox.options.sessions = ["lint", "typing", "tests", "check", "bench_smoke"]
 nox.options.error_on_external_run = True
 
 PINS = "requirements/ci.txt"
+PEERS_PINS = "requirements/peers.txt"
 LINT_PINS = "requirements/lint.txt"
 ACCURACY_BASELINE = "results/baselines/accuracy.jsonl"
 
@@ -89,6 +90,13 @@ def microbench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def peers(session: nox.Session) -> None:
+    """Compare training with JAX, Keras, scikit-learn, NumPy and the tutorials' loop (an hour; a quiet machine)."""
+    session.install("--require-hashes", "-r", PEERS_PINS)
+    session.run("python", "tests/peers/compare_peers.py", *session.posargs)
+
+
+@nox.session(default=False)
 def overhead(session: nox.Session) -> None:
     """Compare the harness's epoch time with a bare training loop's (minutes; needs a quiet machine)."""
     install(session)
@@ -103,3 +111,5 @@ def pins(session: nox.Session) -> None:
     export = ("uv", "export", "--quiet", "--format", "requirements-txt", "--no-header", "--no-emit-project")
     session.run(*export, "--upgrade", "--all-groups", "--output-file", PINS)
     session.run(*export, "--only-group", "lint", "--output-file", LINT_PINS)
+    compile_pins = ("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header", "--no-annotate")
+    session.run(*compile_pins, "pyproject.toml", "tests/peers/requirements.in", "--output-file", PEERS_PINS)

@@ -71,13 +71,13 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     python -m bench ab python:.venv/bin/python python:../new-torch/bin/python --json ab.json
     python -m bench ab . .                          is this machine quiet enough?
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench import ab  # noqa: PLC0415 - keeps `--help` and `show` quick
-    from bench.ab_report import INTERRUPTED  # noqa: PLC0415 - likewise
-    from bench.arms import open_arm  # noqa: PLC0415 - likewise
-    from bench.locks import device_locks  # noqa: PLC0415 - likewise
-    from bench.processes import make_arm_launchers  # noqa: PLC0415 - likewise
-    from bench.profiles import load_profile  # noqa: PLC0415 - likewise
-    from bench.run import preload_for  # noqa: PLC0415 - likewise
+    from bench import ab
+    from bench.ab_report import INTERRUPTED
+    from bench.arms import open_arm
+    from bench.locks import device_locks
+    from bench.processes import make_arm_launchers
+    from bench.profiles import load_profile
+    from bench.run import preload_for
 
     request = make_request(preset, {option: value for option, value in grid.items() if value is not None})
     check_request(request)
@@ -125,7 +125,7 @@ def _tell(stage: "Stage") -> None:
 
 
 def _finish(report: "Report", json_path: Path | None) -> None:
-    from bench.ab_view import render_markdown, render_table  # noqa: PLC0415 - keeps `--help` quick
+    from bench.ab_view import render_markdown, render_table
 
     click.echo(render_table(report, terminal_width()))
     _save(report, json_path)
@@ -136,7 +136,7 @@ def _finish(report: "Report", json_path: Path | None) -> None:
 
 def _save(report: "Report", path: Path | None) -> None:
     """Write all that is known by now, so that even a kill loses no more than a round."""
-    from bench.coding import dumps  # noqa: PLC0415 - keeps `--help` quick
+    from bench.coding import dumps
 
     if path is not None:
         write_atomically(path, dumps(report))

@@ -66,7 +66,7 @@ def _find_interpreter(name: str) -> str:
     if found is None:
         raise BadInputError(f"python:{name}: there is no such program, or it cannot be run; {_FORMS}")
     # Not resolved: in a virtual environment the interpreter is a link, and the link is what tells it where it is.
-    return os.path.abspath(found)  # noqa: PTH100 - likewise
+    return os.path.abspath(found)  # noqa: PTH100 - pathlib has nothing that leaves links alone
 
 
 def _unpack_revision(revision: str, folder: Path) -> str:

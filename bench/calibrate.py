@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunError
 from bench.interrupts import Interrupts
-from bench.launcher import describe_place, prepare_dataset, run_trial
+from bench.launcher import TrialFailedError, describe_place, measure_peak, prepare_dataset, run_trial
 from bench.layout import text_table
 from bench.locks import FileLock, device_locks
 from bench.pairs import ArmFailedError, PairRecord, measure_pair
@@ -39,7 +39,7 @@ from bench.profiles import (
 )
 from bench.records import Configuration, Measurement, Trial, TrialRecord, TrialWarning
 from bench.stats import ADVICE
-from bench.units import format_seconds
+from bench.units import format_flops, format_seconds
 
 MODEL: Final = "784-128-10"
 BATCH_SIZE: Final = 256
@@ -189,7 +189,7 @@ class _Session:
 
     def measure_device(self, configuration: Configuration, first_seed: int) -> DeviceSession:
         """Measure pairs and trials in turn, so that both are spread over the same minute."""
-        options, ratios, trials = self.options, list[float](), list[Measurement]()
+        options, ratios, trials, peaks = self.options, list[float](), list[Measurement](), list[float]()
         warnings: set[TrialWarning] = set()
         for number in range(max(options.pairs, options.seeds)):
             if number < options.pairs:
@@ -200,6 +200,7 @@ class _Session:
                 record, measurement = self._trial(configuration, first_seed + number)
                 trials.append(measurement)
                 warnings.update(record.warnings)
+                peaks.append(self._peak(configuration))
                 seconds = format_seconds(measurement.epoch_seconds)
                 self.tell(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
         for warning in sorted(warnings):
@@ -213,6 +214,7 @@ class _Session:
             epoch_seconds=tuple(trial.epoch_seconds for trial in trials),
             test_accuracies=tuple(trial.test_accuracy for trial in trials if trial.test_accuracy is not None),
             yardstick_seconds=tuple(median(epoch.yardstick_seconds for epoch in trial.epochs) for trial in trials),
+            peak_flops_per_second=tuple(peaks),
         )
 
     def _log_ratio(self, configuration: Configuration, number: int) -> float:
@@ -239,6 +241,14 @@ class _Session:
             return record, record.outcome
         what = f"the trial with seed {seed} on {configuration.device} failed"
         raise _failed(f"{what}: {record.outcome.kind}: {record.outcome.message}")
+
+    def _peak(self, configuration: Configuration) -> float:
+        try:
+            return measure_peak(self.launchers[0], configuration, self.options.timeout_seconds)
+        except TrialFailedError as error:
+            failure = error.failure
+            what = f"measuring the peak of {configuration.device} failed"
+            raise _failed(f"{what}: {failure.kind}: {failure.message}") from error
 
 
 def _failed(what: str) -> CalibrationError:
@@ -274,7 +284,7 @@ def render(calibrated: Calibrated) -> str:
         for each in figures
     ]
     table = text_table(_HEADERS, rows, [header != "device" for header in _HEADERS])
-    return "\n".join((table, "", *_LEGEND, *map(_drift_note, figures)))
+    return "\n".join((table, "", *_LEGEND, *map(_peak_note, figures), *map(_drift_note, figures)))
 
 
 _HEADERS: Final = (
@@ -296,6 +306,12 @@ _LEGEND: Final = (
     "pairs SD: of one such pair; accuracy SD: of final test accuracy, over the seeds",
     "epoch: median of this session's trials; drift SD: of the sessions' medians",
 )
+
+
+def _peak_note(figures: DeviceFigures) -> str:
+    peak = figures.peak_flops_per_second
+    rate = "unknown" if peak is None else f"{format_flops(peak)}/s"
+    return f"{figures.device}: peak {rate}, the fastest float32 product of two square matrices"
 
 
 def _drift_note(figures: DeviceFigures) -> str:

@@ -39,9 +39,9 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     python -m bench calibrate
     python -m bench calibrate --devices cpu --pairs 16
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench import calibrate  # noqa: PLC0415 - keeps `--help` and `show` quick
-    from bench.coding import dumps  # noqa: PLC0415 - likewise
-    from bench.processes import make_arm_launchers  # noqa: PLC0415 - likewise
+    from bench import calibrate
+    from bench.coding import dumps
+    from bench.processes import make_arm_launchers
 
     options = calibrate.Options(
         devices=devices, pairs=pairs, seeds=seeds, results=results, data_root=data_root, timeout_seconds=timeout
@@ -83,9 +83,9 @@ def selftest_command(  # noqa: PLR0913 - one parameter an option
     python -m bench selftest
     python -m bench selftest --devices cpu --dataset digits
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench import selftest  # noqa: PLC0415 - keeps `--help` and `show` quick
-    from bench.coding import dumps  # noqa: PLC0415 - likewise
-    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench import selftest
+    from bench.coding import dumps
+    from bench.processes import make_launcher
 
     options = selftest.Options(devices=devices, dataset=dataset, data_root=data_root, timeout_seconds=timeout)
     with contextlib.closing(make_launcher()) as launcher:

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Final, Generic, TypeVar
 
-from bench.coding import TAG, from_json, loads, member_hints
+from bench.coding import TAG, from_json, later_defaults, loads, member_hints
 from bench.errors import BadInputError
 
 T = TypeVar("T")
@@ -97,6 +97,8 @@ class CanonicalReader(Generic[T]):
         return f"(?:{'|'.join(patterns)})", result
 
     def _record(self, kind: type, *, tagged: bool = False) -> tuple[str, str]:
+        if later_defaults(kind):
+            raise TypeError(f"{kind.__name__} has members that may be missing: it must be one of the shared types")
         members = [f'"{TAG}":"{kind.__name__}"'] if tagged else []
         result = f"record{self._groups}_{len(self._lines)}"
         # A frozen class fills its slots slowly; one with the same slots does not, and may turn into it afterwards.

@@ -2,6 +2,9 @@
 
 Supported field types: `str`, `int`, `float`, `bool`, `StrEnum`, `Literal`, dataclasses, ``tuple[X, ...]``, ``X | None``
 and, as a record's own field, unions of dataclasses (told apart by a ``"type"`` member that holds the class name).
+
+A field marked `LATER` was added to a type of which files exist: where its member is missing it has its default, and its
+default is not written. So what was written before is read, and what does not use it is written, as ever.
 """
 
 import dataclasses
@@ -12,7 +15,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 from bench.errors import BadInputError
@@ -21,6 +24,9 @@ T = TypeVar("T")
 
 TAG: Final = "type"
 """The member by which the members of a union are told apart."""
+
+LATER: Final[Mapping[str, bool]] = types.MappingProxyType({"later": True})
+"""Metadata of a field, with a default, that was added to a type after files of it were written."""
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
@@ -31,7 +37,12 @@ MAX_INTEGER: Final = 2**63 - 1
 def to_json(value: object) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
     """Return `value` as what `json.dumps` takes; enums become their values and tuples lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {name: _field_to_json(value, name) for name in _member_names(type(value))}
+        defaults = later_defaults(type(value))
+        return {
+            name: _field_to_json(value, name)
+            for name in _member_names(type(value))
+            if name not in defaults or getattr(value, name) != defaults[name]
+        }
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, list | tuple):
@@ -208,17 +219,19 @@ def _union_decoder(hint: object) -> Decoder:
 
 def _record_decoder(kind: type) -> Decoder:
     decoders = {name: _decoder(hint) for name, hint in member_hints(kind).items()}
+    required = decoders.keys() - later_defaults(kind).keys()
 
     def decode(data: object) -> object:
         if not isinstance(data, dict):
             raise _mismatch("an object", data)
-        if data.keys() != decoders.keys():
-            raise _wrong_members(decoders.keys(), data)
+        if not required <= data.keys() <= decoders.keys():
+            raise _wrong_members(decoders.keys(), required, data)
         values: dict[str, object] = {}
         name = ""
         try:
             for name, decode_member in decoders.items():
-                values[name] = decode_member(data[name])
+                if name in data:
+                    values[name] = decode_member(data[name])
         except _MismatchError as mismatch:
             mismatch.place = f".{name}{mismatch.place}"
             raise
@@ -227,9 +240,9 @@ def _record_decoder(kind: type) -> Decoder:
     return decode
 
 
-def _wrong_members(expected: Iterable[str], data: dict[str, object]) -> _MismatchError:
-    names = list(expected)
-    missing = [name for name in names if name not in data]
+def _wrong_members(known: Iterable[str], required: Collection[str], data: dict[str, object]) -> _MismatchError:
+    names = list(known)
+    missing = [name for name in names if name in required and name not in data]
     unknown = [name for name in data if name not in names]
     problems = [f"lacks {', '.join(missing)}"] if missing else []
     problems += [f"has unknown {', '.join(map(repr, unknown[:5]))}"] if unknown else []
@@ -239,6 +252,12 @@ def _wrong_members(expected: Iterable[str], data: dict[str, object]) -> _Mismatc
 @functools.cache
 def _member_names(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
+
+
+@functools.cache
+def later_defaults(kind: type) -> dict[str, object]:
+    """Return the default of each field marked `LATER`, by name."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if "later" in field.metadata}
 
 
 @functools.cache

@@ -4,6 +4,7 @@ A cell is computed from the values of those fields and nothing else, so that eve
 """
 
 import difflib
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,24 @@ def _spread_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
     return cell
 
 
+def _mean_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
+    """Make a cell of mean, standard deviation and n: the mean, and its 95 % interval by Student's t."""
+
+    def cell(values: Sequence[Value]) -> str:
+        mean, deviation, n = (value if isinstance(value, int | float) else None for value in values)
+        if mean is None or n is None:
+            return ""
+        text = _FORMATS[unit](mean)
+        if deviation is None:
+            return text
+        from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that other columns need not pay
+
+        half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
+        return f"{text} ({_FORMATS[unit](mean - half)} to {_FORMATS[unit](mean + half)})"
+
+    return cell
+
+
 def _count_cell(values: Sequence[Value]) -> str:
     n, failed = values
     return f"{n}+{failed} failed" if failed else str(n)
@@ -115,6 +134,9 @@ def _columns() -> dict[str, Column]:
     for quantity, (header, unit) in QUANTITIES.items():
         fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in ("median", "low", "high", "n"))
         columns[quantity] = Column(key=quantity, header=header, fields=fields, cell=_spread_cell(unit))
+        fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in ("mean", "standard_deviation", "n"))
+        key = f"{quantity}_mean_interval"
+        columns[key] = Column(key=key, header=f"mean {header} (95 % interval)", fields=fields, cell=_mean_cell(unit))
     # The table's one rate stands for the quantity, so it takes the quantity's header.
     rate = columns["throughput_per_second_median"]
     header = QUANTITIES["throughput_per_second"][0]
@@ -151,4 +173,4 @@ def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
 
 def _known_keys() -> str:
     plain = [key for key in COLUMNS if not any(key.startswith(f"{quantity}_") for quantity in QUANTITIES)]
-    return f"{', '.join(plain)}; to a quantity add {', '.join(f'_{name}' for name in STATISTICS)}"
+    return f"{', '.join(plain)}; to a quantity add {', '.join(f'_{name}' for name in (*STATISTICS, 'mean_interval'))}"

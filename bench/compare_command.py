@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.options import EXIT_CODES, FORMATS, RESULTS, Share, terminal_width
 from bench.outputs import append_step_summary, require_writable, write_atomically
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
 )
+@garbage_collection_paused()
 def compare_command(
     baseline: str,
     candidate: str,
@@ -40,9 +42,9 @@ def compare_command(
     python -m bench compare laptop=laptop.jsonl server=server.jsonl --format markdown
     python -m bench compare 0001_main.json 0002_branch.json --only-changed
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench.compare import RoundsSource, Source, compare_runs  # noqa: PLC0415 - keeps `--help` quick
-    from bench.compare_rounds import compare_rounds  # noqa: PLC0415 - likewise
-    from bench.comparison_view import render_comparison  # noqa: PLC0415 - likewise
+    from bench.compare import RoundsSource, Source, compare_runs
+    from bench.compare_rounds import compare_rounds
+    from bench.comparison_view import render_comparison
 
     ours, theirs = _read_both(baseline, candidate, results)
     if isinstance(ours, Source) and isinstance(theirs, Source):
@@ -80,6 +82,7 @@ def compare_command(
 @click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
 )
+@garbage_collection_paused()
 def check_command(  # noqa: PLR0913 - one parameter an option
     baseline: str,
     candidate: str,
@@ -100,10 +103,10 @@ def check_command(  # noqa: PLR0913 - one parameter an option
     python -m bench check results/baselines/accuracy.jsonl latest --gate accuracy
     python -m bench check 1a2b latest --max-slowdown 20% --json verdict.json
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench.check import check_runs  # noqa: PLC0415 - keeps `--help` quick
-    from bench.check_report import Limits  # noqa: PLC0415 - likewise
-    from bench.check_view import check_json, check_markdown, check_text  # noqa: PLC0415 - likewise
-    from bench.compare import Source  # noqa: PLC0415 - likewise
+    from bench.check import check_runs
+    from bench.check_report import Limits
+    from bench.check_view import check_json, check_markdown, check_text
+    from bench.compare import Source
 
     limits = Limits(
         max_slowdown=max_slowdown, max_accuracy_drop=max_accuracy_drop, gate=gate, min_accuracy=min_accuracy
@@ -135,18 +138,18 @@ def split_label(reference: str) -> tuple[str | None, str]:
 
 
 def _is_same_file(path: Path, reference: str, results: Path) -> bool:
-    from bench.store import resolve  # noqa: PLC0415 - keeps `--help` quick
+    from bench.store import resolve
 
     return path.exists() and path.samefile(resolve(split_label(reference)[1], results))
 
 
 def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | RoundsSource, Source | RoundsSource]":
-    from bench.columns import harmless  # noqa: PLC0415 - keeps `--help` quick
-    from bench.compare import RoundsSource, Source  # noqa: PLC0415 - likewise
-    from bench.profiles import load_profile  # noqa: PLC0415 - likewise
-    from bench.reading import read_tables  # noqa: PLC0415 - likewise
-    from bench.rounds import is_rounds_file, read_rounds  # noqa: PLC0415 - likewise
-    from bench.store import resolve  # noqa: PLC0415 - likewise
+    from bench.columns import harmless
+    from bench.compare import RoundsSource, Source
+    from bench.profiles import load_profile
+    from bench.reading import read_tables
+    from bench.rounds import is_rounds_file, read_rounds
+    from bench.store import resolve
 
     labels, references = zip(*map(split_label, (baseline, candidate)), strict=True)
     paths = [resolve(reference, results) for reference in references]
@@ -167,7 +170,7 @@ def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | 
 
 
 def _print_warnings(*sources: "Source | RoundsSource") -> None:
-    from bench.compare import Source  # noqa: PLC0415 - keeps `--help` quick
+    from bench.compare import Source
 
     for source in sources:
         for warning in source.table.warnings if isinstance(source, Source) else ():

@@ -50,6 +50,7 @@ _CONFIGURATION_FIELDS: Final = (
     _configuration_field("loss", "loss"),
     _configuration_field("optimizer", "optimizer"),
     _configuration_field("learning_rate", "learning rate", numeric=True),
+    _configuration_field("schedule", "schedule"),
     _configuration_field("momentum", "momentum", numeric=True),
     _configuration_field("weight_decay", "weight decay", numeric=True),
     _configuration_field("test_batch_size", "test batch size", numeric=True),
@@ -76,6 +77,7 @@ DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "loss": ("model",),
         "optimizer": ("model",),
         "learning_rate": ("model",),
+        "schedule": ("model",),
         "momentum": ("model",),
         "weight_decay": ("model",),
         "test_batch_size": ("model",),
@@ -92,6 +94,7 @@ ways does its name hide something.
 QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
     {
         "epoch_seconds": ("epoch time", "s"),
+        "training_seconds": ("training time", "s"),
         "throughput_per_second": ("train samples", "/s"),
         "cold_start_seconds": ("cold start", "s"),
         "host_peak_bytes": ("host peak", "B"),

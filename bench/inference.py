@@ -208,7 +208,7 @@ def fit_prior(variances: Sequence[float], freedoms: Sequence[float]) -> tuple[fl
     ln s₀² - ψ(d₀/2) + ln(d₀/2) (Smyth 2004, section 6.2). d₀ is infinite where nothing lies beyond.
     """
     import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-    from scipy.special import polygamma, psi  # noqa: PLC0415 - likewise
+    from scipy.special import polygamma, psi  # noqa: PLC0415 - only where a family is judged
 
     spread = np.asarray(variances)
     half = np.asarray(freedoms) / 2
@@ -228,7 +228,7 @@ def inverse_trigamma(value: float) -> float:
 
     if value > 1e7:  # noqa: PLR2004 - the limits of ψ' for small and large y, as in limma: Newton would lose digits
         return 1 / math.sqrt(value)
-    if value < 1e-6:  # noqa: PLR2004 - likewise
+    if value < 1e-6:  # noqa: PLR2004 - the other of those limits
         return 1 / value
     y = 0.5 + 1 / value
     for _ in range(50):
@@ -347,7 +347,7 @@ class Family:
 
     def _p_beyond(self, distance: "Floats") -> "Floats":
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-        from scipy.special import stdtr  # noqa: PLC0415 - likewise
+        from scipy.special import stdtr  # noqa: PLC0415 - only where a family is judged
 
         error = self.standard_error
         exact = error == 0
@@ -401,7 +401,7 @@ _NORMAL_FREEDOM: Final = 1e10
 
 def _t_quantile(freedom: "Floats", probability: float) -> "Floats":
     import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-    from scipy.special import stdtrit  # noqa: PLC0415 - likewise
+    from scipy.special import stdtrit  # noqa: PLC0415 - only where a family is judged
 
     quantile = stdtrit(np.clip(freedom, 1.0, _NORMAL_FREEDOM), probability)
     return np.where(freedom == 0, np.inf, quantile)
@@ -414,7 +414,7 @@ def _noncentrality(freedom: "Floats", level: float, power: float) -> "Floats":
     of freedom, P(T > t) is Φ((δ - t (1 - 1/(4d))) / √(1 + t²/(2d))), solved for δ.
     """
     import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-    from scipy.special import ndtri  # noqa: PLC0415 - likewise
+    from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
 
     critical = _t_quantile(freedom, 1 - level)
     centre = critical * (1 - 1 / (4 * freedom))

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from bench.channel import ChannelClosedError, ChannelTimeoutError, ProtocolError
 from bench.coding import from_json, to_json
 from bench.errors import BadInputError, WorkerError
-from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
+from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Trained
 from bench.processes import HOST_START_SECONDS, Launcher, Process
-from bench.records import Description, EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
+from bench.records import Configuration, Description, EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
 from bench.stats import trial_warnings
 
 T = TypeVar("T")
@@ -100,6 +100,20 @@ def _ask_once(launcher: Launcher, answer_type: type[T], request: Mapping[str, An
 def prepare_dataset(launcher: Launcher, name: str, root: Path | None) -> DatasetReady:
     """Have a fresh process bring the dataset into the data root, once, before any trial needs it."""
     return _ask_once(launcher, DatasetReady, {"do": "dataset", "name": name, "root": _text(root)})
+
+
+def measure_peak(launcher: Launcher, configuration: Configuration, timeout_seconds: float) -> float:
+    """Have a fresh process measure the highest FLOP/s of this configuration's device, threads and precision.
+
+    Raises:
+        TrialFailedError: it could not.
+    """
+    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
+    request = {"do": "peak", **{name: getattr(configuration, name) for name in ("device", "threads", "precision")}}
+    try:
+        return worker.ask(Peaked, request).flops_per_second
+    finally:
+        worker.end()
 
 
 def _text(root: Path | None) -> str | None:

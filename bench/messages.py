@@ -70,6 +70,13 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Peaked:
+    """Answer to ``peak``: see `bench.peak.measure_peak`."""
+
+    flops_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
     """Answer to ``finish``: the peaks over all epochs. Fields as in `bench.records.Measurement`."""
 

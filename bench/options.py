@@ -99,6 +99,7 @@ _GRID: Final = (
     click.option("--precisions", type=NAMES, help="Arithmetic: fp32, tf32, bf16."),
     click.option("--engines", type=NAMES, help="How a step is executed: eager, compiled, fused, graph."),
     click.option("--pipelines", type=NAMES, help="Where batches come from: resident, dataloader."),
+    click.option("--skip-unsupported", is_flag=True, default=None, help="Leave out combinations that cannot be had."),
     click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]"),
     click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]"),
     click.option("--dataset", metavar="NAME", help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]"),

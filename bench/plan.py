@@ -40,7 +40,11 @@ MAX_THREADS: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a user asks to run. An empty tuple or None leaves a dimension to the models' own recipes."""
+    """What a user asks to run. An empty tuple or None leaves a dimension to the models' own recipes.
+
+    Combinations of device, engine, precision and pipeline that cannot be had are refused, or left out where
+    `skip_unsupported`.
+    """
 
     models: tuple[str, ...]
     repeats: int
@@ -55,6 +59,7 @@ class Request:
     epochs: int | None = None
     workers: int = 0
     seed: int = 0
+    skip_unsupported: bool = False
 
 
 PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
@@ -67,6 +72,15 @@ PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
             repeats=5,
         ),
         "recipes": Request(models=TUTORIALS, repeats=5),
+        "taxes": Request(
+            models=("mlp_512_256",),
+            pipelines=("dataloader", "resident"),
+            engines=("eager", "fused", "graph"),
+            epochs=2,
+            repeats=5,
+            skip_unsupported=True,
+        ),
+        "speedrun": Request(models=("speedrun",), engines=("fused",), repeats=40),
         "accuracy": Request(models=("canary_adam", "canary_sgd"), repeats=15),
     }
 )
@@ -187,27 +201,31 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float) 
     for threads in request.threads:
         if threads > cores:
             raise BadInputError(f"--threads {threads} is more than the {cores} cores usable here: use 1 to {cores}")
-    for device, precision, engine, pipeline in itertools.product(
-        devices, request.precisions, request.engines, request.pipelines
-    ):
-        try:
-            check_supported(device=device, engine=engine, precision=precision, pipeline=pipeline)
-        except InvalidValueError as error:
-            raise BadInputError(str(error)) from error
+    supported = _supported(request, devices)
     configurations = (
         _configuration(recipe, request, device, precision, engine, pipeline, threads, batch_size)
-        for recipe, device, precision, engine, pipeline, threads, batch_size in itertools.product(
-            _models(request),
-            devices,
-            request.precisions,
-            request.engines,
-            request.pipelines,
-            request.threads or (cores,),
-            request.batch_sizes or (None,),
+        for recipe, (device, precision, engine, pipeline), threads, batch_size in itertools.product(
+            _models(request), supported, request.threads or (cores,), request.batch_sizes or (None,)
         )
     )
     # Two requested models can be one and the same (a width that a recipe has already): it is measured once.
     return Plan(configurations=tuple(dict.fromkeys(configurations)), repeats=request.repeats, seed=request.seed)
+
+
+def _supported(request: Request, devices: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    """Return device, precision, engine and pipeline of each combination that can be had."""
+    supported, problem = [], None
+    for combination in itertools.product(devices, request.precisions, request.engines, request.pipelines):
+        device, precision, engine, pipeline = combination
+        try:
+            check_supported(device=device, engine=engine, precision=precision, pipeline=pipeline)
+        except InvalidValueError as error:
+            problem = problem or error
+        else:
+            supported.append(combination)
+    if problem is not None and not (request.skip_unsupported and supported):
+        raise BadInputError(str(problem)) from problem
+    return supported
 
 
 def _configuration(  # noqa: PLR0913, PLR0917 - one value per dimension of the grid
@@ -229,6 +247,7 @@ def _configuration(  # noqa: PLR0913, PLR0917 - one value per dimension of the g
         loss=recipe.loss,
         optimizer=recipe.optimizer,
         learning_rate=float(recipe.learning_rate),
+        schedule=recipe.schedule,
         momentum=float(recipe.momentum),
         weight_decay=float(recipe.weight_decay),
         batch_size=batch_size or recipe.batch_size,

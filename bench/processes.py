@@ -83,7 +83,7 @@ def make_arm_launchers(
 ) -> tuple[tuple[Launcher, ...], Callable[[], None]]:
     """Return a launcher for each arm, an interpreter and a workload, and what makes their next processes independent.
 
-    Processes of one host share its memory, and where that lies differs from host to host: two hosts of one program made
+    Processes of one host inherit its memory layout, and that differs from host to host: two hosts of one program made
     training differ by up to 12 %, however many trials each forked (docs/measuring.md). So arms with one interpreter
     share one host, others have one each. The returned function replaces the hosts, to be called before each round of
     pairs: what is left of a host's effect then differs from round to round, and shows in the spread of the pairs.

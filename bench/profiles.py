@@ -6,7 +6,7 @@ from them. What cannot be told from so few values is None.
 
 import math
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +15,8 @@ from bench.errors import BadInputError, IncomparableError, StorageError
 from bench.outputs import write_atomically
 from bench.records import Configuration, Machine, Software
 
-SCHEMA_VERSION: Final = 1
-"""Version of the stored format. History: 1, the first."""
+SCHEMA_VERSION: Final = 2
+"""Version of the stored format. History: 1, the first; 2, `DeviceSession.peak_flops_per_second`, see `coding.LATER`."""
 
 FOLDER: Final = "machines"
 """Below the folder of stored runs."""
@@ -43,7 +43,8 @@ class DeviceSession:
 
     `aa_log_ratios` holds one value a process pair: ln(candidate time / baseline time) of identical arms. The other
     tuples hold one value a full trial of `configuration`, with the seed at the same place in `seeds`: its median epoch
-    time, its final test accuracy (a fraction), its median yardstick time.
+    time, its final test accuracy (a fraction), its median yardstick time. `peak_flops_per_second` holds one value a
+    process that measured it (`bench.peak`), none in the first version of the format.
 
     Raises:
         BadInputError: a value cannot have been measured.
@@ -57,14 +58,15 @@ class DeviceSession:
     epoch_seconds: tuple[float, ...]
     test_accuracies: tuple[float, ...]
     yardstick_seconds: tuple[float, ...]
+    peak_flops_per_second: tuple[float, ...] = field(default=(), metadata=coding.LATER)
 
     def __post_init__(self) -> None:
         """Refuse what would make nonsense of every figure derived from it."""
         lengths = {len(values) for values in (self.seeds, self.epoch_seconds, self.test_accuracies)}
         if lengths != {len(self.yardstick_seconds)} or 0 in lengths:
             raise BadInputError(f"a calibration of {self.device} must hold as many values as seeds, and at least one")
-        if min(*self.epoch_seconds, *self.yardstick_seconds) <= 0:
-            raise BadInputError(f"a calibration of {self.device} holds a time that is not above zero")
+        if min(*self.epoch_seconds, *self.yardstick_seconds, *self.peak_flops_per_second) <= 0:
+            raise BadInputError(f"a calibration of {self.device} holds a time or rate that is not above zero")
         if not all(0 <= accuracy <= 1 for accuracy in self.test_accuracies):
             raise BadInputError(f"a calibration of {self.device} holds an accuracy outside 0 to 1")
 
@@ -84,7 +86,8 @@ class DeviceFigures:
     """What a profile says of one device. Deviations are standard deviations, those of times of their logarithm.
 
     `sessions` counts those that agree with the newest one in all that decides times and accuracies (see
-    `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials.
+    `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials,
+    `peak_flops_per_second` is the highest rate that it saw.
     """
 
     device: str
@@ -99,6 +102,7 @@ class DeviceFigures:
     epoch_deviation: float | None
     drift_deviation: float | None
     yardstick_seconds: float
+    peak_flops_per_second: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +190,7 @@ class MachineProfile:
             epoch_deviation=_deviation(tuple(map(math.log, newest.epoch_seconds))),
             drift_deviation=self.drift_deviation(device),
             yardstick_seconds=statistics.median(newest.yardstick_seconds),
+            peak_flops_per_second=max(newest.peak_flops_per_second, default=None),
         )
 
     def with_session(self, machine: Machine, session: Session) -> "MachineProfile":
@@ -199,7 +204,9 @@ class MachineProfile:
                 f"the profile is of machine {self.machine.id} and the calibration of {machine.id}: "
                 "a profile holds one machine; keep each in a file of its own"
             )
-        return replace(self, machine=machine, sessions=(*self.sessions, session)[-MAX_SESSIONS:])
+        return replace(
+            self, schema_version=SCHEMA_VERSION, machine=machine, sessions=(*self.sessions, session)[-MAX_SESSIONS:]
+        )
 
     def _alike(self, device: str) -> list[DeviceSession]:
         """Return the calibrations of `device` that may be taken together, oldest first."""
@@ -277,7 +284,7 @@ def _check_version(data: Any) -> None:  # noqa: ANN401 - parsed JSON has no narr
         raise BadInputError(
             f"schema version {version} is newer than {SCHEMA_VERSION}, the newest known here: use a newer bench"
         )
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version < 1:
         raise BadInputError(f"schema version {version!r} is unknown")
 
 

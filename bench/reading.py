@@ -1,6 +1,5 @@
 """Reads stored runs as tables for comparing: large ones at once, for reading is most of what a comparison costs."""
 
-import gc
 import multiprocessing
 import os
 import sys
@@ -9,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from bench.collection import garbage_collection_paused
 from bench.matching import Table, make_table
 from bench.store import read_run
 
@@ -37,12 +37,5 @@ def _is_worth_processes(paths: Sequence[Path]) -> bool:
 
 
 def _read_table(path: Path) -> Table:
-    # Nothing of what is read is garbage before it is all read: to look for some in millions of objects, again and
-    # again, takes as long as to read them.
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with garbage_collection_paused():
         return make_table(read_run(path))
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -12,10 +12,13 @@ import statistics
 from dataclasses import dataclass, field
 from typing import Final
 
-from bench.coding import dumps
+from bench.coding import LATER, dumps
 
-SCHEMA_VERSION: Final = 1
-"""Version of the stored format. History: 1, the first."""
+SCHEMA_VERSION: Final = 2
+"""Version of the stored format. History: 1, the first; 2, `Configuration.schedule`. Each reads all before it.
+
+A file of an earlier version reads as it is, and a configuration keeps its id, see `bench.coding.LATER`.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,7 @@ class Configuration:
     pipeline: str
     workers: int
     threads: int
+    schedule: str = field(default="constant", metadata=LATER)
 
     @property
     def width(self) -> int | None:
@@ -368,14 +372,15 @@ class Summary:
     """The repeats of one configuration. A quantity that no trial measured is None.
 
     `n` counts measured trials, `failures` failed ones. `epoch_seconds` holds each trial's median epoch time,
-    `test_accuracy` each trial's final one as a fraction. The `seconds_to_…` samples hold only the trials that reached
-    the target, so their own `n` says how many did.
+    `training_seconds` the sum of its epochs' train seconds, `test_accuracy` its final one as a fraction. The
+    `seconds_to_…` samples hold only the trials that reached the target, so their own `n` says how many did.
     """
 
     configuration: Configuration
     n: int
     failures: tuple[Failure, ...]
     epoch_seconds: Sample | None
+    training_seconds: Sample | None
     throughput_per_second: Sample | None
     cold_start_seconds: Sample | None
     host_peak_bytes: Sample | None

@@ -55,8 +55,8 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 32,512 --repeats 5
     python -m bench run --resume 1a2b3c4d
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
-    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench import run
+    from bench.processes import make_launcher
 
     asked = {option: value for option, value in grid.items() if value is not None}
     options = run.Options(
@@ -91,9 +91,9 @@ def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
 
 
 def _resume(reference: str, options: "run.Options", interrupts: Interrupts) -> None:
-    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
-    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
-    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
+    from bench import run
+    from bench.processes import make_launcher
+    from bench.store import read_run, resolve
 
     path = resolve(reference, options.results)
     configurations = read_run(path).header.plan.configurations
@@ -103,15 +103,15 @@ def _resume(reference: str, options: "run.Options", interrupts: Interrupts) -> N
 
 
 def _progress(trials: tuple["Trial", ...]) -> "PlainProgress | TerminalProgress":
-    from bench.progress import make_progress  # noqa: PLC0415 - keeps `--help` and `show` quick
+    from bench.progress import make_progress
 
     return make_progress(trials, sys.stderr)
 
 
 def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
-    from tabulate import tabulate  # noqa: PLC0415 - keeps `--help` quick
+    from tabulate import tabulate
 
-    from bench.units import format_seconds  # noqa: PLC0415 - likewise
+    from bench.units import format_seconds
 
     headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads")
     rows = [
@@ -125,8 +125,8 @@ def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
 
 
 def _print_finished(finished: "run.Finished") -> None:
-    from bench import run  # noqa: PLC0415 - keeps `--help` and `show` quick
-    from bench.show import render_run  # noqa: PLC0415 - likewise
+    from bench import run
+    from bench.show import render_run
 
     click.echo(render_run(finished.run, width=terminal_width()))
     click.echo(f"\nStored in {finished.path}")
@@ -141,11 +141,11 @@ def _print_finished(finished: "run.Finished") -> None:
 @click.option("--format", "layout", type=click.Choice(("table", "json")), default="table", show_default=True)
 def devices_command(layout: str) -> None:
     """List the devices there are here, and why the others are not."""
-    from tabulate import tabulate  # noqa: PLC0415 - keeps `--help` quick
+    from tabulate import tabulate
 
-    from bench.coding import dumps  # noqa: PLC0415 - likewise
-    from bench.launcher import describe_place  # noqa: PLC0415 - likewise
-    from bench.processes import make_launcher  # noqa: PLC0415 - likewise
+    from bench.coding import dumps
+    from bench.launcher import describe_place
+    from bench.processes import make_launcher
 
     with contextlib.closing(make_launcher()) as launcher:
         statuses = describe_place(launcher).devices

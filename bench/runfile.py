@@ -4,8 +4,6 @@ Every line is an object with exactly one member, which names its kind: the heade
 resumed run goes on with more trials and ends with a footer of its own. docs/results-format.schema.json describes it.
 """
 
-import contextlib
-import gc
 import json
 import stat
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from bench import coding
 from bench.canonical import CanonicalReader
+from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.records import (
     SCHEMA_VERSION,
@@ -137,7 +136,7 @@ def read(path: Path) -> Reading:
         BadInputError: it is no stored run, or a line in it breaks a rule.
     """
     require_file(path)
-    with _garbage_collection_paused():
+    with garbage_collection_paused():
         return _read(path)
 
 
@@ -194,18 +193,6 @@ def require_file(path: Path) -> None:
         raise _no_run(path, "it is a directory" if stat.S_ISDIR(mode) else "it is not an ordinary file")
 
 
-@contextlib.contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """Keep the collector from going over records again and again: they hold no cycles, and there may be very many."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 class _Line(NamedTuple):
     number: int
     text: bytes
@@ -246,8 +233,8 @@ def _read_header(path: Path, line: _Line) -> Header:
         raise BadInputError(
             f"{path} has schema version {version}, and this bench reads versions up to {SCHEMA_VERSION}: upgrade bench"
         )
-    # Older versions are migrated here and in `_read_line`: the JSON of one line to that of the next version's.
-    if version != SCHEMA_VERSION or type(version) is not int:
+    # Older versions need no migration so far, see `SCHEMA_VERSION`.
+    if type(version) is not int or version < 1:
         raise _no_run(path, f"its schema_version is {version!r}, and versions are whole numbers from 1")
     try:
         return coding.from_json(Header, body, "header")

@@ -1,12 +1,15 @@
 """The command `show`: a stored run as text."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from bench.errors import BadInputError
 from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, terminal_width
+
+if TYPE_CHECKING:
+    from bench.records import Run
 
 
 @click.command("show", epilog=EXIT_CODES)
@@ -16,6 +19,7 @@ from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, terminal_width
 @click.option("--sort", type=NAMES, default=(), help="Columns to sort by; a leading - sorts downwards.")
 @click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
 @click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
+@click.option("--taxes", is_flag=True, help="Show where an epoch goes: loader, framework, kernels, arithmetic.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
 def show_command(  # noqa: PLR0913 - one parameter an option
     reference: str,
@@ -25,6 +29,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     sort: tuple[str, ...],
     filters: tuple[str, ...],
     claims: bool,
+    taxes: bool,
     results: Path,
 ) -> None:
     """Show a stored run, one row per configuration. RUN is a path, the beginning of a run id, or latest (the default).
@@ -34,20 +39,28 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     python -m bench show 1a2b --sort -throughput_per_second
     python -m bench show latest --filter "batch_size>=256" --format csv
     python -m bench show latest --claims
+    python -m bench show latest --taxes
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench.claims import render_claims  # noqa: PLC0415 - keeps `--help` quick
-    from bench.show import render_run  # noqa: PLC0415 - likewise
-    from bench.store import read_run, resolve  # noqa: PLC0415 - likewise
+    from bench.claims import render_claims
+    from bench.show import render_run
+    from bench.store import read_run, resolve
 
     run = read_run(resolve(reference, results))
-    if claims and (columns or sort or filters):
-        raise BadInputError("--claims is a table of its own: leave out --columns, --sort and --filter")
     width = terminal_width()
-    text = (
-        render_claims(run, layout)
-        if claims
-        else render_run(run, format=layout, columns=columns, sort=sort, filters=filters, width=width)
-    )
+    if claims or taxes:
+        if columns or sort or filters or (claims and taxes):
+            option = "--claims" if claims else "--taxes"
+            raise BadInputError(f"{option} is a table of its own: leave out --columns, --sort, --filter and the other")
+        text = render_claims(run, layout) if claims else _taxes(run, results, layout, width)
+    else:
+        text = render_run(run, format=layout, columns=columns, sort=sort, filters=filters, width=width)
     click.echo(text)
     for warning in run.warnings:
         click.echo(f"bench: {warning}", err=True)
+
+
+def _taxes(run: "Run", results: Path, layout: str, width: int) -> str:
+    from bench.profiles import load_profile
+    from bench.taxes import render_taxes
+
+    return render_taxes(run, load_profile(run.header.machine.id, results), layout, width)

@@ -209,6 +209,7 @@ def _summarise_repeats(configuration: Configuration, records: Sequence[TrialReco
         n=len(measured),
         failures=_failures(records),
         epoch_seconds=epoch_seconds,
+        training_seconds=over_trials(lambda trial: math.fsum(epoch.train_seconds for epoch in trial.epochs)),
         throughput_per_second=over_trials(lambda trial: trial.throughput_per_second),
         cold_start_seconds=over_trials(lambda trial: trial.cold_start_seconds),
         host_peak_bytes=over_trials(lambda trial: _bytes(trial.host_peak)),

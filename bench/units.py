@@ -19,6 +19,15 @@ _SECOND_SCALES: Final = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 _BYTE_SCALES: Final = tuple((float(1024**power), unit) for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB")))
 _RATE_SCALES: Final = ((1.0, "/s"), (1e3, "k/s"), (1e6, "M/s"), (1e9, "G/s"), (1e12, "T/s"))
 
+_FLOP_SCALES: Final = (
+    (1.0, "FLOP"),
+    (1e3, "kFLOP"),
+    (1e6, "MFLOP"),
+    (1e9, "GFLOP"),
+    (1e12, "TFLOP"),
+    (1e15, "PFLOP"),
+)
+
 _DURATION: Final = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?", flags=re.ASCII)
 
 
@@ -54,6 +63,11 @@ def format_rate(per_second: float) -> str:
     if per_second == 0:
         return "0/s"
     return _scaled(per_second, _RATE_SCALES, base=1000, gap="")
+
+
+def format_flops(count: float) -> str:
+    """Return floating-point operations as ``1.23 GFLOP``; for a rate write ``/s`` behind it."""
+    return "0 FLOP" if count == 0 else _scaled(count, _FLOP_SCALES, base=1000)
 
 
 def format_percent(fraction: float) -> str:

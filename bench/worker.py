@@ -9,6 +9,7 @@ The conversation, each line a request and its answer (`bench.messages`):
     stretch epoch begin end    → Stretched      the timed batches begin to end of an epoch, nothing else
     evaluate                   → Evaluated
     finish                     → Finished       peaks; then the process ends
+    peak device threads precision   → Peaked    the highest rate of matrix products
     selftest device threads dataset root → Checked   the ruler's own checks, in a process of their own
 
 A request that fails is answered with ``failure`` (the trial's end, with its kind) or ``bad_input`` (the caller's
@@ -16,6 +17,7 @@ mistake, with the message for the user). The process ends when its peer is gone,
 """
 
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +30,7 @@ from bench.channel import Channel, ChannelClosedError
 from bench.coding import from_json, to_json
 from bench.devices import Device
 from bench.fingerprint import describe
-from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Stretched, Trained
+from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
 from bench.meters import ContentionMeter, HostMemory, Yardstick
 from bench.records import Configuration, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError, apply_precision
@@ -41,6 +43,10 @@ from mnist_mlp.train import Score, Training
 
 WARM_STEPS: Final = 8
 """Full batches of the rehearsal that follows the cold start; also what one step's time is estimated from."""
+
+
+DISPLACEMENT_BYTES: Final = 100_000
+"""Less than what the allocator would take from the system directly, leaving its heap as it is (128 KiB)."""
 
 
 class TrialError(Exception):
@@ -62,6 +68,7 @@ class Session:
         self._device: Device
         self._yardstick: Yardstick
         self._has_labels = True
+        self._displacement: bytearray
         self._order: tuple[int, torch.Tensor] | None = None
         self._host_peak: Peak | None = None
         self._allocated_peak: Peak | None = None
@@ -93,6 +100,7 @@ class Session:
             "train": lambda: self._train(request["epoch"]),
             "stretch": lambda: self._stretch(request["epoch"], request["begin"], request["end"]),
             "evaluate": self._evaluate,
+            "peak": lambda: _measure_peak(request["device"], request["threads"], request["precision"]),
             "selftest": lambda: _check_ruler(request),
             "finish": lambda: Finished(
                 host_peak=self._host_peak,
@@ -108,6 +116,7 @@ class Session:
     def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
         configuration = trial.configuration
         start = time.perf_counter()
+        self._displacement = displace(trial.seed)
         self._device = Device(configuration.device)
         settings = apply_precision(configuration.precision, configuration.threads, self._device.torch_device)
         dataset = data.load(configuration.dataset, root)
@@ -236,6 +245,16 @@ class Session:
             )
 
 
+def displace(seed: int) -> bytearray:
+    """Return a block of memory that shifts what is allocated after it by an amount drawn from `seed`.
+
+    Trials inherit their host's memory layout, which alone makes training faster or slower by several percent
+    (docs/measuring.md). Shifted by its seed, each repeat has a layout of its own, and the two arms of a pair, of one
+    seed, still have the same.
+    """
+    return bytearray(random.Random(seed).randrange(DISPLACEMENT_BYTES))  # noqa: S311 - no secret
+
+
 def recipe_of(configuration: Configuration) -> Recipe:
     """Return the recipe that `configuration` holds, as this process's `mnist_mlp` knows recipes."""
     return Recipe(name=configuration.model, **{name: getattr(configuration, name) for name in HYPERPARAMETERS})
@@ -244,6 +263,14 @@ def recipe_of(configuration: Configuration) -> Recipe:
 def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
     dataset = data.load(name, root)
     return DatasetReady(source=dataset.source, sha256=dataset.sha256, train_samples=len(dataset.train_labels))
+
+
+def _measure_peak(name: str, threads: int, precision: str) -> Peaked:
+    from bench.peak import measure_peak  # noqa: PLC0415 - trials need none of it
+
+    device = Device(name)
+    apply_precision(precision, threads, device.torch_device)
+    return Peaked(flops_per_second=measure_peak(device.torch_device, device.synchronise))
 
 
 def _check_ruler(request: Mapping[str, Any]) -> Checked:

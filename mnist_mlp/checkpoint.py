@@ -40,8 +40,8 @@ __all__ = [
 ]
 
 FORMAT: Final = "mnist_mlp checkpoint"
-VERSION: Final = 1
-"""Version of the format. 1: the fields of `_FIELDS`."""
+VERSION: Final = 2
+"""Version of the format. 1: the fields of `_FIELDS`; 2: the recipe has a schedule. Earlier ones are read too."""
 
 _FIELDS: Final = ("format", "version", "library_version", "recipe", "dataset", "training", "state_dict")
 
@@ -55,6 +55,7 @@ _RECIPE_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
         "loss": (str,),
         "optimizer": (str,),
         "learning_rate": (float,),
+        "schedule": (str,),
         "momentum": (float,),
         "weight_decay": (float,),
         "batch_size": (int,),
@@ -195,8 +196,10 @@ def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's 
     if content.get("format") != FORMAT:
         raise CheckpointError("it does not name itself a checkpoint of mnist_mlp")
     version = _typed(content, "version", (int,))
-    if version != VERSION:
-        raise CheckpointError(f"it has format version {version}, but this library reads {VERSION}: upgrade the library")
+    if not 1 <= version <= VERSION:
+        raise CheckpointError(
+            f"it has format version {version}, but this library reads 1 to {VERSION}: upgrade the library"
+        )
     if set(content) != set(_FIELDS):
         raise CheckpointError(f"its fields are not the {', '.join(_FIELDS)} of a checkpoint")
     _typed(content, "library_version", (str,))
@@ -204,7 +207,7 @@ def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's 
     _check_fields("dataset", content["dataset"], _DATASET_TYPES)
     if content["dataset"]["name"] not in DATASETS or not re.fullmatch("[0-9a-f]{64}", content["dataset"]["sha256"]):
         raise CheckpointError("its dataset's name or SHA-256 is none")
-    recipe = _recipe(content["recipe"])
+    recipe = _recipe(content["recipe"], version)
     expected = {name: tuple(value.shape) for name, value in _empty_network(recipe).state_dict().items()}
     state = content["state_dict"]
     found = (
@@ -239,7 +242,9 @@ def _typed(values: Mapping[str, Any], key: str, allowed: tuple[type, ...]) -> An
     return value
 
 
-def _recipe(values: Any) -> Recipe:  # noqa: ANN401 - from a stranger's file
+def _recipe(values: Any, version: int) -> Recipe:  # noqa: ANN401 - from a stranger's file
+    if version == 1 and isinstance(values, dict):
+        values = {"schedule": "constant", **values}
     _check_fields("recipe", values, _RECIPE_TYPES)
     layers = values["layers"]
     if not 1 < len(layers) <= MAX_LAYERS or any(type(width) is not int for width in layers):
@@ -263,7 +268,7 @@ def _rebuild(content: bytes) -> Checkpoint:
         raise CheckpointError(f"torch cannot load it ({type(error).__name__})") from error
     if not all(bool(weights.isfinite().all()) for weights in values["state_dict"].values()):
         raise CheckpointError("its weights are not all finite numbers")
-    recipe = _recipe(values["recipe"])
+    recipe = _recipe(values["recipe"], values["version"])
     network = _empty_network(recipe)
     network.load_state_dict(values["state_dict"], assign=True)
     network.requires_grad_(requires_grad=True)

@@ -8,7 +8,17 @@ import click
 
 from mnist_mlp import __version__
 from mnist_mlp.errors import WorkloadError
-from mnist_mlp.recipes import DATASETS, ENGINES, LOSSES, OPTIMIZERS, OUTPUTS, PIPELINES, PRECISIONS, TRANSFORMS
+from mnist_mlp.recipes import (
+    DATASETS,
+    ENGINES,
+    LOSSES,
+    OPTIMIZERS,
+    OUTPUTS,
+    PIPELINES,
+    PRECISIONS,
+    SCHEDULES,
+    TRANSFORMS,
+)
 from mnist_mlp.variants import customise
 
 EXIT_BAD_INPUT: Final = 2
@@ -47,7 +57,7 @@ class Commands(click.Group):
 
 
 def _exit_code(error: WorkloadError) -> int:
-    from mnist_mlp.trainer import NonFiniteLossError  # noqa: PLC0415 - keeps `--help` quick
+    from mnist_mlp.trainer import NonFiniteLossError
 
     return EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT
 
@@ -84,7 +94,7 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
     python -m mnist_mlp recipes
     python -m mnist_mlp recipes --format json
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
-    from mnist_mlp.tables import recipe_table  # noqa: PLC0415 - keeps `--help` quick
+    from mnist_mlp.tables import recipe_table
 
     click.echo(recipe_table(layout))
 
@@ -95,7 +105,8 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
 @click.option("--output-kind", "output", type=click.Choice(OUTPUTS), help="What the network returns.")
 @click.option("--loss", type=click.Choice(tuple(LOSSES)))
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS))
-@click.option("--learning-rate", type=float)
+@click.option("--learning-rate", type=float, help="Of each step, or the highest of a schedule.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves.")
 @click.option("--momentum", type=float, help="For sgd.")
 @click.option("--weight-decay", type=float)
 @click.option("--batch-size", type=int, help="Training samples per step.")
@@ -144,7 +155,7 @@ def train_command(  # noqa: PLR0913 - one parameter an option
     python -m mnist_mlp train 784-300-100-10 --optimizer sgd --learning-rate 0.1 --momentum 0.9
     python -m mnist_mlp train mlp_128_90_50 --validation-split 0.2 --seed 1
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
-    from mnist_mlp.training_command import Outputs, train  # noqa: PLC0415 - keeps `--help` quick
+    from mnist_mlp.training_command import Outputs, train
 
     train(
         customise(model, **changes),
@@ -183,7 +194,7 @@ def evaluate_command(  # noqa: PLR0913 - one parameter an option
     python -m mnist_mlp evaluate mnist_model.pth --plots plots
     python -m mnist_mlp evaluate mnist_model.pth --format json
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
-    from mnist_mlp.model_commands import evaluate  # noqa: PLC0415 - keeps `--help` quick
+    from mnist_mlp.model_commands import evaluate
 
     evaluate(model, dataset=dataset, data_root=data_root, device=device, plots=plots, layout=layout)
 
@@ -215,7 +226,7 @@ def predict_command(  # noqa: PLR0913 - one parameter an option
     python -m mnist_mlp predict mnist_model.pth scans/*.jpg --format json
     python -m mnist_mlp predict mnist_model.pth --index 0 --index 8
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
-    from mnist_mlp.model_commands import predict  # noqa: PLC0415 - keeps `--help` quick
+    from mnist_mlp.model_commands import predict
 
     if not images and not indices:
         raise click.UsageError("there is nothing to predict: name image files, or test images with --index")
@@ -241,6 +252,6 @@ def data_command(*, dataset: str, data_root: Path | None, plots: Path | None, la
     python -m mnist_mlp data --plots plots
     python -m mnist_mlp data --dataset digits --format json
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
-    from mnist_mlp.data_command import describe  # noqa: PLC0415 - keeps `--help` quick
+    from mnist_mlp.data_command import describe
 
     describe(dataset, data_root=data_root, plots=plots, layout=layout)

@@ -86,6 +86,7 @@ def _recipe_row(recipe: Recipe) -> dict[str, Any]:
         "loss": recipe.loss,
         "optimizer": recipe.optimizer,
         "learning_rate": recipe.learning_rate,
+        "schedule": recipe.schedule,
         "momentum": recipe.momentum,
         "weight_decay": recipe.weight_decay,
         "batch_size": recipe.batch_size,
@@ -108,9 +109,10 @@ def describe_recipe(recipe: Recipe) -> str:
         for label, value in (("momentum", recipe.momentum), ("weight decay", recipe.weight_decay))
         if value
     )
+    rate = f"{recipe.learning_rate:g}{'' if recipe.schedule == 'constant' else f' ({recipe.schedule})'}"
     return (
         f"{name}{layers}, {parameter_count(recipe.layers):,} parameters, output {recipe.output}, loss {recipe.loss}\n"
-        f"{recipe.optimizer} at learning rate {recipe.learning_rate:g}{extras}, batches of {recipe.batch_size}"
+        f"{recipe.optimizer} at learning rate {rate}{extras}, batches of {recipe.batch_size}"
         f"{'' if recipe.shuffle else ' in file order'}, transform {recipe.transform}"
     )
 

@@ -18,6 +18,7 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
 from mnist_mlp.recipes import Recipe
+from mnist_mlp.schedules import schedule_of
 from mnist_mlp.support import check_supported
 from mnist_mlp.tally import Score, Tally
 
@@ -79,7 +80,14 @@ class Training:
         )
         self._loss = loss_function(recipe.loss)
         self._pipeline = _make_pipeline(recipe, dataset, device=device, pipeline=pipeline, workers=workers, root=root)
-        self._engine = make_engine(engine, recipe, self.model, self._pipeline, precision=precision)
+        self._engine = make_engine(
+            engine,
+            recipe,
+            self.model,
+            self._pipeline,
+            precision=precision,
+            schedule=schedule_of(recipe, self.train_samples),
+        )
         self._precision = precision
         self._device_kind = device.type
 

@@ -13,6 +13,7 @@ class Changes(TypedDict, total=False):
     loss: str | None
     optimizer: str | None
     learning_rate: float | None
+    schedule: str | None
     momentum: float | None
     weight_decay: float | None
     batch_size: int | None

@@ -9,7 +9,7 @@ from bench_builders import make_header, make_measurement
 from bench.channel import ChannelClosedError
 from bench.coding import from_json, to_json
 from bench.errors import WorkerError
-from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Stretched, Trained
+from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
 from bench.records import Description, DeviceStatus, Failure, FailureKind, Trial
 
 Request = Mapping[str, Any]
@@ -125,6 +125,8 @@ class FakeLauncher:
                 return self._stretch(request)
             case "evaluate":
                 return Evaluated(**{name: getattr(epoch, name) for name in Evaluated.__dataclass_fields__})
+            case "peak":
+                return Peaked(flops_per_second=1.5e11)
             case "finish":
                 return Finished(host_peak=measurement.host_peak, device_allocated_peak=None, device_reserved_peak=None)
             case other:

@@ -10,6 +10,7 @@ from mnist_mlp.engines.graph import GraphEngine
 from mnist_mlp.model import MLP
 from mnist_mlp.pipelines import Pipeline, ResidentPipeline
 from mnist_mlp.recipes import Recipe
+from mnist_mlp.schedules import Schedule
 
 __all__ = [
     "CompiledEngine",
@@ -23,8 +24,11 @@ __all__ = [
 ]
 
 
-def make_engine(name: str, recipe: Recipe, model: MLP, pipeline: Pipeline, *, precision: str) -> Engine:
+def make_engine(  # noqa: PLR0913 - what an engine is made of
+    name: str, recipe: Recipe, model: MLP, pipeline: Pipeline, *, precision: str, schedule: Schedule
+) -> Engine:
     """Return the engine called `name`, one that `mnist_mlp.support` allows with this pipeline and precision."""
     if isinstance(pipeline, ResidentPipeline) and name in {"fused", "graph"}:
-        return (FusedEngine if name == "fused" else GraphEngine)(recipe, model, pipeline)
-    return (CompiledEngine if name == "compiled" else EagerEngine)(recipe, model, pipeline, precision=precision)
+        return (FusedEngine if name == "fused" else GraphEngine)(recipe, model, pipeline, schedule=schedule)
+    engine = CompiledEngine if name == "compiled" else EagerEngine
+    return engine(recipe, model, pipeline, precision=precision, schedule=schedule)

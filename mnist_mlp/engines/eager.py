@@ -11,6 +11,7 @@ from mnist_mlp.errors import EngineUnavailableError
 from mnist_mlp.model import MLP, loss_function
 from mnist_mlp.pipelines import Pipeline
 from mnist_mlp.recipes import Recipe
+from mnist_mlp.schedules import Schedule, constant
 from mnist_mlp.tally import Tally
 
 
@@ -30,9 +31,19 @@ class Engine(Protocol):
 class EagerEngine:
     """Forward, loss, backward and optimizer step through autograd, with torch's fused optimizers."""
 
-    def __init__(self, recipe: Recipe, model: MLP, pipeline: Pipeline, *, precision: str = "fp32") -> None:
-        """Give `model` the recipe's loss and optimizer."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MLP,
+        pipeline: Pipeline,
+        *,
+        precision: str = "fp32",
+        schedule: Schedule | None = None,
+    ) -> None:
+        """Give `model` the recipe's loss and optimizer; without a `schedule` its learning rate stays as it is."""
         self.model = model
+        self._schedule = schedule or constant(recipe)
+        self._steps = 0
         self.optimizer = make_optimizer(recipe, model)
         self._pipeline = pipeline
         self._loss = loss_function(recipe.loss)
@@ -57,8 +68,15 @@ class EagerEngine:
         output, loss = self.forward(images, labels)
         self.optimizer.zero_grad()
         loss.backward()
+        self._set_learning_rate()
         self.optimizer.step()
         return output.detach(), loss.detach()
+
+    def _set_learning_rate(self) -> None:
+        if not self._schedule.is_constant:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._schedule.rate(self._steps)
+            self._steps += 1
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return output and mean loss of a batch, float32 both."""
@@ -76,6 +94,7 @@ class EagerEngine:
         Adam's moments and step count start at zero. SGD's momentum buffer starts absent: its first step then stores the
         gradient, just as a zero buffer does.
         """
+        self._steps = 0
         for state in self.optimizer.state.values():
             for value in state.values():
                 if isinstance(value, Tensor):
@@ -88,9 +107,17 @@ class CompiledEngine(EagerEngine):
     The optimizer stays torch's fused kernel, which no compiled one matched on the CPU.
     """
 
-    def __init__(self, recipe: Recipe, model: MLP, pipeline: Pipeline, *, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MLP,
+        pipeline: Pipeline,
+        *,
+        precision: str = "fp32",
+        schedule: Schedule | None = None,
+    ) -> None:
         """Wrap the forward pass; compilation itself happens in the first step of each batch size."""
-        super().__init__(recipe, model, pipeline, precision=precision)
+        super().__init__(recipe, model, pipeline, precision=precision, schedule=schedule)
         self._compiled = torch.compile(super().forward, dynamic=False, fullgraph=True)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

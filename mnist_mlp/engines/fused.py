@@ -11,10 +11,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from mnist_mlp.engines.flat import FlatAdam, FlatParameters, FlatSGD
+from mnist_mlp.engines.flat import DeviceRates, FlatAdam, FlatParameters, FlatSGD, HostRates
 from mnist_mlp.model import MLP, loss_function, output_function
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import CLASSES, INPUT_FEATURES, Recipe
+from mnist_mlp.schedules import Schedule, constant
 from mnist_mlp.tally import Tally
 
 _CPU_BLOCK_SAMPLES: Final = 1024
@@ -140,14 +141,21 @@ _softmax_backward: Final = torch.ops.aten._softmax_backward_data.out  # noqa: SL
 class FusedEngine:
     """Trains from preallocated buffers; its parameters, gradients and moments are one flat buffer each."""
 
-    def __init__(self, recipe: Recipe, model: MLP, pipeline: ResidentPipeline) -> None:
+    is_captured = False
+    """Whether a step is recorded once and replayed, so that nothing in it may come from Python."""
+
+    def __init__(
+        self, recipe: Recipe, model: MLP, pipeline: ResidentPipeline, *, schedule: Schedule | None = None
+    ) -> None:
         """Move the model's parameters into a flat buffer, of which they become views."""
         self.model = model
         self.parameters = FlatParameters(model)
-        self.optimizer = (FlatSGD if recipe.optimizer == "sgd" else FlatAdam)(recipe, self.parameters)
         self._recipe = recipe
         self._pipeline = pipeline
         self._device = self.parameters.values.device
+        schedule = schedule or constant(recipe)
+        rates = DeviceRates(schedule, self._device) if self.is_captured else HostRates(schedule)
+        self.optimizer = (FlatSGD if recipe.optimizer == "sgd" else FlatAdam)(recipe, self.parameters, rates)
         self._one_hot = torch.eye(CLASSES, device=self._device)
         self._workspaces: dict[int, Workspace] = {}
         self._block: Block | None = None
@@ -169,8 +177,7 @@ class FusedEngine:
 
     def reset_optimizer(self) -> None:
         """See `mnist_mlp.engines.Engine.reset_optimizer`."""
-        for value in self.optimizer.state:
-            value.zero_()
+        self.optimizer.reset()
 
     def workspace(self, size: int) -> Workspace:
         """Return the intermediate values for batches of `size` samples, the same each time."""

@@ -14,6 +14,7 @@ from mnist_mlp.engines.fused import Block, FusedEngine
 from mnist_mlp.model import MLP
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import CLASSES, Recipe
+from mnist_mlp.schedules import Schedule
 from mnist_mlp.tally import Tally
 
 _WARM_STEPS: Final = 3
@@ -32,16 +33,19 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
 class GraphEngine(FusedEngine):
     """The fused engine with its steps replayed from graphs, one for each batch size."""
 
+    is_captured = True
+
     def __init__(
         self,
         recipe: Recipe,
         model: MLP,
         pipeline: ResidentPipeline,
         *,
+        schedule: Schedule | None = None,
         capture: Callable[[Callable[[], None]], Callable[[], None]] = capture,
     ) -> None:
         """Put what all steps share on the device; `capture` turns a function into its replay."""
-        super().__init__(recipe, model, pipeline)
+        super().__init__(recipe, model, pipeline, schedule=schedule)
         samples = pipeline.train_samples
         self._capture = capture
         self._replays: dict[int, Callable[[], None]] = {}

@@ -102,6 +102,7 @@ def test_pairs_and_trials_of_the_reference_are_stored(fake_launcher: FakeLaunche
     measurement = make_measurement()
     assert device.epoch_seconds == (measurement.epochs[0].train_seconds,) * 3
     assert device.yardstick_seconds == (measurement.epochs[0].yardstick_seconds,) * 3
+    assert device.peak_flops_per_second == (1.5e11,) * 3
     assert set(pairs.configurations) == {device.configuration}
     reference = device.configuration
     assert (reference.device, reference.layers, reference.batch_size) == ("cpu", (784, 128, 10), 256)
@@ -115,6 +116,15 @@ def test_the_arms_come_from_two_hosts_and_begin_in_turn(fake_launcher: FakeLaunc
     run(options(tmp_path), fake_launcher, pairs)
     assert all(baseline is not candidate for baseline, candidate in pairs.launchers)
     assert sorted(seed % 2 for seed in pairs.seeds) == [0, 0, 1, 1]
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_a_peak_that_cannot_be_measured_ends_the_calibration(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    respond = fake_launcher.on
+    failed = fail_trial(FailureKind.OUT_OF_MEMORY, "no room")
+    fake_launcher.on = lambda request: failed if request["do"] == "peak" else respond(request)
+    with pytest.raises(CalibrationError, match="measuring the peak of cpu failed: out_of_memory: no room"):
+        run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
 
 
 @pytest.mark.usefixtures("accuracies")
@@ -292,6 +302,7 @@ def test_drift_is_shown_from_the_third_session_on_with_what_it_knows(
         run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
     text = render(run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4)))
     assert "cpu: drift over 3 sessions; it knows only the days that were measured" in text
+    assert "cpu: peak 150 GFLOP/s, the fastest float32 product of two square matrices" in text
     assert text.splitlines()[3].split()[-4:] == ["0.0", "%", "15.6", "ms"]
 
 

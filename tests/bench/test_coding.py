@@ -2,7 +2,7 @@ import dataclasses
 import enum
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 import pytest
@@ -10,7 +10,7 @@ from bench_builders import make_header, make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.coding import MAX_INTEGER, dumps, from_json, loads, to_json
+from bench.coding import LATER, MAX_INTEGER, dumps, from_json, loads, to_json
 from bench.errors import BadInputError
 from bench.records import FailureKind, Header, TrialRecord
 
@@ -48,6 +48,15 @@ class Everything:
     maybe_part: Square | None
     shape: Circle | Square
     maybe_shape: Circle | Square | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    """A type that got members after files of it were written."""
+
+    old: int
+    new: str = field(default="plain", metadata=LATER)
+    usual: int = 0
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -88,6 +97,27 @@ EXAMPLE = Everything(
     shape=Square(side=2.0),
     maybe_shape=None,
 )
+
+
+def test_a_member_added_later_may_be_missing_and_is_written_only_where_it_says_something() -> None:
+    before = {"old": 1, "usual": 0}
+    assert from_json(Grown, before) == Grown(old=1)
+    assert to_json(Grown(old=1)) == before
+    assert to_json(Grown(old=1, new="other")) == {"old": 1, "new": "other", "usual": 0}
+    assert from_json(Grown, {**before, "new": "other"}) == Grown(old=1, new="other")
+
+
+@pytest.mark.parametrize(
+    ("members", "problem"),
+    [
+        ({"old": 1}, "lacks usual"),
+        ({"usual": 0, "new": "x"}, "lacks old"),
+        ({"old": 1, "usual": 0, "newest": 1}, "unknown 'newest'"),
+        ({"old": 1, "usual": 0, "new": 1}, "Grown.new must be a text"),
+    ],
+)
+def test_only_a_member_added_later_may_be_missing(members: dict[str, object], problem: str) -> None:
+    assert problem in refusal(Grown, members)
 
 
 def refusal(kind: type[T], data: object, where: str = "") -> str:

@@ -26,6 +26,11 @@ from bench.stats import summarise
         ("throughput_per_second", (73_400.0, 70_000.0, 75_000.0, 3), "73.4k/s ±3.4 %"),
         ("throughput_per_second_median", (73_400.0,), "73.4k/s"),
         ("epoch_seconds_n", (3,), "3"),
+        ("test_accuracy_mean_interval", (0.98, 0.002, 4), "98.00 % (97.68 % to 98.32 %)"),
+        ("test_accuracy_mean_interval", (0.98, None, 1), "98.00 %"),
+        ("test_accuracy_mean_interval", (None, None, None), ""),
+        ("training_seconds_mean_interval", (2.0, 0.0, 3), "2.00 s (2.00 s to 2.00 s)"),
+        ("host_peak_bytes_mean_interval", (2.0**20, 2.0**20, 2), "1.00 MiB (-7.98 MiB to 9.98 MiB)"),
         ("n", (3, 0), "3"),
         ("n", (2, 1), "2+1 failed"),
         ("n", (0, 3), "0+3 failed"),
@@ -46,7 +51,7 @@ def test_a_cell_is_made_of_nothing_but_its_fields() -> None:
 
 
 def test_every_field_and_every_quantity_is_a_column() -> None:
-    assert set(COLUMNS) == {*FIELDS, *QUANTITIES}
+    assert set(COLUMNS) == {*FIELDS, *QUANTITIES, *(f"{quantity}_mean_interval" for quantity in QUANTITIES)}
     assert all(column.key == key for key, column in COLUMNS.items())
 
 

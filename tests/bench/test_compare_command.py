@@ -14,7 +14,7 @@ from stored_runs import side, store, trial, with_records
 
 from bench.cli import Commands
 from bench.compare_command import check_command, compare_command, split_label
-from bench.records import Run
+from bench.records import SCHEMA_VERSION, Run
 
 
 @click.group(cls=Commands)
@@ -213,7 +213,13 @@ def test_check_ends_with_5_for_what_cannot_be_compared(candidate: Run, words: st
         (lambda lines: [*lines[:2], lines[1], *lines[2:]], "is stored already"),
         (lambda lines: [lines[0], lines[1].replace(b'"test_loss":0.0875', b'"test_loss":NaN'), *lines[2:]], "NaN"),
         (lambda lines: [lines[0], lines[1][:60] + b"\n", *lines[2:]], "line 2"),
-        (lambda lines: [lines[0].replace(b'"schema_version":1', b'"schema_version":99'), *lines[1:]], "99"),
+        (
+            lambda lines: [
+                lines[0].replace(b'"schema_version":%d' % SCHEMA_VERSION, b'"schema_version":99'),
+                *lines[1:],
+            ],
+            "99",
+        ),
     ],
 )
 def test_a_broken_file_is_refused_on_either_side(command: str, spoil: Any, words: str) -> None:  # noqa: ANN401 - a lambda

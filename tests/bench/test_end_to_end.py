@@ -69,6 +69,29 @@ def survivors(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_the_taxes_of_a_loop_are_measured_and_shown(tmp_path: Path) -> None:
+    grid = ("--models", "784-16-10", "--batch-sizes", "512", "--epochs", "1", "--repeats", "1", "--threads", "1")
+    done = bench(tmp_path, "run", "--preset", "taxes", *grid)
+    assert done.returncode == 0, done.stderr
+    shown = bench(tmp_path, "show", "latest", "--taxes", "--format", "json")
+    assert shown.returncode == 0, shown.stderr
+    (account,) = json.loads(shown.stdout)
+    seconds = {part["name"]: part["seconds"] for part in account["parts"]}
+    run = read_run(stored(tmp_path))
+    epochs = {
+        (record.trial.configuration.pipeline, record.trial.configuration.engine): record.outcome.epoch_seconds
+        for record in run.records
+        if isinstance(record.outcome, Measurement)
+    }
+    assert account["epoch_seconds"] == epochs["dataloader", "eager"]
+    assert seconds == {
+        "loader tax": epochs["dataloader", "eager"] - epochs["resident", "eager"],
+        "framework tax": epochs["resident", "eager"] - epochs["resident", "fused"],
+        "kernel gap": None,
+        "arithmetic": None,  # this folder holds no calibration, so no peak
+    }
+
+
 def test_run_trains_on_real_mnist_and_ends_with_a_table_and_a_csv(tmp_path: Path) -> None:
     done = bench(tmp_path, "run", *GRID)
     assert done.returncode == 0, done.stderr

@@ -304,3 +304,35 @@ def test_engines_and_precisions_are_dimensions_of_the_grid() -> None:
     assert [one.precision for one in configurations(request(precisions=("fp32", "bf16")))] == ["fp32", "bf16"]
     (graph,) = configurations(request(engines=("graph",), precisions=("tf32",)), devices=("cuda:0",))
     assert (graph.engine, graph.precision) == ("graph", "tf32")
+
+
+def test_what_cannot_be_had_is_left_out_where_that_is_asked_for() -> None:
+    found = configurations(
+        request(engines=("eager", "fused", "graph"), pipelines=("dataloader", "resident"), skip_unsupported=True)
+    )
+    assert [(one.engine, one.pipeline) for one in found] == [
+        ("eager", "dataloader"),
+        ("eager", "resident"),
+        ("fused", "resident"),
+    ]
+
+
+def test_nothing_left_is_refused_all_the_same() -> None:
+    with pytest.raises(BadInputError, match="engine 'graph' replays CUDA graphs"):
+        configurations(request(engines=("graph",), skip_unsupported=True))
+
+
+def test_the_taxes_preset_is_a_tutorials_loop_and_what_is_less_than_it() -> None:
+    found = configurations(PRESETS["taxes"])
+    assert [(one.pipeline, one.engine) for one in found] == [
+        ("dataloader", "eager"),
+        ("resident", "eager"),
+        ("resident", "fused"),
+    ]
+    assert {(one.model, one.batch_size, one.epochs) for one in found} == {("mlp_512_256", 64, 2)}
+
+
+def test_the_speedrun_preset_trains_its_recipe_with_forty_seeds() -> None:
+    (found,) = configurations(PRESETS["speedrun"])
+    assert (found.model, found.engine, found.schedule) == ("speedrun", "fused", "one_cycle")
+    assert PRESETS["speedrun"].repeats >= 40

@@ -45,7 +45,10 @@ from bench.store import read_run
 jsonschema = pytest.importorskip("jsonschema")
 
 PUBLISHED: Final = Path(__file__).parents[2] / "docs" / "results-format.schema.json"
-GOLDEN: Final = Path(__file__).parent / "golden" / f"run-schema-{SCHEMA_VERSION}.jsonl"
+GOLDEN: Final = {
+    version: Path(__file__).parent / "golden" / f"run-schema-{version}.jsonl"
+    for version in range(1, SCHEMA_VERSION + 1)
+}
 KINDS: Final = {"header": Header, "trial": TrialRecord, "footer": Footer}
 
 Schema = dict[str, Any]
@@ -55,10 +58,10 @@ def expected_schema() -> Schema:
     """Derive the schema from the types in bench.records, independently of how bench.coding checks them."""
     definitions: dict[str, Schema] = {}
     lines = [line_schema(kind, schema_of(type_, definitions)) for kind, type_ in KINDS.items()]
-    definitions["Header"]["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
+    definitions["Header"]["properties"]["schema_version"] = {"enum": list(GOLDEN)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"One line of a stored run, schema version {SCHEMA_VERSION}",
+        "title": f"One line of a stored run, up to schema version {SCHEMA_VERSION}",
         "description": "A stored run is a JSON-lines file: a header, then trials, then a footer; a resumed run goes on "
         "with trials and another footer. Seconds, bytes and counts are SI base units; null is what was not measured.",
         "oneOf": lines,
@@ -99,11 +102,10 @@ def schema_of(hint: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN
 
 def object_schema(kind: type, definitions: dict[str, Schema]) -> Schema:
     hints = typing.get_type_hints(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
     return {
         "type": "object",
-        "properties": {name: schema_of(hints[name], definitions) for name in names},
-        "required": names,
+        "properties": {field.name: schema_of(hints[field.name], definitions) for field in dataclasses.fields(kind)},
+        "required": [field.name for field in dataclasses.fields(kind) if "later" not in field.metadata],
         "additionalProperties": False,
     }
 
@@ -122,8 +124,11 @@ def validator() -> Any:  # noqa: ANN401 - jsonschema ships no types
     return jsonschema.Draft202012Validator(json.loads(PUBLISHED.read_text()))
 
 
-def golden_lines() -> list[Any]:
-    return [json.loads(line) for line in GOLDEN.read_bytes().splitlines()]
+def golden_lines(version: int) -> list[Any]:
+    return [json.loads(line) for line in GOLDEN[version].read_bytes().splitlines()]
+
+
+versions = pytest.mark.parametrize("version", GOLDEN)
 
 
 def objects_in(value: object) -> list[dict[str, Any]]:
@@ -140,19 +145,22 @@ def test_the_published_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(PUBLISHED.read_text()))
 
 
-def test_every_line_of_the_golden_file_is_valid(validator: Any) -> None:  # noqa: ANN401 - see there
-    for line in golden_lines():
+@versions
+def test_every_line_of_the_golden_file_is_valid(validator: Any, version: int) -> None:  # noqa: ANN401 - see there
+    for line in golden_lines(version):
         validator.validate(line)
 
 
-def test_an_object_with_one_member_more_or_less_is_invalid(validator: Any) -> None:  # noqa: ANN401 - see there
-    for number in range(len(golden_lines())):
-        for index in range(len(objects_in(golden_lines()[number]))):
-            line = golden_lines()[number]
+@versions
+def test_an_object_with_one_member_more_or_less_is_invalid(validator: Any, version: int) -> None:  # noqa: ANN401 - see there
+    for number in range(len(golden_lines(version))):
+        for index in range(len(objects_in(golden_lines(version)[number]))):
+            line = golden_lines(version)[number]
             objects_in(line)[index]["unknown"] = 1
             assert not validator.is_valid(line)
-            line = golden_lines()[number]
-            objects_in(line)[index].popitem()
+            line = golden_lines(version)[number]
+            required = objects_in(line)[index]
+            del required[next(iter(required))]
             assert not validator.is_valid(line)
 
 
@@ -160,7 +168,12 @@ def golden_run() -> list[Header | TrialRecord | Footer]:
     """Build what the golden file holds: an interrupted run that was resumed, with all that a record can hold."""
     cpu = make_configuration(epochs=2)
     cuda = make_configuration(
-        device="cuda", model="784-512-256-10", layers=(784, 512, 256, 10), epochs=2, batch_size=256
+        device="cuda",
+        model="784-512-256-10",
+        layers=(784, 512, 256, 10),
+        epochs=2,
+        batch_size=256,
+        schedule="one_cycle",
     )
     machine = make_machine(accelerators=(Accelerator(device="cuda", name="Fictional GPU F1", memory_bytes=24 * 2**30),))
     on_cpu = make_measurement(
@@ -200,12 +213,15 @@ def golden_run() -> list[Header | TrialRecord | Footer]:
     ]
 
 
-def test_the_golden_file_reads_as_the_run_it_was() -> None:
-    run = read_run(GOLDEN)
+@versions
+def test_the_golden_file_reads_as_the_run_it_was(version: int) -> None:
+    run = read_run(GOLDEN[version])
     assert run.warnings == ()
-    assert run.header.schema_version == 1
+    assert run.header.schema_version == version
     assert run.header.machine.id == "x86_64-4c-" + run.header.machine.id[-8:]
     assert [configuration.device for configuration in run.header.plan.configurations] == ["cpu", "cuda"]
+    schedules = [configuration.schedule for configuration in run.header.plan.configurations]
+    assert schedules == ["constant", "constant" if version == 1 else "one_cycle"]
     assert [(r.trial.configuration.device, r.trial.repeat, r.trial.seed) for r in run.records] == [
         ("cpu", 0, 42),
         ("cuda", 0, 42),
@@ -227,12 +243,13 @@ def test_the_golden_file_reads_as_the_run_it_was() -> None:
     assert run.footer == Footer(complete=True, reason="complete", measured=3, failed=1, missing=0, wall_seconds=19.25)
 
 
-def test_the_golden_file_encodes_to_the_same_bytes() -> None:
-    lines = GOLDEN.read_bytes().splitlines(keepends=True)
+@versions
+def test_the_golden_file_encodes_to_the_same_bytes(version: int) -> None:
+    lines = GOLDEN[version].read_bytes().splitlines(keepends=True)
     assert [runfile.encode(runfile.decode(line)) for line in lines] == lines
 
 
 if __name__ == "__main__":
     PUBLISHED.write_text(text_of(expected_schema()))
-    if not GOLDEN.exists():
-        GOLDEN.write_bytes(b"".join(map(runfile.encode, golden_run())))
+    if not GOLDEN[SCHEMA_VERSION].exists():
+        GOLDEN[SCHEMA_VERSION].write_bytes(b"".join(map(runfile.encode, golden_run())))

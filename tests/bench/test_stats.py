@@ -192,6 +192,7 @@ def test_every_quantity_is_summed_up_from_the_measurements() -> None:
     }
     assert medians == {
         "epoch_seconds": 2.0,
+        "training_seconds": 4.0,
         "throughput_per_second": 30_000.0,
         "cold_start_seconds": 0.5,
         "host_peak_bytes": 100.0,

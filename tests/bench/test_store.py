@@ -299,7 +299,7 @@ BROKEN: Final = {
         "line 1: header has unknown 'x'; restore",
     ),
     "a header with an impossible version": (
-        lambda lines: [lines[0].replace(b'"schema_version":1', b'"schema_version":0'), *lines[1:]],
+        lambda lines: [lines[0].replace(b'"schema_version":%d' % SCHEMA_VERSION, b'"schema_version":0'), *lines[1:]],
         "its schema_version is 0, and versions are whole numbers from 1",
     ),
 }
@@ -314,8 +314,9 @@ def test_a_broken_line_is_refused_with_its_number_the_rule_and_a_remedy(tmp_path
 
 
 def test_a_newer_schema_is_refused_before_its_unknown_members(tmp_path: Path) -> None:
-    (tmp_path / "run.jsonl").write_text('{"header":{"schema_version":2,"new":[]}}\n{"new":{}}\n')
-    message = f"has schema version 2, and this bench reads versions up to {SCHEMA_VERSION}: upgrade bench"
+    newer = SCHEMA_VERSION + 1
+    (tmp_path / "run.jsonl").write_text(f'{{"header":{{"schema_version":{newer},"new":[]}}}}\n{{"new":{{}}}}\n')
+    message = f"has schema version {newer}, and this bench reads versions up to {SCHEMA_VERSION}: upgrade bench"
     assert message in refusal(tmp_path / "run.jsonl")
 
 

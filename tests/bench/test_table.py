@@ -58,6 +58,7 @@ def test_a_measured_trial_becomes_a_row_of_its_values() -> None:
         "loss": "cross_entropy",
         "optimizer": "adam",
         "learning_rate": 0.001,
+        "schedule": "constant",
         "momentum": 0.0,
         "weight_decay": 0.0,
         "batch_size": 64,

@@ -14,7 +14,7 @@ from bench_builders import make_configuration
 from bench import worker
 from bench.channel import Channel, ChannelClosedError
 from bench.coding import from_json, to_json
-from bench.messages import DatasetReady, Evaluated, Finished, Prepared, Trained
+from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Trained
 from bench.records import Configuration, Description, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError
 from mnist_mlp import data
@@ -49,6 +49,22 @@ def failure_of(session: worker.Session, request: dict[str, Any]) -> Failure:
     answer = session.answer(request)
     assert "failure" in answer, answer
     return from_json(Failure, answer["failure"])
+
+
+def test_a_trial_is_displaced_in_memory_by_its_seed(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [len(worker.displace(seed)) for seed in range(20)]
+    assert len(set(sizes)) == len(sizes)
+    assert sizes == [len(worker.displace(seed)) for seed in range(20)]
+    seeds: list[int] = []
+    monkeypatch.setattr(worker, "displace", seeds.append)
+    ask(session, Prepared, prepare(seed=7))
+    assert seeds == [7]
+
+
+def test_the_peak_is_measured_with_the_threads_asked_for(session: worker.Session) -> None:
+    peaked = ask(session, Peaked, {"do": "peak", "device": "cpu", "threads": 1, "precision": "fp32"})
+    assert peaked.flops_per_second > 0
+    assert torch.get_num_threads() == 1
 
 
 @pytest.mark.mnist

@@ -86,13 +86,22 @@ def test_loaded_network_can_be_trained_further(saved: Path) -> None:
     assert all(parameter.requires_grad and parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("changes", [{"learning_rate": 1}, {"output": "softmax", "loss": "nll_of_log"}])
+@pytest.mark.parametrize(
+    "changes", [{"learning_rate": 1}, {"schedule": "one_cycle"}, {"output": "softmax", "loss": "nll_of_log"}]
+)
 def test_any_recipe_and_an_untrained_model_come_back(tmp_path: Path, changes: dict[str, Any]) -> None:
     trainer = Trainer(replace(RECIPE, **changes), dataset=bars(), device="cpu")
     trainer.save(str(tmp_path / "new.pth"))
     checkpoint = load_checkpoint(tmp_path / "new.pth")
     assert checkpoint.recipe == trainer.recipe
     assert checkpoint.training.test_accuracy is None
+
+
+def test_a_file_of_the_first_version_has_no_schedule(trainer: Trainer, saved: Path, tmp_path: Path) -> None:
+    content = content_of(saved) | {"version": 1}
+    del content["recipe"]["schedule"]
+    torch.save(content, tmp_path / "old.pth")
+    assert load_checkpoint(tmp_path / "old.pth").recipe == trainer.recipe
 
 
 def test_torch_itself_loads_the_file_as_plain_cpu_weights(saved: Path) -> None:
@@ -244,12 +253,13 @@ def recipe_change(**values: Any) -> Callable[[dict[str, Any]], None]:  # noqa: A
     return lambda content: content["recipe"].update(values)
 
 
-def change(part: str, **values: Any) -> Callable[[dict[str, Any]], None]:  # noqa: ANN401 - likewise
+def change(part: str, **values: Any) -> Callable[[dict[str, Any]], None]:  # noqa: ANN401 - any value of a stranger's
     return lambda content: content[part].update(values)
 
 
 CORRUPTIONS: Final[dict[str, tuple[Callable[[dict[str, Any]], Any], str]]] = {
-    "newer version": (lambda content: content.update(version=2), "format version 2.*upgrade"),
+    "newer version": (lambda content: content.update(version=3), "format version 3.*upgrade"),
+    "version of none": (lambda content: content.update(version=0), "format version 0.*reads 1 to 2"),
     "version of another type": (lambda content: content.update(version=True), "version is not of type int"),
     "field missing": (lambda content: content.pop("dataset"), "fields are not the"),
     "field too many": (lambda content: content.update(extra=1), "fields are not the"),
@@ -259,6 +269,7 @@ CORRUPTIONS: Final[dict[str, tuple[Callable[[dict[str, Any]], Any], str]]] = {
         "library_version is out",
     ),
     "endless text": (recipe_change(name="x" * 1000), "name is out of range"),
+    "unknown schedule": (recipe_change(schedule="two_cycles"), "schedule 'two_cycles' is unknown"),
     "bool for a number": (recipe_change(epochs=True), "epochs is not of type int"),
     "text for a number": (recipe_change(batch_size="64"), "batch_size is not of type int"),
     "negative seed": (change("training", seed=-1), "seed is out of range"),

@@ -1,0 +1,58 @@
+"""The peak: the best rate of all products counts, and the search ends where products take long."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bench.peak import REPEATS, SIZES, measure_peak
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    """Tells times such that the products take `seconds`, one after the other."""
+
+    def __init__(self, seconds: Iterator[float]) -> None:
+        self._seconds = seconds
+        self._now = 0.0
+        self._starting = False
+        self.products = 0
+
+    def __call__(self) -> float:
+        self._starting = not self._starting
+        if not self._starting:
+            self._now += next(self._seconds)
+            self.products += 1
+        return self._now
+
+
+def test_the_fastest_product_counts_and_a_long_one_ends_the_search() -> None:
+    seconds = [0.002, *[0.001] * REPEATS, *[0.06] * (1 + REPEATS)]
+    clock = Clock(iter(seconds))
+    rate = measure_peak(CPU, lambda: None, clock=clock)
+    assert rate == pytest.approx(max(2 * SIZES[0] ** 3 / 0.001, 2 * SIZES[1] ** 3 / 0.06))
+    assert clock.products == len(seconds)
+
+
+def test_a_stall_does_not_lower_the_peak() -> None:
+    calm = measure_peak(CPU, lambda: None, clock=Clock(itertools.repeat(0.06)))
+    stalled = measure_peak(CPU, lambda: None, clock=Clock(itertools.chain([9.0, 0.06, 9.0], itertools.repeat(0.06))))
+    assert [stalled, calm] == pytest.approx([2 * SIZES[0] ** 3 / 0.06] * 2)
+
+
+def test_every_product_is_between_two_synchronisations() -> None:
+    events: list[str] = []
+    clock = Clock(itertools.repeat(1.0))
+
+    def note() -> float:
+        events.append("clock")
+        return clock()
+
+    measure_peak(CPU, lambda: events.append("synchronise"), clock=note)
+    assert events == ["synchronise", "clock"] * 2 * (1 + REPEATS)
+
+
+def test_a_real_peak_is_above_what_one_multiplication_at_a_time_could_reach() -> None:
+    assert measure_peak(CPU, lambda: None) > 1e9
