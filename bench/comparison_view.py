@@ -17,7 +17,7 @@ from bench.judgement_text import (
     ratio_interval_text,
     ratio_text,
 )
-from bench.layout import escape, markdown_table, text_table, wrap
+from bench.layout import escape, markdown_table, text_table, text_table_width, wrap
 from bench.matching import describe, dimension, varying_dimensions
 from bench.units import format_percent
 
@@ -72,19 +72,13 @@ def _fitting(columns: Sequence[_Column], rows: Sequence[Row], width: int, droppe
     """Return the table without the columns it has no room for, which are added to `dropped`."""
     cells = {column.key: [column.cell(row) for row in rows] for column in columns}
     kept = list(columns)
-
-    def draw() -> str:
-        in_rows = list(zip(*(cells[column.key] for column in kept), strict=True))
-        return text_table([column.header for column in kept], in_rows, [column.is_numeric for column in kept])
-
-    table = draw()
     for key in _DROP_ORDER:
-        if max(map(len, table.splitlines())) <= width:
+        if text_table_width([column.header for column in kept], [cells[column.key] for column in kept]) <= width:
             break
         dropped += [column for column in kept if column.key == key]
         kept = [column for column in kept if column.key != key]
-        table = draw()
-    return table
+    in_rows = list(zip(*(cells[column.key] for column in kept), strict=True))
+    return text_table([column.header for column in kept], in_rows, [column.is_numeric for column in kept])
 
 
 def _markdown_text(comparison: Comparison, rows: Sequence[Row]) -> str:

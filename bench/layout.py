@@ -15,6 +15,9 @@ _EXPORTED_CHARACTERS: Final = 10_000
 """CSV keeps texts in full as far as any sane one goes."""
 
 
+_GAP: Final = "  "
+
+
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
     """Return a table of at least one row with a rule under its headers; columns that are `numeric` end flush right.
 
@@ -27,7 +30,15 @@ def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: S
     above = list(zip(*([""] * (height - len(lines)) + lines for lines in broken), strict=True))
     widths = [max(map(len, (*lines, *column))) for lines, column in zip(broken, cells, strict=True)]
     rule = ["-" * width for width in widths]
-    return "\n".join("  ".join(row).rstrip() for row in _padded([*above, rule, *rows], widths, numeric))
+    return "\n".join(_GAP.join(row).rstrip() for row in _padded([*above, rule, *rows], widths, numeric))
+
+
+def text_table_width(headers: Sequence[str], columns: Sequence[Sequence[str]]) -> int:
+    """Return how many characters wide `text_table` draws these columns, without drawing them."""
+    widths = [
+        max(map(len, (*_narrow(header, column), *column))) for header, column in zip(headers, columns, strict=True)
+    ]
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:

@@ -28,7 +28,7 @@ from bench.judgement_text import (
     ratio_interval_text,
     ratio_text,
 )
-from bench.layout import markdown_table, text_table
+from bench.layout import markdown_table, text_table, text_table_width
 from bench.matching import make_table
 from bench.records import Run
 
@@ -223,6 +223,8 @@ def test_changes_are_written_with_their_sign_and_unit() -> None:
 
 
 def test_tables_align_numbers_right_and_words_left() -> None:
-    table = text_table(["name", "batch size"], [["a", "1"], ["long name", "1024"]], [False, True])
+    headers, rows = ["name", "batch size"], [["a", "1"], ["long name", "1024"]]
+    table = text_table(headers, rows, [False, True])
+    assert text_table_width(headers, list(zip(*rows, strict=True))) == max(map(len, table.splitlines()))
     assert table == "           batch\nname        size\n---------  -----\na              1\nlong name   1024"
     assert markdown_table(["a", "n"], [["x|", "10"]], [False, True]) == "| a   |   n |\n|:----|----:|\n| x\\| |  10 |"
