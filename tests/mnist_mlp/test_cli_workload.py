@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -226,8 +227,17 @@ def test_mistakes_in_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch)
         cli(["train", *SMALL])
 
 
+@pytest.fixture
+def heard_interrupts() -> Iterator[None]:
+    """Let started programs hear SIGINT, which a shell has its background jobs, and all they start, ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="a signal is sent")
+@pytest.mark.usefixtures("heard_interrupts")
 def test_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
     command = [
         sys.executable,
