@@ -6,16 +6,20 @@ name the modules to import beforehand. Requests, one packet each:
     fork workload (with the trial's end of its socket)        → {"pid": …}      `workload`: see `bench.processes`
     wait pid                                                  → {"status": …}   as `subprocess.Popen.returncode`
 
-It stays single-threaded, never touches a device, and ends, with all it started, when its control socket closes.
+It stays single-threaded, never touches a device, and ends, with all it started, when its control socket closes: even
+while it still imports, for a parent that was interrupted or killed by then has nobody left to end it.
 """
 
 import array
 import contextlib
+import fcntl
 import importlib
 import os
+import select
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 
 from bench.channel import Channel
 from bench.coding import dumps, loads
@@ -26,8 +30,9 @@ _PACKET_BYTES = 4096
 def main() -> None:
     """Import, say so, and serve until the other end of the control socket is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
-    for module in sys.argv[2:]:  # preloading is what this process is for
-        importlib.import_module(module)
+    with _ending_at_hang_up(control):
+        for module in sys.argv[2:]:  # preloading is what this process is for
+            importlib.import_module(module)
     control.send(dumps({"pid": os.getpid()}).encode())
     children: set[int] = set()
     while True:
@@ -50,6 +55,18 @@ def main() -> None:
     for pid in children:
         _reap(pid, kill=True)
     os._exit(0)  # tearing down an interpreter with torch in it takes a second that nobody has
+
+
+@contextlib.contextmanager
+def _ending_at_hang_up(control: socket.socket) -> Iterator[None]:
+    """Have the kernel end this process (SIGIO, whose default that is) when the socket's other end closes meanwhile."""
+    flags = fcntl.fcntl(control, fcntl.F_GETFL)
+    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([control], [], [], 0)[0]:  # nobody asks before we are ready, so it has closed already
+        os._exit(0)
+    yield
+    fcntl.fcntl(control, fcntl.F_SETFL, flags)
 
 
 def _received_socket(ancillary: list[tuple[int, int, bytes]]) -> socket.socket:

@@ -249,11 +249,11 @@ class ForkingLauncher:
         return WorkerError(f"the worker host ended or does not answer{self._log.explain()}")
 
     def _end_host(self) -> None:
-        # Closing its socket lets it end its trials first; it is busy only while importing, when it has none.
+        # Closing its socket lets it end its trials first; while importing, when it has none, it ends at once.
         self._control.close()
         if self._host is not None:
             try:
-                self._host.wait(timeout=1.0 if self._imported else 0.0)
+                self._host.wait(timeout=1.0)
             except subprocess.TimeoutExpired:
                 self._host.kill()
                 self._host.wait()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -167,6 +168,34 @@ def test_killed_owner_takes_host_and_trial_with_it() -> None:
         orphans = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
         owner.kill()
     _, alive = psutil.wait_procs(orphans, timeout=10)
+    assert not [one for one in alive if one.status() != "zombie"]
+
+
+OWNER_OF_AN_IMPORTING_HOST = """
+import sys, time
+from bench.processes import ForkingLauncher
+launcher = ForkingLauncher(preload=("takes_for_ever",))
+print(launcher.host_pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_killed_owner_takes_a_host_with_it_that_is_still_importing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    begun.touch()
+    module = f"import pathlib, time; pathlib.Path({str(begun)!r}).unlink(); time.sleep(600)"
+    (tmp_path / "takes_for_ever.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    command = [sys.executable, "-c", OWNER_OF_AN_IMPORTING_HOST]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words
+        assert owner.stdout is not None
+        host = psutil.Process(int(owner.stdout.readline()))
+        while begun.exists():
+            assert host.status() != "zombie"
+        owner.kill()
+    _, alive = psutil.wait_procs([host], timeout=10)
     assert not [one for one in alive if one.status() != "zombie"]
 
 
