@@ -19,7 +19,7 @@ def was_enabled(request: pytest.FixtureRequest) -> Iterator[bool]:
 def test_nothing_is_collected_within_and_what_was_before_comes_back(
     error: Exception | None, *, was_enabled: bool
 ) -> None:
-    seen = []
+    seen: list[bool | None] = []
     try:
         with garbage_collection_paused():
             seen.append(gc.isenabled())
