@@ -1,11 +1,12 @@
 """A model's parameters as one flat buffer, and optimizers that update it in one call of torch's fused kernels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mnist_mlp.engines.layers import LayerParameters
 from mnist_mlp.model import MLP
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.schedules import Schedule
@@ -22,45 +23,38 @@ _EPSILON: Final = 1e-8
 class FlatParameters:
     """The weights and biases of an MLP in one buffer, and their gradients in another.
 
-    The model's own parameters become views of the buffer, so that what reads or loads them goes on working. A weight
-    matrix is kept transposed, (inputs, outputs): its gradient, inputs transposed times output gradient, is then
-    written row by row, which took a fifth less time for 784 by 128.
+    The model's own parameters become views of the buffer, so that what reads or loads them goes on working.
 
     Attributes:
         values: all of them, (size,) float32, zero between the parts.
         gradients: likewise.
-        layers: for each layer its weights, (inputs, outputs), and its biases, (outputs,), views of `values`.
-        layer_gradients: the same views of `gradients`.
+        layers: each layer's part of both.
     """
 
     def __init__(self, model: MLP) -> None:
         """Copy the model's parameters into a buffer on their device and make them views of it."""
-        linear = [module for module in model.children() if isinstance(module, nn.Linear)]
-        size = sum(_aligned(part.numel()) for module in linear for part in (module.weight, module.bias))
-        self.values = torch.zeros(size, device=linear[0].weight.device)
+        parts = list(model.parameters())
+        size = sum(_aligned(part.numel()) for part in parts)
+        self.values = torch.zeros(size, device=parts[0].device)
         self.gradients = torch.zeros_like(self.values)
-        self.layers = _views(self.values, linear)
-        self.layer_gradients = _views(self.gradients, linear)
-        for module, (weights, biases) in zip(linear, self.layers, strict=True):
-            weights.copy_(module.weight.detach().t())
-            biases.copy_(module.bias.detach())
-            module.weight.data = weights.t()
-            module.bias.data = biases
+        values, gradients = _views(self.values, parts), _views(self.gradients, parts)
+        for part, view in zip(parts, values, strict=True):
+            part.data = view.copy_(part.detach())
+        by_layer = zip(values[::2], values[1::2], gradients[::2], gradients[1::2], strict=True)
+        self.layers = [LayerParameters(*layer) for layer in by_layer]
 
 
 def _aligned(count: int) -> int:
     return -(-count // _ALIGNMENT) * _ALIGNMENT
 
 
-def _views(buffer: Tensor, linear: list[nn.Linear]) -> list[tuple[Tensor, Tensor]]:
+def _views(buffer: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+    """Return one view of the buffer for each part, of its shape."""
     views = []
     begin = 0
-    for module in linear:
-        inputs, outputs = module.in_features, module.out_features
-        weights = buffer[begin : begin + inputs * outputs].view(inputs, outputs)
-        begin += _aligned(inputs * outputs)
-        views.append((weights, buffer[begin : begin + outputs]))
-        begin += _aligned(outputs)
+    for part in parts:
+        views.append(buffer[begin : begin + part.numel()].view(part.shape))
+        begin += _aligned(part.numel())
     return views
 
 

@@ -1,4 +1,4 @@
-"""Training written by hand from torch's kernels: no autograd, no allocation in a step, as few calls as there can be.
+"""Training written by hand from torch's kernels: no autograd, buffers made beforehand, as few calls as there can be.
 
 Images are gathered and normalised for many batches at once, into a buffer that stays in the processor's cache; outputs
 are kept and the losses of all batches computed together from them at the end of a stretch.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mnist_mlp.engines.flat import DeviceRates, FlatAdam, FlatParameters, FlatSGD, HostRates
+from mnist_mlp.engines.layers import make_layer
 from mnist_mlp.model import MLP, loss_function, output_function
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import CLASSES, INPUT_FEATURES, Recipe
@@ -27,10 +28,9 @@ _BLOCK_SAMPLES: Final = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch in its buffers: images (n, 784) and their transpose, one-hot labels and logits, (n, 10) each."""
+    """A batch in its buffers: images, (n, 784), one-hot labels and logits, (n, 10) each."""
 
     images: Tensor
-    images_t: Tensor
     targets: Tensor
     logits: Tensor
 
@@ -52,8 +52,7 @@ class Block:
     def batch(self, begin: int, size: int) -> Batch:
         """Return the `size` samples from `begin` on as a batch."""
         rows = slice(begin, begin + size)
-        images = self.images[rows]
-        return Batch(images=images, images_t=images.t(), targets=self.targets[rows], logits=self.logits[rows])
+        return Batch(images=self.images[rows], targets=self.targets[rows], logits=self.logits[rows])
 
     def batches(self, samples: int) -> list[tuple[int, Batch]]:
         """Return the batches of the first `samples` samples with their sizes; the last may be short."""
@@ -65,59 +64,34 @@ class Block:
 class Workspace:
     """A step's intermediate values for batches of one size, and the step itself.
 
-    Every tensor that a step touches is here, in the batch or in the parameters, made beforehand; so a step can be
-    captured in a CUDA graph.
+    On CUDA every tensor that a step touches is here, in the batch or in the parameters, made beforehand; so a step can
+    be captured in a CUDA graph.
     """
 
     def __init__(self, recipe: Recipe, parameters: FlatParameters, size: int) -> None:
         """Allocate what batches of `size` samples need."""
         device = parameters.values.device
-        widths = recipe.layers[1:-1]
-        activations = [torch.empty(size, width, device=device) for width in widths]
-        errors = [torch.empty(size, width, device=device) for width in (*widths, CLASSES)]
-        self._forward = [
-            (weights, biases, activation)
-            for (weights, biases), activation in zip(parameters.layers[:-1], activations, strict=True)
-        ]
-        self._last = parameters.layers[-1]
-        self._error = errors[-1]
-        # For each layer after the first, from the last one back: its inputs, also transposed, the error of its outputs
-        # and of its inputs, its weights transposed, and its gradients.
-        self._backward = [
-            (
-                activations[layer - 1],
-                activations[layer - 1].t(),
-                errors[layer],
-                errors[layer - 1],
-                parameters.layers[layer][0].t(),
-                *parameters.layer_gradients[layer],
-            )
-            for layer in range(len(widths), 0, -1)
-        ]
-        self._first_error = errors[0]
-        self._first_gradients = parameters.layer_gradients[0]
+        *hidden, last = parameters.layers
+        self._hidden = [make_layer(layer, size, is_hidden=True) for layer in hidden]
+        self._last = make_layer(last, size, is_hidden=False)
         # A tensor, not a number: torch would make a tensor of the number anew in every step, which costs a microsecond.
         self._scale = torch.tensor(1 / size, device=device)
         self._quotient = torch.empty(size, CLASSES, device=device) if recipe.loss == "nll_of_log" else None
 
     def gradients(self, batch: Batch) -> None:
         """Write the batch's logits, and the gradients of its mean loss to all parameters."""
-        addmm, mm, add_up = torch.addmm, torch.mm, torch.sum
-        inputs = batch.images
-        for weights, biases, activation in self._forward:
-            addmm(biases, inputs, weights, out=activation)
-            torch.relu_(activation)
-            inputs = activation
-        addmm(self._last[1], inputs, self._last[0], out=batch.logits)
+        inputs = [batch.images]
+        for layer in self._hidden:
+            inputs.append(layer.forward(inputs[-1], layer.outputs))
+        self._last.forward(inputs[-1], batch.logits)
         self._output_error(batch)
-        for inputs, inputs_t, error, input_error, weights_t, weight_gradient, bias_gradient in self._backward:
-            mm(inputs_t, error, out=weight_gradient)
-            add_up(error, 0, out=bias_gradient)
-            mm(error, weights_t, out=input_error)
-            _relu_backward(input_error, inputs, 0, grad_input=input_error)
-        weight_gradient, bias_gradient = self._first_gradients
-        mm(batch.images_t, self._first_error, out=weight_gradient)
-        add_up(self._first_error, 0, out=bias_gradient)
+        layer = self._last
+        for below in reversed(self._hidden):
+            outputs = inputs.pop()
+            layer.gradients(outputs)
+            _relu_backward(layer.input_error(), outputs, 0, grad_input=below.error)
+            layer = below
+        layer.gradients(batch.images)
 
     def _output_error(self, batch: Batch) -> None:
         """Write the gradient of the mean loss to the logits: softmax less one-hot labels, over the batch's size.
@@ -125,7 +99,7 @@ class Workspace:
         So it is for cross-entropy and for the log-likelihood of log-softmax, a second log-softmax changing nothing.
         The log of a softmax is differentiated as it stands, for where a probability underflows to 0 it has no gradient.
         """
-        error = self._error
+        error = self._last.error
         torch.softmax(batch.logits, 1, out=error)
         if self._quotient is None:
             error.sub_(batch.targets).mul_(self._scale)

@@ -1,0 +1,105 @@
+"""One layer's computation, by either library, against autograd's in float64."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mnist_mlp.engines import layers
+from mnist_mlp.engines.layers import Layer, LayerParameters, OneDnnLayer, make_layer
+
+SIZE, INPUTS, OUTPUTS = 37, 50, 23
+
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(),
+    reason="this torch has no oneDNN",
+)
+kinds = pytest.mark.parametrize("kind", [Layer, pytest.param(OneDnnLayer, marks=needs_onednn)])
+
+
+def parameters(inputs: int = INPUTS, outputs: int = OUTPUTS) -> LayerParameters:
+    generator = torch.Generator().manual_seed(0)
+    weights, biases = torch.randn(outputs, inputs, generator=generator), torch.randn(outputs, generator=generator)
+    return LayerParameters(weights, biases, torch.empty_like(weights), torch.empty_like(biases))
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@kinds
+@pytest.mark.parametrize("is_hidden", [True, False])
+def test_outputs_gradients_and_input_error_are_those_of_float64(kind: type[Layer], *, is_hidden: bool) -> None:
+    values = parameters()
+    layer = kind(values, SIZE, is_hidden=is_hidden)
+    inputs, error = random(SIZE, INPUTS), random(SIZE, OUTPUTS) / SIZE
+    weights, biases, exact = (value.double().requires_grad_() for value in (values.weights, values.biases, inputs))
+    expected = functional.linear(exact, weights, biases)
+    expected.backward(error.double())
+
+    buffer = torch.empty(SIZE, OUTPUTS)
+    outputs = layer.forward(inputs, buffer)
+    layer.error.copy_(error)
+    layer.gradients(inputs)
+
+    found = [outputs, values.weight_gradient, values.bias_gradient, layer.input_error()]
+    wanted = [functional.relu(expected) if is_hidden else expected, weights.grad, biases.grad, exact.grad]
+    for one, other in zip(found, wanted, strict=True):
+        assert other is not None
+        torch.testing.assert_close(one.double(), other.detach(), rtol=1e-5, atol=1e-5)
+    if not is_hidden:
+        assert outputs is buffer  # the logits are kept there until the losses are computed
+
+
+@pytest.mark.parametrize(
+    ("size", "device", "held_back", "kind"),
+    [
+        (1024, "cpu", True, OneDnnLayer),
+        (1024, "cpu", False, Layer),
+        (1024, "meta", True, Layer),
+        (16, "cpu", True, Layer),
+    ],
+)
+def test_onednn_is_used_for_large_products_where_mkl_is_held_back(
+    size: int, device: str, kind: type[Layer], monkeypatch: pytest.MonkeyPatch, *, held_back: bool
+) -> None:
+    monkeypatch.setattr(layers, "mkl_is_held_back", lambda: held_back)
+    with torch.device(device):
+        values = LayerParameters(*(torch.empty(128, 784), torch.empty(128)) * 2)
+    assert type(make_layer(values, size, is_hidden=True)) is kind
+
+
+AMD, INTEL, ARM = "vendor_id\t: AuthenticAMD", "vendor_id\t: GenuineIntel", "CPU implementer\t: 0x41"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "capability", "libraries", "expected"),
+    [
+        (AMD, "AVX512", {"mkl", "mkldnn"}, True),
+        (AMD, "AVX512", {"mkl"}, False),
+        (AMD, "AVX512", {"mkldnn"}, False),
+        (AMD, "AVX2", {"mkl", "mkldnn"}, False),
+        (INTEL, "AVX512", {"mkl", "mkldnn"}, False),
+        (ARM, "AVX512", {"mkl", "mkldnn"}, False),
+        (None, "AVX512", {"mkl", "mkldnn"}, False),
+    ],
+)
+def test_mkl_is_held_back_on_processors_of_amd_with_avx512(  # noqa: PLR0913 - the cases' parts
+    cpuinfo: str | None,
+    capability: str,
+    libraries: set[str],
+    *,
+    expected: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(f"processor\t: 0\n{cpuinfo}\n")
+    monkeypatch.setattr(layers, "_CPUINFO", file)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: "mkl" in libraries)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: "mkldnn" in libraries)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert layers.mkl_is_held_back.__wrapped__() is expected
