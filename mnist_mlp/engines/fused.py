@@ -28,7 +28,10 @@ _BLOCK_SAMPLES: Final = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch in its buffers: images, (n, 784), one-hot labels and logits, (n, 10) each."""
+    """A batch in its buffers: images, (n, 784), one-hot labels and logits, (10, n) each: classes first.
+
+    So the softmax goes along columns, which torch vectorises; along rows of ten it took ten times as long.
+    """
 
     images: Tensor
     targets: Tensor
@@ -45,14 +48,14 @@ class Block:
         self.pixels = torch.empty(samples, INPUT_FEATURES, dtype=torch.uint8, device=device)
         self.images = torch.empty(samples, INPUT_FEATURES, device=device)
         self.labels = torch.empty(samples, dtype=torch.int64, device=device)
-        self.targets = torch.empty(samples, CLASSES, device=device)
-        self.logits = torch.empty(samples, CLASSES, device=device)
+        self.targets = torch.empty(CLASSES, samples, device=device)
+        self.logits = torch.empty(CLASSES, samples, device=device)
         self._full = [self.batch(begin, batch_size) for begin in range(0, samples - batch_size + 1, batch_size)]
 
     def batch(self, begin: int, size: int) -> Batch:
         """Return the `size` samples from `begin` on as a batch."""
-        rows = slice(begin, begin + size)
-        return Batch(images=self.images[rows], targets=self.targets[rows], logits=self.logits[rows])
+        chosen = slice(begin, begin + size)
+        return Batch(images=self.images[chosen], targets=self.targets[:, chosen], logits=self.logits[:, chosen])
 
     def batches(self, samples: int) -> list[tuple[int, Batch]]:
         """Return the batches of the first `samples` samples with their sizes; the last may be short."""
@@ -71,44 +74,43 @@ class Workspace:
     def __init__(self, recipe: Recipe, parameters: FlatParameters, size: int) -> None:
         """Allocate what batches of `size` samples need."""
         device = parameters.values.device
-        *hidden, last = parameters.layers
-        self._hidden = [make_layer(layer, size, is_hidden=True) for layer in hidden]
-        self._last = make_layer(last, size, is_hidden=False)
+        *self._hidden, self._last = [make_layer(layer, size) for layer in parameters.layers]
+        self._error = torch.empty(CLASSES, size, device=device)
         # A tensor, not a number: torch would make a tensor of the number anew in every step, which costs a microsecond.
         self._scale = torch.tensor(1 / size, device=device)
-        self._quotient = torch.empty(size, CLASSES, device=device) if recipe.loss == "nll_of_log" else None
+        self._quotient = torch.empty_like(self._error) if recipe.loss == "nll_of_log" else None
 
     def gradients(self, batch: Batch) -> None:
         """Write the batch's logits, and the gradients of its mean loss to all parameters."""
         inputs = [batch.images]
         for layer in self._hidden:
-            inputs.append(layer.forward(inputs[-1], layer.outputs))
-        self._last.forward(inputs[-1], batch.logits)
-        self._output_error(batch)
+            inputs.append(layer.hidden(inputs[-1]))
         layer = self._last
+        layer.logits(inputs[-1], batch.logits)
+        error_t = self._output_error(batch)
+        error = error_t.t()
+        layer.gradients(error_t, inputs[-1])
         for below in reversed(self._hidden):
             outputs = inputs.pop()
-            layer.gradients(outputs)
-            _relu_backward(layer.input_error(), outputs, 0, grad_input=below.error)
+            error = below.before_relu(layer.input_error(error), outputs)
             layer = below
-        layer.gradients(batch.images)
+            layer.gradients(layer.transposed(error), inputs[-1])
 
-    def _output_error(self, batch: Batch) -> None:
-        """Write the gradient of the mean loss to the logits: softmax less one-hot labels, over the batch's size.
+    def _output_error(self, batch: Batch) -> Tensor:
+        """Return the gradient of the mean loss to the logits: softmax less one-hot labels, over the batch's size.
 
         So it is for cross-entropy and for the log-likelihood of log-softmax, a second log-softmax changing nothing.
         The log of a softmax is differentiated as it stands, for where a probability underflows to 0 it has no gradient.
         """
-        error = self._last.error
-        torch.softmax(batch.logits, 1, out=error)
+        error = torch.softmax(batch.logits, 0, out=self._error)
         if self._quotient is None:
             error.sub_(batch.targets).mul_(self._scale)
         else:
             torch.div(batch.targets, error, out=self._quotient).mul_(self._scale).neg_()
-            _softmax_backward(self._quotient, error, 1, torch.float32, grad_input=error)
+            _softmax_backward(self._quotient, error, 0, torch.float32, grad_input=error)
+        return error
 
 
-_relu_backward: Final = torch.ops.aten.threshold_backward.grad_input
 _softmax_backward: Final = torch.ops.aten._softmax_backward_data.out  # noqa: SLF001 - autograd's own, which has no other name
 
 
@@ -137,7 +139,7 @@ class FusedEngine:
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """See `mnist_mlp.engines.Engine.train`."""
         order = order.to(self._device)
-        logits = torch.empty(len(order), CLASSES, device=self._device)
+        logits = torch.empty(CLASSES, len(order), device=self._device)
         labels = torch.empty(len(order), dtype=torch.int64, device=self._device)
         block = self._block_for(len(order))
         for begin in range(0, len(order), block.samples):
@@ -145,7 +147,7 @@ class FusedEngine:
             count = len(chosen)
             self._fill(block, chosen)
             self._take_steps(block.batches(count), after_step)
-            logits[begin : begin + count] = block.logits[:count]
+            logits[:, begin : begin + count] = block.logits[:, :count]
             labels[begin : begin + count] = block.labels[:count]
         return self._tally(logits, labels)
 
@@ -182,11 +184,13 @@ class FusedEngine:
         count = len(chosen)
         labels = block.labels[:count]
         self._pipeline.assemble(chosen, block.pixels[:count], block.images[:count], labels)
-        torch.index_select(self._one_hot, 0, labels, out=block.targets[:count])
+        torch.index_select(self._one_hot, 1, labels, out=block.targets[:, :count])
 
     def _tally(self, logits: Tensor, labels: Tensor) -> Tally:
-        """Return the tally of a stretch from its logits: one entry, whose loss is the mean over all its samples."""
-        output = output_function(self._recipe.output)(logits)
+        """Return the tally of a stretch from its logits, (10, n): one entry, its loss the mean over all samples."""
+        # As one sample of n positions, with the classes second, where torch's losses expect them.
+        output = output_function(self._recipe.output)(logits.unsqueeze(0))
+        loss = loss_function(self._recipe.loss)(output, labels.unsqueeze(0))
         tally = Tally()
-        tally.add(output, loss_function(self._recipe.loss)(output, labels), labels)
+        tally.add(output[0].t(), loss, labels)
         return tally

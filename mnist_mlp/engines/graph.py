@@ -51,7 +51,7 @@ class GraphEngine(FusedEngine):
         self._replays: dict[int, Callable[[], None]] = {}
         self._order = torch.zeros(samples, dtype=torch.int64, device=self._device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self._device)
-        self._logits = torch.empty(samples, CLASSES, device=self._device)
+        self._logits = torch.empty(CLASSES, samples, device=self._device)
         self._labels = torch.empty(samples, dtype=torch.int64, device=self._device)
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
@@ -65,7 +65,7 @@ class GraphEngine(FusedEngine):
             replay()
             if after_step is not None:
                 after_step()
-        return self._tally(self._logits[: len(order)].clone(), self._labels[: len(order)].clone())
+        return self._tally(self._logits[:, : len(order)].clone(), self._labels[: len(order)].clone())
 
     def _replay(self, size: int) -> Callable[[], None]:
         """Return the launch of a step of `size` samples, captured when first asked for."""
@@ -95,7 +95,7 @@ class GraphEngine(FusedEngine):
             self._fill(block, chosen)
             work.gradients(batch)
             self.optimizer.step()
-            self._logits.index_copy_(0, positions, batch.logits)
+            self._logits.index_copy_(1, positions, batch.logits)
             self._labels.index_copy_(0, positions, block.labels)
             self._cursor.add_(size)
 

@@ -19,10 +19,11 @@ _WORTH_ONEDNN: Final = 2_500_000
 """Multiplications of a batch with a layer's weights from which oneDNN trained the layer faster, on two cores of an AMD
 EPYC: a call of it costs some 20 µs more, large products half the time."""
 
-_CPUINFO: Final = Path("/proc/cpuinfo")
-
 _GAP: Final = 16
-"""Unused columns beside an error's own: torch transposes a matrix with such a gap on all threads, others on one."""
+"""Unused columns beside an error's own: torch transposes a matrix with such a gap on all threads, others on one; and
+rows that lie a power of two apart compete for the same few lines of the caches."""
+
+_CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,82 +37,97 @@ class LayerParameters:
 
 
 class Layer:
-    """A layer's computation for batches of one size, by torch's ordinary products; a hidden layer has a ReLU.
+    """A layer's computation for batches of one size, by torch's ordinary products, into buffers made beforehand.
 
-    It allocates nothing after it is made.
-
-    Attributes:
-        outputs: buffer for its outputs, (size, outputs).
-        error: buffer for the gradient of the mean loss to its outputs before the ReLU, (size, outputs).
+    The error of a value is the gradient of the batch's mean loss to it. Errors of outputs are those before the ReLU.
     """
 
-    def __init__(self, parameters: LayerParameters, size: int, *, is_hidden: bool) -> None:
+    def __init__(self, parameters: LayerParameters, size: int) -> None:
         """Allocate what batches of `size` samples need."""
         outputs, inputs = parameters.weights.shape
+        device = parameters.weights.device
         self._parameters = parameters
         self._weights_t = parameters.weights.t()
-        self._is_hidden = is_hidden
-        self._device = parameters.weights.device
-        self.outputs = torch.empty(size, outputs, device=self._device)
-        self._set_error(torch.empty(size, outputs, device=self._device))
-        self._input_error = torch.empty(size, inputs, device=self._device)
+        self._biases_t = parameters.biases.unsqueeze(1)
+        self._outputs = torch.empty(size, outputs, device=device)
+        self._input_error = torch.empty(size, inputs, device=device)
+        self._before_relu = torch.ops.aten.threshold_backward.grad_input
 
-    def _set_error(self, error: Tensor) -> None:
-        self.error, self._error_t = error, error.t()
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """Return the outputs after a ReLU, (size, outputs), for inputs, (size, inputs)."""
+        return torch.relu_(torch.addmm(self._parameters.biases, inputs, self._weights_t, out=self._outputs))
 
-    def forward(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """Return the outputs for `inputs`, (size, inputs), in the buffer `outputs` or, of a hidden layer, elsewhere."""
-        torch.addmm(self._parameters.biases, inputs, self._weights_t, out=outputs)
-        return torch.relu_(outputs) if self._is_hidden else outputs
+    def logits(self, inputs: Tensor, logits: Tensor) -> None:
+        """Write the outputs without a ReLU to `logits`, (outputs, size): classes first."""
+        torch.addmm(self._biases_t, self._parameters.weights, inputs.t(), out=logits)
 
-    def gradients(self, inputs: Tensor) -> None:
-        """Write the gradients of weights and biases, from `error` and the `inputs` that `forward` had."""
-        torch.mm(self._error_t, inputs, out=self._parameters.weight_gradient)
-        torch.sum(self.error, 0, out=self._parameters.bias_gradient)
+    def before_relu(self, error: Tensor, outputs: Tensor) -> Tensor:
+        """Return the error of the outputs, (size, outputs), from that of the outputs after the ReLU, and these."""
+        result: Tensor = self._before_relu(error, outputs, 0, grad_input=error)
+        return result
 
-    def input_error(self) -> Tensor:
-        """Return the gradient of the mean loss to the inputs, (size, inputs), from `error`."""
-        return torch.mm(self.error, self._parameters.weights, out=self._input_error)
+    def transposed(self, error: Tensor) -> Tensor:
+        """Return the error that `before_relu` gave as (outputs, size)."""
+        return error.t()
+
+    def gradients(self, error_t: Tensor, inputs: Tensor) -> None:
+        """Write the gradients of weights and biases, from the error of the outputs, (outputs, size), and the inputs."""
+        torch.mm(error_t, inputs, out=self._parameters.weight_gradient)
+        torch.sum(error_t, 1, out=self._parameters.bias_gradient)
+
+    def input_error(self, error: Tensor) -> Tensor:
+        """Return the error of the inputs, (size, inputs), from that of the outputs, (size, outputs)."""
+        return torch.mm(error, self._parameters.weights, out=self._input_error)
 
 
 class OneDnnLayer(Layer):
-    """Likewise by oneDNN, whose results torch allocates anew."""
+    """Likewise by oneDNN, whose products torch allocates anew."""
 
-    def __init__(self, parameters: LayerParameters, size: int, *, is_hidden: bool) -> None:
+    def __init__(self, parameters: LayerParameters, size: int) -> None:
         """See `Layer`."""
-        super().__init__(parameters, size, is_hidden=is_hidden)
-        outputs = len(parameters.biases)
-        self._set_error(torch.empty(size, outputs + _GAP, device=self._device)[:, :outputs])
-        self._error_by_output = torch.empty(outputs, size, device=self._device)
+        super().__init__(parameters, size)
         self._linear = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001 - it has no other name
-        self._activation = "relu" if is_hidden else "none"
+        outputs = len(parameters.biases)
+        self._error = torch.empty(size, outputs + _GAP)[:, :outputs]
+        self._error_t = torch.empty(outputs, size)
 
     def _product(self, left: Tensor, right: Tensor, biases: Tensor | None = None, activation: str = "none") -> Tensor:
         """Return the rows of `left`, (n, k), times those of `right`, (m, k), as (n, m)."""
         product: Tensor = self._linear(left, right, biases, activation, [], "")
         return product
 
-    def forward(self, inputs: Tensor, outputs: Tensor) -> Tensor:
-        """See `Layer.forward`."""
-        result = self._product(inputs, self._parameters.weights, self._parameters.biases, self._activation)
-        return result if self._is_hidden else outputs.copy_(result)
+    def hidden(self, inputs: Tensor) -> Tensor:
+        """See `Layer.hidden`."""
+        return self._product(inputs, self._parameters.weights, self._parameters.biases, "relu")
 
-    def gradients(self, inputs: Tensor) -> None:
+    def logits(self, inputs: Tensor, logits: Tensor) -> None:
+        """See `Layer.logits`."""
+        torch.add(self._product(self._parameters.weights, inputs), self._biases_t, out=logits)
+
+    def before_relu(self, error: Tensor, outputs: Tensor) -> Tensor:
+        """See `Layer.before_relu`."""
+        result: Tensor = self._before_relu(error, outputs, 0, grad_input=self._error)
+        return result
+
+    def transposed(self, error: Tensor) -> Tensor:
+        """See `Layer.transposed`. A copy, for the left side of a product has to lie in rows."""
+        return self._error_t.copy_(error.t())
+
+    def gradients(self, error_t: Tensor, inputs: Tensor) -> None:
         """See `Layer.gradients`."""
-        self._error_by_output.copy_(self._error_t)
-        self._parameters.weight_gradient.copy_(self._product(self._error_by_output, inputs.t()))
-        torch.sum(self._error_by_output, 1, out=self._parameters.bias_gradient)
+        self._parameters.weight_gradient.copy_(self._product(error_t, inputs.t()))
+        torch.sum(error_t, 1, out=self._parameters.bias_gradient)
 
-    def input_error(self) -> Tensor:
+    def input_error(self, error: Tensor) -> Tensor:
         """See `Layer.input_error`."""
-        return self._product(self.error, self._weights_t)
+        return self._product(error, self._weights_t)
 
 
-def make_layer(parameters: LayerParameters, size: int, *, is_hidden: bool) -> Layer:
+def make_layer(parameters: LayerParameters, size: int) -> Layer:
     """Return the computation that suits this layer, these batches and this machine."""
     weights = parameters.weights
     is_onednn = weights.device.type == "cpu" and size * weights.numel() >= _WORTH_ONEDNN and mkl_is_held_back()
-    return (OneDnnLayer if is_onednn else Layer)(parameters, size, is_hidden=is_hidden)
+    return (OneDnnLayer if is_onednn else Layer)(parameters, size)
 
 
 @functools.cache

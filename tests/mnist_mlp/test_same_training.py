@@ -110,7 +110,7 @@ def test_gradients_are_those_of_float64(recipe: Recipe) -> None:
     loss_function(recipe.loss)(reference(images.double()), labels).backward()
     block = Block(size, size, CPU)
     block.images.copy_(images)
-    block.targets.copy_(torch.eye(10)[labels])
+    block.targets.copy_(torch.eye(10)[:, labels])
     engine.workspace(size).gradients(block.batches(size)[0][1])
     found = [part for layer in engine.parameters.layers for part in (layer.weight_gradient, layer.bias_gradient)]
     for expected, gradient in zip(reference.parameters(), found, strict=True):

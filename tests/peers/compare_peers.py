@@ -18,6 +18,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from typing import Any, Final
 if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from peer import Spec
+from peer import SAMPLES, Spec
 from tabulate import tabulate
 
 from bench.coding import to_json
@@ -53,9 +54,12 @@ PEERS: Final = {
 }
 """Name of a peer → its program and arguments."""
 
-SAMPLES: Final = 60_000
 LEARNING_RATE: Final = 1e-3
 PROBE_BATCHES: Final = 8
+"""Trained before each turn, unmeasured: after a pause caches and clocks are cold."""
+
+PAUSE_SECONDS: Final = 0.1
+"""Before each turn. Threads of the one whose turn it was go on spinning for some 20 ms (OpenBLAS), then sleep."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,16 +116,25 @@ class Peer:
     def prepare(self, batch_size: int, turn_seconds: float) -> str:
         """Wait until it is ready, choose how much it trains in a turn, and warm that up; return its software."""
         software = str(self._receive()["software"])
-        probe = min(SAMPLES, PROBE_BATCHES * batch_size)
-        self.train(probe)
-        seconds, _ = self.train(probe)
-        batches = math.ceil(turn_seconds / seconds * probe / batch_size)
-        self.samples = min(SAMPLES, max(1, batches) * batch_size)
-        self.train(self.samples)
+        self.probe = min(SAMPLES, PROBE_BATCHES * batch_size)
+        self._train(self.probe)
+        seconds, _ = self._train(self.probe)
+        batches = math.ceil(turn_seconds / seconds * self.probe / batch_size)
+        # Whole passes, where more than one fits: a short last batch of another size costs some peers a compilation.
+        self.samples = batches * batch_size
+        if self.samples > SAMPLES:
+            self.samples = round(self.samples / SAMPLES) * SAMPLES
+        self._train(self.samples)
         return software
 
-    def train(self, samples: int) -> tuple[float, float]:
-        """Let it train; return seconds and mean loss."""
+    def turn(self) -> tuple[float, float]:
+        """Let it train; return seconds for all samples, and mean loss."""
+        time.sleep(PAUSE_SECONDS)
+        self._train(self.probe)
+        seconds, loss = self._train(self.samples)
+        return seconds * SAMPLES / self.samples, loss
+
+    def _train(self, samples: int) -> tuple[float, float]:
         self._send(str(samples))
         answer = self._receive()
         return answer["seconds"], answer["loss"]
@@ -202,8 +215,7 @@ def measure(
 def play(peers: Sequence[Peer]) -> Iterator[tuple[str, list[float]]]:
     """Let each peer take its turn; yield its seconds for all samples, and its mean loss."""
     for peer in peers:
-        seconds, loss = peer.train(peer.samples)
-        yield peer.name, [seconds * SAMPLES / peer.samples, loss]
+        yield peer.name, list(peer.turn())
 
 
 def log_ratios(groups: Sequence[Sequence[dict[str, list[float]]]], name: str) -> list[float]:

@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 
+SAMPLES = 60_000
+"""In the training set."""
+
 MEAN, DEVIATION = 0.1307, 0.3081
 """Of the training images' pixels, as every tutorial has them."""
 
@@ -37,7 +40,7 @@ class Spec:
 
 
 Train: TypeAlias = Callable[[int], float]
-"""Trains on that many samples, drawn anew, in batches (the last one may be short); returns their mean loss."""
+"""Trains on that many samples, at most all, drawn anew, in batches (the last may be short); returns the mean loss."""
 
 
 def training_set(spec: Spec) -> tuple[Floats, Integers]:
@@ -73,5 +76,13 @@ def serve(make: Callable[[Spec], tuple[Train, str]]) -> None:
     answer(software=software)
     for line in sys.stdin:
         start = time.perf_counter()
-        loss = train(int(line))
+        loss = train_on(train, int(line))
         answer(seconds=time.perf_counter() - start, loss=loss)
+
+
+def train_on(train: Train, samples: int) -> float:
+    """Train on any number of samples, in passes over the training set and what is left; return the last mean loss."""
+    passes, rest = divmod(samples, SAMPLES)
+    for count in [SAMPLES] * passes + [rest] * (rest > 0):
+        loss = train(count)
+    return loss
