@@ -1,6 +1,6 @@
 """A model's parameters as one flat buffer, and optimizers that update it in one call of torch's fused kernels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -27,35 +27,48 @@ class FlatParameters:
 
     Attributes:
         values: all of them, (size,) float32, zero between the parts.
-        gradients: likewise.
-        layers: each layer's part of both.
+        layers: each layer's part, and its gradients.
     """
 
-    def __init__(self, model: MLP) -> None:
-        """Copy the model's parameters into a buffer on their device and make them views of it."""
-        parts = list(model.parameters())
-        size = sum(_aligned(part.numel()) for part in parts)
-        self.values = torch.zeros(size, device=parts[0].device)
-        self.gradients = torch.zeros_like(self.values)
-        values, gradients = _views(self.values, parts), _views(self.gradients, parts)
-        for part, view in zip(parts, values, strict=True):
+    def __init__(self, model: MLP, *, by_part: bool = False) -> None:
+        """Copy the model's parameters into a buffer on their device and make them views of it.
+
+        With `by_part` optimizers take weights and biases one by one. That costs some microseconds, and lets a layer
+        give as its gradient any tensor, not just what it copied into the buffer.
+        """
+        self._shapes = [part.shape for part in model.parameters()]
+        self._by_part = by_part
+        size = sum(_aligned(shape.numel()) for shape in self._shapes)
+        self.values = torch.zeros(size, device=next(model.parameters()).device)
+        self._gradients = torch.zeros_like(self.values)
+        values, gradients = self._views(self.values), self._views(self._gradients)
+        for part, view in zip(model.parameters(), values, strict=True):
             part.data = view.copy_(part.detach())
         by_layer = zip(values[::2], values[1::2], gradients[::2], gradients[1::2], strict=True)
         self.layers = [LayerParameters(*layer) for layer in by_layer]
 
+    def _views(self, buffer: Tensor) -> list[Tensor]:
+        """Return one view of the buffer for each weight matrix and vector of biases."""
+        views = []
+        begin = 0
+        for shape in self._shapes:
+            views.append(buffer[begin : begin + shape.numel()].view(shape))
+            begin += _aligned(shape.numel())
+        return views
+
+    def parts(self, buffer: Tensor) -> list[Tensor]:
+        """Return what optimizers take of a buffer like `values`."""
+        return self._views(buffer) if self._by_part else [buffer]
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients that the layers have written last, as parts."""
+        if self._by_part:
+            return [part for layer in self.layers for part in (layer.weight_gradient, layer.bias_gradient)]
+        return [self._gradients]
+
 
 def _aligned(count: int) -> int:
     return -(-count // _ALIGNMENT) * _ALIGNMENT
-
-
-def _views(buffer: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-    """Return one view of the buffer for each part, of its shape."""
-    views = []
-    begin = 0
-    for part in parts:
-        views.append(buffer[begin : begin + part.numel()].view(part.shape))
-        begin += _aligned(part.numel())
-    return views
 
 
 class HostRates:
@@ -119,17 +132,18 @@ class FlatAdam:
 
     def __init__(self, recipe: Recipe, parameters: FlatParameters, rates: Rates) -> None:
         """Start with moments of zero."""
-        self._values, self._gradients = [parameters.values], [parameters.gradients]
-        self._first, self._second = [torch.zeros_like(parameters.values)], [torch.zeros_like(parameters.values)]
+        self._parameters, self._values = parameters, parameters.parts(parameters.values)
+        self._moments = torch.zeros_like(parameters.values), torch.zeros_like(parameters.values)
+        self._first, self._second = map(parameters.parts, self._moments)
         self._count = torch.zeros((), device=parameters.values.device)
-        self._counts = [self._count]
+        self._counts = [self._count] * len(self._values)
         self._one = torch.ones_like(self._count)
         self._rates, self._weight_decay = rates, recipe.weight_decay
 
     @property
     def state(self) -> tuple[Tensor, ...]:
         """All that it remembers on the device; zeros are the beginning."""
-        return (*self._first, *self._second, self._count, *self._rates.state)
+        return (*self._moments, self._count, *self._rates.state)
 
     def reset(self) -> None:
         """Forget all steps."""
@@ -140,7 +154,7 @@ class FlatAdam:
         self._count.add_(self._one)
         torch._fused_adam_(
             self._values,
-            self._gradients,
+            self._parameters.gradients(),
             self._first,
             self._second,
             [],
@@ -161,14 +175,15 @@ class FlatSGD:
     def __init__(self, recipe: Recipe, parameters: FlatParameters, rates: Rates) -> None:
         """Start with a momentum of zero: the first step then stores the gradient, as torch's does."""
         self._rates = rates
-        self._values, self._gradients = [parameters.values], [parameters.gradients]
-        self._momenta = [torch.zeros_like(parameters.values)] if recipe.momentum else []
+        self._parameters, self._values = parameters, parameters.parts(parameters.values)
+        self._momentum = torch.zeros_like(parameters.values) if recipe.momentum else None
+        self._momenta = [] if self._momentum is None else parameters.parts(self._momentum)
         self._recipe = recipe
 
     @property
     def state(self) -> tuple[Tensor, ...]:
         """All that it remembers on the device; zeros are the beginning."""
-        return (*self._momenta, *self._rates.state)
+        return (*([] if self._momentum is None else [self._momentum]), *self._rates.state)
 
     def reset(self) -> None:
         """Forget all steps."""
@@ -178,7 +193,7 @@ class FlatSGD:
         """Update the values from the gradients."""
         torch._fused_sgd_(
             self._values,
-            self._gradients,
+            self._parameters.gradients(),
             self._momenta,
             weight_decay=self._recipe.weight_decay,
             momentum=self._recipe.momentum,

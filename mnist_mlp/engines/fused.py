@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mnist_mlp.engines.flat import DeviceRates, FlatAdam, FlatParameters, FlatSGD, HostRates
-from mnist_mlp.engines.layers import make_layer
+from mnist_mlp.engines.layers import make_layer, suits_onednn
 from mnist_mlp.model import MLP, loss_function, output_function
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import CLASSES, INPUT_FEATURES, Recipe
@@ -125,7 +125,8 @@ class FusedEngine:
     ) -> None:
         """Move the model's parameters into a flat buffer, of which they become views."""
         self.model = model
-        self.parameters = FlatParameters(model)
+        by_part = any(suits_onednn(part, recipe.batch_size) for part in model.parameters())
+        self.parameters = FlatParameters(model, by_part=by_part)
         self._recipe = recipe
         self._pipeline = pipeline
         self._device = self.parameters.values.device

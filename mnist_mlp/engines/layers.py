@@ -26,9 +26,12 @@ rows that lie a power of two apart compete for the same few lines of the caches.
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LayerParameters:
-    """A layer's weights, (outputs, inputs), and biases, (outputs,), and the gradients of the mean loss to both."""
+    """A layer's weights, (outputs, inputs), and biases, (outputs,), and the gradients of the mean loss to both.
+
+    The gradient of the weights is a buffer to write to; oneDNN's layer puts its own product in its place.
+    """
 
     weights: Tensor
     biases: Tensor
@@ -115,7 +118,7 @@ class OneDnnLayer(Layer):
 
     def gradients(self, error_t: Tensor, inputs: Tensor) -> None:
         """See `Layer.gradients`."""
-        self._parameters.weight_gradient.copy_(self._product(error_t, inputs.t()))
+        self._parameters.weight_gradient = self._product(error_t, inputs.t())
         torch.sum(error_t, 1, out=self._parameters.bias_gradient)
 
     def input_error(self, error: Tensor) -> Tensor:
@@ -125,9 +128,12 @@ class OneDnnLayer(Layer):
 
 def make_layer(parameters: LayerParameters, size: int) -> Layer:
     """Return the computation that suits this layer, these batches and this machine."""
-    weights = parameters.weights
-    is_onednn = weights.device.type == "cpu" and size * weights.numel() >= _WORTH_ONEDNN and mkl_is_held_back()
-    return (OneDnnLayer if is_onednn else Layer)(parameters, size)
+    return (OneDnnLayer if suits_onednn(parameters.weights, size) else Layer)(parameters, size)
+
+
+def suits_onednn(weights: Tensor, size: int) -> bool:
+    """Return whether oneDNN is faster at a layer with these weights, for batches of `size` samples, on this machine."""
+    return weights.device.type == "cpu" and size * weights.numel() >= _WORTH_ONEDNN and mkl_is_held_back()
 
 
 @functools.cache
