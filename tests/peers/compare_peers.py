@@ -39,6 +39,7 @@ from bench.options import command_line
 from bench.outputs import write_atomically
 from bench.processes import make_launcher
 from mnist_mlp.data import default_root
+from mnist_mlp.recipes import RECIPES
 
 HERE: Final = Path(__file__).resolve().parent
 
@@ -54,6 +55,9 @@ PEERS: Final = {
 }
 """Name of a peer → its program and arguments."""
 
+RECIPE_PEERS: Final = {"fused", "eager", "tutorial"}
+"""Those that train any recipe; the others train by Adam and cross-entropy."""
+
 LEARNING_RATE: Final = 1e-3
 PROBE_BATCHES: Final = 8
 """Trained before each turn, unmeasured: after a pause caches and clocks are cold."""
@@ -64,21 +68,16 @@ PAUSE_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What is trained."""
+    """What is trained: layers in a way that all peers do, or one of this project's recipes."""
 
-    width: int
-    depth: int
+    layers: list[int]
     batch_size: int
-
-    @property
-    def layers(self) -> list[int]:
-        """Units of each layer."""
-        return [784, *[self.width] * self.depth, 10]
+    recipe: str | None = None
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{'-'.join(map(str, self.layers))} batch {self.batch_size}"
+        return f"{self.recipe or '-'.join(map(str, self.layers))} batch {self.batch_size}"
 
 
 class Peer:
@@ -113,9 +112,12 @@ class Peer:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def prepare(self, batch_size: int, turn_seconds: float) -> str:
-        """Wait until it is ready, choose how much it trains in a turn, and warm that up; return its software."""
-        software = str(self._receive()["software"])
+    def wait(self) -> str:
+        """Wait until it is ready; return its software."""
+        return str(self._receive()["software"])
+
+    def prepare(self, batch_size: int, turn_seconds: float) -> None:
+        """Choose how much it trains in a turn, and warm that up."""
         self.probe = min(SAMPLES, PROBE_BATCHES * batch_size)
         self._train(self.probe)
         seconds, _ = self._train(self.probe)
@@ -125,7 +127,6 @@ class Peer:
         if self.samples > SAMPLES:
             self.samples = round(self.samples / SAMPLES) * SAMPLES
         self._train(self.samples)
-        return software
 
     def turn(self) -> tuple[float, float]:
         """Let it train; return seconds for all samples, and mean loss."""
@@ -152,6 +153,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024])
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256, 1024])
+    parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), help="instead of widths, depths, batch sizes")
     parser.add_argument("--groups", type=int, default=3, help="groups of fresh processes a cell")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer in a group")
     parser.add_argument("--turn-seconds", type=float, default=0.5)
@@ -168,9 +170,14 @@ def main() -> None:
     path = options.output or Path("results/peers") / f"{place.machine.id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [
-        Cell(width=width, depth=depth, batch_size=size)
+        Cell(layers=[784, *[width] * depth, 10], batch_size=size)
         for width, depth, size in itertools.product(options.widths, options.depths, options.batch_sizes)
     ]
+    if options.recipes is not None:
+        if others := set(options.peers) - RECIPE_PEERS:
+            parser.error(f"{', '.join(sorted(others))} cannot train recipes: give --peers {' '.join(RECIPE_PEERS)}")
+        recipes = [RECIPES[name] for name in options.recipes]
+        cells = [Cell(layers=list(one.layers), batch_size=one.batch_size, recipe=one.name) for one in recipes]
     names = list(dict.fromkeys([REFERENCE, *options.peers]))
     result: dict[str, Any] = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -200,6 +207,7 @@ def measure(
         seed=group,
         threads=options.threads,
         folder=str(default_root() / "MNIST" / "raw"),
+        recipe=cell.recipe,
     )
     shuffler = random.Random(group)  # noqa: S311 - no secret
     with contextlib.ExitStack() as stack:
@@ -207,8 +215,10 @@ def measure(
         for name in names:
             peer = Peer(name, spec)
             stack.callback(peer.close)
-            software[name] = peer.prepare(cell.batch_size, options.turn_seconds)
             peers.append(peer)
+        software |= {peer.name: peer.wait() for peer in peers}
+        for peer in peers:
+            peer.prepare(cell.batch_size, options.turn_seconds)
         return [dict(play(shuffler.sample(peers, len(peers)))) for _ in range(options.rounds)]
 
 
@@ -244,7 +254,7 @@ def show(result: dict[str, Any]) -> None:
     names = [name for name in PEERS if name in result["software"] and name != REFERENCE]
     rows, means = [], []
     for entry in result["cells"]:
-        cell = Cell(**{key: entry[key] for key in ("width", "depth", "batch_size")})
+        cell = Cell(**{key: entry[key] for key in ("layers", "batch_size", "recipe")})
         ratios = {name: log_ratios(entry["groups"], name) for name in names}
         seconds = [turn[REFERENCE][0] for group in entry["groups"] for turn in group]
         rows.append([cell.name, f"{sorted(seconds)[len(seconds) // 2]:.2f} s", *map(ratio_text, ratios.values())])

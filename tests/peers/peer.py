@@ -29,7 +29,10 @@ MEAN, DEVIATION = 0.1307, 0.3081
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What to train: an MLP with ReLU, cross-entropy, Adam without decay. `folder` holds MNIST's four decoded files."""
+    """What to train: an MLP with ReLU, cross-entropy, Adam without decay; or, for some peers, the recipe of that name.
+
+    `folder` holds MNIST's four decoded files.
+    """
 
     layers: list[int]
     batch_size: int
@@ -37,6 +40,7 @@ class Spec:
     seed: int
     threads: int
     folder: str
+    recipe: str | None = None
 
 
 Train: TypeAlias = Callable[[int], float]

@@ -3,25 +3,19 @@
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # the checkout need not be installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 import torch
 from peer import Spec, Train, serve
+from peer_recipe import recipe_of
 
 from mnist_mlp.data import load
-from mnist_mlp.recipes import Recipe
 from mnist_mlp.train import Training
 
 
 def make(spec: Spec) -> tuple[Train, str]:
     engine = sys.argv[1]
     torch.set_num_threads(spec.threads)
-    recipe = Recipe(
-        name="peers", layers=tuple(spec.layers), batch_size=spec.batch_size, learning_rate=spec.learning_rate
-    )
     dataset = load("mnist", Path(spec.folder).parents[1])
-    training = Training(recipe, dataset, device=torch.device("cpu"), seed=spec.seed, engine=engine)
+    training = Training(recipe_of(spec), dataset, device=torch.device("cpu"), seed=spec.seed, engine=engine)
     epoch = 0
 
     def train(samples: int) -> float:
