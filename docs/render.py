@@ -1,11 +1,14 @@
 """Fill the tables of README.md and the docs from stored runs, by the commands that stand beside them.
 
-A block begins with ``<!-- begin: bench show … -->`` and ends with ``<!-- end -->``; what is between them is the
-command's output. ``python docs/render.py`` renews all blocks, with ``--check`` it only tells which are out of date.
+A block begins with ``<!-- begin: bench show … -->``, or with a program of the tests, and ends with ``<!-- end -->``; what
+is between them is the command's output. ``python docs/render.py`` renews all blocks, with ``--check`` it only tells
+which are out of date.
 """
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from click.testing import CliRunner
 from bench.cli import cli
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").rglob("README.md")))
-BLOCK = re.compile(r"(<!-- begin: bench (?P<command>show [^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- begin: (?P<command>(?:bench show|python tests/)[^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(page: str) -> str:
@@ -27,16 +30,24 @@ def render(page: str) -> str:
 
 
 def run(command: str) -> str:
-    """Return what ``bench`` prints for `command`, whose paths start at the repository's root."""
-    arguments = [str(ROOT / word) if word.startswith("results/") else word for word in shlex.split(command)]
-    result = CliRunner().invoke(cli, arguments, prog_name="bench")
-    if result.exit_code != 0:
-        raise SystemExit(f"bench {command}: {result.output}")
-    return result.stdout.strip()
+    """Return what `command` prints, run in the present folder."""
+    program, *arguments = shlex.split(command)
+    if program == "python":
+        done = subprocess.run(  # noqa: S603 - the docs' own words
+            [sys.executable, *arguments], capture_output=True, text=True, check=False
+        )
+        code, output, errors = done.returncode, done.stdout, done.stderr
+    else:
+        result = CliRunner().invoke(cli, arguments, prog_name="bench")
+        code, output, errors = result.exit_code, result.stdout, result.output
+    if code != 0:
+        raise SystemExit(f"{command}: {errors}")
+    return output.strip()
 
 
 def main() -> int:
     """Renew or check every page; return 1 if a checked page is out of date."""
+    os.chdir(ROOT)  # where the commands' paths start
     stale = [page for page in PAGES if render(page.read_text()) != page.read_text()]
     for page in stale:
         print(f"{page.relative_to(ROOT)}: {'out of date' if '--check' in sys.argv else 'renewed'}")

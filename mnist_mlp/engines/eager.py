@@ -1,5 +1,6 @@
 """Training through autograd, a step at a time: as users write it, and compiled."""
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -107,18 +108,10 @@ class CompiledEngine(EagerEngine):
     The optimizer stays torch's fused kernel, which no compiled one matched on the CPU.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: MLP,
-        pipeline: Pipeline,
-        *,
-        precision: str = "fp32",
-        schedule: Schedule | None = None,
-    ) -> None:
-        """Wrap the forward pass; compilation itself happens in the first step of each batch size."""
-        super().__init__(recipe, model, pipeline, precision=precision, schedule=schedule)
-        self._compiled = torch.compile(super().forward, dynamic=False, fullgraph=True)
+    @functools.cached_property
+    def _compiled(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """The forward pass, wrapped; compilation itself happens in the first step of each batch size."""
+        return torch.compile(super().forward, dynamic=False, fullgraph=True)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `EagerEngine.forward`.

@@ -8,6 +8,7 @@ linear layer with its ReLU. So each layer has the library that is faster at it.
 import functools
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -89,15 +90,14 @@ class OneDnnLayer(Layer):
     def __init__(self, parameters: LayerParameters, size: int) -> None:
         """See `Layer`."""
         super().__init__(parameters, size)
-        self._linear = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001 - it has no other name
+        self._linear = onednn_linear()
         outputs = len(parameters.biases)
         self._error = torch.empty(size, outputs + _GAP)[:, :outputs]
         self._error_t = torch.empty(outputs, size)
 
     def _product(self, left: Tensor, right: Tensor, biases: Tensor | None = None, activation: str = "none") -> Tensor:
         """Return the rows of `left`, (n, k), times those of `right`, (m, k), as (n, m)."""
-        product: Tensor = self._linear(left, right, biases, activation, [], "")
-        return product
+        return self._linear(left, right, biases, activation, [], "")
 
     def hidden(self, inputs: Tensor) -> Tensor:
         """See `Layer.hidden`."""
@@ -124,6 +124,16 @@ class OneDnnLayer(Layer):
     def input_error(self, error: Tensor) -> Tensor:
         """See `Layer.input_error`."""
         return self._product(error, self._weights_t)
+
+
+def onednn_linear() -> Callable[..., Tensor]:
+    """Return torch's operator for a linear layer by oneDNN.
+
+    It takes inputs, (n, k), weights, (m, k), biases, (m,) or None, an activation's name (or ``none``) with its
+    arguments and algorithm, and gives the outputs, (n, m), in new memory.
+    """
+    operator: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001 - it has no other name
+    return operator
 
 
 def make_layer(parameters: LayerParameters, size: int) -> Layer:

@@ -6,9 +6,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from bench import peak
 from bench.peak import REPEATS, SIZES, measure_peak
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def one_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "mkl_is_held_back", lambda: False)
 
 
 class Clock:
@@ -28,6 +34,7 @@ class Clock:
         return self._now
 
 
+@pytest.mark.usefixtures("one_library")
 def test_the_fastest_product_counts_and_a_long_one_ends_the_search() -> None:
     seconds = [0.002, *[0.001] * REPEATS, *[0.06] * (1 + REPEATS)]
     clock = Clock(iter(seconds))
@@ -36,12 +43,14 @@ def test_the_fastest_product_counts_and_a_long_one_ends_the_search() -> None:
     assert clock.products == len(seconds)
 
 
+@pytest.mark.usefixtures("one_library")
 def test_a_stall_does_not_lower_the_peak() -> None:
     calm = measure_peak(CPU, lambda: None, clock=Clock(itertools.repeat(0.06)))
     stalled = measure_peak(CPU, lambda: None, clock=Clock(itertools.chain([9.0, 0.06, 9.0], itertools.repeat(0.06))))
     assert [stalled, calm] == pytest.approx([2 * SIZES[0] ** 3 / 0.06] * 2)
 
 
+@pytest.mark.usefixtures("one_library")
 def test_every_product_is_between_two_synchronisations() -> None:
     events: list[str] = []
     clock = Clock(itertools.repeat(1.0))
@@ -52,6 +61,15 @@ def test_every_product_is_between_two_synchronisations() -> None:
 
     measure_peak(CPU, lambda: events.append("synchronise"), clock=note)
     assert events == ["synchronise", "clock"] * 2 * (1 + REPEATS)
+
+
+def test_where_the_engine_has_two_libraries_the_faster_one_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "mkl_is_held_back", lambda: True)
+    monkeypatch.setattr(peak, "onednn_linear", lambda: lambda *_: None)
+    seconds = [*[0.08] * (1 + REPEATS), *[0.06] * (1 + REPEATS)]
+    clock = Clock(iter(seconds))
+    assert measure_peak(CPU, lambda: None, clock=clock) == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
+    assert clock.products == len(seconds)
 
 
 def test_a_real_peak_is_above_what_one_multiplication_at_a_time_could_reach() -> None:

@@ -3,7 +3,8 @@
 For each cell (width, depth, batch size) fresh processes of all peers load MNIST and warm up; then they take turns of
 about `--turn-seconds` in rounds of shuffled order, one computing while the others wait. A round gives each peer's time
 for a sample over that of engine fused; a group of fresh processes gives the trimmed mean of its rounds' logarithms, and
-is one observation. Printed are geometric means with 95 % intervals by Student's t over the groups.
+is one observation. Printed are geometric means with 95 % intervals by Student's t over the groups, the variances
+moderated over the cells as those of a comparison are (`bench.inference.moderate`).
 
     uv tool run nox -s peers
     python tests/peers/compare_peers.py --show results/peers/MACHINE.json
@@ -16,11 +17,12 @@ import json
 import math
 import os
 import random
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +34,7 @@ from peer import SAMPLES, Spec
 from tabulate import tabulate
 
 from bench.coding import to_json
-from bench.inference import interval, paired_estimate, trimmed_mean
+from bench.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean
 from bench.launcher import describe_place, prepare_dataset
 from bench.locks import device_lock
 from bench.options import command_line
@@ -160,9 +162,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json")
     parser.add_argument("--show", type=Path, help="print the table of a stored comparison, measure nothing")
+    parser.add_argument("--summary", action="store_true", help="print a row for each software, not for each cell")
     options = parser.parse_args()
     if options.show is not None:
-        show(json.loads(options.show.read_text()))
+        (show_summary if options.summary else show)(json.loads(options.show.read_text()))
         return
     with contextlib.closing(make_launcher()) as launcher:
         place = describe_place(launcher)
@@ -193,7 +196,7 @@ def main() -> None:
             result["cells"].append({**asdict(cell), "groups": groups})
             print(f"{cell.name}: {describe(groups)}", file=sys.stderr, flush=True)  # noqa: T201 - progress
             write_atomically(path, json.dumps(result) + "\n")
-    show(result)
+    (show_summary if options.summary else show)(result)
 
 
 def measure(
@@ -236,9 +239,8 @@ def log_ratios(groups: Sequence[Sequence[dict[str, list[float]]]], name: str) ->
     ]
 
 
-def ratio_text(values: Sequence[float]) -> str:
+def ratio_text(estimate: Estimate) -> str:
     """Return a geometric mean and its 95 % interval."""
-    estimate = paired_estimate(values)
     bounds = interval(estimate)
     return f"{math.exp(estimate.value):.2f} ({math.exp(bounds.low):.2f}-{math.exp(bounds.high):.2f})"
 
@@ -249,23 +251,69 @@ def describe(groups: Sequence[Sequence[dict[str, list[float]]]]) -> str:
     return ", ".join(f"{name} {math.exp(sum(log_ratios(groups, name)) / len(groups)):.2f}" for name in sorted(names))
 
 
+def ratios_by_peer(result: dict[str, Any]) -> dict[str, tuple[Estimate, ...]]:
+    """Return for each peer the estimated log ratio of each cell, variances moderated over the cells."""
+    names = [name for name in PEERS if name in result["software"] and name != REFERENCE]
+    return {
+        name: moderate([paired_estimate(log_ratios(entry["groups"], name)) for entry in result["cells"]])
+        for name in names
+    }
+
+
+def mean_ratio(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean over cells, which were measured independently of each other."""
+    cells = len(estimates)
+    return replace(
+        estimates[0],
+        value=sum(each.value for each in estimates) / cells,
+        variance=sum(each.variance for each in estimates) / cells,
+        scale=estimates[0].scale / cells,
+    )
+
+
 def show(result: dict[str, Any]) -> None:
     """Print the table, a row a cell, and geometric means over the cells."""
-    names = [name for name in PEERS if name in result["software"] and name != REFERENCE]
-    rows, means = [], []
-    for entry in result["cells"]:
-        cell = Cell(**{key: entry[key] for key in ("layers", "batch_size", "recipe")})
-        ratios = {name: log_ratios(entry["groups"], name) for name in names}
-        seconds = [turn[REFERENCE][0] for group in entry["groups"] for turn in group]
-        rows.append([cell.name, f"{sorted(seconds)[len(seconds) // 2]:.2f} s", *map(ratio_text, ratios.values())])
-        means.append([sum(values) / len(values) for values in ratios.values()])
-    overall = [f"{math.exp(sum(column) / len(column)):.2f}" for column in zip(*means, strict=True)]
-    rows.append([f"geometric mean of {len(means)} cells", "", *overall])
-    headers = ["cell", "fused, an epoch", *(f"{name} / fused" for name in names)]
+    ratios = ratios_by_peer(result)
+    rows = []
+    for place, entry in enumerate(result["cells"]):
+        seconds = sorted(turn[REFERENCE][0] for group in entry["groups"] for turn in group)
+        texts = [ratio_text(estimates[place]) for estimates in ratios.values()]
+        rows.append([name_of(entry), f"{seconds[len(seconds) // 2]:.2f} s", *texts])
+    overall = [ratio_text(mean_ratio(estimates)) for estimates in ratios.values()]
+    rows.append([f"geometric mean of {len(result['cells'])} cells", "", *overall])
+    headers = ["cell", "fused, an epoch", *(f"{name} / fused" for name in ratios)]
     print(tabulate(rows, headers, "pipe", disable_numparse=True))  # noqa: T201 - the result
     print()  # noqa: T201 - the result
+    print_notes(result)
+
+
+def show_summary(result: dict[str, Any]) -> None:
+    """Print a row for each peer: geometric mean over the cells, and the cells where it did best and worst."""
+    rows = []
+    for name, estimates in ratios_by_peer(result).items():
+        cells = sorted(zip(estimates, result["cells"], strict=True), key=lambda cell: cell[0].value)
+        ends = [f"{ratio_text(estimate)} {name_of(entry)}" for estimate, entry in (cells[0], cells[-1])]
+        rows.append([name, ratio_text(mean_ratio(estimates)), *ends])
+    headers = ["", "geometric mean", "nearest cell", "farthest cell"]
+    print(tabulate(rows, headers, "pipe", disable_numparse=True))  # noqa: T201 - the result
+    print()  # noqa: T201 - the result
+    print_notes(result)
+
+
+def print_notes(result: dict[str, Any]) -> None:
+    """Print what was compared, where and how."""
+    groups = " or ".join(map(str, sorted({len(entry["groups"]) for entry in result["cells"]})))
+    where = f"{result['machine']['cpu_model']}, {result['threads']} threads"
+    command = shlex.join(["python", "tests/peers/compare_peers.py", *result["command"]])
+    print(f"- {len(result['cells'])} cells, {groups} groups of fresh processes each; {where}")  # noqa: T201 - the result
+    print(f"- `{command}`")  # noqa: T201 - the result
     for name, software in result["software"].items():
         print(f"- {name}: {software}")  # noqa: T201 - the result
+
+
+def name_of(entry: dict[str, Any]) -> str:
+    """Return a stored cell's name."""
+    return Cell(**{key: entry[key] for key in ("layers", "batch_size", "recipe")}).name
 
 
 if __name__ == "__main__":

@@ -1,0 +1,132 @@
+"""Peers train the same thing, and a stored comparison is shown as it is."""
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from peer import SAMPLES, Spec, initial_weights, train_on
+
+from mnist_mlp.data import default_root
+
+HERE = Path(__file__).resolve().parent
+
+PROGRAMS = {
+    "fused": ("peer_ours.py", ["fused"], "torch"),
+    "tutorial": ("peer_tutorial.py", [], "torch"),
+    "numpy": ("peer_numpy.py", ["1"], "numpy"),
+    "sklearn": ("peer_sklearn.py", [], "sklearn"),
+    "jax": ("peer_jax.py", [], "optax"),
+    "keras": ("peer_keras.py", [], "keras"),
+}
+"""Name of a peer → its program, arguments, and the module without which it cannot run."""
+
+
+def spec(**members: object) -> Spec:
+    folder = str(default_root() / "MNIST" / "raw")
+    usual = {"layers": [784, 32, 10], "batch_size": 50, "learning_rate": 1e-3, "seed": 0, "threads": 1}
+    return Spec(**(usual | {"folder": folder} | members))  # type: ignore[arg-type]
+
+
+def losses(name: str, spec: Spec, samples: int, count: int) -> list[float]:
+    """Return the mean losses of `count` stretches of training by a peer."""
+    program, arguments, module = PROGRAMS[name]
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed; nox -s peers has it")
+    lines = [json.dumps(asdict(spec)), *[str(samples)] * count]
+    command = [sys.executable, str(HERE / program), *arguments]
+    done = subprocess.run(  # noqa: S603 - our own programs
+        command, input="\n".join(lines) + "\n", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ready, *answers = map(json.loads, done.stdout.splitlines())
+    assert "software" in ready
+    assert all(answer["seconds"] > 0 for answer in answers)
+    return [answer["loss"] for answer in answers]
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_peer_learns_as_fast_as_the_others(name: str) -> None:
+    first, *_, last = losses(name, spec(), 5000, 4)
+    # 100 steps from the same distribution of weights with the same optimizer: 0.97 to 1.02 for any seed and any peer
+    # is not needed to tell a wrong one; a missing bias correction or a wrong learning rate moves these far more.
+    assert 0.75 < first < 1.1
+    assert 0.25 < last < 0.45
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_peers_that_train_recipes_train_the_one_that_is_named() -> None:
+    named = spec(recipe="mlp_100_100", layers=[784, 100, 100, 10], batch_size=16)
+    for name in ("fused", "tutorial"):
+        (loss,) = losses(name, named, 4800, 1)
+        assert loss == pytest.approx(2.30, abs=0.02)  # SGD at 0.001 has hardly begun; Adam would be near 0.6
+
+
+def test_initial_weights_are_drawn_as_torch_draws_them() -> None:
+    (weights, biases), _ = initial_weights(spec())
+    assert weights.shape == (784, 32)
+    bound = 784**-0.5
+    assert bound * 0.99 < abs(weights).max() <= bound
+    assert abs(biases).max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"), [(200, [200]), (SAMPLES, [SAMPLES]), (2 * SAMPLES + 5, [SAMPLES, SAMPLES, 5])]
+)
+def test_more_samples_than_there_are_become_passes(samples: int, expected: list[int]) -> None:
+    asked: list[int] = []
+
+    def train(count: int) -> float:
+        asked.append(count)
+        return float(len(asked))
+
+    assert train_on(train, samples) == len(expected)
+    assert asked == expected
+
+
+def stored(tmp_path: Path, ratios: list[list[float]]) -> Path:
+    cells = [
+        {
+            "layers": [784, width, 10],
+            "batch_size": 64,
+            "recipe": None,
+            "groups": [[{"fused": [1.0, 0.5], "jax": [ratio, 0.5]}] * 3 for ratio in groups],
+        }
+        for width, groups in zip((128, 256, 512), ratios, strict=True)
+    ]
+    result = {
+        "command": ["--groups", "2"],
+        "machine": {"cpu_model": "a processor"},
+        "threads": 2,
+        "software": {"fused": "engine fused", "jax": "jax 1"},
+        "cells": cells,
+    }
+    path = tmp_path / "peers.json"
+    path.write_text(json.dumps(result))
+    return path
+
+
+def show(path: Path, *options: str) -> str:
+    command = [sys.executable, str(HERE / "compare_peers.py"), "--show", str(path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own programs
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_ratios_are_geometric_means_over_groups_and_cells(tmp_path: Path) -> None:
+    path = stored(tmp_path, [[2.0, 2.0 * 1.21], [1.0, 1.0], [4.0, 4.0]])
+    table = show(path)
+    row = next(line for line in table.splitlines() if "784-128-10 batch 64" in line)
+    assert f" {2.0 * 1.1:.2f} (" in row
+    overall = (2.0 * 1.1 * 1.0 * 4.0) ** (1 / 3)
+    assert f" {overall:.2f} (" in next(line for line in table.splitlines() if "geometric mean of 3 cells" in line)
+    summary = next(line for line in show(path, "--summary").splitlines() if line.startswith("| jax"))
+    assert summary.index(" 1.00 (") < summary.index("784-256-10 batch 64") < summary.index("784-512-10 batch 64")
+    assert math.isclose(overall, 2.06, rel_tol=0.01)
