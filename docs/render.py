@@ -1,7 +1,7 @@
 """Fill the tables of README.md and the docs from stored runs, by the commands that stand beside them.
 
-A block begins with ``<!-- begin: bench show … -->``, or with a program of the tests, and ends with ``<!-- end -->``; what
-is between them is the command's output. ``python docs/render.py`` renews all blocks, with ``--check`` it only tells
+A block begins with ``<!-- begin: bench show … -->``, or with a program of the tests, and ends with ``<!-- end -->``;
+what is between them is the command's output. ``python docs/render.py`` renews all blocks; ``--check`` only tells
 which are out of date.
 """
 
