@@ -67,8 +67,8 @@ class Block:
 class Workspace:
     """A step's intermediate values for batches of one size, and the step itself.
 
-    On CUDA every tensor that a step touches is here, in the batch or in the parameters, made beforehand; so a step can
-    be captured in a CUDA graph.
+    On CUDA every tensor that a step touches is here, in the batch or in the parameters, made by the first step at the
+    latest; so a step can be captured in a CUDA graph.
     """
 
     def __init__(self, recipe: Recipe, parameters: FlatParameters, size: int) -> None:

@@ -41,21 +41,28 @@ class LayerParameters:
 
 
 class Layer:
-    """A layer's computation for batches of one size, by torch's ordinary products, into buffers made beforehand.
+    """A layer's computation for batches of one size, by torch's ordinary products, into buffers made in the first step.
 
     The error of a value is the gradient of the batch's mean loss to it. Errors of outputs are those before the ReLU.
     """
 
     def __init__(self, parameters: LayerParameters, size: int) -> None:
-        """Allocate what batches of `size` samples need."""
-        outputs, inputs = parameters.weights.shape
-        device = parameters.weights.device
+        """Prepare for batches of `size` samples."""
         self._parameters = parameters
+        self._size = size
         self._weights_t = parameters.weights.t()
         self._biases_t = parameters.biases.unsqueeze(1)
-        self._outputs = torch.empty(size, outputs, device=device)
-        self._input_error = torch.empty(size, inputs, device=device)
         self._before_relu = torch.ops.aten.threshold_backward.grad_input
+
+    # Not every layer needs each of them: the first one never tells the error of its inputs, the last has no ReLU.
+
+    @functools.cached_property
+    def _outputs(self) -> Tensor:
+        return self._parameters.weights.new_empty(self._size, self._parameters.weights.shape[0])
+
+    @functools.cached_property
+    def _input_error(self) -> Tensor:
+        return self._parameters.weights.new_empty(self._size, self._parameters.weights.shape[1])
 
     def hidden(self, inputs: Tensor) -> Tensor:
         """Return the outputs after a ReLU, (size, outputs), for inputs, (size, inputs)."""
