@@ -219,14 +219,14 @@ def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's 
         raise CheckpointError("its weights do not have the names and shapes of the layers of its recipe")
 
 
-def _check_fields(name: str, values: Any, types: Mapping[str, tuple[type, ...]]) -> None:  # noqa: ANN401
+def _check_fields(name: str, values: Any, types: Mapping[str, tuple[type, ...]]) -> None:  # noqa: ANN401 - unread yet
     if not isinstance(values, dict) or set(values) != set(types):
         raise CheckpointError(f"its field {name} has not the entries {', '.join(types)}")
     for key, allowed in types.items():
         _typed(values, key, allowed)
 
 
-def _typed(values: Mapping[str, Any], key: str, allowed: tuple[type, ...]) -> Any:  # noqa: ANN401
+def _typed(values: Mapping[str, Any], key: str, allowed: tuple[type, ...]) -> Any:  # noqa: ANN401 - what `allowed` says
     """Return the value at `key`, which is of one of the types, and harmless to print and to compute with."""
     value = values.get(key)
     # Exactly: True is an int to isinstance.

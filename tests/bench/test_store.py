@@ -548,7 +548,7 @@ with RunWriter.create(path, make_header()) as writer:
 def start(code: str, path: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PRELUDE + code, str(path), str(TESTS)]
     # S603: the command is this interpreter with our own code
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own words
 
 
 def test_a_second_writer_is_told_who_writes_and_a_reader_is_not_disturbed(tmp_path: Path) -> None:

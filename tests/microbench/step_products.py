@@ -23,8 +23,8 @@ if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-from scipy import stats
 
+from bench.inference import interval, paired_estimate
 from mnist_mlp.data import load
 from mnist_mlp.engines.layers import mkl_is_held_back, onednn_linear
 from mnist_mlp.recipes import find_recipe
@@ -62,14 +62,13 @@ def main() -> None:
                 product()
 
     rounds = [measure_round((train, multiply)) for _ in range(options.rounds + 1)][1:]
-    logs = [math.log(alone / whole) for whole, alone in rounds]
-    mean = statistics.fmean(logs)
-    half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    estimate = paired_estimate([math.log(alone / whole) for whole, alone in rounds])
+    bounds = interval(estimate)
     whole, alone = (1e3 * statistics.median(values) / options.steps for values in zip(*rounds, strict=True))
     flops = sum(2 * math.prod(shape) for shape in shapes(recipe.layers, options.batch_size))
     print(  # noqa: T201 - the result
-        f"{recipe.name} batch {recipe.batch_size}, {options.threads} threads: the products are {math.exp(mean):.1%} of "
-        f"the step, 95 % interval {math.exp(mean - half):.1%} to {math.exp(mean + half):.1%} ({len(logs)} rounds); "
+        f"{recipe.name} batch {recipe.batch_size}, {options.threads} threads: the products are "
+        f"{math.exp(estimate.value):.1%} of the step, 95 % interval {math.exp(bounds.low):.1%} to {math.exp(bounds.high):.1%} ({len(rounds)} rounds); "
         f"{alone:.2f} of {whole:.2f} ms, at {flops / alone / 1e6:.0f} GFLOP/s alone"
     )
 

@@ -17,7 +17,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False
 @pytest.mark.parametrize(
     ("cuda", "mps", "chosen"), [(0, False, "cpu"), (0, True, "mps"), (2, False, "cuda"), (1, True, "cuda")]
 )
-def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, chosen: str) -> None:  # noqa: FBT001
+def test_auto_takes_cuda_then_mps_then_cpu(monkeypatch: pytest.MonkeyPatch, cuda: int, mps: bool, chosen: str) -> None:  # noqa: FBT001 - cases
     pretend(monkeypatch, cuda=cuda, mps=mps)
     assert choose_device() == torch.device(chosen)
 

@@ -210,7 +210,7 @@ def test_torchvision_is_asked_for_the_dataset_quietly_and_with_a_time_limit(
 
     def dataset(root: str, *, download: bool) -> None:
         print("100%")  # noqa: T201 - as progress bars do
-        print("100%", file=sys.stderr)  # noqa: T201
+        print("100%", file=sys.stderr)  # noqa: T201 - what a downloader prints
         calls.append((root, download, socket.getdefaulttimeout()))
 
     fake_torchvision(monkeypatch, dataset)
@@ -288,7 +288,7 @@ def test_two_processes_that_prepare_at_once_both_succeed_and_leave_whole_files(
     digests = [small_layout.sha256[name] for name in FILE_NAMES]
     command = [sys.executable, "-c", RACER, str(tmp_path / "supply"), str(tmp_path / "roots"), *digests]
     racers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 - ours
         for _ in range(2)
     ]
     for racer in racers:
