@@ -68,7 +68,7 @@ def main() -> None:
     flops = sum(2 * math.prod(shape) for shape in shapes(recipe.layers, options.batch_size))
     share, low, high = map(math.exp, (estimate.value, bounds.low, bounds.high))
     print(  # noqa: T201 - the result
-        f"{recipe.name} batch {recipe.batch_size}, {options.threads} threads: the products are {share:.1%} of the step, "
+        f"{recipe.name} batch {recipe.batch_size}, {options.threads} threads: products are {share:.1%} of the step, "
         f"95 % interval {low:.1%} to {high:.1%} ({len(rounds)} rounds); {alone:.2f} of {whole:.2f} ms, at "
         f"{flops / alone / 1e6:.0f} GFLOP/s alone"
     )
