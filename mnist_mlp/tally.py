@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mnist_mlp.recipes import CLASSES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
@@ -21,31 +23,57 @@ class Score:
 
 
 class Tally:
-    """Losses and outputs of a stretch of batches, still on the device."""
+    """Losses and outputs of a stretch of batches, still on the device.
 
-    def __init__(self) -> None:
-        """Start with no batch."""
-        self._losses: list[Tensor] = []
-        self._outputs: list[Tensor] = []
-        self._labels: list[Tensor] = []
+    Their memory is allocated before the first batch: tensors kept one by one, from amid all those that a step gives
+    back, would leave holes too small to be used again, and the steps would pay for fresh memory (docs/measuring.md).
+    """
+
+    def __init__(self, outputs: Tensor, losses: Tensor, labels: Tensor, *, batch_size: int) -> None:
+        """Hold a stretch of n samples in batches of `batch_size`, the last one perhaps short.
+
+        Args:
+            outputs: (n, classes).
+            losses: each batch's mean, (batches,).
+            labels: (n,) int64.
+            batch_size: at least 1.
+        """
+        self._outputs = outputs
+        self._losses = losses
+        self._labels = labels
+        self._batch_size = batch_size
+        self._free: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @classmethod
+    def for_batches(cls, samples: int, batch_size: int, device: torch.device) -> "Tally":
+        """Return one to `add` every batch of `samples` samples to."""
+        losses = torch.empty(-(-samples // batch_size), device=device)
+        outputs = torch.empty(samples, CLASSES, device=device)
+        labels = torch.empty(samples, dtype=torch.int64, device=device)
+        tally = cls(outputs, losses, labels, batch_size=batch_size)
+        places = zip(outputs.split(batch_size), losses.unbind(), labels.split(batch_size), strict=True)
+        tally._free = list(places)[::-1]
+        return tally
 
     def add(self, output: Tensor, loss: Tensor, labels: Tensor) -> None:
-        """Keep a batch: output (batch, classes), its mean loss (scalar) and labels (batch,). No device work."""
-        self._outputs.append(output)
-        self._losses.append(loss)
-        self._labels.append(labels)
+        """Copy the next batch: output (batch, classes), its mean loss (scalar) and labels (batch,)."""
+        outputs, losses, targets = self._free.pop()
+        outputs.copy_(output)
+        losses.copy_(loss)
+        targets.copy_(labels)
 
     def read(self) -> Score:
         """Reduce on the device and read the sums back: the stretch's only host read."""
-        outputs, labels = torch.cat(self._outputs), torch.cat(self._labels)
-        sizes = torch.tensor([len(batch) for batch in self._labels], dtype=torch.float64)
-        losses = torch.stack(self._losses).cpu().to(torch.float64)
+        samples, batch_size = len(self._labels), self._batch_size
+        sizes = torch.full((len(self._losses),), batch_size, dtype=torch.float64)
+        sizes[-1] = samples - batch_size * (len(sizes) - 1)
+        losses = self._losses.cpu().to(torch.float64)
         return Score(
-            samples=len(labels),
-            loss=float((losses * sizes).sum() / sizes.sum()),
-            correct=int((outputs.argmax(dim=1) == labels).sum()),
+            samples=samples,
+            loss=float((losses * sizes).sum() / samples),
+            correct=int((self._outputs.argmax(dim=1) == self._labels).sum()),
         )
 
     def predictions(self) -> tuple[Tensor, Tensor]:
         """Return the predicted and the true classes, (n,) int64 each, on the CPU, in the order of the samples."""
-        return torch.cat(self._outputs).argmax(dim=1).cpu(), torch.cat(self._labels).cpu()
+        return self._outputs.argmax(dim=1).cpu(), self._labels.cpu()

@@ -89,7 +89,8 @@ class Training:
             schedule=schedule_of(recipe, self.train_samples),
         )
         self._precision = precision
-        self._device_kind = device.type
+        self._device = device
+        self._test_samples = len(dataset.test_labels)
 
     def order(self, epoch: int) -> Tensor:
         """Return the order of training samples in `epoch` (counted from 0), (train_samples,) int64 on the CPU."""
@@ -113,7 +114,7 @@ class Training:
 
     def evaluate(self) -> Tally:
         """Run the model over the whole test set; return the tally, unread."""
-        return self._evaluate(self._pipeline.test_batches())
+        return self._evaluate(self._pipeline.test_batches(), self._test_samples, self.recipe.test_batch_size)
 
     def evaluate_training_samples(self, positions: Tensor | None = None) -> Tally:
         """Run the model, without training it, over the training set's samples at `positions`; return the tally, unread.
@@ -121,14 +122,15 @@ class Training:
         Args:
             positions: (n,) int64 on the CPU; by default all samples that are trained on.
         """
-        return self._evaluate(self._pipeline.train_batches(self._positions if positions is None else positions))
+        chosen = self._positions if positions is None else positions
+        return self._evaluate(self._pipeline.train_batches(chosen), len(chosen), self.recipe.batch_size)
 
-    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Tally:
+    def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]], samples: int, batch_size: int) -> Tally:
         self.model.eval()
-        tally = Tally()
+        tally = Tally.for_batches(samples, batch_size, self._device)
         with torch.no_grad():
             for images, labels in batches:
-                with numeric_format(self._precision, self._device_kind):
+                with numeric_format(self._precision, self._device.type):
                     output = self.model(images)
                 output = output.float()
                 tally.add(output, self._loss(output, labels), labels)

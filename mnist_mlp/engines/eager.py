@@ -49,11 +49,12 @@ class EagerEngine:
         self._pipeline = pipeline
         self._loss = loss_function(recipe.loss)
         self._bf16 = precision == "bf16"
-        self._kind = next(model.parameters()).device.type
+        self._batch_size = recipe.batch_size
+        self._device = next(model.parameters()).device
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """See `Engine.train`."""
-        tally = Tally()
+        tally = Tally.for_batches(len(order), self._batch_size, self._device)
         for images, labels in self._pipeline.train_batches(order):
             output, loss = self.step(images, labels)
             tally.add(output, loss, labels)
@@ -82,7 +83,7 @@ class EagerEngine:
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return output and mean loss of a batch, float32 both."""
         if self._bf16:
-            with numeric_format("bf16", self._kind):
+            with numeric_format("bf16", self._device.type):
                 output = self.model(images)
             output = output.float()
         else:

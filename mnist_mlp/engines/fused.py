@@ -188,10 +188,8 @@ class FusedEngine:
         torch.index_select(self._one_hot, 1, labels, out=block.targets[:, :count])
 
     def _tally(self, logits: Tensor, labels: Tensor) -> Tally:
-        """Return the tally of a stretch from its logits, (10, n): one entry, its loss the mean over all samples."""
+        """Return the tally of a stretch from its logits, (10, n): as one batch, its loss the mean over all samples."""
         # As one sample of n positions, with the classes second, where torch's losses expect them.
         output = output_function(self._recipe.output)(logits.unsqueeze(0))
         loss = loss_function(self._recipe.loss)(output, labels.unsqueeze(0))
-        tally = Tally()
-        tally.add(output[0].t(), loss, labels)
-        return tally
+        return Tally(output[0].t(), loss.unsqueeze(0), labels, batch_size=len(labels))

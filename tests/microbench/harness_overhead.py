@@ -1,72 +1,89 @@
 """Does the harness's epoch time equal a bare training loop's?
 
 Two live processes train the same configuration on the same data with the same seed and threads: a trial of the
-harness, driven over its protocol as `bench run` drives it, and a plain PyTorch loop that knows nothing of this
-project but the arrays. They alternate epochs in ABBA blocks, one working while the other waits. Printed is the
-geometric mean of the blocks' ratios (harness over bare loop) with a 95 % interval over fresh process pairs; each pair
-is one observation.
+harness, asked as `bench run` asks it, and a plain PyTorch loop that knows nothing of this project but the arrays. Both
+are forked from this process, because processes that were started apart differ by their memory layout alone
+(docs/measuring.md). They alternate epochs in ABBA blocks, one working while the other waits. Printed is the geometric
+mean of the blocks' ratios (harness over bare loop) with a 95 % interval over fresh process pairs; each pair is one
+observation.
 
     python tests/microbench/harness_overhead.py [--pairs 8] [--blocks 6] [--layers 784-128-10] [--batch-size 64]
 """
 
 import argparse
-import contextlib
 import dataclasses
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scipy import stats
-
-from bench.coding import to_json
-from bench.launcher import Worker
-from bench.messages import Prepared, Trained
-from bench.plan import Request, make_plan
-from bench.processes import Launcher, make_launcher, worker_environment
-from bench.records import Configuration, Trial
-
-BARE_LOOP = """
-import sys, time
 import torch
+import torch._dynamo  # as a worker host: the first optimizer would import it
+from scipy import stats
 from torch import nn
+
+from bench.coding import from_json, to_json
+from bench.messages import Trained
+from bench.plan import Request, make_plan
+from bench.records import Configuration, Trial
+from bench.worker import Session, displace
 from mnist_mlp.data import load
 
-layers, batch_size, threads, seed = eval(sys.argv[1])
-torch.set_num_threads(threads)
-dataset = load("mnist")
-images, labels = dataset.train_images.flatten(1), dataset.train_labels
-torch.manual_seed(seed)
-parts = []
-for inputs, outputs in zip(layers, layers[1:]):
-    parts += [nn.Linear(inputs, outputs), nn.ReLU()]
-model = nn.Sequential(*parts[:-1])
-optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-criterion = nn.CrossEntropyLoss()
+Epoch = Callable[[], float]
+"""Trains one epoch and returns its seconds."""
 
-def epoch(count):
-    order = torch.randperm(len(labels))[:count]
-    for start in range(0, count, batch_size):
-        chosen = order[start : start + batch_size]
-        batch = images.index_select(0, chosen).float().div_(255).sub_(0.1307).div_(0.3081)
-        loss = criterion(model(batch), labels.index_select(0, chosen))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
 
-epoch(20 * batch_size)
-print("ready", flush=True)
-for line in sys.stdin:
-    start = time.perf_counter()
-    epoch(len(labels))
-    print(time.perf_counter() - start, flush=True)
-"""
+def harness_epochs(configuration: Configuration, seed: int) -> Epoch:
+    """Return what has a trial of the harness train its next epoch."""
+    session = Session()
+    trial = Trial(configuration=configuration, seed=seed, repeat=0)
+    session.answer({"do": "prepare", "trial": to_json(trial), "root": None})
+    return lambda: from_json(Trained, session.answer({"do": "train", "epoch": 0})["answer"]).train_seconds
+
+
+def bare_epochs(configuration: Configuration, seed: int) -> Epoch:
+    """Return what trains the next epoch as a plain loop would."""
+    displacement = displace(seed)  # the harness's memory is shifted by as much
+    torch.set_num_threads(configuration.threads)
+    dataset = load("mnist")
+    images, labels = dataset.train_images.flatten(1), dataset.train_labels
+    torch.manual_seed(seed)
+    parts: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(configuration.layers):
+        parts += [nn.Linear(inputs, outputs), nn.ReLU()]
+    model = nn.Sequential(*parts[:-1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    criterion = nn.CrossEntropyLoss()
+
+    def train(samples: int, batch_size: int = configuration.batch_size) -> float:
+        start = time.perf_counter()
+        order = torch.randperm(len(labels))[:samples]
+        for begin in range(0, samples, batch_size):
+            chosen = order[begin : begin + batch_size]
+            batch = images.index_select(0, chosen).float().div_(255).sub_(0.1307).div_(0.3081)
+            loss = criterion(model(batch), labels.index_select(0, chosen))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        seconds = time.perf_counter() - start
+        del displacement[:0]  # it has to live as long as the loop
+        return seconds
+
+    train(20 * configuration.batch_size)
+    return lambda: train(len(labels))
+
+
+ARMS = {"harness": harness_epochs, "bare": bare_epochs}
 
 
 def main() -> None:
@@ -81,42 +98,39 @@ def main() -> None:
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
     (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
     configuration = dataclasses.replace(configuration, epochs=2 * options.blocks)
-    with contextlib.closing(make_launcher()) as launcher:
-        pairs = [measure_pair(launcher, configuration, seed, options.blocks) for seed in range(options.pairs)]
+    pairs = [measure_pair(configuration, seed, options.blocks) for seed in range(options.pairs)]
     report(configuration, pairs, options.blocks, options.json)
 
 
-def measure_pair(launcher: Launcher, configuration: Configuration, seed: int, blocks: int) -> float:
+def measure_pair(configuration: Configuration, seed: int, blocks: int) -> float:
     """Return the mean log-ratio of one fresh pair of processes over its ABBA blocks."""
-    arguments = repr((configuration.layers, configuration.batch_size, configuration.threads, seed))
-    worker = Worker(launcher.start(), timeout_seconds=3600)
-    with subprocess.Popen(  # noqa: S603 - our own words
-        [sys.executable, "-c", BARE_LOOP, arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        bufsize=1,
-        env=worker_environment(),
-    ) as bare:
-        if bare.stdin is None or bare.stdout is None:
-            raise RuntimeError("the bare loop has no standard streams")
-        trial = Trial(configuration=configuration, seed=seed, repeat=0)
-        worker.ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": None})
-        bare.stdout.readline()
-        logs = []
-        for block in range(blocks):
-            seconds: dict[str, float] = {"harness": 0.0, "bare": 0.0}
-            order = ("harness", "bare", "bare", "harness") if block % 2 else ("bare", "harness", "harness", "bare")
-            for arm in order:
-                if arm == "bare":
-                    bare.stdin.write("go\n")
-                    seconds[arm] += float(bare.stdout.readline())
-                else:
-                    seconds[arm] += worker.ask(Trained, {"do": "train", "epoch": block}).train_seconds
-            logs.append(math.log(seconds["harness"] / seconds["bare"]))
-        bare.stdin.close()
-    worker.end()
+    fork = multiprocessing.get_context("fork")
+    ends, processes = {}, []
+    for arm in ARMS:
+        ends[arm], theirs = fork.Pipe()
+        processes.append(fork.Process(target=serve, args=(arm, configuration, seed, theirs)))
+        processes[-1].start()
+        ends[arm].recv()  # ready: one prepares at a time
+    logs = []
+    for block in range(blocks):
+        seconds = dict.fromkeys(ARMS, 0.0)
+        for arm in ("harness", "bare", "bare", "harness") if block % 2 else ("bare", "harness", "harness", "bare"):
+            ends[arm].send("train")
+            seconds[arm] += ends[arm].recv()
+        logs.append(math.log(seconds["harness"] / seconds["bare"]))
+    for end in ends.values():
+        end.send("end")
+    for process in processes:
+        process.join()
     return statistics.fmean(logs)
+
+
+def serve(arm: str, configuration: Configuration, seed: int, end: Connection) -> None:
+    """Train an epoch of `arm` at each request."""
+    train = ARMS[arm](configuration, seed)
+    end.send("ready")
+    while end.recv() == "train":
+        end.send(train())
 
 
 def report(configuration: Configuration, pairs: list[float], blocks: int, path: Path | None) -> None:

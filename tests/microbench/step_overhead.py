@@ -82,7 +82,8 @@ def trimmed_mean(seconds: list[float]) -> float:
 def training_steps(training: Training, epoch: int) -> Step:
     """Return a function that takes the next step of `epoch`, as `Training.train` does."""
     batches = training._pipeline.train_batches(training.order(epoch))  # noqa: SLF001 - one step at a time
-    engine, tally = training._engine, Tally()  # noqa: SLF001 - one step at a time
+    engine = training._engine  # noqa: SLF001 - one step at a time
+    tally = Tally.for_batches(training.train_samples, training.recipe.batch_size, torch.device("cpu"))
     if not isinstance(engine, EagerEngine):
         raise TypeError(engine)
 

@@ -1,5 +1,6 @@
 """Training on a part of the training set, and evaluating on any of it."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -58,9 +59,19 @@ def test_rehearsal_with_held_out_samples_has_every_batch_shape_of_the_epoch() ->
 
 
 def test_loss_of_a_tally_weighs_batches_by_their_size() -> None:
-    tally = Tally()
+    tally = Tally.for_batches(4, 3, torch.device("cpu"))
     tally.add(torch.eye(10)[:3], torch.tensor(1.0), torch.tensor([0, 1, 9]))
     tally.add(torch.eye(10)[:1], torch.tensor(5.0), torch.tensor([0]))
     score = tally.read()
     assert (score.samples, score.loss, score.correct, score.accuracy) == (4, 2.0, 3, 0.75)
     assert tally.predictions()[0].tolist() == [0, 1, 2, 0]
+
+
+def test_a_tally_keeps_nothing_of_a_step_alive() -> None:
+    tally = Tally.for_batches(4, 4, torch.device("cpu"))
+    output = torch.eye(10)[:4]
+    kept = weakref.ref(output)
+    tally.add(output, torch.tensor(1.0), torch.tensor([0, 1, 2, 9]))
+    del output
+    assert kept() is None
+    assert tally.read().correct == 3
