@@ -1,9 +1,10 @@
 """Calibration: how finely this machine can measure, per device, measured on a reference configuration and kept.
 
-Two things are learnt. Identical arms in live process pairs (A/A) show what difference `ab` would report where there is
-none. Full trials with different seeds show how much accuracy differs from seed to seed and how long an epoch takes
-today. A further measurement of a device is a field of `bench.profiles.DeviceSession` and a line of the function that
-makes one here.
+Three things are learnt. Identical arms in live process pairs (A/A) show what difference `ab` would report where there
+is none. Full trials with different seeds show how much accuracy differs from seed to seed and how long an epoch takes
+today. And the device's rates (`bench.rates`), at each precision and, of the CPU, with each number of threads, show what
+training could take at the least. A further measurement of a device is a field of `bench.profiles.DeviceSession` and a
+line of the function that makes one here.
 """
 
 import contextlib
@@ -18,8 +19,7 @@ from typing import Final, Protocol
 
 from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunError
 from bench.interrupts import Interrupts
-from bench.launcher import TrialFailedError, describe_place, measure_peak, prepare_dataset, run_trial
-from bench.layout import text_table
+from bench.launcher import TrialFailedError, describe_place, measure_peak, measure_rates, prepare_dataset, run_trial
 from bench.locks import FileLock, device_locks
 from bench.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.plan import Request, choose_devices, make_plan
@@ -27,8 +27,6 @@ from bench.processes import Launcher
 from bench.profiles import (
     MIN_PAIRS,
     MIN_SEEDS,
-    MIN_SESSIONS,
-    DeviceFigures,
     DeviceSession,
     MachineProfile,
     Session,
@@ -37,9 +35,12 @@ from bench.profiles import (
     profile_path,
     save_profile,
 )
-from bench.records import Configuration, Measurement, Trial, TrialRecord, TrialWarning
+from bench.rates import DeviceRates, ThreadRates, thread_counts
+from bench.records import Configuration, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
 from bench.stats import ADVICE
 from bench.units import format_flops, format_seconds
+from mnist_mlp.recipes import PRECISIONS
+from mnist_mlp.support import why_unsupported
 
 MODEL: Final = "784-128-10"
 BATCH_SIZE: Final = 256
@@ -91,15 +92,6 @@ class Calibrated:
     path: Path
     profile: MachineProfile
     devices: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What is printed of a calibration, for programs."""
-
-    machine_id: str
-    created_at: str
-    devices: tuple[DeviceFigures, ...]
 
 
 def check_options(options: Options) -> None:
@@ -203,6 +195,7 @@ class _Session:
                 peaks.append(self._peak(configuration))
                 seconds = format_seconds(measurement.epoch_seconds)
                 self.tell(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
+        rates, thread_rates = self._rates(configuration), self._thread_rates(configuration)
         for warning in sorted(warnings):
             self.tell(f"{configuration.device}: {warning}: {ADVICE[warning]}")
         return DeviceSession(
@@ -215,6 +208,8 @@ class _Session:
             test_accuracies=tuple(trial.test_accuracy for trial in trials if trial.test_accuracy is not None),
             yardstick_seconds=tuple(median(epoch.yardstick_seconds for epoch in trial.epochs) for trial in trials),
             peak_flops_per_second=tuple(peaks),
+            rates=rates,
+            thread_rates=thread_rates,
         )
 
     def _log_ratio(self, configuration: Configuration, number: int) -> float:
@@ -250,82 +245,56 @@ class _Session:
             what = f"measuring the peak of {configuration.device} failed"
             raise _failed(f"{what}: {failure.kind}: {failure.message}") from error
 
+    def _rates(self, configuration: Configuration) -> tuple[DeviceRates, ...]:
+        """Return the device's rates at each precision that it has; one that turns out not to take effect is told."""
+        device, threads, found = configuration.device, configuration.threads, list[DeviceRates]()
+        for precision in PRECISIONS:
+            if why_unsupported(device=device, engine="eager", precision=precision, pipeline="resident") is not None:
+                continue
+            try:
+                found.append(self._rates_at(device, precision, threads, whole=True))
+            except TrialFailedError as error:
+                if precision == "fp32" or error.failure.kind != FailureKind.UNSUPPORTED:
+                    raise _rates_failed(device, precision, threads, error) from error
+                self.tell(f"{device}: no rates at {precision}: {error}")
+        return tuple(found)
+
+    def _thread_rates(self, configuration: Configuration) -> tuple[ThreadRates, ...]:
+        """Return the CPU's rates with one thread, two, four, … and all; an accelerator's products take none."""
+        device, found = configuration.device, list[ThreadRates]()
+        for threads in thread_counts(configuration.threads) if device == "cpu" else ():
+            try:
+                rates = self._rates_at(device, "fp32", threads, whole=False)
+            except TrialFailedError as error:
+                raise _rates_failed(device, "fp32", threads, error) from error
+            if rates.bandwidth is not None:
+                found.append(
+                    ThreadRates(
+                        threads=threads,
+                        square_flops_per_second=rates.square_flops_per_second,
+                        triad_bytes_per_second=rates.bandwidth.triad_bytes_per_second,
+                    )
+                )
+        return tuple(found)
+
+    def _rates_at(self, device: str, precision: str, threads: int, *, whole: bool) -> DeviceRates:
+        rates = measure_rates(
+            self.launchers[0],
+            device,
+            precision=precision,
+            threads=threads,
+            whole=whole,
+            timeout_seconds=self.options.timeout_seconds,
+        )
+        rate = f"{format_flops(rates.highest_flops_per_second)}/s"
+        self.tell(f"{device}: rates at {precision} with {threads} thread{'s' * (threads > 1)}: up to {rate}")
+        return rates
+
+
+def _rates_failed(device: str, precision: str, threads: int, error: TrialFailedError) -> CalibrationError:
+    what = f"measuring the rates of {device} at {precision} with {threads} threads failed"
+    return _failed(f"{what}: {error.failure.kind}: {error.failure.message}")
+
 
 def _failed(what: str) -> CalibrationError:
     return CalibrationError(f"{what}. Nothing of this calibration is stored: remove the cause and calibrate again")
-
-
-def report(calibrated: Calibrated) -> Report:
-    """Return the figures of the devices that were calibrated."""
-    figures = (calibrated.profile.figures(device) for device in calibrated.devices)
-    return Report(
-        machine_id=calibrated.profile.machine.id,
-        created_at=calibrated.profile.sessions[-1].created_at,
-        devices=tuple(each for each in figures if each is not None),
-    )
-
-
-def render(calibrated: Calibrated) -> str:
-    """Return the figures as a table of at most 80 columns, with what its words mean and what is still unknown."""
-    figures = report(calibrated).devices
-    rows = [
-        (
-            each.device,
-            _percent(each.ab_floor),
-            str(each.pairs),
-            _percent(each.pair_deviation),
-            _points(each.accuracy_deviation),
-            str(each.seeds),
-            format_seconds(each.epoch_seconds),
-            _percent(each.epoch_deviation),
-            _percent(each.drift_deviation),
-            format_seconds(each.yardstick_seconds),
-        )
-        for each in figures
-    ]
-    table = text_table(_HEADERS, rows, [header != "device" for header in _HEADERS])
-    return "\n".join((table, "", *_LEGEND, *map(_peak_note, figures), *map(_drift_note, figures)))
-
-
-_HEADERS: Final = (
-    "device",
-    "A/A floor",
-    "pairs",
-    "pairs SD",
-    "accuracy SD",
-    "seeds",
-    "epoch",
-    "epoch SD",
-    "drift SD",
-    "yardstick",
-)
-
-_LEGEND: Final = (
-    "A/A floor: largest systematic difference between identical arms that is still",
-    "  credible: |mean| + t(95 %) SE of the log ratios of the process pairs",
-    "pairs SD: of one such pair; accuracy SD: of final test accuracy, over the seeds",
-    "epoch: median of this session's trials; drift SD: of the sessions' medians",
-)
-
-
-def _peak_note(figures: DeviceFigures) -> str:
-    peak = figures.peak_flops_per_second
-    rate = "unknown" if peak is None else f"{format_flops(peak)}/s"
-    return f"{figures.device}: peak {rate}, the fastest float32 product of two square matrices"
-
-
-def _drift_note(figures: DeviceFigures) -> str:
-    if figures.drift_deviation is None:
-        return (
-            f"{figures.device}: {figures.sessions} of {MIN_SESSIONS} sessions that drift takes: "
-            "calibrate again on other days"
-        )
-    return f"{figures.device}: drift over {figures.sessions} sessions; it knows only the days that were measured"
-
-
-def _percent(log_deviation: float | None) -> str:
-    return "-" if log_deviation is None else f"{100 * log_deviation:.1f} %"
-
-
-def _points(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.2f} pp"

@@ -31,7 +31,9 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     timeout: float,
     json_path: Path | None,
 ) -> None:
-    """Measure how finely this machine can measure, and keep it for `ab` and `check`. A minute a device.
+    """Measure how finely this machine can measure, and what its devices can do. A minute or two a device.
+
+    It is kept for `ab`, `check` and `show`.
 
     Run it on different days: drift between sessions is known from the third on.
 
@@ -39,7 +41,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     python -m bench calibrate
     python -m bench calibrate --devices cpu --pairs 16
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench import calibrate
+    from bench import calibrate, calibration_view
     from bench.coding import dumps
     from bench.processes import make_arm_launchers
 
@@ -52,10 +54,10 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     (one, other), _ = make_arm_launchers([(sys.executable, None)] * 2)
     with contextlib.closing(one), contextlib.closing(other):
         calibrated = calibrate.calibrate(options, (one, other), ctx.obj, _tell)
-    click.echo(calibrate.render(calibrated))
+    click.echo(calibration_view.render(calibrated))
     click.echo(f"\nStored in {calibrated.path}")
     if json_path is not None:
-        write_atomically(json_path, dumps(calibrate.report(calibrated)) + "\n")
+        write_atomically(json_path, dumps(calibration_view.report(calibrated)) + "\n")
 
 
 @click.command("selftest", epilog=EXIT_CODES)

@@ -32,6 +32,9 @@ _PLAIN: Final = {
 _LOOSE: Final = r'(\{[^}]*\}|\[[^\]]*\]|"[^"]*"|[a-z]+)'
 """What may be a value: whether it is, `loads` says when it is seen for the first time."""
 
+_LIST: Final = r"[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*"
+"""What may stand between the brackets of a list of records: whether it does, their own regular expression says."""
+
 
 class CanonicalReader(Generic[T]):
     """Reads a `kind` of dataclass, frozen and slotted, from text as `coding.dumps` writes it.
@@ -74,7 +77,8 @@ class CanonicalReader(Generic[T]):
             return self._record(typing.cast("type", hint))
         item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
         if isinstance(item, type) and dataclasses.is_dataclass(item):
-            return r"\[([^\]]+)\]", f"{self._constant(_ListReader(item, self._shared).read_all)}({self._group()})"
+            # Lists inside it are no end of it; deeper ones, and brackets in texts, are left to the exact way.
+            return rf"\[({_LIST})\]", f"{self._constant(_ListReader(item, self._shared).read_all)}({self._group()})"
         return _LOOSE, f"{self._constant(_Table(hint, self._shared.get(hint, {})))}[{self._group()}]"
 
     def _union(self, members: tuple[Any, ...]) -> tuple[str, str]:
@@ -82,7 +86,8 @@ class CanonicalReader(Generic[T]):
         result = f"union{self._groups}"
         self._line(f"{result} = None")
         patterns = []
-        for member in members:
+        # None first: what is looser than a record would take null for its own.
+        for member in sorted(members, key=lambda member: member is not types.NoneType):
             if member is types.NoneType:
                 patterns.append("null")
                 continue
@@ -97,19 +102,33 @@ class CanonicalReader(Generic[T]):
         return f"(?:{'|'.join(patterns)})", result
 
     def _record(self, kind: type, *, tagged: bool = False) -> tuple[str, str]:
-        if later_defaults(kind):
-            raise TypeError(f"{kind.__name__} has members that may be missing: it must be one of the shared types")
-        members = [f'"{TAG}":"{kind.__name__}"'] if tagged else []
+        defaults = later_defaults(kind)
+        pattern = f'"{TAG}":"{kind.__name__}"' if tagged else ""
         result = f"record{self._groups}_{len(self._lines)}"
         # A frozen class fills its slots slowly; one with the same slots does not, and may turn into it afterwards.
         twin = type(kind.__name__, (), {"__slots__": tuple(member_hints(kind))})
         self._line(f"{result} = new({self._constant(twin)})")
         for name, hint in member_hints(kind).items():
-            pattern, value = self._any(hint)
-            members.append(f'"{name}":{pattern}')
+            comma = "," if pattern else ""
+            if name in defaults:
+                pattern += self._later(f'{comma}"{name}":', hint, f"{result}.{name}", defaults[name])
+                continue
+            member, value = self._any(hint)
+            pattern += f'{comma}"{name}":{member}'
             self._line(f"{result}.{name} = {value}")
         self._line(f"{result}.__class__ = {self._constant(kind)}")
-        return rf"\{{{','.join(members)}\}}", result
+        return rf"\{{{pattern}\}}", result
+
+    def _later(self, start: str, hint: Any, target: str, default: object) -> str:  # noqa: ANN401 - see `_any`
+        """Return the regular expression of a member that may be missing; its `start` holds its comma and name."""
+        guard = self._group()
+        self._line(f"{target} = {self._constant(default)}")
+        self._line(f"if {guard} is not None:")
+        self._indent += "    "
+        pattern, value = self._any(hint)
+        self._line(f"{target} = {value}")
+        self._indent = self._indent[4:]
+        return f"({start}{pattern})?"
 
     def _group(self) -> str:
         self._groups += 1

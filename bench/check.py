@@ -20,6 +20,7 @@ from bench.compare import (
 )
 from bench.drift import Drift, NoiseProfile
 from bench.errors import BadInputError
+from bench.flagged import judge_without_flagged
 from bench.inference import Estimate, independent_estimate
 from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times, undecided
 from bench.matching import (
@@ -54,7 +55,7 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
             "and name its run"
         )
     is_one_machine = baseline.machine_id == candidate.machine_id
-    matching = match(baseline.table.trials, candidate.table.trials, any_threads=not is_one_machine)
+    matching = match(baseline.table.trials, candidate.table.trials, ignoring=() if is_one_machine else ("threads",))
     subjects = [trials.subject for trials in _all(matching)]
     drift = Drift(baseline.profile, candidate.profile)
     findings = [
@@ -179,27 +180,34 @@ def _time_findings(
     for pair in pairs:
         groups.setdefault(device_of(pair[0]), []).append(pair)
     for device, group in groups.items():
+        judge = _time_judge(limits, device, _floor(baseline.profile, device), len(groups))
         raw = [_data_judgement(*pair) or time_estimate(*pair, drift) for pair in group]
-        gate = _time_gate(limits, _floor(baseline.profile, device), len(groups))
-        judgements = judge_prepared(moderated(raw, [device] * len(group)), gate)
-        for (ours, _), judgement in zip(group, judgements, strict=True):
+        calm = judge_without_flagged(group, raw, lambda ours, theirs: time_estimate(ours, theirs, drift), judge)
+        for (ours, _), judgement, without in zip(group, judge(raw), calm, strict=True):
             yield Finding(
                 subject=ours.subject,
                 quantity="epoch time",
                 judgement=judgement,
                 advice=_advice(judgement, baseline.table.header, is_time=True),
+                without_flagged=without,
             )
 
 
-def _time_gate(limits: Limits, floor: float, families: int) -> Callable[[Sequence[Estimate]], Sequence[Judgement]]:
-    """Return the gate of one device's times. Devices are judged apart, and share the levels of error evenly."""
-    return lambda estimates: gate_times(
-        estimates,
-        max_slowdown=limits.max_slowdown,
-        floor=floor,
-        error_level=ERROR_LEVEL / families,
-        pass_level=PASS_LEVEL / families,
-    )
+def _time_judge(
+    limits: Limits, device: str, floor: float, families: int
+) -> Callable[[Sequence[Estimate | Judgement]], tuple[Judgement, ...]]:
+    """Return what judges the times of `device`. Devices are judged apart, and share the levels of error evenly."""
+
+    def gate(estimates: Sequence[Estimate]) -> tuple[Judgement, ...]:
+        return gate_times(
+            estimates,
+            max_slowdown=limits.max_slowdown,
+            floor=floor,
+            error_level=ERROR_LEVEL / families,
+            pass_level=PASS_LEVEL / families,
+        )
+
+    return lambda prepared: judge_prepared(moderated(prepared, [device] * len(prepared)), gate)
 
 
 def _accuracy_findings(pairs: Sequence[tuple[Trials, Trials]], limits: Limits, baseline: Header) -> Iterator[Finding]:

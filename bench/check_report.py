@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from bench.compare import Source
 from bench.errors import BadInputError, ExitCode
+from bench.flagged import WithoutFlagged
 from bench.judgement import GATE_EXIT_CODES, Judgement, Verdict
 from bench.matching import Subject, describe
 
@@ -33,12 +34,22 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is said of one configuration: of a quantity, or of its trials before any quantity. `advice` can be empty."""
+    """What is said of one configuration: of a quantity, or of its trials before any quantity. `advice` can be empty.
+
+    `without_flagged` is what the judgement of time would be without flagged trials, None where none is flagged. It
+    decides nothing.
+    """
 
     subject: Subject | None
     quantity: Quantity
     judgement: Judgement
     advice: str
+    without_flagged: WithoutFlagged | None = None
+
+    @property
+    def change(self) -> str | None:
+        """What becomes of the verdict without flagged trials, in words; None where it stays."""
+        return None if self.without_flagged is None else self.without_flagged.change(self.judgement.verdict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

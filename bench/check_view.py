@@ -70,12 +70,12 @@ def _line(report: GateReport, finding: Finding) -> str:
         difference, interval, n, least = numbers
         brackets = f" [{difference}, 95 % interval {interval}, n {n}{least and f', least found {least}'}]"
     reason = harmless(finding.judgement.reason, _MAX_CHARACTERS)
-    return f"{finding.judgement.verdict}: {report.name(finding)}: {reason}{brackets}{_next(finding)}"
+    return f"{finding.judgement.verdict}: {report.name(finding)}: {reason}{brackets}{_change(finding)}{_next(finding)}"
 
 
 def _cells(report: GateReport, finding: Finding) -> tuple[str, ...]:
     numbers = _numbers(finding) or ("", "", "", "")
-    reason = f"{harmless(finding.judgement.reason, _MAX_CHARACTERS)}{_next(finding)}"
+    reason = f"{harmless(finding.judgement.reason, _MAX_CHARACTERS)}{_change(finding)}{_next(finding)}"
     return finding.judgement.verdict.value, report.name(finding), *numbers, reason
 
 
@@ -92,6 +92,10 @@ def _numbers(finding: Finding) -> tuple[str, str, str, str] | None:
     span = UNKNOWN if interval is None else f"{points_interval_text(interval)} pp"
     effect = points_effect_text(least)
     return f"{points_text(estimate.value)} pp", span, n, f"{effect} pp" if effect else ""
+
+
+def _change(finding: Finding) -> str:
+    return "" if finding.change is None else f"; flagged trials matter: {finding.change}"
 
 
 def _next(finding: Finding) -> str:
@@ -113,6 +117,7 @@ def _finding(report: GateReport, finding: Finding) -> dict[str, Any]:
     """Return a finding; of times, estimate, interval, bound and effect are log ratios, of accuracies fractions."""
     judgement, subject = finding.judgement, finding.subject
     estimate, interval = judgement.estimate, judgement.interval
+    calm = finding.without_flagged
     return {
         "name": report.name(finding),
         "configuration": to_json(subject) if isinstance(subject, Configuration) else None,
@@ -120,6 +125,9 @@ def _finding(report: GateReport, finding: Finding) -> dict[str, Any]:
         "quantity": finding.quantity,
         "verdict": judgement.verdict.value,
         "reason": judgement.reason,
+        "flagged": None if calm is None else list(calm.counts),
+        "verdict_without_flagged": None if calm is None else calm.judgement.verdict.value,
+        "reason_without_flagged": None if calm is None else calm.judgement.reason,
         "next": finding.advice,
         "scale": "log ratio" if finding.quantity == "epoch time" else "fraction",
         "estimate": None if estimate is None else estimate.value,

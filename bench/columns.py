@@ -13,9 +13,11 @@ from typing import Final
 
 from bench.errors import BadInputError
 from bench.fields import FIELDS, IDENTITY, QUANTITIES, STATISTICS, Field, Unit, Value, hidden_dimensions
-from bench.records import Summary
+from bench.prices import Prices, cost_of, format_cost
+from bench.records import Sample, Summary
 from bench.units import (
     format_bytes,
+    format_flops,
     format_number,
     format_percent,
     format_points,
@@ -28,7 +30,14 @@ MAX_CELL_CHARACTERS: Final = 40
 """Longer texts are cut: a layer list of nine layers still fits."""
 
 _FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = MappingProxyType(
-    {"": format_number, "s": format_seconds, "B": format_bytes, "/s": format_rate, "fraction": format_percent}
+    {
+        "": format_number,
+        "s": format_seconds,
+        "B": format_bytes,
+        "/s": format_rate,
+        "FLOP/s": lambda rate: f"{format_flops(rate)}/s",
+        "fraction": format_percent,
+    }
 )
 
 
@@ -169,6 +178,43 @@ def find_columns(keys: Iterable[str]) -> tuple[Column, ...]:
 def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
     """Return the columns of a table that hides no dimension in which `summaries` differ."""
     return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *DEFAULT_METRICS))
+
+
+def cost_columns(prices: Prices) -> tuple[Column, ...]:
+    """Return the columns of what an epoch costs at `prices`, and what training to 98 % test accuracy does.
+
+    Of the latter only the trials that got there count; where some did not, the cell says how many did.
+    """
+
+    def price(summary: Summary) -> float | None:
+        return prices.of(summary.configuration.device)
+
+    def cost(sample: Sample | None, summary: Summary) -> float | None:
+        return None if sample is None else cost_of(sample.median, price(summary))
+
+    def field(key: str, header: str, value: Callable[[Summary], Value]) -> Field:
+        return Field(key=key, header=header, unit="", numeric=True, value=value)
+
+    per_hour = field("price_per_hour", "price per hour", price)
+    epoch = field("cost_per_epoch", "cost per epoch", lambda summary: cost(summary.epoch_seconds, summary))
+    to_98 = field("cost_to_98_percent", "cost to 98 %", lambda summary: cost(summary.seconds_to_98_percent, summary))
+    reached, n = FIELDS["seconds_to_98_percent_n"], FIELDS["n"]
+    return (
+        Column(key=epoch.key, header=epoch.header, fields=(epoch, per_hour), cell=_cost_cell),
+        Column(key=to_98.key, header=to_98.header, fields=(to_98, reached, n), cell=_counted_cost_cell),
+    )
+
+
+def _cost_cell(values: Sequence[Value]) -> str:
+    cost = values[0]
+    return format_cost(cost) if isinstance(cost, int | float) else ""
+
+
+def _counted_cost_cell(values: Sequence[Value]) -> str:
+    """Return a cell of a cost, the trials it is of, and all that were measured: those are told where they differ."""
+    _, reached, n = values
+    text = _cost_cell(values)
+    return f"{text} ({reached} of {n})" if text and reached != n else text
 
 
 def _known_keys() -> str:

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from bench.drift import Drift, NoiseProfile
+from bench.drift import Drift, NoDrift, NoiseProfile
 from bench.errors import IncomparableError
+from bench.flagged import WithoutFlagged, judge_without_flagged
 from bench.inference import Estimate, Interval, independent_estimate, interval, moderate
 from bench.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
 from bench.matching import (
+    Between,
     Matching,
     Subject,
     Table,
     Trials,
     match,
     nearest_difference,
+    only,
     software_differences,
 )
 from bench.records import Configuration
@@ -57,7 +60,8 @@ class Row:
     """One subject on both sides. `time` judges ln(candidate / baseline) of the trials' epoch times.
 
     `relative_log_ratio` is the same of epoch time over yardstick, None where a trial has no yardstick. `accuracy`
-    judges the difference of test accuracies as a fraction, None where there is none to judge.
+    judges the difference of test accuracies as a fraction, None where there is none to judge. `without_flagged` is what
+    `time` would be without flagged trials, None where no row has one.
     """
 
     baseline: Trials
@@ -65,6 +69,7 @@ class Row:
     time: Judgement
     relative_log_ratio: float | None
     accuracy: Judgement | None
+    without_flagged: WithoutFlagged | None = None
 
     @property
     def is_changed(self) -> bool:
@@ -97,18 +102,29 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare_runs(baseline: Source, candidate: Source) -> Comparison:
+def compare_runs(baseline: Source, candidate: Source, between: Between | None = None) -> Comparison:
     """Compare two stored runs, configuration by configuration; the order of their records does not matter.
+
+    With `between`, only what has its first value on the one side and its second on the other, pairing what is otherwise
+    alike: so two devices are compared, or two engines, and both sides may be one run.
 
     Raises:
         IncomparableError: they have no configuration in common.
+        BadInputError: a side has nothing with its value of `between`.
     """
-    is_hardware = baseline.machine_id != candidate.machine_id
-    matching = match(baseline.table.trials, candidate.table.trials, any_threads=is_hardware)
-    require_overlap(matching, baseline.label, candidate.label)
-    drift = Drift(baseline.profile, candidate.profile)
     is_one_run = baseline.table.header.run_id == candidate.table.header.run_id
+    is_hardware = baseline.machine_id != candidate.machine_id or (between is not None and between.dimension == "device")
+    if between is not None:
+        baseline = _restricted(baseline, between.dimension, between.baseline)
+        candidate = _restricted(candidate, between.dimension, between.candidate)
+    ignoring = ("threads",) if between is None and is_hardware else () if between is None else between.ignored
+    matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
+    require_overlap(matching, baseline.label, candidate.label)
+    in_turn = is_one_run and between is not None
+    drift = Drift(NoDrift(), NoDrift()) if in_turn else Drift(baseline.profile, candidate.profile)
     rows = compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
+    if between is not None:  # the yardstick ran with the same threads on the same device: it differs as they do
+        rows = tuple(replace(row, relative_log_ratio=None) for row in rows)
     ours, theirs = baseline.table.header.software, candidate.table.header.software
     return Comparison(
         baseline=baseline,
@@ -119,8 +135,14 @@ def compare_runs(baseline: Source, candidate: Source) -> Comparison:
         baseline_only=tuple(trials.subject for trials in matching.baseline_only),
         candidate_only=tuple(trials.subject for trials in matching.candidate_only),
         mean=geometric_mean(rows),
-        notes=(*_run_notes(baseline, candidate, rows, is_one_run=is_one_run), *drift.notes()),
+        notes=(*_run_notes(baseline, candidate, rows, is_one_run=is_one_run, between=between), *drift.notes()),
     )
+
+
+def _restricted(source: Source, name: str, value: str) -> Source:
+    trials = only(source.table.trials, name, value, source.label)
+    label = f"{source.label}, {name.replace('_', ' ')} {value}"
+    return replace(source, label=label, table=replace(source.table, trials=trials))
 
 
 def require_overlap(matching: Matching, baseline_label: str, candidate_label: str) -> None:
@@ -144,7 +166,13 @@ def require_overlap(matching: Matching, baseline_label: str, candidate_label: st
 def compare_pairs(pairs: Sequence[tuple[Trials, Trials]], drift: Drift, *, is_one_run: bool = False) -> tuple[Row, ...]:
     """Judge every pair. With `is_one_run`, a pair that holds the very same values is the same, drift or not."""
     raw = [_time_or_reason(*pair, drift, is_one_run=is_one_run) for pair in pairs]
-    times = judge_prepared(moderated(raw, [device_of(ours) for ours, _ in pairs]), compare_times)
+    devices = [device_of(ours) for ours, _ in pairs]
+
+    def judge(prepared: Sequence[Estimate | Judgement]) -> tuple[Judgement, ...]:
+        return judge_prepared(moderated(prepared, devices), compare_times)
+
+    times = judge(raw)
+    calm = judge_without_flagged(pairs, raw, lambda ours, theirs: time_estimate(ours, theirs, drift), judge)
     accuracies = judge_prepared(
         [_accuracy_or_reason(*pair, is_one_run=is_one_run) for pair in pairs], compare_accuracies
     )
@@ -155,8 +183,9 @@ def compare_pairs(pairs: Sequence[tuple[Trials, Trials]], drift: Drift, *, is_on
             time=time,
             relative_log_ratio=_relative(ours, theirs),
             accuracy=accuracy if _has_accuracy(ours, theirs) else None,
+            without_flagged=without,
         )
-        for (ours, theirs), time, accuracy in zip(pairs, times, accuracies, strict=True)
+        for (ours, theirs), time, accuracy, without in zip(pairs, times, accuracies, calm, strict=True)
     )
 
 
@@ -297,16 +326,20 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _run_notes(baseline: Source, candidate: Source, rows: Sequence[Row], *, is_one_run: bool) -> Iterator[str]:
-    if is_one_run:
+def _run_notes(
+    baseline: Source, candidate: Source, rows: Sequence[Row], *, is_one_run: bool, between: Between | None
+) -> Iterator[str]:
+    if is_one_run and between is None:
         yield "both sides are one run: this shows nothing about any change"
+    elif is_one_run:
+        yield "both sides are one run, whose trials were measured in turn: no drift from table to table is between them"
     for side, source in (("baseline", baseline), ("candidate", candidate)):
         if not source.table.is_whole:
             yield (
                 f"the {side} is incomplete: resume it with python -m bench run --resume {source.table.header.run_id}, "
                 "unless it is still running"
             )
-    if any(row.baseline.subject != row.candidate.subject for row in rows):
+    if between is None and any(row.baseline.subject != row.candidate.subject for row in rows):
         yield "configurations that differ only in threads are paired, as the machines differ"
 
 

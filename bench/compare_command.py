@@ -1,6 +1,5 @@
 """The commands `compare` and `check`: two stored tables side by side, and the gate on them."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -8,11 +7,15 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, Share, terminal_width
+from bench.options import EXIT_CODES, FORMATS, RESULTS, Share, split_label, terminal_width
 from bench.outputs import append_step_summary, require_writable, write_atomically
 
 if TYPE_CHECKING:
-    from bench.compare import RoundsSource, Source
+    from collections.abc import Iterator
+
+    from bench.compare import Comparison, RoundsSource, Source
+    from bench.matching import Between
+    from bench.prices import Prices
 
 
 @click.command("compare", epilog=EXIT_CODES)
@@ -21,15 +24,27 @@ if TYPE_CHECKING:
 @click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
 @click.option("--only-changed", is_flag=True, help="Leave out what is the same or inconclusive.")
 @click.option(
+    "--between",
+    metavar="DIMENSION=A,B",
+    help="Compare what has A on one side with what has B on the other: device=cpu,cuda or engine=eager,fused.",
+)
+@click.option(
+    "--price-per-hour",
+    metavar="PRICE",
+    help="What an hour costs: 2.5, or cuda=2.5,cpu=0.1, or baseline=2.5,candidate=0.9: compares costs too.",
+)
+@click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
 )
 @garbage_collection_paused()
-def compare_command(
+def compare_command(  # noqa: PLR0913 - one parameter an option
     baseline: str,
     candidate: str,
     *,
     layout: Literal["table", "markdown", "csv", "json"],
     only_changed: bool,
+    between: str | None,
+    price_per_hour: str | None,
     results: Path,
 ) -> None:
     """Compare two stored runs, one row per configuration that both have. Ratios are candidate / baseline.
@@ -40,6 +55,8 @@ def compare_command(
     \b
     python -m bench compare 1a2b latest
     python -m bench compare laptop=laptop.jsonl server=server.jsonl --format markdown
+    python -m bench compare laptop=laptop.jsonl server=server.jsonl --price-per-hour baseline=0.1,candidate=2.5
+    python -m bench compare latest latest --between device=cpu,cuda
     python -m bench compare 0001_main.json 0002_branch.json --only-changed
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.compare import RoundsSource, Source, compare_runs
@@ -47,16 +64,57 @@ def compare_command(
     from bench.comparison_view import render_comparison
 
     ours, theirs = _read_both(baseline, candidate, results)
+    prices = None if price_per_hour is None else _prices(price_per_hour, ours, theirs)
+    chosen = None if between is None else _between(between)
     if isinstance(ours, Source) and isinstance(theirs, Source):
-        comparison = compare_runs(ours, theirs)
-    elif isinstance(ours, RoundsSource) and isinstance(theirs, RoundsSource):
+        comparison = compare_runs(ours, theirs, chosen)
+    elif isinstance(ours, RoundsSource) and isinstance(theirs, RoundsSource) and chosen is None:
         comparison = compare_rounds(ours, theirs)
     else:
         raise BadInputError(
-            f"{ours.label} and {theirs.label} are a stored run and a file of pytest-benchmark: name two of one kind"
+            f"{ours.label} and {theirs.label}: name two stored runs, or two files of pytest-benchmark (these without "
+            "--between)"
         )
-    click.echo(render_comparison(comparison, format=layout, only_changed=only_changed, width=terminal_width()))
+    text = render_comparison(
+        comparison, format=layout, only_changed=only_changed, width=terminal_width(), prices=prices
+    )
+    click.echo(text)
+    if comparison.is_hardware and layout in {"table", "markdown"}:
+        for part in _scaling(comparison, layout, labelled=chosen is None):
+            click.echo(f"\n{part}")
     _print_warnings(ours, theirs)
+
+
+def _scaling(comparison: "Comparison", layout: str, *, labelled: bool) -> "Iterator[str]":
+    """Yield how the step times of two machines or devices grow, and who overtakes whom, where both have the sizes."""
+    from bench.compare import Source
+    from bench.scaling_view import make_models, scaling_sections, side_of_trials
+
+    sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
+    sides = [
+        side_of_trials(source.label if labelled else "", source.table.header, source.table.trials) for source in sources
+    ]
+    if sides and all(make_models([side]) for side in sides):
+        yield from scaling_sections(make_models(sides), layout, terminal_width())
+
+
+def _between(text: str) -> "Between":
+    import difflib
+
+    from bench.matching import Between
+    from bench.records import Configuration
+
+    name, equals, values = text.partition("=")
+    name = name.strip().replace("-", "_")
+    known = [member for member in Configuration.__slots__ if member != "model"]
+    sides = [value.strip() for value in values.split(",")]
+    if not equals or len(sides) != 2 or not all(sides) or sides[0] == sides[1]:  # noqa: PLR2004 - a pair
+        raise BadInputError(f"--between {text!r} is no dimension with two values: write it like device=cpu,cuda")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise BadInputError(f"--between: dimension {name!r} is unknown{hint}: use one of {', '.join(known)}")
+    return Between(dimension=name, baseline=sides[0], candidate=sides[1])
 
 
 @click.command("check", epilog=EXIT_CODES)
@@ -129,12 +187,18 @@ def check_command(  # noqa: PLR0913 - one parameter an option
     click.get_current_context().exit(report.exit_code)
 
 
-def split_label(reference: str) -> tuple[str | None, str]:
-    """Return the label of ``label=path`` and the path; None where there is no label, or the whole is a file's name."""
-    label, equals, rest = reference.partition("=")
-    if not equals or not label or os.path.isfile(reference):  # noqa: PTH113 - Path.is_file raises on names too long
-        return None, reference
-    return label, rest
+def _prices(text: str, *sources: "Source | RoundsSource") -> "Prices":
+    from bench.compare import Source, device_of
+    from bench.prices import parse_prices
+
+    prices = parse_prices(text, has_sides=True)
+    tables = [source.table for source in sources if isinstance(source, Source)]
+    if len(tables) < len(sources):
+        raise BadInputError(
+            "--price-per-hour prices epochs of training, and files of pytest-benchmark hold none: leave it out"
+        )
+    prices.check_devices(device_of(trials) for table in tables for trials in table.trials)
+    return prices
 
 
 def _is_same_file(path: Path, reference: str, results: Path) -> bool:

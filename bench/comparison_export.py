@@ -7,25 +7,28 @@ from typing import Any, Literal
 
 from bench.coding import to_json
 from bench.compare import Comparison, RoundsSource, Row, Source
+from bench.costs import cost_ratio, side_cost
 from bench.fields import DIMENSIONS, IDENTITY, Value
+from bench.flagged import flagged_count
 from bench.judgement import Judgement
 from bench.judgement_text import from_log
 from bench.layout import csv_text
 from bench.matching import Subject
+from bench.prices import Prices
 from bench.records import Configuration
 
 
-def csv_of(comparison: Comparison, rows: Sequence[Row]) -> str:
+def csv_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:
     """Return `rows` of `comparison` as CSV, whose columns do not depend on which rows they are."""
-    keys = raw_row(comparison.rows[0]).keys()
-    return csv_text(list(keys), (list(raw_row(row).values()) for row in rows))
+    keys = raw_row(comparison.rows[0], prices).keys()
+    return csv_text(list(keys), (list(raw_row(row, prices).values()) for row in rows))
 
 
-def json_of(comparison: Comparison, rows: Sequence[Row]) -> str:
+def json_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:
     """Return `rows` of `comparison`, one a line, and what is said of all of it, as JSON."""
     members = {name: _dumps(value) for name, value in _document(comparison).items()}
     # json's own indentation would give every value of every row a line, and is not done by its fast encoder.
-    lines = ",\n    ".join(_dumps(raw_row(row)) for row in rows)
+    lines = ",\n    ".join(_dumps(raw_row(row, prices)) for row in rows)
     members["rows"] = f"[\n    {lines}\n  ]" if rows else "[]"
     members["rows_not_shown"] = str(len(comparison.rows) - len(rows))
     text = ",\n  ".join(f"{_dumps(name)}: {value}" for name, value in members.items())
@@ -36,8 +39,11 @@ def _dumps(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 
-def raw_row(row: Row) -> dict[str, Value]:
-    """Return a row's values by their names in CSV and JSON; ratios, seconds and fractions, unrounded."""
+def raw_row(row: Row, prices: Prices | None = None) -> dict[str, Value]:
+    """Return a row's values by their names in CSV and JSON; ratios, seconds and fractions, unrounded.
+
+    Those of cost are there with `prices` only.
+    """
     subject = row.baseline.subject
     values: dict[str, Value] = {}
     if isinstance(subject, str):
@@ -54,14 +60,47 @@ def raw_row(row: Row) -> dict[str, Value]:
         "candidate_n": row.candidate.n,
         "baseline_failures": len(row.baseline.failures),
         "candidate_failures": len(row.candidate.failures),
+        "baseline_flagged": flagged_count(row.baseline),
+        "candidate_flagged": flagged_count(row.candidate),
         "baseline_seconds": _exp(row.baseline.mean_log_seconds),
         "candidate_seconds": _exp(row.candidate.mean_log_seconds),
         **_judged("time", row.time, _exp),
+        **_without_flagged(row),
         "time_ratio_normalised": _exp(relative),
         "baseline_test_accuracy": row.baseline.mean_accuracy,
         "candidate_test_accuracy": row.candidate.mean_accuracy,
         **_judged("accuracy", row.accuracy, lambda value: value),
+        **({} if prices is None else _costs(row, prices)),
     }
+
+
+def _without_flagged(row: Row) -> dict[str, Value]:
+    """Return the judgement of time without flagged trials: where no trial is flagged, that of all of them."""
+    judgement = row.time if row.without_flagged is None else row.without_flagged.judgement
+    return {
+        "time_ratio_without_flagged": None if judgement.estimate is None else _exp(judgement.estimate.value),
+        "time_verdict_without_flagged": judgement.verdict.value,
+        "time_reason_without_flagged": judgement.reason,
+    }
+
+
+def _costs(row: Row, prices: Prices) -> dict[str, Value]:
+    ours, theirs = side_cost(row.baseline, prices, "baseline"), side_cost(row.candidate, prices, "candidate")
+    ratio = cost_ratio(row.time, ours, theirs)
+    span = None if ratio is None else ratio.interval
+    values: dict[str, Value] = {
+        "epoch_cost_ratio": None if ratio is None else _exp(ratio.log_ratio),
+        "epoch_cost_ratio_low": None if span is None else _exp(_finite(span.low)),
+        "epoch_cost_ratio_high": None if span is None else _exp(_finite(span.high)),
+    }
+    for side, cost in (("baseline", ours), ("candidate", theirs)):
+        values |= {
+            f"{side}_price_per_hour": cost.price_per_hour,
+            f"{side}_cost_per_epoch": _finite(cost.per_epoch),
+            f"{side}_cost_to_98_percent": _finite(cost.to_98_percent),
+            f"{side}_cost_to_98_percent_n": cost.reached,
+        }
+    return values
 
 
 def _judged(

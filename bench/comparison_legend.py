@@ -6,14 +6,19 @@ from typing import Final
 from bench.columns import harmless
 from bench.compare import Comparison, RoundsSource, Row, Source
 from bench.fields import DIMENSIONS
+from bench.flagged import flagged_count
 from bench.judgement_text import ratio_interval_text, ratio_text
 from bench.legend import heading as run_heading
 from bench.matching import Subject, describe, dimension, varying_dimensions
+from bench.prices import Prices
 from bench.records import Configuration
 
 MAX_NOTE_CHARACTERS: Final = 600
 _LISTED: Final = 5
-"""Configurations of one side only that are named; the others are counted."""
+"""Configurations that are named of one side only, or with a verdict that flagged trials decide; others are counted."""
+
+MARK: Final = "*"
+"""Beside a verdict of time that would be another without flagged trials."""
 
 
 def heading(comparison: Comparison) -> Iterator[str]:
@@ -60,6 +65,7 @@ def legend(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
         )
     if rows:
         yield "least found: the smallest difference that would be found four times in five; n: trials on either side"
+    yield from _flagged_notes(rows)
     reasons = dict.fromkeys(
         f"{judgement.verdict}: {judgement.reason}"
         for row in rows
@@ -68,6 +74,52 @@ def legend(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     )
     for note in (*list(reasons)[:_LISTED], *comparison.notes):
         yield harmless(note, MAX_NOTE_CHARACTERS)
+
+
+def verdict_change(row: Row) -> str | None:
+    """Say what becomes of the verdict of time of `row` without flagged trials; None where it stays."""
+    return None if row.without_flagged is None else row.without_flagged.change(row.time.verdict)
+
+
+def _flagged_notes(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield how many trials are flagged, and which verdicts would be others without them."""
+    sides = [trials for row in rows for trials in (row.baseline, row.candidate)]
+    count = sum(map(flagged_count, sides))
+    changes = [(row, change) for row in rows if (change := verdict_change(row)) is not None]
+    dimensions = varying_dimensions([row.baseline.subject for row in rows]) if count else ()
+    if count:
+        warnings = sorted({warning for trials in sides if trials.flagged for warning in trials.flagged.warnings})
+        yield (
+            f"flagged: {count} of {sum(trials.n for trials in sides)} trials, disturbed while they were measured "
+            f"({', '.join(warnings)})" + ("" if changes else f"; {_unchanged(rows, dimensions)}")
+        )
+    for row, change in changes[:_LISTED]:
+        yield f"{MARK} {describe(row.baseline.subject, dimensions)}: {change}"
+    if len(changes) > _LISTED:
+        yield f"{MARK} and {len(changes) - _LISTED} more: see time_verdict_without_flagged with --format csv"
+
+
+def _unchanged(rows: Sequence[Row], dimensions: Sequence[str]) -> str:
+    """Say that no verdict changes without flagged trials, and which ratio moves most."""
+    ratios = [
+        (row, row.time.estimate.value, row.without_flagged.judgement.estimate.value)
+        for row in rows
+        if row.time.estimate is not None
+        and row.without_flagged is not None
+        and row.without_flagged.judgement.estimate is not None
+    ]
+    text = "every verdict is the same without them"
+    row, whole, calm = max(ratios, key=lambda each: abs(each[1] - each[2]), default=(None, 0.0, 0.0))
+    if row is None or ratio_text(whole) == ratio_text(calm):
+        return text
+    name = describe(row.baseline.subject, dimensions)
+    return f"{text}, and the ratio that moves most is that of {name}: {ratio_text(whole)}, {ratio_text(calm)} without"
+
+
+def cost_notes(prices: Prices) -> Iterator[str]:
+    """Yield how to read the table of costs."""
+    yield prices.note()
+    yield "ratio of costs: of an epoch, candidate / baseline; reached: trials that got to 98 %, on either side"
 
 
 def _constants(rows: Sequence[Row]) -> Iterator[str]:

@@ -21,6 +21,18 @@ class NoiseProfile(Protocol):
         """Return the standard deviation of ln(epoch time) between tables."""
 
 
+class NoDrift:
+    """The profile of one run's own trials: they were measured in turn, so nothing drifts from one side to the other."""
+
+    def ab_floor(self, device: str) -> float | None:  # noqa: ARG002 - as `NoiseProfile` has it
+        """Return None: nothing was calibrated."""
+        return None
+
+    def drift_deviation(self, device: str) -> float:  # noqa: ARG002 - as `NoiseProfile` has it
+        """Return 0."""
+        return 0.0
+
+
 class Drift:
     """Variance of a log ratio of two tables that their trials do not show: each side's drift, squared and added."""
 
@@ -42,7 +54,7 @@ class Drift:
 
     def notes(self) -> Iterator[str]:
         """Yield what the intervals include, for every device that was asked for."""
-        for device in sorted(self._known):
+        for device in sorted(device for device, known in self._known.items() if any(known)):
             percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(self._known[device]))
             if device in self.assumed:
                 yield (

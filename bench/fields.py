@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 from bench.records import Sample, Summary
 
 Value: TypeAlias = str | int | float | bool | None
-Unit: TypeAlias = Literal["", "s", "B", "/s", "fraction"]
+Unit: TypeAlias = Literal["", "s", "B", "/s", "FLOP/s", "fraction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +96,14 @@ QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
         "epoch_seconds": ("epoch time", "s"),
         "training_seconds": ("training time", "s"),
         "throughput_per_second": ("train samples", "/s"),
+        "training_flops_per_second": ("arithmetic", "FLOP/s"),
+        "flops_utilisation": ("of measured peak", "fraction"),
         "cold_start_seconds": ("cold start", "s"),
         "host_peak_bytes": ("host peak", "B"),
         "device_allocated_peak_bytes": ("allocated peak", "B"),
         "device_reserved_peak_bytes": ("reserved peak", "B"),
+        "joules_per_epoch": ("J per epoch", ""),
+        "samples_per_joule": ("train samples per J", ""),
         "train_loss": ("train loss", ""),
         "train_accuracy": ("train accuracy", "fraction"),
         "test_accuracy": ("test accuracy", "fraction"),
@@ -146,9 +150,21 @@ def _peak_memory(summary: Summary) -> Value:
 _COUNT_FIELDS: Final = (
     Field(key="n", header="n", unit="", numeric=True, value=attrgetter("n")),
     Field(key="failures", header="failures", unit="", numeric=True, value=lambda summary: len(summary.failures)),
+    Field(key="flagged", header="flagged", unit="", numeric=True, value=attrgetter("flagged")),
 )
 
 _LAST_FIELDS: Final = (
+    Field(
+        key="unflagged_epoch_seconds",
+        header="unflagged epoch time",
+        unit="s",
+        numeric=True,
+        value=attrgetter("unflagged_epoch_seconds"),
+    ),
+    Field(key="flops_per_byte", header="FLOPs a byte", unit="", numeric=True, value=attrgetter("flops_per_byte")),
+    Field(
+        key="memory_floor_bytes", header="memory floor", unit="B", numeric=True, value=attrgetter("memory_floor_bytes")
+    ),
     Field(key="peak_memory_bytes", header="peak memory", unit="B", numeric=True, value=_peak_memory),
     Field(
         key="failure_kinds",

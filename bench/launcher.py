@@ -11,6 +11,7 @@ from bench.coding import from_json, to_json
 from bench.errors import BadInputError, WorkerError
 from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Trained
 from bench.processes import HOST_START_SECONDS, Launcher, Process
+from bench.rates import DeviceRates
 from bench.records import Configuration, Description, EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
 from bench.stats import trial_warnings
 
@@ -116,6 +117,24 @@ def measure_peak(launcher: Launcher, configuration: Configuration, timeout_secon
         worker.end()
 
 
+def measure_rates(  # noqa: PLR0913 - what decides rates
+    launcher: Launcher, device: str, *, precision: str, threads: int, whole: bool, timeout_seconds: float
+) -> DeviceRates:
+    """Have a fresh process measure what `device` can do at `precision` with `threads` threads.
+
+    Without `whole` only what thread counts differ in is measured, see `bench.rate_meter.measure_rates`.
+
+    Raises:
+        TrialFailedError: it could not.
+    """
+    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
+    request = {"do": "rates", "device": device, "precision": precision, "threads": threads, "whole": whole}
+    try:
+        return worker.ask(DeviceRates, request)
+    finally:
+        worker.end()
+
+
 def _text(root: Path | None) -> str | None:
     return None if root is None else str(root.resolve())
 
@@ -184,6 +203,7 @@ def _measure(worker: Worker, trial: Trial, root: Path | None, on_epoch: Callable
                 evaluation_seconds=evaluated.evaluation_seconds,
                 yardstick_seconds=trained.yardstick_seconds,
                 contention=trained.contention,
+                device_conditions=trained.device_conditions,
             )
         )
         on_epoch(epochs[-1])
@@ -202,4 +222,6 @@ def _measure(worker: Worker, trial: Trial, root: Path | None, on_epoch: Callable
         host_peak=finished.host_peak,
         device_allocated_peak=finished.device_allocated_peak,
         device_reserved_peak=finished.device_reserved_peak,
+        energy=finished.energy,
+        energy_reason=finished.energy_reason,
     )

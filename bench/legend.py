@@ -1,17 +1,21 @@
 """The words around a table of results: where it was measured, how to read it, and what to beware of."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from bench.columns import COLUMNS, Column, harmless
-from bench.fields import DIMENSIONS, hidden_dimensions
+from bench.fields import DIMENSIONS, IDENTITY, hidden_dimensions
 from bench.records import FailureKind, Header, Measurement, Peak, Run, Summary, TrialWarning
-from bench.stats import ADVICE
-from bench.units import format_bytes
+from bench.stats import ADVICE, unmeasured_energy
+from bench.units import format_bytes, format_seconds
 
 MAX_MESSAGE_CHARACTERS: Final = 200
+
+_LISTED: Final = 5
+"""Configurations with flagged trials that are named; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,9 @@ def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Col
         )
     if "peak_memory_bytes" in shown:
         yield from _memory_notes(run, summaries)
+    if any("joule" in key for key in shown):
+        for reason in unmeasured_energy(run.records):
+            yield f"energy unmeasured: {harmless(reason, MAX_MESSAGE_CHARACTERS)}"
 
 
 def _memory_notes(run: Run, summaries: Iterable[Summary]) -> Iterator[str]:
@@ -123,6 +130,7 @@ def _cautions(run: Run, summaries: Sequence[Summary]) -> Iterator[str]:
         yield f"failed: {failed.count} {trials} with {failed.kind}, first: {message}"
     for warning, count in count_warnings(summaries).items():
         yield f"warning {warning} ({count} of {len(summaries)} rows): {ADVICE[warning]}"
+    yield from _flagged_notes(summaries)
     if not is_complete(run):
         planned = len(run.header.plan.configurations) * run.header.plan.repeats
         done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
@@ -132,6 +140,47 @@ def _cautions(run: Run, summaries: Sequence[Summary]) -> Iterator[str]:
         )
     for text in run.warnings:
         yield f"file: {harmless(text, MAX_MESSAGE_CHARACTERS)}"
+
+
+def _flagged_notes(summaries: Sequence[Summary]) -> Iterator[str]:
+    """Yield how many trials of a configuration are flagged and its epoch time without them, the most moved first.
+
+    A single trial has no others to be held against: its warning says all there is to say.
+    """
+    flagged = [each for each in summaries if each.flagged and each.n > 1 and each.epoch_seconds is not None]
+    flagged.sort(key=_moved_by_flagged, reverse=True)
+    dimensions = hidden_dimensions(summaries, IDENTITY)
+    for summary in flagged[:_LISTED]:
+        yield f"{_name(summary, dimensions)}: {_without_flagged(summary)}"
+    if len(flagged) > _LISTED:
+        yield (
+            f"and {len(flagged) - _LISTED} more with flagged trials: "
+            "add flagged and unflagged_epoch_seconds to --columns"
+        )
+
+
+def _moved_by_flagged(summary: Summary) -> float:
+    """Return by which factor flagged trials move the median epoch time, as a size; infinity if all are flagged."""
+    with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
+    if with_them is None or without is None:
+        return math.inf
+    return abs(math.log(with_them.median / without))
+
+
+def _without_flagged(summary: Summary) -> str:
+    with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
+    if with_them is None or without is None:
+        return f"all {summary.n} trials are flagged, and nothing would be left without them"
+    texts = format_seconds(with_them.median), format_seconds(without)
+    if texts[0] == texts[1]:
+        return f"{summary.flagged} of {summary.n} trials flagged, {texts[0]} with and without"
+    return f"{texts[0]} with, {texts[1]} without the {summary.flagged} flagged of {summary.n} trials"
+
+
+def _name(summary: Summary, dimensions: Sequence[str]) -> str:
+    device, model, batch_size = (COLUMNS[key].text(summary) for key in IDENTITY)
+    others = (f"{COLUMNS[key].header} {COLUMNS[key].text(summary)}" for key in dimensions)
+    return ", ".join((f"{device} {model} batch {batch_size}", *others))
 
 
 def is_complete(run: Run) -> bool:

@@ -11,12 +11,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from bench.columns import harmless
+from bench.errors import BadInputError
 from bench.fields import DIMENSIONS
-from bench.records import Configuration, Failure, Header, Measurement, Run, Software, TrialRecord
-from bench.stats import natural_key
+from bench.records import (
+    Configuration,
+    EpochRecord,
+    Failure,
+    Header,
+    Measurement,
+    Run,
+    Software,
+    TrialRecord,
+    TrialWarning,
+)
+from bench.stats import DISTURBED, natural_key
 
 Subject: TypeAlias = Configuration | str
 """What was measured: a configuration of a stored run, or a benchmark of pytest-benchmark by its name."""
@@ -28,7 +39,26 @@ _MAX_VERSION_CHARACTERS: Final = 40
 _SEARCHED: Final = 50
 """Configurations a side among which the nearest is looked for: the message needs one, not the very nearest of all."""
 
+_TARGET_PERCENT: Final = 98
+"""Test accuracy that `Trials.seconds_to_98_percent` is about."""
+
 _OTHER_FIELDS: Final = attrgetter(*(member.name for member in dataclasses.fields(Configuration)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flagged:
+    """The measured trials of one side that something disturbed: their `log_seconds`, sorted, and what disturbed them.
+
+    `warnings` are those of `bench.stats.DISTURBED`, in the order of `TrialWarning`.
+    """
+
+    log_seconds: tuple[float, ...]
+    warnings: tuple[TrialWarning, ...]
+
+    @property
+    def n(self) -> int:
+        """How many trials are flagged."""
+        return len(self.log_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +69,8 @@ class Trials:
     `mean_log_seconds` is their mean, None for none of them; of a benchmark that was stored as a summary only the mean
     is known. `log_relative` are logarithms of the median ratio of epoch time to the yardstick beside it, None unless
     every trial has a yardstick. `accuracies` are final test accuracies as fractions, None where labels are noise.
+    `seconds_to_98_percent` are training seconds to that test accuracy, of the trials that reached it. `flagged` trials
+    are among all others here; None without one.
     """
 
     subject: Subject
@@ -51,6 +83,8 @@ class Trials:
     train_samples: frozenset[int] = frozenset()
     test_samples: frozenset[int] = frozenset()
     failures: tuple[Failure, ...] = ()
+    seconds_to_98_percent: tuple[float, ...] = ()
+    flagged: Flagged | None = None
 
     @property
     def mean_accuracy(self) -> float | None:
@@ -76,6 +110,9 @@ class _Gathered:
     train_samples: set[int] = field(default_factory=set)
     test_samples: set[int] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
+    seconds_to_98_percent: list[float] = field(default_factory=list)
+    flagged_log_seconds: list[float] = field(default_factory=list)
+    flagged_by: set[TrialWarning] = field(default_factory=set)
 
     def add(self, measurement: Measurement) -> None:
         """Add one trial. Written for 100 000 of them: most of a comparison's time is spent here."""
@@ -88,9 +125,15 @@ class _Gathered:
         last = epochs[-1]
         if last.test_correct is not None:
             self.accuracies.append(last.test_correct / last.test_samples)
+            self._add_target(epochs, -(-_TARGET_PERCENT * last.test_samples // 100))
         self.datasets.add(measurement.dataset_sha256)
         self.train_samples.add(last.train_samples)
         self.test_samples.add(last.test_samples)
+
+    def flag(self, warnings: Iterable[TrialWarning]) -> None:
+        """Flag the trial that was added last."""
+        self.flagged_log_seconds.append(self.log_seconds[-1])
+        self.flagged_by.update(DISTURBED.intersection(warnings))
 
     def finish(self, configuration: Configuration) -> Trials:
         n = len(self.log_seconds)
@@ -105,7 +148,22 @@ class _Gathered:
             train_samples=frozenset(self.train_samples),
             test_samples=frozenset(self.test_samples),
             failures=tuple(sorted(self.failures, key=attrgetter("kind", "message"))),
+            seconds_to_98_percent=tuple(sorted(self.seconds_to_98_percent)),
+            flagged=self._flagged(),
         )
+
+    def _add_target(self, epochs: Sequence[EpochRecord], least_correct: int) -> None:
+        """Add the training seconds to the first epoch with `least_correct`; all are tested on the same images."""
+        for place, epoch in enumerate(epochs):
+            if (epoch.test_correct or 0) >= least_correct:
+                self.seconds_to_98_percent.append(sum(each.train_seconds for each in epochs[: place + 1]))
+                return
+
+    def _flagged(self) -> Flagged | None:
+        if not self.flagged_log_seconds:
+            return None
+        warnings = tuple(warning for warning in TrialWarning if warning in self.flagged_by)
+        return Flagged(log_seconds=tuple(sorted(self.flagged_log_seconds)), warnings=warnings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +195,44 @@ def gather(run: Run) -> tuple[Trials, ...]:
     return tuple(by_value[chosen].finish(chosen) for chosen in sorted(by_value, key=_Order()))
 
 
-def match(baseline: Sequence[Trials], candidate: Sequence[Trials], *, any_threads: bool = False) -> Matching:
-    """Pair what both sides have; with `any_threads` also what differs in nothing but the number of threads.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Between:
+    """Two values of one dimension to compare with each other, such as ``device``: ``cpu`` and ``cuda:0``."""
 
-    Equal configurations are paired first. Of the others, those that are alike but for their threads are paired only
+    dimension: str
+    baseline: str
+    candidate: str
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The members in which a pair may differ: a device has threads of its own, a pipeline its workers."""
+        return (self.dimension, *{"device": ("threads",), "pipeline": ("workers",)}.get(self.dimension, ()))
+
+
+def only(trials: Sequence[Trials], name: str, value: str, label: str) -> tuple[Trials, ...]:
+    """Return those of `trials` whose dimension `name` has `value`; ``cuda`` stands for ``cuda:0`` too.
+
+    Raises:
+        BadInputError: there are none; the message lists the values there are.
+    """
+    values: dict[Subject, str] = {
+        each.subject: dimension(each.subject, name) for each in trials if isinstance(each.subject, Configuration)
+    }
+    wanted = {value, f"{value}:0"} if name == "device" else {value}
+    chosen = tuple(each for each in trials if values.get(each.subject, "") in wanted)
+    if not chosen:
+        known = ", ".join(sorted(set(values.values()), key=natural_key))
+        raise BadInputError(
+            f"--between {name}: {label} has no configuration with {name} {harmless(value, MAX_NAME_CHARACTERS)}; "
+            f"it has {known}"
+        )
+    return chosen
+
+
+def match(baseline: Sequence[Trials], candidate: Sequence[Trials], *, ignoring: Sequence[str] = ()) -> Matching:
+    """Pair what both sides have, and then what differs in nothing but the members named by `ignoring`.
+
+    Equal configurations are paired first. Of the others, those that are alike but for these members are paired only
     where there is one of them on each side: with more, which belongs to which is anybody's guess.
     """
     by_subject = {trials.subject: trials for trials in candidate}
@@ -148,8 +240,8 @@ def match(baseline: Sequence[Trials], candidate: Sequence[Trials], *, any_thread
     paired = {ours.subject for ours, _ in pairs}
     baseline_only = [trials for trials in baseline if trials.subject not in paired]
     candidate_only = list(by_subject.values())
-    if any_threads:
-        ours, theirs = _by_all_but_threads(baseline_only), _by_all_but_threads(candidate_only)
+    if ignoring:
+        ours, theirs = _by_all_but(ignoring, baseline_only), _by_all_but(ignoring, candidate_only)
         alike = [key for key in ours if len(ours[key]) == len(theirs.get(key, ())) == 1]
         pairs += [(ours[key][0], theirs[key][0]) for key in alike]
         paired = {trials.subject for pair in pairs for trials in pair}
@@ -232,6 +324,8 @@ def _add(group: _Gathered, record: TrialRecord) -> None:
         group.failures.append(record.outcome)
     else:
         group.add(record.outcome)
+        if record.warnings and not DISTURBED.isdisjoint(record.warnings):
+            group.flag(record.warnings)
 
 
 def _median(values: list[float]) -> float:
@@ -267,11 +361,12 @@ class _Order:
         return self._known[text]
 
 
-def _by_all_but_threads(trials: Iterable[Trials]) -> Mapping[Subject, list[Trials]]:
+def _by_all_but(ignored: Iterable[str], trials: Iterable[Trials]) -> Mapping[Subject, list[Trials]]:
     groups: dict[Subject, list[Trials]] = defaultdict(list)
+    nothing: dict[str, Any] = dict.fromkeys(ignored)
     for each in trials:
         subject = each.subject
-        key = dataclasses.replace(subject, threads=0) if isinstance(subject, Configuration) else subject
+        key = dataclasses.replace(subject, **nothing) if isinstance(subject, Configuration) else subject
         groups[key].append(each)
     return groups
 

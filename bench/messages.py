@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.records import Contention, Peak, Settings
+from bench.records import Contention, DeviceConditions, Energy, Peak, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,7 @@ class Trained:
     train_correct: int | None
     yardstick_seconds: float
     contention: Contention
+    device_conditions: DeviceConditions | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +79,10 @@ class Peaked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """Answer to ``finish``: the peaks over all epochs. Fields as in `bench.records.Measurement`."""
+    """Answer to ``finish``: peaks and energy over all epochs. Fields as in `bench.records.Measurement`."""
 
     host_peak: Peak | None
     device_allocated_peak: Peak | None
     device_reserved_peak: Peak | None
+    energy: Energy | None
+    energy_reason: str

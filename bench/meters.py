@@ -18,8 +18,8 @@ if sys.platform != "win32":
     import resource
 
 _KIBIBYTE: Final = 1024
-_CGROUP: Final = Path("/sys/fs/cgroup")
-_MEMBERSHIP: Final = Path("/proc/self/cgroup")
+CGROUP: Final = Path("/sys/fs/cgroup")
+MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
 
 class HostMemory:
@@ -143,26 +143,26 @@ class Yardstick:
         return time.perf_counter() - start
 
 
-def usable_cores(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> float:
+def usable_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> float:
     """Return how many logical cores this process may use at once: its affinity, or its cgroups' quota if less."""
     try:
         cores = float(len(os.sched_getaffinity(0)))
     except AttributeError:  # macOS, Windows
         cores = float(os.cpu_count() or 1)
-    return min([cores, *(_quota(folder) for folder in _own_cgroups(cgroup, membership, "cpu"))])
+    return min([cores, *(_quota(folder) for folder in own_cgroups(cgroup, membership, "cpu"))])
 
 
-def usable_memory_bytes(cgroup: Path = _CGROUP, membership: Path = _MEMBERSHIP) -> int:
+def usable_memory_bytes(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     """Return the host's memory, or the cgroups' limit if less."""
     limits = [psutil.virtual_memory().total]
-    for folder in _own_cgroups(cgroup, membership, "memory"):
+    for folder in own_cgroups(cgroup, membership, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             with contextlib.suppress(OSError, ValueError):  # absent, or "max"
                 limits.append(int((folder / name).read_text()))
     return min(limits)
 
 
-def _own_cgroups(cgroup: Path, membership: Path, controller: str) -> list[Path]:
+def own_cgroups(cgroup: Path, membership: Path, controller: str) -> list[Path]:
     """Return the folders of this process's cgroup for `controller` and of all around it, in both versions' places.
 
     A limit anywhere on the way up holds. A line of /proc/self/cgroup is ``id:controllers:path`` (man 7 cgroups).

@@ -1,5 +1,6 @@
 """What the commands' options have in common: kinds of values, defaults and words of help."""
 
+import os
 import re
 import shutil
 import sys
@@ -143,3 +144,11 @@ def make_request(preset: str, asked: dict[str, Any]) -> Request:
         # A preset's widths and batch sizes belong to its models: other models bring their own.
         base = replace(base, widths=(), batch_sizes=())
     return replace(base, **asked)
+
+
+def split_label(reference: str) -> tuple[str | None, str]:
+    """Return the label of ``label=path`` and the path; None where there is no label, or the whole is a file's name."""
+    label, equals, rest = reference.partition("=")
+    if not equals or not label or os.path.isfile(reference):  # noqa: PTH113 - Path.is_file raises on names too long
+        return None, reference
+    return label, rest

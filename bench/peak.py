@@ -22,24 +22,35 @@ _Multiply: TypeAlias = Callable[[Tensor, Tensor, Tensor], None]
 
 
 def measure_peak(
-    device: torch.device, synchronise: Callable[[], None], *, clock: Callable[[], float] = time.perf_counter
+    device: torch.device,
+    synchronise: Callable[[], None],
+    *,
+    dtype: torch.dtype = torch.float32,
+    budget_bytes: int | None = None,
+    longest_seconds: float = LONGEST_SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return FLOP/s of the fastest product of two square matrices, at the process's precision and threads.
 
     A product of n by n matrices counts 2 n³ FLOPs. The best of `REPEATS` counts, because all that can disturb one
-    slows it down; and of torch's libraries the faster one, where the fused engine chooses between two.
+    slows it down; and of torch's libraries the faster one, where the fused engine chooses between two. Sizes after the
+    first whose matrices take more than `budget_bytes` are left out; by default, none is. A product that takes more than
+    `longest_seconds` is of the last size.
     """
     libraries: list[_Multiply] = [_by_mm]
-    if device.type == "cpu" and mkl_is_held_back():
+    if device.type == "cpu" and dtype == torch.float32 and mkl_is_held_back():
         libraries.append(_by_onednn)
     best = 0.0
     for size in SIZES:
-        matrices = tuple(torch.ones(size, size, device=device) for _ in range(3))
+        # Three matrices here, and one that oneDNN makes.
+        if best and budget_bytes is not None and 4 * size**2 * dtype.itemsize > budget_bytes:
+            break
+        matrices = tuple(torch.ones(size, size, device=device, dtype=dtype) for _ in range(3))
         seconds = min(
             _time(multiply, matrices, synchronise, clock) for multiply in libraries for _ in range(1 + REPEATS)
         )
         best = max(best, 2 * size**3 / seconds)
-        if seconds > LONGEST_SECONDS:
+        if seconds > longest_seconds:
             break
     return best
 

@@ -80,6 +80,13 @@ PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
             repeats=5,
             skip_unsupported=True,
         ),
+        "scaling": Request(
+            models=("784-128-10",),
+            widths=(64, 128, 256, 512, 1024, 2048),
+            batch_sizes=(16, 64, 256, 1024, 4096),
+            epochs=2,
+            repeats=3,
+        ),
         "speedrun": Request(models=("speedrun",), engines=("fused",), repeats=40),
         "accuracy": Request(models=("canary_adam", "canary_sgd"), repeats=15),
     }

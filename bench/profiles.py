@@ -13,10 +13,12 @@ from typing import Any, Final
 from bench import coding
 from bench.errors import BadInputError, IncomparableError, StorageError
 from bench.outputs import write_atomically
+from bench.rates import DeviceRates, ThreadRates, bandwidths, flops_per_second
 from bench.records import Configuration, Machine, Software
 
-SCHEMA_VERSION: Final = 2
-"""Version of the stored format. History: 1, the first; 2, `DeviceSession.peak_flops_per_second`, see `coding.LATER`."""
+SCHEMA_VERSION: Final = 3
+"""Version of the stored format. History: 1, the first; 2, `DeviceSession.peak_flops_per_second`; 3, its `rates` and
+`thread_rates`. Each reads all before it, see `coding.LATER`."""
 
 FOLDER: Final = "machines"
 """Below the folder of stored runs."""
@@ -44,7 +46,8 @@ class DeviceSession:
     `aa_log_ratios` holds one value a process pair: ln(candidate time / baseline time) of identical arms. The other
     tuples hold one value a full trial of `configuration`, with the seed at the same place in `seeds`: its median epoch
     time, its final test accuracy (a fraction), its median yardstick time. `peak_flops_per_second` holds one value a
-    process that measured it (`bench.peak`), none in the first version of the format.
+    process that measured it (`bench.peak`), none in the first version of the format. `rates` holds one value a
+    precision, `thread_rates` one a thread count, none on accelerators; both none in the first two versions.
 
     Raises:
         BadInputError: a value cannot have been measured.
@@ -59,6 +62,8 @@ class DeviceSession:
     test_accuracies: tuple[float, ...]
     yardstick_seconds: tuple[float, ...]
     peak_flops_per_second: tuple[float, ...] = field(default=(), metadata=coding.LATER)
+    rates: tuple[DeviceRates, ...] = field(default=(), metadata=coding.LATER)
+    thread_rates: tuple[ThreadRates, ...] = field(default=(), metadata=coding.LATER)
 
     def __post_init__(self) -> None:
         """Refuse what would make nonsense of every figure derived from it."""
@@ -69,6 +74,23 @@ class DeviceSession:
             raise BadInputError(f"a calibration of {self.device} holds a time or rate that is not above zero")
         if not all(0 <= accuracy <= 1 for accuracy in self.test_accuracies):
             raise BadInputError(f"a calibration of {self.device} holds an accuracy outside 0 to 1")
+
+    def highest_flops_per_second(self, precision: str, threads: int) -> float | None:
+        """Return the highest rate of products measured at `precision` with `threads` threads; None without any.
+
+        On an accelerator every thread count is the same: the host's threads take no part in its products.
+        """
+        found = list(flops_per_second(self.rates, self.thread_rates, precision, self._told_apart(threads)))
+        if (precision, self._told_apart(threads)) in {("fp32", self.threads), ("fp32", None)}:
+            found += self.peak_flops_per_second
+        return max(found, default=None)
+
+    def highest_bandwidth(self, threads: int) -> float | None:
+        """Return the highest bandwidth of the device's memory measured with `threads` threads, in bytes per second."""
+        return max(bandwidths(self.rates, self.thread_rates, self._told_apart(threads)), default=None)
+
+    def _told_apart(self, threads: int) -> int | None:
+        return threads if self.device == "cpu" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +109,8 @@ class DeviceFigures:
 
     `sessions` counts those that agree with the newest one in all that decides times and accuracies (see
     `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials,
-    `peak_flops_per_second` is the highest rate that it saw.
+    `peak_flops_per_second` is the highest rate of square float32 products that it saw, `rates` and `thread_rates` are
+    its own.
     """
 
     device: str
@@ -103,6 +126,8 @@ class DeviceFigures:
     drift_deviation: float | None
     yardstick_seconds: float
     peak_flops_per_second: float | None
+    rates: tuple[DeviceRates, ...]
+    thread_rates: tuple[ThreadRates, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +191,25 @@ class MachineProfile:
         sessions = self._alike(device)
         return statistics.median(sessions[-1].yardstick_seconds) if sessions else None
 
+    def peak_flops_per_second(self, device: str, precision: str, threads: int) -> float | None:
+        """Return the highest rate of products that the newest session measured: squares, layers, thread scaling.
+
+        None if it measured none at this precision with so many threads: another's rate says nothing.
+        """
+        sessions = self._alike(device)
+        return sessions[-1].highest_flops_per_second(precision, threads) if sessions else None
+
+    def bandwidth_bytes_per_second(self, device: str, threads: int) -> float | None:
+        """Return the highest bandwidth of the device's memory that the newest session measured, likewise."""
+        sessions = self._alike(device)
+        return sessions[-1].highest_bandwidth(threads) if sessions else None
+
+    def idle_watts(self, device: str) -> float | None:
+        """Return the device's power at rest as the newest session measured it; None where it could not."""
+        sessions = self._alike(device)
+        idle = [rates.idle_power for rates in sessions[-1].rates] if sessions else []
+        return next((power.watts for power in idle if power is not None), None)
+
     def unused_seed(self) -> int:
         """Return the first seed above all that were trained: new seeds say more about seeds than old ones."""
         used = [seed for session in self.sessions for device in session.devices for seed in device.seeds]
@@ -191,6 +235,8 @@ class MachineProfile:
             drift_deviation=self.drift_deviation(device),
             yardstick_seconds=statistics.median(newest.yardstick_seconds),
             peak_flops_per_second=max(newest.peak_flops_per_second, default=None),
+            rates=newest.rates,
+            thread_rates=newest.thread_rates,
         )
 
     def with_session(self, machine: Machine, session: Session) -> "MachineProfile":

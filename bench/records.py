@@ -14,10 +14,11 @@ from typing import Final
 
 from bench.coding import LATER, dumps
 
-SCHEMA_VERSION: Final = 2
-"""Version of the stored format. History: 1, the first; 2, `Configuration.schedule`. Each reads all before it.
+SCHEMA_VERSION: Final = 3
+"""Version of the stored format. History: 1, the first; 2, `Configuration.schedule`; 3, energy and conditions.
 
-A file of an earlier version reads as it is, and a configuration keeps its id, see `bench.coding.LATER`.
+Each reads all before it: a file of an earlier version as it is, and a configuration keeps its id, see
+`bench.coding.LATER`.
 """
 
 
@@ -185,17 +186,50 @@ class Peak:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """What the device drew in the epochs' training windows: joules, the windows' seconds, and how it was measured.
+
+    Idle power and other programs' work are part of it. The windows are a little longer than the epochs' train seconds.
+    """
+
+    joules: float
+    seconds: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceConditions:
+    """The worse of two samples, right before and right after an epoch, in each respect: clock, heat, reasons, others.
+
+    Clocks are of the streaming multiprocessors, on the CPU of its fastest usable core. `clock_reasons` are NVML's names
+    for why the clock is not higher, see `bench.conditions.CLOCK_REASONS`; none of them may apply. `other_processes`
+    counts other programs that have a context to compute on the device.
+    """
+
+    clock_hertz: float | None
+    max_clock_hertz: float | None
+    temperature_celsius: float | None
+    clock_reasons: tuple[str, ...] | None
+    other_processes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contention:
     """What disturbed a stretch of work. `steal_seconds` and `other_cpu_seconds` are sums over all cores.
 
     `process_cpu_seconds` counts all threads of the trial but not its DataLoader workers. `other_cpu_seconds` is CPU
-    time that anything else on the machine used meanwhile, those workers included.
+    time that anything else on the machine used meanwhile, those workers included. `pressure_stall_seconds` is the time
+    in which any task of the machine waited for a core, `throttled_seconds` how long the cgroups' CPU quotas held back
+    this process, a sum over all cores, `load_average` that of the minute before.
     """
 
     process_cpu_seconds: float
     other_cpu_seconds: float | None
     steal_seconds: float | None
     involuntary_switches: int | None
+    pressure_stall_seconds: float | None = field(default=None, metadata=LATER)
+    throttled_seconds: float | None = field(default=None, metadata=LATER)
+    load_average: float | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +251,7 @@ class EpochRecord:
     evaluation_seconds: float
     yardstick_seconds: float
     contention: Contention
+    device_conditions: DeviceConditions | None = field(default=None, metadata=LATER)
 
     @property
     def test_accuracy(self) -> float | None:
@@ -231,6 +266,7 @@ class Measurement:
     `preparation_seconds` is loading data and building the model, `cold_start_seconds` the first training step with
     all lazy initialisation, `warm_up_seconds` all rehearsal before the first epoch, cold start included.
     `host_baseline_bytes` is resident memory after the imports and before any data; `host_peak` is above it.
+    `energy_reason` says why `energy` is None; it is empty where energy was measured, or came before energy was.
     """
 
     epochs: tuple[EpochRecord, ...]
@@ -246,6 +282,8 @@ class Measurement:
     host_peak: Peak | None
     device_allocated_peak: Peak | None
     device_reserved_peak: Peak | None
+    energy: Energy | None = field(default=None, metadata=LATER)
+    energy_reason: str = field(default="", metadata=LATER)
 
     @property
     def epoch_seconds(self) -> float:
@@ -256,6 +294,18 @@ class Measurement:
     def throughput_per_second(self) -> float:
         """Training samples per second, at the median epoch time."""
         return self.epochs[0].train_samples / self.epoch_seconds
+
+    @property
+    def joules_per_epoch(self) -> float | None:
+        """Mean energy of an epoch's training, idle power included; None where unmeasured."""
+        return None if self.energy is None else self.energy.joules / len(self.epochs)
+
+    @property
+    def samples_per_joule(self) -> float | None:
+        """Training samples per joule over all epochs; None where unmeasured."""
+        if self.energy is None or self.energy.joules <= 0:
+            return None
+        return sum(epoch.train_samples for epoch in self.epochs) / self.energy.joules
 
     @property
     def test_accuracy(self) -> float | None:
@@ -297,6 +347,8 @@ class TrialWarning(enum.StrEnum):
     STALL = "stall"
     CONTAMINATION = "contamination"
     EPOCHS_SLOWING_DOWN = "epochs_slowing_down"
+    THROTTLED = "throttled"
+    DEVICE_SHARED = "device_shared"
     SPREAD = "spread"
     FEW_REPEATS = "few_repeats"
 
@@ -371,21 +423,36 @@ class Sample:
 class Summary:
     """The repeats of one configuration. A quantity that no trial measured is None.
 
-    `n` counts measured trials, `failures` failed ones. `epoch_seconds` holds each trial's median epoch time,
+    `n` counts measured trials, `flagged` those of them with a warning that something disturbed the measurement
+    (`bench.stats.DISTURBED`), `failures` failed ones. `epoch_seconds` holds each trial's median epoch time,
+    `unflagged_epoch_seconds` is the median of those of the trials that are not flagged, None where all are,
     `training_seconds` the sum of its epochs' train seconds, `test_accuracy` its final one as a fraction. The
     `seconds_to_…` samples hold only the trials that reached the target, so their own `n` says how many did.
+
+    `training_flops_per_second` counts the matrix products that the model needs (`mnist_mlp.costs`), and
+    `flops_utilisation` is its share of the highest rate measured on the device, at this precision and with these
+    threads, None where that is not known. `flops_per_byte` is a step's arithmetic intensity by the least that it must
+    move, `memory_floor_bytes` the least that must be alive in it where it trains: both of the model, not measured.
     """
 
     configuration: Configuration
     n: int
+    flagged: int
     failures: tuple[Failure, ...]
     epoch_seconds: Sample | None
+    unflagged_epoch_seconds: float | None
     training_seconds: Sample | None
     throughput_per_second: Sample | None
+    training_flops_per_second: Sample | None
+    flops_utilisation: Sample | None
+    flops_per_byte: float | None
     cold_start_seconds: Sample | None
+    memory_floor_bytes: int | None
     host_peak_bytes: Sample | None
     device_allocated_peak_bytes: Sample | None
     device_reserved_peak_bytes: Sample | None
+    joules_per_epoch: Sample | None
+    samples_per_joule: Sample | None
     train_loss: Sample | None
     train_accuracy: Sample | None
     test_accuracy: Sample | None

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from bench.coding import to_json
-from bench.columns import DROP_ORDER, Column, default_columns, find_columns
+from bench.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
 from bench.errors import BadInputError
 from bench.fields import FIELDS, Field
 from bench.layout import csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import count_failures, count_warnings, heading, is_complete, legend
+from bench.prices import Prices
 from bench.records import Run, Summary
 from bench.selection import select
-from bench.stats import ADVICE, summarise
+from bench.stats import ADVICE, PeakRate, summarise
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
@@ -27,39 +28,64 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     sort: Sequence[str] = (),
     filters: Sequence[str] = (),
     width: int = 80,
+    prices: Prices | None = None,
+    peak_rate: PeakRate = lambda _: None,
 ) -> str:
     """Return the configurations of `run` that meet `filters`, one a row, without a final line break.
 
     Without `columns`, table and Markdown show the columns that matter (the table as many as fit in `width` characters)
     and CSV and JSON all raw fields. With them, CSV and JSON hold the raw fields that each named column is made of:
-    ``epoch_seconds`` stands for its median, low, high and n.
+    ``epoch_seconds`` stands for its median, low, high and n. With `prices`, every format has the columns of cost too.
+    `peak_rate` tells the highest FLOP/s measured where a configuration runs, which utilisation is a share of.
 
     Raises:
         BadInputError: a column is unknown, or a filter cannot be read.
     """
     chosen = None if columns is None else find_columns(columns)
-    summaries = select(summarise(run.records), filters=filters, sort=sort)
+    summaries = select(summarise(run.records, peak_rate), filters=filters, sort=sort)
     match format:
         case "table":
-            return _render_table(run, summaries, chosen, width)
+            return _render_table(run, summaries, chosen, width, prices)
         case "markdown":
-            return _render_markdown(run, summaries, chosen or default_columns(summaries))
+            return _render_markdown(run, summaries, _shown(summaries, chosen, prices), prices)
         case "csv":
-            return _render_csv(summaries, _fields(chosen))
+            return _render_csv(summaries, _fields(chosen, prices))
         case "json":
-            return _render_json(run, summaries, _fields(chosen))
+            return _render_json(run, summaries, _fields(chosen, prices))
         case _:
             raise BadInputError(f"format {format!r} is unknown: use table, markdown, csv or json")
 
 
-def _fields(chosen: Sequence[Column] | None) -> tuple[Field, ...]:
-    if chosen is None:
-        return tuple(FIELDS.values())
-    return tuple({field.key: field for column in chosen for field in column.fields}.values())
+def _fields(chosen: Sequence[Column] | None, prices: Prices | None) -> tuple[Field, ...]:
+    fields = FIELDS.values() if chosen is None else [field for column in chosen for field in column.fields]
+    costs = [field for column in _costs(prices) for field in column.fields]
+    return tuple({field.key: field for field in (*fields, *costs)}.values())
 
 
-def _render_table(run: Run, summaries: Sequence[Summary], chosen: Sequence[Column] | None, width: int) -> str:
-    columns = tuple(chosen or default_columns(summaries))
+def _costs(prices: Prices | None) -> tuple[Column, ...]:
+    return () if prices is None else cost_columns(prices)
+
+
+def _shown(summaries: Sequence[Summary], chosen: Sequence[Column] | None, prices: Prices | None) -> tuple[Column, ...]:
+    """Return the columns of a table: the `chosen` ones or those that matter, and with `prices` those of cost."""
+    return (*(chosen or default_columns(summaries)), *_costs(prices))
+
+
+def _notes(
+    run: Run,
+    summaries: Sequence[Summary],
+    columns: Sequence[Column],
+    dropped: Sequence[Column],
+    prices: Prices | None,
+) -> tuple[str, ...]:
+    """Return the lines below a table."""
+    return (*legend(run, summaries, columns, dropped), *(() if prices is None else (prices.note(),)))
+
+
+def _render_table(
+    run: Run, summaries: Sequence[Summary], chosen: Sequence[Column] | None, width: int, prices: Prices | None
+) -> str:
+    columns = _shown(summaries, chosen, prices)
     dropped: list[Column] = []
     table = _table(summaries, columns)
     for key in DROP_ORDER if chosen is None else ():
@@ -68,7 +94,7 @@ def _render_table(run: Run, summaries: Sequence[Summary], chosen: Sequence[Colum
         dropped += [column for column in columns if column.key == key]
         columns = tuple(column for column in columns if column.key != key)
         table = _table(summaries, columns)
-    parts = [wrap(heading(run.header), width), table, wrap(legend(run, summaries, columns, dropped), width)]
+    parts = [wrap(heading(run.header), width), table, wrap(_notes(run, summaries, columns, dropped, prices), width)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -85,10 +111,10 @@ def _cells(
     return headers, rows, [column.fields[0].numeric for column in columns]
 
 
-def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
+def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column], prices: Prices | None) -> str:
     table = markdown_table(*_cells(summaries, columns)) if summaries else _NO_ROWS
     above = "  \n".join(map(escape, heading(run.header)))
-    below = "\n".join(f"- {escape(line)}" for line in legend(run, summaries, columns, ()))
+    below = "\n".join(f"- {escape(line)}" for line in _notes(run, summaries, columns, (), prices))
     return "\n\n".join(part for part in (above, table, below) if part)
 
 

@@ -9,7 +9,9 @@ from bench.errors import BadInputError
 from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, terminal_width
 
 if TYPE_CHECKING:
+    from bench.prices import Prices
     from bench.records import Run
+    from bench.stats import PeakRate
 
 
 @click.command("show", epilog=EXIT_CODES)
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 @click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
 @click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
 @click.option("--taxes", is_flag=True, help="Show where an epoch goes: loader, framework, kernels, arithmetic.")
+@click.option(
+    "--price-per-hour",
+    metavar="PRICE",
+    help="What an hour costs, such as 2.5 or cuda=2.5,cpu=0.1: adds what an epoch and 98 % accuracy cost.",
+)
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
 def show_command(  # noqa: PLR0913 - one parameter an option
     reference: str,
@@ -30,6 +37,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     filters: tuple[str, ...],
     claims: bool,
     taxes: bool,
+    price_per_hour: str | None,
     results: Path,
 ) -> None:
     """Show a stored run, one row per configuration. RUN is a path, the beginning of a run id, or latest (the default).
@@ -40,6 +48,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     python -m bench show latest --filter "batch_size>=256" --format csv
     python -m bench show latest --claims
     python -m bench show latest --taxes
+    python -m bench show latest --price-per-hour 2.5
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.claims import render_claims
     from bench.show import render_run
@@ -48,15 +57,44 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     run = read_run(resolve(reference, results))
     width = terminal_width()
     if claims or taxes:
-        if columns or sort or filters or (claims and taxes):
+        if columns or sort or filters or price_per_hour is not None or (claims and taxes):
             option = "--claims" if claims else "--taxes"
-            raise BadInputError(f"{option} is a table of its own: leave out --columns, --sort, --filter and the other")
+            raise BadInputError(
+                f"{option} is a table of its own: leave out --columns, --sort, --filter, --price-per-hour and the other"
+            )
         text = render_claims(run, layout) if claims else _taxes(run, results, layout, width)
     else:
-        text = render_run(run, format=layout, columns=columns, sort=sort, filters=filters, width=width)
+        prices = None if price_per_hour is None else _prices(price_per_hour, run)
+        text = render_run(
+            run,
+            format=layout,
+            columns=columns,
+            sort=sort,
+            filters=filters,
+            width=width,
+            prices=prices,
+            peak_rate=_peak_rate(run, results),
+        )
     click.echo(text)
     for warning in run.warnings:
         click.echo(f"bench: {warning}", err=True)
+
+
+def _prices(text: str, run: "Run") -> "Prices":
+    from bench.prices import parse_prices
+
+    prices = parse_prices(text)
+    prices.check_devices(configuration.device for configuration in run.header.plan.configurations)
+    return prices
+
+
+def _peak_rate(run: "Run", results: Path) -> "PeakRate":
+    from bench.profiles import load_profile
+
+    profile = load_profile(run.header.machine.id, results)
+    if profile is None:
+        return lambda _: None
+    return lambda c: profile.peak_flops_per_second(c.device, c.precision, c.threads)
 
 
 def _taxes(run: "Run", results: Path, layout: str, width: int) -> str:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from bench.records import (
     Configuration,
@@ -22,6 +22,7 @@ from bench.records import (
     TrialRecord,
     TrialWarning,
 )
+from mnist_mlp.costs import memory_floor, training_bytes, training_flops
 
 SLOW_FIRST_EPOCH_RATIO: Final = 1.25
 """First epoch over the median of the later ones. Warm-up is there to make this 1."""
@@ -57,6 +58,23 @@ that runs on one thread depends on the model, so nothing above 1 can be demanded
 CPU time or steal instead.
 """
 
+THROTTLED_SHARE: Final = 0.05
+"""Time that CPU quotas held the trial back, summed over all cores, over wall time.
+
+Summed for the same reason as steal, of which it allows half: steal comes and goes, but a quota that training runs into
+once is run into in every period and by every repeat alike, so that no spread shows it. The counter is exact to the
+microsecond, so that no wall time is too short for it.
+"""
+
+SLOWED_CLOCK_REASONS: Final = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake"})
+"""Why a device's clock was not higher (`bench.conditions.CLOCK_REASONS`) where that is a fault of its surroundings.
+
+Heat, and a power supply that asks for less, make the device another one than it was an hour ago. Its own power limit
+(``sw_power_cap``) does not: to run at that limit is how a device works under full load, as idling (``gpu_idle``) and
+clocks set by somebody (``applications_clocks``, ``sync_boost``, ``display_clocks``) are how it was set up. One epoch is
+enough: the two samples beside each are moments, taken when the load has just ended or not yet begun.
+"""
+
 MIN_TICKED_SECONDS: Final = 0.5
 """Steal and other CPU time advance in ticks of 10 ms: in less wall time than this a few ticks would pass for load."""
 
@@ -88,6 +106,14 @@ ADVICE: Final[Mapping[TrialWarning, str]] = MappingProxyType(
             "the last epochs took over 15 % longer than the first half; look for throttling (heat, power limit, "
             "CPU quota) or denormal numbers as weights shrink"
         ),
+        TrialWarning.THROTTLED: (
+            "the device was slowed down by heat or its power supply, or a CPU quota held the trial back for over "
+            "5 % of its time; cool the machine, or use fewer --threads or a larger quota, and repeat"
+        ),
+        TrialWarning.DEVICE_SHARED: (
+            "another program had the device open to compute on it, so it may have taken part of its time and memory; "
+            "end it and repeat"
+        ),
         TrialWarning.SPREAD: (
             "epoch times of the repeats vary by over 10 % (standard deviation over mean); "
             "use a quieter machine or more --repeats before comparing them"
@@ -98,6 +124,23 @@ ADVICE: Final[Mapping[TrialWarning, str]] = MappingProxyType(
     }
 )
 """What each warning means and what to do about it."""
+
+DISTURBED: Final = frozenset(
+    {
+        TrialWarning.SLOW_FIRST_EPOCH,
+        TrialWarning.STALL,
+        TrialWarning.CONTAMINATION,
+        TrialWarning.EPOCHS_SLOWING_DOWN,
+        TrialWarning.THROTTLED,
+        TrialWarning.DEVICE_SHARED,
+    }
+)
+"""The warnings that flag a trial: something disturbed its measurement. The others are of the repeats together."""
+
+
+def is_flagged(record: TrialRecord) -> bool:
+    """Return whether a warning says that the measurement of `record` was disturbed."""
+    return not DISTURBED.isdisjoint(record.warnings)
 
 
 def sample(values: Sequence[float]) -> Sample | None:
@@ -124,7 +167,11 @@ def natural_key(text: str) -> tuple[tuple[int, str], ...]:
     return tuple((len(digits := part.lstrip("0")), digits) if i % 2 else (0, part) for i, part in enumerate(parts))
 
 
-def summarise(records: Iterable[TrialRecord]) -> tuple[Summary, ...]:
+PeakRate: TypeAlias = Callable[[Configuration], float | None]
+"""The highest FLOP/s that was measured where a configuration runs; None where none was."""
+
+
+def summarise(records: Iterable[TrialRecord], peak_rate: PeakRate = lambda _: None) -> tuple[Summary, ...]:
     """Sum up the repeats of each configuration, sorted by device, model, layers, batch size and then the rest.
 
     The order of `records` does not matter.
@@ -132,7 +179,8 @@ def summarise(records: Iterable[TrialRecord]) -> tuple[Summary, ...]:
     groups: dict[Configuration, list[TrialRecord]] = defaultdict(list)
     for record in records:
         groups[record.trial.key].append(record)
-    return tuple(_summarise_repeats(chosen, groups[chosen]) for chosen in sorted(groups, key=_configuration_key))
+    ordered = sorted(groups, key=_configuration_key)
+    return tuple(_summarise_repeats(chosen, groups[chosen], peak_rate(chosen)) for chosen in ordered)
 
 
 def trial_warnings(measurement: Measurement, configuration: Configuration) -> tuple[TrialWarning, ...]:
@@ -143,8 +191,19 @@ def trial_warnings(measurement: Measurement, configuration: Configuration) -> tu
         TrialWarning.STALL: _has_stall(seconds),
         TrialWarning.CONTAMINATION: _is_contaminated(measurement, configuration),
         TrialWarning.EPOCHS_SLOWING_DOWN: _slows_down(seconds),
+        TrialWarning.THROTTLED: _is_throttled(measurement),
+        TrialWarning.DEVICE_SHARED: _shares_device(measurement),
     }
     return tuple(warning for warning, present in found.items() if present)
+
+
+def unmeasured_energy(records: Iterable[TrialRecord]) -> tuple[str, ...]:
+    """Return why energy was not measured, each reason once, with the devices that it holds for."""
+    devices: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if isinstance(record.outcome, Measurement) and record.outcome.energy_reason:
+            devices[record.outcome.energy_reason].add(record.trial.configuration.device)
+    return tuple(f"{', '.join(sorted(found, key=natural_key))}: {reason}" for reason, found in devices.items())
 
 
 def _has_slow_first(seconds: Sequence[float]) -> bool:
@@ -164,7 +223,24 @@ def _slows_down(seconds: Sequence[float]) -> bool:
     return min(seconds[-2:]) > SLOWING_DOWN_RATIO * statistics.median(seconds[: len(seconds) // 2])
 
 
+def _is_throttled(measurement: Measurement) -> bool:
+    quotas = [(epoch.train_seconds, epoch.contention.throttled_seconds) for epoch in measurement.epochs]
+    held_back = [(wall, throttled) for wall, throttled in quotas if throttled is not None]
+    if math.fsum(throttled for _, throttled in held_back) > THROTTLED_SHARE * math.fsum(wall for wall, _ in held_back):
+        return True
+    conditions = [epoch.device_conditions for epoch in measurement.epochs]
+    return any(not SLOWED_CLOCK_REASONS.isdisjoint(each.clock_reasons or ()) for each in conditions if each is not None)
+
+
+def _shares_device(measurement: Measurement) -> bool:
+    conditions = [epoch.device_conditions for epoch in measurement.epochs]
+    return any(each.other_processes for each in conditions if each is not None)
+
+
 def _is_contaminated(measurement: Measurement, configuration: Configuration) -> bool:
+    # Pressure stall time takes no part: it tells that somebody waited for a core, not who. Where a trial has as many
+    # threads as there are cores, every program that wakes up waits for the trial, which harms nobody here; that the
+    # trial waited in its turn is what other CPU time, steal and its own CPU time tell.
     epochs = [(epoch.train_seconds, epoch.contention) for epoch in measurement.epochs]
     if _ticked_share((wall, contention.steal_seconds) for wall, contention in epochs) > STEAL_SHARE:
         return True
@@ -195,7 +271,9 @@ def _configuration_key(configuration: Configuration) -> tuple[Any, ...]:
     )
 
 
-def _summarise_repeats(configuration: Configuration, records: Sequence[TrialRecord]) -> Summary:
+def _summarise_repeats(
+    configuration: Configuration, records: Sequence[TrialRecord], peak_rate: float | None
+) -> Summary:
     measured = [record.outcome for record in records if isinstance(record.outcome, Measurement)]
 
     def over_trials(value: Callable[[Measurement], float | None]) -> Sample | None:
@@ -203,18 +281,31 @@ def _summarise_repeats(configuration: Configuration, records: Sequence[TrialReco
 
     epoch_seconds = over_trials(lambda trial: trial.epoch_seconds)
     warnings = {warning for record in records for warning in record.warnings}
+    unflagged = [
+        record.outcome.epoch_seconds
+        for record in records
+        if isinstance(record.outcome, Measurement) and not is_flagged(record)
+    ]
     warnings.update(_repeat_warnings(epoch_seconds, len(measured)))
     return Summary(
         configuration=configuration,
         n=len(measured),
+        flagged=len(measured) - len(unflagged),
         failures=_failures(records),
         epoch_seconds=epoch_seconds,
+        unflagged_epoch_seconds=statistics.median(unflagged) if unflagged else None,
         training_seconds=over_trials(lambda trial: math.fsum(epoch.train_seconds for epoch in trial.epochs)),
         throughput_per_second=over_trials(lambda trial: trial.throughput_per_second),
+        training_flops_per_second=over_trials(_flops_per_second),
+        flops_utilisation=over_trials(lambda trial: _flops_per_second(trial) / peak_rate if peak_rate else None),
+        flops_per_byte=_flops_per_byte(configuration),
         cold_start_seconds=over_trials(lambda trial: trial.cold_start_seconds),
+        memory_floor_bytes=_memory_floor(configuration, measured[0]) if measured else None,
         host_peak_bytes=over_trials(lambda trial: _bytes(trial.host_peak)),
         device_allocated_peak_bytes=over_trials(lambda trial: _bytes(trial.device_allocated_peak)),
         device_reserved_peak_bytes=over_trials(lambda trial: _bytes(trial.device_reserved_peak)),
+        joules_per_epoch=over_trials(lambda trial: trial.joules_per_epoch),
+        samples_per_joule=over_trials(lambda trial: trial.samples_per_joule),
         train_loss=over_trials(lambda trial: trial.epochs[-1].train_loss),
         train_accuracy=over_trials(_train_accuracy),
         test_accuracy=over_trials(lambda trial: trial.test_accuracy),
@@ -240,6 +331,30 @@ def _failures(records: Iterable[TrialRecord]) -> tuple[Failure, ...]:
         key=lambda pair: (pair[0].trial.repeat, pair[0].trial.seed, pair[0].started_at, pair[1].kind, pair[1].message)
     )
     return tuple(failure for _, failure in failed)
+
+
+def _flops_per_second(measurement: Measurement) -> float:
+    return measurement.training_flops_per_sample * measurement.throughput_per_second
+
+
+def _flops_per_byte(configuration: Configuration) -> float:
+    c = configuration
+    moved = training_bytes(c.layers, c.batch_size, optimizer=c.optimizer, momentum=c.momentum != 0)
+    return c.batch_size * training_flops(c.layers) / moved
+
+
+def _memory_floor(configuration: Configuration, measurement: Measurement) -> int:
+    c, epoch = configuration, measurement.epochs[0]
+    # Off the host a DataLoader leaves the images there; on it torchvision keeps them as the resident pipeline does.
+    is_kept = c.device == "cpu" or c.pipeline == "resident"
+    return memory_floor(
+        c.layers,
+        c.batch_size,
+        samples=epoch.train_samples + epoch.test_samples if is_kept else 0,
+        optimizer=c.optimizer,
+        momentum=c.momentum != 0,
+        activation_bytes=2 if c.precision == "bf16" else 4,
+    )
 
 
 def _bytes(peak: Peak | None) -> int | None:

@@ -4,18 +4,29 @@ Values are unrounded SI base units; what was not measured is None in a row and a
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from bench.outputs import write_atomically
-from bench.records import Configuration, Contention, Failure, Measurement, Peak, Run, TrialRecord
+from bench.records import (
+    Configuration,
+    Contention,
+    DeviceConditions,
+    Failure,
+    Measurement,
+    Peak,
+    Run,
+    TrialRecord,
+)
 
 MEASURED: Final = "measured"
 """Status of a trial that has a measurement; any other is the kind of its failure."""
 
 Value = str | int | float | bool | None
+
+Number = TypeVar("Number", int, float)
 
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
@@ -109,6 +120,20 @@ def _total(measurement: Measurement, get: Callable[[Contention], float | None]) 
     parts = [get(epoch.contention) for epoch in measurement.epochs]
     known = [part for part in parts if part is not None]
     return sum(known) if len(known) == len(parts) else None
+
+
+def _conditions(measurement: Measurement) -> list[DeviceConditions]:
+    return [epoch.device_conditions for epoch in measurement.epochs if epoch.device_conditions is not None]
+
+
+def _known(values: Iterable[Number | None]) -> Iterator[Number]:
+    return (value for value in values if value is not None)
+
+
+def _clock_reasons(measurement: Measurement) -> str | None:
+    """Return every reason once, in the order in which they came up; None without any."""
+    names = (name for sample in _conditions(measurement) for name in sample.clock_reasons or ())
+    return ";".join(dict.fromkeys(names)) or None
 
 
 def _status(record: TrialRecord) -> str:
@@ -242,5 +267,69 @@ COLUMNS: Final[tuple[Column, ...]] = (
     ),
     _text("torch", "version of torch", lambda run, _: run.header.software.torch),
     _text("python", "version of Python", lambda run, _: run.header.software.python),
+    _measured(
+        "energy_joules",
+        "Float64",
+        "J that the device drew, sum over the epochs, idle power included",
+        lambda m: None if m.energy is None else m.energy.joules,
+    ),
+    _measured(
+        "energy_seconds",
+        "Float64",
+        "s in which energy_joules was counted",
+        lambda m: None if m.energy is None else m.energy.seconds,
+    ),
+    _measured(
+        "energy_method",
+        "string",
+        "how energy_joules was measured",
+        lambda m: None if m.energy is None else m.energy.method,
+    ),
+    _measured("energy_reason", "string", "why energy_joules is empty", lambda m: m.energy_reason or None),
+    _measured("joules_per_epoch", "Float64", "J, mean over the epochs", lambda m: m.joules_per_epoch),
+    _measured("samples_per_joule", "Float64", "training samples/J over all epochs", lambda m: m.samples_per_joule),
+    _measured(
+        "pressure_stall_seconds",
+        "Float64",
+        "s in which any task of the machine waited for a core, sum over the epochs",
+        lambda m: _total(m, lambda contention: contention.pressure_stall_seconds),
+    ),
+    _measured(
+        "throttled_seconds",
+        "Float64",
+        "s that CPU quotas held the trial back, sum over cores and epochs",
+        lambda m: _total(m, lambda contention: contention.throttled_seconds),
+    ),
+    _measured(
+        "load_average",
+        "Float64",
+        "of the minute before an epoch, the highest",
+        lambda m: max(_known(epoch.contention.load_average for epoch in m.epochs), default=None),
+    ),
+    _measured(
+        "device_clock_hertz",
+        "Float64",
+        "Hz beside the epochs, the lowest",
+        lambda m: min(_known(sample.clock_hertz for sample in _conditions(m)), default=None),
+    ),
+    _measured(
+        "device_max_clock_hertz",
+        "Float64",
+        "Hz that the device can reach",
+        lambda m: max(_known(sample.max_clock_hertz for sample in _conditions(m)), default=None),
+    ),
+    _measured(
+        "device_temperature_celsius",
+        "Float64",
+        "degrees Celsius beside the epochs, the highest",
+        lambda m: max(_known(sample.temperature_celsius for sample in _conditions(m)), default=None),
+    ),
+    _measured("device_clock_reasons", "string", "why the clock was not higher, joined by ;", _clock_reasons),
+    _measured(
+        "device_other_processes",
+        "Int64",
+        "other programs that compute on the device, the most beside an epoch",
+        lambda m: max(_known(sample.other_processes for sample in _conditions(m)), default=None),
+    ),
 )
 """The tidy table's columns, in order."""

@@ -127,10 +127,9 @@ def _fastest(
 
 
 def _peak(configuration: Configuration, profile: MachineProfile | None) -> float | None:
-    figures = None if profile is None else profile.figures(configuration.device)
-    if figures is None or configuration.precision != "fp32" or figures.threads != configuration.threads:
+    if profile is None:
         return None
-    return figures.peak_flops_per_second
+    return profile.peak_flops_per_second(configuration.device, configuration.precision, configuration.threads)
 
 
 def _difference(name: str, dear: Way | None, cheap: Way | None, whole: float) -> Part:

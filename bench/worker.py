@@ -10,6 +10,7 @@ The conversation, each line a request and its answer (`bench.messages`):
     evaluate                   → Evaluated
     finish                     → Finished       peaks; then the process ends
     peak device threads precision   → Peaked    the highest rate of matrix products
+    rates device threads precision whole → DeviceRates   what the device can do
     selftest device threads dataset root → Checked   the ruler's own checks, in a process of their own
 
 A request that fails is answered with ``failure`` (the trial's end, with its kind) or ``bad_input`` (the caller's
@@ -28,10 +29,13 @@ import torch
 
 from bench.channel import Channel, ChannelClosedError
 from bench.coding import from_json, to_json
+from bench.conditions import DeviceWatch, HostPressure, make_device_watch
 from bench.devices import Device
+from bench.energy import EnergyMeter, make_energy_meter
 from bench.fingerprint import describe
 from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
 from bench.meters import ContentionMeter, HostMemory, Yardstick
+from bench.rates import DeviceRates
 from bench.records import Configuration, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError, apply_precision
 from bench.soundness import Checked
@@ -67,6 +71,9 @@ class Session:
         self._training: Training
         self._device: Device
         self._yardstick: Yardstick
+        self._pressure: HostPressure
+        self._watch: DeviceWatch
+        self._energy = EnergyMeter(None, "nothing was prepared")
         self._has_labels = True
         self._displacement: bytearray
         self._order: tuple[int, torch.Tensor] | None = None
@@ -101,12 +108,9 @@ class Session:
             "stretch": lambda: self._stretch(request["epoch"], request["begin"], request["end"]),
             "evaluate": self._evaluate,
             "peak": lambda: _measure_peak(request["device"], request["threads"], request["precision"]),
+            "rates": lambda: _measure_rates(request),
             "selftest": lambda: _check_ruler(request),
-            "finish": lambda: Finished(
-                host_peak=self._host_peak,
-                device_allocated_peak=self._allocated_peak,
-                device_reserved_peak=self._reserved_peak,
-            ),
+            "finish": self._finish,
         }
         handler = handlers.get(str(request.get("do")))
         if handler is None:
@@ -137,6 +141,9 @@ class Session:
         cold_start_seconds, step_seconds = self._warm_up()
         warm = time.perf_counter()
         self._yardstick = Yardstick(self._device.torch_device, self._device.synchronise)
+        self._pressure = HostPressure()
+        self._watch = make_device_watch(self._device.torch_device)
+        self._energy = make_energy_meter(self._device.torch_device)
         return Prepared(
             settings=settings,
             dataset_sha256=dataset.sha256,
@@ -176,8 +183,11 @@ class Session:
         training, device = self._training, self._device
         contention = ContentionMeter()
         yardstick_seconds = self._yardstick.seconds()
+        self._watch.start()
+        self._pressure.start()
         device.reset_peak()
         self._host_memory.reset_peak()
+        self._energy.start()
         device.synchronise()
         contention.start()
         start = time.perf_counter()
@@ -185,6 +195,9 @@ class Session:
         device.synchronise()
         train_seconds = time.perf_counter() - start
         contended = contention.stop()
+        self._energy.stop()
+        contended = self._pressure.stop(contended)
+        conditions = self._watch.stop()
         self._note_peaks()
         yardstick_seconds += self._yardstick.seconds()
         score = tally.read()
@@ -196,6 +209,7 @@ class Session:
             train_correct=score.correct if self._has_labels else None,
             yardstick_seconds=yardstick_seconds,
             contention=contended,
+            device_conditions=conditions,
         )
 
     def _stretch(self, epoch: int, begin: int, end: int) -> Stretched:
@@ -229,6 +243,16 @@ class Session:
             test_loss=score.loss,
             test_correct=score.correct if self._has_labels else None,
             evaluation_seconds=evaluation_seconds,
+        )
+
+    def _finish(self) -> Finished:
+        energy, energy_reason = self._energy.result()
+        return Finished(
+            host_peak=self._host_peak,
+            device_allocated_peak=self._allocated_peak,
+            device_reserved_peak=self._reserved_peak,
+            energy=energy,
+            energy_reason=energy_reason,
         )
 
     def _note_peaks(self) -> None:
@@ -271,6 +295,14 @@ def _measure_peak(name: str, threads: int, precision: str) -> Peaked:
     device = Device(name)
     apply_precision(precision, threads, device.torch_device)
     return Peaked(flops_per_second=measure_peak(device.torch_device, device.synchronise))
+
+
+def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
+    from bench.rate_meter import measure_rates  # noqa: PLC0415 - trials need none of it
+
+    device, threads, precision = Device(request["device"]), request["threads"], request["precision"]
+    apply_precision(precision, threads, device.torch_device)
+    return measure_rates(device, precision=precision, threads=threads, whole=request["whole"])
 
 
 def _check_ruler(request: Mapping[str, Any]) -> Checked:

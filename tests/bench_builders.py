@@ -9,6 +9,8 @@ from bench.records import (
     Accelerator,
     Configuration,
     Contention,
+    DeviceConditions,
+    Energy,
     EpochRecord,
     Failure,
     FailureKind,
@@ -64,6 +66,21 @@ def make_contention(**changes: Change) -> Contention:
         process_cpu_seconds=3.9, other_cpu_seconds=0.05, steal_seconds=0.01, involuntary_switches=12
     )
     return dataclasses.replace(contention, **changes)
+
+
+def make_conditions(**changes: Change) -> DeviceConditions:
+    conditions = DeviceConditions(
+        clock_hertz=1.41e9,
+        max_clock_hertz=1.98e9,
+        temperature_celsius=61.0,
+        clock_reasons=("sw_power_cap",),
+        other_processes=0,
+    )
+    return dataclasses.replace(conditions, **changes)
+
+
+def make_energy(**changes: Change) -> Energy:
+    return dataclasses.replace(Energy(joules=480.0, seconds=6.375, method="NVML total energy counter"), **changes)
 
 
 def make_epoch(**changes: Change) -> EpochRecord:

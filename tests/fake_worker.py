@@ -128,7 +128,13 @@ class FakeLauncher:
             case "peak":
                 return Peaked(flops_per_second=1.5e11)
             case "finish":
-                return Finished(host_peak=measurement.host_peak, device_allocated_peak=None, device_reserved_peak=None)
+                return Finished(
+                    host_peak=measurement.host_peak,
+                    device_allocated_peak=None,
+                    device_reserved_peak=None,
+                    energy=measurement.energy,
+                    energy_reason=measurement.energy_reason,
+                )
             case other:
                 raise AssertionError(other)
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from bench_builders import make_contention, make_epoch, make_epochs, make_measurement, make_settings
 from fake_worker import FakeLauncher, fail_trial
+from rates_builders import RatesLauncher, make_transfers
 
-from bench.calibrate import Calibrated, CalibrationError, Options, calibrate, check_options, render, report
+from bench.calibrate import Calibrated, CalibrationError, Options, calibrate, check_options
+from bench.calibration_view import render, report
 from bench.coding import to_json
 from bench.errors import BadInputError, ExitCode, InterruptedRunError
 from bench.interrupts import Interrupts
@@ -52,6 +54,11 @@ class FakePairs:
 @pytest.fixture(autouse=True)
 def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def fake_launcher() -> FakeLauncher:
+    return RatesLauncher()
 
 
 @pytest.fixture
@@ -128,6 +135,91 @@ def test_a_peak_that_cannot_be_measured_ends_the_calibration(fake_launcher: Fake
 
 
 @pytest.mark.usefixtures("accuracies")
+def test_rates_are_measured_at_each_precision_and_thread_count_in_a_process_of_their_own(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    calibrated = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
+    (device,) = calibrated.profile.sessions[0].devices
+    assert [(rates.precision, rates.threads) for rates in device.rates] == [("fp32", 4), ("bf16", 4)]
+    assert [(rates.threads, rates.square_flops_per_second) for rates in device.thread_rates] == [
+        (1, 1e11),
+        (2, 2e11),
+        (4, 4e11),
+    ]
+    asked = [request for request in fake_launcher.requests if request["do"] == "rates"]
+    assert [(request["precision"], request["threads"], request["whole"]) for request in asked] == [
+        ("fp32", 4, True),
+        ("bf16", 4, True),
+        ("fp32", 1, False),
+        ("fp32", 2, False),
+        ("fp32", 4, False),
+    ]
+    conversations = [request for request in fake_launcher.requests if request["do"] in CONVERSATIONS]
+    assert fake_launcher.started == fake_launcher.killed == len(conversations)
+
+
+CONVERSATIONS = {"describe", "dataset", "prepare", "peak", "rates"}
+"""Requests that begin with a fresh process."""
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_an_accelerator_has_transfers_and_no_thread_scaling(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    gpu = DeviceStatus(device="cuda:0", available=True, description="Fictional GPU F1", reason="")
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(gpu,))
+    calibrated = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
+    (device,) = calibrated.profile.sessions[0].devices
+    assert [rates.precision for rates in device.rates] == ["fp32", "tf32", "bf16"]
+    assert device.rates[0].transfers == make_transfers()
+    assert device.thread_rates == ()
+    text = render(calibrated)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "cuda:0, 4 threads" in text
+    assert "cuda:0, threads" not in text
+    assert "from device, pinned 23.3 GiB/s - -" in " ".join(text.split())
+    assert "idle power 72.5 W - -" in " ".join(text.split())
+    assert "cuda:0: idle power by NVML total energy counter" in text
+
+
+def failing_rates(fake_launcher: FakeLauncher, kind: FailureKind, **which: object) -> None:
+    """Let the measurement of the rates with these members fail, and nothing else."""
+    respond = fake_launcher.on
+    fake_launcher.on = lambda request: (
+        fail_trial(kind, "no such products")
+        if request["do"] == "rates" and which.items() <= request.items()
+        else respond(request)
+    )
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_a_precision_that_does_not_take_effect_is_told_and_left_out(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    failing_rates(fake_launcher, FailureKind.UNSUPPORTED, precision="bf16")
+    told: list[str] = []
+    profile = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4), told).profile
+    assert [rates.precision for rates in profile.sessions[0].devices[0].rates] == ["fp32"]
+    assert "cpu: no rates at bf16: no such products" in told
+
+
+@pytest.mark.parametrize(
+    ("kind", "which"),
+    [
+        (FailureKind.OUT_OF_MEMORY, {"precision": "bf16"}),
+        (FailureKind.UNSUPPORTED, {"precision": "fp32", "whole": True}),
+        (FailureKind.CRASH, {"threads": 2}),
+    ],
+)
+@pytest.mark.usefixtures("accuracies")
+def test_rates_that_cannot_be_measured_end_the_calibration(
+    fake_launcher: FakeLauncher, tmp_path: Path, kind: FailureKind, which: dict[str, object]
+) -> None:
+    failing_rates(fake_launcher, kind, **which)
+    with pytest.raises(CalibrationError, match=rf"measuring the rates of cpu at .* failed: {kind}: no such products"):
+        run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
+    assert load_profile(fake_launcher.place.machine.id, tmp_path / "results") is None
+
+
+@pytest.mark.usefixtures("accuracies")
 def test_a_second_calibration_is_appended_with_new_seeds(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
     profile = run(options(tmp_path), fake_launcher, FakePairs(*[0.02] * 4)).profile
@@ -169,7 +261,13 @@ def test_each_measurement_is_told(fake_launcher: FakeLauncher, tmp_path: Path) -
         " A/A pair 2 of 3",
         " trial 2 of 2",
         " A/A pair 3 of 3",
+        " rates at fp32 with 4 threads",
+        " rates at bf16 with 4 threads",
+        " rates at fp32 with 1 thread",
+        " rates at fp32 with 2 threads",
+        " rates at fp32 with 4 threads",
     ]
+    assert told[5].endswith("up to 420 GFLOP/s")
     assert "-2.0 %" in told[2]
 
 
@@ -306,6 +404,41 @@ def test_drift_is_shown_from_the_third_session_on_with_what_it_knows(
     assert text.splitlines()[3].split()[-4:] == ["0.0", "%", "15.6", "ms"]
 
 
+@pytest.mark.usefixtures("accuracies")
+def test_rates_are_shown_by_precision_and_by_threads_within_80_columns(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    text = render(run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4)))
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    for row in (
+        "cpu, 4 threads fp32 bf16",
+        "square products 400 GFLOP/s 400 GFLOP/s",
+        "784 to 128, batch 64 150 GFLOP/s 150 GFLOP/s",
+        "copy 18.6 GiB/s -",
+        "triad 20.5 GiB/s -",
+        "step, eager 150 µs 150 µs",
+        "step, fused 60.0 µs 60.0 µs",
+        "1 100 GFLOP/s 1.00 x 20.5 GiB/s 1.00 x",
+        "4 400 GFLOP/s 4.00 x 20.5 GiB/s 1.00 x",
+    ):
+        assert row in rows
+    assert "cpu: idle power unknown: RAPL: the system shows no processor package, as here" in " ".join(rows)
+    assert not any(row.startswith("idle power") for row in rows)
+    assert sum(row.startswith("copy, triad:") for row in rows) == 1  # the legend, once
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_a_profile_without_rates_is_shown_without_their_tables(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    calibrated = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
+    (session,) = calibrated.profile.sessions
+    bare = dataclasses.replace(session.devices[0], rates=(), thread_rates=())
+    profile = dataclasses.replace(calibrated.profile, sessions=(dataclasses.replace(session, devices=(bare,)),))
+    text = render(dataclasses.replace(calibrated, profile=profile))
+    assert "square products" not in text
+    assert "copy, triad" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.mnist
 def test_a_real_calibration_gives_plausible_figures(launcher: Launcher, tmp_path: Path) -> None:
@@ -319,3 +452,8 @@ def test_a_real_calibration_gives_plausible_figures(launcher: Launcher, tmp_path
     assert figures.accuracy_deviation is not None
     assert figures.accuracy_deviation < 0.02  # 0 can be: the first seeds get equally many test images right
     assert all(0.9 < accuracy < 1 for accuracy in profile.sessions[0].devices[0].test_accuracies)
+    assert [rates.precision for rates in figures.rates] == ["fp32", "bf16"]
+    assert figures.thread_rates[0].threads == 1
+    peak = profile.peak_flops_per_second("cpu", "fp32", figures.threads)
+    assert peak is not None
+    assert peak >= figures.rates[0].highest_flops_per_second

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, fail_trial
+from rates_builders import RatesLauncher
 
 from bench.calibrate_command import calibrate_command, selftest_command
 from bench.cli import Commands
@@ -36,6 +37,11 @@ STRETCH = {"answer": to_json(Stretched(train_seconds=0.1, train_samples=640, tra
 def stretched(request: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a request of the protocol
     """Answer every stretch alike: both arms are equally fast."""
     return STRETCH if request["do"] == "stretch" else None
+
+
+@pytest.fixture
+def fake_launcher() -> FakeLauncher:
+    return RatesLauncher()
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +86,12 @@ def test_calibrate_prints_the_table_and_stores_the_profile(worker: FakeLauncher,
     assert figures["devices"][0]["device"] == "cpu"
     assert figures["devices"][0]["ab_floor"] == 0
     assert figures["devices"][0]["drift_deviation"] is None
+    fp32, bf16 = figures["devices"][0]["rates"]
+    assert (fp32["precision"], bf16["precision"]) == ("fp32", "bf16")
+    assert fp32["bandwidth"]["triad_bytes_per_second"] == 2.2e10
+    assert fp32["steps"][0] == {"engine": "eager", "seconds": 1.5e-4}
+    assert bf16["bandwidth"] is None
+    assert [rates["threads"] for rates in figures["devices"][0]["thread_rates"]] == [1, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +184,7 @@ def test_selftest_refuses_bad_options(arguments: tuple[str, ...], words: tuple[s
 
 def test_neither_command_imports_torch_into_this_process() -> None:
     program = (
-        "import sys, bench.calibrate, bench.calibrate_command, bench.profiles, bench.selftest;"
+        "import sys, bench.calibration_view, bench.calibrate_command, bench.profiles, bench.selftest;"
         "print([name for name in ('torch', 'pandas', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run(  # noqa: S603 - our own words

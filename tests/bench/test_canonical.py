@@ -4,12 +4,22 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import pytest
-from bench_builders import make_configuration, make_failure, make_measurement, make_record, make_settings
+from bench_builders import (
+    make_conditions,
+    make_configuration,
+    make_contention,
+    make_energy,
+    make_epoch,
+    make_failure,
+    make_measurement,
+    make_record,
+    make_settings,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.canonical import CanonicalReader, Shared
-from bench.coding import MAX_INTEGER, dumps, from_json, loads
+from bench.coding import LATER, MAX_INTEGER, dumps, from_json, loads
 from bench.errors import BadInputError
 from bench.records import Configuration, Measurement, Settings, TrialRecord
 
@@ -91,13 +101,62 @@ DRAWING = Drawing(
     last=7,
 )
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growing:
+    first: int
+    number: float | None = dataclasses.field(default=None, metadata=LATER)
+    words: tuple[str, ...] | None = dataclasses.field(default=None, metadata=LATER)
+    text: str = dataclasses.field(default="", metadata=LATER)
+    point: Point | None = dataclasses.field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Garden:
+    plants: tuple[Growing, ...]
+    gate: Growing | Label
+
+
+growing = st.builds(
+    Growing,
+    first=whole,
+    number=st.none() | numbers,
+    words=st.none() | st.lists(texts, max_size=2).map(tuple),
+    text=texts,
+    point=st.none() | points,
+)
+gardens = st.builds(Garden, plants=st.lists(growing, max_size=3).map(tuple), gate=growing | labels)
+GARDEN = Garden(
+    plants=(
+        Growing(first=1),
+        Growing(first=2, number=0.5, words=("a", "b"), text="c", point=Point(x=1.0, y=None)),
+        Growing(first=3, words=()),
+    ),
+    gate=Growing(first=4, text="d"),
+)
+
 LAST = "last"
 
 DRAWINGS = CanonicalReader(Drawing, {})
+GARDENS = CanonicalReader(Garden, {})
 RECORDS = CanonicalReader(TrialRecord, {Configuration: {}, Settings: {}})
 RECORD_TEXTS = tuple(
     dumps(record)
-    for record in (make_record(), make_record(repeat=1, outcome=make_failure()), make_record(make_configuration()))
+    for record in (
+        make_record(),
+        make_record(repeat=1, outcome=make_failure()),
+        make_record(
+            outcome=make_measurement(
+                epochs=(
+                    make_epoch(),
+                    make_epoch(device_conditions=make_conditions(), contention=make_contention(load_average=0.5)),
+                    make_epoch(device_conditions=make_conditions(clock_reasons=None)),
+                ),
+                energy=make_energy(),
+            )
+        ),
+        make_record(make_configuration(), outcome=make_measurement(energy_reason="none")),
+    )
 )
 
 # What a mutation puts into a text: what JSON gives a meaning, what it forbids, and whole numbers and members.
@@ -157,6 +216,17 @@ def test_what_is_written_reads_as_in_the_exact_way_or_not_at_all(drawing: Drawin
 @given(mutated(drawings.map(dumps) | st.just(dumps(DRAWING))))
 def test_a_changed_text_reads_as_in_the_exact_way_or_not_at_all(text: str) -> None:
     require_agreement(DRAWINGS, Drawing, text)
+
+
+@given(gardens)
+def test_members_that_may_be_missing_read_as_in_the_exact_way_or_not_at_all(garden: Garden) -> None:
+    require_agreement(GARDENS, Garden, dumps(garden))
+
+
+@settings(max_examples=1000)
+@given(mutated(gardens.map(dumps) | st.just(dumps(GARDEN))))
+def test_a_changed_text_with_members_missing_reads_as_in_the_exact_way_or_not_at_all(text: str) -> None:
+    require_agreement(GARDENS, Garden, text)
 
 
 @settings(max_examples=1000)
@@ -233,6 +303,16 @@ def test_what_the_exact_way_refuses_is_never_read(written: str, changed: str) ->
 )
 def test_plain_text_is_read(drawing: Drawing) -> None:
     assert DRAWINGS.read(dumps(drawing)) == drawing
+
+
+def test_members_that_may_be_missing_are_read_where_they_stand_and_have_their_defaults_elsewhere() -> None:
+    text = dumps(GARDEN)
+    assert '{"first":1}' in text
+    assert '{"first":3,"words":[]}' in text
+    assert GARDENS.read(text) == GARDEN
+    explicit = text.replace('{"first":1}', '{"first":1,"number":null,"words":null}')
+    assert explicit != text
+    assert GARDENS.read(explicit) == GARDEN
 
 
 @pytest.mark.parametrize("text", RECORD_TEXTS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -10,11 +11,12 @@ from stored_runs import Quiet, configurations, shuffled, side, trial, with_recor
 
 from bench.check import check_runs
 from bench.check_report import Finding, GateReport, Limits
+from bench.check_view import check_json, check_markdown, check_text
 from bench.compare import Source
 from bench.errors import BadInputError, ExitCode
 from bench.judgement import GATE_EXIT_CODES, Verdict, undecided
 from bench.matching import make_table
-from bench.records import Measurement, Run
+from bench.records import Measurement, Run, TrialWarning
 
 QUIET = Quiet()
 ELSEWHERE = {"machine": make_machine(cpu_model="Fictional CPU 1")}
@@ -282,3 +284,51 @@ def test_devices_are_judged_apart_and_share_the_level_of_error() -> None:
     assert both.bound is not None
     assert one.bound is not None
     assert both.bound > one.bound
+
+
+# --- flagged trials
+
+
+def disturbed(slow: Sequence[int], *, seconds: float = 6.0) -> Run:
+    """A candidate whose trials of the repeats `slow` took `seconds`, and are flagged."""
+    run, slower = candidate_side(), candidate_side((seconds,))
+    return with_records(
+        run,
+        [
+            dataclasses.replace(late, warnings=(TrialWarning.CONTAMINATION,)) if late.trial.repeat in slow else record
+            for record, late in zip(run.records, slower.records, strict=True)
+        ],
+    )
+
+
+def test_flagged_trials_stay_in_the_verdict_and_the_report_says_what_it_would_be_without_them() -> None:
+    report = check(side(), disturbed(range(8), seconds=2.6))
+    assert report.verdict is Verdict.REGRESSION
+    report = check(side(), disturbed((0, 1, 2, 3)))
+    (finding,) = [finding for finding in report.findings if finding.quantity == "epoch time"]
+    assert finding.judgement.verdict is not Verdict.PASS
+    assert report.exit_code is GATE_EXIT_CODES[finding.judgement.verdict]
+    said = f"{finding.judgement.verdict}, but pass without the 4 flagged trials (contamination)"
+    assert finding.change == said
+    assert f"flagged trials matter: {said}" in check_text(report, 9_999)
+    assert f"flagged trials matter: {said}" in check_markdown(report)
+    document = json.loads(check_json(report))
+    (entry, accuracy) = document["findings"]
+    assert (entry["flagged"], entry["verdict_without_flagged"]) == ([0, 4], "pass")
+    assert (accuracy["flagged"], accuracy["verdict_without_flagged"]) == (None, None)
+    assert document["exit_code"] == report.exit_code
+
+
+def test_a_check_that_flagged_trials_do_not_change_has_no_word_of_them() -> None:
+    report = check(side(), disturbed((3,), seconds=2.0))
+    assert report.verdict is Verdict.PASS
+    assert "flagged" not in check_text(report)
+    assert json.loads(check_json(report))["findings"][0]["verdict_without_flagged"] == "pass"
+
+
+def test_a_check_says_where_nothing_would_be_left_without_flagged_trials() -> None:
+    report = check(side(), disturbed(range(8), seconds=2.6))
+    assert "regression, but nothing would be left of the candidate: all its 8 trials are flagged" in check_text(
+        report, 9_999
+    )
+    assert report.exit_code is ExitCode.REGRESSION

@@ -1,13 +1,14 @@
 import unicodedata
 
 import pytest
-from bench_builders import make_configuration, make_failure, make_measurement, make_record
+from bench_builders import make_configuration, make_epochs, make_failure, make_measurement, make_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.columns import COLUMNS, MAX_CELL_CHARACTERS, default_columns, find_columns, harmless
+from bench.columns import COLUMNS, MAX_CELL_CHARACTERS, cost_columns, default_columns, find_columns, harmless
 from bench.errors import BadInputError
 from bench.fields import FIELDS, QUANTITIES
+from bench.prices import parse_prices
 from bench.stats import summarise
 
 
@@ -103,3 +104,23 @@ def test_an_unmeasured_quantity_is_an_empty_cell() -> None:
     (summary,) = summarise([make_record(outcome=make_measurement(host_peak=None))])
     assert COLUMNS["host_peak_bytes"].text(summary) == ""
     assert COLUMNS["peak_memory_bytes"].text(summary) == ""
+
+
+def test_costs_are_the_price_of_the_epoch_and_of_the_training_to_98_percent() -> None:
+    seconds = make_measurement(epochs=make_epochs([2.0, 4.0, 2.0], [9_700, 9_800, 9_900]))
+    never = make_measurement(epochs=make_epochs([2.0], [9_799]))
+    records = [make_record(outcome=seconds), make_record(repeat=1, outcome=never)]
+    epoch, to_98 = cost_columns(parse_prices("3.6"))
+    (both,) = summarise(records)
+    assert (epoch.text(both), to_98.text(both)) == ("0.00200", "0.00600 (1 of 2)")
+    assert [field.value(both) for field in to_98.fields] == [pytest.approx(0.006), 1, 2]
+    (reached,) = summarise(records[:1])
+    assert to_98.text(reached) == "0.00600"
+    (neither,) = summarise(records[1:])
+    assert to_98.text(neither) == ""
+
+
+def test_a_device_without_a_price_and_a_failed_configuration_have_no_cost() -> None:
+    rows = (*summarise([make_record()]), *summarise([make_record(outcome=make_failure())]))
+    for summary, text in zip(rows, ("cuda=1", "1"), strict=True):
+        assert [column.text(summary) for column in cost_columns(parse_prices(text))] == ["", ""]

@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from stored_runs import side, store, trial, with_records
 
 from bench.cli import Commands
-from bench.compare_command import check_command, compare_command, split_label
+from bench.compare_command import check_command, compare_command
+from bench.options import split_label
 from bench.records import SCHEMA_VERSION, Run
 
 
@@ -146,7 +147,7 @@ def test_rounds_against_themselves_are_the_same_and_other_processors_are_hardwar
 def test_a_run_and_a_file_of_pytest_benchmark_are_two_kinds() -> None:
     write(side(), other())
     write_rounds("a.json", {"t.py::f": [0.001]})
-    ended(bench("compare", "a.jsonl", "a.json"), 2, "name two of one kind")
+    ended(bench("compare", "a.jsonl", "a.json"), 2, "name two stored runs")
     ended(bench("check", "a.json", "a.json"), 2, "use python -m bench compare")
 
 
@@ -332,3 +333,30 @@ def test_hostile_text_in_a_baseline_stays_text(monkeypatch: pytest.MonkeyPatch, 
         assert "\x1b" not in text
         assert "\x07" not in text
     assert "\\|\\<b>" in (tmp_path / "s.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
+def test_prices_of_both_sides_add_costs_to_every_format(layout: str) -> None:
+    write(side(), other(2.6))
+    prices = ("--price-per-hour", "baseline=2.5,candidate=0.5")
+    ended(bench("compare", "a.jsonl", "b.jsonl", "--format", layout, *prices), 0, "cost", "0.26")
+    ended(bench("compare", "a.jsonl", "b.jsonl", "--format", layout, "--price-per-hour", "cpu=3"), 0, "cost")
+
+
+@pytest.mark.parametrize(
+    ("price", "words"),
+    [
+        ("free", "--price-per-hour 'free' holds 'free', which is no price above 0: write a number above 0"),
+        ("baseline=2", "needs a price of both sides"),
+        ("cuda=2", "names 'cuda', which nothing was measured on: name 'cpu'"),
+    ],
+)
+def test_what_is_no_price_is_refused(price: str, words: str) -> None:
+    write(side(), other())
+    ended(bench("compare", "a.jsonl", "b.jsonl", "--price-per-hour", price), 2, words)
+
+
+def test_rounds_of_pytest_benchmark_have_no_cost() -> None:
+    write_rounds("a.json", {"t.py::f": [0.001]})
+    write_rounds("b.json", {"t.py::f": [0.001]})
+    ended(bench("compare", "a.json", "b.json", "--price-per-hour", "1"), 2, "files of pytest-benchmark hold none")

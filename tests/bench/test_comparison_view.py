@@ -1,6 +1,7 @@
 """Comparisons as text: what each format says, that it fits, and that no name can do harm."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -30,7 +31,8 @@ from bench.judgement_text import (
 )
 from bench.layout import markdown_table, text_table, text_table_width
 from bench.matching import make_table
-from bench.records import Run
+from bench.prices import Prices, parse_prices
+from bench.records import Run, TrialWarning
 
 
 def compare(baseline: Run, candidate: Run, labels: tuple[str, str] = ("A", "B")) -> Comparison:
@@ -228,3 +230,170 @@ def test_tables_align_numbers_right_and_words_left() -> None:
     assert text_table_width(headers, list(zip(*rows, strict=True))) == max(map(len, table.splitlines()))
     assert table == "           batch\nname        size\n---------  -----\na              1\nlong name   1024"
     assert markdown_table(["a", "n"], [["x|", "10"]], [False, True]) == "| a   |   n |\n|:----|----:|\n| x\\| |  10 |"
+
+
+# --- flagged trials
+
+
+def flagged(run: Run, count: int, warning: TrialWarning = TrialWarning.CONTAMINATION) -> Run:
+    """`run` with its last `count` repeats flagged."""
+    first = run.header.plan.repeats - count
+    return with_records(
+        run,
+        [
+            dataclasses.replace(record, warnings=(warning,)) if record.trial.repeat >= first else record
+            for record in run.records
+        ],
+    )
+
+
+@pytest.fixture
+def disturbed() -> Comparison:
+    """One configuration whose slower trials are all flagged, one of equal times with a flagged trial a side."""
+    slow = side((6.0, 1.0), run_id="b0b0b0b0")
+    calm = side((2.0, 1.0), run_id="b0b0b0b0")
+    records = [(slow if record.trial.repeat >= 3 else calm).records[place] for place, record in enumerate(calm.records)]
+    return compare(flagged(side((2.0, 1.0)), 1, TrialWarning.STALL), flagged(with_records(calm, records), 5))
+
+
+def test_flagged_trials_are_counted_and_a_verdict_that_hangs_on_them_is_marked(disturbed: Comparison) -> None:
+    text = render_comparison(disturbed, width=100)
+    first, second = (line for line in text.split("test accuracy")[0].splitlines() if line.startswith("784-128-10 "))
+    assert "8/8      1/5 " in first
+    assert first.endswith("slower *")
+    assert second.endswith("same")
+    told = " ".join(text.split())
+    assert "flagged: 12 of 32 trials, disturbed while they were measured (contamination, stall) * cpu" in told
+    assert "* cpu 784-128-10 batch 64: slower, but same without the 6 flagged trials (stall, contamination)" in told
+    assert told.count("without the") == 1
+
+
+def test_a_comparison_without_flagged_trials_has_no_word_of_them(mixed: Comparison) -> None:
+    for layout in ("table", "markdown"):
+        assert "flagged" not in render_comparison(mixed, format=layout)
+
+
+def test_flagged_trials_that_change_nothing_are_said_to_change_nothing() -> None:
+    text = render_comparison(compare(side(), flagged(side((2.6,), run_id="b0b0b0b0"), 1)))
+    assert "flagged: 1 of 16 trials" in text
+    assert "every verdict is the same without them" in " ".join(text.split())
+    assert "slower *" not in text
+
+
+def test_the_ratio_that_flagged_trials_move_most_is_told_where_no_verdict_changes() -> None:
+    slow = side((2.0, 1.7, 1.5), run_id="b0b0b0b0")
+    records = [
+        dataclasses.replace(late, warnings=(TrialWarning.STALL,)) if late.trial.repeat == 7 else record
+        for record, late in zip(side((2.0, 1.6, 1.5), run_id="b0b0b0b0").records, slow.records, strict=True)
+    ]
+    told = " ".join(render_comparison(compare(side((1.0, 1.0, 1.0)), with_records(slow, records))).split())
+    assert "the ratio that moves most is that of cpu 784-128-10 batch 128: 1.612, 1.600 without" in told
+
+
+def test_flagged_trials_that_move_no_ratio_are_counted_and_no_more() -> None:
+    run = flagged(side(), 1)
+    told = " ".join(render_comparison(compare(run, run)).split())
+    assert "flagged: 2 of 16 trials, disturbed while they were measured (contamination); every verdict is" in told
+    assert "moves most" not in told
+
+
+def test_where_nothing_would_be_left_without_flagged_trials_it_is_said() -> None:
+    text = render_comparison(compare(side(), flagged(side((2.6,), run_id="b0b0b0b0"), 8)))
+    assert "slower *" in text
+    assert (
+        "* cpu 784-128-10 batch 64: slower, but nothing would be left of the candidate: all its 8 trials are flagged "
+        "(contamination)" in " ".join(text.split())
+    )
+
+
+def test_five_changed_verdicts_are_told_and_the_others_counted() -> None:
+    theirs = flagged(side((2.6,) * 7, run_id="b0b0b0b0"), 8)
+    told = " ".join(render_comparison(compare(side((2.0,) * 7), theirs)).split())
+    assert told.count("nothing would be left") == 5
+    assert "* and 2 more: see time_verdict_without_flagged with --format csv" in told
+
+
+def test_markdown_marks_verdicts_without_making_lists_or_emphasis(disturbed: Comparison) -> None:
+    text = render_comparison(disturbed, format="markdown")
+    assert "slower \\*" in text
+    assert "\n- \\* cpu 784-128-10 batch 64: slower, but same" in text
+
+
+def test_exports_hold_counts_and_the_verdict_without_flagged_trials(disturbed: Comparison) -> None:
+    first, second = json.loads(render_comparison(disturbed, format="json"))["rows"]
+    assert (first["baseline_flagged"], first["candidate_flagged"]) == (1, 5)
+    assert (first["time_verdict"], first["time_verdict_without_flagged"]) == ("slower", "same")
+    assert first["time_ratio"] > 1.5
+    assert first["time_ratio_without_flagged"] == pytest.approx(1.0, abs=0.01)
+    assert "95 % interval" in first["time_reason_without_flagged"]
+    assert (second["time_verdict"], second["time_verdict_without_flagged"]) == ("same", "same")
+    (row, _) = csv.DictReader(io.StringIO(render_comparison(disturbed, format="csv")))
+    assert row["time_verdict_without_flagged"] == "same"
+
+
+def test_without_a_flagged_trial_the_verdict_without_them_is_the_verdict(mixed: Comparison) -> None:
+    for row in json.loads(render_comparison(mixed, format="json"))["rows"]:
+        assert (row["baseline_flagged"], row["candidate_flagged"]) == (0, 0)
+        for key in ("time_ratio", "time_verdict", "time_reason"):
+            assert row[f"{key}_without_flagged"] == row[key]
+
+
+# --- cost
+
+
+SIDES = parse_prices("baseline=3.6,candidate=0.36", has_sides=True)
+
+
+def costs(comparison: Comparison, prices: Prices = SIDES) -> str:
+    """The table of costs and what is below it."""
+    return render_comparison(comparison, prices=prices, width=100).split("\ncost of training, baseline / candidate")[1]
+
+
+def test_cost_has_a_table_of_its_own_with_both_sides_and_the_ratio_of_an_epochs(mixed: Comparison) -> None:
+    text = costs(mixed)
+    first = next(line for line in text.splitlines() if line.startswith("784-128-10 "))
+    assert " ".join(first.split()) == "784-128-10 64 0.00200 / 0.000260 0.130 0.128-0.132 - / - 0/0"
+    assert "cost: training time only" in text
+    assert "price per hour: baseline 3.6, candidate 0.36" in " ".join(text.split())
+
+
+def test_the_cost_to_98_percent_is_of_the_trials_that_got_there() -> None:
+    comparison = compare(side(correct=9_798), side((1.0,), correct=9_900, run_id="b0b0b0b0"))
+    first = next(line for line in costs(comparison).splitlines() if line.startswith("784-128-10 "))
+    assert first.split()[-4:] == ["0.00202", "/", "0.000100", "3/8"]
+    (row,) = json.loads(render_comparison(comparison, format="json", prices=SIDES))["rows"]
+    assert row["baseline_cost_to_98_percent_n"] == 3
+    assert row["candidate_cost_to_98_percent_n"] == 8
+    assert row["candidate_cost_to_98_percent"] == pytest.approx(0.0001, rel=0.01)
+
+
+def test_exports_hold_prices_costs_and_their_ratio_only_where_prices_are_given(mixed: Comparison) -> None:
+    (row, _) = json.loads(render_comparison(mixed, format="json", prices=SIDES))["rows"]
+    assert (row["baseline_price_per_hour"], row["candidate_price_per_hour"]) == (3.6, 0.36)
+    assert row["epoch_cost_ratio"] == pytest.approx(row["time_ratio"] / 10)
+    assert row["epoch_cost_ratio"] == pytest.approx(row["candidate_cost_per_epoch"] / row["baseline_cost_per_epoch"])
+    assert row["epoch_cost_ratio_low"] == pytest.approx(row["time_ratio_low"] / 10)
+    assert row["epoch_cost_ratio_high"] == pytest.approx(row["time_ratio_high"] / 10)
+    assert row["baseline_cost_per_epoch"] == pytest.approx(row["baseline_seconds"] * 3.6 / 3600)
+    assert row["baseline_cost_to_98_percent"] is None
+    header = render_comparison(mixed, format="csv").splitlines()[0]
+    assert "cost" not in header
+    assert "price" not in header
+    with_costs = render_comparison(mixed, format="csv", prices=SIDES).splitlines()[0]
+    assert with_costs.split(",")[: len(header.split(","))] == header.split(",")
+
+
+def test_one_price_for_both_sides_leaves_the_ratio_that_of_time(mixed: Comparison) -> None:
+    (row, _) = json.loads(render_comparison(mixed, format="json", prices=parse_prices("7")))["rows"]
+    assert row["epoch_cost_ratio"] == row["time_ratio"]
+
+
+def test_without_a_price_or_a_measurement_a_cost_is_unknown_and_no_crash(mixed: Comparison) -> None:
+    for layout in ("table", "markdown", "csv", "json"):
+        render_comparison(mixed, format=layout, prices=parse_prices("cuda=1"))
+    assert "- / -" in costs(mixed, parse_prices("cuda=1"))
+    failed = [make_record(repeat=repeat, outcome=make_failure()) for repeat in range(3)]
+    comparison = compare(side(), make_run(records=failed, run_id="b0b0b0b0"))
+    (row,) = json.loads(render_comparison(comparison, format="json", prices=SIDES))["rows"]
+    assert row["candidate_cost_per_epoch"] is row["epoch_cost_ratio"] is row["epoch_cost_ratio_low"] is None
+    assert "/ -" in costs(comparison)

@@ -15,6 +15,7 @@ import pytest
 
 from bench.processes import worker_environment
 from bench.records import Failure, FailureKind, Measurement
+from bench.stats import summarise
 from bench.store import read_run
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
@@ -108,6 +109,10 @@ def test_run_trains_on_real_mnist_and_ends_with_a_table_and_a_csv(tmp_path: Path
         losses = seeds.setdefault(record.trial.configuration.batch_size, {})
         losses[record.trial.seed] = record.outcome.epochs[0].train_loss
     assert all(len(set(losses.values())) == 3 for losses in seeds.values())  # every repeat is another seed
+    for summary in summarise(run.records):
+        assert summary.host_peak_bytes is not None
+        assert summary.memory_floor_bytes is not None
+        assert summary.host_peak_bytes.low >= summary.memory_floor_bytes
     frame = pd.read_csv(stored(tmp_path).with_suffix(".csv"))
     assert list(frame["status"]) == ["measured"] * 6
     rows = json.loads(bench(tmp_path, "show", "latest", "--format", "json").stdout)["rows"]

@@ -2,12 +2,19 @@ import dataclasses
 import types
 import typing
 
-from bench_builders import make_configuration, make_failure, make_measurement, make_record
+from bench_builders import (
+    make_configuration,
+    make_energy,
+    make_epochs,
+    make_failure,
+    make_measurement,
+    make_record,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.fields import DIMENSIONS, FIELDS, IDENTITY, QUANTITIES, STATISTICS, Value, hidden_dimensions
-from bench.records import Configuration, FailureKind, Peak, Sample, Summary
+from bench.records import Configuration, FailureKind, Peak, Sample, Summary, TrialWarning
 from bench.stats import summarise
 
 
@@ -35,12 +42,24 @@ def test_every_sample_of_a_summary_is_a_quantity_with_every_statistic() -> None:
 
 def test_numeric_fields_hold_numbers_and_the_others_texts_or_flags() -> None:
     measurement = make_measurement(
-        device_allocated_peak=Peak(bytes=1, method="m"), device_reserved_peak=Peak(bytes=2, method="m")
+        device_allocated_peak=Peak(bytes=1, method="m"),
+        device_reserved_peak=Peak(bytes=2, method="m"),
+        energy=make_energy(),
     )
-    (summary,) = summarise([make_record(repeat=repeat, outcome=measurement) for repeat in range(2)])
+    records = [make_record(repeat=repeat, outcome=measurement) for repeat in range(2)]
+    (summary,) = summarise(records, lambda _: 1e12)
     for key, field in FIELDS.items():
         held = field.value(summary)
         assert (isinstance(held, int | float) and not isinstance(held, bool)) == field.numeric, key
+
+
+def test_energy_is_told_by_epoch_and_by_joule_and_empty_where_unmeasured() -> None:
+    (measured,) = summarise([make_record(outcome=make_measurement(energy=make_energy(joules=480.0)))])
+    assert value(measured, "joules_per_epoch_median") == 160.0
+    assert value(measured, "samples_per_joule_median") == 375.0
+    (unmeasured,) = summarise([make_record(outcome=make_measurement(energy_reason="no counter"))])
+    assert value(unmeasured, "joules_per_epoch_median") is None
+    assert value(unmeasured, "samples_per_joule_median") is None
 
 
 def test_raw_values_are_not_rounded() -> None:
@@ -129,3 +148,12 @@ def test_rows_that_differ_always_differ_in_what_is_shown(configurations: list[Co
     rows = summaries_of(*configurations)
     shown = (*IDENTITY, *hidden_dimensions(rows, IDENTITY))
     assert len({tuple(value(row, key) for key in shown) for row in rows}) == len(rows)
+
+
+def test_flagged_trials_are_a_count_and_the_epoch_time_without_them_a_value() -> None:
+    slow = make_measurement(epochs=make_epochs([9.0], [9_725]))
+    records = [make_record(), make_record(repeat=1, outcome=slow, warnings=(TrialWarning.STALL,))]
+    (summary,) = summarise(records)
+    assert (value(summary, "flagged"), value(summary, "unflagged_epoch_seconds")) == (1, 2.125)
+    (summary,) = summarise(records[1:])
+    assert (value(summary, "flagged"), value(summary, "unflagged_epoch_seconds")) == (1, None)

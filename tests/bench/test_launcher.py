@@ -1,12 +1,13 @@
 import pytest
-from bench_builders import make_configuration
+from bench_builders import make_conditions, make_configuration, make_energy, make_epoch
 from fake_worker import FakeLauncher, FakeProcess, Request, die, fail_trial
 
 from bench.channel import ChannelTimeoutError, ProtocolError
+from bench.coding import to_json
 from bench.errors import BadInputError, WorkerError
 from bench.launcher import TrialFailedError, Worker, describe_place, prepare_dataset, probe_trial, run_trial
-from bench.messages import Finished
-from bench.records import EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
+from bench.messages import Finished, Trained
+from bench.records import EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
 
 TRIAL = Trial(configuration=make_configuration(epochs=3), seed=7, repeat=2)
 
@@ -29,6 +30,25 @@ def test_trial_asks_for_its_epochs_back_to_back_and_evaluates_after_each(fake_la
     assert isinstance(record.outcome, Measurement)
     assert list(record.outcome.epochs) == seen
     assert record.trial == TRIAL
+
+
+def test_energy_and_conditions_reach_the_record(fake_launcher: FakeLauncher) -> None:
+    epoch = make_epoch(device_conditions=make_conditions(other_processes=1))
+    trained = Trained(**{name: getattr(epoch, name) for name in Trained.__dataclass_fields__})
+    finished = Finished(
+        host_peak=None,
+        device_allocated_peak=None,
+        device_reserved_peak=None,
+        energy=make_energy(),
+        energy_reason="",
+    )
+    answers = {"train": {"answer": to_json(trained)}, "finish": {"answer": to_json(finished)}}
+    fake_launcher.on = lambda request: answers.get(request["do"])
+    record = run(fake_launcher)
+    assert isinstance(record.outcome, Measurement)
+    assert record.outcome.energy == make_energy()
+    assert [each.device_conditions for each in record.outcome.epochs] == [epoch.device_conditions] * 3
+    assert record.warnings == (TrialWarning.DEVICE_SHARED,)
 
 
 def test_every_trial_gets_a_process_of_its_own_and_ends_it(fake_launcher: FakeLauncher) -> None:

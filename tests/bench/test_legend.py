@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 from bench_builders import (
     make_configuration,
+    make_epochs,
     make_failure,
     make_footer,
     make_machine,
@@ -86,6 +87,15 @@ def test_peak_memory_is_explained_for_shown_rows_only() -> None:
     assert not [note for note in legend(run, shown, default_columns(shown), ()) if note.startswith("peak memory")]
 
 
+def test_why_energy_is_missing_is_told_once_and_only_beside_its_columns() -> None:
+    outcome = make_measurement(energy_reason="RAPL: nothing there")
+    run = make_run(records=[make_record(repeat=repeat, outcome=outcome) for repeat in range(3)])
+    told = [line for line in notes(run, "model", "joules_per_epoch") if "RAPL: nothing there" in line]
+    assert len(told) == 1
+    assert told[0].startswith("energy unmeasured: ")
+    assert not any("RAPL" in line for line in notes(run))
+
+
 def test_failures_are_counted_by_kind_with_the_first_message() -> None:
     kinds = [
         (FailureKind.TIMEOUT, "60 s"),
@@ -136,3 +146,58 @@ def test_a_complete_run_says_nothing_of_it() -> None:
 def test_what_was_wrong_with_the_file_is_told_harmlessly() -> None:
     run = dataclasses.replace(make_run(), warnings=("line 7 is torn\x1b[2J",))
     assert notes(run)[-1] == "file: line 7 is torn?[2J"
+
+
+# --- flagged trials
+
+
+def flag(run: Run, repeats: int, *seconds: float) -> Run:
+    """`run` with a stall in its first trials of each configuration, one for each of `seconds`, its epoch time."""
+    records = []
+    for record in run.records:
+        if record.trial.repeat < repeats:
+            outcome = make_measurement(epochs=make_epochs([seconds[record.trial.repeat]], [9_725]))
+            records.append(dataclasses.replace(record, outcome=outcome, warnings=(TrialWarning.STALL,)))
+        else:
+            records.append(record)
+    return dataclasses.replace(run, records=tuple(records))
+
+
+def test_an_epoch_time_is_told_with_and_without_flagged_trials_where_it_differs() -> None:
+    assert "cpu 784-128-10 batch 64: 2.13 s with, 2.12 s without the 1 flagged of 3 trials" not in notes(make_run())
+    told = notes(flag(make_run(repeats=4), 3, 4.0, 4.5, 5.0))
+    assert "cpu 784-128-10 batch 64: 4.25 s with, 2.12 s without the 3 flagged of 4 trials" in told
+
+
+def test_a_median_that_flagged_trials_do_not_move_is_said_to_stay() -> None:
+    assert "cpu 784-128-10 batch 64: 1 of 3 trials flagged, 2.12 s with and without" in notes(flag(make_run(), 1, 9.0))
+
+
+def test_all_trials_flagged_leave_nothing() -> None:
+    told = notes(flag(make_run(), 3, 2.0, 2.0, 2.0))
+    assert "cpu 784-128-10 batch 64: all 3 trials are flagged, and nothing would be left without them" in told
+
+
+def test_a_single_flagged_trial_has_its_warning_and_no_more() -> None:
+    assert not [note for note in notes(flag(make_run(repeats=1), 1, 2.0)) if "flagged" in note]
+
+
+def test_five_configurations_with_flagged_trials_are_told_the_most_moved_first_and_the_others_counted() -> None:
+    configurations = [make_configuration(batch_size=size, threads=each) for size in (8, 64, 99) for each in (1, 2)]
+    run = flag(make_run(configurations), 2, 8.0, 9.0)
+    calm = [record for record in run.records if record.trial.configuration != configurations[3]]
+    told = [note for note in notes(dataclasses.replace(run, records=tuple(calm))) if "flagged" in note]
+    assert len(told) == 5
+    assert told[0] == "cpu 784-128-10 batch 8, threads 1: 8.00 s with, 2.12 s without the 2 flagged of 3 trials"
+    run = dataclasses.replace(
+        run,
+        records=tuple(
+            dataclasses.replace(record, outcome=make_measurement(epochs=make_epochs([30.0], [9_725])))
+            if record.warnings and record.trial.configuration == configurations[4]
+            else record
+            for record in run.records
+        ),
+    )
+    told = [note for note in notes(run) if "flagged" in note]
+    assert told[0] == "cpu 784-128-10 batch 99, threads 1: 30.0 s with, 2.12 s without the 2 flagged of 3 trials"
+    assert told[-1] == "and 1 more with flagged trials: add flagged and unflagged_epoch_seconds to --columns"

@@ -44,6 +44,13 @@ def test_the_fastest_product_counts_and_a_long_one_ends_the_search() -> None:
 
 
 @pytest.mark.usefixtures("one_library")
+def test_the_search_can_be_made_to_end_earlier() -> None:
+    clock = Clock(itertools.repeat(0.02))
+    measure_peak(CPU, lambda: None, longest_seconds=0.01, clock=clock)
+    assert clock.products == 1 + REPEATS
+
+
+@pytest.mark.usefixtures("one_library")
 def test_a_stall_does_not_lower_the_peak() -> None:
     calm = measure_peak(CPU, lambda: None, clock=Clock(itertools.repeat(0.06)))
     stalled = measure_peak(CPU, lambda: None, clock=Clock(itertools.chain([9.0, 0.06, 9.0], itertools.repeat(0.06))))
@@ -70,6 +77,24 @@ def test_where_the_engine_has_two_libraries_the_faster_one_counts(monkeypatch: p
     clock = Clock(iter(seconds))
     assert measure_peak(CPU, lambda: None, clock=clock) == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
     assert clock.products == len(seconds)
+
+
+@pytest.mark.usefixtures("one_library")
+def test_sizes_that_do_not_fit_the_memory_are_left_out_but_the_first() -> None:
+    for budget_bytes, sizes in ((0, 1), (4 * 4 * SIZES[1] ** 2, 2), (4 * 4 * SIZES[1] ** 2 - 1, 1)):
+        clock = Clock(itertools.repeat(0.001))
+        measure_peak(CPU, lambda: None, budget_bytes=budget_bytes, clock=clock)
+        assert clock.products == sizes * (1 + REPEATS)
+
+
+def test_bf16_matrices_are_multiplied_by_torchs_ordinary_product_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "mkl_is_held_back", lambda: True)
+    formats = []
+    monkeypatch.setattr(torch, "mm", lambda left, _right, out: formats.append((left.dtype, out.dtype)))
+    clock = Clock(itertools.repeat(0.06))
+    rate = measure_peak(CPU, lambda: None, dtype=torch.bfloat16, clock=clock)
+    assert rate == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
+    assert formats == [(torch.bfloat16, torch.bfloat16)] * (1 + REPEATS)
 
 
 def test_a_real_peak_is_above_what_one_multiplication_at_a_time_could_reach() -> None:

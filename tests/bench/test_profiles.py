@@ -13,11 +13,14 @@ import pytest
 from bench_builders import make_configuration, make_machine, make_software
 from hypothesis import given
 from hypothesis import strategies as st
+from rates_builders import UNKNOWN_POWER, make_idle_power, make_rates, make_thread_rates, make_transfers
 from scipy import stats as scipy_stats
 
+from bench.coding import to_json
 from bench.errors import BadInputError, IncomparableError, StorageError
 from bench.profiles import (
     MAX_SESSIONS,
+    SCHEMA_VERSION,
     DeviceSession,
     MachineProfile,
     Session,
@@ -64,7 +67,7 @@ def profile_of(epoch_times: Sequence[float]) -> MachineProfile:
     )
 
 
-def test_a_profile_of_the_first_version_is_read_and_grows_into_the_second(tmp_path: Path) -> None:
+def test_a_profile_of_the_first_version_is_read_and_grows_into_the_newest(tmp_path: Path) -> None:
     content = stored(tmp_path) | {"schema_version": 1}
     path = next(tmp_path.rglob("*.json"))
     path.write_text(json.dumps(content))
@@ -73,15 +76,104 @@ def test_a_profile_of_the_first_version_is_read_and_grows_into_the_second(tmp_pa
     figures = old.figures("cpu")
     assert figures is not None
     assert figures.peak_flops_per_second is None
+    assert (figures.rates, figures.thread_rates) == ((), ())
     peaks = (1.5e11, 1.7e11, 1.6e11)
     grown = old.with_session(MACHINE, make_session(make_device(peak_flops_per_second=peaks), day=2))
     save_profile(grown, tmp_path)
     read = load_profile(MACHINE.id, tmp_path)
     assert read == grown
-    assert json.loads(path.read_text())["schema_version"] == 2
+    assert json.loads(path.read_text())["schema_version"] == SCHEMA_VERSION
     figures = grown.figures("cpu")
     assert figures is not None
     assert figures.peak_flops_per_second == 1.7e11
+
+
+def test_rates_are_stored_and_read(tmp_path: Path) -> None:
+    gpu = make_device(device="cuda:0", rates=(make_rates(transfers=make_transfers()), make_rates(precision="tf32")))
+    profile = make_profile(make_session(make_device(rates=(make_rates(),), thread_rates=(make_thread_rates(),)), gpu))
+    save_profile(profile, tmp_path)
+    assert load_profile(MACHINE.id, tmp_path) == profile
+
+
+def test_the_profiles_in_this_checkout_are_read_as_they_are() -> None:
+    results = Path(__file__).resolve().parents[2] / "results"
+    for path in (results / "machines").glob("*.json"):
+        profile = load_profile(path.stem, results)
+        assert profile is not None
+        for device in profile.devices:
+            assert profile.figures(device) is not None
+
+
+# Rates
+
+
+def measured(*rates: Any, threads: tuple[int, ...] = (), **changes: Any) -> MachineProfile:  # noqa: ANN401 - any field
+    return make_profile(
+        make_session(make_device(rates=rates, thread_rates=tuple(map(make_thread_rates, threads)), **changes))
+    )
+
+
+def test_the_peak_is_the_highest_rate_of_that_precision_and_thread_count() -> None:
+    bf16 = make_rates(precision="bf16", square_flops_per_second=9e11, layers=())
+    profile = measured(make_rates(), bf16, threads=(1, 2), peak_flops_per_second=(4.1e11,))
+    assert profile.peak_flops_per_second("cpu", "fp32", 2) == 4.2e11
+    assert profile.peak_flops_per_second("cpu", "bf16", 2) == 9e11
+    assert profile.peak_flops_per_second("cpu", "fp32", 1) == 2.1e11
+
+
+def test_the_peak_includes_what_the_second_version_of_the_format_holds() -> None:
+    assert measured(peak_flops_per_second=(4e11, 5e11)).peak_flops_per_second("cpu", "fp32", 2) == 5e11
+    assert measured(make_rates(), peak_flops_per_second=(5e11,)).peak_flops_per_second("cpu", "fp32", 2) == 5e11
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "threads"),
+    [("cpu", "tf32", 2), ("cpu", "bf16", 2), ("cpu", "fp32", 3), ("cpu", "bf16", 1), ("cuda:0", "fp32", 2)],
+)
+def test_what_was_not_measured_has_no_peak(device: str, precision: str, threads: int) -> None:
+    profile = measured(make_rates(), threads=(1, 2), peak_flops_per_second=(4.1e11,))
+    assert profile.peak_flops_per_second(device, precision, threads) is None
+    assert make_profile().peak_flops_per_second("cpu", "fp32", 2) is None
+
+
+def test_an_accelerators_rates_hold_for_any_number_of_the_hosts_threads() -> None:
+    profile = measured(make_rates(), device="cuda:0", peak_flops_per_second=(5e11,))
+    for threads in (1, 2, 64):
+        assert profile.peak_flops_per_second("cuda:0", "fp32", threads) == 5e11
+        assert profile.peak_flops_per_second("cuda:0", "bf16", threads) is None
+        assert profile.bandwidth_bytes_per_second("cuda:0", threads) == 2.2e10
+
+
+def test_the_peak_is_that_of_the_newest_session() -> None:
+    fast = make_session(make_device(rates=(make_rates(square_flops_per_second=9e11),)))
+    profile = make_profile(fast, make_session(make_device(rates=(make_rates(),))))
+    assert profile.peak_flops_per_second("cpu", "fp32", 2) == 4.2e11
+
+
+def test_the_bandwidth_is_the_higher_of_copy_and_triad_at_that_thread_count() -> None:
+    profile = measured(make_rates(), threads=(1,))
+    assert profile.bandwidth_bytes_per_second("cpu", 2) == 2.2e10
+    assert profile.bandwidth_bytes_per_second("cpu", 1) == 1.2e10
+    assert profile.bandwidth_bytes_per_second("cpu", 4) is None
+    assert profile.bandwidth_bytes_per_second("mps", 2) is None
+    assert make_profile().bandwidth_bytes_per_second("cpu", 2) is None
+
+
+def test_idle_power_is_that_of_the_newest_session_and_none_where_it_was_not_measured() -> None:
+    rates = make_rates(idle_power=make_idle_power()), make_rates(precision="bf16")
+    assert measured(*rates).idle_watts("cpu") == 72.5
+    assert measured(make_rates(idle_power=UNKNOWN_POWER)).idle_watts("cpu") is None
+    assert measured(make_rates()).idle_watts("cpu") is None
+    assert make_profile().idle_watts("cpu") is make_profile().idle_watts("cuda:0") is None
+
+
+def test_figures_hold_the_newest_sessions_rates_and_nothing_where_none_were_measured() -> None:
+    figures = measured(make_rates(), threads=(1,)).figures("cpu")
+    assert figures is not None
+    assert (figures.rates, figures.thread_rates) == ((make_rates(),), (make_thread_rates(1),))
+    figures = make_profile().figures("cpu")
+    assert figures is not None
+    assert (figures.rates, figures.thread_rates, figures.peak_flops_per_second) == ((), (), None)
 
 
 # A/A floor
@@ -259,7 +351,7 @@ def test_a_profile_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_and_says_so(tmp_path: Path) -> None:
-    refused(tmp_path, json.dumps(stored(tmp_path) | {"schema_version": 3}).encode(), "newer", "use a newer bench")
+    refused(tmp_path, json.dumps(stored(tmp_path) | {"schema_version": 4}).encode(), "newer", "use a newer bench")
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.0])
@@ -279,6 +371,8 @@ def test_an_unknown_schema_is_refused(tmp_path: Path, version: object) -> None:
         ("epoch_seconds", [0.5]),
         ("test_accuracies", [0.5, 97.0, 0.6]),
         ("seeds", []),
+        ("rates", [to_json(make_rates()) | {"square_flops_per_second": 0.0}]),
+        ("thread_rates", [to_json(make_thread_rates()) | {"triad_bytes_per_second": -1.0}]),
         ("nonsense", 1),
     ],
 )

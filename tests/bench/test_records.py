@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 from bench_builders import (
     make_configuration,
+    make_energy,
     make_epoch,
     make_epochs,
     make_machine,
@@ -11,7 +12,7 @@ from bench_builders import (
 )
 
 from bench.coding import dumps, from_json, loads
-from bench.records import Accelerator, Configuration
+from bench.records import Accelerator, Configuration, Measurement
 
 GIBIBYTE = 2**30
 MEBIBYTE = 2**20
@@ -133,3 +134,25 @@ def test_an_accuracy_that_is_lost_again_was_reached_all_the_same() -> None:
     measurement = make_measurement(epochs=make_epochs((1.0, 2.0, 4.0), (9_500, 9_850, 9_700)))
     assert measurement.seconds_to_accuracy(0.98) == 3.0
     assert measurement.test_accuracy == 0.97
+
+
+# Energy
+
+
+def test_energy_is_told_by_epoch_and_by_joule() -> None:
+    measurement = make_measurement(energy=make_energy(joules=480.0))
+    assert measurement.joules_per_epoch == 160.0
+    assert measurement.samples_per_joule == 375.0
+
+
+def test_unmeasured_energy_is_none_in_every_form() -> None:
+    measurement = make_measurement(energy_reason="no counter")
+    assert (measurement.joules_per_epoch, measurement.samples_per_joule) == (None, None)
+    assert make_measurement(energy=make_energy(joules=0.0)).samples_per_joule is None
+
+
+def test_what_was_not_measured_is_not_written_so_that_older_records_read_as_they_are() -> None:
+    text = dumps(make_measurement())
+    for name in ("energy", "energy_reason", "device_conditions", "pressure_stall_seconds", "load_average"):
+        assert f'"{name}"' not in text
+    assert from_json(Measurement, loads(text)) == make_measurement()

@@ -14,8 +14,10 @@ from typing import Any, Final
 
 import pytest
 from bench_builders import (
+    make_conditions,
     make_configuration,
     make_contention,
+    make_energy,
     make_epoch,
     make_failure,
     make_footer,
@@ -49,6 +51,7 @@ GOLDEN: Final = {
     version: Path(__file__).parent / "golden" / f"run-schema-{version}.jsonl"
     for version in range(1, SCHEMA_VERSION + 1)
 }
+ENERGY_VERSION: Final = 3
 KINDS: Final = {"header": Header, "trial": TrialRecord, "footer": Footer}
 
 Schema = dict[str, Any]
@@ -185,12 +188,33 @@ def golden_run() -> list[Header | TrialRecord | Footer]:
                 train_seconds=2.0625, train_loss=0.1523, train_correct=57_312, test_loss=0.1089, test_correct=9_677
             ),
         ),
+        energy_reason="RAPL: energy_uj may not be read, often only by root",
     )
-    unseen = make_contention(other_cpu_seconds=None, steal_seconds=None, involuntary_switches=None)
+    unseen = make_contention(
+        other_cpu_seconds=None,
+        steal_seconds=None,
+        involuntary_switches=None,
+        pressure_stall_seconds=0.03125,
+        throttled_seconds=0.0,
+        load_average=0.75,
+    )
+    blind = make_conditions(max_clock_hertz=None, clock_reasons=None, other_processes=None)
     on_cuda = make_measurement(
         epochs=(
-            make_epoch(train_seconds=0.40625, test_loss=0.1012, test_correct=9_702, contention=unseen),
-            make_epoch(train_seconds=0.3984375, test_loss=0.0723, test_correct=9_781, contention=unseen),
+            make_epoch(
+                train_seconds=0.40625,
+                test_loss=0.1012,
+                test_correct=9_702,
+                contention=unseen,
+                device_conditions=make_conditions(clock_reasons=("sw_power_cap", "hw_slowdown"), other_processes=2),
+            ),
+            make_epoch(
+                train_seconds=0.3984375,
+                test_loss=0.0723,
+                test_correct=9_781,
+                contention=unseen,
+                device_conditions=blind,
+            ),
         ),
         settings=make_settings(tf32_matmul=True),
         parameters=535_818,
@@ -200,6 +224,7 @@ def golden_run() -> list[Header | TrialRecord | Footer]:
         host_baseline_bytes=None,
         device_allocated_peak=Peak(bytes=214_958_080, method="torch.cuda.max_memory_allocated"),
         device_reserved_peak=Peak(bytes=239_075_328, method="torch.cuda.max_memory_reserved"),
+        energy=make_energy(),
     )
     failed = make_failure(FailureKind.OUT_OF_MEMORY, "CUDA out of memory: 2 GiB wanted, \u00bd GiB free")
     return [
@@ -208,7 +233,7 @@ def golden_run() -> list[Header | TrialRecord | Footer]:
         make_record(cuda, 0, outcome=failed),
         make_footer(complete=False, reason="interrupted", measured=1, failed=1, missing=2, wall_seconds=21.5),
         make_record(cpu, 1, outcome=on_cpu, warnings=(TrialWarning.STALL, TrialWarning.CONTAMINATION)),
-        make_record(cuda, 1, outcome=on_cuda),
+        make_record(cuda, 1, outcome=on_cuda, warnings=(TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED)),
         make_footer(measured=3, failed=1, wall_seconds=19.25),
     ]
 
@@ -240,6 +265,14 @@ def test_the_golden_file_reads_as_the_run_it_was(version: int) -> None:
     assert isinstance(last.outcome, Measurement)
     assert last.outcome.device_reserved_peak == Peak(bytes=239_075_328, method="torch.cuda.max_memory_reserved")
     assert last.outcome.epochs[0].contention.steal_seconds is None
+    knows_energy = version >= ENERGY_VERSION
+    assert last.outcome.energy == (make_energy() if knows_energy else None)
+    assert bool(first.outcome.energy_reason) == knows_energy
+    conditions = last.outcome.epochs[0].device_conditions
+    assert (conditions is not None) == knows_energy
+    assert conditions is None or conditions.clock_reasons == ("sw_power_cap", "hw_slowdown")
+    assert last.outcome.epochs[0].contention.throttled_seconds == (0.0 if knows_energy else None)
+    assert last.warnings == ((TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED) if knows_energy else ())
     assert run.footer == Footer(complete=True, reason="complete", measured=3, failed=1, missing=0, wall_seconds=19.25)
 
 

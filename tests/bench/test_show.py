@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import pytest
 from bench_builders import (
     make_configuration,
@@ -19,13 +20,18 @@ from bench_builders import (
     make_record,
     make_run,
 )
+from click.testing import CliRunner, Result
+from stored_runs import store
 
+from bench.cli import Commands
 from bench.coding import to_json
 from bench.columns import COLUMNS, DROP_ORDER
 from bench.errors import BadInputError
 from bench.fields import FIELDS
+from bench.prices import parse_prices
 from bench.records import Configuration, FailureKind, Peak, Run, TrialRecord, TrialWarning
 from bench.show import Format, render_run
+from bench.show_command import show_command
 from bench.units import format_bytes, format_percent, format_rate, format_seconds
 
 FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "json")
@@ -297,10 +303,99 @@ def test_machines_without_accelerator_name_none() -> None:
 
 
 def test_showing_imports_neither_torch_nor_pandas_nor_numpy() -> None:
-    script = (
-        "import sys, bench.show, tabulate\nprint(sorted({'torch', 'pandas', 'numpy', 'mnist_mlp'} & set(sys.modules)))"
-    )
+    script = "import sys, bench.show, tabulate\nprint(sorted({'torch', 'pandas', 'numpy', 'scipy'} & set(sys.modules)))"
     done = subprocess.run(  # noqa: S603 - our own interpreter and a fixed script
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30, cwd=Path.cwd()
     )
     assert done.stdout.strip() == "[]"
+
+
+# --- flagged trials
+
+
+def test_flagged_trials_can_be_shown_filtered_and_sorted_by() -> None:
+    run = make_sweep()
+    assert table_rows(
+        render_run(run, columns=["device", "flagged"], sort=["-flagged"], filters=["flagged<=1"]), 80
+    ) == [
+        ["cuda", "1"],
+        ["cpu", "0"],
+        ["cpu", "0"],
+    ]
+    assert [row["flagged"] for row in render_json(run, filters=["flagged>=1"])["rows"]] == [1]
+    assert "flagged,unflagged_epoch_seconds\n1,\n" in (
+        render_run(run, format="csv", columns=["flagged", "unflagged_epoch_seconds"], filters=["device=cuda"]) + "\n"
+    )
+
+
+def test_the_legend_says_what_flagged_trials_do_to_the_epoch_time() -> None:
+    records = [trained(SMALL, repeat, seconds, 9_700) for repeat, seconds in enumerate((1.0, 1.0))]
+    records += [trained(SMALL, repeat, 4.0, 9_700, TrialWarning.STALL) for repeat in (2, 3)]
+    text = render_run(make_run([SMALL], 4, records=records), width=200)
+    assert "cpu mlp_512_256 batch 64: 2.50 s with, 1.00 s without the 2 flagged of 4 trials" in text
+
+
+# --- cost
+
+
+@pytest.mark.parametrize("format_", ["table", "markdown"])
+def test_costs_are_the_last_columns_and_said_to_be_of_training_time_only(format_: Format) -> None:
+    text = render_run(make_sweep(), format=format_, width=140, prices=parse_prices("cpu=3.6,cuda=36"))
+    rows = table_rows(text, 140) if format_ == "table" else markdown_rows(text)
+    assert [row[-2:] for row in rows] == [["0.00219", ""], ["0.00127", ""], ["0.000813", ""]]
+    assert "cost: training time only" in text
+    assert "price per hour: cpu 3.6, cuda 36" in text
+    assert "cost" not in render_run(make_sweep(), format=format_)
+
+
+def test_a_narrow_table_keeps_its_costs() -> None:
+    text = render_run(make_sweep(), prices=parse_prices("1"))
+    assert "left out for want of room: throughput_per_second_median" in re.sub(r"\s+", " ", text)
+    assert all(row[-2] for row in table_rows(text, 80))
+
+
+def test_exports_hold_the_price_the_costs_and_how_many_trials_they_are_of() -> None:
+    for columns in (None, ["device"]):
+        rows = render_json(make_sweep(), prices=parse_prices("cpu=3.6"), columns=columns)["rows"]
+        assert [row["price_per_hour"] for row in rows] == [3.6, 3.6, None]
+        assert [row["cost_per_epoch"] for row in rows] == [pytest.approx(0.0021875), pytest.approx(0.001265625), None]
+        assert [(row["cost_to_98_percent"], row["seconds_to_98_percent_n"]) for row in rows] == [(None, None)] * 3
+    assert "cost_per_epoch" not in render_json(make_sweep())["rows"][0]
+
+
+@click.group(cls=Commands)
+def commands() -> None:
+    """The command as `bench` has it."""
+
+
+commands.add_command(show_command)
+
+
+def show(path: Path, *options: str) -> Result:
+    return CliRunner().invoke(commands, ["show", str(path), *options], prog_name="bench")
+
+
+def test_the_command_takes_a_price(tmp_path: Path) -> None:
+    path = store(make_sweep(), tmp_path / "run.jsonl")
+    for price in ("2.5", "cuda=2.5,cpu=0.1", "cpu=1"):
+        result = show(path, "--price-per-hour", price)
+        assert result.exit_code == 0, result.output
+        assert "training time only" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--price-per-hour", "0"), "is no price above 0: write a number above 0 without a currency"),
+        (("--price-per-hour", ""), "is no price above 0"),
+        (("--price-per-hour", "mps=1"), "names 'mps', which nothing was measured on: name"),
+        (("--price-per-hour", "baseline=1,candidate=2"), "one run has none"),
+        (("--price-per-hour", "1", "--taxes"), "leave out --columns, --sort, --filter, --price-per-hour"),
+        (("--price-per-hour", "1", "--claims"), "leave out --columns, --sort, --filter, --price-per-hour"),
+    ],
+)
+def test_the_command_refuses_what_is_no_price(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    result = show(store(make_sweep(), tmp_path / "run.jsonl"), *options)
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+    assert "Traceback" not in result.output

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 from bench_builders import (
+    make_conditions,
     make_configuration,
     make_contention,
+    make_energy,
     make_epoch,
     make_epochs,
     make_failure,
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from bench.records import Contention, FailureKind, Measurement, Peak, Sample, Summary, TrialWarning
 from bench.stats import (
     ADVICE,
+    DISTURBED,
     MIN_TICKED_SECONDS,
     OTHER_CPU_SHARE,
     SLOW_FIRST_EPOCH_RATIO,
@@ -27,11 +30,14 @@ from bench.stats import (
     SPREAD_RATIO,
     STALL_RATIO,
     STEAL_SHARE,
+    THROTTLED_SHARE,
     WAITED_CPU_SHARE,
+    is_flagged,
     natural_key,
     sample,
     summarise,
     trial_warnings,
+    unmeasured_energy,
 )
 
 QUIET = make_configuration()
@@ -183,6 +189,7 @@ def test_every_quantity_is_summed_up_from_the_measurements() -> None:
         host_peak=Peak(bytes=100, method="VmHWM"),
         device_allocated_peak=Peak(bytes=200, method="m"),
         device_reserved_peak=Peak(bytes=300, method="m"),
+        energy=make_energy(joules=480.0),
     )
     (summary,) = summarise([make_record(QUIET, outcome=measurement)])
     medians = {
@@ -194,10 +201,13 @@ def test_every_quantity_is_summed_up_from_the_measurements() -> None:
         "epoch_seconds": 2.0,
         "training_seconds": 4.0,
         "throughput_per_second": 30_000.0,
+        "training_flops_per_second": 30_000.0 * measurement.training_flops_per_sample,
         "cold_start_seconds": 0.5,
         "host_peak_bytes": 100.0,
         "device_allocated_peak_bytes": 200.0,
         "device_reserved_peak_bytes": 300.0,
+        "joules_per_epoch": 240.0,
+        "samples_per_joule": 250.0,
         "train_loss": 0.125,
         "train_accuracy": 0.75,
         "test_accuracy": 0.969,
@@ -221,6 +231,8 @@ def test_what_was_not_measured_stays_none() -> None:
     (summary,) = summarise([make_record(QUIET, outcome=measurement)])
     assert summary.host_peak_bytes is None
     assert summary.device_allocated_peak_bytes is None
+    assert summary.joules_per_epoch is None
+    assert summary.samples_per_joule is None
     assert summary.train_accuracy is None
     assert summary.test_accuracy is None
     assert summary.seconds_to_97_percent is None
@@ -278,6 +290,7 @@ def test_every_warning_has_advice() -> None:
         (TrialWarning.SLOW_FIRST_EPOCH, f"over {round((SLOW_FIRST_EPOCH_RATIO - 1) * 100)} % longer"),
         (TrialWarning.EPOCHS_SLOWING_DOWN, f"over {round((SLOWING_DOWN_RATIO - 1) * 100)} % longer"),
         (TrialWarning.SPREAD, f"over {round(SPREAD_RATIO * 100)} %"),
+        (TrialWarning.THROTTLED, f"over {round(THROTTLED_SHARE * 100)} %"),
     ],
 )
 def test_advice_states_the_threshold_that_was_crossed(warning: TrialWarning, stated: str) -> None:
@@ -388,6 +401,100 @@ def test_a_few_clock_ticks_in_a_short_trial_are_no_contamination() -> None:
     assert trial_warnings(measure([MIN_TICKED_SECONDS], ticks), QUIET) == (TrialWarning.CONTAMINATION,)
 
 
+def throttle(seconds: float | None) -> Contention:
+    return make_contention(process_cpu_seconds=2.0, other_cpu_seconds=0.0, steal_seconds=0.0, throttled_seconds=seconds)
+
+
+def test_a_quota_that_holds_a_trial_back_is_warned_about_however_short_the_trial() -> None:
+    assert warn_under(throttle(THROTTLED_SHARE * JUST_OVER)) == (TrialWarning.THROTTLED,)
+    assert warn_under(throttle(THROTTLED_SHARE)) == ()
+    assert warn_under(throttle(None)) == ()
+    short = make_epoch(train_seconds=0.01, contention=throttle(0.001))
+    assert trial_warnings(make_measurement(epochs=(short,)), QUIET) == (TrialWarning.THROTTLED,)
+
+
+def warn_under(contention: Contention) -> tuple[TrialWarning, ...]:
+    return trial_warnings(measure([1.0], contention), QUIET)
+
+
+def test_throttling_is_summed_over_the_epochs_that_tell_of_it() -> None:
+    parts = [throttle(0.12), throttle(0.0), throttle(None)]
+    epochs = tuple(make_epoch(train_seconds=1.0, contention=part) for part in parts)
+    assert trial_warnings(make_measurement(epochs=epochs), QUIET) == (TrialWarning.THROTTLED,)
+    assert trial_warnings(make_measurement(epochs=(*epochs, epochs[1])), QUIET) == ()
+
+
+@pytest.mark.parametrize(
+    ("reasons", "warned"),
+    [
+        (None, False),
+        ((), False),
+        (("gpu_idle",), False),
+        (("sw_power_cap", "applications_clocks", "sync_boost", "display_clocks"), False),
+        (("hw_slowdown",), True),
+        (("sw_power_cap", "sw_thermal_slowdown"), True),
+        (("hw_thermal_slowdown",), True),
+        (("hw_power_brake",), True),
+    ],
+)
+def test_a_device_that_heat_or_its_supply_slows_down_in_any_epoch_is_warned_about(
+    reasons: tuple[str, ...] | None,
+    warned: bool,  # noqa: FBT001 - a table's column
+) -> None:
+    cool, hot = make_conditions(clock_reasons=()), make_conditions(clock_reasons=reasons)
+    epochs = tuple(make_epoch(device_conditions=each) for each in (cool, hot, None))
+    assert trial_warnings(make_measurement(epochs=epochs), QUIET) == ((TrialWarning.THROTTLED,) if warned else ())
+
+
+@pytest.mark.parametrize(("others", "warned"), [(None, False), (0, False), (1, True), (3, True)])
+def test_a_device_that_others_compute_on_too_is_warned_about(others: int | None, warned: bool) -> None:  # noqa: FBT001 - a table's column
+    epochs = tuple(
+        make_epoch(device_conditions=each) for each in (make_conditions(), make_conditions(other_processes=others))
+    )
+    assert trial_warnings(make_measurement(epochs=epochs), QUIET) == ((TrialWarning.DEVICE_SHARED,) if warned else ())
+
+
+def test_stall_pressure_alone_is_no_contamination() -> None:
+    contention = make_contention(process_cpu_seconds=4.0, other_cpu_seconds=0.0, pressure_stall_seconds=2.0)
+    assert trial_warnings(measure([2.0], contention), QUIET) == ()
+
+
+def test_each_reason_for_unmeasured_energy_is_told_once_with_its_devices() -> None:
+    no_nvml, no_rapl = make_measurement(energy_reason="no NVML"), make_measurement(energy_reason="no RAPL")
+    devices = {"cuda:10": no_nvml, "cuda:2": no_nvml, "cpu": no_rapl, "cuda:0": make_measurement(energy=make_energy())}
+    records = [
+        make_record(make_configuration(device=device), repeat, outcome=outcome)
+        for repeat in range(2)
+        for device, outcome in devices.items()
+    ]
+    assert unmeasured_energy(records) == ("cuda:2, cuda:10: no NVML", "cpu: no RAPL")
+    assert unmeasured_energy([make_record(), make_record(outcome=make_failure())]) == ()
+
+
 @given(st.lists(SECONDS, min_size=1, max_size=8), st.sampled_from([0.5, 2.0, 8.0]))
 def test_warnings_about_epochs_do_not_depend_on_the_scale_of_time(seconds: list[float], factor: float) -> None:
     assert warn([each * factor for each in seconds]) == warn(seconds)
+
+
+# --- flagged
+
+
+def test_every_warning_is_either_of_a_disturbed_trial_or_of_the_repeats_together() -> None:
+    assert set(TrialWarning) - DISTURBED == {TrialWarning.SPREAD, TrialWarning.FEW_REPEATS}
+
+
+def test_a_summary_counts_flagged_trials_and_tells_the_median_without_them() -> None:
+    stalled = make_record(QUIET, 2, outcome=measure([8.0]), warnings=(TrialWarning.STALL,))
+    failed = make_record(QUIET, 3, outcome=make_failure(), warnings=(TrialWarning.STALL,))
+    calm = [make_record(QUIET, repeat, outcome=measure([float(repeat + 1)])) for repeat in range(2)]
+    (summary,) = summarise([*calm, stalled, failed])
+    assert (summary.n, summary.flagged, summary.unflagged_epoch_seconds) == (3, 1, 1.5)
+    assert summary.epoch_seconds is not None
+    assert summary.epoch_seconds.median == 2.0
+    (summary,) = summarise([stalled])
+    assert (summary.n, summary.flagged, summary.unflagged_epoch_seconds) == (1, 1, None)
+
+
+def test_warnings_of_the_repeats_flag_no_trial() -> None:
+    assert not is_flagged(make_record(warnings=(TrialWarning.SPREAD, TrialWarning.FEW_REPEATS)))
+    assert is_flagged(make_record(warnings=(TrialWarning.SPREAD, TrialWarning.STALL)))

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from bench_builders import (
+    make_conditions,
     make_configuration,
     make_contention,
+    make_energy,
     make_epoch,
     make_epochs,
     make_failure,
@@ -18,7 +20,7 @@ from bench_builders import (
 )
 
 from bench.errors import StorageError
-from bench.records import Configuration, FailureKind, Peak, Run, TrialRecord, TrialWarning
+from bench.records import Configuration, FailureKind, Measurement, Peak, Run, TrialRecord, TrialWarning
 from bench.table import COLUMNS, trial_rows, write_csv
 
 
@@ -107,7 +109,69 @@ def test_a_measured_trial_becomes_a_row_of_its_values() -> None:
         "warnings": "stall;contamination",
         "torch": "2.11.0",
         "python": "3.12.4",
+        "energy_joules": None,
+        "energy_seconds": None,
+        "energy_method": None,
+        "energy_reason": None,
+        "joules_per_epoch": None,
+        "samples_per_joule": None,
+        "pressure_stall_seconds": None,
+        "throttled_seconds": None,
+        "load_average": None,
+        "device_clock_hertz": None,
+        "device_max_clock_hertz": None,
+        "device_temperature_celsius": None,
+        "device_clock_reasons": None,
+        "device_other_processes": None,
     }
+
+
+def test_columns_keep_their_places_as_new_ones_are_added_at_the_end() -> None:
+    names = [column.name for column in COLUMNS]
+    assert names[:3] == ["run_id", "machine_id", "configuration_id"]
+    assert names.index("python") < names.index("energy_joules")
+
+
+def in_conditions(**contention: float | None) -> TrialRecord:
+    """A trial of three epochs whose energy and conditions were measured, the last epoch's device excepted."""
+    conditions = (
+        make_conditions(clock_hertz=1.5e9, temperature_celsius=60.0, clock_reasons=("sw_power_cap",)),
+        make_conditions(clock_hertz=1.2e9, temperature_celsius=71.0, clock_reasons=("hw_slowdown", "sw_power_cap")),
+        None,
+    )
+    held = {"pressure_stall_seconds": 0.5, "throttled_seconds": 0.25, "load_average": 1.5} | contention
+    loads = (held["load_average"], 0.5, None)
+    epochs = tuple(
+        make_epoch(device_conditions=each, contention=make_contention(**(held | {"load_average": load})))
+        for each, load in zip(conditions, loads, strict=True)
+    )
+    return make_record(outcome=make_measurement(epochs=epochs, energy=make_energy()))
+
+
+def test_energy_and_conditions_have_their_columns() -> None:
+    row = row_of(in_conditions())
+    first = list(row).index("energy_joules")
+    assert dict(list(row.items())[first:]) == {
+        "energy_joules": 480.0,
+        "energy_seconds": 6.375,
+        "energy_method": "NVML total energy counter",
+        "energy_reason": None,
+        "joules_per_epoch": 160.0,
+        "samples_per_joule": 375.0,
+        "pressure_stall_seconds": 1.5,
+        "throttled_seconds": 0.75,
+        "load_average": 1.5,
+        "device_clock_hertz": 1.2e9,
+        "device_max_clock_hertz": 1.98e9,
+        "device_temperature_celsius": 71.0,
+        "device_clock_reasons": "sw_power_cap;hw_slowdown",
+        "device_other_processes": 0,
+    }
+
+
+def test_energy_that_was_not_measured_has_its_reason() -> None:
+    row = row_of(make_record(outcome=make_measurement(energy_reason="RAPL: none here")))
+    assert (row["energy_joules"], row["energy_reason"]) == (None, "RAPL: none here")
 
 
 def test_a_failed_trial_has_a_status_and_a_message_and_no_measured_value() -> None:
@@ -139,7 +203,9 @@ def test_a_model_without_hidden_layer_has_no_width() -> None:
 
 def test_pandas_reads_the_csv_back_with_the_right_types_in_one_line(tmp_path: Path) -> None:
     peak = Peak(bytes=2**40 + 1, method="max_memory_allocated")
-    outcome = make_measurement(device_allocated_peak=peak, device_reserved_peak=peak)
+    measured = in_conditions().outcome
+    assert isinstance(measured, Measurement)
+    outcome = dataclasses.replace(measured, device_allocated_peak=peak, device_reserved_peak=peak)
     warned = make_record(outcome=outcome, warnings=(TrialWarning.SPREAD,))
     failed = make_record(make_configuration(batch_size=128), outcome=make_failure())
     write_csv(run_of([warned]), tmp_path / "complete.csv")
@@ -150,7 +216,8 @@ def test_pandas_reads_the_csv_back_with_the_right_types_in_one_line(tmp_path: Pa
 
     kinds = {"string": "OU", "boolean": "b", "Int64": "i", "Float64": "f"}
     for column in COLUMNS:
-        if column.name != "failure_message":  # empty here, and nothing says that an empty column is text
+        # Empty here, and nothing says that an empty column is text.
+        if column.name not in {"failure_message", "energy_reason"}:
             assert np.asarray(complete[column.name]).dtype.kind in kinds[column.dtype], column.name
     assert mixed["failure_message"][1] == "9 GiB wanted, 8 GiB free"
     assert mixed["device_allocated_peak_bytes"][0] == 2**40 + 1

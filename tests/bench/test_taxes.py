@@ -20,6 +20,7 @@ from bench_builders import (
     make_run,
     make_software,
 )
+from rates_builders import make_rates, make_thread_rates
 from scipy import stats
 
 from bench.errors import BadInputError
@@ -52,7 +53,7 @@ def run_of(*ways: Way, **changes: Any) -> Run:  # noqa: ANN401 - any field of a 
     return dataclasses.replace(make_run(), records=tuple(records))
 
 
-def profile_with(*peaks: float, threads: int = 2) -> MachineProfile:
+def profile_with(*peaks: float, threads: int = 2, **changes: Any) -> MachineProfile:  # noqa: ANN401 - any field
     device = DeviceSession(
         device="cpu",
         threads=threads,
@@ -63,6 +64,7 @@ def profile_with(*peaks: float, threads: int = 2) -> MachineProfile:
         test_accuracies=(0.97,),
         yardstick_seconds=(0.02,),
         peak_flops_per_second=peaks,
+        **changes,
     )
     session = Session(created_at="2026-11-21", software=make_software(), wall_seconds=60.0, devices=(device,))
     return dataclasses.replace(new_profile(make_machine()), sessions=(session,))
@@ -125,6 +127,15 @@ def test_without_a_peak_the_arithmetic_is_unknown_and_says_how_to_know(profile: 
 def test_the_peak_is_that_of_float32_and_no_other_precisions() -> None:
     parts = parts_of(run_of(TUTORIAL, RESIDENT, precision="bf16"), profile_with(PEAK))
     assert parts["arithmetic"].seconds is None
+
+
+def test_other_precisions_and_thread_counts_have_their_own_measured_peak() -> None:
+    bf16 = make_rates(precision="bf16", square_flops_per_second=2 * PEAK, layers=())
+    single = make_thread_rates(1, square_flops_per_second=PEAK / 2)
+    profile = profile_with(PEAK, rates=(bf16,), thread_rates=(single,))
+    for changes, seconds in (({}, 0.5), ({"precision": "bf16"}, 0.25), ({"threads": 1}, 1.0)):
+        parts = parts_of(run_of(TUTORIAL, RESIDENT, **changes), profile)
+        assert parts["arithmetic"].seconds == pytest.approx(seconds)
 
 
 def test_a_way_that_is_missing_leaves_its_taxes_empty() -> None:

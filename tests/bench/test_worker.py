@@ -1,21 +1,24 @@
 """The worker's side of the conversation, in this process and over a real socket, with the real training."""
 
 import dataclasses
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from bench_builders import make_configuration
+from bench_builders import make_conditions, make_configuration, make_energy
 
 from bench import worker
 from bench.channel import Channel, ChannelClosedError
 from bench.coding import from_json, to_json
+from bench.conditions import DeviceWatch
 from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Trained
-from bench.records import Configuration, Description, Failure, FailureKind, Peak, Trial
+from bench.records import Configuration, Description, Energy, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError
 from mnist_mlp import data
 from mnist_mlp.errors import EngineUnavailableError
@@ -139,6 +142,64 @@ def test_times_and_peaks_are_measured_and_plausible(session: worker.Session) -> 
     assert finished.host_peak is not None
     assert finished.host_peak.bytes > 47_000_000  # the training images are resident
     assert finished.device_allocated_peak is None  # there is no device but the host
+
+
+def test_energy_is_summed_over_the_epochs_outside_their_timing(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    class Meter:
+        def start(self) -> None:
+            log.append("start")
+
+        def stop(self) -> None:
+            log.append("stop")
+
+        def result(self) -> tuple[Energy, str]:
+            return make_energy(), ""
+
+    clock = time.perf_counter
+
+    def logged_clock() -> float:
+        log.append("clock")
+        return clock()
+
+    monkeypatch.setattr(worker, "make_energy_meter", lambda _device: Meter())
+    ask(session, Prepared, prepare())
+    monkeypatch.setattr(time, "perf_counter", logged_clock)
+    for epoch in range(2):
+        ask(session, Trained, {"do": "train", "epoch": epoch})
+    yardstick = ["clock", "clock"]
+    assert log == [*yardstick, "start", "clock", "clock", "stop", *yardstick] * 2
+    finished = ask(session, Finished, {"do": "finish"})
+    assert (finished.energy, finished.energy_reason) == (make_energy(), "")
+
+
+def test_energy_is_measured_or_its_reason_told(session: worker.Session) -> None:
+    ask(session, Prepared, prepare())
+    ask(session, Trained, {"do": "train", "epoch": 0})
+    finished = ask(session, Finished, {"do": "finish"})
+    assert (finished.energy is None) == bool(finished.energy_reason)
+
+
+@pytest.mark.skipif(Path("/sys/class/powercap/intel-rapl:0").exists(), reason="has a counter")
+def test_without_a_counter_energy_is_none_and_the_reason_names_it(session: worker.Session) -> None:
+    ask(session, Prepared, prepare())
+    ask(session, Trained, {"do": "train", "epoch": 0})
+    finished = ask(session, Finished, {"do": "finish"})
+    assert finished.energy is None
+    assert finished.energy_reason.startswith("RAPL: ")
+
+
+def test_conditions_are_sampled_around_the_epoch(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = iter([make_conditions(temperature_celsius=70.0), make_conditions(temperature_celsius=80.0)])
+    monkeypatch.setattr(worker, "make_device_watch", lambda _device: DeviceWatch(lambda: next(samples)))
+    ask(session, Prepared, prepare())
+    trained = ask(session, Trained, {"do": "train", "epoch": 0})
+    assert trained.device_conditions == make_conditions(temperature_celsius=80.0)
+    if hasattr(os, "getloadavg"):
+        assert trained.contention.load_average is not None
 
 
 def test_peaks_are_the_largest_of_all_epochs(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,290 @@
+"""Energy of the device that a trial trains on, from counters that the hardware keeps. Worker only.
+
+NVML counts the millijoules of a CUDA device (Volta and newer) since its driver was loaded, RAPL the microjoules of each
+processor package. Both count everything that the device draws, idle power and other programs' work included, and both
+advance in ticks. Whatever a counter lacks (library, driver, permission, hardware) is told as a reason in one line.
+"""
+
+import importlib
+import math
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from bench.records import Energy
+
+MIN_SECONDS: Final = 2.0
+"""Shortest total of windows that counts as measured: both counters' devices also take a while to change their power."""
+
+MAX_TICK_ERROR: Final = 0.05
+"""Highest standard error, over the energy, that ticks may leave in a sum of windows; see `needed_seconds`."""
+
+NVML_METHOD: Final = "NVML total energy counter"
+RAPL_METHOD: Final = "RAPL package"
+
+_NVML_TICK_SECONDS: Final = 0.1
+"""Newer GPUs update the counter every 20 to 100 ms (documentation of PETSc's PetscLogGpuEnergyMeter)."""
+
+_RAPL_TICK_SECONDS: Final = 0.001
+"""About 1 ms (Intel's Software Developer's Manual, volume 3B, section on RAPL)."""
+
+_POWERCAP: Final = Path("/sys/class/powercap")
+
+
+class UnmeasurableError(Exception):
+    """Why something cannot be measured here, in one line."""
+
+
+class Nvml:
+    """One CUDA device as NVML knows it."""
+
+    def __init__(self, library: Any, handle: object) -> None:  # noqa: ANN401 - pynvml ships no types
+        """Keep the module ``pynvml``, initialised, and its handle of the device."""
+        self._library = library
+        self._handle = handle
+
+    def ask(self, function: str, *arguments: object) -> Any:  # noqa: ANN401 - what NVML answers
+        """Return what `function` answers of this device.
+
+        Raises:
+            UnmeasurableError: NVML, its Python module or the device does not support it.
+        """
+        try:
+            return getattr(self._library, function)(self._handle, *arguments)
+        except (self._library.NVMLError, AttributeError, OSError, ValueError) as error:
+            raise UnmeasurableError(f"NVML: {_line(error)}") from None
+
+
+def open_nvml(
+    device: torch.device,
+    load: Callable[[], Any] = lambda: importlib.import_module("pynvml"),
+    properties: Callable[[torch.device], Any] = torch.cuda.get_device_properties,
+) -> Nvml:
+    """Return `device`, of type cuda, as NVML knows it: found by its UUID, for NVML numbers devices in its own way.
+
+    Raises:
+        UnmeasurableError: there is no NVML, or it does not know the device.
+    """
+    try:
+        library = load()
+    except ImportError:
+        raise UnmeasurableError("NVML: no Python module pynvml, install the package nvidia-ml-py") from None
+    try:
+        library.nvmlInit()
+        return Nvml(library, _nvml_handle(library, properties(device)))
+    except (library.NVMLError, AttributeError, OSError, ValueError, RuntimeError, AssertionError) as error:
+        raise UnmeasurableError(f"NVML: {_line(error)}") from None
+
+
+def _nvml_handle(library: Any, properties: Any) -> object:  # noqa: ANN401 - as pynvml and torch have them
+    uuid = getattr(properties, "uuid", None)
+    if uuid is None:
+        place = f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
+        return library.nvmlDeviceGetHandleByPciBusId(place.encode())
+    # Bytes, for the oldest pynvml takes nothing else. Of a MIG slice torch has the slice's UUID: its place on the bus
+    # would name the whole GPU, which others use too.
+    try:
+        return library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
+    except library.NVMLError:
+        return library.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}".encode())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """A counter of energy that only grows, in one or more parts.
+
+    `read` returns the parts' counts and raises `UnmeasurableError`; a part wraps around to 0 after its `ranges` entry,
+    None where it never does.
+    """
+
+    method: str
+    tick_seconds: float
+    joules_per_count: float
+    ranges: tuple[int | None, ...]
+    read: Callable[[], tuple[int, ...]]
+
+    def joules(self, before: tuple[int, ...], after: tuple[int, ...]) -> float:
+        """Return the energy between two readings less than one range apart.
+
+        Raises:
+            UnmeasurableError: a part went backwards and has no range.
+        """
+        counts = 0
+        for start, end, wraps_after in zip(before, after, self.ranges, strict=True):
+            if end < start and wraps_after is None:
+                raise UnmeasurableError(f"{self.method} went backwards")
+            counts += end - start + (wraps_after or 0) * (end < start)
+        return counts * self.joules_per_count
+
+
+def needed_seconds(windows: int, tick_seconds: float) -> float:
+    """Return how long `windows` windows must be, all together, for a counter that advances every `tick_seconds`.
+
+    A reading is behind by up to a tick, evenly distributed and by chance, so a window's energy is off by a standard
+    deviation of tick · power / √6, and the sum of n windows by √n times that, which is to be at most `MAX_TICK_ERROR`
+    of power · seconds. Five windows or fewer of NVML's ticks need no more than `MIN_SECONDS`.
+    """
+    return max(MIN_SECONDS, tick_seconds * math.sqrt(windows / 6) / MAX_TICK_ERROR)
+
+
+class EnergyMeter:
+    """Sums a counter over windows, each from `start` to `stop`; both are called outside all timing."""
+
+    def __init__(
+        self, counter: Counter | None, reason: str = "", clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Measure with `counter`; None, with the `reason`, where there is none."""
+        self.counter = counter
+        self.reason = reason
+        self._clock = clock
+        self._before: tuple[tuple[int, ...], float] | None = None
+        self._windows = 0
+        self._joules = 0.0
+        self._seconds = 0.0
+
+    def start(self) -> None:
+        """Begin a window."""
+        self._before = self._read()
+
+    def stop(self) -> None:
+        """End the window and add it to the sum."""
+        after = self._read()
+        if self.counter is None or self._before is None or after is None:
+            return
+        try:
+            self._joules += self.counter.joules(self._before[0], after[0])
+        except UnmeasurableError as error:
+            self._fail(error)
+            return
+        self._seconds += after[1] - self._before[1]
+        self._windows += 1
+        self._before = None
+
+    def result(self) -> tuple[Energy | None, str]:
+        """Return the sum over all windows and an empty text, or None and why it was not measured."""
+        if self.counter is None:
+            return None, self.reason
+        needed = needed_seconds(self._windows, self.counter.tick_seconds)
+        if self._seconds < needed:
+            method = self.counter.method
+            return None, f"{method}: {self._seconds:.2g} s of training are too short for it, {needed:.2g} s would do"
+        if self._joules <= 0:
+            return None, f"{self.counter.method}: it stands still"
+        return Energy(joules=self._joules, seconds=self._seconds, method=self.counter.method), ""
+
+    def _read(self) -> tuple[tuple[int, ...], float] | None:
+        if self.counter is None:
+            return None
+        try:
+            return self.counter.read(), self._clock()
+        except UnmeasurableError as error:
+            self._fail(error)
+            return None
+
+    def _fail(self, error: UnmeasurableError) -> None:
+        """Give up: a sum that lacks a part is no sum."""
+        self.counter, self.reason = None, str(error)
+
+
+def make_energy_meter(
+    device: torch.device,
+    *,
+    nvml: Callable[[torch.device], Nvml] = open_nvml,
+    powercap: Path = _POWERCAP,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EnergyMeter:
+    """Return the meter of `device`: NVML's for cuda, RAPL's for cpu; for all else one that only tells why not."""
+    if device.type not in {"cuda", "cpu"}:
+        return EnergyMeter(None, f"no energy counter is known for {device.type}", clock)
+    try:
+        counter = _nvml_counter(nvml(device)) if device.type == "cuda" else _rapl_counter(powercap)
+        counter.read()  # an old device fails only when asked
+    except UnmeasurableError as error:
+        return EnergyMeter(None, str(error), clock)
+    return EnergyMeter(counter, clock=clock)
+
+
+def measure_idle_watts(
+    meter: EnergyMeter,
+    seconds: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float | None:
+    """Return the mean power of the meter's device while this process sleeps for `seconds`, at least `MIN_SECONDS`.
+
+    Nothing else should run meanwhile. None where the counter is missing, fails or stands still. `meter`'s own sum stays
+    as it is.
+    """
+    if meter.counter is None or seconds < MIN_SECONDS:
+        return None
+    try:
+        before, start = meter.counter.read(), clock()
+        sleep(seconds)
+        after, end = meter.counter.read(), clock()
+        joules = meter.counter.joules(before, after)
+    except UnmeasurableError:
+        return None
+    return joules / (end - start) if joules > 0 and end > start else None
+
+
+def _nvml_counter(nvml: Nvml) -> Counter:
+    return Counter(
+        method=NVML_METHOD,
+        tick_seconds=_NVML_TICK_SECONDS,
+        joules_per_count=1e-3,
+        ranges=(None,),
+        read=lambda: (int(nvml.ask("nvmlDeviceGetTotalEnergyConsumption")),),
+    )
+
+
+def _rapl_counter(powercap: Path) -> Counter:
+    """Return the counter of all processor packages, those of other sockets included: a trial may run on any.
+
+    Domains inside a package (``intel-rapl:0:1``) are part of it, and ``psys`` is the whole computer (kernel's
+    Documentation/power/powercap). AMD's processors have the same files since Zen.
+    """
+    if sys.platform != "linux":
+        raise UnmeasurableError("RAPL: only Linux tells of it")
+    packages = [
+        domain
+        for domain in sorted(powercap.glob("intel-rapl:*"))
+        if re.fullmatch(r"intel-rapl:[0-9]+", domain.name) and _text(domain / "name").startswith("package")
+    ]
+    if not packages:
+        raise UnmeasurableError("RAPL: the system shows no processor package, as in most virtual machines")
+
+    def read() -> tuple[int, ...]:
+        try:
+            return tuple(int((package / "energy_uj").read_text()) for package in packages)
+        except PermissionError:
+            raise UnmeasurableError("RAPL: energy_uj may not be read, often only by root") from None
+        except (OSError, ValueError) as error:
+            raise UnmeasurableError(f"RAPL: energy_uj cannot be read: {_line(error)}") from None
+
+    texts = [_text(package / "max_energy_range_uj").strip() for package in packages]
+    return Counter(
+        method=RAPL_METHOD,
+        tick_seconds=_RAPL_TICK_SECONDS,
+        joules_per_count=1e-6,
+        ranges=tuple(int(text) if text.isdecimal() else None for text in texts),
+        read=read,
+    )
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _line(error: BaseException) -> str:
+    """Return what `error` says as one line that names no path."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,107 @@
+"""What an hour of a device or of a machine costs, as asked for on the command line, and what training costs then.
+
+Without a currency: costs are in whatever the prices are.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from bench.errors import BadInputError
+
+Side: TypeAlias = Literal["baseline", "candidate"]
+
+SIDES: Final[tuple[Side, Side]] = ("baseline", "candidate")
+
+ALL: Final = ""
+"""The name of a price that was given without one: it is everybody's."""
+
+SECONDS_PER_HOUR: Final = 3600
+
+_NUMBER: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", flags=re.ASCII)
+_MAX_CHARACTERS: Final = 60
+_WHOLE_FROM: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Prices of an hour, all above 0, by what they are of: a device or its kind, a side, or `ALL`."""
+
+    by_name: Mapping[str, float]
+
+    def of(self, device: str, side: Side | None = None) -> float | None:
+        """Return the price of an hour on `device`; None where none was given.
+
+        A side's own price comes first, then the device's, then that of its kind: of ``cuda:1`` that of ``cuda``.
+        """
+        for name in (side, device, device.partition(":")[0], ALL):
+            if name is not None and name in self.by_name:
+                return self.by_name[name]
+        return None
+
+    def check_devices(self, devices: Iterable[str]) -> None:
+        """Refuse a price that none of `devices` has.
+
+        Raises:
+            BadInputError: a name is neither one of `devices` nor the kind of one.
+        """
+        known = dict.fromkeys(devices)
+        names = {*known, *(device.partition(":")[0] for device in known), *SIDES, ALL}
+        for name in self.by_name:
+            if name not in names:
+                raise BadInputError(
+                    f"--price-per-hour names {name!r}, which nothing was measured on: name "
+                    f"{' or '.join(repr(device[:_MAX_CHARACTERS]) for device in known) or 'no device'}"
+                )
+
+    def note(self) -> str:
+        """Return what the costs are of and at which prices, in one line."""
+        prices = ", ".join(f"{name} {price:.9g}".strip() for name, price in self.by_name.items())
+        return f"cost: training time only, without start-up, evaluation and idle hours; price per hour: {prices}"
+
+
+def parse_prices(text: str, *, has_sides: bool = False) -> Prices:
+    """Return the prices in `text`: ``2.5``, ``cuda=2.5,cpu=0.1``, and with `has_sides` ``baseline=2.5,candidate=1``.
+
+    Raises:
+        BadInputError: a price is no number above 0, a name stands twice or is empty, one side has a price and the other
+            none, or a price for all stands beside others.
+    """
+    remedy = "write a number above 0 without a currency, such as 2.5, or one for each device: cuda=2.5,cpu=0.1"
+    if has_sides:
+        remedy += "; or for each side: baseline=2.5,candidate=0.9"
+
+    def refused(rule: str) -> BadInputError:
+        return BadInputError(f"--price-per-hour {text[:_MAX_CHARACTERS]!r} {rule}: {remedy}")
+
+    by_name: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = (each.strip() for each in part.rpartition("="))
+        if _NUMBER.fullmatch(number) is None or float(number) <= 0:
+            raise refused(f"holds {number[:_MAX_CHARACTERS]!r}, which is no price above 0")
+        if bool(name) != bool(equals):
+            raise refused("has a price without a name")
+        if name in by_name:
+            raise refused(f"has two prices of {name!r}" if name else "has two prices for all")
+        by_name[name] = float(number)
+    sides = [name for name in by_name if name in SIDES]
+    if sides and not has_sides:
+        raise refused(f"names a {sides[0]}, and one run has none")
+    if sides and set(by_name) != set(SIDES):
+        raise refused("needs a price of both sides and of nothing else")
+    if ALL in by_name and len(by_name) > 1:
+        raise refused("has a price for all beside others")
+    return Prices(by_name=by_name)
+
+
+def cost_of(seconds: float | None, price_per_hour: float | None) -> float | None:
+    """Return what `seconds` cost at `price_per_hour`; None where either is unknown."""
+    if seconds is None or price_per_hour is None:
+        return None
+    return seconds * price_per_hour / SECONDS_PER_HOUR
+
+
+def format_cost(cost: float) -> str:
+    """Return a cost with three significant digits: ``0.00139``, ``12.0``, ``5230``; far below 1 as ``1.39e-06``."""
+    return f"{cost:.0f}" if round(cost) >= _WHOLE_FROM else f"{cost:#.3g}".rstrip(".")

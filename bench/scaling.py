@@ -1,0 +1,424 @@
+"""How the time of a training step grows with its size: a model of few parameters, fitted to a stored run.
+
+    seconds a step = overhead + FLOPs / rate + bytes / bandwidth + samples * seconds a sample
+
+The first two terms are Hockney's (1982) model of a pipelined machine. The third is the roofline's (Williams, Waterman
+and Patterson, 2009), but added, not the maximum of both, since the products and the sweeps over the parameters come one
+after the other: bytes are those of the parameters, their gradients and the optimizer's moments. The fourth is what
+each sample costs whatever the layers: its input pipeline. The last two are there only where they make the predictions
+of sizes left out better. FLOPs and bytes are counted from the layers (`mnist_mlp.costs`), so rate and bandwidth are
+what this software reaches on the device, not what the device could do.
+
+The coefficients, none below zero (Lawson and Hanson, 1974), minimise the sum of squared relative errors, for times
+range over a factor of a thousand. One observation is a configuration, by the geometric mean of its trials. Intervals
+are those of linear regression, Student's t; how far a size may lie off the line, the model's own misfit, is in the
+residuals and so in every prediction's interval.
+"""
+
+import itertools
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.records import Configuration, Measurement, Run
+from mnist_mlp.costs import training_bytes, training_flops
+
+LEVEL: Final = 0.95
+
+MIN_FREEDOM: Final = 2
+"""Observations beyond the coefficients; with fewer there is neither an interval nor a test of the model."""
+
+_TERMS: Final = ("overhead", "arithmetic", "traffic", "input")
+
+_CANDIDATES: Final = (_TERMS[:2], _TERMS[:3], ("overhead", "arithmetic", "input"), _TERMS)
+
+Matrix: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What was measured of one configuration: `step_seconds`, the geometric mean of its `trials`."""
+
+    configuration: Configuration
+    train_samples: int
+    trials: int
+    step_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """What stays the same while sizes vary: a device with its software. `configuration` has the sizes blanked."""
+
+    configuration: Configuration
+    observations: tuple[Observation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coefficient:
+    """An estimate and its interval. A bound is infinite where the data set no limit on that side."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A step's seconds and the interval in which another run's mean of a configuration of this size would lie.
+
+    `is_inside` tells whether batch size and number of weights lie between those that were measured.
+    """
+
+    step_seconds: float
+    low: float
+    high: float
+    is_inside: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaveOneOut:
+    """Errors |predicted / measured - 1| of each configuration, predicted by a fit to all others."""
+
+    median: float
+    largest: float
+    worst: Configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fit:
+    """The model fitted to one contender.
+
+    `rate` is in FLOP/s and `bandwidth` in bytes/s; None where the term is absent or was fitted as zero, which is no
+    limit. `sample_seconds` is None where the term is absent. `deviation` is the relative residuals' standard deviation,
+    `r_squared` that of log times: the share of the variance of ln(seconds) that the model explains.
+    """
+
+    contender: Contender
+    terms: tuple[str, ...]
+    overhead: Coefficient
+    rate: Coefficient | None
+    bandwidth: Coefficient | None
+    sample_seconds: Coefficient | None
+    deviation: float
+    r_squared: float
+    leave_one_out: LeaveOneOut
+    _coefficients: Matrix
+    _covariance: Matrix
+    _quantile: float
+
+    @property
+    def half_performance_flops(self) -> float | None:
+        """FLOPs of a step in which overhead and arithmetic take equally long: Hockney's n½, in work."""
+        return None if self.rate is None else self.overhead.value * self.rate.value
+
+    def half_performance_batch(self, layers: tuple[int, ...]) -> float | None:
+        """Return the batch size at which throughput is half of what ever larger batches approach.
+
+        It is what of a step does not grow with the batch over what a sample adds; None if a sample adds nothing.
+        """
+        fixed, slope = self._seconds(layers, 0.0), self._seconds(layers, 1.0) - self._seconds(layers, 0.0)
+        return fixed / slope if slope > 0 else None
+
+    def predict(self, layers: tuple[int, ...], batch_size: float) -> Prediction:
+        """Return the predicted time of a step of `batch_size` samples through `layers`."""
+        seconds = self._seconds(layers, batch_size)
+        half = self._quantile * math.sqrt(self.deviation**2 + self.variance(layers, batch_size))
+        known = [o.configuration for o in self.contender.observations]
+        weights, sizes = [each.weights for each in known], [each.batch_size for each in known]
+        asked = replace(known[0], layers=layers).weights
+        inside = min(weights) <= asked <= max(weights) and min(sizes) <= batch_size <= max(sizes)
+        return Prediction(
+            step_seconds=seconds, low=seconds * math.exp(-half), high=seconds * math.exp(half), is_inside=inside
+        )
+
+    def variance(self, layers: tuple[int, ...], batch_size: float) -> float:
+        """Return the variance of ln(predicted seconds) from the coefficients' errors alone."""
+        row = _row(self.contender.configuration, layers, batch_size, self.terms)
+        seconds = float(row @ self._coefficients)
+        return float(row @ self._covariance @ row) / seconds**2
+
+    def _seconds(self, layers: tuple[int, ...], batch_size: float) -> float:
+        row = _row(self.contender.configuration, layers, batch_size, self.terms)
+        return float(row @ self._coefficients)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """All trials of a configuration: the natural logarithms of their median epoch times."""
+
+    configuration: Configuration
+    train_samples: int
+    log_seconds: Sequence[float]
+
+
+def measured_in(run: Run) -> list[Measured]:
+    """Return what `run` measured, in the order of the first trials."""
+    found: dict[Configuration, tuple[int, list[float]]] = {}
+    for record in run.records:
+        if isinstance(record.outcome, Measurement):
+            samples = record.outcome.epochs[0].train_samples
+            logs = found.setdefault(record.trial.configuration, (samples, []))[1]
+            logs.append(math.log(record.outcome.epoch_seconds))
+    return [
+        Measured(configuration=configuration, train_samples=samples, log_seconds=logs)
+        for configuration, (samples, logs) in found.items()
+    ]
+
+
+def contenders(measured: Iterable[Measured]) -> tuple[Contender, ...]:
+    """Return what was measured, by all that is no size, in the order of their names."""
+    groups: dict[Configuration, list[Observation]] = defaultdict(list)
+    for each in measured:
+        steps = -(-each.train_samples // each.configuration.batch_size)
+        groups[blanked(each.configuration)].append(
+            Observation(
+                configuration=each.configuration,
+                train_samples=each.train_samples,
+                trials=len(each.log_seconds),
+                step_seconds=math.exp(statistics.fmean(each.log_seconds)) / steps,
+            )
+        )
+    return tuple(
+        Contender(configuration=group, observations=tuple(sorted(found, key=_size)))
+        for group, found in sorted(groups.items(), key=lambda each: _name_key(each[0]))
+    )
+
+
+def blanked(configuration: Configuration) -> Configuration:
+    """Return `configuration` without its sizes and without what does not decide a step's time."""
+    return replace(
+        configuration,
+        model="",
+        layers=(),
+        batch_size=0,
+        test_batch_size=0,
+        epochs=0,
+        learning_rate=0.0,
+        schedule="constant",
+        weight_decay=0.0,
+        shuffle=True,
+    )
+
+
+def fit(contender: Contender) -> Fit | None:
+    """Return the model fitted to `contender`; None with too few configurations to fit and test one.
+
+    Of the model with and without its last terms that one is taken which predicts left-out sizes best (root mean square
+    of the relative errors).
+    """
+    count = len(contender.observations)
+    candidates = [terms for terms in _CANDIDATES if count >= len(terms) + MIN_FREEDOM]
+    if not candidates:
+        return None
+    best = min(candidates, key=lambda terms: math.sqrt(statistics.fmean(e * e for e in _left_out(contender, terms))))
+    return _finish(contender, best)
+
+
+def _finish(contender: Contender, terms: tuple[str, ...]) -> Fit:
+    from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that other commands need not pay
+
+    observations = contender.observations
+    rows, seconds = _system(contender, terms)
+    coefficients = _solve(rows, seconds)
+    relative = rows / seconds[:, None]
+    active = coefficients > 0
+    freedom = len(observations) - int(active.sum())
+    residuals = relative @ coefficients - 1
+    variance = float(residuals @ residuals) / freedom
+    covariance = np.zeros((len(terms), len(terms)))
+    chosen, scale = _normalised(relative[:, active])
+    covariance[np.ix_(active, active)] = variance * np.linalg.inv(chosen.T @ chosen) / np.outer(scale, scale)
+    quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
+    half = quantile * np.sqrt(np.diag(covariance))
+    known = {
+        term: Coefficient(value=float(value), low=max(0.0, float(value - width)), high=float(value + width))
+        for term, value, width in zip(terms, coefficients, half, strict=True)
+    }
+    logs = np.log(seconds)
+    errors = np.log(rows @ coefficients) - logs
+    left_out = _left_out(contender, terms)
+    worst = int(np.argmax(left_out))
+    return Fit(
+        contender=contender,
+        terms=terms,
+        overhead=known["overhead"],
+        rate=_inverse(known["arithmetic"]),
+        bandwidth=_inverse(known["traffic"]) if "traffic" in known else None,
+        sample_seconds=known.get("input"),
+        deviation=math.sqrt(variance),
+        r_squared=1 - float(errors @ errors) / float(((logs - logs.mean()) ** 2).sum()),
+        leave_one_out=LeaveOneOut(
+            median=statistics.median(left_out),
+            largest=left_out[worst],
+            worst=observations[worst].configuration,
+        ),
+        _coefficients=coefficients,
+        _covariance=covariance,
+        _quantile=quantile,
+    )
+
+
+def _left_out(contender: Contender, terms: tuple[str, ...]) -> list[float]:
+    rows, seconds = _system(contender, terms)
+    everyone = np.arange(len(seconds))
+    errors = []
+    for left_out in everyone:
+        others = everyone != left_out
+        predicted = float(rows[left_out] @ _solve(rows[others], seconds[others]))
+        errors.append(abs(predicted / float(seconds[left_out]) - 1))
+    return errors
+
+
+def _system(contender: Contender, terms: tuple[str, ...]) -> tuple[Matrix, Matrix]:
+    rows = [_step_row(observation, terms) for observation in contender.observations]
+    seconds = [observation.step_seconds for observation in contender.observations]
+    return np.array(rows, dtype=np.float64), np.array(seconds, dtype=np.float64)
+
+
+def _solve(rows: Matrix, seconds: Matrix) -> Matrix:
+    """Return the coefficients at or above zero with the least sum of squared relative errors."""
+    from scipy.optimize import nnls  # noqa: PLC0415 - a fraction of a second that other commands need not pay
+
+    relative, scale = _normalised(rows / seconds[:, None])
+    solution: Any = nnls(relative, np.ones(len(seconds)))
+    coefficients: Matrix = solution[0] / scale
+    return coefficients
+
+
+def _normalised(rows: Matrix) -> tuple[Matrix, Matrix]:
+    """Return `rows` with columns of length 1, and what they were divided by: they differ by 12 orders of magnitude."""
+    scale = np.linalg.norm(rows, axis=0)
+    return rows / scale, scale
+
+
+def _inverse(seconds_per_unit: Coefficient) -> Coefficient | None:
+    if seconds_per_unit.value == 0:
+        return None
+    high = 1 / seconds_per_unit.low if seconds_per_unit.low > 0 else math.inf
+    return Coefficient(value=1 / seconds_per_unit.value, low=1 / seconds_per_unit.high, high=high)
+
+
+def _step_row(observation: Observation, terms: Sequence[str]) -> Matrix:
+    """Return what the average step of an epoch costs: its last batch may be short."""
+    configuration = observation.configuration
+    steps = -(-observation.train_samples // configuration.batch_size)
+    return _row(configuration, configuration.layers, observation.train_samples / steps, terms)
+
+
+def _row(configuration: Configuration, layers: tuple[int, ...], batch_size: float, terms: Sequence[str]) -> Matrix:
+    """Return what the coefficients are multiplied by: 1, FLOPs, bytes of the parameters' sweeps, samples."""
+    momentum = configuration.momentum != 0
+    known = {
+        "overhead": 1.0,
+        "arithmetic": batch_size * training_flops(layers),
+        "traffic": training_bytes(layers, 0, optimizer=configuration.optimizer, momentum=momentum),
+        "input": batch_size,
+    }
+    return np.array([known[term] for term in terms])
+
+
+def _size(observation: Observation) -> tuple[tuple[int, ...], int, str]:
+    configuration = observation.configuration
+    return configuration.layers, configuration.batch_size, configuration.id
+
+
+def _name_key(configuration: Configuration) -> tuple[str, ...]:
+    c = configuration
+    return c.device, c.pipeline, c.engine, c.precision, f"{c.threads:06}", c.id
+
+
+# Where one overtakes another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossover:
+    """Where, at one batch size, `second` overtakes `first` as the width grows, or which is ahead throughout.
+
+    `width` is the first at which the second is predicted to be faster, None without one between `narrowest` and
+    `widest`. From `low` to `high` neither is known to be faster at the level of `LEVEL`; a bound is None where that
+    goes on past the widths looked at. `log_ratios` are ln(second / first) at the narrowest and the widest.
+    """
+
+    first: Fit
+    second: Fit
+    batch_size: int
+    narrowest: int
+    widest: int
+    width: int | None
+    low: int | None
+    high: int | None
+    log_ratios: tuple[float, float]
+    is_known: tuple[bool, bool]
+
+
+def crossover(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int, widths: tuple[int, int]) -> Crossover:
+    """Return where the slower of the two at the narrowest width overtakes, for `layers` scaled between `widths`.
+
+    A width counts as decided where |ln ratio of the predictions| exceeds Student's t times its standard error, of the
+    coefficients and of both models' misfit.
+    """
+    scaled = [(width, scaled_layers(layers, width)) for width in _between(*widths)]
+    ratios = {width: _log_ratio(first, second, each, batch_size) for width, each in scaled}
+    if ratios[scaled[0][0]][0] < 0:
+        first, second = second, first
+        ratios = {width: (-value, half) for width, (value, half) in ratios.items()}
+    ordered = sorted(ratios)
+    width = next((each for each in ordered if ratios[each][0] < 0), None)
+    undecided = [each for each in ordered if abs(ratios[each][0]) <= ratios[each][1]]
+    narrowest, widest = ordered[0], ordered[-1]
+    return Crossover(
+        first=first,
+        second=second,
+        batch_size=batch_size,
+        narrowest=narrowest,
+        widest=widest,
+        width=width,
+        low=None if not undecided or undecided[0] == narrowest else undecided[0],
+        high=None if not undecided or undecided[-1] == widest else undecided[-1],
+        log_ratios=(ratios[narrowest][0], ratios[widest][0]),
+        is_known=(abs(ratios[narrowest][0]) > ratios[narrowest][1], abs(ratios[widest][0]) > ratios[widest][1]),
+    )
+
+
+def pairs(fits: Iterable[Fit]) -> tuple[tuple[Fit, Fit], ...]:
+    """Return the pairs worth comparing: alike in all but device and threads, or else in all but one other member."""
+    return tuple(
+        (first, second)
+        for first, second in itertools.combinations(fits, 2)
+        if _differing(first, second) <= {"device", "threads"} or len(_differing(first, second)) == 1
+    )
+
+
+def scaled_layers(layers: tuple[int, ...], width: int) -> tuple[int, ...]:
+    """Return `layers` with `width` units in the first hidden layer, the others in proportion, at least one each."""
+    first, *others = layers[1:-1]
+    hidden = (width, *(max(1, round(each * width / first)) for each in others))
+    return (layers[0], *hidden, layers[-1])
+
+
+def _log_ratio(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int) -> tuple[float, float]:
+    """Return ln(second / first) of the predicted times and half of its interval."""
+    ours, theirs = first.predict(layers, batch_size), second.predict(layers, batch_size)
+    halves = (math.log(each.high / each.step_seconds) for each in (ours, theirs))
+    return math.log(theirs.step_seconds / ours.step_seconds), math.hypot(*halves)
+
+
+def _between(narrowest: int, widest: int) -> list[int]:
+    """Return widths from `narrowest` to `widest`, about 1 % apart, every one where they are small."""
+    widths, width = [narrowest], float(narrowest)
+    while widths[-1] < widest:
+        width = max(width * 1.01, widths[-1] + 1)
+        widths.append(min(widest, round(width)))
+    return widths
+
+
+def _differing(first: Fit, second: Fit) -> set[str]:
+    a, b = first.contender.configuration, second.contender.configuration
+    names = (name for name in Configuration.__slots__)
+    return {name for name in names if getattr(a, name) != getattr(b, name)}

@@ -1,0 +1,412 @@
+"""Fitted step times as text: the models, the crossovers between them, and predictions of single sizes."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from bench.columns import harmless
+from bench.errors import BadInputError
+from bench.fields import Value
+from bench.layout import csv_text, escape, markdown_table, text_table, wrap
+from bench.legend import heading
+from bench.matching import Trials
+from bench.records import Configuration, Header, Run
+from bench.scaling import (
+    LEVEL,
+    Coefficient,
+    Crossover,
+    Fit,
+    Measured,
+    Prediction,
+    contenders,
+    crossover,
+    fit,
+    measured_in,
+    pairs,
+)
+from bench.units import format_bytes, format_flops, format_rate, format_seconds, format_spread
+
+_INFINITE: Final = "no limit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What one stored run measured, and its label beside others, empty where it is alone."""
+
+    label: str
+    header: Header
+    measured: Sequence[Measured]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A fit with the name it goes by beside the others, which says all in which they differ."""
+
+    name: str
+    header: Header
+    fit: Fit
+
+
+def make_models(sides: Sequence[Side]) -> tuple[Model, ...]:
+    """Return a model of every contender of `sides` that has enough sizes."""
+    found = [(side, fit(contender)) for side in sides for contender in contenders(side.measured)]
+    fits = [(side, each) for side, each in found if each is not None]
+    varying = _varying([each.contender.configuration for _, each in fits])
+    return tuple(
+        Model(name=_name(side.label, each.contender.configuration, varying), header=side.header, fit=each)
+        for side, each in fits
+    )
+
+
+def _require_models(sides: Sequence[Side]) -> tuple[Model, ...]:
+    models = make_models(sides)
+    if not models:
+        ids = ", ".join(harmless(side.header.run_id, 40) for side in sides)
+        raise BadInputError(
+            f"run {ids} has too few sizes of anything to fit step times to: it takes 4 configurations that differ only "
+            "in layers and batch size, such as python -m bench run --widths 64,256,1024 --batch-sizes 16,256,4096 gives"
+        )
+    return models
+
+
+def _varying(configurations: Sequence[Configuration]) -> tuple[str, ...]:
+    """Return the members that a name must tell beside the device: threads only where one device has several counts."""
+    names = (name for name in Configuration.__slots__ if name not in {"device", "threads"})
+    found = tuple(name for name in names if len({getattr(each, name) for each in configurations}) > 1)
+    counts = {(each.device, each.threads) for each in configurations}
+    return (*found, "threads") if len(counts) > len({device for device, _ in counts}) else found
+
+
+def _name(label: str, configuration: Configuration, varying: Iterable[str]) -> str:
+    values = ((name, getattr(configuration, name)) for name in varying)
+    told = (f"{value} thread{'s' * (value != 1)}" if name == "threads" else str(value) for name, value in values)
+    return harmless(" ".join(filter(None, (label, configuration.device, *told))), 60)
+
+
+def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, tuple[int, ...], Crossover], ...]:
+    """Return the crossovers of all pairs worth comparing at each batch size and depth that both measured.
+
+    Each comes with its two models, the one that is ahead at the narrowest width first, and the narrowest layers.
+    """
+    by_fit = {id(model.fit): model for model in models}
+    found = []
+    for first, second in pairs([model.fit for model in models]):
+        for depth, batch_size in sorted(_measured(first) & _measured(second)):
+            layers = [
+                o.configuration.layers
+                for each in (first, second)
+                for o in each.contender.observations
+                if len(o.configuration.layers) == depth
+            ]
+            widths = (min(each[1] for each in layers), max(each[1] for each in layers))
+            base = min(layers)
+            crossed = crossover(first, second, base, batch_size, widths)
+            found.append((by_fit[id(crossed.first)], by_fit[id(crossed.second)], base, crossed))
+    return tuple(found)
+
+
+def _measured(one: Fit) -> set[tuple[int, int]]:
+    """Return depth and batch size of all that has a hidden layer."""
+    configurations = [o.configuration for o in one.contender.observations]
+    return {(len(c.layers), c.batch_size) for c in configurations if len(c.layers) > 2}  # noqa: PLR2004 - see there
+
+
+def render_scaling(sides: Sequence[Side], layout: str, width: int) -> str:
+    """Return the models of `sides` and their crossovers as ``table``, ``markdown``, ``csv`` or ``json``.
+
+    CSV holds the models alone, one a row; CSV and JSON are unrounded, and what is unlimited is empty there.
+
+    Raises:
+        BadInputError: there are too few sizes of anything to fit.
+    """
+    models = _require_models(sides)
+    if layout == "csv":
+        rows = [_raw_model(model) for model in models]
+        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+    crossed = crossovers(models)
+    if layout == "json":
+        document = {
+            "models": [_raw_model(model) for model in models],
+            "crossovers": [_raw_crossover(*each) for each in crossed],
+        }
+        return json.dumps(document, allow_nan=False, indent=2)
+    return "\n\n".join((*_headings(sides, layout, width), *scaling_sections(models, layout, width)))
+
+
+def scaling_sections(models: Sequence[Model], layout: str, width: int) -> Iterator[str]:
+    """Yield the parts of the text about `models`: their coefficients, and who overtakes whom."""
+    table = text_table if layout == "table" else markdown_table
+    yield table(_MODEL_HEADERS, [_model_words(model) for model in models], _MODEL_NUMERIC)
+    yield _paragraph(_MODEL_LEGEND + tuple(_details(model) for model in models), layout, width)
+    crossed = crossovers(models)
+    if crossed:
+        yield table(_CROSSOVER_HEADERS, [_crossover_words(*each) for each in crossed], _CROSSOVER_NUMERIC)
+        yield _paragraph(_CROSSOVER_LEGEND, layout, width)
+
+
+def _headings(sides: Sequence[Side], layout: str, width: int) -> Iterator[str]:
+    for side in sides:
+        lines = [f"{side.label}: {line}" if side.label else line for line in heading(side.header)]
+        yield wrap(lines, width) if layout == "table" else "  \n".join(map(escape, lines))
+
+
+def _paragraph(lines: Sequence[str], layout: str, width: int) -> str:
+    return wrap(lines, width) if layout == "table" else "\n".join(f"- {escape(line)}" for line in lines)
+
+
+_MODEL_HEADERS: Final = ("model", "overhead a step", "rate", "bandwidth", "a sample", "left out")
+_MODEL_NUMERIC: Final = (False, True, True, True, True, True)
+
+_MODEL_LEGEND: Final = (
+    "seconds a step = overhead + FLOPs / rate + bytes of the parameters' sweeps / bandwidth + samples x time a sample",
+    f"±: to the farther end of the {LEVEL:.0%} interval; no limit: the data show none",
+    "left out: median error of each size's time, predicted from all others",
+)
+
+_CROSSOVER_HEADERS: Final = ("ahead when narrow", "overtaken by", "batch", "from width", "undecided between")
+_CROSSOVER_NUMERIC: Final = (False, False, True, True, True)
+
+_CROSSOVER_LEGEND: Final = (
+    "from width: of the first hidden layer, by the models' predictions",
+    f"undecided between: neither is known to be faster ({LEVEL:.0%}, coefficients and misfit); <, >: and beyond",
+)
+
+
+def _model_words(model: Model) -> Sequence[str]:
+    one = model.fit
+    return (
+        model.name,
+        _seconds(one.overhead),
+        _rate(one.rate),
+        _bandwidth(one.bandwidth),
+        "" if one.sample_seconds is None else _seconds(one.sample_seconds),
+        _percent(one.leave_one_out.median),
+    )
+
+
+def _seconds(coefficient: Coefficient) -> str:
+    return f"{format_seconds(coefficient.value)}{_relative(coefficient)}"
+
+
+def _rate(coefficient: Coefficient | None) -> str:
+    return _INFINITE if coefficient is None else f"{format_flops(coefficient.value)}/s{_relative(coefficient)}"
+
+
+def _bandwidth(coefficient: Coefficient | None) -> str:
+    return _INFINITE if coefficient is None else f"{format_bytes(coefficient.value)}/s{_relative(coefficient)}"
+
+
+def _relative(coefficient: Coefficient) -> str:
+    """Return the distance to the interval's farther end, the nearer one where the farther is infinite."""
+    value = coefficient.value
+    if value == 0:
+        return ""
+    far = coefficient.high - value if math.isfinite(coefficient.high) else value - coefficient.low
+    return f" {format_spread(far / value)}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _details(model: Model) -> str:
+    one, observations = model.fit, model.fit.contender.observations
+    layers = min(o.configuration.layers for o in observations)
+    worst = one.leave_one_out.worst
+    flops, batch = one.half_performance_flops, one.half_performance_batch(layers)
+    half = "half-performance size: none, the data show no limit to the rate"
+    if flops is not None and batch is not None:
+        half = (
+            f"half-performance size {format_flops(flops)} a step; {_layers(layers)} reaches half its highest "
+            f"throughput at batch {_three_digits(batch)}"
+        )
+    return (
+        f"{model.name}: {len(observations)} sizes, R² of log times {one.r_squared:.3f}, largest left-out error "
+        f"{_percent(one.leave_one_out.largest)} ({_layers(worst.layers)} batch {worst.batch_size}); {half}"
+    )
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - a hundred has three digits
+
+
+def _crossover_words(first: Model, second: Model, layers: tuple[int, ...], crossed: Crossover) -> Sequence[str]:
+    del layers
+    return (first.name, second.name, str(crossed.batch_size), _from_width(crossed), _undecided(crossed))
+
+
+def _from_width(crossed: Crossover) -> str:
+    return f"not up to {crossed.widest}" if crossed.width is None else str(crossed.width)
+
+
+def _undecided(crossed: Crossover) -> str:
+    known = crossed.is_known
+    if crossed.low is None and crossed.high is None:
+        return "" if all(known) else "everywhere" if not any(known) else f"{crossed.narrowest}, {crossed.widest}"
+    low = f"<{crossed.narrowest}" if crossed.low is None else str(crossed.low)
+    high = f">{crossed.widest}" if crossed.high is None else str(crossed.high)
+    return f"{low} and {high}"
+
+
+def _raw_model(model: Model) -> dict[str, Value]:
+    one, configuration = model.fit, model.fit.contender.configuration
+    half = one.half_performance_flops
+    return {
+        "model": model.name,
+        "run_id": model.header.run_id,
+        "machine_id": model.header.machine.id,
+        "device": configuration.device,
+        "engine": configuration.engine,
+        "precision": configuration.precision,
+        "pipeline": configuration.pipeline,
+        "threads": configuration.threads,
+        "sizes": len(one.contender.observations),
+        **_raw_coefficient("overhead_seconds", one.overhead),
+        **_raw_coefficient("rate_flops_per_second", one.rate),
+        **_raw_coefficient("bandwidth_bytes_per_second", one.bandwidth),
+        **_raw_coefficient("sample_seconds", one.sample_seconds),
+        "relative_deviation": one.deviation,
+        "r_squared": one.r_squared,
+        "left_out_median": one.leave_one_out.median,
+        "left_out_largest": one.leave_one_out.largest,
+        "half_performance_flops": half,
+    }
+
+
+def _raw_coefficient(name: str, coefficient: Coefficient | None) -> dict[str, Value]:
+    values = (None, None, None) if coefficient is None else (coefficient.value, coefficient.low, coefficient.high)
+    finite = (value if value is not None and math.isfinite(value) else None for value in values)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), finite, strict=True))
+
+
+def _raw_crossover(first: Model, second: Model, layers: tuple[int, ...], crossed: Crossover) -> dict[str, object]:
+    return {
+        "ahead_when_narrow": first.name,
+        "overtaken_by": second.name,
+        "narrowest_layers": list(layers),
+        "batch_size": crossed.batch_size,
+        "width": crossed.width,
+        "undecided_from": crossed.low,
+        "undecided_to": crossed.high,
+        "narrowest": crossed.narrowest,
+        "widest": crossed.widest,
+        "log_ratios": list(crossed.log_ratios),
+        "is_known": list(crossed.is_known),
+    }
+
+
+def _layers(layers: Iterable[int]) -> str:
+    return "-".join(map(str, layers))
+
+
+# Predictions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One model's prediction of one size: seconds a step with its interval, and an epoch of the run's dataset."""
+
+    model: str
+    layers: tuple[int, ...]
+    batch_size: int
+    step_seconds: float
+    step_seconds_low: float
+    step_seconds_high: float
+    epoch_seconds: float
+    throughput_per_second: float
+    times_fastest: float
+    is_extrapolated: bool
+
+
+def predict(models: Sequence[Model], layers: tuple[int, ...], batch_size: int) -> tuple[Answer, ...]:
+    """Return each model's prediction for `layers` at `batch_size`, the fastest first."""
+    found = [(model, model.fit.predict(layers, batch_size)) for model in models]
+    fastest = min(each.step_seconds for _, each in found)
+    answers = (_answer(model, each, layers, batch_size, fastest) for model, each in found)
+    return tuple(sorted(answers, key=lambda answer: answer.step_seconds))
+
+
+def _answer(model: Model, each: Prediction, layers: tuple[int, ...], batch_size: int, fastest: float) -> Answer:
+    observations = model.fit.contender.observations
+    samples = observations[0].train_samples
+    epoch_seconds = -(-samples // batch_size) * each.step_seconds
+    depths = {len(o.configuration.layers) for o in observations}
+    return Answer(
+        model=model.name,
+        layers=layers,
+        batch_size=batch_size,
+        step_seconds=each.step_seconds,
+        step_seconds_low=each.low,
+        step_seconds_high=each.high,
+        epoch_seconds=epoch_seconds,
+        throughput_per_second=samples / epoch_seconds,
+        times_fastest=each.step_seconds / fastest,
+        is_extrapolated=not each.is_inside or len(layers) not in depths,
+    )
+
+
+def render_prediction(sides: Sequence[Side], layers: tuple[int, ...], batch_size: int, layout: str, width: int) -> str:
+    """Return the predictions for one size as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
+
+    Raises:
+        BadInputError: there are too few sizes of anything to fit.
+    """
+    models = _require_models(sides)
+    answers = predict(models, layers, batch_size)
+    if layout == "json":
+        return json.dumps([asdict(answer) for answer in answers], allow_nan=False, indent=2)
+    if layout == "csv":
+        rows = [{**asdict(answer), "layers": _layers(answer.layers)} for answer in answers]
+        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+    table = text_table if layout == "table" else markdown_table
+    rows_of_words = [_answer_words(answer) for answer in answers]
+    notes = [
+        f"{_layers(layers)}, batch {batch_size}: predicted from the sizes that were run",
+        "95 % interval: where another configuration of this size would be measured",
+        *(f"{each.name}: median error of left-out sizes {_percent(each.fit.leave_one_out.median)}" for each in models),
+    ]
+    outside = [answer.model for answer in answers if answer.is_extrapolated]
+    if outside:
+        notes.append(f"extrapolated, which is no more than a guess: {', '.join(outside)}: run sizes around this one")
+    parts = (table(_ANSWER_HEADERS, rows_of_words, _ANSWER_NUMERIC), _paragraph(notes, layout, width))
+    return "\n\n".join((*_headings(sides, layout, width), *parts))
+
+
+_ANSWER_HEADERS: Final = ("model", "step", "95 % interval", "epoch", "train samples", "times fastest")
+_ANSWER_NUMERIC: Final = (False, True, True, True, True, True)
+
+
+def _answer_words(answer: Answer) -> Sequence[str]:
+    return (
+        answer.model,
+        format_seconds(answer.step_seconds),
+        f"{format_seconds(answer.step_seconds_low)} to {format_seconds(answer.step_seconds_high)}",
+        format_seconds(answer.epoch_seconds),
+        format_rate(answer.throughput_per_second),
+        f"{answer.times_fastest:.2f}",
+    )
+
+
+def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
+    """Return `runs` with their labels, or else their machines' ids; one alone has none, alike ones their run ids."""
+    if len(runs) == 1:
+        return [Side(label="", header=runs[0].header, measured=measured_in(runs[0]))]
+    named = [label or run.header.machine.id for label, run in zip(labels, runs, strict=True)]
+    if len(set(named)) < len(named):
+        named = [run.header.run_id for run in runs]
+    return [
+        Side(label=harmless(label, 40), header=run.header, measured=measured_in(run))
+        for label, run in zip(named, runs, strict=True)
+    ]
+
+
+def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side:
+    """Return the side of a comparison that measured `trials`."""
+    measured = [
+        Measured(configuration=each.subject, train_samples=min(each.train_samples), log_seconds=each.log_seconds)
+        for each in trials
+        if isinstance(each.subject, Configuration) and each.n
+    ]
+    return Side(label=label, header=header, measured=measured)

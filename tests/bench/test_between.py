@@ -1,0 +1,131 @@
+"""Comparing two devices, engines or thread counts: of two runs, or of one run whose trials were measured in turn."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_builders import make_configuration, make_machine
+from click.testing import CliRunner, Result
+from stored_runs import side, store
+
+from bench.cli import cli
+from bench.records import Configuration, Run
+
+WIDTHS = (16, 64, 256, 1024)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path) -> Iterator[None]:
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+def compare(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["compare", *arguments], prog_name="bench")
+
+
+def as_json(*arguments: str) -> Any:  # noqa: ANN401 - parsed JSON
+    done = compare(*arguments, "--format", "json")
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def sizes(**changes: Any) -> list[Configuration]:  # noqa: ANN401 - changes of any field
+    return [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=batch, **changes)
+        for width in WIDTHS
+        for batch in (16, 1024)
+    ]
+
+
+def seconds(configuration: Configuration, overhead: float, rate: float) -> float:
+    steps = 60_000 / configuration.batch_size
+    return steps * overhead + 60_000 * 6 * configuration.weights / rate
+
+
+def two_devices(**header: Any) -> Run:  # noqa: ANN401 - changes of any field
+    """A CPU that is soon at work, and an accelerator that is soon done."""
+    cpu = {each: seconds(each, 20e-6, 50e9) for each in sizes()}
+    cuda = {each: seconds(each, 300e-6, 5e12) for each in sizes(device="cuda:0", threads=1)}
+    return side({**cpu, **cuda}, header=header)
+
+
+def test_two_devices_of_one_run_are_compared_without_drift() -> None:
+    store(two_devices(), Path("a.jsonl"))
+    document = as_json("a.jsonl", "a.jsonl", "--between", "device=cpu,cuda")
+    rows = document["rows"]
+    assert len(rows) == len(WIDTHS) * 2
+    verdicts = {(row["layers"], row["batch_size"]): row["time_verdict"] for row in rows}
+    assert verdicts["784-16-10", 16] == "slower"
+    assert verdicts["784-1024-10", 1024] == "faster"
+    said = compare("a.jsonl", "a.jsonl", "--between", "device=cpu,cuda").stdout
+    assert "hardware comparison" in said
+    assert "no drift from table to table" in " ".join(said.split())
+    assert "include a drift" not in said
+
+
+def test_a_comparison_of_devices_says_where_one_overtakes_the_other() -> None:
+    store(two_devices(), Path("a.jsonl"))
+    said = compare("a.jsonl", "a.jsonl", "--between", "device=cpu,cuda:0").stdout
+    assert "from width: of the first hidden layer" in said
+    found = re.search(r"^cpu +cuda:0 +16 +(\d+)", said, flags=re.MULTILINE)
+    assert found is not None
+    # 16 samples: the overheads differ by 280 µs, the time of a multiply-add by almost all of the CPU's.
+    assert int(found[1]) == pytest.approx(280e-6 / (16 * 6 * 794 * (1 / 50e9 - 1 / 5e12)), rel=0.02)
+
+
+def test_two_machines_are_told_their_crossovers_too() -> None:
+    store(side({each: seconds(each, 20e-6, 50e9) for each in sizes()}), Path("a.jsonl"))
+    other = {"machine": make_machine(cpu_model="Another CPU")}
+    store(
+        side({each: seconds(each, 300e-6, 5e12) for each in sizes()}, run_id="b0b0b0b0", header=other), Path("b.jsonl")
+    )
+    said = compare("small=a.jsonl", "large=b.jsonl").stdout
+    assert "small cpu" in said
+    assert "large cpu" in said
+
+
+def test_too_few_sizes_leave_the_crossovers_out() -> None:
+    chosen = {make_configuration(): 2.0, make_configuration(device="cuda:0"): 1.0}
+    store(side(chosen), Path("a.jsonl"))
+    done = compare("a.jsonl", "a.jsonl", "--between", "device=cpu,cuda")
+    assert done.exit_code == 0
+    assert "faster" in done.stdout
+    assert "from width" not in done.stdout
+
+
+def test_engines_are_no_hardware_comparison() -> None:
+    store(side({make_configuration(): 2.0, make_configuration(engine="fused"): 1.0}), Path("a.jsonl"))
+    said = compare("a.jsonl", "a.jsonl", "--between", "engine=eager,fused").stdout
+    assert said.startswith("comparison:")
+    assert "eager / fused" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("device", "write it like device=cpu,cuda"),
+        ("device=cpu", "write it like device=cpu,cuda"),
+        ("device=cpu,cpu", "write it like device=cpu,cuda"),
+        ("device=cpu,,cuda", "write it like device=cpu,cuda"),
+        ("devise=cpu,cuda", "did you mean device?"),
+        ("device=cpu,mps", "it has cpu, cuda:0"),
+    ],
+)
+def test_a_wrong_dimension_or_value_is_refused(text: str, words: str) -> None:
+    store(two_devices(), Path("a.jsonl"))
+    done = compare("a.jsonl", "a.jsonl", "--between", text)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_what_is_alike_in_nothing_else_is_incomparable() -> None:
+    store(side({make_configuration(): 2.0, make_configuration(device="cuda:0", batch_size=256): 1.0}), Path("a.jsonl"))
+    done = compare("a.jsonl", "a.jsonl", "--between", "device=cpu,cuda")
+    assert done.exit_code == 5
+    assert "batch_size" in done.stderr

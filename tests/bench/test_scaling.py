@@ -1,0 +1,283 @@
+"""Fitted step times: known coefficients come back, intervals hold, and the crossover is where the curves cross."""
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from bench_builders import (
+    Change,
+    make_configuration,
+    make_epochs,
+    make_failure,
+    make_measurement,
+    make_record,
+    make_run,
+)
+from click.testing import CliRunner, Result
+from stored_runs import store
+
+from bench.cli import cli
+from bench.records import Configuration, Measurement, Run, TrialRecord
+from bench.scaling import Fit, contenders, crossover, fit, measured_in, pairs, scaled_layers
+from bench.scaling_view import label_runs, make_models, predict, render_prediction, render_scaling
+from mnist_mlp.costs import training_bytes, training_flops
+
+WIDTHS = (64, 128, 256, 512, 1024, 2048)
+BATCHES = (16, 64, 256, 1024, 4096)
+SAMPLES = 60_000
+
+Law = Callable[[tuple[int, ...], float], float]
+"""Layers and samples of a step → its seconds."""
+
+
+def law(overhead: float, rate: float, bandwidth: float = math.inf, sample: float = 0.0) -> Law:
+    def seconds(layers: tuple[int, ...], batch: float) -> float:
+        sweeps = training_bytes(layers, 0, optimizer="adam")
+        return overhead + batch * training_flops(layers) / rate + sweeps / bandwidth + batch * sample
+
+    return seconds
+
+
+CPU = law(150e-6, 180e9, 45e9, 0.8e-6)
+
+
+def configuration(width: int, batch: int, **changes: Change) -> Configuration:
+    return make_configuration(layers=(784, width, 10), model=f"784-{width}-10", batch_size=batch, epochs=3, **changes)
+
+
+def grid(
+    seconds: Law, *, noise: float = 0.0, seed: int = 0, sizes: Sequence[tuple[int, int]] = (), **changes: Change
+) -> Run:
+    """Return a run of one trial a size, whose epochs take what `seconds` says, times lognormal noise."""
+    random_ = random.Random(seed)  # noqa: S311 - no secret
+    chosen = [configuration(*size, **changes) for size in sizes or tuple(itertools.product(WIDTHS, BATCHES))]
+    records = []
+    for each in chosen:
+        steps = -(-SAMPLES // each.batch_size)
+        epoch = steps * seconds(each.layers, SAMPLES / steps) * math.exp(random_.gauss(0, noise))
+        records.append(make_record(each, outcome=make_measurement(epochs=make_epochs((epoch,) * 3))))
+    return make_run(chosen, 1, records=records)
+
+
+def fitted(run: Run) -> Fit:
+    (contender,) = contenders(measured_in(run))
+    found = fit(contender)
+    assert found is not None
+    return found
+
+
+def merged(*runs: Run) -> Run:
+    configurations = [each for run in runs for each in run.header.plan.configurations]
+    return make_run(configurations, 1, records=[record for run in runs for record in run.records])
+
+
+def test_known_coefficients_come_back_though_last_batches_are_short() -> None:
+    one = fitted(grid(CPU))
+    assert one.overhead.value == pytest.approx(150e-6, rel=1e-6)
+    assert one.rate is not None
+    assert one.rate.value == pytest.approx(180e9, rel=1e-6)
+    assert one.bandwidth is not None
+    assert one.bandwidth.value == pytest.approx(45e9, rel=1e-6)
+    assert one.sample_seconds is not None
+    assert one.sample_seconds.value == pytest.approx(0.8e-6, rel=1e-6)
+    assert one.leave_one_out.largest < 1e-6
+    assert one.r_squared == pytest.approx(1)
+
+
+def test_a_term_that_is_not_in_the_data_is_left_out_or_nothing() -> None:
+    one = fitted(grid(law(1e-3, 1e12), noise=0.05, seed=3))
+    assert one.bandwidth is None or one.bandwidth.high == math.inf
+    assert one.sample_seconds is None or one.sample_seconds.low == 0
+
+
+def test_the_intervals_hold_what_they_promise() -> None:
+    overhead = prediction = 0
+    others = random.Random(1)  # noqa: S311 - no secret
+    for seed in range(100):
+        one = fitted(grid(law(150e-6, 180e9, 45e9), noise=0.08, seed=seed))
+        overhead += one.overhead.low <= 150e-6 <= one.overhead.high
+        layers = (784, 300, 10)
+        again = law(150e-6, 180e9, 45e9)(layers, 100) * math.exp(others.gauss(0, 0.08))
+        told = one.predict(layers, 100)
+        prediction += told.low <= again <= told.high
+    # 95 of 100 on average; fewer than 88 or all of 200 would each happen once in a thousand times at most.
+    assert overhead >= 88
+    assert prediction >= 88
+    assert overhead + prediction < 200
+
+
+def test_a_left_out_size_is_predicted_without_its_own_time() -> None:
+    run = grid(CPU)
+    odd = configuration(2048, 16)
+    records = [slower(each, 3.0) if each.trial.configuration == odd else each for each in run.records]
+    left_out = fitted(make_run(run.header.plan.configurations, 1, records=records)).leave_one_out
+    assert left_out.worst == odd
+    assert left_out.largest == pytest.approx(1 - 1 / 3)  # the others tell the true time exactly
+    assert left_out.median < left_out.largest
+
+
+def slower(record: TrialRecord, times: float) -> TrialRecord:
+    assert isinstance(record.outcome, Measurement)
+    epochs = make_epochs((record.outcome.epoch_seconds * times,) * 3)
+    return make_record(record.trial.configuration, outcome=make_measurement(epochs=epochs))
+
+
+def test_contenders_are_told_apart_by_all_but_their_sizes() -> None:
+    run = merged(grid(CPU, threads=1), grid(CPU, threads=2), grid(CPU, engine="fused"))
+    found = contenders(measured_in(run))
+    assert [(c.configuration.engine, c.configuration.threads) for c in found] == [
+        ("eager", 1),
+        ("eager", 2),
+        ("fused", 2),
+    ]
+    assert {len(c.observations) for c in found} == {30}
+
+
+def test_failed_trials_and_too_few_sizes_give_no_model() -> None:
+    run = grid(CPU, sizes=[(64, 16), (128, 64), (256, 256), (512, 1024)])
+    records = [*run.records[:3], make_record(run.records[3].trial.configuration, outcome=make_failure())]
+    assert fit(contenders(measured_in(run))[0]) is not None
+    assert fit(contenders(measured_in(make_run(run.header.plan.configurations, 1, records=records)))[0]) is None
+
+
+def test_half_performance_sizes_are_those_of_the_law() -> None:
+    one = fitted(grid(law(1e-3, 1e12)))
+    assert one.half_performance_flops == pytest.approx(1e9, rel=1e-4)
+    layers = (784, 128, 10)
+    assert one.half_performance_batch(layers) == pytest.approx(1e9 / training_flops(layers), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [16, 256])
+def test_crossover_is_where_the_laws_cross(batch: int) -> None:
+    slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
+    run = merged(grid(slow, device="cpu"), grid(fast, device="cuda:0"))
+    cpu, cuda = (fit(each) for each in contenders(measured_in(run)))
+    assert cpu is not None
+    assert cuda is not None
+    found = crossover(cuda, cpu, (784, 64, 10), batch, (8, 4096))
+    assert found.first is cpu
+    true = next(w for w in range(8, 4097) if fast((784, w, 10), batch) < slow((784, w, 10), batch))
+    assert found.width == pytest.approx(true, rel=0.011)
+    assert found.is_known == (True, True)
+
+
+def test_an_uncertain_crossover_says_between_which_widths() -> None:
+    slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
+    run = merged(grid(slow, device="cpu", noise=0.1, seed=1), grid(fast, device="cuda:0", noise=0.1, seed=2))
+    cpu, cuda = (fit(each) for each in contenders(measured_in(run)))
+    assert cpu is not None
+    assert cuda is not None
+    found = crossover(cpu, cuda, (784, 64, 10), 64, (8, 4096))
+    assert found.low is not None
+    assert found.high is not None
+    assert found.width is not None
+    assert found.low < found.width < found.high
+    true = next(w for w in range(8, 4097) if fast((784, w, 10), 64) < slow((784, w, 10), 64))
+    assert found.low <= true <= found.high
+
+
+def test_one_that_is_never_overtaken_is_ahead_throughout() -> None:
+    run = merged(grid(law(20e-6, 1e12), engine="fused"), grid(law(60e-6, 5e11)))
+    fits = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
+    first, second = fits
+    found = crossover(first, second, (784, 64, 10), 64, (64, 2048))
+    assert found.first.contender.configuration.engine == "fused"
+    assert (found.width, found.low, found.high) == (None, None, None)
+
+
+def test_pairs_differ_in_device_and_threads_or_in_one_thing() -> None:
+    run = merged(
+        grid(CPU, threads=2),
+        grid(CPU, device="cuda:0", threads=1),
+        grid(CPU, device="cuda:0", threads=1, engine="fused"),
+    )
+    fits = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
+    told = [
+        tuple(f"{c.device} {c.engine}" for c in (a.contender.configuration, b.contender.configuration))
+        for a, b in pairs(fits)
+    ]
+    assert told == [("cpu eager", "cuda:0 eager"), ("cuda:0 eager", "cuda:0 fused")]
+
+
+def test_layers_are_scaled_in_proportion() -> None:
+    assert scaled_layers((784, 512, 256, 10), 1000) == (784, 1000, 500, 10)
+    assert scaled_layers((784, 512, 4, 10), 8) == (784, 8, 1, 10)
+
+
+def test_what_is_outside_the_measured_sizes_is_called_extrapolated() -> None:
+    models = make_models(label_runs([grid(CPU)], [None]))
+    assert not predict(models, (784, 300, 10), 100)[0].is_extrapolated
+    assert predict(models, (784, 300, 10), 5000)[0].is_extrapolated
+    assert predict(models, (784, 4000, 10), 100)[0].is_extrapolated
+    assert predict(models, (784, 300, 300, 10), 100)[0].is_extrapolated
+
+
+def test_an_epoch_has_its_short_step_too() -> None:
+    (answer,) = predict(make_models(label_runs([grid(CPU)], [None])), (784, 128, 10), 4096)
+    assert answer.epoch_seconds == pytest.approx(15 * answer.step_seconds)
+    assert answer.throughput_per_second == pytest.approx(SAMPLES / answer.epoch_seconds)
+
+
+@pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
+def test_every_format_names_every_model(layout: str) -> None:
+    sides = label_runs([merged(grid(CPU), grid(CPU, engine="fused"))], [None])
+    for text in (render_scaling(sides, layout, 80), render_prediction(sides, (784, 300, 10), 100, layout, 80)):
+        assert "cpu eager" in text
+        assert "cpu fused" in text
+
+
+def test_json_holds_models_and_crossovers_unrounded() -> None:
+    slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
+    run = merged(grid(slow, device="cpu"), grid(fast, device="cuda:0"))
+    document = json.loads(render_scaling(label_runs([run], [None]), "json", 80))
+    assert [model["model"] for model in document["models"]] == ["cpu", "cuda:0"]
+    assert document["models"][0]["rate_flops_per_second"] == pytest.approx(50e9)
+    assert {each["batch_size"] for each in document["crossovers"]} == set(BATCHES)
+    crossed = [each for each in document["crossovers"] if each["width"] is not None]
+    assert {each["overtaken_by"] for each in crossed} == {"cuda:0"}
+
+
+def test_runs_of_two_machines_go_by_their_labels() -> None:
+    runs = [grid(CPU), grid(law(1e-4, 1e12))]
+    assert [model.name for model in make_models(label_runs(runs, ["old", "new"]))] == ["old cpu", "new cpu"]
+
+
+# The command
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["predict", *arguments], prog_name="bench")
+
+
+def test_the_command_predicts_a_size(tmp_path: Path) -> None:
+    path = store(grid(CPU), tmp_path / "run.jsonl")
+    done = bench(str(path), "--layers", "784-300-10", "--batch-size", "100", "--format", "json")
+    assert done.exit_code == 0, done.output
+    (answer,) = json.loads(done.stdout)
+    assert answer["step_seconds"] == pytest.approx(CPU((784, 300, 10), 100), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--layers", "784-300-10"], "--batch-size is missing"),
+        (["--batch-size", "100"], "--layers is missing"),
+        (["--layers", "784-x-10", "--batch-size", "100"], "784-x-10"),
+        (["--layers", "784-300-10", "--batch-size", "0"], "use a whole number from 1"),
+    ],
+)
+def test_a_wrong_size_is_refused(tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = bench(str(store(grid(CPU), tmp_path / "run.jsonl")), *arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def test_too_few_sizes_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    done = bench(str(store(grid(CPU, sizes=[(64, 16), (128, 16)]), tmp_path / "run.jsonl")))
+    assert done.exit_code == 2
+    assert "too few sizes" in done.stderr
+    assert "--widths" in done.stderr
