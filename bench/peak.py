@@ -21,7 +21,7 @@ _Multiply: TypeAlias = Callable[[Tensor, Tensor, Tensor], None]
 """Multiplies the first two matrices; may write to the third."""
 
 
-def measure_peak(
+def measure_peak(  # noqa: PLR0913 - what bounds the search, and the clock
     device: torch.device,
     synchronise: Callable[[], None],
     *,

@@ -35,7 +35,7 @@ TRY_SECONDS: Final = 0.002
 
 SQUARE_LONGEST_SECONDS: Final = 0.01
 """After a square product that takes longer than this no larger one is tried. The peak's own limit lets one through that
-takes eight times as long, by either library: 5 s in each process on x86_64-2c-1e6182e1, for a rate that was no higher."""
+takes eight times as long, by either library: 5 s in each process on x86_64-2c-1e6182e1, for a rate no higher."""
 
 MAX_ROUNDS: Final = 1000
 """Work repeated in one try at most, however short it is."""
