@@ -34,6 +34,9 @@ LEVEL: Final = 0.95
 MIN_FREEDOM: Final = 2
 """Observations beyond the coefficients; with fewer there is neither an interval nor a test of the model."""
 
+MIN_SINGULAR_VALUE: Final = 1e-3
+"""Of the terms' columns at length 1. Below it they differ by a thousandth, far less than any time is known."""
+
 _TERMS: Final = ("overhead", "arithmetic", "traffic", "input")
 
 _CANDIDATES: Final = (_TERMS[:2], _TERMS[:3], ("overhead", "arithmetic", "input"), _TERMS)
@@ -207,17 +210,26 @@ def blanked(configuration: Configuration) -> Configuration:
 
 
 def fit(contender: Contender) -> Fit | None:
-    """Return the model fitted to `contender`; None with too few configurations to fit and test one.
+    """Return the model fitted to `contender`; None with too few sizes to fit and test one.
 
     Of the model with and without its last terms that one is taken which predicts left-out sizes best (root mean square
-    of the relative errors).
+    of the relative errors). Terms that the sizes cannot tell apart are not tried together: with one width alone, the
+    traffic of the parameters looks like overhead.
     """
     count = len(contender.observations)
-    candidates = [terms for terms in _CANDIDATES if count >= len(terms) + MIN_FREEDOM]
+    candidates = [
+        terms for terms in _CANDIDATES if count >= len(terms) + MIN_FREEDOM and _are_distinct(contender, terms)
+    ]
     if not candidates:
         return None
     best = min(candidates, key=lambda terms: math.sqrt(statistics.fmean(e * e for e in _left_out(contender, terms))))
     return _finish(contender, best)
+
+
+def _are_distinct(contender: Contender, terms: tuple[str, ...]) -> bool:
+    rows, seconds = _system(contender, terms)
+    smallest = float(np.linalg.svd(_normalised(rows / seconds[:, None])[0], compute_uv=False)[-1])
+    return smallest > MIN_SINGULAR_VALUE
 
 
 def _finish(contender: Contender, terms: tuple[str, ...]) -> Fit:
@@ -252,7 +264,7 @@ def _finish(contender: Contender, terms: tuple[str, ...]) -> Fit:
         bandwidth=_inverse(known["traffic"]) if "traffic" in known else None,
         sample_seconds=known.get("input"),
         deviation=math.sqrt(variance),
-        r_squared=1 - float(errors @ errors) / float(((logs - logs.mean()) ** 2).sum()),
+        r_squared=1 - float(errors @ errors) / (float(((logs - logs.mean()) ** 2).sum()) or math.inf),
         leave_one_out=LeaveOneOut(
             median=statistics.median(left_out),
             largest=left_out[worst],

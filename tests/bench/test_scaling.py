@@ -144,6 +144,24 @@ def test_failed_trials_and_too_few_sizes_give_no_model() -> None:
     assert fit(contenders(measured_in(make_run(run.header.plan.configurations, 1, records=records)))[0]) is None
 
 
+def test_terms_that_the_sizes_cannot_tell_apart_are_not_fitted_together() -> None:
+    one_width = fitted(grid(CPU, noise=0.02, sizes=[(128, 2**power) for power in range(4, 13)]))
+    assert "traffic" not in one_width.terms
+    one_batch = fitted(grid(CPU, noise=0.02, sizes=[(2**power, 256) for power in range(3, 12)]))
+    assert "input" not in one_batch.terms
+    for one in (one_width, one_batch):
+        assert math.isfinite(one.overhead.high)
+        assert math.isfinite(one.r_squared)
+
+
+def test_one_size_however_often_gives_no_model() -> None:
+    chosen = [configuration(128, 64, learning_rate=rate) for rate in (0.1, 0.01, 0.001, 0.0001, 0.00001)]
+    run = make_run(chosen, 1, records=[make_record(each) for each in chosen])
+    (contender,) = contenders(measured_in(run))
+    assert len(contender.observations) == 5
+    assert fit(contender) is None
+
+
 def test_half_performance_sizes_are_those_of_the_law() -> None:
     one = fitted(grid(law(1e-3, 1e12)))
     assert one.half_performance_flops == pytest.approx(1e9, rel=1e-4)

@@ -7,11 +7,7 @@ are forked from this process, because processes that were started apart differ b
 mean of the blocks' ratios (harness over bare loop) with a 95 % interval over fresh process pairs; each pair is one
 observation.
 
-With ``--against unsampled`` the other arm is the harness too, but samples nothing around its epochs: no contention, no
-pressure, no device conditions, no energy. What the sampling costs an epoch is then the ratio.
-
     python tests/microbench/harness_overhead.py [--pairs 8] [--blocks 6] [--layers 784-128-10] [--batch-size 64]
-    python tests/microbench/harness_overhead.py --against unsampled
 """
 
 import argparse
@@ -36,53 +32,23 @@ import torch._dynamo  # as a worker host: the first optimizer would import it
 from scipy import stats
 from torch import nn
 
-from bench import worker
 from bench.coding import from_json, to_json
 from bench.messages import Trained
 from bench.plan import Request, make_plan
-from bench.records import Configuration, Contention, Trial
-from bench.worker import displace
+from bench.records import Configuration, Trial
+from bench.worker import Session, displace
 from mnist_mlp.data import load
 
 Epoch = Callable[[], float]
 """Trains one epoch and returns its seconds."""
 
 
-class NoMeter:
-    """Stands in for every sampler, and samples nothing."""
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def stop(self, contention: Contention | None = None) -> Contention | None:
-        """Return what was given."""
-        return contention
-
-
-class NoContentionMeter(NoMeter):
-    """Likewise for the one whose result an epoch's record needs."""
-
-    def stop(self, contention: Contention | None = None) -> Contention:
-        """Return nothing measured."""
-        del contention
-        return Contention(
-            process_cpu_seconds=0.0, other_cpu_seconds=None, steal_seconds=None, involuntary_switches=None
-        )
-
-
-def harness_epochs(configuration: Configuration, seed: int, **members: NoMeter) -> Epoch:
-    """Return what has a trial of the harness train its next epoch; `members` of its session are replaced."""
-    session = worker.Session()
+def harness_epochs(configuration: Configuration, seed: int) -> Epoch:
+    """Return what has a trial of the harness train its next epoch."""
+    session = Session()
     trial = Trial(configuration=configuration, seed=seed, repeat=0)
     session.answer({"do": "prepare", "trial": to_json(trial), "root": None})
-    vars(session).update(members)
     return lambda: from_json(Trained, session.answer({"do": "train", "epoch": 0})["answer"]).train_seconds
-
-
-def unsampled_epochs(configuration: Configuration, seed: int) -> Epoch:
-    """Return what has a trial of the harness train its next epoch without sampling anything around it."""
-    vars(worker)["ContentionMeter"] = NoContentionMeter
-    return harness_epochs(configuration, seed, _watch=NoMeter(), _pressure=NoMeter(), _energy=NoMeter())
 
 
 def bare_epochs(configuration: Configuration, seed: int) -> Epoch:
@@ -117,7 +83,7 @@ def bare_epochs(configuration: Configuration, seed: int) -> Epoch:
     return lambda: train(len(labels))
 
 
-ARMS = {"harness": harness_epochs, "bare": bare_epochs, "unsampled": unsampled_epochs}
+ARMS = {"harness": harness_epochs, "bare": bare_epochs}
 
 
 def main() -> None:
@@ -127,34 +93,31 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--layers", default="784-128-10")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--against", choices=("bare", "unsampled"), default="bare")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
     (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
     configuration = dataclasses.replace(configuration, epochs=2 * options.blocks)
-    pairs = [measure_pair(configuration, seed, options.blocks, options.against) for seed in range(options.pairs)]
-    report(configuration, pairs, options)
+    pairs = [measure_pair(configuration, seed, options.blocks) for seed in range(options.pairs)]
+    report(configuration, pairs, options.blocks, options.json)
 
 
-def measure_pair(configuration: Configuration, seed: int, blocks: int, against: str) -> float:
+def measure_pair(configuration: Configuration, seed: int, blocks: int) -> float:
     """Return the mean log-ratio of one fresh pair of processes over its ABBA blocks."""
     fork = multiprocessing.get_context("fork")
     ends, processes = {}, []
-    arms = ("harness", against)
-    for arm in arms:
+    for arm in ARMS:
         ends[arm], theirs = fork.Pipe()
         processes.append(fork.Process(target=serve, args=(arm, configuration, seed, theirs)))
         processes[-1].start()
         ends[arm].recv()  # ready: one prepares at a time
     logs = []
     for block in range(blocks):
-        seconds = dict.fromkeys(arms, 0.0)
-        first, second = arms if block % 2 else arms[::-1]
-        for arm in (first, second, second, first):
+        seconds = dict.fromkeys(ARMS, 0.0)
+        for arm in ("harness", "bare", "bare", "harness") if block % 2 else ("bare", "harness", "harness", "bare"):
             ends[arm].send("train")
             seconds[arm] += ends[arm].recv()
-        logs.append(math.log(seconds["harness"] / seconds[against]))
+        logs.append(math.log(seconds["harness"] / seconds["bare"]))
     for end in ends.values():
         end.send("end")
     for process in processes:
@@ -170,19 +133,17 @@ def serve(arm: str, configuration: Configuration, seed: int, end: Connection) ->
         end.send(train())
 
 
-def report(configuration: Configuration, pairs: list[float], options: argparse.Namespace) -> None:
+def report(configuration: Configuration, pairs: list[float], blocks: int, path: Path | None) -> None:
     """Print the estimate and, if asked, write it as JSON."""
     mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
     half = float(stats.t.ppf(0.975, len(pairs) - 1)) * error
     ratio, low, high = math.exp(mean), math.exp(mean - half), math.exp(mean + half)
-    other = "bare loop" if options.against == "bare" else "harness that samples nothing"
     print(  # noqa: T201 - the result
-        f"{configuration.model} batch {configuration.batch_size}, {configuration.threads} threads: harness / {other} "
-        f"{ratio:.4f}, 95 % interval {low:.4f} to {high:.4f} "
-        f"({len(pairs)} process pairs of {options.blocks} ABBA blocks)"
+        f"{configuration.model} batch {configuration.batch_size}, {configuration.threads} threads: harness / bare loop "
+        f"{ratio:.4f}, 95 % interval {low:.4f} to {high:.4f} ({len(pairs)} process pairs of {blocks} ABBA blocks)"
     )
-    if options.json is not None:
-        options.json.write_text(json.dumps({"ratio": ratio, "low": low, "high": high, "pair_log_ratios": pairs}))
+    if path is not None:
+        path.write_text(json.dumps({"ratio": ratio, "low": low, "high": high, "pair_log_ratios": pairs}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""What does the sampling around an epoch cost the epoch? One trial of the harness, with it and without it in turn.
+
+The trial's session trains epochs in ABBA blocks, in half of them without sampling anything around them: no contention,
+no pressure, no device conditions, no energy. One process has one memory layout, so nothing else differs. Each block
+gives one ratio; printed is their geometric mean with a 95 % interval over blocks. The weights go on changing, which
+changes no time (unless they become denormal, which 784-128-10 does not).
+
+    python tests/microbench/sampling_overhead.py [--blocks 60] [--layers 784-128-10] [--batch-size 64]
+"""
+
+import argparse
+import math
+import os
+import statistics
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the checkout need not be installed
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scipy import stats
+
+from bench import worker
+from bench.coding import from_json, to_json
+from bench.locks import device_lock
+from bench.messages import Trained
+from bench.plan import Request, make_plan
+from bench.records import Contention, Trial
+
+
+class NoMeter:
+    """Stands in for every sampler, and samples nothing."""
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def stop(self, contention: Contention | None = None) -> Contention | None:
+        """Return what was given."""
+        return contention
+
+
+class NoContentionMeter(NoMeter):
+    """Likewise for the one whose result an epoch's record needs."""
+
+    def stop(self, contention: Contention | None = None) -> Contention:
+        """Return that nothing was measured."""
+        del contention
+        return Contention(
+            process_cpu_seconds=0.0, other_cpu_seconds=None, steal_seconds=None, involuntary_switches=None
+        )
+
+
+SAMPLERS = ("_watch", "_pressure", "_energy")
+"""What a session has to sample with, beside the contention meter of its module."""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Epoch time with sampling over without, with its interval.")
+    parser.add_argument("--blocks", type=int, default=60)
+    parser.add_argument("--layers", default="784-128-10")
+    parser.add_argument("--batch-size", type=int, default=64)
+    options = parser.parse_args()
+    request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
+    (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
+    session = worker.Session()
+    trial = to_json(Trial(configuration=configuration, seed=0, repeat=0))
+    with device_lock("cpu"):
+        session.answer({"do": "prepare", "trial": trial, "root": None})
+        with_sampling = {name: vars(session)[name] for name in SAMPLERS}, worker.ContentionMeter
+        without = dict.fromkeys(SAMPLERS, NoMeter()), NoContentionMeter
+
+        def seconds(members: dict[str, object], contention_meter: type) -> float:
+            vars(session).update(members)
+            vars(worker)["ContentionMeter"] = contention_meter
+            answer = session.answer({"do": "train", "epoch": 0})["answer"]
+            return from_json(Trained, answer).train_seconds
+
+        logs = []
+        for block in range(options.blocks + 1):
+            outer, inner = (with_sampling, without) if block % 2 else (without, with_sampling)
+            times = [seconds(*each) for each in (outer, inner, inner, outer)]
+            log = math.log((times[0] + times[3]) / (times[1] + times[2]))
+            logs.append(log if outer is with_sampling else -log)
+    logs = logs[1:]  # the first block warms up
+    mean, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
+    half = float(stats.t.ppf(0.975, len(logs) - 1)) * error
+    print(  # noqa: T201 - the result
+        f"{configuration.model} batch {configuration.batch_size}, {configuration.threads} threads: epoch with sampling "
+        f"/ without {math.exp(mean):.4f}, 95 % interval {math.exp(mean - half):.4f} to {math.exp(mean + half):.4f} "
+        f"({len(logs)} ABBA blocks of epochs)"
+    )
+
+
+if __name__ == "__main__":
+    main()
