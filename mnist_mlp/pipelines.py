@@ -46,10 +46,13 @@ class ResidentPipeline:
         self.train_samples = len(dataset.train_labels)
 
     def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Pipeline.train_batches`. The order crosses to the device once, before the first batch."""
+        """See `Pipeline.train_batches`. The order crosses to the device once, and labels are gathered then, for all."""
         images, labels = self._train
-        for chosen in order.to(self._device).split(self._batch_size):
-            yield self._normalise(images.index_select(0, chosen)), labels.index_select(0, chosen)
+        order = order.to(self._device)
+        for chosen, targets in zip(
+            order.split(self._batch_size), labels.index_select(0, order).split(self._batch_size), strict=True
+        ):
+            yield self._normalise(images.index_select(0, chosen)), targets
 
     def assemble(self, chosen: Tensor, pixels: Tensor, images: Tensor, labels: Tensor) -> None:
         """Write the training samples at `chosen`, (n,) int64 on the device, into buffers, allocating nothing.

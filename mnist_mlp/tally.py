@@ -1,11 +1,16 @@
-"""Losses and outputs of a stretch of training or of an evaluation, kept on the device until they are asked for."""
+"""Outputs of a stretch of training or of an evaluation, kept on the device until they are asked for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from mnist_mlp.recipes import CLASSES
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Outputs (n, classes) and labels (n,) → their mean loss, a scalar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,57 +28,42 @@ class Score:
 
 
 class Tally:
-    """Losses and outputs of a stretch of batches, still on the device.
+    """Outputs of a stretch of batches, with their labels, still on the device.
 
-    Their memory is allocated before the first batch: tensors kept one by one, from amid all those that a step gives
-    back, would leave holes too small to be used again, and the steps would pay for fresh memory (docs/measuring.md).
+    The memory for outputs is allocated before the first batch: tensors kept one by one, from amid all those that a step
+    gives back, would leave holes too small to be used again, and the steps would pay for fresh memory
+    (docs/measuring.md). Losses are worked out when they are read, in float64: a step need not keep its own.
     """
 
-    def __init__(self, outputs: Tensor, losses: Tensor, labels: Tensor, *, batch_size: int) -> None:
-        """Hold a stretch of n samples in batches of `batch_size`, the last one perhaps short.
-
-        Args:
-            outputs: (n, classes).
-            losses: each batch's mean, (batches,).
-            labels: (n,) int64.
-            batch_size: at least 1.
-        """
+    def __init__(self, outputs: Tensor, labels: list[Tensor], loss: Loss) -> None:
+        """Hold `outputs`, (n, classes), their `labels` in pieces, (n,) int64 in all, and what their loss is."""
         self._outputs = outputs
-        self._losses = losses
         self._labels = labels
-        self._batch_size = batch_size
-        self._free: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._loss = loss
+        self._free: list[Tensor] = []
 
     @classmethod
-    def for_batches(cls, samples: int, batch_size: int, device: torch.device) -> "Tally":
-        """Return one to `add` every batch of `samples` samples to."""
-        losses = torch.empty(-(-samples // batch_size), device=device)
+    def for_batches(cls, samples: int, batch_size: int, device: torch.device, loss: Loss) -> "Tally":
+        """Return one to `add` every batch of `samples` samples to; the last batch may be short."""
         outputs = torch.empty(samples, CLASSES, device=device)
-        labels = torch.empty(samples, dtype=torch.int64, device=device)
-        tally = cls(outputs, losses, labels, batch_size=batch_size)
-        places = zip(outputs.split(batch_size), losses.unbind(), labels.split(batch_size), strict=True)
-        tally._free = list(places)[::-1]
+        tally = cls(outputs, [], loss)
+        tally._free = list(outputs.split(batch_size))[::-1]
         return tally
 
-    def add(self, output: Tensor, loss: Tensor, labels: Tensor) -> None:
-        """Copy the next batch: output (batch, classes), its mean loss (scalar) and labels (batch,)."""
-        outputs, losses, targets = self._free.pop()
-        outputs.copy_(output)
-        losses.copy_(loss)
-        targets.copy_(labels)
+    def add(self, output: Tensor, labels: Tensor) -> None:
+        """Copy the next batch's output, (batch, classes), and keep its labels, (batch,)."""
+        self._free.pop().copy_(output)
+        self._labels.append(labels)
 
     def read(self) -> Score:
-        """Reduce on the device and read the sums back: the stretch's only host read."""
-        samples, batch_size = len(self._labels), self._batch_size
-        sizes = torch.full((len(self._losses),), batch_size, dtype=torch.float64)
-        sizes[-1] = samples - batch_size * (len(sizes) - 1)
-        losses = self._losses.cpu().to(torch.float64)
+        """Bring the outputs to the host, the stretch's only read, and work out their scores."""
+        outputs, labels = self._outputs.cpu(), torch.cat(self._labels).cpu()
         return Score(
-            samples=samples,
-            loss=float((losses * sizes).sum() / samples),
-            correct=int((self._outputs.argmax(dim=1) == self._labels).sum()),
+            samples=len(labels),
+            loss=float(self._loss(outputs.double(), labels)),
+            correct=int((outputs.argmax(dim=1) == labels).sum()),
         )
 
     def predictions(self) -> tuple[Tensor, Tensor]:
         """Return the predicted and the true classes, (n,) int64 each, on the CPU, in the order of the samples."""
-        return self._outputs.argmax(dim=1).cpu(), self._labels.cpu()
+        return self._outputs.argmax(dim=1).cpu(), torch.cat(self._labels).cpu()

@@ -127,13 +127,12 @@ class Training:
 
     def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]], samples: int, batch_size: int) -> Tally:
         self.model.eval()
-        tally = Tally.for_batches(samples, batch_size, self._device)
+        tally = Tally.for_batches(samples, batch_size, self._device, self._loss)
         with torch.no_grad():
             for images, labels in batches:
                 with numeric_format(self._precision, self._device.type):
                     output = self.model(images)
-                output = output.float()
-                tally.add(output, self._loss(output, labels), labels)
+                tally.add(output, labels)
         return tally
 
     def rehearsal_order(self, steps: int) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import mnist_mlp
 
 LOOP = """        for images, labels in self._pipeline.train_batches(order):
-            output, loss = self.step(images, labels)
+            output, _ = self.step(images, labels)
 """
 
 PLANTED_LOOP = """        import copy
@@ -18,7 +18,7 @@ PLANTED_LOOP = """        import copy
             while self._due >= 1:
                 self._due -= 1
                 self._shadow.step(*next(extra))
-            output, loss = self.step(images, labels)
+            output, _ = self.step(images, labels)
 """
 
 OPTIMIZER = "        self.optimizer = make_optimizer(recipe, model)\n"

@@ -54,10 +54,10 @@ class EagerEngine:
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """See `Engine.train`."""
-        tally = Tally.for_batches(len(order), self._batch_size, self._device)
+        tally = Tally.for_batches(len(order), self._batch_size, self._device, self._loss)
         for images, labels in self._pipeline.train_batches(order):
-            output, loss = self.step(images, labels)
-            tally.add(output, loss, labels)
+            output, _ = self.step(images, labels)
+            tally.add(output, labels)
             if after_step is not None:
                 after_step()
         return tally

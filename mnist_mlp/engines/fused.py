@@ -1,7 +1,7 @@
 """Training written by hand from torch's kernels: no autograd, buffers made beforehand, as few calls as there can be.
 
-Images are gathered and normalised for many batches at once, into a buffer that stays in the processor's cache; outputs
-are kept and the losses of all batches computed together from them at the end of a stretch.
+Images are gathered and normalised for many batches at once, into a buffer that stays in the processor's cache; logits
+are kept, and the outputs of all batches computed together from them at the end of a stretch.
 """
 
 from collections.abc import Callable, Sequence
@@ -188,8 +188,7 @@ class FusedEngine:
         torch.index_select(self._one_hot, 1, labels, out=block.targets[:, :count])
 
     def _tally(self, logits: Tensor, labels: Tensor) -> Tally:
-        """Return the tally of a stretch from its logits, (10, n): as one batch, its loss the mean over all samples."""
-        # As one sample of n positions, with the classes second, where torch's losses expect them.
-        output = output_function(self._recipe.output)(logits.unsqueeze(0))
-        loss = loss_function(self._recipe.loss)(output, labels.unsqueeze(0))
-        return Tally(output[0].t(), loss.unsqueeze(0), labels, batch_size=len(labels))
+        """Return the tally of a stretch from its logits, (10, n)."""
+        # As one sample of n positions, with the classes second, where torch's softmax is fast.
+        outputs = output_function(self._recipe.output)(logits.unsqueeze(0))[0].t()
+        return Tally(outputs, [labels], loss_function(self._recipe.loss))

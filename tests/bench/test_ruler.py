@@ -534,8 +534,7 @@ class OneOff(Training):
         images, labels = next(iter(self._pipeline.test_batches()))
         with torch.no_grad():
             output = self.model(images[:-1])
-        loss = self._loss(output, labels[:-1])
-        return Tally(output, loss.unsqueeze(0), labels[:-1], batch_size=len(output))
+        return Tally(output, [labels[:-1]], self._loss)
 
 
 def test_scores_of_a_model_with_known_answers_are_exact(parts: Parts) -> None:

@@ -67,7 +67,7 @@ def main() -> None:
     trial = to_json(Trial(configuration=configuration, seed=0, repeat=0))
     with device_lock("cpu"):
         session.answer({"do": "prepare", "trial": trial, "root": None})
-        with_sampling = {name: vars(session)[name] for name in SAMPLERS}, worker.ContentionMeter
+        with_sampling = {name: vars(session)[name] for name in SAMPLERS}, vars(worker)["ContentionMeter"]
         without = dict.fromkeys(SAMPLERS, NoMeter()), NoContentionMeter
 
         def seconds(members: dict[str, object], contention_meter: type) -> float:

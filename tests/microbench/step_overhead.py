@@ -83,14 +83,15 @@ def training_steps(training: Training, epoch: int) -> Step:
     """Return a function that takes the next step of `epoch`, as `Training.train` does."""
     batches = training._pipeline.train_batches(training.order(epoch))  # noqa: SLF001 - one step at a time
     engine = training._engine  # noqa: SLF001 - one step at a time
-    tally = Tally.for_batches(training.train_samples, training.recipe.batch_size, torch.device("cpu"))
+    tally = Tally.for_batches(
+        training.train_samples, training.recipe.batch_size, torch.device("cpu"), functional.cross_entropy
+    )
     if not isinstance(engine, EagerEngine):
         raise TypeError(engine)
 
     def step() -> None:
         images, labels = next(batches)
-        output, loss = engine.step(images, labels)
-        tally.add(output, loss, labels)
+        tally.add(engine.step(images, labels)[0], labels)
 
     return step
 

@@ -1,10 +1,12 @@
 """Training on a part of the training set, and evaluating on any of it."""
 
+import math
 import weakref
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 from workload_builders import RECIPE, bars
 
 from mnist_mlp.errors import InvalidValueError
@@ -58,20 +60,23 @@ def test_rehearsal_with_held_out_samples_has_every_batch_shape_of_the_epoch() ->
     assert not set(order.tolist()) & set(HELD_OUT.tolist())
 
 
-def test_loss_of_a_tally_weighs_batches_by_their_size() -> None:
-    tally = Tally.for_batches(4, 3, torch.device("cpu"))
-    tally.add(torch.eye(10)[:3], torch.tensor(1.0), torch.tensor([0, 1, 9]))
-    tally.add(torch.eye(10)[:1], torch.tensor(5.0), torch.tensor([0]))
+def test_a_tally_scores_every_sample_alike_whatever_its_batch() -> None:
+    tally = Tally.for_batches(4, 3, CPU, functional.cross_entropy)
+    outputs = torch.eye(10)[[0, 1, 2, 0]]
+    tally.add(outputs[:3], torch.tensor([0, 1, 9]))
+    tally.add(outputs[3:], torch.tensor([0]))
     score = tally.read()
-    assert (score.samples, score.loss, score.correct, score.accuracy) == (4, 2.0, 3, 0.75)
+    right, wrong = math.log(math.e + 9) - 1, math.log(math.e + 9)
+    assert (score.samples, score.correct, score.accuracy) == (4, 3, 0.75)
+    assert score.loss == pytest.approx((3 * right + wrong) / 4, rel=1e-12)
     assert tally.predictions()[0].tolist() == [0, 1, 2, 0]
 
 
-def test_a_tally_keeps_nothing_of_a_step_alive() -> None:
-    tally = Tally.for_batches(4, 4, torch.device("cpu"))
+def test_a_tally_keeps_no_output_of_a_step_alive() -> None:
+    tally = Tally.for_batches(4, 4, CPU, functional.cross_entropy)
     output = torch.eye(10)[:4]
     kept = weakref.ref(output)
-    tally.add(output, torch.tensor(1.0), torch.tensor([0, 1, 2, 9]))
+    tally.add(output, torch.tensor([0, 1, 2, 9]))
     del output
     assert kept() is None
     assert tally.read().correct == 3
