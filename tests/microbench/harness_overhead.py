@@ -3,9 +3,9 @@
 Two live processes train the same configuration on the same data with the same seed and threads: a trial of the
 harness, asked as `bench run` asks it, and a plain PyTorch loop that knows nothing of this project but the arrays. Both
 are forked from this process, and each shifts its memory by an amount of its own, because the memory layout alone makes
-processes differ by several percent (docs/measuring.md): so that it averages out over many pairs. They alternate epochs in ABBA blocks, one working while the other waits. Printed is the geometric
-mean of the blocks' ratios (harness over bare loop) with a 95 % interval over fresh process pairs; each pair is one
-observation.
+processes differ by several percent (docs/measuring.md): over many pairs that averages out. They alternate epochs in
+ABBA blocks, one working while the other waits. Printed is the geometric mean of the blocks' ratios (harness over bare
+loop) with a 95 % interval over fresh process pairs; each pair is one observation.
 
     python tests/microbench/harness_overhead.py [--pairs 24] [--blocks 4] [--layers 784-128-10] [--batch-size 64]
 """
