@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mnist_mlp.trainer import Trainer
     from mnist_mlp.variants import customise
 
-__version__ = "0.1.0"
+__version__ = "0.1.1"
 
 __all__ = [
     "MLP",

@@ -12,6 +12,7 @@ loop) with a 95 % interval over fresh process pairs; each pair is one observatio
 
 import argparse
 import dataclasses
+import gc
 import itertools
 import json
 import math
@@ -98,6 +99,7 @@ def main() -> None:
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
     (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
     configuration = dataclasses.replace(configuration, epochs=2 * options.blocks)
+    gc.freeze()  # as a worker host does before it forks
     pairs = [measure_pair(configuration, seed, options.blocks) for seed in range(options.pairs)]
     report(configuration, pairs, options.blocks, options.json)
 
