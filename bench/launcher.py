@@ -13,6 +13,7 @@ from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, 
 from bench.processes import HOST_START_SECONDS, Launcher, Process
 from bench.rates import DeviceRates
 from bench.records import Configuration, Description, EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
+from bench.redaction import redact
 from bench.stats import trial_warnings
 
 T = TypeVar("T")
@@ -139,6 +140,11 @@ def _text(root: Path | None) -> str | None:
     return None if root is None else str(root.resolve())
 
 
+def storable(failure: Failure, root: Path | None) -> Failure:
+    """Return `failure` as it may be stored and published: without this machine's paths and names."""
+    return Failure(kind=failure.kind, message=redact(failure.message, root))
+
+
 def probe_trial(launcher: Launcher, trial: Trial, *, root: Path | None, timeout_seconds: float) -> Prepared:
     """Prepare `trial` in a fresh process and go no further; return what that told.
 
@@ -162,6 +168,7 @@ def run_trial(
 ) -> TrialRecord:
     """Run `trial` in a fresh process, all its epochs back to back; return its record, whatever happened.
 
+    The message of a failure is `storable`.
     `on_epoch` is called between epochs, outside all timing.
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -171,9 +178,9 @@ def run_trial(
     try:
         outcome = _measure(worker, trial, root, on_epoch)
     except TrialFailedError as error:
-        outcome = error.failure
+        outcome = storable(error.failure, root)
     except BadInputError as error:
-        outcome = Failure(kind=FailureKind.UNSUPPORTED, message=str(error))
+        outcome = storable(Failure(kind=FailureKind.UNSUPPORTED, message=str(error)), root)
     finally:
         worker.end()
     return TrialRecord(

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from bench.coding import to_json
 from bench.errors import BadInputError
 from bench.inference import trimmed_mean
-from bench.launcher import TrialFailedError, Worker
+from bench.launcher import TrialFailedError, Worker, storable
 from bench.messages import Prepared, Stretched
 from bench.processes import Launcher
 from bench.records import Configuration, Failure, FailureKind, Settings, Trial
@@ -79,18 +79,17 @@ class ArmFailedError(Exception):
 class _Arm:
     """One of the two live trials, and how far it has come."""
 
-    def __init__(self, name: str, launcher: Launcher, timeout_seconds: float) -> None:
+    def __init__(self, name: str, launcher: Launcher, timeout_seconds: float, root: Path | None) -> None:
         self.name = name
+        self._root = root
         self.first_loss = math.nan
         self._worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
         self._epoch = 0
         self._batch = 0
 
-    def prepare(self, trial: Trial, root: Path | None) -> Prepared:
-        return self._ask(
-            Prepared,
-            {"do": "prepare", "trial": to_json(trial), "root": None if root is None else str(root.resolve())},
-        )
+    def prepare(self, trial: Trial) -> Prepared:
+        root = None if self._root is None else str(self._root.resolve())
+        return self._ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": root})
 
     def turn(self, batches: int, epoch_batches: int) -> Stretched:
         """Train the next `batches`, or what is left of the epoch."""
@@ -106,10 +105,10 @@ class _Arm:
         try:
             return self._worker.ask(answer_type, request)
         except TrialFailedError as error:
-            raise ArmFailedError(self.name, error.failure) from error
+            raise ArmFailedError(self.name, storable(error.failure, self._root)) from error
         except BadInputError as error:
             failure = Failure(kind=FailureKind.UNSUPPORTED, message=str(error))
-            raise ArmFailedError(self.name, failure) from error
+            raise ArmFailedError(self.name, storable(failure, self._root)) from error
 
     def end(self) -> None:
         self._worker.end()
@@ -139,8 +138,9 @@ def measure_pair(  # noqa: PLR0913 - what a pair is made of
     try:
         for name in ("baseline", "candidate") if seed % 2 == 0 else ("candidate", "baseline"):
             # One by one, so that the first is ended if the second cannot be started.
-            arms.append(_Arm(name, baseline if name == "baseline" else candidate, timeout_seconds))  # noqa: PERF401 - so
-        prepared = {arm.name: arm.prepare(trial, root) for arm in arms}
+            launcher = baseline if name == "baseline" else candidate
+            arms.append(_Arm(name, launcher, timeout_seconds, root))
+        prepared = {arm.name: arm.prepare(trial) for arm in arms}
         train_samples = {answer.train_samples for answer in prepared.values()}
         if len(train_samples) > 1:
             message = f"the arms train on different numbers of samples: {sorted(train_samples)}"
