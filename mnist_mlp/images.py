@@ -6,6 +6,7 @@ handwritten digits"). Before that, `prepare_image` finds out which of the pictur
 """
 
 import contextlib
+import io
 import math
 import struct
 import warnings
@@ -26,6 +27,9 @@ FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 
 MAX_PIXELS: Final = 64_000_000
 """Largest picture. Reading one takes up to 10 bytes a pixel."""
+
+MAX_FILE_BYTES: Final = 4 * MAX_PIXELS + 2**20
+"""Largest file: that of the largest picture, uncompressed and with opacity."""
 
 WORKING_SIDE: Final = 2048
 """A longer side than this is reduced at once, by a whole number."""
@@ -113,7 +117,10 @@ def _open(path: Path) -> Image.Image:
     if not path.is_file():
         kind = "is not a plain file" if path.exists() else "is not there"
         raise ImageError(f"{kind}: name a file with a picture of one digit")
-    with Image.open(path, formats=FORMATS) as image:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ImageError(_too_large())
+    # From memory: asked for as many bytes as a damaged chunk announces, a file first makes room for all of them.
+    with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(_too_large())
         image.load()

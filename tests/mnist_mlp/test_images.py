@@ -2,6 +2,7 @@
 
 import io
 import random
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any, Final
@@ -333,3 +334,27 @@ def test_mnist_digit_on_its_own_canvas_comes_out_as_it_was(mnist: Dataset, monke
             assert np.array_equal(prepare_image(Image.fromarray(digit)).pixels, digit)
             checked += 1
     assert checked > 100
+
+
+def test_a_chunk_that_announces_gigabytes_costs_no_memory(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    seven().save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    place = content.index(b"IDAT")
+    content[place - 4 : place] = (2**31 - 1).to_bytes(4, "big")
+    (tmp_path / "seven.png").write_bytes(content)
+    tracemalloc.start()
+    try:
+        prepare_image(tmp_path / "seven.png")  # what is there of the picture is whole
+    except ImageError:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 2**24
+
+
+def test_a_file_larger_than_any_picture_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
+    with pytest.raises(ImageError, match="is too large"):
+        prepare_image(saved(tmp_path, seven()))
