@@ -1,10 +1,14 @@
 """``python -m bench``."""
 
-from bench.cli import cli
+import signal
 
 
 def main() -> None:
     """Run the command line; ends the process with one of `bench.errors.ExitCode`."""
+    # Until the command has begun, and after it has ended, Ctrl-C has nothing to store: it ends the process, silently.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from bench.cli import cli  # noqa: PLC0415 - it takes long enough to import for a Ctrl-C to come meanwhile
+
     cli(prog_name="bench")
 
 
