@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.errors import InterruptedRunError
-from bench.options import EXIT_CODES, RESULTS, Duration, Share, command_line, grid_options, make_request, terminal_width
+from bench.options import (
+    EXIT_CODES,
+    RESULTS,
+    Duration,
+    Share,
+    command_line,
+    grid_options,
+    make_request,
+    patience,
+    terminal_width,
+    wait_option,
+)
 from bench.outputs import append_step_summary, require_writable, write_atomically
 from bench.plan import check_request
 
@@ -36,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--until-decided", is_flag=True, help="More such rounds until every verdict is in.")
 @click.option("--budget", type=Duration(), help="Start no further pair after this time.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one pair.")
+@wait_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything measured to this file.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option(
@@ -55,6 +67,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     until_decided: bool,
     budget: float | None,
     timeout: float,
+    wait: float,
     json_path: Path | None,
     data_root: Path | None,
     results: Path,
@@ -74,7 +87,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     from bench import ab
     from bench.ab_report import INTERRUPTED
     from bench.arms import open_arm
-    from bench.locks import device_locks
+    from bench.locks import device_locks, require_free
     from bench.processes import make_arm_launchers
     from bench.profiles import load_profile
     from bench.run import preload_for
@@ -83,6 +96,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     check_request(request)
     if json_path is not None:
         require_writable(json_path)
+    require_free(request.devices, patience(wait))
     options = ab.Options(
         max_slowdown=max_slowdown,
         screen_pairs=screen_pairs,
@@ -102,7 +116,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
         stack.callback(first.close)
         comparison = ab.LiveComparison(arms, (first, second), options, renew=renew)
         devices = {configuration.device for configuration in comparison.plan(request)}
-        stack.enter_context(device_locks(devices))
+        stack.enter_context(device_locks(devices, patience=patience(wait)))
         profile = load_profile(comparison.machine.id, results)
         floors = {device: None if profile is None else profile.ab_floor(device) for device in sorted(devices)}
         try:

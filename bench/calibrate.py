@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunError
 from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, describe_place, measure_peak, measure_rates, prepare_dataset, run_trial
-from bench.locks import FileLock, device_locks
+from bench.locks import IMPATIENT, Patience, device_locks
 from bench.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.plan import Request, choose_devices, make_plan
 from bench.processes import Launcher
@@ -74,7 +74,10 @@ class PairMeter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What to calibrate, how thoroughly, and where to keep it. `timeout_seconds` is for one trial or pair."""
+    """What to calibrate, how thoroughly, and where to keep it. `timeout_seconds` is for one trial or pair.
+
+    `patience` is how long to wait for what another calibration or run holds.
+    """
 
     devices: tuple[str, ...]
     pairs: int
@@ -83,6 +86,7 @@ class Options:
     data_root: Path | None
     timeout_seconds: float
     dataset: str = "mnist"
+    patience: Patience = IMPATIENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +129,8 @@ def calibrate(
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
     place = describe_place(launchers[0])
     devices = choose_devices(options.devices, place.devices)
-    with _profile_lock(profile_path(place.machine.id, options.results)), device_locks(devices):
+    path, patience = profile_path(place.machine.id, options.results), options.patience
+    with _profile_lock(path, patience), device_locks(devices, patience=patience):
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
         prepare_dataset(launchers[0], options.dataset, options.data_root)
         plan = make_plan(_reference(options.dataset), devices=devices, cores_usable=place.machine.cores_usable)
@@ -153,13 +158,13 @@ def _reference(dataset: str) -> Request:
 
 
 @contextlib.contextmanager
-def _profile_lock(path: Path) -> Iterator[None]:
+def _profile_lock(path: Path, patience: Patience) -> Iterator[None]:
     """Hold the machine's profile, so that of two calibrations none is lost; find out now whether it can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInputError(f"{path.parent} cannot be made: {error.strerror}; choose another --results") from error
-    lock = FileLock.acquire(
+    lock = patience.acquire(
         path.with_name(f".{path.name}.lock"),
         f"machine profile {path}",
         "two calibrations at once spoil each other's timings: wait until that one ends",

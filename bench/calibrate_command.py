@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.options import EXIT_CODES, NAMES, RESULTS, Duration
+from bench.options import EXIT_CODES, NAMES, RESULTS, Duration, patience, wait_option
 from bench.outputs import require_writable, write_atomically
 
 
@@ -17,6 +17,7 @@ from bench.outputs import require_writable, write_atomically
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are kept.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one trial.")
+@wait_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
 @click.pass_context
 def calibrate_command(  # noqa: PLR0913 - one parameter an option
@@ -29,6 +30,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     results: Path,
     data_root: Path | None,
     timeout: float,
+    wait: float,
     json_path: Path | None,
 ) -> None:
     """Measure how finely this machine can measure, and what its devices can do. A minute or two a device.
@@ -43,14 +45,22 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import calibrate, calibration_view
     from bench.coding import dumps
+    from bench.locks import require_free
     from bench.processes import make_arm_launchers
 
     options = calibrate.Options(
-        devices=devices, pairs=pairs, seeds=seeds, results=results, data_root=data_root, timeout_seconds=timeout
+        devices=devices,
+        pairs=pairs,
+        seeds=seeds,
+        results=results,
+        data_root=data_root,
+        timeout_seconds=timeout,
+        patience=patience(wait),
     )
     calibrate.check_options(options)
     if json_path is not None:
         require_writable(json_path)
+    require_free(devices, options.patience)
     (one, other), _ = make_arm_launchers([(sys.executable, None)] * 2)
     with contextlib.closing(one), contextlib.closing(other):
         calibrated = calibrate.calibrate(options, (one, other), ctx.obj, _tell)

@@ -11,8 +11,10 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,16 @@ _LOCKED_BYTE: Final = 2**30
 """Where Windows locks, whose locks forbid reading: far behind the text that says who holds the lock."""
 
 _MAX_HOLDER_BYTES: Final = 4096
+
+POLL_SECONDS: Final = 1.0
+"""Between two looks at a lock that is waited for: no time that its holder's measurement could lose."""
+
+REMIND_SECONDS: Final = 60.0
+"""Between two messages about the same wait."""
+
+
+class HeldError(BadInputError):
+    """Somebody else holds the lock."""
 
 
 class FileLock:
@@ -40,7 +52,8 @@ class FileLock:
         """Lock `path`, or say who holds it; never wait. `subject` and `remedy` begin and end the message.
 
         Raises:
-            BadInputError: somebody holds the lock (this process included), or `path` cannot be written.
+            HeldError: somebody holds the lock (this process included).
+            BadInputError: `path` cannot be written.
         """
         try:
             descriptor = _open_locked(path)
@@ -50,7 +63,7 @@ class FileLock:
                 "you may write to, on a file system with locks"
             ) from error
         if descriptor is None:
-            raise BadInputError(f"{subject} is in use by {_holder(path)}; {remedy}")
+            raise HeldError(f"{subject} is in use by {_holder(path)}; {remedy}")
         since = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         os.ftruncate(descriptor, 0)
         with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
@@ -68,6 +81,46 @@ class FileLock:
         os.close(descriptor)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for a lock that somebody holds, and where to say so."""
+
+    seconds: float = 0.0
+    tell: Callable[[str], None] = lambda _line: None
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def acquire(self, path: Path, subject: str, remedy: str) -> FileLock:
+        """Lock `path` as `FileLock.acquire` does, as soon as it is free.
+
+        Raises:
+            HeldError: it was held all the time.
+            BadInputError: `path` cannot be written.
+        """
+        start = self.clock()
+        told: float | None = None
+        while True:
+            try:
+                lock = FileLock.acquire(path, subject, remedy)
+            except HeldError as error:
+                now = self.clock()
+                left = start + self.seconds - now
+                if left <= 0:
+                    raise HeldError(f"{error}; waited {self.seconds:g} s" if told is not None else str(error)) from None
+                if told is None or now - told >= REMIND_SECONDS:
+                    told = now
+                    self.tell(f"{subject} is in use by {_holder(path)}: waiting for it, {left:.0f} s at most")
+                self.sleep(min(left, POLL_SECONDS))
+            else:
+                if told is not None:
+                    self.tell(f"{subject} is free: going on")
+                return lock
+
+
+IMPATIENT: Final = Patience()
+"""Not to wait at all."""
+
+
 def device_lock(device: str, directory: Path | None = None) -> AbstractContextManager[None]:
     """Hold the lock of `device` (``cpu``, ``mps``, ``cuda``, ``cuda:1``, …) while the context lasts.
 
@@ -77,26 +130,41 @@ def device_lock(device: str, directory: Path | None = None) -> AbstractContextMa
 
 
 @contextlib.contextmanager
-def device_locks(devices: Iterable[str], directory: Path | None = None) -> Iterator[None]:
+def device_locks(
+    devices: Iterable[str], directory: Path | None = None, *, patience: Patience = IMPATIENT
+) -> Iterator[None]:
     """Hold the locks of several devices, all or none of them; ``cuda`` and ``cuda:0`` are the same device.
 
     The lock files lie in `directory`, by default a folder of this user's in the system's place for temporary files.
+    With `patience` each lock is waited for, one after the other.
 
     Raises:
-        BadInputError: a device name is none, another run holds a lock (the message says which), or the folder cannot
-            be made or is not this user's alone.
+        HeldError: another run holds a lock; the message says which.
+        BadInputError: a device name is none, or the folder cannot be made or is not this user's alone.
     """
     names = {_canonical(device) for device in devices}
     folder = _private_folder(directory)
     with contextlib.ExitStack() as stack:
         for kind, index in sorted(names):  # one order for all, so that of two runs one gets everything it wants
-            lock = FileLock.acquire(
+            lock = patience.acquire(
                 folder / f"device-{kind}-{index}.lock",
                 f"device {kind}:{index}" if index else f"device {kind}",
-                "two runs on one device spoil each other's timings: wait until that one ends, or stop it",
+                "two runs on one device spoil each other's timings: wait until that one ends (--wait 1h), or stop it",
             )
             stack.callback(lock.release)
         yield
+
+
+def require_free(devices: Iterable[str], patience: Patience) -> None:
+    """Wait for, or refuse, what another run holds of `devices`, before anything is started that could disturb it.
+
+    Of ``auto`` the CPU is known to be part. Nothing is held afterwards: `device_locks` decides.
+
+    Raises:
+        HeldError: another run holds a lock, see `device_locks`.
+    """
+    with device_locks({"cpu" if device == "auto" else device for device in devices}, patience=patience):
+        pass
 
 
 def _canonical(device: str) -> tuple[str, int]:

@@ -6,12 +6,15 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import click
 
 from bench.errors import BadInputError
 from bench.plan import PRESETS, Request
+
+if TYPE_CHECKING:
+    from bench.locks import Patience
 
 T = TypeVar("T")
 
@@ -90,6 +93,19 @@ class Duration(click.ParamType["float"]):
 
         del param, ctx
         return value if isinstance(value, float) else parse_duration(value)
+
+
+def wait_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the option that says how long to wait for devices, in seconds; see `patience`."""
+    text = "Wait so long for a device that another run is using.  [default: do not]"
+    return click.option("--wait", type=Duration(), default=0.0, show_default=False, help=text)(command)
+
+
+def patience(wait: float) -> "Patience":
+    """Return how to wait for devices: so many seconds, telling standard error."""
+    from bench.locks import Patience  # noqa: PLC0415 - keeps `--help` quick
+
+    return Patience(seconds=wait, tell=lambda line: click.echo(line, err=True))
 
 
 _GRID: Final = (

@@ -14,7 +14,7 @@ from bench.errors import BadInputError, ExitCode, IncomparableError, Interrupted
 from bench.estimate import Estimate, estimate_plan
 from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, describe_place, prepare_dataset, probe_trial, run_trial
-from bench.locks import device_locks
+from bench.locks import IMPATIENT, Patience, device_locks
 from bench.messages import Prepared
 from bench.plan import Request, choose_devices, make_plan, missing_trials
 from bench.processes import Launcher
@@ -43,7 +43,10 @@ BUDGET: Final = "budget"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to run, beside what. `results` is the folder of stored runs; `output` a file or another such folder."""
+    """How to run, beside what. `results` is the folder of stored runs; `output` a file or another such folder.
+
+    `patience` is how long to wait for a device that another run holds.
+    """
 
     name: str
     results: Path
@@ -52,6 +55,7 @@ class Options:
     timeout_seconds: float
     budget_seconds: float | None
     command: tuple[str, ...]
+    patience: Patience = IMPATIENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +141,9 @@ def start_run(
     _prepare_data(plan, launcher, options.data_root, ())
     is_file = options.output is not None and options.output.suffix == SUFFIX
     path = options.output if options.output and is_file else run_path(options.output or options.results, header)
-    with RunWriter.create(path, header) as writer:
+    with contextlib.ExitStack() as stack:
+        with interrupts.shield():  # so that a signal leaves no lock, and no file without a header
+            writer = stack.enter_context(RunWriter.create(path, header))
         return _carry_out(writer, plan, (), start, options, launcher, interrupts, make_progress)
 
 
@@ -205,7 +211,9 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
     reason = COMPLETE
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(device_locks({trial.configuration.device for trial in trials}))
+            stack.enter_context(
+                device_locks({trial.configuration.device for trial in trials}, patience=options.patience)
+            )
             progress = stack.enter_context(make_progress(trials))
             for number, trial in enumerate(trials, start=1):
                 if options.budget_seconds is not None and records and time.monotonic() - start > options.budget_seconds:

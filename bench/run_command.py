@@ -9,7 +9,17 @@ import click
 
 from bench.errors import BadInputError
 from bench.interrupts import Interrupts
-from bench.options import EXIT_CODES, RESULTS, Duration, command_line, grid_options, make_request, terminal_width
+from bench.options import (
+    EXIT_CODES,
+    RESULTS,
+    Duration,
+    command_line,
+    grid_options,
+    make_request,
+    patience,
+    terminal_width,
+    wait_option,
+)
 from bench.plan import PRESETS, check_request
 
 if TYPE_CHECKING:
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Seed of the first repeat; the next repeat has the next seed.  [default: 0]")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
 @click.option("--budget", type=Duration(), help="Start no further trial after this time.")
+@wait_option
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
@@ -40,6 +51,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     preset: str | None,
     timeout: float,
     budget: float | None,
+    wait: float,
     name: str | None,
     output: Path | None,
     data_root: Path | None,
@@ -56,6 +68,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     python -m bench run --resume 1a2b3c4d
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
+    from bench.locks import require_free
     from bench.processes import make_launcher
 
     asked = {option: value for option, value in grid.items() if value is not None}
@@ -67,6 +80,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         timeout_seconds=timeout,
         budget_seconds=budget,
         command=command_line(sys.argv[1:]),
+        patience=patience(wait),
     )
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, dry_run=dry_run)
@@ -75,6 +89,8 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     request = make_request(preset or "quick", asked)
     check_request(request)
     run.check_output(options)
+    if not dry_run:
+        require_free(request.devices, options.patience)
     with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
         if dry_run:
             plan, _ = run.plan_here(request, launcher)
@@ -92,11 +108,16 @@ def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
 
 def _resume(reference: str, options: "run.Options", interrupts: Interrupts) -> None:
     from bench import run
+    from bench.locks import require_free
+    from bench.plan import missing_trials
     from bench.processes import make_launcher
     from bench.store import read_run, resolve
 
     path = resolve(reference, options.results)
-    configurations = read_run(path).header.plan.configurations
+    stored = read_run(path)
+    configurations = stored.header.plan.configurations
+    missing = missing_trials(stored.header.plan, stored.records)
+    require_free({trial.configuration.device for trial in missing}, options.patience)
     preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
     with contextlib.closing(make_launcher(preload)) as launcher:
         _print_finished(run.resume_run(path, options, launcher, interrupts, _progress))

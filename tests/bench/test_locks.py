@@ -2,12 +2,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bench import locks
 from bench.errors import BadInputError
-from bench.locks import FileLock, device_lock, device_locks
+from bench.locks import FileLock, HeldError, Patience, device_lock, device_locks, require_free
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOLD = """
 import sys
@@ -166,3 +170,80 @@ def test_a_lock_may_be_released_twice_and_its_file_may_be_gone(tmp_path: Path) -
     FileLock.acquire(tmp_path / "x.lock", "x", "wait").release()
     held.release()
     assert list(tmp_path.iterdir()) == []
+
+
+class FakeTime:
+    """A clock that only sleeping moves; `at` says what happens at which second."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.told: list[str] = []
+        self.at: dict[int, Callable[[], None]] = {}
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.at.pop(int(self.seconds), lambda: None)()
+
+    def patience(self, seconds: float) -> Patience:
+        return Patience(seconds=seconds, tell=self.told.append, clock=lambda: self.seconds, sleep=self.sleep)
+
+
+def test_a_held_device_is_waited_for_and_taken_as_soon_as_it_is_free(tmp_path: Path) -> None:
+    time = FakeTime()
+    held = FileLock.acquire(tmp_path / "device-cpu-0.lock", "device cpu", "wait")
+    time.at[130] = held.release
+    with device_locks(["cpu"], tmp_path, patience=time.patience(3600)), pytest.raises(HeldError):
+        FileLock.acquire(tmp_path / "device-cpu-0.lock", "device cpu", "wait")
+    assert time.seconds == 130
+    # Once at the beginning, then once a minute, then that it goes on.
+    assert len(time.told) == 4
+    assert f"device cpu is in use by process {os.getpid()} since" in time.told[0]
+    assert "waiting for it, 3600 s at most" in time.told[0]
+    assert "3480 s at most" in time.told[2]
+    assert time.told[3] == "device cpu is free: going on"
+
+
+def test_waiting_ends_with_the_same_error_as_not_waiting(tmp_path: Path) -> None:
+    time = FakeTime()
+    with (
+        device_lock("cuda:1", tmp_path),
+        pytest.raises(HeldError, match=r"device cuda:1 is in use by process .*--wait 1h.*; waited 2.5 s"),
+        device_locks(["cpu", "cuda:1"], tmp_path, patience=time.patience(2.5)),
+    ):
+        pass
+    assert time.seconds == 2.5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_free_device_is_not_waited_for_and_nothing_is_told(tmp_path: Path) -> None:
+    time = FakeTime()
+    with device_locks(["cpu"], tmp_path, patience=time.patience(10)):
+        pass
+    assert (time.seconds, time.told) == (0, [])
+
+
+def test_an_interruption_while_waiting_leaves_no_lock_of_ours(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    time = FakeTime()
+    time.at[3] = interrupt
+    with (
+        device_lock("cuda", tmp_path),
+        pytest.raises(KeyboardInterrupt),
+        device_locks(["cpu", "cuda"], tmp_path, patience=time.patience(60)),
+    ):
+        pass
+    with device_locks(["cpu", "cuda"], tmp_path):
+        pass
+
+
+def test_of_all_devices_the_cpu_must_be_free_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    require_free(["auto"], Patience())
+    with device_lock("cpu"), pytest.raises(HeldError, match="device cpu is in use"):
+        require_free(["auto", "cuda"], Patience())
+    with device_lock("cpu"):
+        require_free(["cuda"], Patience())
