@@ -1,0 +1,13 @@
+"""`python -m bench` whose worker host imports `stand_in_worker` instead of torch and `bench.worker`."""
+
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as `bench.__main__` does before its imports
+
+    from bench import processes
+    from bench.__main__ import main
+
+    processes._ALWAYS = ("stand_in_worker",)  # type: ignore[assignment,misc]  # noqa: SLF001 - no option
+    processes._WORKER = "stand_in_worker"  # type: ignore[misc]  # noqa: SLF001 - likewise
+    main()
