@@ -43,12 +43,12 @@ def render_comparison(
 
 def _table_text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, width: int) -> str:
     dropped: list[Column] = []
-    tables = [
-        f"{title}\n{_fitting(columns, rows, width, dropped)}" for title, columns in _tables(comparison, rows, prices)
+    drawn = [
+        f"{title}\n{_fitting(columns, rows, width, dropped)}" for title, columns in tables(comparison, rows, prices)
     ]
     left_out = dropped_note([column.header for column in dropped])
-    below = wrap((*_below(comparison, rows, prices), *left_out), width)
-    return "\n\n".join((wrap(heading(comparison), width), *tables, below))
+    below = wrap((*notes(comparison, rows, prices), *left_out), width)
+    return "\n\n".join((wrap(heading(comparison), width), *drawn, below))
 
 
 def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int, dropped: list[Column]) -> str:
@@ -66,18 +66,18 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int, dropped
 
 def _markdown_text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None) -> str:
     parts = ["  \n".join(map(escape, heading(comparison)))]
-    for title, columns in _tables(comparison, rows, prices):
+    for title, columns in tables(comparison, rows, prices):
         table = markdown_table(
             [column.header for column in columns],
             [[column.cell(row) for column in columns] for row in rows],
             [column.is_numeric for column in columns],
         )
         parts.append(f"**{title}**\n\n{table}")
-    parts.append("\n".join(f"- {escape(line)}" for line in _below(comparison, rows, prices)))
+    parts.append("\n".join(f"- {escape(line)}" for line in notes(comparison, rows, prices)))
     return "\n\n".join(parts)
 
 
-def _below(comparison: Comparison, rows: Sequence[Row], prices: Prices | None) -> Iterator[str]:
+def notes(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> Iterator[str]:
     """Yield the lines below the tables."""
     yield from results(comparison, rows)
     yield from legend(comparison, rows)
@@ -85,7 +85,9 @@ def _below(comparison: Comparison, rows: Sequence[Row], prices: Prices | None) -
         yield from cost_notes(prices)
 
 
-def _tables(comparison: Comparison, rows: Sequence[Row], prices: Prices | None) -> Iterator[tuple[str, list[Column]]]:
+def tables(
+    comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None
+) -> Iterator[tuple[str, list[Column]]]:
     """Yield the tables there are rows for, each with its title and columns."""
     if not rows:
         return

@@ -5,6 +5,7 @@ import io
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from bench.columns import harmless
@@ -16,6 +17,17 @@ _EXPORTED_CHARACTERS: Final = 10_000
 
 
 _GAP: Final = "  "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordTable:
+    """A table as words, to be drawn by any layout: which columns are numbers, and the notes that belong below it."""
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Sequence[bool]
+    notes: Sequence[str] = ()
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.fields import Value
-from bench.layout import csv_text, escape, markdown_table, text_table, wrap
+from bench.layout import WordTable, csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import heading
 from bench.matching import Trials
 from bench.records import Configuration, Header, Run
@@ -137,13 +137,30 @@ def render_scaling(sides: Sequence[Side], layout: str, width: int) -> str:
 
 def scaling_sections(models: Sequence[Model], layout: str, width: int) -> Iterator[str]:
     """Yield the parts of the text about `models`: their coefficients, and who overtakes whom."""
-    table = text_table if layout == "table" else markdown_table
-    yield table(_MODEL_HEADERS, [_model_words(model) for model in models], _MODEL_NUMERIC)
-    yield _paragraph(_MODEL_LEGEND + tuple(_details(model) for model in models), layout, width)
+    draw = text_table if layout == "table" else markdown_table
+    for table in scaling_tables(models):
+        yield draw(table.headers, table.rows, table.numeric)
+        yield _paragraph(table.notes, layout, width)
+
+
+def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
+    """Yield the tables about `models`: their coefficients, and who overtakes whom where that can be told."""
+    yield WordTable(
+        title="models of a step's time",
+        headers=_MODEL_HEADERS,
+        rows=[_model_words(model) for model in models],
+        numeric=_MODEL_NUMERIC,
+        notes=(*_MODEL_LEGEND, *map(_details, models)),
+    )
     crossed = crossovers(models)
     if crossed:
-        yield table(_CROSSOVER_HEADERS, [_crossover_words(*each) for each in crossed], _CROSSOVER_NUMERIC)
-        yield _paragraph(_CROSSOVER_LEGEND, layout, width)
+        yield WordTable(
+            title="who overtakes whom",
+            headers=_CROSSOVER_HEADERS,
+            rows=[_crossover_words(*each) for each in crossed],
+            numeric=_CROSSOVER_NUMERIC,
+            notes=_CROSSOVER_LEGEND,
+        )
 
 
 def _headings(sides: Sequence[Side], layout: str, width: int) -> Iterator[str]:

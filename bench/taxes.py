@@ -16,7 +16,7 @@ from typing import Final
 from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.fields import Value
-from bench.layout import csv_text, markdown_table, text_table, wrap
+from bench.layout import WordTable, csv_text, markdown_table, text_table, wrap
 from bench.legend import heading
 from bench.profiles import MachineProfile
 from bench.records import Configuration, Measurement, Run
@@ -204,18 +204,26 @@ _HEADERS: Final = ("part", "time", "95 % interval", "share")
 _NUMERIC: Final = (False, True, True, True)
 
 
-def _texts(account: Account, layout: str, width: int) -> Iterator[str]:
+def tax_table(account: Account) -> WordTable:
+    """Return the parts of `account`, with what is trained how as the title."""
     c = account.configuration
-    title = (
-        f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size}, {c.threads} threads, "
+    return WordTable(
+        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size}, {c.threads} threads, "
         f"{c.precision}: {format_seconds(account.epoch_seconds)} an epoch with {c.pipeline} + {c.engine} "
-        f"(mean of {account.trials})"
+        f"(mean of {account.trials})",
+        headers=_HEADERS,
+        rows=[_words(part) for part in account.parts],
+        numeric=_NUMERIC,
+        notes=[f"{part.name}: {part.meaning}" for part in account.parts],
     )
-    table = text_table if layout == "table" else markdown_table
-    yield wrap([title], width) if layout == "table" else title
-    yield table(_HEADERS, [_words(part) for part in account.parts], _NUMERIC)
-    meanings = [f"{part.name}: {part.meaning}" for part in account.parts]
-    yield wrap(meanings, width) if layout == "table" else "\n".join(f"- {line}" for line in meanings)
+
+
+def _texts(account: Account, layout: str, width: int) -> Iterator[str]:
+    table = tax_table(account)
+    draw = text_table if layout == "table" else markdown_table
+    yield wrap([table.title], width) if layout == "table" else table.title
+    yield draw(table.headers, table.rows, table.numeric)
+    yield wrap(table.notes, width) if layout == "table" else "\n".join(f"- {line}" for line in table.notes)
 
 
 def _words(part: Part) -> Sequence[str]:
