@@ -1,0 +1,307 @@
+"""What a report holds: stored runs as the words, tables and charts of one page.
+
+Every number is `show`'s, `compare`'s or `predict`'s, by their own functions. Pure: what was stored goes in, what is to
+be laid out comes out, and `bench.report_page` makes HTML of it.
+"""
+
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.columns import COLUMNS, Column, default_columns, find_columns, harmless
+from bench.compare import Comparison, Source, compare_runs
+from bench.comparison_columns import identity_columns
+from bench.comparison_legend import heading as comparison_heading
+from bench.comparison_view import notes as comparison_notes
+from bench.comparison_view import tables as comparison_tables
+from bench.errors import BenchError
+from bench.fields import Value
+from bench.judgement_text import from_log, ratio_text
+from bench.layout import WordTable
+from bench.legend import heading, is_complete, legend
+from bench.matching import make_table
+from bench.profiles import MachineProfile
+from bench.records import Configuration, Measurement, Run, Summary
+from bench.report_charts import Ratio, RatioChart
+from bench.report_epochs import epoch_figures
+from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
+from bench.scaling_view import label_runs, make_models, scaling_tables, side_of_trials
+from bench.stats import PeakRate, summarise
+from bench.taxes import make_accounts, tax_table
+from bench.units import format_bytes, format_seconds
+
+MAX_RATIOS: Final = 60
+"""Rows of a chart of ratios."""
+
+_EXTRA_COLUMNS: Final = (
+    "training_flops_per_second",
+    "flops_utilisation",
+    "memory_floor_bytes",
+    "cold_start_seconds",
+    "seconds_to_97_percent",
+    "seconds_to_98_percent",
+    "joules_per_epoch",
+    "samples_per_joule",
+    "flagged",
+    "failure_kinds",
+    "warnings",
+)
+"""Columns beside those of `show` that stand in the table where any row has something in them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A stored run to be reported: its label, empty without one, and the profile of its machine, None without one."""
+
+    label: str
+    run: Run
+    profile: MachineProfile | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell as `show` prints it, and the raw value to sort and filter by, in SI base units."""
+
+    text: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A titled part of a run's report."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    tables: tuple[WordTable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """One run: where it comes from, its configurations as a table with notes, and its sections."""
+
+    name: str
+    heading: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonReport:
+    """One run against the first. `failure` says why they cannot be compared; then there is nothing else."""
+
+    name: str
+    heading: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[WordTable, ...] = ()
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole page."""
+
+    title: str
+    runs: tuple[RunReport, ...]
+    comparisons: tuple[ComparisonReport, ...]
+
+
+def make_report(stored: Sequence[Stored]) -> Report:
+    """Return the report of `stored`, at least one; every later run is compared with the first."""
+    names = [harmless(each.label or each.run.header.run_id, 60) for each in stored]
+    first, *others = [
+        Source(label=name, table=make_table(each.run), profile=each.profile)
+        for name, each in zip(names, stored, strict=True)
+    ]
+    return Report(
+        title=f"Benchmark report: {', '.join(names)}",
+        runs=tuple(_run_report(name, each) for name, each in zip(names, stored, strict=True)),
+        comparisons=tuple(_compare(first, other) for other in others),
+    )
+
+
+def _run_report(name: str, stored: Stored) -> RunReport:
+    run = stored.run
+    summaries = summarise(run.records, _peak_rate(stored.profile))
+    columns = report_columns(summaries) if summaries else ()
+    return RunReport(
+        name=name,
+        heading=heading(run.header),
+        facts=tuple(_facts(run)),
+        columns=columns,
+        rows=tuple(
+            tuple(Cell(text=column.text(summary), value=column.fields[0].value(summary)) for column in columns)
+            for summary in summaries
+        ),
+        notes=legend(run, summaries, columns, ()),
+        sections=tuple(_sections(stored, summaries)),
+    )
+
+
+def _peak_rate(profile: MachineProfile | None) -> PeakRate:
+    def rate(configuration: Configuration) -> float | None:
+        c = configuration
+        return None if profile is None else profile.peak_flops_per_second(c.device, c.precision, c.threads)
+
+    return rate
+
+
+def report_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
+    """Return the columns of `show`, and those of `_EXTRA_COLUMNS` in which there is something to see."""
+    extra = [key for key in _EXTRA_COLUMNS if any(COLUMNS[key].text(summary) not in {"", "0"} for summary in summaries)]
+    return find_columns((*(column.key for column in default_columns(summaries)), *extra))
+
+
+def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]:
+    run = stored.run
+    trials, found = trials_of(run), groups(summaries)
+    for title, figures in (
+        ("Throughput", throughput_figures(found, trials)),
+        ("Accuracy and loss", epoch_figures(found, trials)),
+        ("Memory", memory_figures(found)),
+    ):
+        drawn = _limited(figures)
+        if drawn:
+            yield Section(title=title, figures=drawn)
+    accounts = make_accounts(run, stored.profile)
+    if accounts:
+        yield Section(title="Where an epoch goes", figures=(), tables=tuple(map(tax_table, accounts)))
+    models = make_models(label_runs([run], [None]))
+    if models:
+        yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))
+
+
+def _limited(figures: Iterable[Figure]) -> tuple[Figure, ...]:
+    found = tuple(figures)
+    if len(found) <= MAX_CHARTS + 1:
+        return found
+    note = f"drawn for the first {MAX_CHARTS} of {len(found)}; the table of configurations has them all"
+    return (*found[:MAX_CHARTS], Figure(title="Further ones", charts=(), tables=(), notes=(note,)))
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    """Yield what there is to know of where the numbers come from, each with its name."""
+    header, plan, machine = run.header, run.header.plan, run.header.machine
+    yield "run", ", ".join(filter(None, (header.run_id, header.name, header.created_at)))
+    yield "command", f"python -m bench {shlex.join(header.command)}"
+    yield "state", _state(run)
+    last = plan.seed + plan.repeats - 1
+    yield "plan", f"{len(plan.configurations)} configurations, {plan.repeats} repeats, seeds {plan.seed} to {last}"
+    yield "data", "; ".join(_datasets(run))
+    yield "machine", machine.id
+    yield "processor", f"{machine.cpu_model}, {machine.cores_usable:g} of {machine.cores_logical} logical cores"
+    yield "memory", format_bytes(machine.memory_bytes)
+    for each in machine.accelerators:
+        memory = "" if each.memory_bytes is None else f", {format_bytes(each.memory_bytes)}"
+        yield f"accelerator {each.device}", f"{each.name}{memory}"
+    yield "operating system", f"{machine.operating_system} ({machine.architecture})"
+    for member in dataclasses.fields(header.software):
+        value = getattr(header.software, member.name)
+        if value is not None:
+            yield member.name.replace("_", " "), {True: "yes", False: "no"}.get(value, value)
+    measured = [each.outcome for each in run.records if isinstance(each.outcome, Measurement)]
+    for settings in dict.fromkeys(each.settings for each in measured):
+        words = (f"{name.replace('_', ' ')} {value}" for name, value in dataclasses.asdict(settings).items())
+        yield "settings read back", ", ".join(words)
+    warnings = Counter(warning.value for record in run.records for warning in record.warnings)
+    if warnings:
+        yield "trials with warnings", ", ".join(f"{name} {count}" for name, count in sorted(warnings.items()))
+    for text in run.warnings:
+        yield "file", text
+
+
+def _state(run: Run) -> str:
+    if run.footer is None:
+        return "incomplete: it did not stop in good order, or is still running"
+    footer = run.footer
+    state = "complete" if is_complete(run) else f"incomplete ({footer.reason})"
+    return (
+        f"{state}: {footer.measured} trials measured, {footer.failed} failed, {footer.missing} missing; "
+        f"{format_seconds(footer.wall_seconds)} in all"
+    )
+
+
+def _datasets(run: Run) -> list[str]:
+    """Return each dataset's name with the SHA-256 of what was trained on, where anything was measured."""
+    names = dict.fromkeys(configuration.dataset for configuration in run.header.plan.configurations)
+    found = {
+        (record.trial.configuration.dataset, record.outcome.dataset_sha256)
+        for record in run.records
+        if isinstance(record.outcome, Measurement)
+    }
+    hashes = {name: [sha256 for dataset, sha256 in sorted(found) if dataset == name] for name in names}
+    return [f"{name}, SHA-256 {' and '.join(sha256)}" if sha256 else name for name, sha256 in hashes.items()]
+
+
+def _compare(first: Source, other: Source) -> ComparisonReport:
+    name = f"{other.label} against {first.label}"
+    try:
+        comparison = compare_runs(first, other)
+    except BenchError as error:
+        return ComparisonReport(name=name, failure=str(error))
+    rows = comparison.rows
+    tables = [
+        WordTable(
+            title=title,
+            headers=[column.header for column in columns],
+            rows=[[column.cell(row) for column in columns] for row in rows],
+            numeric=[column.is_numeric for column in columns],
+        )
+        for title, columns in comparison_tables(comparison, rows)
+    ]
+    if comparison.is_hardware:
+        sides = [side_of_trials(each.label, each.table.header, each.table.trials) for each in (first, other)]
+        if all(make_models([side]) for side in sides):
+            tables += scaling_tables(make_models(sides))
+    return ComparisonReport(
+        name=name,
+        heading=tuple(comparison_heading(comparison)),
+        figures=tuple(_ratio_figures(comparison)),
+        tables=tuple(tables),
+        notes=tuple(comparison_notes(comparison, rows)),
+    )
+
+
+def _ratio_figures(comparison: Comparison) -> Iterator[Figure]:
+    rows = [row for row in comparison.rows if row.time.estimate is not None]
+    if not rows:
+        return
+    columns = identity_columns(comparison.rows)
+    ratios = []
+    for row in rows[:MAX_RATIOS]:
+        estimate, span = row.time.estimate, row.time.interval
+        value = 0.0 if estimate is None else estimate.value
+        ratios.append(
+            Ratio(
+                name=" ".join(column.cell(row) for column in columns),
+                value=from_log(value),
+                low=None if span is None else _bound(span.low),
+                high=None if span is None else _bound(span.high),
+                text=ratio_text(value),
+                verdict=row.time.verdict.value,
+            )
+        )
+    counts = Counter(row.time.verdict.value for row in rows)
+    chart = RatioChart(
+        title="Ratio of epoch times with 95 % intervals",
+        description="Candidate over baseline, above 1 the candidate is slower. "
+        + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
+        label="epoch time, candidate / baseline",
+        ratios=tuple(ratios),
+    )
+    notes = ["triangle up: slower, triangle down: faster, square: same, circle: inconclusive; the dotted line is 1"]
+    if len(rows) > MAX_RATIOS:
+        notes.append(f"drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all")
+    yield Figure(title="Ratios", charts=(chart,), tables=(), notes=tuple(notes))
+
+
+def _bound(log_value: float) -> float | None:
+    """Return a bound to draw, None where it is unknown."""
+    value = from_log(log_value)
+    return value if 0 < value < float("inf") else None

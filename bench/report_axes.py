@@ -1,0 +1,105 @@
+"""Scales and ticks of a chart's axes: from values to places on the page."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+LOG_RATIO: Final = 20
+"""Largest over smallest value from which on a linear axis would squeeze the small ones together."""
+
+_PADDING: Final = 0.05
+"""Of the axis's length, left free at either end."""
+
+_TICKS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """What an axis shows: its label, its numbers as text, and where its ticks are: chosen, or at `ticks` alone.
+
+    With `has_zero` it begins at zero, unless it is logarithmic, which None for `is_log` leaves to the values.
+    """
+
+    label: str
+    text: Callable[[float], str]
+    ticks: tuple[float, ...] = ()
+    is_log: bool | None = False
+    is_whole: bool = False
+    has_zero: bool = False
+
+    def log_for(self, values: Iterable[float]) -> bool:
+        """Return whether the axis is logarithmic; where that is None, whether `values` ask for it."""
+        if self.is_log is not None:
+            return self.is_log
+        found = list(values)
+        return bool(found) and min(found) > 0 and max(found) / min(found) >= LOG_RATIO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Maps values from `low` to `high` to places from `start` to `end`, by their logarithms where `is_log`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    is_log: bool
+    ticks: tuple[float, ...]
+
+    def __call__(self, value: float) -> float:
+        """Return where `value` lies."""
+        low, high, place = (math.log(each) if self.is_log else each for each in (self.low, self.high, value))
+        return self.start + (place - low) / (high - low) * (self.end - self.start)
+
+
+def make_scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
+    """Return a scale that holds all `values`, with ticks no closer than can be read."""
+    is_log = axis.log_for(values)
+    low, high = _padded(min(values, default=0.0), max(values, default=1.0), is_log=is_log)
+    if axis.has_zero and not is_log:
+        low = min(low, 0.0)
+    ticks = axis.ticks or tuple(_ticks(low, high, is_log=is_log, is_whole=axis.is_whole))
+    scale = Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=())
+    inside = [tick for tick in ticks if low <= tick <= high]
+    return Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=_apart(scale, inside))
+
+
+def _padded(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
+    if is_log:
+        factor = (high / low) ** _PADDING if high > low else 2.0
+        return low / factor, high * factor
+    padding = (high - low) * _PADDING if high > low else abs(high) * _PADDING or 1.0
+    # An axis of what cannot be below zero does not begin there.
+    return (max(0.0, low - padding) if low > 0 else low - padding), high + padding
+
+
+def _apart(scale: Scale, ticks: Sequence[float]) -> tuple[float, ...]:
+    """Return `ticks` without those that come too close to the one before."""
+    gap = 34 if scale.end > scale.start else 16  # characters are wider than high
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or abs(scale(tick) - scale(kept[-1])) >= gap:
+            kept.append(tick)
+    return tuple(kept)
+
+
+def _ticks(low: float, high: float, *, is_log: bool, is_whole: bool) -> list[float]:
+    if is_log:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digits in ((1,), (1, 3), (1, 2, 5)):
+            found = [digit * 10.0**decade for decade, digit in itertools.product(decades, digits)]
+            inside = [each for each in found if low <= each <= high]
+            if len(inside) >= 3:  # noqa: PLR2004 - fewer show no scale
+                return inside
+    step = _nice_step((high - low) / _TICKS)
+    if is_whole:
+        step = max(1.0, step)
+    first = math.ceil(low / step - 1e-9)
+    return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _nice_step(step: float) -> float:
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(nice * power for nice in (1, 2, 5, 10) if nice * power >= step * (1 - 1e-9))

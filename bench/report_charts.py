@@ -1,0 +1,333 @@
+"""Charts as SVG: lines with ranges and raw points, heatmaps, ratios with their intervals.
+
+Everything is told twice: series by colour, marker and a label at the line's end, cells by shade and number. Colours are
+classes, so that the page's style sheet makes them fit a light and a dark page.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final, TypeAlias
+
+from bench.columns import harmless
+from bench.report_axes import Axis, Scale, make_scale
+
+MAX_SERIES: Final = 8
+"""As many as there are markers and colours."""
+
+_WIDTH: Final = 500
+_HEIGHT: Final = 300
+_TOP: Final = 14
+_BOTTOM: Final = 46
+_LEFT: Final = 80
+_CHARACTER: Final = 7.2
+"""Mean width of a letter at the charts' font size of 12, in a wide font."""
+
+_LABEL_CHARACTERS: Final = 22
+_LABEL_GAP: Final = 14
+
+_MARKERS: Final = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "M-3.5-3.5h7v7h-7z",
+    "M0-4.5L4.5 3.5H-4.5z",
+    "M0-5L5 0L0 5L-5 0z",
+    "M0 4.5L4.5-3.5H-4.5z",
+    "M-4-1.5h2.5V-4h3v2.5H4v3H1.5V4h-3V1.5H-4z",
+    "M-5-2.5h10v5h-10z",
+    "M-2.5-5h5v10h-5z",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A value of a line, and the range around it where there is one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+Trace: TypeAlias = tuple[tuple[float, float], ...]
+"""Raw points that belong together: one alone is drawn as a dot."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """A line through `points` over its raw `traces`; dashed, without a line, or with a level across, if asked for.
+
+    `style` chooses colour and marker. An empty name is no label.
+    """
+
+    name: str
+    style: int
+    points: tuple[Point, ...]
+    traces: tuple[Trace, ...] = ()
+    is_dashed: bool = False
+    has_line: bool = True
+    level: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineChart:
+    """Series over two axes. `guides` are horizontal lines with their labels."""
+
+    title: str
+    description: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    guides: tuple[tuple[float, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heatmap:
+    """A grid of values above zero, None where nothing was measured; shades follow their logarithms."""
+
+    title: str
+    description: str
+    column_label: str
+    row_label: str
+    columns: tuple[str, ...]
+    rows: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    texts: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ratio:
+    """A ratio with its interval, where that is known, and what is said of it."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    text: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioChart:
+    """Ratios, one a row, beside the line where nothing differs."""
+
+    title: str
+    description: str
+    label: str
+    ratios: tuple[Ratio, ...]
+
+
+Chart: TypeAlias = LineChart | Heatmap | RatioChart
+
+
+def draw(chart: Chart, key: str) -> str:
+    """Return `chart` as an SVG element whose ids begin with `key`; all texts in it are escaped."""
+    match chart:
+        case LineChart():
+            width, height, body = _WIDTH, _HEIGHT, _lines(chart)
+        case Heatmap():
+            width, height, body = _heatmap(chart)
+        case RatioChart():
+            width, height, body = _ratios(chart)
+    ids = f"{key}-title", f"{key}-desc"
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-labelledby="{ids[0]} {ids[1]}"><title id="{ids[0]}">{_safe(chart.title, 200)}</title>'
+        f'<desc id="{ids[1]}">{_safe(chart.description, 400)}</desc>{"".join(body)}</svg>'
+    )
+
+
+def _safe(text: str, limit: int = 60) -> str:
+    return escape(harmless(text, limit))
+
+
+def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
+    classes = " ".join(filter(None, (kind, anchor)))
+    return f'<text x="{x:.1f}" y="{y:.1f}"{f" class={chr(34)}{classes}{chr(34)}" if classes else ""}>{text}</text>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
+    return f'<path class="{kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
+
+
+# Lines
+
+
+def _lines(chart: LineChart) -> Iterator[str]:
+    labels = [harmless(each.name, _LABEL_CHARACTERS) for each in chart.series if each.name]
+    right = 24 + _CHARACTER * max(map(len, labels), default=0)
+    x = make_scale(chart.x, [x for x, _ in _places(chart)], _LEFT, _WIDTH - right)
+    y = make_scale(chart.y, [y for _, y in _places(chart)] + _shown_guides(chart), _HEIGHT - _BOTTOM, _TOP)
+    yield from _axes(chart, x, y)
+    for series in chart.series:
+        yield from _traces(series, x, y)
+    for value, label in chart.guides:
+        if y.low <= value <= y.high:
+            yield _line(_LEFT, y(value), x.end, y(value), "guide")
+            yield _text(_LEFT + 5, y(value) - 4, _safe(label), "tick")
+    for series in chart.series:
+        yield from _curve(series, x, y)
+    yield from _labels(chart, x, y)
+
+
+def _places(chart: LineChart) -> Iterator[tuple[float, float]]:
+    for series in chart.series:
+        for point in series.points:
+            yield from ((point.x, y) for y in (point.y, point.low, point.high) if y is not None)
+        for trace in series.traces:
+            yield from trace
+
+
+def _shown_guides(chart: LineChart) -> list[float]:
+    """Return the guides that lie among the values: one far off would squeeze these together."""
+    values = [y for _, y in _places(chart)]
+    return [value for value, _ in chart.guides if values and min(values) <= value <= max(values)]
+
+
+def _axes(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
+    bottom = _HEIGHT - _BOTTOM
+    for tick in y.ticks:
+        yield _line(_LEFT, y(tick), x.end, y(tick), "grid")
+        yield _text(_LEFT - 6, y(tick) + 4, _safe(chart.y.text(tick)), "tick", "end")
+    for tick in x.ticks:
+        yield _line(x(tick), bottom, x(tick), bottom + 4, "axis")
+        yield _text(x(tick), bottom + 17, _safe(chart.x.text(tick)), "tick", "mid")
+    yield f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{x.end:.1f}"/>'
+    middle = (_LEFT + x.end) / 2
+    yield _text(middle, _HEIGHT - 10, _safe(chart.x.label + (", log scale" if x.is_log else "")), "name", "mid")
+    label = _safe(chart.y.label + (", log scale" if y.is_log else ""))
+    yield f'<text class="name mid" transform="translate(13 {(_TOP + bottom) / 2:.1f})rotate(-90)">{label}</text>'
+
+
+def _traces(series: Series, x: Scale, y: Scale) -> Iterator[str]:
+    dots = [trace[0] for trace in series.traces if len(trace) == 1]
+    lines = [trace for trace in series.traces if len(trace) > 1]
+    if dots:
+        # Beside their bar, which would hide them.
+        path = "".join(f"M{x(a) + 7:.1f} {y(b):.1f}h0" for a, b in dots)
+        yield f'<path class="dots s{series.style}" d="{path}"/>'
+    if lines:
+        path = "".join(f"M{'L'.join(f'{x(a):.1f} {y(b):.1f}' for a, b in trace)}" for trace in lines)
+        yield f'<path class="raw s{series.style}" d="{path}"/>'
+
+
+def _curve(series: Series, x: Scale, y: Scale) -> Iterator[str]:
+    style = f"s{series.style}"
+    if series.level is not None:
+        yield _line(_LEFT, y(series.level), x.end, y(series.level), f"dash {style}")
+    bars = [
+        (x(each.x), y(each.low), y(each.high))
+        for each in series.points
+        if each.low is not None and each.high is not None
+    ]
+    if bars:
+        path = "".join(f"M{a - 3:.1f} {b:.1f}h6m-3 0V{c:.1f}m-3 0h6" for a, b, c in bars)
+        yield f'<path class="bar {style}" d="{path}"/>'
+    places = [(x(each.x), y(each.y)) for each in series.points]
+    if series.has_line and len(places) > 1:
+        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
+        yield f'<path class="{"dash" if series.is_dashed else "line"} {style}" d="M{path}"/>'
+    for a, b in places:
+        yield _marker(series, a, b)
+
+
+def _marker(series: Series, x: float, y: float) -> str:
+    kind = "hollow" if series.is_dashed else "mark"
+    return f'<path class="{kind} s{series.style}" transform="translate({x:.1f} {y:.1f})" d="{_MARKERS[series.style]}"/>'
+
+
+def _labels(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
+    """Yield the names of the lines at their right ends, moved apart where they would overlap."""
+    named = [(y(_last(each)), each) for each in chart.series if each.name and (each.points or each.traces)]
+    named.sort(key=lambda each: each[0])
+    for place, (_, series) in zip(_spread([place for place, _ in named]), named, strict=True):
+        yield _marker(series, x.end + 12, place)
+        yield _text(x.end + 20, place + 4, _safe(series.name, _LABEL_CHARACTERS), "label")
+
+
+def _last(series: Series) -> float:
+    if series.level is not None:
+        return series.level
+    return series.points[-1].y if series.points else series.traces[-1][-1][1]
+
+
+def _spread(places: Sequence[float]) -> list[float]:
+    """Return sorted `places` at least a line apart, from the top on and then back from the bottom."""
+    spread: list[float] = []
+    for place in places:
+        spread.append(max(place, spread[-1] + _LABEL_GAP) if spread else max(place, float(_TOP)))
+    limit = float(_HEIGHT - _BOTTOM + 4)
+    for i in reversed(range(len(spread))):
+        spread[i] = min(spread[i], limit)
+        limit = spread[i] - _LABEL_GAP
+    return spread
+
+
+# Heatmaps
+
+
+def _heatmap(chart: Heatmap) -> tuple[int, int, Iterator[str]]:
+    longest = max(map(len, (text for row in chart.texts for text in row)), default=0)
+    cell = max(66, round(_CHARACTER * longest) + 14)
+    left = round(_CHARACTER * max(len(harmless(row, 30)) for row in chart.rows)) + 38
+    width, height = left + cell * len(chart.columns) + 6, 26 * len(chart.rows) + 52
+    return width, height, _cells(chart, cell, left, height)
+
+
+def _cells(chart: Heatmap, cell: int, left: int, height: int) -> Iterator[str]:
+    logs = [math.log(value) for row in chart.values for value in row if value is not None]
+    low, span = min(logs, default=0.0), max(logs, default=0.0) - min(logs, default=0.0)
+    for i, (name, values, texts) in enumerate(zip(chart.rows, chart.values, chart.texts, strict=True)):
+        y = 6 + 26 * i
+        yield _text(left - 8, y + 17, _safe(name, 30), "tick", "end")
+        for j, (value, text) in enumerate(zip(values, texts, strict=True)):
+            x = left + cell * j
+            shade = "none" if value is None else f"h{round(8 * (math.log(value) - low) / span) if span else 4}"
+            yield f'<rect class="cell {shade}" x="{x}" y="{y}" width="{cell - 2}" height="24" rx="3"/>'
+            yield _text(x + cell / 2 - 1, y + 16, _safe(text), "value", "mid")
+    bottom = 6 + 26 * len(chart.rows)
+    for j, name in enumerate(chart.columns):
+        yield _text(left + cell * (j + 0.5), bottom + 16, _safe(name, 30), "tick", "mid")
+    yield _text(left + cell * len(chart.columns) / 2, height - 8, _safe(chart.column_label), "name", "mid")
+    middle = (6 + bottom) / 2
+    yield f'<text class="name mid" transform="translate(13 {middle:.1f})rotate(-90)">{_safe(chart.row_label)}</text>'
+
+
+# Ratios
+
+
+def _ratios(chart: RatioChart) -> tuple[int, int, Iterator[str]]:
+    return 760, 22 * len(chart.ratios) + 58, _ratio_rows(chart)
+
+
+def _ratio_rows(chart: RatioChart) -> Iterator[str]:
+    left = 16 + _CHARACTER * max(len(harmless(each.name, 44)) for each in chart.ratios)
+    right = 18 + _CHARACTER * max(len(f"{each.text} {each.verdict}") for each in chart.ratios)
+    values = [value for each in chart.ratios for value in (each.value, each.low, each.high) if value]
+    axis = Axis(label=chart.label, text=lambda value: f"{value:.3g}", is_log=True)
+    x = make_scale(axis, [*values, 1.0, *_around(values)], left, 760 - right)
+    bottom = 22 * len(chart.ratios) + 10
+    for tick in x.ticks:
+        yield _line(x(tick), 6, x(tick), bottom, "grid")
+        yield _text(x(tick), bottom + 16, f"{tick:.3g}", "tick", "mid")
+    yield _line(x(1.0), 6, x(1.0), bottom, "guide")
+    for i, each in enumerate(chart.ratios):
+        y = 20.0 + 22 * i
+        yield _text(left - 8, y + 4, _safe(each.name, 44), "tick", "end")
+        if each.low and each.high:
+            bar = f"M{x(each.low):.1f} {y - 4:.1f}v8m0-4H{x(each.high):.1f}m0-4v8"
+            yield f'<path class="bar s0" d="{bar}"/>'
+        mark = _MARKERS[_VERDICT_MARKERS.get(each.verdict.split()[0], 0)]
+        yield f'<path class="mark s0" transform="translate({x(each.value):.1f} {y:.1f})" d="{mark}"/>'
+        yield _text(x.end + 10, y + 4, _safe(f"{each.text} {each.verdict}"), "label")
+    yield _text((left + x.end) / 2, bottom + 38, _safe(f"{chart.label}, log scale"), "name", "mid")
+
+
+_VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
+"""A triangle down for less time, up for more, a square for the same; all else is a circle."""
+
+
+def _around(values: Iterable[float]) -> tuple[float, float]:
+    """Return the same distance either side of 1, so that the line of no difference is never at the edge."""
+    far = max((abs(math.log(value)) for value in values), default=0.0)
+    return math.exp(-0.2 * far), math.exp(0.2 * far)

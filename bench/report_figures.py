@@ -1,0 +1,275 @@
+"""What a run's charts show: throughput, memory, accuracy and loss, each with the table of what is drawn.
+
+Values over a configuration's trials come from `bench.stats`, as in `show`. One chart holds what differs in one thing
+only: models over batch sizes for one device and engine, batch sizes over epochs for one model.
+"""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from bench.columns import COLUMNS, find_columns
+from bench.fields import FIELDS, IDENTITY, hidden_dimensions
+from bench.layout import WordTable
+from bench.records import Configuration, Measurement, Run, Sample, Summary
+from bench.report_axes import Axis
+from bench.report_charts import MAX_SERIES, Chart, Heatmap, LineChart, Point, Series
+from bench.units import format_bytes, format_rate
+
+Trials: TypeAlias = Sequence[tuple[int, Measurement]]
+"""Seed and measurement of each measured trial of a configuration, by repeat."""
+
+MAX_CHARTS: Final = 40
+"""Of a kind and run: nobody looks at more, and what they would show stands in the table."""
+
+_SIZES: Final = frozenset({"width", "layers"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """Charts that belong together, with the tables that tell the same, and notes."""
+
+    title: str
+    charts: tuple[Chart, ...]
+    tables: tuple[WordTable, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One model: its configurations by batch size."""
+
+    name: str
+    summaries: tuple[Summary, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One way to train, device and engine and whatever else the run varies: its lines by model."""
+
+    name: str
+    lines: tuple[Line, ...]
+
+
+def trials_of(run: Run) -> Mapping[Configuration, Trials]:
+    """Return the measured trials of each configuration."""
+    found: dict[Configuration, list[tuple[int, Measurement]]] = defaultdict(list)
+    for record in sorted(run.records, key=lambda each: each.trial.repeat):
+        if isinstance(record.outcome, Measurement):
+            found[record.trial.configuration].append((record.trial.seed, record.outcome))
+    return found
+
+
+def groups(summaries: Sequence[Summary]) -> tuple[Group, ...]:
+    """Return what was measured of `summaries`, in their order; names tell every dimension in which they differ."""
+    varying = hidden_dimensions(summaries, IDENTITY)
+    ways = ("device", *(key for key in varying if key not in _SIZES))
+    models = ("model", *(key for key in varying if key in _SIZES))
+    found: dict[tuple[str, ...], dict[tuple[str, ...], list[Summary]]] = defaultdict(lambda: defaultdict(list))
+    for summary in summaries:
+        if summary.n:
+            found[_texts(summary, ways)][_texts(summary, models)].append(summary)
+    return tuple(
+        Group(
+            name=", ".join(way),
+            lines=tuple(
+                Line(name=", ".join(model), summaries=tuple(sorted(of_model, key=_batch_size)))
+                for model, of_model in by_model.items()
+            ),
+        )
+        for way, by_model in found.items()
+    )
+
+
+def _texts(summary: Summary, keys: Iterable[str]) -> tuple[str, ...]:
+    """Return the cells of `keys` as `show` has them; of numbers with their headers, which say what they count."""
+    columns = [COLUMNS[key] for key in keys]
+    return tuple(
+        f"{column.header} {column.text(summary)}" if column.fields[0].numeric else column.text(summary)
+        for column in columns
+    )
+
+
+def _batch_size(summary: Summary) -> int:
+    return summary.configuration.batch_size
+
+
+def throughput_figures(found: Sequence[Group], trials: Mapping[Configuration, Trials]) -> Iterator[Figure]:
+    """Yield the heatmap of each group's throughput that has more than one size, and its curves over batch size."""
+    for group in found:
+        table = _table("throughput", group, ("throughput_per_second", "throughput_per_second_n", "epoch_seconds"))
+        heatmap = _heatmap(group)
+        curves = _curves(
+            group,
+            "training samples a second",
+            "throughput_per_second",
+            lambda summary: summary.throughput_per_second,
+            lambda summary: [trial.throughput_per_second for _, trial in trials[summary.configuration]],
+        )
+        yield Figure(
+            title=f"Throughput: {group.name}",
+            charts=((heatmap,) if heatmap else ()) + tuple(curves),
+            tables=(table, _raw_table(group, trials)),
+            notes=("markers: median of the trials; bars: lowest to highest; dots beside them: single trials",),
+        )
+
+
+def _table(title: str, group: Group, keys: Sequence[str]) -> WordTable:
+    columns = find_columns(("model", "batch_size", *keys))
+    return WordTable(
+        title=f"{title}: {group.name}",
+        headers=["model", *(column.header for column in columns[1:])],
+        rows=[
+            [line.name, *(column.text(summary) for column in columns[1:])]
+            for line in group.lines
+            for summary in line.summaries
+        ],
+        numeric=[column.fields[0].numeric for column in columns],
+    )
+
+
+def _raw_table(group: Group, trials: Mapping[Configuration, Trials]) -> WordTable:
+    return WordTable(
+        title=f"single trials: {group.name}",
+        headers=("model", "batch size", "train samples of each trial"),
+        rows=[
+            [
+                line.name,
+                str(_batch_size(summary)),
+                ", ".join(format_rate(trial.throughput_per_second) for _, trial in trials[summary.configuration]),
+            ]
+            for line in group.lines
+            for summary in line.summaries
+        ],
+        numeric=(False, True, False),
+    )
+
+
+def _heatmap(group: Group) -> Heatmap | None:
+    cells = {(line.name, _batch_size(summary)): summary for line in group.lines for summary in line.summaries}
+    sizes = sorted({size for _, size in cells})
+    if len(sizes) < 2 or not 2 <= len(group.lines) <= MAX_CHARTS:  # noqa: PLR2004 - a row or a column is no map
+        return None
+    field, column = FIELDS["throughput_per_second_median"], COLUMNS["throughput_per_second_median"]
+    widths = [_width(line) for line in group.lines]
+    are_widths = None not in widths and len(set(widths)) == len(widths)
+    summaries = [[cells.get((line.name, size)) for size in sizes] for line in group.lines]
+    values = ((None if each is None else field.value(each) for each in row) for row in summaries)
+    return Heatmap(
+        title=f"Throughput by batch size and {'width' if are_widths else 'model'}: {group.name}",
+        description="Median training samples a second; darker is more. The table below holds the same numbers.",
+        column_label="batch size",
+        row_label="width" if are_widths else "model",
+        columns=tuple(map(str, sizes)),
+        rows=tuple(str(width) if are_widths else line.name for width, line in zip(widths, group.lines, strict=True)),
+        values=tuple(tuple(each if isinstance(each, int | float) else None for each in row) for row in values),
+        texts=tuple(tuple("" if each is None else column.text(each) for each in row) for row in summaries),
+    )
+
+
+def _width(line: Line) -> int | None:
+    """Return the width of a line of one hidden layer, None for any other: its depth would go untold."""
+    layers = line.summaries[0].configuration.layers
+    return layers[1] if len(layers) == 3 else None  # noqa: PLR2004 - input, hidden, output
+
+
+def _curves(
+    group: Group,
+    label: str,
+    key: str,
+    sample: Callable[[Summary], Sample | None],
+    raw: Callable[[Summary], Sequence[float]],
+) -> Iterator[LineChart]:
+    """Yield charts of a quantity over batch size, as many models in each as can be told apart."""
+    text = format_rate if key == "throughput_per_second" else format_bytes
+    for part, lines in _parts(group.lines):
+        series = [
+            Series(
+                name=line.name,
+                style=style,
+                points=tuple(
+                    Point(x=_batch_size(summary), y=found.median, **_range(found))
+                    for summary in line.summaries
+                    if (found := sample(summary)) is not None
+                ),
+                traces=tuple(
+                    ((float(_batch_size(summary)), value),) for summary in line.summaries for value in raw(summary)
+                ),
+            )
+            for style, line in enumerate(lines)
+        ]
+        yield LineChart(
+            title=f"{label.capitalize()} over batch size: {group.name}{part}",
+            description=f"One line a model. {_extremes(series, text)}",
+            x=_batch_axis(lines),
+            y=Axis(label=label, text=text, is_log=None, has_zero=True),
+            series=tuple(series),
+        )
+
+
+def _range(sample: Sample) -> dict[str, float]:
+    return {"low": sample.low, "high": sample.high} if sample.n > 1 else {}
+
+
+def _extremes(series: Iterable[Series], text: Callable[[float], str]) -> str:
+    """Say between which values the lines run: what a look at the chart would tell first."""
+    points = [(point, each.name) for each in series for point in each.points]
+    if not points:
+        return "Nothing was measured."
+    (low, least), (high, most) = (choose(points, key=lambda each: each[0].y) for choose in (min, max))
+    return f"From {text(low.y)} ({least}, at {low.x:g}) to {text(high.y)} ({most}, at {high.x:g})."
+
+
+def _batch_axis(lines: Iterable[Line]) -> Axis:
+    sizes = sorted({float(_batch_size(summary)) for line in lines for summary in line.summaries})
+    return Axis(label="batch size", text=lambda value: f"{value:.0f}", ticks=tuple(sizes), is_log=True)
+
+
+def _parts(lines: Sequence[Line]) -> Iterator[tuple[str, Sequence[Line]]]:
+    """Yield `lines` as many at a time as a chart can tell apart, each with the end of its title."""
+    count = -(-len(lines) // MAX_SERIES)
+    for part in range(count):
+        chosen = lines[part * MAX_SERIES : (part + 1) * MAX_SERIES]
+        yield (f", part {part + 1} of {count}" if count > 1 else ""), chosen
+
+
+def memory_figures(found: Sequence[Group]) -> Iterator[Figure]:
+    """Yield the measured peak of each group's memory beside the least that must be alive."""
+    for group in found:
+        charts = [_memory_chart(group, part, lines) for part, lines in _parts(group.lines)]
+        drawn = tuple(chart for chart in charts if any(series.points for series in chart.series))
+        yield Figure(
+            title=f"Memory: {group.name}",
+            charts=drawn,
+            tables=(_table("memory", group, ("peak_memory_bytes", "memory_floor_bytes", "n")),),
+            notes=(
+                "filled markers: peak memory, measured, median of the trials",
+                "hollow markers on dashes: memory floor, the least that must be alive, counted from the model",
+            ),
+        )
+
+
+def _memory_chart(group: Group, part: str, lines: Sequence[Line]) -> LineChart:
+    peaks = [_field_series(line, style, "peak_memory_bytes") for style, line in enumerate(lines)]
+    floors = [_field_series(line, style, "memory_floor_bytes") for style, line in enumerate(lines)]
+    return LineChart(
+        title=f"Peak memory and memory floor over batch size: {group.name}{part}",
+        description=f"Two lines a model: the measured peak and, dashed, the floor. {_extremes(peaks, format_bytes)}",
+        x=_batch_axis(lines),
+        y=Axis(label="memory", text=format_bytes, is_log=None, has_zero=True),
+        series=(*floors, *peaks),
+    )
+
+
+def _field_series(line: Line, style: int, key: str) -> Series:
+    values = [(summary, FIELDS[key].value(summary)) for summary in line.summaries]
+    points = [Point(x=_batch_size(each), y=float(value)) for each, value in values if isinstance(value, int | float)]
+    is_floor = key == "memory_floor_bytes"
+    return Series(name="" if is_floor else line.name, style=style, points=tuple(points), is_dashed=is_floor)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean as `bench.stats.sample` has it."""
+    return float(statistics.mean(values))

@@ -1,0 +1,62 @@
+"use strict";
+(() => {
+  const natural = new Intl.Collator("en", { numeric: true });
+
+  // What a cell is sorted and filtered by: its raw number, or its text; null where nothing was measured.
+  const valueOf = (cell) => {
+    if ("v" in cell.dataset) return Number(cell.dataset.v);
+    return cell.textContent === "" || cell.classList.contains("n") ? null : cell.textContent;
+  };
+
+  const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : natural.compare(a, b));
+
+  // The first click sorts upwards, the next one downwards; what was not measured is last either way.
+  const sortBy = (table, header) => {
+    const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    const rows = [...table.tBodies[0].rows].map((row) => [valueOf(row.cells[header.cellIndex]), row]);
+    rows.sort(([a], [b]) => (a === null || b === null ? (a === null) - (b === null) : sign * order(a, b)));
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+    table.tBodies[0].append(...rows.map(([, row]) => row));
+  };
+
+  const comparisons = {
+    "=": (a, b) => a === b, "!=": (a, b) => a !== b, "<": (a, b) => a < b, "<=": (a, b) => a <= b,
+    ">": (a, b) => a > b, ">=": (a, b) => a >= b, "~": (a, b) => String(a).includes(b),
+  };
+
+  // A condition is a column's key, a comparison and a value, as in `show --filter`; any other word is looked for in a row.
+  const conditionOf = (word, keys) => {
+    const found = /^(\w+)(!=|<=|>=|=|<|>|~)(.*)$/.exec(word);
+    if (found === null || !keys.includes(found[1])) {
+      return (row) => row.textContent.toLowerCase().includes(word.toLowerCase());
+    }
+    const [, key, sign, text] = found;
+    return (row) => {
+      const value = valueOf(row.cells[keys.indexOf(key)]);
+      if (value === null) return sign === "!=";
+      return comparisons[sign](value, typeof value === "number" && sign !== "~" ? Number(text) : text);
+    };
+  };
+
+  const filterBy = (table, text) => {
+    const keys = [...table.tHead.rows[0].cells].map((header) => header.dataset.key);
+    const conditions = text.split(/\s+/).filter(Boolean).map((word) => conditionOf(word, keys));
+    const rows = [...table.tBodies[0].rows];
+    for (const row of rows) row.hidden = !conditions.every((holds) => holds(row));
+    const shown = rows.filter((row) => !row.hidden).length;
+    document.querySelector(`[data-count="${table.id}"]`).textContent = `${shown} of ${rows.length} rows`;
+  };
+
+  for (const table of document.querySelectorAll("table.configurations")) {
+    for (const header of table.tHead.rows[0].cells) {
+      header.querySelector("button").addEventListener("click", () => sortBy(table, header));
+    }
+  }
+  for (const input of document.querySelectorAll("input[data-table]")) {
+    const table = document.getElementById(input.dataset.table);
+    input.closest(".filter").hidden = false;
+    input.addEventListener("input", () => filterBy(table, input.value));
+    if (input.value) filterBy(table, input.value);
+  }
+})();
