@@ -33,10 +33,6 @@ LAYERS: Final = ((128, 64), (512, 256), (1024, 1024), (2048, 4096))
 TRY_SECONDS: Final = 0.002
 """A try repeats short work until it takes about this long: far above the clock's steps and the cost of waiting."""
 
-SQUARE_LONGEST_SECONDS: Final = 0.01
-"""After a square product that takes longer than this no larger one is tried. The peak's own limit lets one through that
-takes eight times as long, by either library: 5 s in each process on x86_64-2c-1e6182e1, for a rate no higher."""
-
 MAX_ROUNDS: Final = 1000
 """Work repeated in one try at most, however short it is."""
 
@@ -128,7 +124,6 @@ def measure_rates(  # noqa: PLR0913 - what decides rates
             device.synchronise,
             dtype=dtype,
             budget_bytes=budget,
-            longest_seconds=SQUARE_LONGEST_SECONDS,
             clock=clock,
         ),
         layers=tuple(measure_layers(place, dtype, timer, budget)) if whole else (),

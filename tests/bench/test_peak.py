@@ -44,13 +44,6 @@ def test_the_fastest_product_counts_and_a_long_one_ends_the_search() -> None:
 
 
 @pytest.mark.usefixtures("one_library")
-def test_the_search_can_be_made_to_end_earlier() -> None:
-    clock = Clock(itertools.repeat(0.02))
-    measure_peak(CPU, lambda: None, longest_seconds=0.01, clock=clock)
-    assert clock.products == 1 + REPEATS
-
-
-@pytest.mark.usefixtures("one_library")
 def test_a_stall_does_not_lower_the_peak() -> None:
     calm = measure_peak(CPU, lambda: None, clock=Clock(itertools.repeat(0.06)))
     stalled = measure_peak(CPU, lambda: None, clock=Clock(itertools.chain([9.0, 0.06, 9.0], itertools.repeat(0.06))))
