@@ -15,6 +15,7 @@ nox.options.error_on_external_run = True
 PINS = "requirements/ci.txt"
 PEERS_PINS = "requirements/peers.txt"
 LINT_PINS = "requirements/lint.txt"
+BROWSER_PINS = "requirements/browser.txt"
 ACCURACY_BASELINE = "results/baselines/accuracy.jsonl"
 
 
@@ -97,6 +98,16 @@ def peers(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """Open reports in headless Chromium (Debian: `apt-get install chromium chromium-driver`), which must be there."""
+    install(session)
+    session.install("--require-hashes", "-r", BROWSER_PINS)
+    session.run(
+        "python", "-m", "pytest", "-m", "browser", "tests/browser", *session.posargs, env={"BENCH_BROWSER": "1"}
+    )
+
+
+@nox.session(default=False)
 def overhead(session: nox.Session) -> None:
     """Compare the harness's epoch time with a bare training loop's (minutes; needs a quiet machine)."""
     install(session)
@@ -109,7 +120,8 @@ def pins(session: nox.Session) -> None:
     """Renew requirements/ from pyproject.toml."""
     session.install("uv")
     export = ("uv", "export", "--quiet", "--format", "requirements-txt", "--no-header", "--no-emit-project")
-    session.run(*export, "--upgrade", "--all-groups", "--output-file", PINS)
+    session.run(*export, "--upgrade", "--all-groups", "--no-group", "browser", "--output-file", PINS)
     session.run(*export, "--only-group", "lint", "--output-file", LINT_PINS)
+    session.run(*export, "--only-group", "browser", "--output-file", BROWSER_PINS)
     compile_pins = ("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header", "--no-annotate")
     session.run(*compile_pins, "pyproject.toml", "tests/peers/requirements.in", "--output-file", PEERS_PINS)

@@ -99,7 +99,7 @@ class Fit:
 
     `rate` is in FLOP/s and `bandwidth` in bytes/s; None where the term is absent or was fitted as zero, which is no
     limit. `sample_seconds` is None where the term is absent. `deviation` is the relative residuals' standard deviation,
-    `r_squared` that of log times: the share of the variance of ln(seconds) that the model explains.
+    `r_squared` that of log times: the share of the variance of ln(seconds) that the model explains, 0 without any.
     """
 
     contender: Contender
@@ -254,6 +254,7 @@ def _finish(contender: Contender, terms: tuple[str, ...]) -> Fit:
     }
     logs = np.log(seconds)
     errors = np.log(rows @ coefficients) - logs
+    spread = float(((logs - logs.mean()) ** 2).sum())
     left_out = _left_out(contender, terms)
     worst = int(np.argmax(left_out))
     return Fit(
@@ -264,7 +265,7 @@ def _finish(contender: Contender, terms: tuple[str, ...]) -> Fit:
         bandwidth=_inverse(known["traffic"]) if "traffic" in known else None,
         sample_seconds=known.get("input"),
         deviation=math.sqrt(variance),
-        r_squared=1 - float(errors @ errors) / (float(((logs - logs.mean()) ** 2).sum()) or math.inf),
+        r_squared=1 - float(errors @ errors) / spread if spread else 0.0,
         leave_one_out=LeaveOneOut(
             median=statistics.median(left_out),
             largest=left_out[worst],

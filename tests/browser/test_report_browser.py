@@ -1,0 +1,220 @@
+"""The report in a browser: it loads without an error or a request, sorts, filters, draws, and shows what was stored.
+
+Needs Chromium, its driver and selenium (`nox -s browser`); where they are missing, the tests are skipped, unless
+BENCH_BROWSER says that they must not be.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.report import Stored, make_report
+from bench.report_page import render_page
+from bench.show import render_run
+from bench.store import read_run
+
+pytestmark = pytest.mark.browser
+
+STORED = Path(__file__).resolve().parents[2] / "results" / "reference" / "x86_64-2c-1e6182e1"
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+# Any: selenium is not there where types are checked.
+Driver = Any
+
+
+def missing(reason: str) -> None:
+    if os.environ.get("BENCH_BROWSER"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    try:
+        from selenium import webdriver  # noqa: PLC0415 - only the session `browser` has it
+        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+    except ImportError:
+        missing("selenium is not installed")
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None or shutil.which("chromedriver") is None:
+        missing("no Chromium with its driver is installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield started
+    started.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    runs = [read_run(STORED / name) for name in ("scaling.jsonl", "quick.jsonl")]
+    path.write_text(render_page(make_report([Stored(label="", run=run) for run in runs])), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def opened(driver: Driver, page: Path) -> Driver:
+    driver.get("about:blank")
+    for log in ("browser", "performance"):
+        driver.get_log(log)  # what came before is not the page's
+    driver.get(page.as_uri())
+    return driver
+
+
+def column(driver: Driver, key: str, table: str = "table-1") -> list[str]:
+    """Return what stands in a column's cells, from top to bottom, of the rows that are shown."""
+    script = """
+        const table = document.getElementById(arguments[0]);
+        const place = [...table.tHead.rows[0].cells].findIndex((each) => each.dataset.key === arguments[1]);
+        const shown = [...table.tBodies[0].rows].filter((row) => row.checkVisibility());
+        return shown.map((row) => row.cells[place].dataset.v ?? row.cells[place].textContent);
+    """
+    found: list[str] = driver.execute_script(script, table, key)
+    return found
+
+
+def header(driver: Driver, key: str) -> Driver:
+    return driver.find_element("css selector", f"#table-1 th[data-key='{key}']")
+
+
+def type_filter(driver: Driver, text: str) -> None:
+    box = driver.find_element("id", "filter-1")
+    box.clear()
+    box.send_keys(text)
+
+
+def test_page_loads_without_an_error_and_asks_for_nothing(opened: Driver, page: Path) -> None:
+    opened.execute_async_script("setTimeout(arguments[0], 300)")
+    assert opened.get_log("browser") == []
+    events = [json.loads(entry["message"])["message"] for entry in opened.get_log("performance")]
+    asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
+    assert asked <= {page.as_uri()}
+
+
+def test_numbers_are_those_of_the_stored_run(opened: Driver) -> None:
+    rows = json.loads(render_run(read_run(STORED / "scaling.jsonl"), format="json"))["rows"]
+    for key, field in (("epoch_seconds", "epoch_seconds_median"), ("test_accuracy", "test_accuracy_median")):
+        assert [float(value) for value in column(opened, key)] == [row[field] for row in rows]
+    assert column(opened, "model") == [row["model"] for row in rows]
+
+
+def test_a_header_sorts_up_and_then_down_by_the_raw_values(opened: Driver) -> None:
+    before = sorted(float(value) for value in column(opened, "epoch_seconds"))
+    button = header(opened, "epoch_seconds").find_element("tag name", "button")
+    button.click()
+    assert header(opened, "epoch_seconds").get_attribute("aria-sort") == "ascending"
+    assert [float(value) for value in column(opened, "epoch_seconds")] == before
+    button.send_keys(" ")  # by the keyboard
+    assert header(opened, "epoch_seconds").get_attribute("aria-sort") == "descending"
+    assert [float(value) for value in column(opened, "epoch_seconds")] == before[::-1]
+
+
+def test_sorting_texts_orders_their_numbers_and_leaves_what_is_empty_last(opened: Driver) -> None:
+    header(opened, "model").find_element("tag name", "button").click()
+    assert header(opened, "epoch_seconds").get_attribute("aria-sort") is None
+    assert column(opened, "model")[0] == "784-64-10"
+    assert column(opened, "model")[-1] == "784-2048-10"
+    for _ in range(2):
+        header(opened, "seconds_to_97_percent").find_element("tag name", "button").click()
+        assert column(opened, "seconds_to_97_percent")[-1] == ""
+
+
+def test_filter_takes_words_and_conditions(opened: Driver) -> None:
+    everything = len(column(opened, "model"))
+    type_filter(opened, "fused batch_size>=1024 model=784-64-10")
+    assert column(opened, "batch_size") == ["1024", "4096"]
+    count = opened.find_element("css selector", "[data-count='table-1']")
+    assert count.text == f"2 of {everything} rows"
+    type_filter(opened, "no such words")
+    assert column(opened, "model") == []
+    type_filter(opened, " ")
+    assert len(column(opened, "model")) == everything
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_charts_are_drawn_within_the_page(opened: Driver, width: int) -> None:
+    opened.set_window_size(width, 900)
+    script = """
+        return [...document.querySelectorAll('svg')].map((svg) => {
+          const box = svg.getBoundingClientRect();
+          return [box.width, box.height, svg.querySelectorAll('path, rect').length];
+        });
+    """
+    boxes: list[list[float]] = opened.execute_script(script)
+    assert len(boxes) > 20
+    assert all(wide > 100 and high > 50 and shapes > 1 for wide, high, shapes in boxes)
+    page_width = opened.execute_script(
+        "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )
+    assert page_width <= 0  # wide tables scroll by themselves
+
+
+def test_labels_of_charts_are_not_cut_off(opened: Driver) -> None:
+    cut: list[str] = opened.execute_script(
+        """
+        return [...document.querySelectorAll('svg text')].filter((text) => {
+          const box = text.getBoundingClientRect(), frame = text.ownerSVGElement.getBoundingClientRect();
+          return box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1
+            || box.bottom > frame.bottom + 1;
+        }).map((text) => `${text.textContent} in ${text.ownerSVGElement.querySelector('title').textContent}`);
+        """
+    )
+    assert cut == []
+
+
+def test_every_control_can_be_reached_by_the_keyboard_and_the_first_one_skips(opened: Driver) -> None:
+    first = opened.switch_to.active_element
+    first.send_keys("\ue004")  # tab
+    assert opened.switch_to.active_element.get_attribute("class") == "skip"
+    unreachable: int = opened.execute_script(
+        "return [...document.querySelectorAll('th button, input, summary, .scroll')]"
+        ".filter((each) => each.tabIndex < 0).length"
+    )
+    assert unreachable == 0
+
+
+def test_data_of_a_chart_unfolds(opened: Driver) -> None:
+    details = opened.find_element("css selector", "figure details")
+    assert not details.find_element("tag name", "table").is_displayed()
+    details.find_element("tag name", "summary").click()
+    assert details.find_element("tag name", "table").is_displayed()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_what_is_behind_them(opened: Driver, scheme: str) -> None:
+    opened.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    script = """
+        const light = (name) => {
+          const probe = document.createElement('canvas').getContext('2d');
+          probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+          const parts = probe.fillStyle.match(/[0-9a-f]{2}/g).map((part) => parseInt(part, 16) / 255);
+          const [r, g, b] = parts.map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+          return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        return (([a, b]) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05))(arguments[0].map(light));
+    """
+    for behind in ("--page", "--panel"):
+        for name in ("--ink", "--soft", "--accent"):
+            assert opened.execute_script(script, [name, behind]) >= 4.5, (name, behind)
+        for series in range(8):
+            assert opened.execute_script(script, [f"--s{series}", behind]) >= 3, (series, behind)
