@@ -21,6 +21,7 @@ from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunErro
 from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, describe_place, measure_peak, measure_rates, prepare_dataset, run_trial
 from bench.locks import IMPATIENT, Patience, device_locks
+from bench.outputs import remove_abandoned
 from bench.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.plan import Request, choose_devices, make_plan
 from bench.processes import Launcher
@@ -149,7 +150,8 @@ def calibrate(
                     devices=measured,
                 ),
             )
-            path = save_profile(profile, options.results)
+            remove_abandoned(path)
+            save_profile(profile, options.results)
     return Calibrated(path=path, profile=profile, devices=devices)
 
 

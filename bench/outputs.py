@@ -47,6 +47,14 @@ def write_atomically(path: Path, text: str) -> None:
             temporary.unlink()
 
 
+def remove_abandoned(path: Path) -> None:
+    """Remove what a `write_atomically` to `path` left that was killed. Only for who alone may write `path` now."""
+    with contextlib.suppress(OSError):
+        for each in path.parent.iterdir():
+            if each.name.startswith(f".{path.name}.") and each.suffix == ".tmp":
+                each.unlink()
+
+
 def append_step_summary(markdown: str) -> str | None:
     """Append `markdown` to the CI job's summary, where there is one; return a warning if it cannot be written."""
     name = os.environ.get(STEP_SUMMARY)

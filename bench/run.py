@@ -16,6 +16,7 @@ from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, describe_place, prepare_dataset, probe_trial, run_trial
 from bench.locks import IMPATIENT, Patience, device_locks
 from bench.messages import Prepared
+from bench.outputs import remove_abandoned
 from bench.plan import Request, choose_devices, make_plan, missing_trials
 from bench.processes import Launcher
 from bench.progress import Progress
@@ -241,7 +242,9 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
     writer.finish(footer)
     run = read_run(writer.path)
     if footer.complete:
-        write_csv(run, writer.path.with_suffix(".csv"))
+        table = writer.path.with_suffix(".csv")
+        remove_abandoned(table)
+        write_csv(run, table)
     return Finished(path=writer.path, run=run, exit_code=_exit_code(footer, plan, records))
 
 

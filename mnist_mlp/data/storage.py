@@ -1,12 +1,17 @@
 """The data root: where datasets are kept, and how files get there without ever being seen half-written."""
 
+import contextlib
 import os
 import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from mnist_mlp.errors import InvalidValueError
+
+ABANDONED_SECONDS: Final = 24 * 3600.0
+"""Age from which on a temporary file is taken for what a killed process left: writing one takes seconds."""
 
 
 def default_root(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -52,12 +57,25 @@ def store_files(files: Mapping[str, bytes], directory: Path) -> None:
     Whoever reads at the same time, or after a crash, sees the old file or the new one, never a part of it. Two
     processes may write the same files at once: the last one to finish a file wins.
 
+    What a process that was killed in doing so left in the folder a day ago or earlier is removed.
+
     Raises:
         OSError: the folder or a file cannot be written; nothing temporary is left behind.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write_atomically(directory / name, content)
+        _remove_abandoned(directory / name)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files beside `path`, written just now, that are a day older than it."""
+    with contextlib.suppress(OSError):
+        now = path.stat().st_mtime
+        for each in path.parent.iterdir():
+            is_temporary = each.name.startswith(f".{path.name}.") and each.suffix == ".tmp"
+            if is_temporary and now - each.stat().st_mtime > ABANDONED_SECONDS:
+                each.unlink()
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
