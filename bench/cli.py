@@ -1,5 +1,7 @@
 """The command line: all commands, and what their errors and interruptions become."""
 
+import os
+import sys
 from typing import Any
 
 import click
@@ -8,7 +10,7 @@ from bench import __version__
 from bench.ab_command import ab_command
 from bench.calibrate_command import calibrate_command, selftest_command
 from bench.compare_command import check_command, compare_command
-from bench.errors import BenchError
+from bench.errors import BenchError, ExitCode
 from bench.interrupts import Interrupts
 from bench.options import EXIT_CODES
 from bench.predict_command import predict_command
@@ -28,6 +30,12 @@ class Commands(click.Group):
         except BenchError as error:
             click.echo(f"bench: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:  # what commands read and write themselves is a BenchError by now
+            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - what is buffered cannot be written either
+            click.echo(
+                f"bench: the output cannot be written: {error.strerror}; make room, or write it elsewhere", err=True
+            )
+            ctx.exit(ExitCode.BAD_INPUT)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)

@@ -176,9 +176,7 @@ def _canonical(device: str) -> tuple[str, int]:
 
 def _private_folder(directory: Path | None) -> Path:
     user = _user()
-    folder = directory or Path(tempfile.gettempdir()) / (
-        "mnist-mlp-bench" if user is None else f"mnist-mlp-bench-{user}"
-    )
+    folder = directory or _temporary_folder() / ("mnist-mlp-bench" if user is None else f"mnist-mlp-bench-{user}")
     rule = "device locks need a folder that belongs to you and that nobody else can write to"
     remedy = f"remove {folder}, or set TMPDIR to a place of your own"
     try:
@@ -194,6 +192,16 @@ def _private_folder(directory: Path | None) -> Path:
             f"{folder} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}; {rule}; {remedy}"
         )
     return folder
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise BadInputError(
+            f"there is no folder for temporary files, where device locks are kept: {error.strerror}; make room, or set "
+            "TMPDIR to a folder that you may write to"
+        ) from error
 
 
 def _user() -> int | None:

@@ -126,8 +126,18 @@ class Log:
     """An unnamed file for what worker processes print: no part of the protocol, only to explain a death with."""
 
     def __init__(self) -> None:
-        """Open the file; it is gone when closed."""
-        self.file = tempfile.TemporaryFile("ab")  # noqa: SIM115 - it lives as long as the processes writing to it
+        """Open the file; it is gone when closed.
+
+        Raises:
+            WorkerError: there is no place for temporary files.
+        """
+        try:
+            self.file = tempfile.TemporaryFile("ab")  # noqa: SIM115 - it lives as long as the processes writing to it
+        except OSError as error:
+            raise WorkerError(
+                f"a temporary file for what trials print cannot be made: {error.strerror}; make room, or set TMPDIR to "
+                "a folder that you may write to"
+            ) from error
 
     def explain(self) -> str:
         """Return the end of it as a clause to append to a message, with the remedy where the cause is known."""

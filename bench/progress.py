@@ -1,6 +1,7 @@
 """Progress on standard error: a live display on a terminal, plain lines elsewhere."""
 
 import collections
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -91,7 +92,8 @@ class PlainProgress:
     def _line(self, text: str) -> None:
         seconds = self._remaining.seconds()
         left = "" if seconds is None else f"; about {format_seconds(seconds)} left"
-        print(f"[{self._number}/{self._total}] {text}{left}", file=self._stream, flush=True)
+        with contextlib.suppress(OSError):  # a log on a full disk, a reader that is gone: no reason to end a run
+            print(f"[{self._number}/{self._total}] {text}{left}", file=self._stream, flush=True)
         self._last_line = self._clock()
 
     def trial_started(self, number: int, trial: Trial) -> None:

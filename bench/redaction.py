@@ -43,7 +43,7 @@ def _places(root: Path | None) -> Iterator[tuple[str, str]]:
         (environ("XDG_CACHE_HOME"), "<cache>"),
         (environ("HOME"), "~"),
         (environ("USERPROFILE"), "~"),
-        (tempfile.gettempdir(), "<temporary>"),
+        (_temporary_folder(), "<temporary>"),
         (_PACKAGE_ROOT, "<bench>"),
         (sys.prefix, "<python>"),
     )
@@ -59,6 +59,13 @@ def _present_folder() -> str | None:
     try:
         return str(Path.cwd())
     except OSError:  # it was removed
+        return None
+
+
+def _temporary_folder() -> str | None:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # nothing can be written anywhere
         return None
 
 

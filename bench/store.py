@@ -136,6 +136,7 @@ class RunWriter:
 
     def _write(self, line: bytes) -> None:
         try:
+            self._require_at_path()
             self._cut_back()  # again, where a full disk or a signal kept the last failed write from it
             rest = memoryview(line)
             while rest:  # a nearly full disk takes a part of it first
@@ -151,6 +152,18 @@ class RunWriter:
                 "intact: make room or repair the disk, then go on with --resume"
             ) from error
         self._end += len(line)
+
+    def _require_at_path(self) -> None:
+        """Refuse to go on measuring for a file that nobody could find: what is written to it would be lost."""
+        try:
+            is_there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise StorageError(
+                f"{self.path} was removed, moved or replaced while it was being written, so nothing more is stored: "
+                "restore it and go on with --resume, or start a new run"
+            )
 
     def _cut_back(self) -> None:
         self._file.truncate(self._end)
