@@ -1,12 +1,18 @@
 """``python -m bench``."""
 
+import io
 import signal
+import sys
 
 
 def main() -> None:
     """Run the command line; ends the process with one of `bench.errors.ExitCode`."""
     # Until the command has begun, and after it has ended, Ctrl-C has nothing to store: it ends the process, silently.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        # A character that the terminal's encoding lacks is shown by its number, rather than ending the command.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     from bench.cli import cli  # noqa: PLC0415 - it takes long enough to import for a Ctrl-C to come meanwhile
 
     cli(prog_name="bench")
