@@ -3,6 +3,7 @@
 Every session installs exactly the versions of requirements/, hashes checked; `nox -s pins` renews them.
 """
 
+import argparse
 from pathlib import Path
 
 import nox
@@ -105,6 +106,23 @@ def browser(session: nox.Session) -> None:
     session.run(
         "python", "-m", "pytest", "-m", "browser", "tests/browser", *session.posargs, env={"BENCH_BROWSER": "1"}
     )
+
+
+@nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Kill runs and damage files by the hundred (a quarter hour): `nox -s faults -- --runs 300 --inputs 100000`."""
+    install(session)
+    parser = argparse.ArgumentParser(prog="nox -s faults --")
+    parser.add_argument("--runs", default="300", help="of the kill campaign, without torch")
+    parser.add_argument("--real-runs", default="18", help="of the kill campaign, with real training")
+    parser.add_argument("--inputs", default="100000", help="of the fuzz campaign")
+    parser.add_argument("--seed", default="0")
+    chosen = parser.parse_args(session.posargs)
+    seed = ("--seed", chosen.seed)
+    session.run("python", "tests/faults/kill_campaign.py", "--runs", chosen.runs, *seed)
+    session.run("python", "tests/faults/kill_campaign.py", "--runs", chosen.real_runs, "--real", *seed)
+    session.run("python", "tests/faults/fuzz_campaign.py", "--inputs", chosen.inputs, *seed)
+    session.run("python", "-m", "pytest", "-m", "faults or not faults", "tests/faults")
 
 
 @nox.session(default=False)

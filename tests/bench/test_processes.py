@@ -100,6 +100,15 @@ def test_host_that_cannot_import_is_explained_by_its_last_words() -> None:
         launcher.start()
 
 
+def test_no_place_for_temporary_files_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(_mode: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", no_room)
+    with pytest.raises(WorkerError, match=r"cannot be made: No space left on device; .*TMPDIR"):
+        SpawningLauncher()
+
+
 @pytest.mark.mnist
 def test_killed_trial_takes_its_dataloader_workers_with_it(launcher: Launcher) -> None:
     loading = dataclasses.replace(TINY, dataset="mnist", pipeline="dataloader", workers=1)

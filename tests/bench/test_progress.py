@@ -197,3 +197,13 @@ def test_no_colour_is_used_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch)
 def test_the_display_suits_the_stream() -> None:
     assert isinstance(make_progress(trials_of((SMALL, 1)), FakeTerminal()), TerminalProgress)
     assert isinstance(make_progress(trials_of((SMALL, 1)), io.StringIO()), PlainProgress)
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_run() -> None:
+    class FullDisk(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    progress = PlainProgress(trials_of((SMALL, 1)), FullDisk())
+    progress.trial_started(1, make_record(SMALL).trial)
+    progress.trial_done(make_record(SMALL))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mnist_mlp.data import default_root
-from mnist_mlp.data.storage import store_files
+from mnist_mlp.data.storage import ABANDONED_SECONDS, store_files
 from mnist_mlp.errors import InvalidValueError
 
 HOME = {"HOME": "/home/me"}
@@ -72,3 +72,14 @@ def test_stored_files_are_readable_by_whomever_the_umask_allows(tmp_path: Path) 
     (tmp_path / "usual").touch()
     store_files({"a": b"new"}, tmp_path)
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_what_was_left_half_written_a_day_ago_is_removed(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / f".{name}.tmp" for name in ("a.7-00000000", "a.8-00000000", "b.7-00000000"))
+    for path in (old, young, other):
+        path.touch()
+    long_ago = young.stat().st_mtime - ABANDONED_SECONDS - 60
+    for path in (old, other):
+        os.utime(path, (long_ago, long_ago))
+    store_files({"a": b"whole"}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", young.name, other.name}

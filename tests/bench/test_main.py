@@ -1,0 +1,43 @@
+"""`python -m bench` as a process: before the command has begun, and where a terminal cannot show everything."""
+
+import io
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bench import __main__, cli
+from bench.processes import worker_environment
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")
+def test_ctrl_c_before_the_command_has_begun_ends_it_without_a_traceback() -> None:
+    program = """
+import builtins, os, signal
+from bench import __main__
+really = builtins.__import__
+def interrupt(name, *arguments, **keywords):
+    if name == "bench.cli":
+        os.kill(os.getpid(), signal.SIGINT)
+    return really(name, *arguments, **keywords)
+builtins.__import__ = interrupt
+__main__.main()
+"""
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-c", program], env=worker_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
+
+
+def test_characters_that_the_encoding_lacks_are_shown_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))
+    monkeypatch.setattr(cli, "cli", lambda prog_name: print(prog_name, "größe", flush=True))  # noqa: T201 - as a command
+    try:
+        __main__.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert buffer.getvalue() == b"bench gr\\xf6\\xdfe\n"

@@ -1,0 +1,45 @@
+"""A few thousand inputs of the fuzz campaign; `nox -s faults` makes a hundred thousand of them."""
+
+import json
+import random
+import subprocess
+import sys
+
+import mutations
+import pytest
+from sandbox import TESTS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is the kernel's"),
+]
+
+READERS = 11
+
+
+def test_no_damaged_file_ends_in_anything_but_a_documented_error() -> None:
+    program = TESTS / "faults" / "fuzz_campaign.py"
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, str(program), "--inputs", str(READERS * 300), "--seed", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,  # only ends what hangs
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["inputs"] == figures["refused"] + figures["accepted"] == READERS * 300
+    assert len(figures["by reader"]) == READERS
+
+
+def test_a_short_file_is_cut_at_every_byte_before_anything_else() -> None:
+    stream = mutations.mutants(b"abc", mutations.BYTES, random.Random(0))  # noqa: S311 - no secret
+    assert [next(stream) for _ in range(3)] == [b"", b"a", b"ab"]
+
+
+def test_one_seed_makes_the_same_mutants_again() -> None:
+    def first(seed: int) -> list[bytes]:
+        stream = mutations.mutants(b'{"a":1,"b":[true,"x"]}', mutations.JSON, random.Random(seed))  # noqa: S311 - no secret
+        return [next(stream) for _ in range(200)]
+
+    assert first(1) == first(1) != first(2)
