@@ -158,12 +158,14 @@ def device_locks(
 def require_free(devices: Iterable[str], patience: Patience) -> None:
     """Wait for, or refuse, what another run holds of `devices`, before anything is started that could disturb it.
 
-    Of ``auto`` the CPU is known to be part. Nothing is held afterwards: `device_locks` decides.
+    Of ``auto`` the CPU is known to be part. What is no device's name is left to who knows which there are. Nothing is
+    held afterwards: `device_locks` decides.
 
     Raises:
         HeldError: another run holds a lock, see `device_locks`.
     """
-    with device_locks({"cpu" if device == "auto" else device for device in devices}, patience=patience):
+    names = {"cpu" if device == "auto" else device for device in devices}
+    with device_locks(filter(_DEVICE.fullmatch, names), patience=patience):
         pass
 
 

@@ -246,4 +246,4 @@ def test_of_all_devices_the_cpu_must_be_free_before_anything_starts(
     with device_lock("cpu"), pytest.raises(HeldError, match="device cpu is in use"):
         require_free(["auto", "cuda"], Patience())
     with device_lock("cpu"):
-        require_free(["cuda"], Patience())
+        require_free(["cuda", "CPU", "../x"], Patience())
