@@ -27,6 +27,9 @@ MAX_PICKLE_BYTES: Final = 1024**2
 """Largest pickle inside: that of a 64-layer model has 20 KB."""
 
 _MAX_RECORDS: Final = 1000
+_DIRECTORY: Final = 0x10
+"""The bit of a zip entry's external attributes by which MS-DOS marks folders."""
+
 _FLOAT32_BYTES: Final = 4
 
 _OPCODES: Final = re.compile(
@@ -78,6 +81,9 @@ def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
         names = [entry.filename for entry in entries]
         if len(entries) > _MAX_RECORDS or len(set(names)) < len(names):
             raise CheckpointError(f"its {len(entries)} records are too many, or bear the same name twice")
+        # torch leaves the memory of such a record's tensor as it finds it, and says nothing.
+        if any(entry.is_dir() or entry.external_attr & _DIRECTORY for entry in entries):
+            raise CheckpointError("a record of it is marked as a folder, which torch.save never does")
         # Only stored records: a compressed one may be a thousand times larger than the file.
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > len(content):

@@ -232,6 +232,17 @@ def test_what_torch_alone_finds_wrong_is_reported_too(saved: Path, tmp_path: Pat
         load_bytes(tmp_path, rewrite_archive(saved.read_bytes(), {"byteorder": lambda _: b"middle"}))
 
 
+def test_record_marked_as_a_folder_is_refused_for_torch_would_leave_its_memory_as_it_was(
+    saved: Path, tmp_path: Path
+) -> None:
+    content = bytearray(saved.read_bytes())
+    name_in_directory = content.rindex(b"/data/0")
+    entry = content.rindex(b"PK\x01\x02", 0, name_in_directory)
+    content[entry + 38] |= 0x10  # the external attributes, MS-DOS's part
+    with pytest.raises(CheckpointError, match="marked as a folder"):
+        load_bytes(tmp_path, bytes(content))
+
+
 def test_zip_without_a_pickle_is_refused(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
