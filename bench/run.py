@@ -157,8 +157,10 @@ def resume_run(
         IncomparableError: this is another machine or software than the run was begun on.
     """
     start = time.monotonic()
-    writer, run = RunWriter.resume(path)
-    with writer:
+    with contextlib.ExitStack() as stack:
+        with interrupts.shield():
+            writer, run = RunWriter.resume(path)
+            stack.enter_context(writer)
         place = describe_place(launcher)
         _refuse_mixing(run.header, place)
         choose_devices([c.device for c in run.header.plan.configurations], place.devices)
