@@ -35,8 +35,7 @@ class HostMemory:
         self._status = status
         self._clear = clear
         self._was_reset = False
-        self._process = psutil.Process()
-        self.baseline_bytes: int | None = self._read_status("VmRSS") or self._process.memory_info().rss
+        self.baseline_bytes: int | None = self._read_status("VmRSS") or _memory_info("rss")
 
     def reset_peak(self) -> None:
         """Start the peak anew from the present size, where the system can."""
@@ -58,7 +57,7 @@ class HostMemory:
     def _peak_elsewhere(self) -> tuple[int | None, str]:
         if sys.platform == "darwin":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ru_maxrss"
-        return getattr(self._process.memory_info(), "peak_wset", None), "peak_wset"
+        return _memory_info("peak_wset"), "peak_wset"
 
     def _read_status(self, name: str) -> int | None:
         try:
@@ -67,6 +66,14 @@ class HostMemory:
                     return int(line.split()[1]) * _KIBIBYTE
         except OSError:
             pass
+        return None
+
+
+def _memory_info(name: str) -> int | None:
+    """Return what psutil says of this process's memory; None where it does not, as on Linux without ``/proc``."""
+    try:
+        return getattr(psutil.Process().memory_info(), name, None)
+    except (OSError, psutil.Error):
         return None
 
 
@@ -154,7 +161,10 @@ def usable_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> float:
 
 def usable_memory_bytes(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     """Return the host's memory, or the cgroups' limit if less."""
-    limits = [psutil.virtual_memory().total]
+    try:
+        limits = [psutil.virtual_memory().total]
+    except OSError:  # Linux without /proc
+        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for folder in own_cgroups(cgroup, membership, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             with contextlib.suppress(OSError, ValueError):  # absent, or "max"

@@ -399,3 +399,20 @@ def test_memory_is_the_hosts_or_the_cgroups_if_that_is_less(
     for name, text in files.items():
         write(tmp_path / name, text)
     assert usable_memory_bytes(tmp_path) == limit
+
+
+def test_a_system_without_proc_leaves_memory_unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_process() -> None:
+        raise psutil.NoSuchProcess(1)
+
+    def no_file() -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(psutil, "Process", no_process)
+    monkeypatch.setattr(psutil, "virtual_memory", no_file)
+    memory = HostMemory(tmp_path / "status", tmp_path / "clear_refs")
+    memory.reset_peak()
+    assert memory.baseline_bytes is None
+    assert memory.peak() is None
+    if sys.platform == "linux":
+        assert usable_memory_bytes(tmp_path, tmp_path / "cgroup") > 2**20
