@@ -144,6 +144,6 @@ def _planted_serve(channel: Channel) -> None:
     _serve(channel)
 
 
-worker.Session._prepare = _planted_prepare  # type: ignore[method-assign]  # noqa: SLF001
-worker.Session._train = _planted_train  # type: ignore[method-assign]  # noqa: SLF001
+worker.Session._prepare = _planted_prepare  # type: ignore[assignment,method-assign]  # noqa: SLF001
+worker.Session._train = _planted_train  # type: ignore[assignment,method-assign]  # noqa: SLF001
 worker.serve = _planted_serve

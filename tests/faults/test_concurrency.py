@@ -15,7 +15,7 @@ from bench.store import read_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals and processes of POSIX")]
 
-LONG = (*GRID, "--epochs", "40")
+LONG = (*GRID, "--epochs", "20")
 """Some seconds of trials, so that a second command finds the first still running."""
 
 
