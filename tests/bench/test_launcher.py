@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 from bench_builders import make_conditions, make_configuration, make_energy, make_epoch
 from fake_worker import FakeLauncher, FakeProcess, Request, die, fail_trial
@@ -135,3 +137,14 @@ def test_probe_of_an_impossible_trial_says_so(fake_launcher: FakeLauncher) -> No
     fake_launcher.on = lambda _request: fail_trial(FailureKind.OUT_OF_MEMORY, "no room")
     with pytest.raises(TrialFailedError, match="no room"):
         probe_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60)
+
+
+@pytest.mark.parametrize("member", ["bad_input", "failure"])
+def test_a_stored_failure_names_no_folder_of_this_machine(
+    fake_launcher: FakeLauncher, tmp_path: Path, member: str
+) -> None:
+    message = f"data root {str(tmp_path)!r} is damaged"
+    answer = {"bad_input": message} if member == "bad_input" else fail_trial(FailureKind.CRASH, message)
+    fake_launcher.on = lambda request: answer if request["do"] == "prepare" else None
+    record = run_trial(fake_launcher, TRIAL, root=tmp_path, timeout_seconds=60)
+    assert failure_of(record).message == "data root '<data root>' is damaged"

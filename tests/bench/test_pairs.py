@@ -113,6 +113,18 @@ def test_a_dying_process_and_a_refused_configuration_fail_their_arm() -> None:
         pair(baseline, FakeLauncher())
 
 
+def test_an_arms_failure_names_no_folder_of_this_machine() -> None:
+    baseline = FakeLauncher()
+    for answer in (
+        {"bad_input": "data root '/srv/jane/sets' is damaged"},
+        fail_trial(FailureKind.CRASH, "OSError: /srv/jane/sets is damaged"),
+    ):
+        baseline.on = lambda request, answer=answer: answer if request["do"] == "prepare" else None  # type: ignore[misc]
+        with pytest.raises(ArmFailedError, match="…/sets.* is damaged") as caught:
+            pair(baseline, FakeLauncher())
+        assert "jane" not in caught.value.failure.message
+
+
 def test_a_process_that_cannot_be_started_leaves_none_behind() -> None:
     baseline, candidate = FakeLauncher(), FakeLauncher()
     candidate.broken = True
