@@ -36,6 +36,9 @@ from bench.units import format_bytes, format_seconds
 MAX_RATIOS: Final = 60
 """Rows of a chart of ratios."""
 
+MAX_OPEN_ACCOUNTS: Final = 3
+"""Accounts of taxes that stand on the page unfolded."""
+
 _EXTRA_COLUMNS: Final = (
     "training_flops_per_second",
     "flops_utilisation",
@@ -171,7 +174,12 @@ def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]
             yield Section(title=title, figures=drawn)
     accounts = make_accounts(run, stored.profile)
     if accounts:
-        yield Section(title="Where an epoch goes", figures=(), tables=tuple(map(tax_table, accounts)))
+        tables = tuple(map(tax_table, accounts))
+        if len(tables) <= MAX_OPEN_ACCOUNTS:
+            yield Section(title="Where an epoch goes", figures=(), tables=tables)
+        else:
+            folded = Figure(title=f"{len(tables)} accounts of taxes", charts=(), tables=tables)
+            yield Section(title="Where an epoch goes", figures=(folded,))
     models = make_models(label_runs([run], [None]))
     if models:
         yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))
@@ -262,13 +270,13 @@ def _compare(first: Source, other: Source) -> ComparisonReport:
     return ComparisonReport(
         name=name,
         heading=tuple(comparison_heading(comparison)),
-        figures=tuple(_ratio_figures(comparison)),
+        figures=tuple(_ratio_figures(comparison, tables[0])) if tables else (),
         tables=tuple(tables),
         notes=tuple(comparison_notes(comparison, rows)),
     )
 
 
-def _ratio_figures(comparison: Comparison) -> Iterator[Figure]:
+def _ratio_figures(comparison: Comparison, table: WordTable) -> Iterator[Figure]:
     rows = [row for row in comparison.rows if row.time.estimate is not None]
     if not rows:
         return
@@ -279,7 +287,7 @@ def _ratio_figures(comparison: Comparison) -> Iterator[Figure]:
         value = 0.0 if estimate is None else estimate.value
         ratios.append(
             Ratio(
-                name=" ".join(column.cell(row) for column in columns),
+                name=" ".join(f"{'batch ' * (column.key == 'batch_size')}{column.cell(row)}" for column in columns),
                 value=from_log(value),
                 low=None if span is None else _bound(span.low),
                 high=None if span is None else _bound(span.high),
@@ -298,7 +306,7 @@ def _ratio_figures(comparison: Comparison) -> Iterator[Figure]:
     notes = ["triangle up: slower, triangle down: faster, square: same, circle: inconclusive; the dotted line is 1"]
     if len(rows) > MAX_RATIOS:
         notes.append(f"drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all")
-    yield Figure(title="Ratios", charts=(chart,), tables=(), notes=tuple(notes))
+    yield Figure(title="Ratios", charts=(chart,), tables=(table,), notes=tuple(notes))
 
 
 def _bound(log_value: float) -> float | None:

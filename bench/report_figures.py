@@ -201,7 +201,7 @@ def _curves(
             for style, line in enumerate(lines)
         ]
         yield LineChart(
-            title=f"{label.capitalize()} over batch size: {group.name}{part}",
+            title=f"{label.capitalize()} over batch size{part}: {group.name}",
             description=f"One line a model. {_extremes(series, text)}",
             x=_batch_axis(lines),
             y=Axis(label=label, text=text, is_log=None, has_zero=True),
@@ -255,7 +255,7 @@ def _memory_chart(group: Group, part: str, lines: Sequence[Line]) -> LineChart:
     peaks = [_field_series(line, style, "peak_memory_bytes") for style, line in enumerate(lines)]
     floors = [_field_series(line, style, "memory_floor_bytes") for style, line in enumerate(lines)]
     return LineChart(
-        title=f"Peak memory and memory floor over batch size: {group.name}{part}",
+        title=f"Peak memory and memory floor over batch size{part}: {group.name}",
         description=f"Two lines a model: the measured peak and, dashed, the floor. {_extremes(peaks, format_bytes)}",
         x=_batch_axis(lines),
         y=Axis(label="memory", text=format_bytes, is_log=None, has_zero=True),

@@ -120,7 +120,7 @@ def test_an_arms_failure_names_no_folder_of_this_machine() -> None:
         fail_trial(FailureKind.CRASH, "OSError: /srv/jane/sets is damaged"),
     ):
         baseline.on = lambda request, answer=answer: answer if request["do"] == "prepare" else None  # type: ignore[misc]
-        with pytest.raises(ArmFailedError, match="…/sets.* is damaged") as caught:
+        with pytest.raises(ArmFailedError, match=r"…/sets.* is damaged") as caught:
             pair(baseline, FakeLauncher())
         assert "jane" not in caught.value.failure.message
 
