@@ -1,4 +1,4 @@
-"""Faults planted in real trials: a worker host that imports this module has each trial fail as its seed says.
+"""Faults for real trials: a worker host that imports `planted_host` has each trial fail as its seed says.
 
 The fault strikes in the first epoch. Seed 0, and every seed without a fault, trains as ever.
 """
@@ -144,6 +144,8 @@ def _planted_serve(channel: Channel) -> None:
     _serve(channel)
 
 
-worker.Session._prepare = _planted_prepare  # type: ignore[assignment,method-assign]  # noqa: SLF001
-worker.Session._train = _planted_train  # type: ignore[assignment,method-assign]  # noqa: SLF001
-worker.serve = _planted_serve
+def plant() -> None:
+    """Plant the faults in every trial of this process and of what it forks."""
+    worker.Session._prepare = _planted_prepare  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    worker.Session._train = _planted_train  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    worker.serve = _planted_serve

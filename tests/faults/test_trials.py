@@ -55,7 +55,7 @@ def finished(sandbox: Sandbox) -> Iterator[run.Finished]:
             budget_seconds=None,
             command=("run",),
         )
-        with contextlib.closing(ForkingLauncher(preload=("planted_trials",))) as launcher:
+        with contextlib.closing(ForkingLauncher(preload=("planted_host",))) as launcher:
             yield run.start_run(
                 REQUEST, options, launcher, Interrupts(), lambda trials: PlainProgress(trials, sys.stderr)
             )
