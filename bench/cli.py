@@ -30,7 +30,9 @@ class Commands(click.Group):
         except BenchError as error:
             click.echo(f"bench: {error}", err=True)
             ctx.exit(error.exit_code)
-        except OSError as error:  # what commands read and write themselves is a BenchError by now
+        except OSError as error:
+            if error.filename is not None:  # of an open stream there is no name: of a file, this is no such error
+                raise
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - what is buffered cannot be written either
             click.echo(
                 f"bench: the output cannot be written: {error.strerror}; make room, or write it elsewhere", err=True

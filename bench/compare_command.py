@@ -88,14 +88,15 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
 def _scaling(comparison: "Comparison", layout: str, *, labelled: bool) -> "Iterator[str]":
     """Yield how the step times of two machines or devices grow, and who overtakes whom, where both have the sizes."""
     from bench.compare import Source
-    from bench.scaling_view import make_models, scaling_sections, side_of_trials
+    from bench.scaling_view import models_of_all, scaling_sections, side_of_trials
 
     sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
     sides = [
         side_of_trials(source.label if labelled else "", source.table.header, source.table.trials) for source in sources
     ]
-    if sides and all(make_models([side]) for side in sides):
-        yield from scaling_sections(make_models(sides), layout, terminal_width())
+    models = models_of_all(sides)
+    if models:
+        yield from scaling_sections(models, layout, terminal_width())
 
 
 def _between(text: str) -> "Between":

@@ -6,6 +6,7 @@ from them. What cannot be told from so few values is None.
 
 import math
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -279,6 +280,13 @@ def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]
 
 def _deviation(values: tuple[float, ...]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
+
+
+def peak_rate_of(profile: MachineProfile | None) -> Callable[[Configuration], float | None]:
+    """Return what tells the highest FLOP/s measured where a configuration runs; None everywhere without a profile."""
+    if profile is None:
+        return lambda _: None
+    return lambda c: profile.peak_flops_per_second(c.device, c.precision, c.threads)
 
 
 def new_profile(machine: Machine) -> MachineProfile:

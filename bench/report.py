@@ -23,13 +23,13 @@ from bench.judgement_text import from_log, ratio_text
 from bench.layout import WordTable
 from bench.legend import heading, is_complete, legend
 from bench.matching import make_table
-from bench.profiles import MachineProfile
-from bench.records import Configuration, Measurement, Run, Summary
+from bench.profiles import MachineProfile, peak_rate_of
+from bench.records import Measurement, Run, Summary
 from bench.report_charts import Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
-from bench.scaling_view import label_runs, make_models, scaling_tables, side_of_trials
-from bench.stats import PeakRate, summarise
+from bench.scaling_view import label_runs, make_models, models_of_all, scaling_tables, side_of_trials
+from bench.stats import summarise
 from bench.taxes import make_accounts, tax_table
 from bench.units import format_bytes, format_seconds
 
@@ -131,7 +131,7 @@ def make_report(stored: Sequence[Stored]) -> Report:
 
 def _run_report(name: str, stored: Stored) -> RunReport:
     run = stored.run
-    summaries = summarise(run.records, _peak_rate(stored.profile))
+    summaries = summarise(run.records, peak_rate_of(stored.profile))
     columns = report_columns(summaries) if summaries else ()
     return RunReport(
         name=name,
@@ -145,14 +145,6 @@ def _run_report(name: str, stored: Stored) -> RunReport:
         notes=legend(run, summaries, columns, ()),
         sections=tuple(_sections(stored, summaries)),
     )
-
-
-def _peak_rate(profile: MachineProfile | None) -> PeakRate:
-    def rate(configuration: Configuration) -> float | None:
-        c = configuration
-        return None if profile is None else profile.peak_flops_per_second(c.device, c.precision, c.threads)
-
-    return rate
 
 
 def report_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
@@ -265,8 +257,8 @@ def _compare(first: Source, other: Source) -> ComparisonReport:
     ]
     if comparison.is_hardware:
         sides = [side_of_trials(each.label, each.table.header, each.table.trials) for each in (first, other)]
-        if all(make_models([side]) for side in sides):
-            tables += scaling_tables(make_models(sides))
+        models = models_of_all(sides)
+        tables += scaling_tables(models) if models else ()
     return ComparisonReport(
         name=name,
         heading=tuple(comparison_heading(comparison)),

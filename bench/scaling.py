@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import Configuration, Measurement, Run
+from bench.records import Configuration
 from mnist_mlp.costs import training_bytes, training_flops
 
 LEVEL: Final = 0.95
@@ -158,20 +158,6 @@ class Measured:
     configuration: Configuration
     train_samples: int
     log_seconds: Sequence[float]
-
-
-def measured_in(run: Run) -> list[Measured]:
-    """Return what `run` measured, in the order of the first trials."""
-    found: dict[Configuration, tuple[int, list[float]]] = {}
-    for record in run.records:
-        if isinstance(record.outcome, Measurement):
-            samples = record.outcome.epochs[0].train_samples
-            logs = found.setdefault(record.trial.configuration, (samples, []))[1]
-            logs.append(math.log(record.outcome.epoch_seconds))
-    return [
-        Measured(configuration=configuration, train_samples=samples, log_seconds=logs)
-        for configuration, (samples, logs) in found.items()
-    ]
 
 
 def contenders(measured: Iterable[Measured]) -> tuple[Contender, ...]:

@@ -11,7 +11,7 @@ from bench.errors import BadInputError
 from bench.fields import Value
 from bench.layout import WordTable, csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import heading
-from bench.matching import Trials
+from bench.matching import Trials, gather
 from bench.records import Configuration, Header, Run
 from bench.scaling import (
     LEVEL,
@@ -23,7 +23,6 @@ from bench.scaling import (
     contenders,
     crossover,
     fit,
-    measured_in,
     pairs,
 )
 from bench.units import format_bytes, format_flops, format_rate, format_seconds, format_spread
@@ -58,6 +57,11 @@ def make_models(sides: Sequence[Side]) -> tuple[Model, ...]:
         Model(name=_name(side.label, each.contender.configuration, varying), header=side.header, fit=each)
         for side, each in fits
     )
+
+
+def models_of_all(sides: Sequence[Side]) -> tuple[Model, ...]:
+    """Return the models of `sides`, none where any of them has too few sizes for one: there is nothing to compare."""
+    return make_models(sides) if all(make_models([side]) for side in sides) else ()
 
 
 def _require_models(sides: Sequence[Side]) -> tuple[Model, ...]:
@@ -408,19 +412,18 @@ def _answer_words(answer: Answer) -> Sequence[str]:
 
 def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
     """Return `runs` with their labels, or else their machines' ids; one alone has none, alike ones their run ids."""
-    if len(runs) == 1:
-        return [Side(label="", header=runs[0].header, measured=measured_in(runs[0]))]
     named = [label or run.header.machine.id for label, run in zip(labels, runs, strict=True)]
-    if len(set(named)) < len(named):
+    if len(runs) == 1:
+        named = [""]
+    elif len(set(named)) < len(named):
         named = [run.header.run_id for run in runs]
     return [
-        Side(label=harmless(label, 40), header=run.header, measured=measured_in(run))
-        for label, run in zip(named, runs, strict=True)
+        side_of_trials(harmless(label, 40), run.header, gather(run)) for label, run in zip(named, runs, strict=True)
     ]
 
 
 def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side:
-    """Return the side of a comparison that measured `trials`."""
+    """Return the side that measured `trials`."""
     measured = [
         Measured(configuration=each.subject, train_samples=min(each.train_samples), log_seconds=each.log_seconds)
         for each in trials

@@ -11,7 +11,6 @@ from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, terminal_width
 if TYPE_CHECKING:
     from bench.prices import Prices
     from bench.records import Run
-    from bench.stats import PeakRate
 
 
 @click.command("show", epilog=EXIT_CODES)
@@ -51,6 +50,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     python -m bench show latest --price-per-hour 2.5
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.claims import render_claims
+    from bench.profiles import load_profile, peak_rate_of
     from bench.show import render_run
     from bench.store import read_run, resolve
 
@@ -73,7 +73,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
             filters=filters,
             width=width,
             prices=prices,
-            peak_rate=_peak_rate(run, results),
+            peak_rate=peak_rate_of(load_profile(run.header.machine.id, results)),
         )
     click.echo(text)
     for warning in run.warnings:
@@ -86,15 +86,6 @@ def _prices(text: str, run: "Run") -> "Prices":
     prices = parse_prices(text)
     prices.check_devices(configuration.device for configuration in run.header.plan.configurations)
     return prices
-
-
-def _peak_rate(run: "Run", results: Path) -> "PeakRate":
-    from bench.profiles import load_profile
-
-    profile = load_profile(run.header.machine.id, results)
-    if profile is None:
-        return lambda _: None
-    return lambda c: profile.peak_flops_per_second(c.device, c.precision, c.threads)
 
 
 def _taxes(run: "Run", results: Path, layout: str, width: int) -> str:

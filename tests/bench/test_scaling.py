@@ -22,7 +22,7 @@ from stored_runs import store
 
 from bench.cli import cli
 from bench.records import Configuration, Measurement, Run, TrialRecord
-from bench.scaling import Fit, contenders, crossover, fit, measured_in, pairs, scaled_layers
+from bench.scaling import Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
 from bench.scaling_view import label_runs, make_models, predict, render_prediction, render_scaling
 from mnist_mlp.costs import training_bytes, training_flops
 
@@ -61,6 +61,11 @@ def grid(
         epoch = steps * seconds(each.layers, SAMPLES / steps) * math.exp(random_.gauss(0, noise))
         records.append(make_record(each, outcome=make_measurement(epochs=make_epochs((epoch,) * 3))))
     return make_run(chosen, 1, records=records)
+
+
+def measured_in(run: Run) -> Sequence[Measured]:
+    (side,) = label_runs([run], [None])
+    return side.measured
 
 
 def fitted(run: Run) -> Fit:
