@@ -208,8 +208,9 @@ def fit(contender: Contender) -> Fit | None:
     ]
     if not candidates:
         return None
-    best = min(candidates, key=lambda terms: math.sqrt(statistics.fmean(e * e for e in _left_out(contender, terms))))
-    return _finish(contender, best)
+    left_out = {terms: _left_out(contender, terms) for terms in candidates}
+    best = min(candidates, key=lambda terms: statistics.fmean(error**2 for error in left_out[terms]))
+    return _finish(contender, best, left_out[best])
 
 
 def _are_distinct(contender: Contender, terms: tuple[str, ...]) -> bool:
@@ -218,7 +219,7 @@ def _are_distinct(contender: Contender, terms: tuple[str, ...]) -> bool:
     return smallest > MIN_SINGULAR_VALUE
 
 
-def _finish(contender: Contender, terms: tuple[str, ...]) -> Fit:
+def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float]) -> Fit:
     from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that other commands need not pay
 
     observations = contender.observations
@@ -241,7 +242,6 @@ def _finish(contender: Contender, terms: tuple[str, ...]) -> Fit:
     logs = np.log(seconds)
     errors = np.log(rows @ coefficients) - logs
     spread = float(((logs - logs.mean()) ** 2).sum())
-    left_out = _left_out(contender, terms)
     worst = int(np.argmax(left_out))
     return Fit(
         contender=contender,
