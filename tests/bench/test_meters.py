@@ -55,6 +55,37 @@ def test_a_reset_that_is_forbidden_is_not_claimed(tmp_path: Path) -> None:
     assert memory.peak() == Peak(bytes=4000 * 1024, method="VmHWM since process start above baseline")
 
 
+def test_pages_of_files_are_left_out_of_baseline_and_peak(tmp_path: Path) -> None:
+    def status(*, resident_kib: int, peak_kib: int, file_kib: int) -> Path:
+        path = status_file(tmp_path, resident_kib=resident_kib, peak_kib=peak_kib)
+        return write(path, f"{path.read_text()}RssAnon:\t 1 kB\nRssFile:\t {file_kib} kB\n")
+
+    memory = HostMemory(status(resident_kib=1000, peak_kib=1000, file_kib=300), tmp_path / "clear")
+    memory.reset_peak()
+    assert memory.baseline_bytes == 700 * 1024
+    status(resident_kib=1800, peak_kib=2000, file_kib=900)  # 600 KiB of code were executed for the first time
+    assert memory.peak() == Peak(bytes=400 * 1024, method="VmHWM without files since warm-up above baseline")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells pages of files apart")
+def test_a_file_read_through_memory_is_no_peak_but_a_block_of_memory_is(tmp_path: Path) -> None:
+    size = 64 * MEBIBYTE
+    path = tmp_path / "library"
+    path.write_bytes(os.urandom(size))
+    memory = HostMemory()
+    if memory.baseline_bytes is None or "without files" not in getattr(memory.peak(), "method", ""):
+        pytest.skip("this kernel does not tell pages of files apart")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        sum(mapped[:: mmap.PAGESIZE])
+        executed = memory.peak()
+    assert executed is not None
+    assert executed.bytes < size / 2
+    block = bytearray(os.urandom(size))
+    held = memory.peak()
+    assert held is not None
+    assert held.bytes - executed.bytes > len(block) / 2
+
+
 def test_a_process_that_shrank_below_its_baseline_has_a_peak_of_zero(tmp_path: Path) -> None:
     memory = HostMemory(status_file(tmp_path, resident_kib=1000, peak_kib=1000), tmp_path / "clear")
     status_file(tmp_path, resident_kib=500, peak_kib=600)
