@@ -9,7 +9,9 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS, check_choice
 
 
-def why_unsupported(*, device: str, engine: str, precision: str, pipeline: str, compiler: bool = True) -> str | None:
+def why_unsupported(  # noqa: PLR0913 - what has to go together
+    *, device: str, engine: str, precision: str, pipeline: str, compiler: bool = True, world_size: int = 1
+) -> str | None:
     """Return why this combination cannot be trained, with a remedy; None if it can.
 
     Every combination that is supported trains every recipe: all outputs, losses, optimizers and depths.
@@ -20,8 +22,13 @@ def why_unsupported(*, device: str, engine: str, precision: str, pipeline: str, 
         precision: one of `mnist_mlp.recipes.PRECISIONS`.
         pipeline: one of `mnist_mlp.recipes.PIPELINES`.
         compiler: whether there is what torch.compile needs on this device, see `has_compiler`.
+        world_size: how many processes share the training, each with a device of its own.
     """
     kind = device.partition(":")[0]
+    if world_size > 1:
+        reason = _why_no_ranks(kind, engine)
+        if reason is not None:
+            return reason
     if engine == "graph" and kind != "cuda":
         return f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused"
     if engine == "compiled" and kind == "mps":
@@ -34,6 +41,14 @@ def why_unsupported(*, device: str, engine: str, precision: str, pipeline: str, 
             f"cannot feed it: use pipeline resident, or engine eager"
         )
     return _why_no_precision(kind, device, engine, precision)
+
+
+def _why_no_ranks(kind: str, engine: str) -> str | None:
+    if engine != "eager":
+        return f"engine {engine!r} trains in one process only: with several ranks, use engine eager"
+    if kind == "mps":
+        return "several ranks are not offered on 'mps', for which torch has no exchange of gradients: use world size 1"
+    return None
 
 
 def _why_no_precision(kind: str, device: str, engine: str, precision: str) -> str | None:
@@ -49,13 +64,20 @@ def _why_no_precision(kind: str, device: str, engine: str, precision: str) -> st
     return None
 
 
-def check_supported(*, device: str, engine: str, precision: str, pipeline: str) -> None:
+def check_supported(*, device: str, engine: str, precision: str, pipeline: str, world_size: int = 1) -> None:
     """Raise `InvalidValueError` unless this combination can be trained on this machine."""
     check_choice("engine", engine, ENGINES)
     check_choice("precision", precision, PRECISIONS)
     check_choice("pipeline", pipeline, PIPELINES)
     compiler = engine != "compiled" or has_compiler(device)
-    reason = why_unsupported(device=device, engine=engine, precision=precision, pipeline=pipeline, compiler=compiler)
+    reason = why_unsupported(
+        device=device,
+        engine=engine,
+        precision=precision,
+        pipeline=pipeline,
+        compiler=compiler,
+        world_size=world_size,
+    )
     if reason is not None:
         raise InvalidValueError(reason)
 

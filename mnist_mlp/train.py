@@ -6,6 +6,8 @@ gives bit-identical results on the CPU.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ import torch
 from torch import Tensor
 
 from mnist_mlp.data import Dataset, default_root
-from mnist_mlp.engines import make_engine, numeric_format
+from mnist_mlp.engines import DistributedEngine, make_engine, numeric_format
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
+from mnist_mlp.ranks import ALONE, Ranks
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.schedules import schedule_of
 from mnist_mlp.support import check_supported
@@ -48,6 +51,7 @@ class Training:
         workers: DataLoader's worker processes; 0 loads in this process.
         root: where the dataset's files are, for the dataloader pipeline; the default is `mnist_mlp.data.default_root`.
         held_out: positions of training samples that are never trained on, (k,) int64, for validation.
+        ranks: which of several processes this is that share the training; the recipe's batch size is that of all.
 
     Raises:
         InvalidValueError: the seed is out of range, pipeline, engine or precision is unknown or cannot be had together
@@ -67,10 +71,13 @@ class Training:
         workers: int = 0,
         root: Path | None = None,
         held_out: Tensor | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Build model, optimizer and pipeline on `device`."""
         check_seed(seed)
-        check_supported(device=str(device), engine=engine, precision=precision, pipeline=pipeline)
+        check_supported(
+            device=str(device), engine=engine, precision=precision, pipeline=pipeline, world_size=ranks.world_size
+        )
         self.recipe = recipe
         self.seed = seed
         self._positions = _positions(len(dataset.train_labels), held_out)
@@ -79,7 +86,9 @@ class Training:
             recipe.layers, activation=recipe.activation, output=recipe.output, seed=seed, device=device
         )
         self._loss = loss_function(recipe.loss)
-        self._pipeline = _make_pipeline(recipe, dataset, device=device, pipeline=pipeline, workers=workers, root=root)
+        self._batch_size = ranks.local_batch_size(recipe.batch_size)
+        local = replace(recipe, batch_size=self._batch_size)
+        self._pipeline = _make_pipeline(local, dataset, device=device, pipeline=pipeline, workers=workers, root=root)
         self._engine = make_engine(
             engine,
             recipe,
@@ -87,6 +96,7 @@ class Training:
             self._pipeline,
             precision=precision,
             schedule=schedule_of(recipe, self.train_samples),
+            ranks=ranks,
         )
         self._precision = precision
         self._device = device
@@ -102,7 +112,8 @@ class Training:
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """Train once on the samples at `order`, in batches; return their tally, unread.
 
-        `after_step` is called after each step; it is meant for rehearsals that sample memory.
+        With several ranks, `order` is the same in all, and the tally is of this one's samples. `after_step` is called
+        after each step; it is meant for rehearsals that sample memory.
 
         Raises:
             InvalidValueError: there is no sample to train on.
@@ -111,6 +122,10 @@ class Training:
             raise InvalidValueError("the order of samples is empty: train on at least one")
         self.model.train()
         return self._engine.train(order, after_step=after_step)
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Return a context in which ranks train each by itself, without exchanging gradients."""
+        return self._engine.apart() if isinstance(self._engine, DistributedEngine) else nullcontext()
 
     def evaluate(self) -> Tally:
         """Run the model over the whole test set; return the tally, unread."""
@@ -123,7 +138,7 @@ class Training:
             positions: (n,) int64 on the CPU; by default all samples that are trained on.
         """
         chosen = self._positions if positions is None else positions
-        return self._evaluate(self._pipeline.train_batches(chosen), len(chosen), self.recipe.batch_size)
+        return self._evaluate(self._pipeline.train_batches(chosen), len(chosen), self._batch_size)
 
     def _evaluate(self, batches: Iterator[tuple[Tensor, Tensor]], samples: int, batch_size: int) -> Tally:
         self.model.eval()

@@ -1,19 +1,23 @@
 """How training is executed. All engines compute the same training; only rounding differs.
 
 `eager` is idiomatic PyTorch, what users write; `compiled` gives the same step to torch.compile; `fused` is written by
-hand from torch's kernels, without autograd; `graph` replays fused steps as CUDA graphs.
+hand from torch's kernels, without autograd; `graph` replays fused steps as CUDA graphs. Several processes that share a
+training take eager steps, `DistributedEngine`.
 """
 
+from mnist_mlp.engines.distributed import DistributedEngine
 from mnist_mlp.engines.eager import CompiledEngine, EagerEngine, Engine, make_optimizer, numeric_format
 from mnist_mlp.engines.fused import FusedEngine
 from mnist_mlp.engines.graph import GraphEngine
 from mnist_mlp.model import MLP
 from mnist_mlp.pipelines import Pipeline, ResidentPipeline
+from mnist_mlp.ranks import ALONE, Ranks
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.schedules import Schedule
 
 __all__ = [
     "CompiledEngine",
+    "DistributedEngine",
     "EagerEngine",
     "Engine",
     "FusedEngine",
@@ -25,9 +29,18 @@ __all__ = [
 
 
 def make_engine(  # noqa: PLR0913 - what an engine is made of
-    name: str, recipe: Recipe, model: MLP, pipeline: Pipeline, *, precision: str, schedule: Schedule
+    name: str,
+    recipe: Recipe,
+    model: MLP,
+    pipeline: Pipeline,
+    *,
+    precision: str,
+    schedule: Schedule,
+    ranks: Ranks = ALONE,
 ) -> Engine:
-    """Return the engine called `name`, one that `mnist_mlp.support` allows with this pipeline and precision."""
+    """Return the engine called `name`, one that `mnist_mlp.support` allows with these parts."""
+    if ranks.world_size > 1:
+        return DistributedEngine(recipe, model, pipeline, ranks=ranks, precision=precision, schedule=schedule)
     if isinstance(pipeline, ResidentPipeline) and name in {"fused", "graph"}:
         return (FusedEngine if name == "fused" else GraphEngine)(recipe, model, pipeline, schedule=schedule)
     engine = CompiledEngine if name == "compiled" else EagerEngine

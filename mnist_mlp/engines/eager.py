@@ -43,6 +43,7 @@ class EagerEngine:
     ) -> None:
         """Give `model` the recipe's loss and optimizer; without a `schedule` its learning rate stays as it is."""
         self.model = model
+        self._module: torch.nn.Module = model
         self._schedule = schedule or constant(recipe)
         self._steps = 0
         self.optimizer = make_optimizer(recipe, model)
@@ -84,10 +85,10 @@ class EagerEngine:
         """Return output and mean loss of a batch, float32 both."""
         if self._bf16:
             with numeric_format("bf16", self._device.type):
-                output = self.model(images)
+                output = self._module(images)
             output = output.float()
         else:
-            output = self.model(images)
+            output = self._module(images)
         return output, self._loss(output, labels)
 
     def reset_optimizer(self) -> None:
