@@ -14,8 +14,9 @@ from typing import Final
 
 from bench.coding import LATER, dumps
 
-SCHEMA_VERSION: Final = 3
-"""Version of the stored format. History: 1, the first; 2, `Configuration.schedule`; 3, energy and conditions.
+SCHEMA_VERSION: Final = 4
+"""Version of the stored format. History: 1, the first; 2, `Configuration.schedule`; 3, energy and conditions; 4, files
+of several machines (`Fingerprint`) and of parts of a plan (`Division`).
 
 Each reads all before it: a file of an earlier version as it is, and a configuration keeps its id, see
 `bench.coding.LATER`.
@@ -145,6 +146,14 @@ class Software:
     harness: str
     git_commit: str | None
     git_dirty: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """The machine and the software that trials were measured with."""
+
+    machine: Machine
+    software: Software
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -355,18 +364,55 @@ class TrialWarning(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A finished trial. `started_at` is UTC in ISO 8601; `wall_seconds` runs from asking for a process to its end."""
+    """A finished trial. `started_at` is UTC in ISO 8601; `wall_seconds` runs from asking for a process to its end.
+
+    `fingerprint` says where it ran: which of its run's `fingerprints`, 0 being the header's.
+    """
 
     trial: Trial
     outcome: Measurement | Failure
     warnings: tuple[TrialWarning, ...]
     started_at: str
     wall_seconds: float
+    fingerprint: int = field(default=0, metadata=LATER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One part of a divided plan: its number from 1, the run that carried it out, how many configurations it has."""
+
+    number: int
+    run_id: str
+    configurations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Division:
+    """The complete plan that a run is a part of, and which of its `shards` the run holds, by ascending number.
+
+    `plan_id` identifies the complete plan (`bench.shards`), which has this many `configurations`. The run's own plan
+    holds those of the shards in `held`, shard by shard.
+    """
+
+    plan_id: str
+    configurations: int
+    shards: int
+    held: tuple[Shard, ...]
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """The numbers of the shards that are not held."""
+        held = {shard.number for shard in self.held}
+        return tuple(number for number in range(1, self.shards + 1) if number not in held)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """First line of a stored run. `command` holds the arguments without paths' parents, `created_at` is UTC."""
+    """First line of a stored run. `command` holds the arguments without paths' parents, `created_at` is UTC.
+
+    `machine` and `software` are those of every trial that names no other fingerprint. `division` is None where the plan
+    is no part of a larger one.
+    """
 
     schema_version: int
     run_id: str
@@ -376,6 +422,7 @@ class Header:
     plan: Plan
     machine: Machine
     software: Software
+    division: Division | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,12 +443,21 @@ class Footer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A stored run as read back. `warnings` tells, in words, what was wrong with the file but could be lived with."""
+    """A stored run as read back. `warnings` tells, in words, what was wrong with the file but could be lived with.
+
+    `other_fingerprints` are those of the lines beyond the header.
+    """
 
     header: Header
     records: tuple[TrialRecord, ...]
     footer: Footer | None
     warnings: tuple[str, ...] = field(default=())
+    other_fingerprints: tuple[Fingerprint, ...] = field(default=())
+
+    @property
+    def fingerprints(self) -> tuple[Fingerprint, ...]:
+        """Where the trials ran; a record's `fingerprint` is a place in here."""
+        return (Fingerprint(machine=self.header.machine, software=self.header.software), *self.other_fingerprints)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
 """The format of a stored run: which lines there are, what each must keep to, and how a file of them is read.
 
 Every line is an object with exactly one member, which names its kind: the header first, then trials, then a footer; a
-resumed run goes on with more trials and ends with a footer of its own. docs/results-format.schema.json describes it.
+resumed run goes on with more trials and ends with a footer of its own. Where trials ran elsewhere than the header says,
+a fingerprint stands before the first of them. docs/results-format.schema.json describes it.
 """
 
 import json
@@ -15,12 +16,14 @@ from bench import coding
 from bench.canonical import CanonicalReader
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
+from bench.ledger import Ledger
 from bench.records import (
     SCHEMA_VERSION,
     Configuration,
+    Division,
+    Fingerprint,
     Footer,
     Header,
-    Measurement,
     Plan,
     Run,
     Settings,
@@ -33,13 +36,18 @@ MAX_LINE_BYTES: Final = 2**26
 _BUFFER_BYTES: Final = 2**20
 """Some hundred lines: with the usual 8 KiB, asking the system for them is half of what it costs to get them."""
 
-Item = Header | TrialRecord | Footer
+Item = Header | Fingerprint | TrialRecord | Footer
 """What one line holds."""
 
 _TRIAL_START: Final = b'{"trial":'
 _TRIAL_END: Final = b"}\n"
 
-_KINDS: Final[dict[str, type[Item]]] = {"header": Header, "trial": TrialRecord, "footer": Footer}
+_KINDS: Final[dict[str, type[Item]]] = {
+    "header": Header,
+    "fingerprint": Fingerprint,
+    "trial": TrialRecord,
+    "footer": Footer,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,54 +56,7 @@ class Reading:
 
     run: Run
     end: int
-    ledger: "Ledger"
-
-
-class Ledger:
-    """Which trials of a plan are stored, and the rules that a record must keep to be among them."""
-
-    def __init__(self, plan: Plan) -> None:
-        """Begin with nothing stored."""
-        self._plan = plan
-        self._places = {configuration: place for place, configuration in enumerate(plan.configurations)}
-        # Records as read hold the plan's own objects, and to hash the 21 members of each takes its time.
-        self._places_by_identity = {id(configuration): place for configuration, place in self._places.items()}
-        self._stored: set[int] = set()
-
-    def admit(self, record: TrialRecord) -> None:
-        """Enter `record`.
-
-        Raises:
-            BadInputError: its trial is not in the plan or is entered already, or its measurement is impossible.
-        """
-        trial = record.trial
-        place = self._places_by_identity.get(id(trial.configuration))
-        if place is None:
-            place = self._places.get(trial.configuration)
-        if place is None or not 0 <= trial.repeat < self._plan.repeats or trial.seed != self._plan.seed + trial.repeat:
-            raise BadInputError(
-                f"configuration {trial.configuration.id}, repeat {trial.repeat}, seed {trial.seed} is not in the "
-                f"plan: {len(self._places)} configurations, {self._plan.repeats} repeats, seeds from {self._plan.seed}"
-            )
-        key = place * self._plan.repeats + trial.repeat
-        if key in self._stored:
-            raise BadInputError(f"configuration {trial.configuration.id}, repeat {trial.repeat} is stored already")
-        if isinstance(record.outcome, Measurement):
-            _require_possible(record.outcome)
-        self._stored.add(key)
-
-    def forget(self, record: TrialRecord) -> None:
-        """Take an admitted `record` out again."""
-        self._stored.remove(self._places[record.trial.configuration] * self._plan.repeats + record.trial.repeat)
-
-
-def _require_possible(measurement: Measurement) -> None:
-    """Refuse what would make a division by zero or a median of nothing out of a record."""
-    if not measurement.epochs:
-        raise BadInputError("a measurement needs at least one epoch")
-    for epoch in measurement.epochs:
-        if epoch.train_seconds <= 0 or epoch.train_samples <= 0 or epoch.test_samples <= 0:
-            raise BadInputError("an epoch's train_seconds, train_samples and test_samples must be above 0")
+    ledger: Ledger
 
 
 def encode(item: Item) -> bytes:
@@ -144,7 +105,7 @@ def _read(path: Path) -> Reading:
     lines = _lines(path)
     first = _first(path, lines)
     header = _read_header(path, first)
-    ledger = Ledger(header.plan)
+    ledger = Ledger(header)
     read_canonical = _canonical_trial_reader(header.plan)
     records: list[TrialRecord] = []
     footer: Footer | None = None
@@ -165,7 +126,14 @@ def _read(path: Path) -> Reading:
         if isinstance(item, TrialRecord):
             records.append(item)
         end = line.end
-    return Reading(Run(header=header, records=tuple(records), footer=footer, warnings=warnings), end, ledger)
+    run = Run(
+        header=header,
+        records=tuple(records),
+        footer=footer,
+        warnings=warnings,
+        other_fingerprints=tuple(ledger.fingerprints[1:]),
+    )
+    return Reading(run, end, ledger)
 
 
 def peek(path: Path) -> dict[str, Any]:
@@ -237,9 +205,25 @@ def _read_header(path: Path, line: _Line) -> Header:
     if type(version) is not int or version < 1:
         raise _no_run(path, f"its schema_version is {version!r}, and versions are whole numbers from 1")
     try:
-        return coding.from_json(Header, body, "header")
+        header = coding.from_json(Header, body, "header")
+        _require_sound(header.division, len(header.plan.configurations))
     except BadInputError as error:
         raise BadInputError(f"{path}, line 1: {error}; restore the file from a copy") from error
+    return header
+
+
+def _require_sound(division: Division | None, configurations: int) -> None:
+    """Refuse a division that could not be of a plan of so many `configurations`."""
+    if division is None:
+        return
+    numbers = [shard.number for shard in division.held]
+    if not numbers or numbers != sorted(set(numbers)) or not 1 <= numbers[0] <= numbers[-1] <= division.shards:
+        raise BadInputError(f"header.division holds shards {numbers}: they must ascend, from 1 to {division.shards}")
+    parts = [shard.configurations for shard in division.held]
+    if min(parts) < 0 or sum(parts) != configurations or division.configurations < configurations:
+        raise BadInputError(
+            f"header.division holds {parts} of {division.configurations} configurations, and the plan {configurations}"
+        )
 
 
 def _header_body(path: Path, line: _Line) -> dict[str, Any]:
@@ -267,7 +251,7 @@ def _canonical_trial_reader(plan: Plan) -> Callable[[bytes], TrialRecord | None]
 
 def _read_line(
     line: _Line, ledger: Ledger, read_canonical: Callable[[bytes], TrialRecord | None]
-) -> TrialRecord | Footer | None:
+) -> Fingerprint | TrialRecord | Footer | None:
     """Return what `line` holds; None when it is the last and was cut off."""
     if not line.text.endswith(b"\n"):
         return None
@@ -282,6 +266,8 @@ def _read_line(
         raise BadInputError("a second header, and a run has one: two runs were put into one file")
     if isinstance(item, TrialRecord):
         ledger.admit(item)
+    elif isinstance(item, Fingerprint):
+        ledger.enter(item)
     return item
 
 

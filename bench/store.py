@@ -17,8 +17,9 @@ from typing import Final, Self
 
 from bench import runfile
 from bench.errors import BadInputError, StorageError
+from bench.ledger import Ledger
 from bench.locks import FileLock
-from bench.records import Footer, Header, Run, TrialRecord
+from bench.records import Fingerprint, Footer, Header, Run, TrialRecord
 
 SUFFIX: Final = ".jsonl"
 
@@ -32,7 +33,7 @@ _LISTED: Final = 10
 class RunWriter:
     """Appends to one stored run. The only writer of its file, in any process, until `close` or its process's end."""
 
-    def __init__(self, path: Path, file: io.FileIO, lock: FileLock, ledger: runfile.Ledger, end: int) -> None:
+    def __init__(self, path: Path, file: io.FileIO, lock: FileLock, ledger: Ledger, end: int) -> None:
         """Take over an open file whose whole lines end at byte `end`, and its lock; use `create` or `resume`."""
         self.path = path
         self._file = file
@@ -49,7 +50,7 @@ class RunWriter:
             StorageError: the header could not be written; no file is left behind.
         """
         line = runfile.encode(header)
-        ledger = runfile.Ledger(header.plan)
+        ledger = Ledger(header)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -96,12 +97,25 @@ class RunWriter:
             raise
         return writer, reading.run
 
+    def fingerprint_number(self, fingerprint: Fingerprint) -> int:
+        """Return the number by which records name `fingerprint`; one that is new is stored first.
+
+        Raises:
+            StorageError: it could not be written; what was stored before is intact.
+        """
+        known = self._ledger.fingerprints
+        if fingerprint not in known:
+            self._write(runfile.encode(fingerprint))
+            self._ledger.enter(fingerprint)
+        return known.index(fingerprint)
+
     def append(self, record: TrialRecord) -> None:
         """Store `record`: it is on disk when this returns.
 
         Raises:
             StorageError: it could not be written; what was stored before is intact.
-            BadInputError: it is not a trial of this run's plan, or that trial is stored already.
+            BadInputError: it is not a trial of this run's plan, that trial is stored already, or it ran nowhere that is
+                known here (`fingerprint_number`).
         """
         line = runfile.encode(record)
         self._ledger.admit(record)

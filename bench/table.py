@@ -15,6 +15,7 @@ from bench.records import (
     Contention,
     DeviceConditions,
     Failure,
+    Fingerprint,
     Measurement,
     Peak,
     Run,
@@ -140,6 +141,10 @@ def _status(record: TrialRecord) -> str:
     return record.outcome.kind.value if isinstance(record.outcome, Failure) else MEASURED
 
 
+def _fingerprint(run: Run, record: TrialRecord) -> Fingerprint:
+    return run.fingerprints[record.fingerprint]
+
+
 def _train_accuracy(measurement: Measurement) -> float | None:
     last = measurement.epochs[-1]
     return None if last.train_correct is None else last.train_correct / last.train_samples
@@ -151,7 +156,7 @@ def _layers(configuration: Configuration) -> str:
 
 COLUMNS: Final[tuple[Column, ...]] = (
     _text("run_id", "the run's random id", lambda run, _: run.header.run_id),
-    _text("machine_id", "short name of the hardware", lambda run, _: run.header.machine.id),
+    _text("machine_id", "short name of the hardware", lambda run, record: _fingerprint(run, record).machine.id),
     _text("configuration_id", "hash of the configuration", lambda _, record: record.trial.configuration.id),
     _configured("device", "string", "device trained on"),
     _configured("model", "string", "name of the recipe, or its layers"),
@@ -265,8 +270,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _text(
         "warnings", "what the trial is warned about, joined by ;", lambda _, record: ";".join(record.warnings) or None
     ),
-    _text("torch", "version of torch", lambda run, _: run.header.software.torch),
-    _text("python", "version of Python", lambda run, _: run.header.software.python),
+    _text("torch", "version of torch", lambda run, record: _fingerprint(run, record).software.torch),
+    _text("python", "version of Python", lambda run, record: _fingerprint(run, record).software.python),
     _measured(
         "energy_joules",
         "Float64",

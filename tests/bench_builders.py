@@ -10,10 +10,12 @@ from bench.records import (
     Configuration,
     Contention,
     DeviceConditions,
+    Division,
     Energy,
     EpochRecord,
     Failure,
     FailureKind,
+    Fingerprint,
     Footer,
     Header,
     Machine,
@@ -22,6 +24,7 @@ from bench.records import (
     Plan,
     Run,
     Settings,
+    Shard,
     Software,
     Trial,
     TrialRecord,
@@ -192,6 +195,20 @@ def make_software(**changes: Change) -> Software:
         git_dirty=False,
     )
     return dataclasses.replace(software, **changes)
+
+
+def make_fingerprint(**changes: Change) -> Fingerprint:
+    return dataclasses.replace(Fingerprint(machine=make_machine(), software=make_software()), **changes)
+
+
+def make_division(configurations: Sequence[int] = (1,), *, of: int = 2) -> Division:
+    """The first shards `of` so many, with so many configurations each; those that are missing have one each."""
+    held = tuple(
+        Shard(number=number, run_id=f"{number:08x}", configurations=count)
+        for number, count in enumerate(configurations, start=1)
+    )
+    total = sum(configurations) + of - len(held)
+    return Division(plan_id="p0123456789a", configurations=total, shards=of, held=held)
 
 
 def make_header(**changes: Change) -> Header:

@@ -17,9 +17,11 @@ from bench_builders import (
     make_conditions,
     make_configuration,
     make_contention,
+    make_division,
     make_energy,
     make_epoch,
     make_failure,
+    make_fingerprint,
     make_footer,
     make_header,
     make_machine,
@@ -27,6 +29,7 @@ from bench_builders import (
     make_plan,
     make_record,
     make_settings,
+    make_software,
 )
 
 from bench import coding, runfile
@@ -35,6 +38,7 @@ from bench.records import (
     Accelerator,
     Failure,
     FailureKind,
+    Fingerprint,
     Footer,
     Header,
     Measurement,
@@ -52,7 +56,8 @@ GOLDEN: Final = {
     for version in range(1, SCHEMA_VERSION + 1)
 }
 ENERGY_VERSION: Final = 3
-KINDS: Final = {"header": Header, "trial": TrialRecord, "footer": Footer}
+DIVISION_VERSION: Final = 4
+KINDS: Final = {"header": Header, "fingerprint": Fingerprint, "trial": TrialRecord, "footer": Footer}
 
 Schema = dict[str, Any]
 
@@ -66,7 +71,8 @@ def expected_schema() -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"One line of a stored run, up to schema version {SCHEMA_VERSION}",
         "description": "A stored run is a JSON-lines file: a header, then trials, then a footer; a resumed run goes on "
-        "with trials and another footer. Seconds, bytes and counts are SI base units; null is what was not measured.",
+        "with trials and another footer. A fingerprint stands before the first trial that ran there. "
+        "Seconds, bytes and counts are SI base units; null is what was not measured.",
         "oneOf": lines,
         "$defs": dict(sorted(definitions.items())),
     }
@@ -167,8 +173,11 @@ def test_an_object_with_one_member_more_or_less_is_invalid(validator: Any, versi
             assert not validator.is_valid(line)
 
 
-def golden_run() -> list[Header | TrialRecord | Footer]:
-    """Build what the golden file holds: an interrupted run that was resumed, with all that a record can hold."""
+def golden_run() -> list[runfile.Item]:
+    """Build what the golden file holds: an interrupted run that was resumed, with all that a record can hold.
+
+    It is part of a larger plan, and its last trials ran on another machine.
+    """
     cpu = make_configuration(epochs=2)
     cuda = make_configuration(
         device="cuda",
@@ -228,12 +237,15 @@ def golden_run() -> list[Header | TrialRecord | Footer]:
     )
     failed = make_failure(FailureKind.OUT_OF_MEMORY, "CUDA out of memory: 2 GiB wanted, \u00bd GiB free")
     return [
-        make_header(plan=make_plan([cpu, cuda], repeats=2), machine=machine),
+        make_header(plan=make_plan([cpu, cuda], repeats=2), machine=machine, division=make_division((1, 1), of=3)),
         make_record(cpu, 0, outcome=on_cpu, warnings=(TrialWarning.SLOW_FIRST_EPOCH,)),
         make_record(cuda, 0, outcome=failed),
         make_footer(complete=False, reason="interrupted", measured=1, failed=1, missing=2, wall_seconds=21.5),
         make_record(cpu, 1, outcome=on_cpu, warnings=(TrialWarning.STALL, TrialWarning.CONTAMINATION)),
-        make_record(cuda, 1, outcome=on_cuda, warnings=(TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED)),
+        make_fingerprint(software=make_software(driver="590.2")),
+        make_record(
+            cuda, 1, outcome=on_cuda, warnings=(TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED), fingerprint=1
+        ),
         make_footer(measured=3, failed=1, wall_seconds=19.25),
     ]
 
@@ -273,6 +285,12 @@ def test_the_golden_file_reads_as_the_run_it_was(version: int) -> None:
     assert conditions is None or conditions.clock_reasons == ("sw_power_cap", "hw_slowdown")
     assert last.outcome.epochs[0].contention.throttled_seconds == (0.0 if knows_energy else None)
     assert last.warnings == ((TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED) if knows_energy else ())
+    divides = version >= DIVISION_VERSION
+    assert run.header.division == (make_division((1, 1), of=3) if divides else None)
+    assert [run.fingerprints[record.fingerprint].software.driver for record in run.records] == [
+        *["580.1"] * 3,
+        "590.2" if divides else "580.1",
+    ]
     assert run.footer == Footer(complete=True, reason="complete", measured=3, failed=1, missing=0, wall_seconds=19.25)
 
 

@@ -11,10 +11,13 @@ from typing import Final
 import pytest
 from bench_builders import (
     make_configuration,
+    make_division,
     make_epoch,
     make_failure,
+    make_fingerprint,
     make_footer,
     make_header,
+    make_machine,
     make_measurement,
     make_plan,
     make_record,
@@ -25,7 +28,7 @@ from hypothesis import strategies as st
 
 from bench import runfile, store
 from bench.errors import BadInputError, ExitCode, StorageError
-from bench.records import SCHEMA_VERSION, Failure, FailureKind, Header, Peak, Run, TrialRecord, TrialWarning
+from bench.records import SCHEMA_VERSION, Division, Failure, FailureKind, Header, Peak, Run, TrialRecord, TrialWarning
 from bench.store import RunWriter, new_run_id, read_run, resolve, run_path
 
 TESTS: Final = Path(__file__).parent.parent
@@ -265,7 +268,10 @@ def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path: Path, *, enabl
 BROKEN: Final = {
     "a line of no JSON": (replaced(3, b"torn"), "line 3: not valid JSON.*--resume"),
     "an empty line": (replaced(3, b""), "line 3: not valid JSON"),
-    "a line of another kind": (replaced(3, b'{"epoch":{}}'), "line 3: a line must be .* one of header, trial, footer"),
+    "a line of another kind": (
+        replaced(3, b'{"epoch":{}}'),
+        "line 3: a line must be .* one of header, fingerprint, trial, footer",
+    ),
     "a line of two kinds": (replaced(3, b'{"trial":{},"footer":{}}'), "line 3: a line must be"),
     "a line that is a list": (replaced(3, b"[1]"), "line 3: a line must be"),
     "a record without members": (replaced(3, b'{"trial":{}}'), "line 3: trial lacks trial, outcome"),
@@ -294,6 +300,14 @@ BROKEN: Final = {
         replaced(3, runfile.encode(make_record(repeat=1)).replace(b'"train_seconds":2.0', b'"train_seconds":0')[:-1]),
         "line 3: an epoch's train_seconds.* above 0",
     ),
+    "a trial of a place that is not told": (
+        replaced(3, runfile.encode(make_record(repeat=1, fingerprint=1))[:-1]),
+        "line 3: it names fingerprint 1, and 1 came before",
+    ),
+    "a fingerprint twice": (
+        replaced(3, runfile.encode(make_fingerprint())[:-1]),
+        "line 3: a fingerprint that the file has already",
+    ),
     "a header with an unknown member": (
         lambda lines: [lines[0].replace(b'"run_id"', b'"x":1,"run_id"'), *lines[1:]],
         "line 1: header has unknown 'x'; restore",
@@ -303,6 +317,22 @@ BROKEN: Final = {
         "its schema_version is 0, and versions are whole numbers from 1",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "division",
+    [
+        dataclasses.replace(make_division((1,)), held=()),
+        make_division((1, 1), of=2),
+        dataclasses.replace(make_division((1,)), shards=0),
+        dataclasses.replace(make_division((1,)), configurations=0),
+        make_division((2, -1)),
+        dataclasses.replace(make_division((1, 0)), held=make_division((1, 0)).held[::-1]),
+    ],
+)
+def test_a_division_that_could_not_be_is_refused(tmp_path: Path, division: Division) -> None:
+    write_run(tmp_path / "run.jsonl", make_run(division=division))
+    assert re.search("line 1: header.division holds .*; restore", refusal(tmp_path / "run.jsonl"))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -442,6 +472,25 @@ def test_the_last_footer_counts_and_none_when_trials_follow_it(tmp_path: Path) -
         writer.finish(make_footer())
     assert read_run(path) == dataclasses.replace(RUN, footer=make_footer())
     assert path.read_bytes().startswith(before)
+
+
+def test_trials_name_where_they_ran_and_each_place_is_stored_once(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    here, there = make_fingerprint(), make_fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"))
+    with RunWriter.create(path, RUN.header) as writer:
+        assert writer.fingerprint_number(here) == 0
+        with pytest.raises(BadInputError, match="names fingerprint 1, and 1 came before"):
+            writer.append(dataclasses.replace(RECORDS[0], fingerprint=1))
+        assert [writer.fingerprint_number(there), writer.fingerprint_number(there)] == [1, 1]
+        writer.append(dataclasses.replace(RECORDS[0], fingerprint=1))
+    writer, stored = RunWriter.resume(path)
+    with writer:
+        assert stored.fingerprints == (here, there)
+        assert writer.fingerprint_number(there) == 1
+        writer.append(RECORDS[1])
+    run = read_run(path)
+    assert [run.fingerprints[record.fingerprint] for record in run.records] == [there, here]
+    assert path.read_bytes().count(b'{"fingerprint"') == 1
 
 
 def test_what_cannot_be_resumed_is_refused_and_left_unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

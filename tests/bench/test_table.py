@@ -14,9 +14,12 @@ from bench_builders import (
     make_epoch,
     make_epochs,
     make_failure,
+    make_fingerprint,
+    make_machine,
     make_measurement,
     make_record,
     make_run,
+    make_software,
 )
 
 from bench.errors import StorageError
@@ -44,6 +47,16 @@ def test_column_names_are_unique_and_described() -> None:
 
 def test_every_field_of_the_configuration_has_its_column() -> None:
     assert {field.name for field in dataclasses.fields(Configuration)} <= {column.name for column in COLUMNS}
+
+
+def test_a_row_tells_where_its_trial_ran() -> None:
+    elsewhere = make_fingerprint(machine=make_machine(cores_usable=2.0), software=make_software(torch="2.12.0"))
+    run = dataclasses.replace(
+        make_run(repeats=2, records=[make_record(), make_record(repeat=1, fingerprint=1)]),
+        other_fingerprints=(elsewhere,),
+    )
+    rows = [(row["machine_id"], row["torch"]) for row in trial_rows(run)]
+    assert rows == [(run.header.machine.id, "2.11.0"), (elsewhere.machine.id, "2.12.0")]
 
 
 def test_a_measured_trial_becomes_a_row_of_its_values() -> None:
