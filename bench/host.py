@@ -8,10 +8,14 @@ name the modules to import beforehand. Requests, one packet each:
 
 It stays single-threaded, never touches a device, and ends, with all it started, when its control socket closes: even
 while it still imports, for a parent that was interrupted or killed by then has nobody left to end it.
+
+What a trial started and left behind in a session of its own (``setsid``), out of reach of its process group, becomes a
+child of this process when the trial ends, and is ended when no trial is left that could still want it.
 """
 
 import array
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
@@ -20,17 +24,22 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from bench.channel import Channel
 from bench.coding import dumps, loads
 
 _PACKET_BYTES = 4096
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+_ORPHANS_SECONDS = 5.0
+"""A killed process is gone at once, unless a driver holds it; nobody waits longer for one that no trial owns."""
 
 
 def main() -> None:
     """Import, say so, and serve until the other end of the control socket is gone."""
     control = socket.socket(fileno=int(sys.argv[1]))
+    _adopt_orphans()
     with _ending_at_hang_up(control):
         _import_for_good(sys.argv[2:])
     control.send(dumps({"pid": os.getpid()}).encode())
@@ -50,11 +59,41 @@ def main() -> None:
         else:
             answer = {"status": _reap(request["pid"])}
             children.discard(request["pid"])
+            if not children:
+                _end_orphans()
         with contextlib.suppress(OSError):  # the other end is gone: the next read says so
             control.send(dumps(answer).encode())
     for pid in children:
         _reap(pid, kill=True)
+    _end_orphans()
     os._exit(0)  # tearing down an interpreter with torch in it takes a second that nobody has
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends. Where the kernel refuses, init stays theirs."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_orphans() -> None:
+    """Kill and collect every child of this process, and what those leave in turn; there must be no trial among them."""
+    deadline = time.monotonic() + _ORPHANS_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:  # as after nearly every trial: there is none
+            return
+        _kill_children()
+        time.sleep(0.001)
+
+
+def _kill_children() -> None:
+    import psutil  # noqa: PLC0415 - the host starts without it, and hardly ever needs it
+
+    with contextlib.suppress(OSError, psutil.Error):  # Linux without /proc: they cannot be found
+        for child in psutil.Process().children():
+            child.kill()
 
 
 def _import_for_good(modules: Sequence[str]) -> None:

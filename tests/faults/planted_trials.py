@@ -90,6 +90,19 @@ def leave_a_grandchild() -> None:
     os._exit(3)
 
 
+def leave_a_session() -> None:
+    """Start two that no signal to the trial's process group reaches, of which one outlives the other; and die."""
+    words = ["/bin/sh", "-c", f"sleep {_SECONDS} & exec sleep {_SECONDS}"]
+    subprocess.Popen(words, close_fds=False, start_new_session=True)  # noqa: S603 - our own words
+    os._exit(3)
+
+
+def leave_a_session_and_train_on() -> None:
+    """Do as a daemon does: leave by two forks, while the trial goes on."""
+    words = ["/bin/sh", "-c", f"setsid sleep {_SECONDS} &"]
+    subprocess.run(words, close_fds=False, check=True)  # noqa: S603 - our own words
+
+
 def name_places() -> None:
     """Say everything that a stored file must not hold."""
     place = Path.cwd() / "private" / "set.bin"
@@ -113,10 +126,12 @@ FAULTS: Final[Mapping[int, tuple[Callable[[], object], FailureKind | None]]] = {
     13: (lambda: os._exit(0), FailureKind.CRASH),
     14: (sys.exit, FailureKind.CRASH),
     15: (name_places, FailureKind.CRASH),
+    16: (leave_a_session, FailureKind.CRASH),
+    17: (leave_a_session_and_train_on, None),
 }
 """Seed → what goes wrong, and what kind of failure that is: None where it must not be one."""
 
-NAN_SEED: Final = 16
+NAN_SEED: Final = 18
 """The trial whose weights become NaN: the training itself has to notice."""
 
 _train = worker.Session._train  # noqa: SLF001 - where faults are planted
