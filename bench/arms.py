@@ -5,12 +5,10 @@ the interpreter that it runs in.
 """
 
 import contextlib
-import io
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +16,17 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import BadInputError
+from bench.locks import FileLock
 
 WORKLOAD: Final = "mnist_mlp"
 """The package that a revision is asked for."""
 
 _PACKAGE_ROOT: Final = Path(__file__).resolve().parent.parent
+_FOLDER: Final = "mnist-mlp-bench-rev-"
+_LOCK: Final = ".lock"
+_PLAIN_FILES: Final = (b"100644", b"100755")
+"""Modes in a git tree: links and submodules have others."""
+
 _GIT_SECONDS: Final = 60.0
 _FORMS: Final = "an arm is . (this tree), rev:<git revision> or python:<interpreter>"
 
@@ -51,10 +55,10 @@ def open_arm(text: str) -> Iterator[Arm]:
     if text == ".":
         yield Arm(label=".", python=sys.executable, workload=None, commit=None)
     elif kind == "rev" and rest:
-        with tempfile.TemporaryDirectory(prefix="mnist-mlp-bench-rev-") as folder:
-            commit = _unpack_revision(rest, Path(folder))
+        with _temporary_folder() as folder:
+            commit = _unpack_revision(rest, folder)
             label = f"rev:{rest} ({commit[:10]})" if rest != commit[: len(rest)] else f"rev:{commit[:10]}"
-            yield Arm(label=label, python=sys.executable, workload=Path(folder), commit=commit)
+            yield Arm(label=label, python=sys.executable, workload=folder, commit=commit)
     elif kind == "python" and rest:
         yield Arm(label=f"python:{Path(rest).name}", python=_find_interpreter(rest), workload=None, commit=None)
     else:
@@ -69,11 +73,30 @@ def _find_interpreter(name: str) -> str:
     return os.path.abspath(found)  # noqa: PTH100 - pathlib has nothing that leaves links alone
 
 
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """Yield a new folder that is locked while it is in use; remove what commands that were killed left of theirs."""
+    for abandoned in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*/{_LOCK}"):
+        with contextlib.suppress(BadInputError):  # it is in use, or somebody else's
+            _lock(abandoned).release()
+            shutil.rmtree(abandoned.parent, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+        lock = _lock(Path(name) / _LOCK)
+        try:
+            yield Path(name)
+        finally:
+            lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    return FileLock.acquire(path, f"the unpacked revision in {path.parent}", "wait until that one ends")
+
+
 def _unpack_revision(revision: str, folder: Path) -> str:
     """Unpack the revision's workload into `folder`; return its commit.
 
-    It is read out of git's object store: nothing is checked out, so no hook or filter of the repository runs and no
-    worktree is left behind.
+    Its files are read out of git's object store as they are: nothing is checked out or archived, so no hook or filter
+    of the repository runs, and no worktree is left behind.
     """
     repository = _repository(revision)
     commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
@@ -83,15 +106,47 @@ def _unpack_revision(revision: str, folder: Path) -> str:
             "a shallow clone (as CI makes them) fetch it first"
         )
     name = commit.decode().strip()
-    archive = _git(repository, "archive", "--format=tar", name, "--", WORKLOAD)
-    if archive is None:
-        raise BadInputError(f"rev:{revision}: commit {name[:10]} has no {WORKLOAD} to train")
+    subject = f"rev:{revision}: commit {name[:10]}"
+    listing = _git(repository, "ls-tree", "-r", "-z", name, "--", WORKLOAD)
+    if not listing:
+        raise BadInputError(f"{subject} has no {WORKLOAD} to train")
+    blobs = dict(_plain_file(line, subject) for line in listing.split(b"\0")[:-1])
     try:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(folder, filter="data")
-    except (tarfile.TarError, OSError) as error:
-        raise BadInputError(f"rev:{revision}: commit {name[:10]} cannot be unpacked: {error}") from error
+        for path, content in zip(blobs, _contents(repository, list(blobs.values()), subject), strict=True):
+            _write_within(folder, path, content)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{subject} cannot be unpacked: {error}") from error
     return name
+
+
+def _plain_file(line: bytes, subject: str) -> tuple[str, bytes]:
+    """Return path and blob that a line of `git ls-tree` tells: mode, type, object, a tab, path."""
+    entry, _, path = line.partition(b"\t")
+    mode, _, blob = entry.split(b" ")
+    name = os.fsdecode(path)
+    if mode not in _PLAIN_FILES:
+        raise BadInputError(f"{subject} cannot be unpacked: {name} is a link or a submodule, where files are expected")
+    return name, blob
+
+
+def _contents(repository: Path, blobs: list[bytes], subject: str) -> Iterator[bytes]:
+    """Yield what is in each of `blobs`; git precedes it by a line of object, type and size, and ends it by one byte."""
+    answer = _git(repository, "cat-file", "--batch", given=b"".join(blob + b"\n" for blob in blobs)) or b""
+    for _ in blobs:
+        head, _, answer = answer.partition(b"\n")
+        if not head or head.endswith(b" missing"):
+            raise BadInputError(f"{subject} is not all here, as in a partial clone: fetch all of it first")
+        size = int(head.split(b" ")[-1])
+        yield answer[:size]
+        answer = answer[size + 1 :]
+
+
+def _write_within(folder: Path, name: str, content: bytes) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name} leads out of its folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def _repository(revision: str) -> Path:
@@ -102,14 +157,16 @@ def _repository(revision: str) -> Path:
     raise BadInputError(f"rev:{revision}: neither this tree nor the present folder is a clone with {WORKLOAD} in it")
 
 
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    """Return what git prints, None where it fails; without git itself the message says so."""
+def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes | None:
+    """Return what git prints, having read `given`; None where it fails. Without git itself the message says so."""
     # Within a hook, git's own variables would point at the repository of the hook.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # What a partial clone lacks would be fetched, by whatever command its configuration names.
+    environment["GIT_NO_LAZY_FETCH"] = "1"
     command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - fixed words, and a revision that cannot pass for an option
-            command, capture_output=True, check=False, timeout=_GIT_SECONDS, env=environment
+            command, input=given, capture_output=True, check=False, timeout=_GIT_SECONDS, env=environment
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise BadInputError(f"git cannot be run here ({error}): rev: needs it; {_FORMS}") from error

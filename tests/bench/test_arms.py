@@ -51,19 +51,120 @@ def test_a_revision_is_unpacked_and_gone_after_the_context(clone: Path) -> None:
     assert not arm.workload.exists()
 
 
-def test_a_revision_is_unpacked_without_a_worktree_and_without_running_hooks(clone: Path, tmp_path: Path) -> None:
-    sign = tmp_path / "a hook ran"
-    for hook in ("post-checkout", "pre-commit", "reference-transaction", "post-index-change"):
-        path = clone / ".git" / "hooks" / hook
-        path.write_text(f'#!/bin/sh\ntouch "{sign}"\n')
-        path.chmod(0o755)
-    git(clone, "config", "core.fsmonitor", f'touch "{sign}" #')
+HOOKS = ("post-checkout", "pre-commit", "reference-transaction", "post-index-change", "post-rewrite", "pre-auto-gc")
+
+
+@pytest.fixture
+def sign(clone: Path, tmp_path: Path) -> Path:
+    """A file that appears when the clone's hooks, its fsmonitor or its filters run."""
+    sign = tmp_path / "something ran"
+    for folder in (clone / ".git" / "hooks", tmp_path / "hooks"):
+        folder.mkdir(exist_ok=True)
+        for hook in HOOKS:
+            (folder / hook).write_text(f'#!/bin/sh\ntouch "{sign}"\n')
+            (folder / hook).chmod(0o755)
+    (clone / ".gitattributes").write_text("*.py filter=trap diff=trap merge=trap text eol=crlf ident export-subst\n")
+    (clone / "mnist_mlp" / "model.py").write_text("newest $Id$ $Format:%H$\n")
+    git(clone, "add", ".")
+    git(clone, "commit", "--quiet", "--message", "attributes")
+    for name in ("core.fsmonitor", "filter.trap.smudge", "filter.trap.clean", "diff.trap.textconv"):
+        git(clone, "config", name, f'touch "{sign}" #')
+    git(clone, "config", "core.hooksPath", str(tmp_path / "hooks"))
+    sign.unlink(missing_ok=True)
+    return sign
+
+
+def test_a_revision_is_unpacked_without_a_worktree_and_without_running_anything_of_the_repository(
+    clone: Path, sign: Path
+) -> None:
     before = git(clone, "worktree", "list")
     sign.unlink(missing_ok=True)
-    with open_arm("rev:HEAD~1"):
-        pass
+    with open_arm("rev:main") as arm:
+        assert arm.workload is not None
+        assert (arm.workload / "mnist_mlp" / "model.py").read_bytes() == b"newest $Id$ $Format:%H$\n"  # as committed
     assert not sign.exists()
     assert git(clone, "worktree", "list") == before
+
+
+def test_the_planted_filter_does_run_where_git_checks_out(clone: Path, sign: Path) -> None:
+    git(clone, "archive", "--output", os.devnull, "--format=tar", "main")
+    assert sign.exists()
+
+
+def test_what_a_partial_clone_lacks_is_not_fetched_by_its_commands(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial, sign = tmp_path / "partial", tmp_path / "a remote's command ran"
+    git(clone, "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "--quiet", "--no-checkout", "--filter=blob:none", f"file://{clone}", str(partial))
+    git(partial, "read-tree", "HEAD")
+    git(partial, "config", "remote.origin.uploadpack", f'touch "{sign}" #')
+    monkeypatch.setattr(arms, "_PACKAGE_ROOT", partial)
+    with pytest.raises(BadInputError, match="is not all here, as in a partial clone: fetch"), open_arm("rev:HEAD"):
+        pass
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize("mode", ["120000", "160000"])
+def test_a_link_or_a_submodule_within_the_workload_is_refused(clone: Path, mode: str) -> None:
+    target = git(clone, "rev-parse", "HEAD") if mode == "160000" else git(clone, "rev-parse", "HEAD:mnist_mlp/model.py")
+    git(clone, "update-index", "--add", "--cacheinfo", f"{mode},{target},mnist_mlp/other")
+    git(clone, "commit", "--quiet", "--message", "other")
+    with pytest.raises(BadInputError, match="mnist_mlp/other is a link or a submodule"), open_arm("rev:main"):
+        pass
+
+
+def test_a_tree_whose_paths_lead_elsewhere_writes_nothing_there(clone: Path, tmp_path: Path) -> None:
+    blob = git(clone, "rev-parse", "HEAD:mnist_mlp/model.py")
+    tree = bytes.fromhex(blob)
+    for name in (b"escaped.py", b"..", b"..", b"mnist_mlp"):  # mnist_mlp/../../escaped.py
+        mode = b"100644" if name == b"escaped.py" else b"40000"
+        done = subprocess.run(  # noqa: S603 - our own words
+            ["git", "-C", str(clone), "hash-object", "-w", "-t", "tree", "--literally", "--stdin"],  # noqa: S607
+            input=mode + b" " + name + b"\0" + tree,
+            capture_output=True,
+            check=True,
+        )
+        tree = bytes.fromhex(done.stdout.decode().strip())
+    commit = git(clone, "commit-tree", tree.hex(), "-m", "crafted")
+    with pytest.raises(BadInputError, match="leads out of its folder"), open_arm(f"rev:{commit}"):
+        pass
+    assert not list(tmp_path.rglob("escaped.py"))
+
+
+UNPACK_AND_STAY = """
+import sys
+from pathlib import Path
+from bench import arms
+arms._PACKAGE_ROOT = Path(sys.argv[1])
+with arms.open_arm("rev:HEAD"):
+    print("unpacked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process that is killed there cannot be told from one that ends")
+def test_what_a_killed_command_left_unpacked_goes_with_the_next_and_what_is_in_use_stays(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    environment = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", UNPACK_AND_STAY, str(clone)]
+    with subprocess.Popen(  # noqa: S603 - our own words
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"unpacked\n"
+        with open_arm("rev:HEAD"):
+            assert len(list(temporary.iterdir())) == 2
+        (left,) = temporary.iterdir()
+        other.kill()
+    assert (left / "mnist_mlp" / "model.py").exists()
+    with open_arm("rev:HEAD"):
+        assert not left.exists()
+    assert not list(temporary.iterdir())
 
 
 def test_variables_of_a_git_hook_do_not_lead_to_another_repository(
