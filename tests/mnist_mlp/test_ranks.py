@@ -35,7 +35,7 @@ def small_dataset(train: int, test: int = 20) -> Dataset:
         test_images=test_images,
         test_labels=test_labels,
         sha256="0" * 64,
-        source="made up",
+        source="generated",
     )
 
 
