@@ -139,17 +139,22 @@ class DeviceWatch:
 
     def stop(self) -> DeviceConditions | None:
         """Take the one after it; return the worse of the two in each respect, None where nothing can be told."""
-        samples = [sample for sample in (self._before, self._sample()) if sample is not None]
-        reasons = [sample.clock_reasons for sample in samples if sample.clock_reasons is not None]
-        present = {name for names in reasons for name in names}
-        worse = DeviceConditions(
-            clock_hertz=_extreme(min, (sample.clock_hertz for sample in samples)),
-            max_clock_hertz=_extreme(max, (sample.max_clock_hertz for sample in samples)),
-            temperature_celsius=_extreme(max, (sample.temperature_celsius for sample in samples)),
-            clock_reasons=tuple(name for name in CLOCK_REASONS.values() if name in present) if reasons else None,
-            other_processes=_extreme(max, (sample.other_processes for sample in samples)),
-        )
-        return None if worse == _NOTHING else worse
+        return worst((self._before, self._sample()))
+
+
+def worst(samples: Iterable[DeviceConditions | None]) -> DeviceConditions | None:
+    """Return the worst of what `samples` tell in each respect; None where they tell nothing."""
+    known = [sample for sample in samples if sample is not None]
+    reasons = [sample.clock_reasons for sample in known if sample.clock_reasons is not None]
+    present = {name for names in reasons for name in names}
+    found = DeviceConditions(
+        clock_hertz=_extreme(min, (sample.clock_hertz for sample in known)),
+        max_clock_hertz=_extreme(max, (sample.max_clock_hertz for sample in known)),
+        temperature_celsius=_extreme(max, (sample.temperature_celsius for sample in known)),
+        clock_reasons=tuple(name for name in CLOCK_REASONS.values() if name in present) if reasons else None,
+        other_processes=_extreme(max, (sample.other_processes for sample in known)),
+    )
+    return None if found == _NOTHING else found
 
 
 _NOTHING: Final = DeviceConditions(

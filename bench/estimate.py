@@ -48,7 +48,7 @@ def estimate_plan(plan: Plan, probe: Probe) -> Estimate:
 def _by_kind(configurations: Iterable[Configuration]) -> list[list[Configuration]]:
     kinds: dict[tuple[object, ...], list[Configuration]] = {}
     for c in configurations:
-        key = (c.device, c.engine, c.precision, c.pipeline, c.workers, c.threads, c.dataset, c.optimizer)
+        key = (c.device, c.engine, c.precision, c.pipeline, c.workers, c.threads, c.world_size, c.dataset, c.optimizer)
         kinds.setdefault(key, []).append(c)
     return list(kinds.values())
 

@@ -3,7 +3,7 @@
 It is started with a control socket (a SOCK_SEQPACKET pair's end, its number the first argument); further arguments
 name the modules to import beforehand. Requests, one packet each:
 
-    fork workload (with the trial's end of its socket)        → {"pid": …}      `workload`: see `bench.processes`
+    fork workload ranks (with the trial's end of its socket)  → {"pid": …}      `workload`: see `bench.processes`
     wait pid                                                  → {"status": …}   as `subprocess.Popen.returncode`
 
 It stays single-threaded, never touches a device, and ends, with all it started, when its control socket closes: even
@@ -53,7 +53,7 @@ def main() -> None:
             break
         request = loads(packet)
         if request["do"] == "fork":
-            pid = _fork(control, _received_socket(ancillary), request["workload"])
+            pid = _fork(control, _received_socket(ancillary), request["workload"], request["ranks"])
             children.add(pid)
             answer = {"pid": pid}
         else:
@@ -129,10 +129,10 @@ def _received_socket(ancillary: list[tuple[int, int, bytes]]) -> socket.socket:
     return socket.socket(fileno=descriptors[0])
 
 
-def _fork(control: socket.socket, conversation: socket.socket, workload: str | None) -> int:
+def _fork(control: socket.socket, conversation: socket.socket, workload: str | None, ranks: int) -> int:
     pid = os.fork()
     if pid == 0:
-        _run_trial(control, conversation, workload)
+        _run_trial(control, conversation, workload, ranks)
     conversation.close()
     # Both sides set it, so that it holds before either goes on; the child may have been first, or be gone already.
     with contextlib.suppress(OSError):
@@ -140,7 +140,7 @@ def _fork(control: socket.socket, conversation: socket.socket, workload: str | N
     return pid
 
 
-def _run_trial(control: socket.socket, conversation: socket.socket, workload: str | None) -> None:
+def _run_trial(control: socket.socket, conversation: socket.socket, workload: str | None, ranks: int) -> None:
     """Serve one trial in the forked process; never returns."""
     status = 1
     try:
@@ -148,15 +148,27 @@ def _run_trial(control: socket.socket, conversation: socket.socket, workload: st
         control.close()
         if workload is not None:
             sys.path.insert(0, workload)
-        from bench.worker import serve  # noqa: PLC0415 - imported before the fork, unless the workload differs by trial
-
-        reader, writer = conversation.makefile("rb"), conversation.makefile("wb")
-        serve(Channel(reader, writer, on_close=lambda: os._exit(1)))
+        _serve(conversation, ranks)
         status = 0
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # not sys.exit: the host's own clean-up is not the trial's
+
+
+def _serve(conversation: socket.socket, ranks: int) -> None:
+    # Imported before the fork, unless the workload differs by trial, or where several ranks are rare.
+    if ranks > 1:
+        from multiprocessing.connection import Connection  # noqa: PLC0415
+
+        from bench import ranks as several  # noqa: PLC0415
+
+        several.serve(Connection(os.dup(conversation.fileno())), Connection(conversation.detach()), ranks)
+        return
+    from bench.worker import serve  # noqa: PLC0415
+
+    reader, writer = conversation.makefile("rb"), conversation.makefile("wb")
+    serve(Channel(reader, writer, on_close=lambda: os._exit(1)))
 
 
 def _reap(pid: int, *, kill: bool = False) -> int:

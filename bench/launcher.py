@@ -151,7 +151,7 @@ def probe_trial(launcher: Launcher, trial: Trial, *, root: Path | None, timeout_
     Raises:
         TrialFailedError: it could not be prepared.
     """
-    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
+    worker = Worker(launcher.start(trial.configuration.world_size), timeout_seconds=timeout_seconds)
     try:
         return worker.ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": _text(root)})
     finally:
@@ -173,7 +173,7 @@ def run_trial(
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     start = time.perf_counter()
-    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
+    worker = Worker(launcher.start(trial.configuration.world_size), timeout_seconds=timeout_seconds)
     outcome: Measurement | Failure
     try:
         outcome = _measure(worker, trial, root, on_epoch)
@@ -231,4 +231,6 @@ def _measure(worker: Worker, trial: Trial, root: Path | None, on_epoch: Callable
         device_reserved_peak=finished.device_reserved_peak,
         energy=finished.energy,
         energy_reason=finished.energy_reason,
+        ranks=finished.ranks,
+        exchange=finished.exchange,
     )

@@ -1,8 +1,19 @@
 """What a worker answers with. Requests are small objects ``{"do": …}``; see `bench.worker` for the conversation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from bench.records import Contention, DeviceConditions, Energy, Peak, Settings
+from bench.coding import LATER
+from bench.records import (
+    Contention,
+    DeviceConditions,
+    Energy,
+    Exchange,
+    Failure,
+    Peak,
+    RankRecord,
+    Settings,
+    Trial,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +97,19 @@ class Finished:
     device_reserved_peak: Peak | None
     energy: Energy | None
     energy_reason: str
+    ranks: tuple[RankRecord, ...] = field(default=(), metadata=LATER)
+    exchange: Exchange | None = field(default=None, metadata=LATER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Awaited:
+    """Answer to ``await``: the next trial that this rank takes part in; None once there will be no further one."""
+
+    trial: Trial | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """Answer to ``join``: the trial is over for this rank, which failed where `failure` is not None."""
+
+    failure: Failure | None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 from bench.errors import BadInputError
 from bench.records import Configuration, DeviceStatus, Plan, Trial, TrialRecord
@@ -36,14 +36,18 @@ MAX_EPOCHS: Final = 100_000
 MAX_SEED: Final = 2**62
 MAX_WORKERS: Final = 256
 MAX_THREADS: Final = 4096
+MAX_WORLD_SIZE: Final = 1024
+
+SCALINGS: Final = ("strong", "weak")
+"""What a batch size means to several ranks: that of all of them together, or that of each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What a user asks to run. An empty tuple or None leaves a dimension to the models' own recipes.
 
-    Combinations of device, engine, precision and pipeline that cannot be had are refused, or left out where
-    `skip_unsupported`.
+    Combinations of device, engine, precision, pipeline and world size that cannot be had are refused, or left out where
+    `skip_unsupported`. With `scaling` ``weak`` each rank gets the batch size asked for, with ``strong`` all together.
     """
 
     models: tuple[str, ...]
@@ -60,6 +64,8 @@ class Request:
     workers: int = 0
     seed: int = 0
     skip_unsupported: bool = False
+    world_sizes: tuple[int, ...] = (1,)
+    scaling: str = "strong"
 
 
 PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
@@ -120,6 +126,7 @@ def _check_ranges(request: Request) -> None:
         ("--workers", (request.workers,), 0, MAX_WORKERS),
         ("--batch-sizes", request.batch_sizes, 1, MAX_BATCH_SIZE),
         ("--threads", request.threads, 1, MAX_THREADS),
+        ("--world-size", request.world_sizes, 1, MAX_WORLD_SIZE),
         ("--epochs", epochs, 1, MAX_EPOCHS),
     ):
         for value in values:
@@ -139,6 +146,7 @@ def _check_names(request: Request) -> None:
         ("--engines", request.engines, ENGINES),
         ("--pipelines", request.pipelines, PIPELINES),
         ("--dataset", (request.dataset,), DATASETS),
+        ("--scaling", (request.scaling,), SCALINGS),
     ):
         if not names:
             raise BadInputError(f"{option} is empty: use one or more of {', '.join(choices)}")
@@ -150,7 +158,14 @@ def _check_names(request: Request) -> None:
 
 
 def _check_size(request: Request) -> None:
-    dimensions = (request.devices, request.batch_sizes, request.precisions, request.engines, request.pipelines)
+    dimensions: tuple[tuple[object, ...], ...] = (
+        request.devices,
+        request.batch_sizes,
+        request.precisions,
+        request.engines,
+        request.pipelines,
+        request.world_sizes,
+    )
     count = len(_models(request)) * max(1, len(request.threads))
     for values in dimensions:
         count *= max(1, len(values))
@@ -195,37 +210,102 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
     return tuple(dict.fromkeys(chosen))
 
 
-def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float) -> Plan:
+def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, ranks_here: int | None = None) -> Plan:
     """Return the plan for a checked request on these devices.
 
-    Without ``--threads`` a configuration uses every usable core, at least one.
+    Without ``--threads`` a configuration uses every usable core, at least one; of several ranks each uses as many as
+    leave enough for those of the largest world size, so that a rank has the same means whatever their number.
+
+    Args:
+        request: what is asked for.
+        devices: the available ones to use.
+        cores_usable: of this machine.
+        ranks_here: the most ranks that share this machine's cores; None: all of them.
 
     Raises:
-        BadInputError: more threads are asked for than cores may be used, or an engine, precision or pipeline cannot be
-            had on one of the devices or with one another.
+        BadInputError: more threads are asked for than cores may be used, an engine, precision, pipeline or world size
+            cannot be had on one of the devices or with one another, or ranks cannot share a batch size equally.
     """
     cores = max(1, int(cores_usable))
-    for threads in request.threads:
+    most_ranks = max(request.world_sizes) if ranks_here is None else min(ranks_here, *request.world_sizes)
+    threads_of_each = request.threads or (max(1, cores // most_ranks),)
+    for threads in threads_of_each:
         if threads > cores:
             raise BadInputError(f"--threads {threads} is more than the {cores} cores usable here: use 1 to {cores}")
     supported = _supported(request, devices)
-    configurations = (
-        _configuration(recipe, request, device, precision, engine, pipeline, threads, batch_size)
-        for recipe, (device, precision, engine, pipeline), threads, batch_size in itertools.product(
-            _models(request), supported, request.threads or (cores,), request.batch_sizes or (None,)
+    configurations = tuple(
+        _configuration(recipe, request, combination, threads, batch_size)
+        for recipe, combination, threads, batch_size in itertools.product(
+            _models(request), supported, threads_of_each, request.batch_sizes or (None,)
         )
     )
+    for configuration in configurations:
+        _check_ranks(configuration, cores, min(configuration.world_size, ranks_here or configuration.world_size))
     # Two requested models can be one and the same (a width that a recipe has already): it is measured once.
     return Plan(configurations=tuple(dict.fromkeys(configurations)), repeats=request.repeats, seed=request.seed)
 
 
-def _supported(request: Request, devices: Sequence[str]) -> list[tuple[str, str, str, str]]:
-    """Return device, precision, engine and pipeline of each combination that can be had."""
+def check_rank_devices(plan: Plan, statuses: Iterable[DeviceStatus], ranks_here: int | None = None) -> None:
+    """Refuse configurations whose ranks need more accelerators than there are here, one each.
+
+    Args:
+        plan: the plan.
+        statuses: the devices of this machine.
+        ranks_here: the most ranks that are on this machine; None: all.
+
+    Raises:
+        BadInputError: there are too few.
+    """
+    available = [status.device.partition(":")[0] for status in statuses if status.available]
+    for configuration in plan.configurations:
+        kind, world_size = configuration.device.partition(":")[0], configuration.world_size
+        needed = world_size if ranks_here is None else min(ranks_here, world_size)
+        if kind != "cpu" and needed > available.count(kind):
+            raise BadInputError(
+                f"{needed} ranks need {needed} devices of kind {kind}, but there are {available.count(kind)} here: "
+                "use a smaller --world-size, or more machines (torchrun)"
+            )
+
+
+def _check_ranks(configuration: Configuration, cores: int, ranks_here: int) -> None:
+    threads, world_size, batch_size = configuration.threads, configuration.world_size, configuration.batch_size
+    if world_size > 1 and configuration.device == "cpu" and threads * ranks_here > cores:
+        raise BadInputError(
+            f"{ranks_here} ranks of {threads} threads are more than the {cores} cores usable here: use fewer of either "
+            "(--world-size, --threads), or more machines (torchrun)"
+        )
+    if batch_size % world_size:
+        raise BadInputError(
+            f"batch size {batch_size} cannot be shared equally by {world_size} ranks: use a multiple of them, or give "
+            "each rank its own with --scaling weak"
+        )
+
+
+class _Combination(NamedTuple):
+    device: str
+    precision: str
+    engine: str
+    pipeline: str
+    world_size: int
+
+
+def _supported(request: Request, devices: Sequence[str]) -> list[_Combination]:
+    """Return the combinations that can be had."""
     supported, problem = [], None
-    for combination in itertools.product(devices, request.precisions, request.engines, request.pipelines):
-        device, precision, engine, pipeline = combination
+    for combination in itertools.starmap(
+        _Combination,
+        itertools.product(devices, request.precisions, request.engines, request.pipelines, request.world_sizes),
+    ):
+        kind, _, index = combination.device.partition(":")
+        if combination.world_size > 1 and index not in {"", "0"}:
+            if AUTO not in request.devices:  # else it is just one of those that ranks take anyhow
+                raise BadInputError(
+                    f"device {combination.device!r} cannot be the first of {combination.world_size} ranks: they take a "
+                    f"kind's devices from the first on: use {kind}:0"
+                )
+            continue
         try:
-            check_supported(device=device, engine=engine, precision=precision, pipeline=pipeline)
+            check_supported(**combination._asdict())
         except InvalidValueError as error:
             problem = problem or error
         else:
@@ -235,18 +315,12 @@ def _supported(request: Request, devices: Sequence[str]) -> list[tuple[str, str,
     return supported
 
 
-def _configuration(  # noqa: PLR0913, PLR0917 - one value per dimension of the grid
-    recipe: Recipe,
-    request: Request,
-    device: str,
-    precision: str,
-    engine: str,
-    pipeline: str,
-    threads: int,
-    batch_size: int | None,
+def _configuration(
+    recipe: Recipe, request: Request, combination: _Combination, threads: int, batch_size: int | None
 ) -> Configuration:
+    scale = combination.world_size if request.scaling == "weak" else 1
     return Configuration(
-        device=device,
+        device=combination.device,
         model=recipe.name,
         layers=recipe.layers,
         activation=recipe.activation,
@@ -257,17 +331,18 @@ def _configuration(  # noqa: PLR0913, PLR0917 - one value per dimension of the g
         schedule=recipe.schedule,
         momentum=float(recipe.momentum),
         weight_decay=float(recipe.weight_decay),
-        batch_size=batch_size or recipe.batch_size,
+        batch_size=(batch_size or recipe.batch_size) * scale,
         test_batch_size=recipe.test_batch_size,
         epochs=request.epochs or recipe.epochs,
         transform=recipe.transform,
         shuffle=recipe.shuffle,
         dataset=request.dataset,
-        precision=precision,
-        engine=engine,
-        pipeline=pipeline,
-        workers=request.workers if pipeline == "dataloader" else 0,
+        precision=combination.precision,
+        engine=combination.engine,
+        pipeline=combination.pipeline,
+        workers=request.workers if combination.pipeline == "dataloader" else 0,
         threads=threads,
+        world_size=combination.world_size,
     )
 
 

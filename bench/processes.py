@@ -51,8 +51,8 @@ class Process(Protocol):
 class Launcher(Protocol):
     """Starts worker processes."""
 
-    def start(self) -> Process:
-        """Return a fresh worker process.
+    def start(self, ranks: int = 1) -> Process:
+        """Return a fresh worker process, with as many others as it takes for `ranks` that train together.
 
         Raises:
             WorkerError: none could be started.
@@ -198,33 +198,33 @@ class ForkingLauncher:
             )
         self._imported = False
 
-    def start(self) -> "ForkedProcess":
+    def start(self, ranks: int = 1) -> "ForkedProcess":
         """See `Launcher.start`. A host that has died (out of memory, say) is replaced once."""
-        return self.start_with(None)
+        return self.start_with(None, ranks)
 
-    def start_with(self, workload: Path | None) -> "ForkedProcess":
+    def start_with(self, workload: Path | None, ranks: int = 1) -> "ForkedProcess":
         """Start a process that imports `mnist_mlp` from the folder `workload`; None: the host's own."""
         try:
-            return self._fork(workload)
+            return self._fork(workload, ranks)
         except WorkerError:
             if not self._imported:  # it never came up: starting it again would only fail again
                 raise
         self.renew()
-        return self._fork(workload)
+        return self._fork(workload, ranks)
 
     def renew(self) -> None:
         """End the host, and its trials, and start another."""
         self._end_host()
         self._start_host()
 
-    def _fork(self, workload: Path | None) -> "ForkedProcess":
+    def _fork(self, workload: Path | None, ranks: int) -> "ForkedProcess":
         if not self._imported:
             self._receive(HOST_START_SECONDS)
             self._imported = True
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                request = {"do": "fork", "workload": None if workload is None else str(workload)}
+                request = {"do": "fork", "workload": None if workload is None else str(workload), "ranks": ranks}
                 socket.send_fds(self._control, [dumps(request).encode()], [theirs.fileno()])
             answer = self._receive(_REAP_SECONDS)
         except BaseException as error:
@@ -289,9 +289,9 @@ class SharedLauncher:
         self._host = host
         self._workload = workload
 
-    def start(self) -> "ForkedProcess":
+    def start(self, ranks: int = 1) -> "ForkedProcess":
         """See `Launcher.start`."""
-        return self._host.start_with(self._workload)
+        return self._host.start_with(self._workload, ranks)
 
     def close(self) -> None:
         """See `Launcher.close`. The host ends for both arms."""
@@ -350,10 +350,11 @@ class SpawningLauncher:
         self._log = Log()
         self._processes: list[SpawnedProcess] = []
 
-    def start(self) -> "SpawnedProcess":
+    def start(self, ranks: int = 1) -> "SpawnedProcess":
         """See `Launcher.start`."""
+        module = ("bench.worker",) if ranks == 1 else ("bench.ranks", str(ranks))
         try:
-            process = SpawnedProcess(self._python, self._environment, self._log)
+            process = SpawnedProcess((self._python, "-m", *module), self._environment, self._log)
         except OSError as error:
             raise WorkerError(f"the worker process could not be started: {error}") from error
         self._processes.append(process)
@@ -370,11 +371,11 @@ class SpawningLauncher:
 class SpawnedProcess:
     """A trial's process, started by this one."""
 
-    def __init__(self, python: str, environment: dict[str, str], log: Log) -> None:
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Log) -> None:
         """Start it and begin the conversation over its standard streams."""
         self._log = log
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [python, "-m", "bench.worker"],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log.file,

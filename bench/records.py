@@ -16,7 +16,7 @@ from bench.coding import LATER, dumps
 
 SCHEMA_VERSION: Final = 4
 """Version of the stored format. History: 1, the first; 2, `Configuration.schedule`; 3, energy and conditions; 4, files
-of several machines (`Fingerprint`) and of parts of a plan (`Division`).
+of several machines (`Fingerprint`), of parts of a plan (`Division`), and of trainings by several ranks.
 
 Each reads all before it: a file of an earlier version as it is, and a configuration keeps its id, see
 `bench.coding.LATER`.
@@ -25,7 +25,11 @@ Each reads all before it: a file of an earlier version as it is, and a configura
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One point of the grid: everything that decides what is trained and how, except the seed."""
+    """One point of the grid: everything that decides what is trained and how, except the seed.
+
+    `world_size` processes, its ranks, train one model together. `batch_size` is that of all of them, `threads` those of
+    each, and `device` the first one's: the others take the devices of its kind that follow.
+    """
 
     device: str
     model: str
@@ -49,11 +53,20 @@ class Configuration:
     workers: int
     threads: int
     schedule: str = field(default="constant", metadata=LATER)
+    world_size: int = field(default=1, metadata=LATER)
 
     @property
     def width(self) -> int | None:
         """Units of the first hidden layer; None without one."""
         return self.layers[1] if len(self.layers) > 2 else None  # noqa: PLR2004 - input and output alone are two
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices that its ranks use, of one machine: those of accelerators from the first on."""
+        kind = self.device.partition(":")[0]
+        if kind == "cpu" or self.world_size == 1:
+            return (self.device,)
+        return tuple(f"{kind}:{index}" for index in range(self.world_size))
 
     @property
     def weights(self) -> int:
@@ -269,6 +282,40 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankRecord:
+    """What one rank of a training measured: its own epochs' train seconds and its own peaks.
+
+    `host` tells the trial's hosts apart, counted from 0; `machine` is the host's `Machine.id`.
+    """
+
+    host: int
+    machine: str
+    device: str
+    train_seconds: tuple[float, ...]
+    host_peak: Peak | None
+    device_allocated_peak: Peak | None
+    device_reserved_peak: Peak | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """Seconds of the slowest rank for `steps` training steps, several times: with exchange of gradients and without.
+
+    Taken by turns, after the last epoch. Without it no rank waits for another, so waiting for the slowest one is part
+    of the difference.
+    """
+
+    steps: int
+    together_seconds: tuple[float, ...]
+    apart_seconds: tuple[float, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of a step's time that goes into the exchange of gradients and into waiting for it."""
+        return 1 - sum(self.apart_seconds) / sum(self.together_seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """What one trial measured; raw values only, statistics are recomputed from them.
 
@@ -276,6 +323,10 @@ class Measurement:
     all lazy initialisation, `warm_up_seconds` all rehearsal before the first epoch, cold start included.
     `host_baseline_bytes` is resident memory after the imports and before any data; `host_peak` is above it.
     `energy_reason` says why `energy` is None; it is empty where energy was measured, or came before energy was.
+
+    Of several ranks, every time is the slowest one's, `host_baseline_bytes`, `host_peak`, energy and what is counted
+    are sums, device peaks those of the rank with the largest; `ranks` has each one's own, by rank. `exchange` is None,
+    and `ranks` empty, where one process trained.
     """
 
     epochs: tuple[EpochRecord, ...]
@@ -293,6 +344,8 @@ class Measurement:
     device_reserved_peak: Peak | None
     energy: Energy | None = field(default=None, metadata=LATER)
     energy_reason: str = field(default="", metadata=LATER)
+    ranks: tuple[RankRecord, ...] = field(default=(), metadata=LATER)
+    exchange: Exchange | None = field(default=None, metadata=LATER)
 
     @property
     def epoch_seconds(self) -> float:

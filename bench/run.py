@@ -17,7 +17,7 @@ from bench.launcher import TrialFailedError, describe_place, prepare_dataset, pr
 from bench.locks import IMPATIENT, Patience, device_locks
 from bench.messages import Prepared
 from bench.outputs import remove_abandoned
-from bench.plan import Request, choose_devices, make_plan, missing_trials
+from bench.plan import Request, check_rank_devices, choose_devices, make_plan, missing_trials
 from bench.processes import Launcher
 from bench.progress import Progress
 from bench.records import (
@@ -46,7 +46,8 @@ BUDGET: Final = "budget"
 class Options:
     """How to run, beside what. `results` is the folder of stored runs; `output` a file or another such folder.
 
-    `patience` is how long to wait for a device that another run holds.
+    `patience` is how long to wait for a device that another run holds. `ranks_here` is the most ranks of a training
+    that run on this machine, where torchrun spreads them over several; None: all.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Options:
     budget_seconds: float | None
     command: tuple[str, ...]
     patience: Patience = IMPATIENT
+    ranks_here: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +97,18 @@ def check_output(options: Options) -> None:
         raise BadInputError(f"{target} cannot be written: {folder} is no folder you may write to; choose --output")
 
 
-def plan_here(request: Request, launcher: Launcher) -> tuple[Plan, Description]:
+def plan_here(request: Request, launcher: Launcher, ranks_here: int | None = None) -> tuple[Plan, Description]:
     """Ask what there is here, and return the request's plan for it.
 
     Raises:
-        BadInputError: a device or more threads are asked for than there are.
+        BadInputError: a device, more threads or more ranks are asked for than there are.
     """
     place = describe_place(launcher)
     devices = choose_devices(request.devices, place.devices)
-    return make_plan(request, devices=devices, cores_usable=place.machine.cores_usable), place
+    cores = place.machine.cores_usable
+    plan = make_plan(request, devices=devices, cores_usable=cores, ranks_here=ranks_here)
+    check_rank_devices(plan, place.devices, ranks_here)
+    return plan, place
 
 
 def estimate_here(plan: Plan, launcher: Launcher, options: Options) -> Estimate:
@@ -128,7 +133,7 @@ def start_run(
 ) -> Finished:
     """Plan and carry out a new run."""
     start = time.monotonic()
-    plan, place = plan_here(request, launcher)
+    plan, place = plan_here(request, launcher, options.ranks_here)
     header = Header(
         schema_version=SCHEMA_VERSION,
         run_id=new_run_id(),
@@ -164,6 +169,7 @@ def resume_run(
         place = describe_place(launcher)
         _refuse_mixing(run.header, place)
         choose_devices([c.device for c in run.header.plan.configurations], place.devices)
+        check_rank_devices(run.header.plan, place.devices, options.ranks_here)
         _prepare_data(run.header.plan, launcher, options.data_root, run.records)
         return _carry_out(writer, run.header.plan, run.records, start, options, launcher, interrupts, make_progress)
 
@@ -215,7 +221,9 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(
-                device_locks({trial.configuration.device for trial in trials}, patience=options.patience)
+                device_locks(
+                    {device for trial in trials for device in trial.configuration.devices}, patience=options.patience
+                )
             )
             progress = stack.enter_context(make_progress(trials))
             for number, trial in enumerate(trials, start=1):

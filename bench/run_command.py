@@ -1,7 +1,9 @@
 """The commands `run` and `devices`: what measures, and where it can."""
 
 import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ from bench.errors import BadInputError
 from bench.interrupts import Interrupts
 from bench.options import (
     EXIT_CODES,
+    NUMBERS,
     RESULTS,
     Duration,
     command_line,
@@ -25,8 +28,10 @@ from bench.plan import PRESETS, check_request
 if TYPE_CHECKING:
     from bench import run
     from bench.estimate import Estimate
+    from bench.processes import Launcher
     from bench.progress import PlainProgress, TerminalProgress
     from bench.records import Plan, Trial
+    from bench.torchrun import Place
 
 
 @click.command("run", epilog=EXIT_CODES)
@@ -35,6 +40,12 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]")
 @click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own.")
 @click.option("--seed", type=int, help="Seed of the first repeat; the next repeat has the next seed.  [default: 0]")
+@click.option(
+    "--world-size", "world_sizes", type=NUMBERS, help="Processes that train one model together, such as 1,2,4."
+)
+@click.option(
+    "--scaling", metavar="KIND", help="What a batch size is of: all ranks (strong) or each (weak).  [default: strong]"
+)
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
 @click.option("--budget", type=Duration(), help="Start no further trial after this time.")
 @wait_option
@@ -65,12 +76,14 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     python -m bench run --dry-run
     python -m bench run --preset recipes
     python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 32,512 --repeats 5
+    python -m bench run --world-size 1,2 --scaling weak
     python -m bench run --resume 1a2b3c4d
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
     from bench.locks import require_free
-    from bench.processes import make_launcher
+    from bench.torchrun import check_world_size, place_in_torchrun
 
+    place = place_in_torchrun(os.environ)
     asked = {option: value for option, value in grid.items() if value is not None}
     options = run.Options(
         name=name or preset or ("custom" if asked else "quick"),
@@ -81,19 +94,26 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         budget_seconds=budget,
         command=command_line(sys.argv[1:]),
         patience=patience(wait),
+        ranks_here=None if place is None else place.local_world_size,
     )
+    if place is not None and place.rank > 0:
+        _follow(place, options)
+        return
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, dry_run=dry_run)
-        _resume(resume, options, ctx.obj)
+        _resume(resume, options, ctx.obj, place)
         return
+    if place is not None:
+        asked.setdefault("world_sizes", (place.world_size,))
     request = make_request(preset or "quick", asked)
     check_request(request)
+    check_world_size(max(request.world_sizes), place)
     run.check_output(options)
     if not dry_run:
         require_free(request.devices, options.patience)
-    with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
+    with _launcher(run.preload_for(request.pipelines, request.dataset), place) as launcher:
         if dry_run:
-            plan, _ = run.plan_here(request, launcher)
+            plan, _ = run.plan_here(request, launcher, options.ranks_here)
             _dry_run(plan, run.estimate_here(plan, launcher, options))
         else:
             _print_finished(run.start_run(request, options, launcher, ctx.obj, _progress))
@@ -106,20 +126,51 @@ def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
         raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
 
 
-def _resume(reference: str, options: "run.Options", interrupts: Interrupts) -> None:
+@contextlib.contextmanager
+def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Launcher"]:
+    """Open the launcher of worker processes; under torchrun, let the other ranks go at the end, however it comes."""
+    from bench.follow import dismiss
+    from bench.processes import make_launcher
+
+    with contextlib.closing(make_launcher(preload)) as launcher:
+        try:
+            yield launcher
+        finally:
+            if place is not None and place.world_size > 1:
+                dismiss(launcher, place.world_size)
+
+
+def _follow(place: "Place", options: "run.Options") -> None:
+    from bench.follow import follow
+    from bench.processes import make_launcher
+
+    with contextlib.closing(make_launcher()) as launcher:
+        count = follow(
+            place,
+            launcher,
+            root=options.data_root,
+            timeout_seconds=options.timeout_seconds,
+            patience=options.patience,
+            tell=lambda line: click.echo(line, err=True),
+        )
+    click.echo(f"rank {place.rank} took part in {count} trials, which the first rank stores", err=True)
+
+
+def _resume(reference: str, options: "run.Options", interrupts: Interrupts, place: "Place | None") -> None:
     from bench import run
     from bench.locks import require_free
     from bench.plan import missing_trials
-    from bench.processes import make_launcher
     from bench.store import read_run, resolve
+    from bench.torchrun import check_world_size
 
     path = resolve(reference, options.results)
     stored = read_run(path)
     configurations = stored.header.plan.configurations
     missing = missing_trials(stored.header.plan, stored.records)
-    require_free({trial.configuration.device for trial in missing}, options.patience)
+    check_world_size(max(configuration.world_size for configuration in configurations), place)
+    require_free({device for trial in missing for device in trial.configuration.devices}, options.patience)
     preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
-    with contextlib.closing(make_launcher(preload)) as launcher:
+    with _launcher(preload, place) as launcher:
         _print_finished(run.resume_run(path, options, launcher, interrupts, _progress))
 
 
@@ -134,9 +185,9 @@ def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
 
     from bench.units import format_seconds
 
-    headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads")
+    headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads", "ranks")
     rows = [
-        (c.device, c.model, c.batch_size, c.epochs, c.pipeline, c.engine, c.precision, c.threads)
+        (c.device, c.model, c.batch_size, c.epochs, c.pipeline, c.engine, c.precision, c.threads, c.world_size)
         for c in plan.configurations
     ]
     click.echo(tabulate(rows, headers=headers))

@@ -42,6 +42,7 @@ from bench.soundness import Checked
 from mnist_mlp import data
 from mnist_mlp.errors import EngineUnavailableError, WorkloadError
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
+from mnist_mlp.ranks import ALONE, Ranks
 from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
 from mnist_mlp.train import Score, Training
 
@@ -64,6 +65,8 @@ class TrialError(Exception):
 
 class Session:
     """The worker's side of one conversation."""
+
+    ranks: Ranks = ALONE
 
     def __init__(self) -> None:
         """Note the memory that the imports alone take."""
@@ -121,7 +124,7 @@ class Session:
         configuration = trial.configuration
         start = time.perf_counter()
         self._displacement = displace(trial.seed)
-        self._device = Device(configuration.device)
+        self._device = Device(self.own_device(configuration.device))
         settings = apply_precision(configuration.precision, configuration.threads, self._device.torch_device)
         dataset = data.load(configuration.dataset, root)
         self._has_labels = configuration.dataset != "synthetic"
@@ -135,6 +138,7 @@ class Session:
             precision=configuration.precision,
             workers=configuration.workers,
             root=root,
+            ranks=self.ranks,
         )
         self._device.synchronise()
         prepared = time.perf_counter()
@@ -157,6 +161,13 @@ class Session:
             warm_up_seconds=warm - prepared,
             host_baseline_bytes=self._host_memory.baseline_bytes,
         )
+
+    def own_device(self, first: str) -> str:
+        """Return the device that this process trains on, where the trial's `first` one is given."""
+        return first
+
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
 
     def _warm_up(self) -> tuple[float, float]:
         """Rehearse every shape of the real path, then undo it; return the first step's seconds and a warm one's."""
@@ -189,6 +200,7 @@ class Session:
         self._host_memory.reset_peak()
         self._energy.start()
         device.synchronise()
+        self.meet()
         contention.start()
         start = time.perf_counter()
         tally = training.train(training.order(epoch))
@@ -337,16 +349,19 @@ def serve(channel: Channel) -> None:
         return
 
 
-def main() -> None:
-    """Serve one conversation over standard input and output (where processes are spawned, not forked).
-
-    Both streams are put out of reach first, so that nothing else that reads or prints can disturb it.
-    """
-    reader, writer = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def take_standard_streams() -> tuple[int, int]:
+    """Return descriptors of standard input and output, both put out of reach of all else that reads or prints."""
+    reader, writer = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
-    serve(Channel(reader, writer, on_close=lambda: os._exit(1)))
+    return reader, writer
+
+
+def main() -> None:
+    """Serve one conversation over standard input and output (where processes are spawned, not forked)."""
+    reader, writer = take_standard_streams()
+    serve(Channel(os.fdopen(reader, "rb"), os.fdopen(writer, "wb"), on_close=lambda: os._exit(1)))
     sys.stdout.flush()
     os._exit(0)
 

@@ -64,6 +64,7 @@ class FakeLauncher:
         self.requests: list[Request] = []
         self.timeouts: list[float | None] = []
         self.started = 0
+        self.ranks: list[int] = []
         self.killed = 0
         self.on: Callable[[Request], dict[str, Any] | None] = lambda _request: None
         self.place = description()
@@ -76,7 +77,8 @@ class FakeLauncher:
         self.first_loss = 2.3
         self.stretches: list[tuple[int, int, int]] = []
 
-    def start(self) -> FakeProcess:
+    def start(self, ranks: int = 1) -> FakeProcess:
+        self.ranks.append(ranks)
         if self.broken:
             raise WorkerError("no process could be started")
         self.started += 1

@@ -1,0 +1,63 @@
+"""Whether this process was started by torch's `torchrun`, and as which of how many. No torch."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from bench.errors import BadInputError
+
+_VARIABLES: Final = {
+    "rank": "RANK",
+    "world_size": "WORLD_SIZE",
+    "local_rank": "LOCAL_RANK",
+    "local_world_size": "LOCAL_WORLD_SIZE",
+    "host": "GROUP_RANK",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """This process among those that torchrun started: its rank of all, its rank on this host, and the host's number."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    host: int
+
+
+def place_in_torchrun(environment: Mapping[str, str]) -> Place | None:
+    """Return this process's place, by the variables that torchrun sets; None where it did not start this.
+
+    Raises:
+        BadInputError: torchrun keeps no store that outlives a trial, or its variables are no numbers.
+    """
+    if "TORCHELASTIC_RUN_ID" not in environment:
+        return None
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        raise BadInputError(
+            "torchrun was started with its static rendezvous, which keeps no store: "
+            "start it with --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+        )
+    try:
+        return Place(**{field: int(environment[name]) for field, name in _VARIABLES.items()})
+    except (KeyError, ValueError) as error:
+        raise BadInputError(
+            f"torchrun's variables cannot be read ({error}): start this by torchrun, or unset TORCHELASTIC_RUN_ID"
+        ) from error
+
+
+def check_world_size(largest: int, place: Place | None) -> None:
+    """Refuse a training by more ranks than torchrun started, or by several where none can be started.
+
+    Raises:
+        BadInputError: see above.
+    """
+    if place is not None and largest > place.world_size:
+        raise BadInputError(
+            f"--world-size {largest} is more than the {place.world_size} ranks that torchrun started: use at most that "
+            "many, or start more (--nproc-per-node, --nnodes)"
+        )
+    if place is None and largest > 1 and sys.platform == "win32":
+        raise BadInputError("several ranks are not offered on Windows: use --world-size 1")
