@@ -68,6 +68,6 @@ def dismiss(launcher: Launcher, world_size: int) -> None:
     """Tell the followers that there is no further trial."""
     worker = Worker(launcher.start(world_size), timeout_seconds=60.0)
     try:
-        worker.ask(type(None), {"do": "dismiss"})
+        worker.ask(Awaited, {"do": "dismiss"})
     finally:
         worker.end()

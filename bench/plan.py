@@ -227,7 +227,7 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
             cannot be had on one of the devices or with one another, or ranks cannot share a batch size equally.
     """
     cores = max(1, int(cores_usable))
-    most_ranks = max(request.world_sizes) if ranks_here is None else min(ranks_here, *request.world_sizes)
+    most_ranks = min(max(request.world_sizes), ranks_here or max(request.world_sizes))
     threads_of_each = request.threads or (max(1, cores // most_ranks),)
     for threads in threads_of_each:
         if threads > cores:

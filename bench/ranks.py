@@ -6,7 +6,7 @@ follow what it leaves in torchrun's store:
 
     await number     → Awaited    the trial with this number, counted from 0; None once there will be no further one
     join             → Joined     take part in it, to its end
-    dismiss          → None       (asked of the first) there will be no further trial
+    dismiss          → Awaited    (asked of the first) there will be no further trial
 
 A rank that fails leaves its failure in the store and ends: the others then wait for it in vain, until their connections
 to it break, which they do at once.
@@ -284,7 +284,7 @@ def _lead_torchrun(channel: Channel) -> None:
     key = _key(store.add(_COUNT, 1) - 1)
     if request.get("do") == "dismiss":
         store.set(key, dumps(None))
-        channel.send({"answer": None})
+        channel.send({"answer": to_json(Awaited(trial=None))})
         return
     store.set(key, dumps(request["trial"]))
     world_size = from_json(Trial, request["trial"]).configuration.world_size

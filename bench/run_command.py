@@ -96,9 +96,6 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         patience=patience(wait),
         ranks_here=None if place is None else place.local_world_size,
     )
-    if place is not None and place.rank > 0:
-        _follow(place, options)
-        return
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, dry_run=dry_run)
         _resume(resume, options, ctx.obj, place)
@@ -108,10 +105,14 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     request = make_request(preset or "quick", asked)
     check_request(request)
     check_world_size(max(request.world_sizes), place)
+    preload = run.preload_for(request.pipelines, request.dataset)
+    if place is not None and place.rank > 0:
+        _follow(place, options, preload)
+        return
     run.check_output(options)
     if not dry_run:
         require_free(request.devices, options.patience)
-    with _launcher(run.preload_for(request.pipelines, request.dataset), place) as launcher:
+    with _launcher(preload, place) as launcher:
         if dry_run:
             plan, _ = run.plan_here(request, launcher, options.ranks_here)
             _dry_run(plan, run.estimate_here(plan, launcher, options))
@@ -140,11 +141,11 @@ def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Laun
                 dismiss(launcher, place.world_size)
 
 
-def _follow(place: "Place", options: "run.Options") -> None:
+def _follow(place: "Place", options: "run.Options", preload: tuple[str, ...]) -> None:
     from bench.follow import follow
     from bench.processes import make_launcher
 
-    with contextlib.closing(make_launcher()) as launcher:
+    with contextlib.closing(make_launcher(preload)) as launcher:
         count = follow(
             place,
             launcher,
@@ -166,10 +167,13 @@ def _resume(reference: str, options: "run.Options", interrupts: Interrupts, plac
     path = resolve(reference, options.results)
     stored = read_run(path)
     configurations = stored.header.plan.configurations
+    preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
+    if place is not None and place.rank > 0:
+        _follow(place, options, preload)
+        return
     missing = missing_trials(stored.header.plan, stored.records)
     check_world_size(max(configuration.world_size for configuration in configurations), place)
     require_free({device for trial in missing for device in trial.configuration.devices}, options.patience)
-    preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
     with _launcher(preload, place) as launcher:
         _print_finished(run.resume_run(path, options, launcher, interrupts, _progress))
 
