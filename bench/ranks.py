@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -44,6 +45,11 @@ _EXCHANGE_ORDER: Final = (True, False, False, True) * 2
 
 _EXCHANGE_SECONDS: Final = 0.1
 """About how long each block takes."""
+
+_BROKEN_CONNECTION: Final = re.compile(
+    r"[Cc]onnection (closed|reset|refused)|remote (worker|process)|[Bb]roken pipe|NCCL"
+)
+"""How torch's backends say that another rank is gone."""
 
 _LAST_WORDS_SECONDS: Final = 2.0
 """How long the first rank has, once told to end, to say itself what happened."""
@@ -151,10 +157,10 @@ def _answer_together(session: RankSession, group: Group, request: Mapping[str, A
     try:
         own = session.answer(group.share(request))
         if "answer" not in own:
-            return group.reported() or own
+            return group.reported() or _without_torch_s_guesses(own)
         answers = group.exchange(own["answer"])
     except RuntimeError as error:  # what torch raises when a connection breaks
-        return group.reported() or _crash(f"a rank has ended: {_first_line(error)}")
+        return group.reported() or _without_torch_s_guesses(_crash(_first_line(error)))
     return {"answer": merge_answers(str(request["do"]), answers, group.hosts)}
 
 
@@ -177,6 +183,12 @@ def take_part(group: Group, own: Mapping[str, Any] = MappingProxyType({})) -> di
             return _crash(f"the first rank has ended: {_first_line(error)}")
         if request["do"] == "finish":
             return None
+
+
+def _without_torch_s_guesses(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a failing answer, in plain words where it came about because a connection to another rank broke."""
+    message = str(answer.get("failure", {}).get("message", ""))
+    return _crash("a rank has ended, and did not say why") if _BROKEN_CONNECTION.search(message) else answer
 
 
 def _crash(message: str) -> dict[str, Any]:
