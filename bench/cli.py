@@ -14,7 +14,7 @@ from bench.errors import BenchError, ExitCode
 from bench.interrupts import Interrupts
 from bench.options import EXIT_CODES
 from bench.predict_command import predict_command
-from bench.report_command import report_command
+from bench.report_command import export_command, report_command
 from bench.run_command import devices_command, run_command
 from bench.show_command import show_command
 
@@ -51,6 +51,7 @@ def cli() -> None:
     python -m bench show latest
     python -m bench predict latest                       step times of any size
     python -m bench report latest                        one HTML page with charts
+    python -m bench export latest --plots plots          its charts as SVG and PNG
     python -m bench compare OLD NEW                      two stored runs
     python -m bench check OLD NEW --gate accuracy        as a gate
     python -m bench ab rev:main .                        two versions live: the gate of time
@@ -62,6 +63,7 @@ for command in (
     show_command,
     predict_command,
     report_command,
+    export_command,
     compare_command,
     check_command,
     ab_command,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -24,16 +25,31 @@ def require_writable(path: Path) -> None:
         raise BadInputError(f"{path} cannot be written: {reason}; name another file")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` in UTF-8, at once: whoever reads sees the old file or the whole new one.
+def require_writable_folder(folder: Path) -> None:
+    """Make `folder`, with its parents, where it is missing, and refuse it if no file can be made in it.
+
+    Raises:
+        BadInputError: it is no folder, or cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise BadInputError(f"{folder} is no folder that can be written: {reason}; name another one") from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path`, text in UTF-8, at once: whoever reads sees the old file or the whole new one.
 
     Raises:
         StorageError: it cannot be written; a file that was at `path` before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -25,7 +25,7 @@ from bench.legend import heading, is_complete, legend
 from bench.matching import make_table
 from bench.profiles import MachineProfile, peak_rate_of
 from bench.records import Measurement, Run, Summary
-from bench.report_charts import Ratio, RatioChart
+from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
 from bench.scaling_view import label_runs, make_models, models_of_all, scaling_tables, side_of_trials
@@ -161,7 +161,7 @@ def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]
         ("Accuracy and loss", epoch_figures(found, trials)),
         ("Memory", memory_figures(found)),
     ):
-        drawn = _limited(figures)
+        drawn = _limited(title, figures)
         if drawn:
             yield Section(title=title, figures=drawn)
     accounts = make_accounts(run, stored.profile)
@@ -177,11 +177,13 @@ def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]
         yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))
 
 
-def _limited(figures: Iterable[Figure]) -> tuple[Figure, ...]:
+def _limited(title: str, figures: Iterable[Figure]) -> tuple[Figure, ...]:
     found = tuple(figures)
     if len(found) <= MAX_CHARTS + 1:
         return found
-    note = f"drawn for the first {MAX_CHARTS} of {len(found)}; the table of configurations has them all"
+    note = (
+        f"{title.lower()}: drawn for the first {MAX_CHARTS} of {len(found)}; the table of configurations has them all"
+    )
     return (*found[:MAX_CHARTS], Figure(title="Further ones", charts=(), tables=(), notes=(note,)))
 
 
@@ -289,16 +291,20 @@ def _ratio_figures(comparison: Comparison, table: WordTable) -> Iterator[Figure]
         )
     counts = Counter(row.time.verdict.value for row in rows)
     chart = RatioChart(
+        kind=Kind.RATIOS,
+        subject="epoch time",
         title="Ratio of epoch times with 95 % intervals",
         description="Candidate over baseline, above 1 the candidate is slower. "
         + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
         label="epoch time, candidate / baseline",
+        marks=(
+            "triangle up: slower, triangle down: faster, square: same, circle: inconclusive; bars: 95 % intervals",
+            "the dotted line is 1",
+        ),
         ratios=tuple(ratios),
     )
-    notes = ["triangle up: slower, triangle down: faster, square: same, circle: inconclusive; the dotted line is 1"]
-    if len(rows) > MAX_RATIOS:
-        notes.append(f"drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all")
-    yield Figure(title="Ratios", charts=(chart,), tables=(table,), notes=tuple(notes))
+    note = f"ratios: drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all"
+    yield Figure(title="Ratios", charts=(chart,), tables=(table,), notes=(note,) if len(rows) > MAX_RATIOS else ())
 
 
 def _bound(log_value: float) -> float | None:

@@ -19,12 +19,14 @@ _TICKS: Final = 5
 class Axis:
     """What an axis shows: its label, its numbers as text, and where its ticks are: chosen, or at `ticks` alone.
 
-    With `has_zero` it begins at zero, unless it is logarithmic, which None for `is_log` leaves to the values.
+    Such ticks are round numbers of `unit`. With `has_zero` it begins at zero, unless it is logarithmic, which None for
+    `is_log` leaves to the values.
     """
 
     label: str
     text: Callable[[float], str]
     ticks: tuple[float, ...] = ()
+    unit: float = 1.0
     is_log: bool | None = False
     is_whole: bool = False
     has_zero: bool = False
@@ -60,7 +62,8 @@ def make_scale(axis: Axis, values: Sequence[float], start: float, end: float) ->
     low, high = _padded(min(values, default=0.0), max(values, default=1.0), is_log=is_log)
     if axis.has_zero and not is_log:
         low = min(low, 0.0)
-    ticks = axis.ticks or tuple(_ticks(low, high, is_log=is_log, is_whole=axis.is_whole))
+    found = _ticks(low / axis.unit, high / axis.unit, is_log=is_log, is_whole=axis.is_whole)
+    ticks = axis.ticks or tuple(tick * axis.unit for tick in found)
     scale = Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=())
     inside = [tick for tick in ticks if low <= tick <= high]
     return Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=_apart(scale, inside))

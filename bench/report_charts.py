@@ -4,6 +4,7 @@ Everything is told twice: series by colour, marker and a label at the line's end
 classes, so that the page's style sheet makes them fit a light and a dark page.
 """
 
+import enum
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,19 @@ _MARKERS: Final = (
 )
 
 
+class Kind(enum.StrEnum):
+    """What a chart shows; of what is its `subject`. Together they are a short name for it, unique in its run."""
+
+    THROUGHPUT_MAP = "throughput-map"
+    THROUGHPUT = "throughput"
+    TIME_TO_ACCURACY = "time-to-accuracy"
+    ACCURACY = "accuracy"
+    LOSS = "loss"
+    ACCURACY_BY_SEED = "accuracy-by-seed"
+    MEMORY = "memory"
+    RATIOS = "ratios"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """A value of a line, and the range around it where there is one."""
@@ -70,11 +84,20 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LineChart:
-    """Series over two axes. `guides` are horizontal lines with their labels."""
+class _Titled:
+    """What every chart says of itself. `marks` tells what is drawn how, `description` what there is to see."""
 
+    kind: Kind
+    subject: str
     title: str
     description: str
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineChart(_Titled):
+    """Series over two axes. `guides` are horizontal lines with their labels."""
+
     x: Axis
     y: Axis
     series: tuple[Series, ...]
@@ -82,11 +105,9 @@ class LineChart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heatmap:
+class Heatmap(_Titled):
     """A grid of values above zero, None where nothing was measured; shades follow their logarithms."""
 
-    title: str
-    description: str
     column_label: str
     row_label: str
     columns: tuple[str, ...]
@@ -108,11 +129,9 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RatioChart:
+class RatioChart(_Titled):
     """Ratios, one a row, beside the line where nothing differs."""
 
-    title: str
-    description: str
     label: str
     ratios: tuple[Ratio, ...]
 
@@ -156,8 +175,8 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 def _lines(chart: LineChart) -> Iterator[str]:
     labels = [harmless(each.name, _LABEL_CHARACTERS) for each in chart.series if each.name]
     right = 24 + _CHARACTER * max(map(len, labels), default=0)
-    x = make_scale(chart.x, [x for x, _ in _places(chart)], _LEFT, _WIDTH - right)
-    y = make_scale(chart.y, [y for _, y in _places(chart)] + _shown_guides(chart), _HEIGHT - _BOTTOM, _TOP)
+    x = make_scale(chart.x, [x for x, _ in places(chart)], _LEFT, _WIDTH - right)
+    y = make_scale(chart.y, [y for _, y in places(chart)] + shown_guides(chart), _HEIGHT - _BOTTOM, _TOP)
     yield from _axes(chart, x, y)
     for series in chart.series:
         yield from _traces(series, x, y)
@@ -170,7 +189,8 @@ def _lines(chart: LineChart) -> Iterator[str]:
     yield from _labels(chart, x, y)
 
 
-def _places(chart: LineChart) -> Iterator[tuple[float, float]]:
+def places(chart: LineChart) -> Iterator[tuple[float, float]]:
+    """Yield everything that is drawn of `chart` but its guides, as x and y."""
     for series in chart.series:
         for point in series.points:
             yield from ((point.x, y) for y in (point.y, point.low, point.high) if y is not None)
@@ -178,9 +198,9 @@ def _places(chart: LineChart) -> Iterator[tuple[float, float]]:
             yield from trace
 
 
-def _shown_guides(chart: LineChart) -> list[float]:
+def shown_guides(chart: LineChart) -> list[float]:
     """Return the guides that lie among the values: one far off would squeeze these together."""
-    values = [y for _, y in _places(chart)]
+    values = [y for _, y in places(chart)]
     return [value for value, _ in chart.guides if values and min(values) <= value <= max(values)]
 
 
@@ -238,14 +258,15 @@ def _marker(series: Series, x: float, y: float) -> str:
 
 def _labels(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
     """Yield the names of the lines at their right ends, moved apart where they would overlap."""
-    named = [(y(_last(each)), each) for each in chart.series if each.name and (each.points or each.traces)]
+    named = [(y(last_value(each)), each) for each in chart.series if each.name and (each.points or each.traces)]
     named.sort(key=lambda each: each[0])
     for place, (_, series) in zip(_spread([place for place, _ in named]), named, strict=True):
         yield _marker(series, x.end + 12, place)
         yield _text(x.end + 20, place + 4, _safe(series.name, _LABEL_CHARACTERS), "label")
 
 
-def _last(series: Series) -> float:
+def last_value(series: Series) -> float:
+    """Return where the label of `series`, which is not empty, belongs: its level, or its last value."""
     if series.level is not None:
         return series.level
     return series.points[-1].y if series.points else series.traces[-1][-1][1]
@@ -303,9 +324,7 @@ def _ratios(chart: RatioChart) -> tuple[int, int, Iterator[str]]:
 def _ratio_rows(chart: RatioChart) -> Iterator[str]:
     left = 16 + _CHARACTER * max(len(harmless(each.name, 44)) for each in chart.ratios)
     right = 18 + _CHARACTER * max(len(f"{each.text} {each.verdict}") for each in chart.ratios)
-    values = [value for each in chart.ratios for value in (each.value, each.low, each.high) if value]
-    axis = Axis(label=chart.label, text=lambda value: f"{value:.3g}", is_log=True)
-    x = make_scale(axis, [*values, 1.0, *_around(values)], left, 760 - right)
+    x = ratio_scale(chart, left, 760 - right)
     bottom = 22 * len(chart.ratios) + 10
     for tick in x.ticks:
         yield _line(x(tick), 6, x(tick), bottom, "grid")
@@ -317,14 +336,21 @@ def _ratio_rows(chart: RatioChart) -> Iterator[str]:
         if each.low and each.high:
             bar = f"M{x(each.low):.1f} {y - 4:.1f}v8m0-4H{x(each.high):.1f}m0-4v8"
             yield f'<path class="bar s0" d="{bar}"/>'
-        mark = _MARKERS[_VERDICT_MARKERS.get(each.verdict.split()[0], 0)]
+        mark = _MARKERS[VERDICT_MARKERS.get(each.verdict.split()[0], 0)]
         yield f'<path class="mark s0" transform="translate({x(each.value):.1f} {y:.1f})" d="{mark}"/>'
         yield _text(x.end + 10, y + 4, _safe(f"{each.text} {each.verdict}"), "label")
     yield _text((left + x.end) / 2, bottom + 38, _safe(f"{chart.label}, log scale"), "name", "mid")
 
 
-_VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
+VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
 """A triangle down for less time, up for more, a square for the same; all else is a circle."""
+
+
+def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:
+    """Return the scale from `start` to `end` of a chart of ratios, logarithmic, with 1 in it."""
+    values = [value for each in chart.ratios for value in (each.value, each.low, each.high) if value]
+    axis = Axis(label=chart.label, text=lambda value: f"{value:.3g}", is_log=True)
+    return make_scale(axis, [*values, 1.0, *_around(values)], start, end)
 
 
 def _around(values: Iterable[float]) -> tuple[float, float]:

@@ -1,13 +1,19 @@
-"""The command `report`: stored runs as one HTML page."""
+"""The commands `report` and `export`: stored runs as one HTML page, and its charts as pictures."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.options import EXIT_CODES, RESULTS, split_label
-from bench.outputs import require_writable, write_atomically
+from bench.outputs import require_writable, require_writable_folder, write_atomically
+
+if TYPE_CHECKING:
+    from bench.records import Run
+    from bench.report import Stored
 
 
 @click.command("report", epilog=EXIT_CODES)
@@ -33,26 +39,80 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
     python -m bench report latest
     python -m bench report laptop=laptop.jsonl server=server.jsonl --output machines.html
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from bench.profiles import load_profile
-    from bench.report import Stored, make_report
+    from bench.report import make_report
     from bench.report_page import render_page
-    from bench.store import read_run, resolve
 
     require_writable(output)
-    named = [split_label(reference) for reference in references]
-    paths = [resolve(name, results) for _, name in named]
+    paths = _resolve(references, results)
     for path in paths:
         if output.exists() and output.samefile(path):
             raise BadInputError(f"--output {output} is a run to be reported, which it would replace: name another file")
-    runs = [read_run(path) for path in paths]
-    report = make_report(
-        [
-            Stored(label=label or "", run=run, profile=load_profile(run.header.machine.id, results))
-            for (label, _), run in zip(named, runs, strict=True)
-        ]
+    stored = _read(references, paths, results)
+    write_atomically(output, render_page(make_report(stored)))
+    click.echo(f"{output}: {len(stored)} run{'s' * (len(stored) != 1)}, {output.stat().st_size / 2**10:.0f} KiB")
+    _print_warnings(each.run for each in stored)
+
+
+@click.command("export", epilog=EXIT_CODES)
+@click.argument("references", metavar="RUN...", nargs=-1, required=True)
+@click.option("--plots", type=click.Path(path_type=Path), required=True, help="The folder to write the pictures to.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
+)
+@garbage_collection_paused()
+def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -> None:
+    """Write the charts of stored runs as pictures for papers and slides, each as SVG and as PNG.
+
+    RUN is a path, the beginning of a run id, or latest, each with a label if you like, which its files' names begin
+    with: label=path. Every later run is compared with the first. The charts are those of `report`, and a run gives the
+    same files each time.
+
+    \b
+    python -m bench export latest --plots plots
+    python -m bench export paper=1a2b --plots plots             paper-throughput-cpu.svg and others
+    python -m bench export laptop=laptop.jsonl server=server.jsonl --plots plots
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.export import find_pictures, left_out
+    from bench.report import make_report
+
+    require_writable_folder(plots)
+    stored = _read(references, _resolve(references, results), results)
+    report = make_report(stored)
+    pictures = find_pictures(report)
+    from bench.pictures import FORMATS, draw_picture  # after all that can be refused: matplotlib takes its time
+
+    for picture in pictures:
+        drawn = draw_picture(picture.chart, source=picture.source)
+        for ending in FORMATS:
+            write_atomically(plots / f"{picture.name}.{ending}", drawn[ending])
+    click.echo(
+        f"{plots}: {len(pictures)} chart{'s' * (len(pictures) != 1)}, each as {' and '.join(map(str.upper, FORMATS))}"
     )
-    write_atomically(output, render_page(report))
-    click.echo(f"{output}: {len(runs)} run{'s' * (len(runs) != 1)}, {output.stat().st_size / 2**10:.0f} KiB")
+    for line in left_out(report, [each.run for each in stored]):
+        click.echo(f"left out: {line}", err=True)
+    _print_warnings(each.run for each in stored)
+
+
+def _resolve(references: Sequence[str], results: Path) -> list[Path]:
+    from bench.store import resolve
+
+    return [resolve(split_label(reference)[1], results) for reference in references]
+
+
+def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "list[Stored]":
+    from bench.profiles import load_profile
+    from bench.report import Stored
+    from bench.store import read_run
+
+    stored = []
+    for reference, path in zip(references, paths, strict=True):
+        run = read_run(path)
+        profile = load_profile(run.header.machine.id, results)
+        stored.append(Stored(label=split_label(reference)[0] or "", run=run, profile=profile))
+    return stored
+
+
+def _print_warnings(runs: Iterable["Run"]) -> None:
     for run in runs:
         for warning in run.warnings:
             click.echo(f"bench: {run.header.run_id}: {warning}", err=True)

@@ -9,7 +9,7 @@ from bench.columns import find_columns
 from bench.layout import WordTable
 from bench.records import Configuration, EpochRecord, Measurement, Summary
 from bench.report_axes import Axis
-from bench.report_charts import MAX_SERIES, Chart, LineChart, Point, Series, Trace
+from bench.report_charts import MAX_SERIES, Chart, Kind, LineChart, Point, Series, Trace
 from bench.report_figures import MAX_CHARTS, Figure, Group, Line, Trials, mean
 from bench.units import format_number, format_percent, format_seconds
 
@@ -79,7 +79,7 @@ def epoch_figures(found: Sequence[Group], trials: Mapping[Configuration, Trials]
             title="Further models",
             charts=(),
             tables=(),
-            notes=(f"drawn for the first {MAX_CHARTS} of {len(lines)}; the table of configurations has them all",),
+            notes=(f"accuracy, loss: drawn for the first {MAX_CHARTS} of {len(lines)}; the table has them all",),
         )
 
 
@@ -113,21 +113,26 @@ def _epochs(trial: Measurement) -> list[_Epoch]:
 
 
 def _figure(name: str, courses: Sequence[_Course], trials: Mapping[Configuration, Trials]) -> Figure:
-    charts: list[Chart] = [_loss(name, courses)]
+    marks = tuple(_marks(courses))
+    trained = "hollow markers on dashes: on the training data, while the weights moved"
+    charts: list[Chart] = [_loss(name, courses, (*marks, trained))]
     tables = [_epoch_table(name, courses)]
     has_accuracy = any(course.summary.test_accuracy is not None for course in courses)
     if has_accuracy:
-        charts = [_time_to_accuracy(name, courses), _accuracy(name, courses), *charts, _by_seed(name, courses, trials)]
+        charts = [
+            _time_to_accuracy(name, courses, marks),
+            _accuracy(name, courses, (*marks, trained)),
+            *charts,
+            _by_seed(name, courses, trials),
+        ]
         tables += [_target_table(name, courses), _seed_table(name, courses, trials)]
-    notes = tuple(_notes(courses, has_accuracy=has_accuracy))
-    return Figure(title=name, charts=tuple(charts), tables=tuple(tables), notes=notes)
+    unmeasured = "no accuracy is drawn: none was measured, as of data whose labels are noise"
+    return Figure(title=name, charts=tuple(charts), tables=tuple(tables), notes=() if has_accuracy else (unmeasured,))
 
 
-def _notes(courses: Sequence[_Course], *, has_accuracy: bool) -> Iterator[str]:
+def _marks(courses: Sequence[_Course]) -> Iterator[str]:
+    """Yield what is drawn over epochs, and which part of it where that is very much."""
     yield "markers: mean of the trials after each epoch; thin lines and dots: single trials"
-    yield "hollow markers on dashes: on the training data, while the weights moved"
-    if not has_accuracy:
-        yield "no accuracy is drawn: none was measured, as of data whose labels are noise"
     if courses[0].stride > 1:
         yield f"of the single trials one in {courses[0].stride} is drawn, as they are very many; means are of all"
     if any(course.is_thinned for course in courses):
@@ -141,7 +146,7 @@ def _accuracy_axis(what: str) -> Axis:
     return Axis(label=what, text=format_percent)
 
 
-def _time_to_accuracy(name: str, courses: Sequence[_Course]) -> LineChart:
+def _time_to_accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> LineChart:
     series = [
         Series(
             name=course.name,
@@ -152,8 +157,11 @@ def _time_to_accuracy(name: str, courses: Sequence[_Course]) -> LineChart:
         for course in courses
     ]
     return LineChart(
+        kind=Kind.TIME_TO_ACCURACY,
+        subject=name,
         title=f"Test accuracy over training time: {name}",
         description=f"Mean after each epoch. {_ends(series, format_percent)}",
+        marks=marks,
         x=Axis(label="training seconds", text=format_seconds, is_log=None),
         y=_accuracy_axis("test accuracy"),
         series=tuple(series),
@@ -161,22 +169,28 @@ def _time_to_accuracy(name: str, courses: Sequence[_Course]) -> LineChart:
     )
 
 
-def _accuracy(name: str, courses: Sequence[_Course]) -> LineChart:
+def _accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> LineChart:
     series = _both(courses, lambda each: each.record.test_accuracy, lambda each: each.train_accuracy)
     return LineChart(
+        kind=Kind.ACCURACY,
+        subject=name,
         title=f"Accuracy by epoch: {name}",
         description=f"Test accuracy, and dashed that on the training data. {_ends(series, format_percent)}",
+        marks=marks,
         x=_EPOCH_AXIS,
         y=_accuracy_axis("accuracy"),
         series=tuple(series),
     )
 
 
-def _loss(name: str, courses: Sequence[_Course]) -> LineChart:
+def _loss(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> LineChart:
     series = _both(courses, lambda each: each.record.test_loss, lambda each: each.record.train_loss)
     return LineChart(
+        kind=Kind.LOSS,
+        subject=name,
         title=f"Loss by epoch: {name}",
         description=f"Test loss, and dashed that on the training data. {_ends(series, format_number)}",
+        marks=marks,
         x=_EPOCH_AXIS,
         y=Axis(label="loss", text=format_number, is_log=None),
         series=tuple(series),
@@ -216,8 +230,11 @@ def _by_seed(name: str, courses: Sequence[_Course], trials: Mapping[Configuratio
         series.append(Series(name=course.name, style=course.style, points=tuple(points), has_line=False, level=level))
     means = [f"{each.name} {format_percent(each.level)}" for each in series if each.level is not None]
     return LineChart(
+        kind=Kind.ACCURACY_BY_SEED,
+        subject=name,
         title=f"Final test accuracy by seed: {name}",
         description=f"One marker a trial; dashes: the mean. Means: {', '.join(means)}.",
+        marks=("by seed: a marker a trial; dashes: the mean of the trials",),
         x=Axis(label="seed", text=lambda value: f"{value:.0f}", is_whole=True),
         y=_accuracy_axis("test accuracy"),
         series=tuple(series),

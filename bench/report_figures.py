@@ -15,7 +15,7 @@ from bench.fields import FIELDS, IDENTITY, hidden_dimensions
 from bench.layout import WordTable
 from bench.records import Configuration, Measurement, Run, Sample, Summary
 from bench.report_axes import Axis
-from bench.report_charts import MAX_SERIES, Chart, Heatmap, LineChart, Point, Series
+from bench.report_charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, Point, Series
 from bench.units import format_bytes, format_rate
 
 Trials: TypeAlias = Sequence[tuple[int, Measurement]]
@@ -29,12 +29,17 @@ _SIZES: Final = frozenset({"width", "layers"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Charts that belong together, with the tables that tell the same, and notes."""
+    """Charts that belong together, with the tables that tell the same. `notes` say what is not drawn, and why."""
 
     title: str
     charts: tuple[Chart, ...]
     tables: tuple[WordTable, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def legend(self) -> tuple[str, ...]:
+        """What the marks of all charts mean, each said once, and the notes."""
+        return (*dict.fromkeys(mark for chart in self.charts for mark in chart.marks), *self.notes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,18 +106,11 @@ def throughput_figures(found: Sequence[Group], trials: Mapping[Configuration, Tr
     for group in found:
         table = _table("throughput", group, ("throughput_per_second", "throughput_per_second_n", "epoch_seconds"))
         heatmap = _heatmap(group)
-        curves = _curves(
-            group,
-            "training samples a second",
-            "throughput_per_second",
-            lambda summary: summary.throughput_per_second,
-            lambda summary: [trial.throughput_per_second for _, trial in trials[summary.configuration]],
-        )
+        curves = _curves(group, trials)
         yield Figure(
             title=f"Throughput: {group.name}",
             charts=((heatmap,) if heatmap else ()) + tuple(curves),
             tables=(table, _raw_table(group, trials)),
-            notes=("markers: median of the trials; bars: lowest to highest; dots beside them: single trials",),
         )
 
 
@@ -158,8 +156,11 @@ def _heatmap(group: Group) -> Heatmap | None:
     summaries = [[cells.get((line.name, size)) for size in sizes] for line in group.lines]
     values = ((None if each is None else field.value(each) for each in row) for row in summaries)
     return Heatmap(
+        kind=Kind.THROUGHPUT_MAP,
+        subject=group.name,
         title=f"Throughput by batch size and {'width' if are_widths else 'model'}: {group.name}",
         description="Median training samples a second; darker is more. The table below holds the same numbers.",
+        marks=("cells: training samples a second, median of the trials; darker is more",),
         column_label="batch size",
         row_label="width" if are_widths else "model",
         columns=tuple(map(str, sizes)),
@@ -175,15 +176,8 @@ def _width(line: Line) -> int | None:
     return layers[1] if len(layers) == 3 else None  # noqa: PLR2004 - input, hidden, output
 
 
-def _curves(
-    group: Group,
-    label: str,
-    key: str,
-    sample: Callable[[Summary], Sample | None],
-    raw: Callable[[Summary], Sequence[float]],
-) -> Iterator[LineChart]:
-    """Yield charts of a quantity over batch size, as many models in each as can be told apart."""
-    text = format_rate if key == "throughput_per_second" else format_bytes
+def _curves(group: Group, trials: Mapping[Configuration, Trials]) -> Iterator[LineChart]:
+    """Yield charts of throughput over batch size, as many models in each as can be told apart."""
     for part, lines in _parts(group.lines):
         series = [
             Series(
@@ -192,19 +186,24 @@ def _curves(
                 points=tuple(
                     Point(x=_batch_size(summary), y=found.median, **_range(found))
                     for summary in line.summaries
-                    if (found := sample(summary)) is not None
+                    if (found := summary.throughput_per_second) is not None
                 ),
                 traces=tuple(
-                    ((float(_batch_size(summary)), value),) for summary in line.summaries for value in raw(summary)
+                    ((float(_batch_size(summary)), trial.throughput_per_second),)
+                    for summary in line.summaries
+                    for _, trial in trials[summary.configuration]
                 ),
             )
             for style, line in enumerate(lines)
         ]
         yield LineChart(
-            title=f"{label.capitalize()} over batch size{part}: {group.name}",
-            description=f"One line a model. {_extremes(series, text)}",
+            kind=Kind.THROUGHPUT,
+            subject=f"{group.name}{part}",
+            title=f"Training samples a second over batch size{part}: {group.name}",
+            description=f"One line a model. {_extremes(series, format_rate)}",
+            marks=("markers: median of the trials; bars: lowest to highest; dots beside them: single trials",),
             x=_batch_axis(lines),
-            y=Axis(label=label, text=text, is_log=None, has_zero=True),
+            y=Axis(label="training samples a second", text=format_rate, is_log=None, has_zero=True),
             series=tuple(series),
         )
 
@@ -239,15 +238,12 @@ def memory_figures(found: Sequence[Group]) -> Iterator[Figure]:
     """Yield the measured peak of each group's memory beside the least that must be alive."""
     for group in found:
         charts = [_memory_chart(group, part, lines) for part, lines in _parts(group.lines)]
-        drawn = tuple(chart for chart in charts if any(series.points for series in chart.series))
+        drawn = tuple(chart for chart in charts if any(each.points for each in chart.series if not each.is_dashed))
         yield Figure(
             title=f"Memory: {group.name}",
             charts=drawn,
             tables=(_table("memory", group, ("peak_memory_bytes", "memory_floor_bytes", "n")),),
-            notes=(
-                "filled markers: peak memory, measured, median of the trials",
-                "hollow markers on dashes: memory floor, the least that must be alive, counted from the model",
-            ),
+            notes=() if drawn else (f"no memory is drawn of {group.name}: its peak was not measured",),
         )
 
 
@@ -255,12 +251,27 @@ def _memory_chart(group: Group, part: str, lines: Sequence[Line]) -> LineChart:
     peaks = [_field_series(line, style, "peak_memory_bytes") for style, line in enumerate(lines)]
     floors = [_field_series(line, style, "memory_floor_bytes") for style, line in enumerate(lines)]
     return LineChart(
+        kind=Kind.MEMORY,
+        subject=f"{group.name}{part}",
         title=f"Peak memory and memory floor over batch size{part}: {group.name}",
         description=f"Two lines a model: the measured peak and, dashed, the floor. {_extremes(peaks, format_bytes)}",
+        marks=(
+            "filled markers: peak memory, measured, median of the trials",
+            "hollow markers on dashes: memory floor, the least that must be alive, counted from the model",
+        ),
         x=_batch_axis(lines),
-        y=Axis(label="memory", text=format_bytes, is_log=None, has_zero=True),
+        y=Axis(label="memory", text=format_bytes, unit=_binary_unit(peaks), is_log=None, has_zero=True),
         series=(*floors, *peaks),
     )
+
+
+def _binary_unit(series: Iterable[Series]) -> float:
+    """Return the largest of 1, 1024, 1024 squared, … that the highest value reaches: bytes are read in such units."""
+    most = max((point.y for each in series for point in each.points), default=0.0)
+    unit = 1.0
+    while most >= 1024 * unit:
+        unit *= 1024
+    return unit
 
 
 def _field_series(line: Line, style: int, key: str) -> Series:
