@@ -12,6 +12,7 @@ from bench.calibrate_command import calibrate_command, selftest_command
 from bench.compare_command import check_command, compare_command
 from bench.errors import BenchError, ExitCode
 from bench.interrupts import Interrupts
+from bench.list_command import list_command
 from bench.options import EXIT_CODES
 from bench.predict_command import predict_command
 from bench.report_command import export_command, report_command
@@ -49,6 +50,7 @@ def cli() -> None:
     python -m bench run                                  two minutes, one table
     python -m bench run --devices cpu,cuda --batch-sizes 64,1024
     python -m bench show latest
+    python -m bench list                                 the stored runs
     python -m bench predict latest                       step times of any size
     python -m bench report latest                        one HTML page with charts
     python -m bench export latest --plots plots          its charts as SVG and PNG
@@ -61,6 +63,7 @@ def cli() -> None:
 for command in (
     run_command,
     show_command,
+    list_command,
     predict_command,
     report_command,
     export_command,

@@ -6,6 +6,7 @@ a fingerprint stands before the first of them. docs/results-format.schema.json d
 """
 
 import json
+import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ Item = Header | Fingerprint | TrialRecord | Footer
 
 _TRIAL_START: Final = b'{"trial":'
 _TRIAL_END: Final = b"}\n"
+
+_FOOTER_START: Final = b'{"footer":'
+_FOOTER_BYTES: Final = 4096
+"""A footer is far shorter."""
 
 _KINDS: Final[dict[str, type[Item]]] = {
     "header": Header,
@@ -144,6 +149,31 @@ def peek(path: Path) -> dict[str, Any]:
     """
     require_file(path)
     return _header_body(path, _first(path, _lines(path)))
+
+
+def skim(path: Path) -> tuple[Header, Footer | None]:
+    """Return the header at `path`, and the footer that is its last line; None where it ends otherwise.
+
+    What lies between is not read.
+
+    Raises:
+        BadInputError: it is no stored run, or one of a later version.
+    """
+    require_file(path)
+    header = _read_header(path, _first(path, _lines(path)))
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _FOOTER_BYTES))
+            last = file.read().splitlines(keepends=True)[-1]
+    except OSError as error:
+        raise _no_run(path, f"it cannot be read: {error.strerror}") from error
+    if not (last.startswith(_FOOTER_START) and last.endswith(b"\n")):
+        return header, None
+    try:
+        item = decode(last)
+    except BadInputError as error:
+        raise _no_run(path, f"its last line is damaged: {error}") from error
+    return header, item if isinstance(item, Footer) else None
 
 
 def require_file(path: Path) -> None:

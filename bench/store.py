@@ -204,7 +204,7 @@ def run_path(directory: Path, header: Header) -> Path:
             f"the name {header.name!r} cannot be part of a file name: use up to 48 letters, digits and . _ + -, "
             "beginning with a letter or digit"
         )
-    created = _instant(header.created_at)
+    created = parse_instant(header.created_at)
     if created is None:
         raise BadInputError(f"created_at is {header.created_at!r}: it must be a time in ISO 8601")
     return directory / header.machine.id / f"{created:%Y%m%dT%H%M%SZ}-{header.name}-{header.run_id}{SUFFIX}"
@@ -256,19 +256,25 @@ class _StoredRun:
     path: Path
 
 
+def find_files(directory: Path) -> Iterator[Path]:
+    """Yield the files under `directory`, however deep, that are named as stored runs are."""
+    return directory.rglob(f"*{SUFFIX}")
+
+
 def _stored_runs(directory: Path) -> Iterator[_StoredRun]:
     """Yield what under `directory` begins as a stored run does; the rest of the files is read only when asked for."""
-    for path in directory.rglob(f"*{SUFFIX}"):
+    for path in find_files(directory):
         try:
             header = runfile.peek(path)
         except BadInputError:
             continue
-        created, run_id = _instant(header.get("created_at")), header.get("run_id")
+        created, run_id = parse_instant(header.get("created_at")), header.get("run_id")
         if created is not None and isinstance(run_id, str):
             yield _StoredRun(created, run_id, path)
 
 
-def _instant(text: object) -> dt.datetime | None:
+def parse_instant(text: object) -> dt.datetime | None:
+    """Return the time in ISO 8601 that `text` is, in UTC; None for anything else."""
     if not isinstance(text, str):
         return None
     try:

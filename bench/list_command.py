@@ -1,0 +1,26 @@
+"""The command `list`: which stored runs there are."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from bench.options import EXIT_CODES, FORMATS, RESULTS, terminal_width
+
+
+@click.command("list", epilog=EXIT_CODES)
+@click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where runs are stored.")
+def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results: Path) -> None:
+    """List the stored runs, the newest first: those that `latest` and the beginnings of run ids are looked up in.
+
+    Files that cannot be read are listed too, with what is wrong.
+
+    \b
+    python -m bench list
+    python -m bench list --format csv
+    python -m bench list --results results/reference
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.listing import list_runs, render_list
+
+    click.echo(render_list(list_runs(results), layout, terminal_width(), results))
