@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.options import EXIT_CODES, NAMES, RESULTS, Duration, patience, wait_option
+from bench.options import EXIT_CODES, NAMES, RESULTS, Choice, Duration, patience, wait_option
 from bench.outputs import require_writable, write_atomically
 
 
@@ -73,8 +73,8 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
 @click.command("selftest", epilog=EXIT_CODES)
 @click.option("--devices", type=NAMES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--dataset", type=click.Choice(("mnist", "digits")), default="mnist", show_default=True)
-@click.option("--format", "layout", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option("--dataset", type=Choice(("mnist", "digits")), default="mnist", show_default=True)
+@click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 @click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one device.")
 @click.pass_context
 def selftest_command(  # noqa: PLR0913 - one parameter an option

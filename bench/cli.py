@@ -23,6 +23,16 @@ from bench.show_command import show_command
 class Commands(click.Group):
     """The group of all commands: here errors become one message and an exit code."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that `args` name first; of a misspelt one the nearest is named."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from mnist_mlp.spelling import did_you_mean  # noqa: PLC0415 - only where it is misspelt
+
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], self.commands)}: use one of --help's")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command; Ctrl-C and SIGTERM end it in good order."""
         try:

@@ -3,7 +3,6 @@
 A cell is computed from the values of those fields and nothing else, so that every format tells the same.
 """
 
-import difflib
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from bench.units import (
     format_seconds,
     format_spread,
 )
+from mnist_mlp.spelling import did_you_mean
 
 MAX_CELL_CHARACTERS: Final = 40
 """Longer texts are cut: a layer list of nine layers still fits."""
@@ -169,8 +169,7 @@ def find_columns(keys: Iterable[str]) -> tuple[Column, ...]:
         raise BadInputError(f"no column is named: use some of {_known_keys()}")
     for key in chosen:
         if key not in COLUMNS:
-            near = difflib.get_close_matches(key, COLUMNS, n=1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
+            hint = did_you_mean(key, COLUMNS)
             raise BadInputError(f"column {harmless(key, 60)!r} is unknown{hint}: use some of {_known_keys()}")
     return tuple(COLUMNS[key] for key in chosen)
 

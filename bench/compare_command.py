@@ -7,7 +7,7 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, Share, split_label, terminal_width
+from bench.options import EXIT_CODES, FORMATS, RESULTS, Choice, Share, split_label, terminal_width
 from bench.outputs import append_step_summary, require_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command("compare", epilog=EXIT_CODES)
 @click.argument("baseline", metavar="BASELINE")
 @click.argument("candidate", metavar="CANDIDATE")
-@click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--only-changed", is_flag=True, help="Leave out what is the same or inconclusive.")
 @click.option(
     "--between",
@@ -100,10 +100,9 @@ def _scaling(comparison: "Comparison", layout: str, *, labelled: bool) -> "Itera
 
 
 def _between(text: str) -> "Between":
-    import difflib
-
     from bench.matching import Between
     from bench.records import Configuration
+    from mnist_mlp.spelling import did_you_mean
 
     name, equals, values = text.partition("=")
     name = name.strip().replace("-", "_")
@@ -112,8 +111,7 @@ def _between(text: str) -> "Between":
     if not equals or len(sides) != 2 or not all(sides) or sides[0] == sides[1]:  # noqa: PLR2004 - a pair
         raise BadInputError(f"--between {text!r} is no dimension with two values: write it like device=cpu,cuda")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = did_you_mean(name, known)
         raise BadInputError(f"--between: dimension {name!r} is unknown{hint}: use one of {', '.join(known)}")
     return Between(dimension=name, baseline=sides[0], candidate=sides[1])
 
@@ -131,7 +129,7 @@ def _between(text: str) -> "Between":
 )
 @click.option(
     "--gate",
-    type=click.Choice(("all", "accuracy", "time")),
+    type=Choice(("all", "accuracy", "time")),
     default="all",
     show_default=True,
     help="What to judge. Accuracy can be judged across machines.",

@@ -5,11 +5,11 @@ from typing import Literal
 
 import click
 
-from bench.options import EXIT_CODES, FORMATS, RESULTS, terminal_width
+from bench.options import EXIT_CODES, FORMATS, RESULTS, Choice, terminal_width
 
 
 @click.command("list", epilog=EXIT_CODES)
-@click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where runs are stored.")
 def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results: Path) -> None:
     """List the stored runs, the newest first: those that `latest` and the beginnings of run ids are looked up in.

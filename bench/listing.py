@@ -30,7 +30,8 @@ _MAX_CHARACTERS: Final = 40
 class StoredRun:
     """A file under the results. `state` is its footer's reason, `UNFINISHED` or `UNREADABLE`.
 
-    `machine` is that of its header, `shards` which parts of a larger plan it holds (``2 of 3``). Of what is unreadable `problem` says why, and the rest is None. Of others `problem` is empty.
+    `machine` is that of its header, `shards` which parts of a larger plan it holds (``2 of 3``). Of what is
+    unreadable `problem` says why, and the rest is None. Of others `problem` is empty.
     """
 
     path: str

@@ -28,6 +28,7 @@ from bench.records import (
     TrialWarning,
 )
 from bench.stats import DISTURBED, natural_key
+from mnist_mlp.spelling import did_you_mean
 
 Subject: TypeAlias = Configuration | str
 """What was measured: a configuration of a stored run, or a benchmark of pytest-benchmark by its name."""
@@ -221,10 +222,10 @@ def only(trials: Sequence[Trials], name: str, value: str, label: str) -> tuple[T
     wanted = {value, f"{value}:0"} if name == "device" else {value}
     chosen = tuple(each for each in trials if values.get(each.subject, "") in wanted)
     if not chosen:
-        known = ", ".join(sorted(set(values.values()), key=natural_key))
+        there = sorted(set(values.values()), key=natural_key)
         raise BadInputError(
-            f"--between {name}: {label} has no configuration with {name} {harmless(value, MAX_NAME_CHARACTERS)}; "
-            f"it has {known}"
+            f"--between {name}: {label} has no configuration with {name} {harmless(value, MAX_NAME_CHARACTERS)}"
+            f"{did_you_mean(value, there)}; it has {', '.join(there)}"
         )
     return chosen
 

@@ -29,6 +29,19 @@ EXIT_CODES: Final = (
 )
 
 
+class Choice(click.Choice[str]):
+    """One of a few names; of a misspelt one the nearest is named."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's signature
+        """Return the name."""
+        from mnist_mlp.spelling import did_you_mean  # noqa: PLC0415 - only where it is misspelt
+
+        if value not in self.choices:
+            hint = did_you_mean(value, self.choices)
+            self.fail(f"{value!r} is unknown{hint}: use one of {', '.join(self.choices)}", param, ctx)
+        return str(value)
+
+
 class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
     """Values separated by commas, each read by `read`."""
 

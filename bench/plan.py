@@ -23,10 +23,14 @@ from mnist_mlp.recipes import (
     find_recipe,
     scale_width,
 )
+from mnist_mlp.spelling import did_you_mean
 from mnist_mlp.support import check_supported
 
 AUTO: Final = "auto"
 """The device request that stands for every available device."""
+
+_OTHER_KINDS: Final = ("xpu", "hpu", "mtia", "xla")
+"""Devices of torch's that come near the name of another and are no misspelling of it."""
 
 MAX_CONFIGURATIONS: Final = 100_000
 MAX_REPEATS: Final = 10_000
@@ -205,7 +209,9 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
         else:
             kind = name.partition(":")[0]
             reasons = [status.reason for status in statuses if status.device == kind and status.reason]
-            why = reasons[0] if reasons else "there is no such device here"
+            known = [AUTO, *(status.device.partition(":")[0] for status in statuses)]
+            hint = "" if kind in {*known, *_OTHER_KINDS} else did_you_mean(kind, known)
+            why = reasons[0] if reasons else f"there is no such device here{hint}"
             raise BadInputError(f"device {name!r} is not available: {why}. Available here: {', '.join(available)}")
     return tuple(dict.fromkeys(chosen))
 

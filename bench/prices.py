@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from bench.errors import BadInputError
+from mnist_mlp.spelling import did_you_mean
 
 Side: TypeAlias = Literal["baseline", "candidate"]
 
@@ -51,7 +52,7 @@ class Prices:
         for name in self.by_name:
             if name not in names:
                 raise BadInputError(
-                    f"--price-per-hour names {name!r}, which nothing was measured on: name "
+                    f"--price-per-hour names {name!r}, which nothing was measured on{did_you_mean(name, known)}: name "
                     f"{' or '.join(repr(device[:_MAX_CHARACTERS]) for device in known) or 'no device'}"
                 )
 

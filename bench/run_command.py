@@ -15,6 +15,7 @@ from bench.options import (
     EXIT_CODES,
     NUMBERS,
     RESULTS,
+    Choice,
     Duration,
     command_line,
     grid_options,
@@ -214,7 +215,7 @@ def _print_finished(finished: "run.Finished") -> None:
 
 
 @click.command("devices", epilog=EXIT_CODES)
-@click.option("--format", "layout", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 def devices_command(layout: str) -> None:
     """List the devices there are here, and why the others are not."""
     from tabulate import tabulate

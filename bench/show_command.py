@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, terminal_width
+from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, Choice, terminal_width
 
 if TYPE_CHECKING:
     from bench.prices import Prices
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("show", epilog=EXIT_CODES)
 @click.argument("reference", metavar="[RUN]", default="latest")
-@click.option("--format", "layout", type=click.Choice(FORMATS), default="table", show_default=True)
+@click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--columns", type=NAMES, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
 @click.option("--sort", type=NAMES, default=(), help="Columns to sort by; a leading - sorts downwards.")
 @click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')

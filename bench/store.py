@@ -20,6 +20,7 @@ from bench.errors import BadInputError, StorageError
 from bench.ledger import Ledger
 from bench.locks import FileLock
 from bench.records import Fingerprint, Footer, Header, Run, TrialRecord
+from mnist_mlp.spelling import did_you_mean
 
 SUFFIX: Final = ".jsonl"
 
@@ -244,6 +245,7 @@ def resolve(reference: str, directory: Path) -> Path:
         f"{len(found)} run ids begin with {reference!r}: write more digits, or a path"
         if found
         else f"{reference!r} is neither a file, nor the beginning of a run id, nor {LATEST}"
+        f"{did_you_mean(reference, (LATEST,))}"
     )
     candidates = "".join(f"\n  {run.run_id}  {run.path}" for run in (found or stored)[: -_LISTED - 1 : -1])
     raise BadInputError(f"{problem}. The newest that could be meant:{candidates}")

@@ -6,7 +6,6 @@ text, `Recipe.departures` says so. Two canaries are our own, for the accuracy ga
 narrower relatives of either.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.spelling import did_you_mean
 
 INPUT_FEATURES: Final = 784
 """Pixels of one 28 by 28 image."""
@@ -136,8 +136,7 @@ def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise `InvalidValueError`, with the nearest valid name, unless `value` is one of `choices`."""
     if value in choices:
         return
-    near = difflib.get_close_matches(value, choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    hint = did_you_mean(value, choices)
     raise InvalidValueError(f"{what} {value!r} is unknown{hint}: use one of {', '.join(choices)}")
 
 
@@ -215,10 +214,9 @@ def find_recipe(model: str) -> Recipe:
         return RECIPES[model]
     if model[:1].isdigit():
         return custom_recipe(parse_layers(model))
-    near = difflib.get_close_matches(model, RECIPES, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise InvalidValueError(
-        f"model {model!r} is unknown{hint}: use a recipe ({', '.join(RECIPES)}) or a layer list like 784-128-10"
+        f"model {model!r} is unknown{did_you_mean(model, RECIPES)}: use a recipe ({', '.join(RECIPES)}) or a layer "
+        "list like 784-128-10"
     )
 
 

@@ -112,7 +112,7 @@ def test_engines_are_no_hardware_comparison() -> None:
         ("device=cpu", "write it like device=cpu,cuda"),
         ("device=cpu,cpu", "write it like device=cpu,cuda"),
         ("device=cpu,,cuda", "write it like device=cpu,cuda"),
-        ("devise=cpu,cuda", "did you mean device?"),
+        ("devise=cpu,cuda", "did you mean 'device'?"),
         ("device=cpu,mps", "it has cpu, cuda:0"),
     ],
 )

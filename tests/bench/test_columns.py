@@ -70,7 +70,7 @@ def test_a_column_named_twice_is_shown_once() -> None:
 
 
 def test_an_unknown_column_is_answered_with_the_nearest_and_the_list() -> None:
-    with pytest.raises(BadInputError, match=r"'epoch_second' is unknown \(did you mean epoch_seconds\?\)") as caught:
+    with pytest.raises(BadInputError, match=r"'epoch_second' is unknown \(did you mean 'epoch_seconds'\?\)") as caught:
         find_columns(["model", "epoch_second"])
     for expected in ("device", "throughput_per_second", "peak_memory_bytes", "_standard_deviation"):
         assert expected in str(caught.value)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_builders import make_configuration, make_failure, make_footer, make_record, make_run
+from bench_builders import make_configuration, make_division, make_failure, make_footer, make_record, make_run
 from click.testing import CliRunner, Result
 from stored_runs import store, with_records
 
@@ -134,6 +134,13 @@ def test_csv_and_json_hold_the_same(tmp_path: Path) -> None:
         for key, value in run.items():
             expected = " ".join(value) if isinstance(value, list) else "" if value is None else str(value)
             assert row[key] == expected
+
+
+def test_part_of_a_divided_plan_says_which() -> None:
+    put(make_run(division=make_division((1,), of=3)), "run.jsonl")
+    put(make_run(run_id="aaaa0001"), "whole.jsonl")
+    assert sorted(str(run["shards"]) for run in listed()) == ["1 of 3", "None"]
+    assert "1 of 3" in bench("list").stdout
 
 
 def test_names_cannot_command_the_terminal() -> None:

@@ -77,7 +77,7 @@ def test_rows_must_meet_every_filter() -> None:
         ("", "is not a column"),
         (">=3", "is not a column"),
         ("batch size=3", "is not a column"),
-        ("batchsize=3", r"column 'batchsize' is unknown \(did you mean batch_size\?\)"),
+        ("batchsize=3", r"column 'batchsize' is unknown \(did you mean 'batch_size'\?\)"),
         ("batch_size=many", "'batch_size=many' compares a number: use = != < <= > >= and a plain number in SI base"),
         ("batch_size~6", "compares a number"),
         ("epoch_seconds<100ms", "like epoch_seconds_median>=1.5"),
