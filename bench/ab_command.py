@@ -11,6 +11,7 @@ import click
 from bench.errors import InterruptedRunError
 from bench.options import (
     EXIT_CODES,
+    PRESET,
     RESULTS,
     Duration,
     Share,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.command("ab", epilog=EXIT_CODES)
 @click.argument("baseline", metavar="BASELINE")
 @click.argument("candidate", metavar="CANDIDATE")
-@click.option("--preset", metavar="NAME", default="quick", show_default=True, help="Which configurations, as in `run`.")
+@click.option("--preset", type=PRESET, default="quick", show_default=True, help="Which configurations, as in `run`.")
 @grid_options
 @click.option("--seed", type=int, help="Seed of the first pair; each further pair has the next.  [default: 0]")
 @click.option("--max-slowdown", type=Share(), default="5%", show_default=True, help="What is still a pass.")

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
-from bench.options import EXIT_CODES, NAMES, RESULTS, Choice, Duration, patience, wait_option
+from bench.options import DEVICES, EXIT_CODES, RESULTS, Choice, Duration, patience, wait_option
 from bench.outputs import require_writable, write_atomically
 
 
 @click.command("calibrate", epilog=EXIT_CODES)
-@click.option("--devices", type=NAMES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]")
+@click.option(
+    "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
+)
 @click.option("--pairs", type=int, default=8, show_default=True, help="A/A process pairs a device.")
 @click.option("--seeds", type=int, default=5, show_default=True, help="Full trials a device, each with a new seed.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are kept.")
@@ -71,7 +73,9 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
 
 
 @click.command("selftest", epilog=EXIT_CODES)
-@click.option("--devices", type=NAMES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]")
+@click.option(
+    "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
+)
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option("--dataset", type=Choice(("mnist", "digits")), default="mnist", show_default=True)
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)

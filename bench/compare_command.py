@@ -7,7 +7,7 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, Choice, Share, split_label, terminal_width
+from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, split_label, terminal_width
 from bench.outputs import append_step_summary, require_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command("compare", epilog=EXIT_CODES)
-@click.argument("baseline", metavar="BASELINE")
-@click.argument("candidate", metavar="CANDIDATE")
+@click.argument("baseline", metavar="BASELINE", type=RUN)
+@click.argument("candidate", metavar="CANDIDATE", type=RUN)
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--only-changed", is_flag=True, help="Leave out what is the same or inconclusive.")
 @click.option(
@@ -117,8 +117,8 @@ def _between(text: str) -> "Between":
 
 
 @click.command("check", epilog=EXIT_CODES)
-@click.argument("baseline", metavar="BASELINE")
-@click.argument("candidate", metavar="CANDIDATE")
+@click.argument("baseline", metavar="BASELINE", type=RUN)
+@click.argument("candidate", metavar="CANDIDATE", type=RUN)
 @click.option("--max-slowdown", type=Share(), default="10%", show_default=True, help="Longer epoch time still a pass.")
 @click.option(
     "--max-accuracy-drop",

@@ -4,14 +4,16 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from bench.errors import BadInputError
 from bench.plan import PRESETS, Request
+from mnist_mlp.recipes import DATASETS, ENGINES, PIPELINES, PRECISIONS, RECIPES
 
 if TYPE_CHECKING:
     from bench.locks import Patience
@@ -43,12 +45,13 @@ class Choice(click.Choice[str]):
 
 
 class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
-    """Values separated by commas, each read by `read`."""
+    """Values separated by commas, each read by `read`. A shell completes those that are `known`."""
 
-    def __init__(self, name: str, read: Callable[[str], T]) -> None:
+    def __init__(self, name: str, read: Callable[[str], T], known: Callable[[], Iterable[str]] = tuple) -> None:
         """Name the kind of value for help and messages."""
         self.name = name
         self._read = read
+        self._known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[T, ...]:  # noqa: ANN401 - click's signature
         """Return the values; blanks around them do not count."""
@@ -62,6 +65,50 @@ class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
         except ValueError:
             self.fail(f"{value!r} is not a list of whole numbers: write them like 64,256,1024", param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last value; those before it are not offered again."""
+        del ctx, param
+        before, comma, last = incomplete.rpartition(",")
+        offered = (name for name in self._known() if name.startswith(last) and name not in before.split(","))
+        return [CompletionItem(f"{before}{comma}{name}") for name in offered]
+
+
+class Name(click.ParamType["str"]):
+    """A name that is checked later. A shell completes those that are `known`."""
+
+    name = "name"
+
+    def __init__(self, known: Iterable[str]) -> None:
+        """Remember what a shell completes."""
+        self._known = known
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the name."""
+        del ctx, param
+        return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
+
+
+class RunReference(click.ParamType["str"]):
+    """A stored run: a path, the beginning of a run id, or ``latest``; looked up later."""
+
+    name = "run"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete ``latest`` and the ids of stored runs, the newest first, and the names of files."""
+        from bench.store import LATEST, find_runs  # noqa: PLC0415 - keeps `--help` quick
+
+        del param
+        found = sorted(find_runs(ctx.params.get("results") or RESULTS), key=lambda run: run.created_at, reverse=True)
+        items = [CompletionItem(LATEST), *(CompletionItem(run.run_id, help=run.path.name) for run in found)]
+        # Files come first: bash then falls back on them where nothing else fits.
+        return [CompletionItem(incomplete, type="file"), *(each for each in items if each.value.startswith(incomplete))]
+
+
+def _column_names() -> Iterable[str]:
+    from bench.columns import COLUMNS  # noqa: PLC0415 - keeps `--help` quick
+
+    return COLUMNS
+
 
 def _whole_number(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 18:  # noqa: PLR2004 - what always fits 64 bits
@@ -70,6 +117,16 @@ def _whole_number(text: str) -> int:
 
 
 NAMES: Final = CommaList("names", str)
+
+
+def _list_of(names: Iterable[str]) -> CommaList[str]:
+    return CommaList("names", str, lambda: names)
+
+
+COLUMNS: Final = CommaList("names", str, _column_names)
+DEVICES: Final = _list_of(("auto", "cpu", "cuda", "mps"))
+PRESET: Final = Name(PRESETS)
+RUN: Final = RunReference()
 NUMBERS: Final = CommaList("numbers", _whole_number)
 
 
@@ -122,17 +179,17 @@ def patience(wait: float) -> "Patience":
 
 
 _GRID: Final = (
-    click.option("--devices", type=NAMES, help="Devices, such as cpu,cuda:1,mps.  [default: auto, all available]"),
-    click.option("--models", type=NAMES, help="Recipes or layer lists, such as mlp_128,784-512-256-10."),
+    click.option("--devices", type=DEVICES, help="Devices, such as cpu,cuda:1,mps.  [default: auto, all available]"),
+    click.option("--models", type=_list_of(RECIPES), help="Recipes or layer lists, such as mlp_128,784-512-256-10."),
     click.option("--widths", type=NUMBERS, help="Units of the first hidden layer; the others follow in proportion."),
     click.option("--batch-sizes", type=NUMBERS, help="Training samples per step."),
-    click.option("--precisions", type=NAMES, help="Arithmetic: fp32, tf32, bf16."),
-    click.option("--engines", type=NAMES, help="How a step is executed: eager, compiled, fused, graph."),
-    click.option("--pipelines", type=NAMES, help="Where batches come from: resident, dataloader."),
+    click.option("--precisions", type=_list_of(PRECISIONS), help="Arithmetic: fp32, tf32, bf16."),
+    click.option("--engines", type=_list_of(ENGINES), help="How a step is executed: eager, compiled, fused, graph."),
+    click.option("--pipelines", type=_list_of(PIPELINES), help="Where batches come from: resident, dataloader."),
     click.option("--skip-unsupported", is_flag=True, default=None, help="Leave out combinations that cannot be had."),
     click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]"),
     click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]"),
-    click.option("--dataset", metavar="NAME", help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]"),
+    click.option("--dataset", type=Name(DATASETS), help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]"),
 )
 
 

@@ -6,11 +6,11 @@ from typing import Literal
 import click
 
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, Choice, split_label, terminal_width
+from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, split_label, terminal_width
 
 
 @click.command("predict", epilog=EXIT_CODES)
-@click.argument("references", metavar="RUN...", nargs=-1, required=True)
+@click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option("--layers", metavar="LAYERS", help="Layers from input to output, such as 784-300-10, or a recipe's name.")
 @click.option("--batch-size", type=int, help="Training samples a step.")
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)

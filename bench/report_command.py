@@ -8,7 +8,7 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, RESULTS, split_label
+from bench.options import EXIT_CODES, RESULTS, RUN, split_label
 from bench.outputs import require_writable, require_writable_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("report", epilog=EXIT_CODES)
-@click.argument("references", metavar="RUN...", nargs=-1, required=True)
+@click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -54,7 +54,7 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
 
 
 @click.command("export", epilog=EXIT_CODES)
-@click.argument("references", metavar="RUN...", nargs=-1, required=True)
+@click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option("--plots", type=click.Path(path_type=Path), required=True, help="The folder to write the pictures to.")
 @click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."

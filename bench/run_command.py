@@ -14,7 +14,9 @@ from bench.interrupts import Interrupts
 from bench.options import (
     EXIT_CODES,
     NUMBERS,
+    PRESET,
     RESULTS,
+    RUN,
     Choice,
     Duration,
     command_line,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 
 @click.command("run", epilog=EXIT_CODES)
-@click.option("--preset", metavar="NAME", help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]")
+@click.option("--preset", type=PRESET, help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]")
 @grid_options
 @click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]")
 @click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own.")
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--resume", metavar="RUN", help="Complete this stored run (a path, a run id or latest).")
+@click.option("--resume", type=RUN, help="Complete this stored run (a path, a run id or latest).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; measure nothing.")
 @click.pass_context
 def run_command(  # noqa: PLR0913 - one parameter an option

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, NAMES, RESULTS, Choice, terminal_width
+from bench.options import COLUMNS, EXIT_CODES, FORMATS, RESULTS, RUN, Choice, terminal_width
 
 if TYPE_CHECKING:
     from bench.prices import Prices
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 @click.command("show", epilog=EXIT_CODES)
-@click.argument("reference", metavar="[RUN]", default="latest")
+@click.argument("reference", metavar="[RUN]", default="latest", type=RUN)
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
-@click.option("--columns", type=NAMES, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
-@click.option("--sort", type=NAMES, default=(), help="Columns to sort by; a leading - sorts downwards.")
+@click.option("--columns", type=COLUMNS, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
+@click.option("--sort", type=COLUMNS, default=(), help="Columns to sort by; a leading - sorts downwards.")
 @click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
 @click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
 @click.option("--taxes", is_flag=True, help="Show where an epoch goes: loader, framework, kernels, arithmetic.")

@@ -233,7 +233,7 @@ def resolve(reference: str, directory: Path) -> Path:
         raise BadInputError(
             f"{reference!r} is not a file: name a stored run ({SUFFIX}), the beginning of its id, or {LATEST}"
         )
-    stored = sorted(_stored_runs(directory), key=lambda run: (run.created_at, run.path))
+    stored = sorted(find_runs(directory), key=lambda run: (run.created_at, run.path))
     if not stored:
         raise BadInputError(f"no stored run is under {directory}: make one with `python -m bench run`, or name a file")
     if reference == LATEST:
@@ -252,7 +252,9 @@ def resolve(reference: str, directory: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _StoredRun:
+class FoundRun:
+    """A file that begins as a stored run does."""
+
     created_at: dt.datetime
     run_id: str
     path: Path
@@ -263,7 +265,7 @@ def find_files(directory: Path) -> Iterator[Path]:
     return directory.rglob(f"*{SUFFIX}")
 
 
-def _stored_runs(directory: Path) -> Iterator[_StoredRun]:
+def find_runs(directory: Path) -> Iterator[FoundRun]:
     """Yield what under `directory` begins as a stored run does; the rest of the files is read only when asked for."""
     for path in find_files(directory):
         try:
@@ -272,7 +274,7 @@ def _stored_runs(directory: Path) -> Iterator[_StoredRun]:
             continue
         created, run_id = parse_instant(header.get("created_at")), header.get("run_id")
         if created is not None and isinstance(run_id, str):
-            yield _StoredRun(created, run_id, path)
+            yield FoundRun(created, run_id, path)
 
 
 def parse_instant(text: object) -> dt.datetime | None:
