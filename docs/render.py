@@ -1,8 +1,8 @@
 """Fill the tables of README.md and the docs from stored runs, by the commands that stand beside them.
 
-A block begins with ``<!-- begin: bench show … -->`` (or predict, or compare), or with a program of the tests, and
-ends with ``<!-- end -->``; what is between them is the command's output. ``python docs/render.py`` renews all blocks;
-``--check`` only tells which are out of date.
+A block begins with ``<!-- begin: bench show … -->`` (or predict, or compare), or with a program of the tests or docs,
+and ends with ``<!-- end -->``; what is between them is the command's output. ``python docs/render.py`` renews all
+blocks; ``--check`` only tells which are out of date.
 """
 
 import os
@@ -22,7 +22,8 @@ from bench.cli import cli
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").rglob("README.md")))
 BLOCK = re.compile(
-    r"(<!-- begin: (?P<command>(?:bench (?:show|predict|compare)|python tests/)[^\n]*?) -->\n).*?(<!-- end -->)",
+    r"(<!-- begin: (?P<command>(?:bench (?:show|predict|compare)|python (?:tests|docs)/)[^\n]*?) -->\n)"
+    r".*?(<!-- end -->)",
     re.DOTALL,
 )
 

@@ -150,6 +150,13 @@ def test_the_published_schema_is_that_of_the_records() -> None:
     assert PUBLISHED.read_text() == text_of(expected_schema())
 
 
+def test_the_page_of_the_format_tells_of_every_line_and_version() -> None:
+    page = (PUBLISHED.parent / "results-format.md").read_text()
+    assert f"`schema_version` is {SCHEMA_VERSION}." in page
+    assert [kind for kind in KINDS if f"\n| `{kind}` |" not in page] == []
+    assert [version for version in GOLDEN if f"\n| {version} |" not in page] == []
+
+
 def test_the_published_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(PUBLISHED.read_text()))
 

@@ -1,0 +1,64 @@
+"""Print the tables of docs/results-format.md from the code: the `members` of a stored line, `columns` of the CSV."""
+
+import dataclasses
+import enum
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+if __name__ == "__main__":  # the checkout need not be installed
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tabulate import tabulate
+
+from bench.coding import later_defaults, member_hints
+from bench.records import Fingerprint, Footer, Header, TrialRecord
+from bench.table import COLUMNS
+
+_WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
+_CSV_WORDS = {"string": "text", "boolean": "true or false", "Int64": "integer", "Float64": "number"}
+
+
+def members() -> str:
+    """Return each type of a stored line with its members, a type before those within it."""
+    kinds = dict.fromkeys(kind for start in (Header, Fingerprint, TrialRecord, Footer) for kind in _types(start))
+    items = (f"- **{kind.__name__}**: {', '.join(_members(kind))}" for kind in kinds)
+    return "\n".join(textwrap.fill(item, width=120, subsequent_indent="  ", break_on_hyphens=False) for item in items)
+
+
+def columns() -> str:
+    """Return each column of the CSV with its type and description."""
+    rows = [(f"`{column.name}`", _CSV_WORDS[column.dtype], column.description) for column in COLUMNS]
+    return tabulate(rows, headers=("column", "type", "what it is"), tablefmt="pipe")
+
+
+def _members(kind: type) -> Iterator[str]:
+    for name, hint in member_hints(kind).items():
+        yield f"`{name}` {_words(hint)}" + (" (may be missing)" if name in later_defaults(kind) else "")
+
+
+def _words(hint: typing.Any) -> str:  # noqa: ANN401 - a type hint has no narrower type
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join("null" if argument is types.NoneType else _words(argument) for argument in arguments)
+    if typing.get_origin(hint) is tuple:
+        return f"list of {_words(arguments[0])}"
+    if issubclass(hint, enum.Enum):
+        return "one of " + ", ".join(f"`{member.value}`" for member in hint)
+    return _WORDS.get(hint) or hint.__name__
+
+
+def _types(hint: typing.Any) -> Iterator[type]:  # noqa: ANN401 - a type hint has no narrower type
+    """Yield the record types that `hint` holds, itself first."""
+    if dataclasses.is_dataclass(hint):
+        yield typing.cast("type", hint)
+    inner = member_hints(hint).values() if dataclasses.is_dataclass(hint) else typing.get_args(hint)
+    for each in inner:
+        yield from _types(each)
+
+
+if __name__ == "__main__":
+    print({"members": members, "columns": columns}[sys.argv[1]]())
