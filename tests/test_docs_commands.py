@@ -47,7 +47,10 @@ MNIST_SHA256: Final = "d0a3eec1f5a454401d758fdbf15b9b0163a7034963586d671960c180b
 CHEAPER: Final = {"train": ("--dataset", "digits", "--epochs", "1"), "data": ("--dataset", "digits")}
 """What is added to a command of the workload's that would train, or look for MNIST."""
 
-CHEAPER_PYTHON: Final = {'Trainer("mlp_512_256"': 'Trainer("784-16-10", dataset="digits"'}
+CHEAPER_PYTHON: Final = {
+    'Trainer("mlp_512_256"': 'Trainer("784-16-10", dataset="digits"',
+    "Trainer(recipe": 'Trainer(recipe, dataset="digits"',
+}
 """What is put in the place of a training that takes long, or looks for MNIST."""
 
 ARMS: Final = re.compile(r"rev:[\w./~^-]+|python:[\w./-]+")
@@ -167,8 +170,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scaling = read_run(folder / "results" / "reference" / "x86_64-2c-1e6182e1" / "scaling.jsonl")
     accuracy = read_run(folder / "results" / "baselines" / "accuracy.jsonl")
     interrupted = dataclasses.replace(again(scaling, "ffffffff"), records=scaling.records[:-1], footer=None)
+    recipes = read_run(folder / "results" / "reference" / "x86_64-2c-1e6182e1" / "recipes.jsonl")
+    store(again(recipes, "cccccccc"), folder / "RUN")
     store(interrupted, folder / "results" / "latest.jsonl")  # the newest
-    for name in ("OLD", "BASELINE", "RUN", "laptop.jsonl"):
+    for name in ("OLD", "BASELINE", "laptop.jsonl"):
         store(again(accuracy, "aaaaaaaa"), folder / name)
     for name in ("NEW", "CANDIDATE", "server.jsonl", "accuracy.jsonl"):
         store(again(accuracy, "bbbbbbbb"), folder / name)
