@@ -1,10 +1,35 @@
-"""What README and docs show is what their commands print."""
+"""What README and docs show is what their commands print, and what they link to is there."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import pytest
+from docs_commands import PAGES, ROOT
+
+LINK = re.compile(r"\]\((?!https://)([^)#]*)(?:#([^)]*))?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the names that a forge gives to the headings of `page`: lower case, no punctuation, blanks as hyphens."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings_that_are_there(page: Path) -> None:
+    for place, anchor in LINK.findall(" ".join(page.read_text().split("\n"))):
+        target = (page.parent / place.strip()) if place else page
+        assert target.exists(), place
+        assert not anchor or anchor in anchors(target), f"{place}#{anchor}"
+
+
+def test_the_index_of_the_docs_links_every_page() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / place).resolve() for place, _ in LINK.findall(index.read_text())}
+    pages = {*index.parent.glob("*.md"), *index.parent.glob("*.ipynb"), *index.parent.glob("*.json")} - {index}
+    assert pages <= linked
 
 
 def test_tables_in_the_docs_are_what_their_commands_print_from_the_stored_runs() -> None:
