@@ -348,21 +348,22 @@ class SpawningLauncher:
         self._python = python
         self._environment = worker_environment(workload)
         self._log = Log()
-        self._processes: list[SpawnedProcess] = []
+        self._processes: set[SpawnedProcess] = set()
 
     def start(self, ranks: int = 1) -> "SpawnedProcess":
         """See `Launcher.start`."""
         module = ("bench.worker",) if ranks == 1 else ("bench.ranks", str(ranks))
         try:
-            process = SpawnedProcess((self._python, "-m", *module), self._environment, self._log)
+            command = (self._python, "-m", *module)
+            process = SpawnedProcess(command, self._environment, self._log, self._processes.discard)
         except OSError as error:
             raise WorkerError(f"the worker process could not be started: {error}") from error
-        self._processes.append(process)
+        self._processes.add(process)
         return process
 
     def close(self) -> None:
         """See `Launcher.close`."""
-        for process in self._processes:
+        for process in tuple(self._processes):
             process.kill()
             process.wait()
         self._log.file.close()
@@ -371,9 +372,15 @@ class SpawningLauncher:
 class SpawnedProcess:
     """A trial's process, started by this one."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Log) -> None:
-        """Start it and begin the conversation over its standard streams."""
-        self._log = log
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        log: Log,
+        on_end: "Callable[[SpawnedProcess], None]",
+    ) -> None:
+        """Start it and begin the conversation over its standard streams. `on_end` is called once it is waited for."""
+        self._on_end = on_end
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command,
             stdin=subprocess.PIPE,
@@ -386,6 +393,12 @@ class SpawnedProcess:
             raise WorkerError("the worker process has no standard streams")
         self.channel = Channel(self._process.stdout, self._process.stdin)
         self._ended: str | None = None
+        threading.Thread(target=self._watch, name="trial-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """When the process ends, end what it left of its group, which may still hold the conversation's streams."""
+        self._process.wait()
+        self.kill()
 
     def kill(self) -> None:
         """See `Process.kill`."""
@@ -400,4 +413,5 @@ class SpawnedProcess:
         if self._ended is None:
             self._ended = describe_end(self._process.wait())
             self.channel.close()
+            self._on_end(self)
         return self._ended

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import psutil
@@ -144,6 +145,39 @@ def test_spawned_trial_measures_the_same_training_as_a_forked_one(launcher: Laun
 def test_spawning_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
     with contextlib.closing(SpawningLauncher(python=str(tmp_path / "python"))) as launcher, pytest.raises(WorkerError):
         launcher.start()
+
+
+@pytest.fixture
+def leaving(tmp_path: Path) -> str:
+    """What passes for an interpreter, but leaves something behind that holds its standard streams, and dies."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nsleep 600 &\nexit 3\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_spawned_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind(leaving: str) -> None:
+    with contextlib.closing(SpawningLauncher(python=leaving)) as launcher:
+        record = run_trial(launcher, trial(), root=None, timeout_seconds=60)
+    assert isinstance(record.outcome, Failure)
+    assert record.outcome.kind is FailureKind.CRASH
+    assert "exit status 3" in record.outcome.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_launchers_keep_nothing_of_a_process_that_has_ended(leaving: str, launcher: Launcher) -> None:
+    with contextlib.closing(SpawningLauncher(python=leaving)) as spawning:
+        for each in (spawning, launcher):
+            process = each.start()
+            process.kill()
+            process.wait()
+            kept = weakref.ref(process)
+            del process
+            deadline = time.monotonic() + 10  # its thread lets go of it, too
+            while kept() is not None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert kept() is None
 
 
 def test_launcher_of_this_platform_forks_only_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
