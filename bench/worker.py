@@ -54,6 +54,10 @@ DISPLACEMENT_BYTES: Final = 100_000
 """Less than what the allocator would take from the system directly, leaving its heap as it is (128 KiB)."""
 
 
+_OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+"""What plain RuntimeErrors say for want of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS's, C++'s own."""
+
+
 class TrialError(Exception):
     """The trial cannot go on; carries the `Failure` to report."""
 
@@ -97,8 +101,7 @@ class Session:
         except (MemoryError, torch.OutOfMemoryError) as error:
             return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, error))}
         except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
-            # torch's CPU allocator raises a plain RuntimeError.
-            out_of_memory = "allocate memory" in str(error) or "out of memory" in str(error)
+            out_of_memory = any(words in str(error) for words in _OUT_OF_MEMORY)
             kind = FailureKind.OUT_OF_MEMORY if out_of_memory else FailureKind.CRASH
             return {"failure": to_json(_failure(kind, error))}
 

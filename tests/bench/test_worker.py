@@ -233,6 +233,8 @@ def test_test_loss_that_is_no_number_is_a_failure_too(session: worker.Session) -
         (torch.OutOfMemoryError("CUDA out of memory"), FailureKind.OUT_OF_MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 TB"), FailureKind.OUT_OF_MEMORY),
         (RuntimeError("MPS backend out of memory"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("std::bad_alloc"), FailureKind.OUT_OF_MEMORY),
         (SettingsError("TF32 stays on"), FailureKind.UNSUPPORTED),
         (ZeroDivisionError("a bug"), FailureKind.CRASH),
     ],

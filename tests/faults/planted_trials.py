@@ -49,6 +49,14 @@ def exhaust_memory_of_python() -> None:
     bytearray(2**50)
 
 
+def exhaust_memory_of_cuda() -> None:
+    """Fail as its allocator does, which no machine without such a device has: the way out of the trial is the real one."""
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.64 GiB of which 5.19 MiB is "
+        "free."
+    )
+
+
 def loop() -> None:
     while True:
         pass
@@ -128,10 +136,11 @@ FAULTS: Final[Mapping[int, tuple[Callable[[], object], FailureKind | None]]] = {
     15: (name_places, FailureKind.CRASH),
     16: (leave_a_session, FailureKind.CRASH),
     17: (leave_a_session_and_train_on, None),
+    18: (exhaust_memory_of_cuda, FailureKind.OUT_OF_MEMORY),
 }
 """Seed → what goes wrong, and what kind of failure that is: None where it must not be one."""
 
-NAN_SEED: Final = 18
+NAN_SEED: Final = 19
 """The trial whose weights become NaN: the training itself has to notice."""
 
 _train = worker.Session._train  # noqa: SLF001 - where faults are planted

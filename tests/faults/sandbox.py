@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -26,6 +26,10 @@ HANG_SECONDS = 120.0
 
 GONE_SECONDS = 20.0
 """A process that was told to end may take this long, on a busy machine, before it counts as left behind."""
+
+
+SHELL = ("/bin/sh", "-c")
+"""Takes a script, a name for it, and the command that the script calls "$@"."""
 
 
 class Sandbox:
@@ -47,12 +51,10 @@ class Sandbox:
         folders = [environment["PYTHONPATH"], str(TESTS), str(TESTS / "faults")]
         return environment | {"PYTHONPATH": os.pathsep.join(folders)}
 
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, *self._program, *arguments]
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+        """Start `bench` with these arguments and variables; `before` is a command that takes another one to run."""
         return subprocess.Popen(  # noqa: S603 - our own words
-            self.command(*arguments),
+            [*before, sys.executable, *self._program, *arguments],
             cwd=self.work,
             env=self.environment() | environment,
             stdout=subprocess.PIPE,
@@ -62,8 +64,9 @@ class Sandbox:
             encoding="utf-8",
         )
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        with self.start(*arguments, **environment) as process:
+    def run(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+        """Start `bench` likewise, and wait for its end."""
+        with self.start(*arguments, before=before, **environment) as process:
             try:
                 output, errors = process.communicate(timeout=HANG_SECONDS)
             except subprocess.TimeoutExpired:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from bench_builders import make_footer, make_header, make_plan, make_record
 from kill_campaign import GRID, TRIALS
-from sandbox import HANG_SECONDS, Sandbox, told
+from sandbox import HANG_SECONDS, SHELL, Sandbox, told
 
 from bench.errors import StorageError
 from bench.runfile import encode
@@ -26,22 +25,16 @@ def sandbox(tmp_path: Path) -> Sandbox:
     return Sandbox(tmp_path / "a place with blanks, ö")
 
 
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def run_with_files_up_to(sandbox: Sandbox, size: int) -> subprocess.CompletedProcess[str]:
     """Run where no file can grow beyond `size` bytes, as with a quota or a full disk."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return subprocess.run(  # noqa: S603 - our own words
-        sandbox.command("run", *GRID, "--output", "runs/run.jsonl"),
-        cwd=sandbox.work,
-        env=sandbox.environment(),
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
-    )
+    return sandbox.run("run", *GRID, "--output", "runs/run.jsonl", before=(sys.executable, "-c", LIMITED, str(size)))
 
 
 def whole_size() -> int:
@@ -210,21 +203,12 @@ def test_no_place_for_temporary_files_is_an_error_with_a_remedy(sandbox: Sandbox
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_output_that_cannot_be_written_loses_no_trial(sandbox: Sandbox, stream: str) -> None:
-    with Path("/dev/full").open("w") as full, (sandbox.temporary.parent / "other.csv").open("w+") as other:
-        process = subprocess.run(  # noqa: S603 - our own words
-            sandbox.command("run", *GRID, "--output", "runs/run.jsonl"),
-            cwd=sandbox.work,
-            env=sandbox.environment(),
-            stdout=full if stream == "stdout" else other,
-            stderr=full if stream == "stderr" else other,
-            check=False,
-            timeout=HANG_SECONDS,
-        )
-        other.seek(0)
-        said = other.read()
+    descriptor = {"stdout": 1, "stderr": 2}[stream]
+    full = (*SHELL, f'exec "$@" {descriptor}> /dev/full', "sh")
+    done = sandbox.run("run", *GRID, "--output", "runs/run.jsonl", before=full)
     run = read_run(sandbox.work / "runs" / "run.jsonl")
     assert len(run.records) == TRIALS
-    assert "Traceback" not in said
+    assert "Traceback" not in done.stderr
     if stream == "stdout":
-        assert process.returncode == 2  # not 1, which would be a regression
-        assert "the output cannot be written: No space left on device" in said
+        assert done.returncode == 2  # not 1, which would be a regression
+        assert "the output cannot be written: No space left on device" in done.stderr

@@ -5,24 +5,28 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bench_builders import make_failure, make_header, make_plan, make_record
 from kill_campaign import GRID, TRIALS
-from sandbox import HANG_SECONDS, TESTS, Sandbox
+from sandbox import HANG_SECONDS, SHELL, TESTS, Sandbox
 
 from bench.interrupts import Interrupts
 from bench.plan import Request
 from bench.processes import SpawningLauncher
 from bench.progress import PlainProgress
-from bench.records import Measurement
+from bench.records import Measurement, TrialWarning
 from bench.run import Options, start_run
 from bench.store import RunWriter, read_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="ways of Linux")]
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture
@@ -66,15 +70,7 @@ def test_one_core_is_enough(sandbox: Sandbox) -> None:
     taskset = shutil.which("taskset")
     if taskset is None:
         pytest.skip("there is no taskset")
-    done = subprocess.run(  # noqa: S603 - our own words
-        [taskset, "-c", str(core), *sandbox.command("run", *GRID)],
-        cwd=sandbox.work,
-        env=sandbox.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
-    )
+    done = sandbox.run("run", *GRID, before=(taskset, "-c", str(core)))
     assert done.returncode == 0, done.stderr
     assert whole(sandbox)
 
@@ -133,19 +129,67 @@ def test_real_run_with_a_new_interpreter_a_trial_as_on_other_systems(
 def test_real_run_without_proc_leaves_unmeasured_what_only_proc_tells(sandbox: Sandbox) -> None:
     real = Sandbox(sandbox.folder, real=True)
     unshare = shutil.which("unshare")
-    hide = ["/bin/sh", "-c", 'mount -t tmpfs tmpfs /proc && exec "$@"', "sh"]
-    prefix = [str(unshare), "--mount", *hide]
-    if unshare is None or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:  # noqa: S603
+    hide = (str(unshare), "--mount", *SHELL, 'mount -t tmpfs tmpfs /proc && exec "$@"', "sh")
+    if unshare is None or subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:  # noqa: S603
         pytest.skip("nothing can be mounted here")
-    done = subprocess.run(  # noqa: S603 - our own words
-        [*prefix, *real.command("run", *GRID, "--repeats", "1")],
-        cwd=real.work,
-        env=real.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=HANG_SECONDS,
-    )
+    done = real.run("run", *GRID, "--repeats", "1", before=hide)
     assert done.returncode == 0, done.stderr
     for record in read_run(real.stored()[0]).records:
         assert isinstance(record.outcome, Measurement)
+
+
+@pytest.fixture
+def half_a_core() -> Iterator[Path]:
+    """A control group whose processes have half a core together, where one may be made (version 1 or 2)."""
+    name = f"bench-faults-{os.getpid()}"
+    for folder, limits in (
+        (CGROUP / "cpu" / name, {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
+        (CGROUP / name, {"cpu.max": "50000 100000"}),
+    ):
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            for file, limit in limits.items():
+                (folder / file).write_text(limit)
+        except OSError:  # the controller is not delegated
+            folder.rmdir()
+            continue
+        yield folder
+        folder.rmdir()
+        return
+    pytest.skip("no control group can be made here")
+
+
+def test_real_run_with_half_a_core_plans_one_thread_and_tells_of_throttling(
+    sandbox: Sandbox, half_a_core: Path
+) -> None:
+    real = Sandbox(sandbox.folder, real=True)
+    inside = (*SHELL, f'echo $$ > "{half_a_core}/cgroup.procs" && exec "$@"', "sh")
+    grid = (
+        "--models",
+        "784-64-10",
+        "--batch-sizes",
+        "512",
+        "--epochs",
+        "2",
+        "--repeats",
+        "2",
+        "--dataset",
+        "synthetic",
+    )
+    done = real.run("run", *grid, before=inside)
+    assert done.returncode == 0, done.stderr
+    run = read_run(real.stored()[0])
+    assert run.header.machine.cores_usable == 0.5
+    for record in run.records:
+        assert isinstance(record.outcome, Measurement)
+        assert record.trial.configuration.threads == 1
+        assert TrialWarning.THROTTLED in record.warnings
+    assert not real.leftovers()
+    assert not real.survivors()
+    refused = real.run("run", *grid, "--threads", "2", before=inside)
+    assert refused.returncode == 2
+    assert "--threads" in refused.stderr
+    assert "Traceback" not in refused.stderr
