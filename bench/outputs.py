@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import re
 import secrets
+import sys
 import tempfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Final
 
 from bench.errors import BadInputError, StorageError
@@ -13,12 +15,44 @@ STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 """The variable by which GitHub Actions names the file whose Markdown it shows beside a job."""
 
 
+_WINDOWS_DEVICE: Final = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+_WINDOWS_FORBIDDEN: Final = re.compile(r'[<>:"|?*\x00-\x1f]')
+
+
+def windows_problem(path: PureWindowsPath) -> str | None:
+    """Return why Windows would not make a file of that name at `path`; None if it would.
+
+    What is written to NUL is lost, and a colon leads to a stream within another file.
+    Source: Microsoft, "Naming Files, Paths, and Namespaces".
+    """
+    for name in path.parts[bool(path.anchor) :]:
+        if _WINDOWS_DEVICE.fullmatch(name.partition(".")[0].rstrip()):
+            return f"{name!r} is the name of a device on Windows"
+        if _WINDOWS_FORBIDDEN.search(name):
+            return f'{name!r} has one of < > : " | ? *, which no name has on Windows'
+        if name != ".." and name.endswith((".", " ")):
+            return f"{name!r} ends with a dot or a blank, which Windows leaves out"
+    return None
+
+
+def require_nameable(path: Path) -> None:
+    """Refuse a name that this system would take for another one.
+
+    Raises:
+        BadInputError: it is such a name.
+    """
+    problem = windows_problem(PureWindowsPath(path)) if sys.platform == "win32" else None
+    if problem is not None:
+        raise BadInputError(f"{path} cannot be written: {problem}; name another file")
+
+
 def require_writable(path: Path) -> None:
     """Refuse a file that could not be written, before anything is measured for it.
 
     Raises:
-        BadInputError: `path` is a folder, or its folder is missing or may not be written to.
+        BadInputError: `path` is a folder, or its folder is missing or may not be written to, or its name is none here.
     """
+    require_nameable(path)
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         reason = "it is a folder" if path.is_dir() else f"{folder} is no folder that you may write to"

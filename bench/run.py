@@ -16,7 +16,7 @@ from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, describe_place, prepare_dataset, probe_trial, run_trial
 from bench.locks import IMPATIENT, Patience, device_locks
 from bench.messages import Prepared
-from bench.outputs import remove_abandoned
+from bench.outputs import remove_abandoned, require_nameable
 from bench.plan import Request, check_rank_devices, choose_devices, make_plan, missing_trials
 from bench.processes import Launcher
 from bench.progress import Progress
@@ -80,9 +80,11 @@ def check_output(options: Options) -> None:
     """Refuse an output that cannot be written, before anything is measured for it.
 
     Raises:
-        BadInputError: it is a file that exists, or its nearest existing folder is none or is read-only.
+        BadInputError: it is a file that exists, or its nearest existing folder is none or is read-only, or its name is
+            none here.
     """
     target = options.output or options.results
+    require_nameable(target)
     if target.suffix == SUFFIX:
         if target.exists():
             raise BadInputError(
