@@ -19,6 +19,7 @@ PINS = "requirements/ci.txt"
 PEERS_PINS = "requirements/peers.txt"
 LINT_PINS = "requirements/lint.txt"
 BROWSER_PINS = "requirements/browser.txt"
+AUDIT_PINS = "requirements/audit.txt"
 ACCURACY_BASELINE = "results/baselines/accuracy.jsonl"
 
 
@@ -138,19 +139,31 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
-    """Kill runs and damage files by the hundred (a quarter hour): `nox -s faults -- --runs 300 --inputs 100000`."""
+    """Kill runs and damage files by the hundred (an hour): `nox -s faults -- --runs 300 --inputs 100000`."""
     install(session)
     parser = argparse.ArgumentParser(prog="nox -s faults --")
     parser.add_argument("--runs", default="300", help="of the kill campaign, without torch")
     parser.add_argument("--real-runs", default="18", help="of the kill campaign, with real training")
     parser.add_argument("--inputs", default="100000", help="of the fuzz campaign")
+    parser.add_argument("--trials", default="2000", help="of each soak, without and with torch")
     parser.add_argument("--seed", default="0")
     chosen = parser.parse_args(session.posargs)
     seed = ("--seed", chosen.seed)
     session.run("python", "tests/faults/kill_campaign.py", "--runs", chosen.runs, *seed)
     session.run("python", "tests/faults/kill_campaign.py", "--runs", chosen.real_runs, "--real", *seed)
     session.run("python", "tests/faults/fuzz_campaign.py", "--inputs", chosen.inputs, *seed)
+    session.run("python", "tests/faults/soak.py", "--trials", chosen.trials)
+    session.run("python", "tests/faults/soak.py", "--trials", chosen.trials, "--real")
     session.run("python", "-m", "pytest", "-m", "faults", "tests/faults")
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """Ask an advisory service about every version in requirements/; a version that it does not know fails."""
+    session.install("--require-hashes", "-r", AUDIT_PINS)
+    pins = [word for path in (PINS, PEERS_PINS, BROWSER_PINS, AUDIT_PINS) for word in ("--requirement", path)]
+    # Not strict, pip-audit passes versions over that it could learn nothing of, all of them where it reaches nobody.
+    session.run("pip-audit", "--strict", "--require-hashes", "--disable-pip", *pins, *session.posargs)
 
 
 @nox.session(default=False)
@@ -166,8 +179,10 @@ def pins(session: nox.Session) -> None:
     """Renew requirements/ from pyproject.toml."""
     session.install("uv")
     export = ("uv", "export", "--quiet", "--format", "requirements-txt", "--no-header", "--no-emit-project")
-    session.run(*export, "--upgrade", "--all-groups", "--no-group", "browser", "--output-file", PINS)
+    without = ("--no-group", "browser", "--no-group", "audit")
+    session.run(*export, "--upgrade", "--all-groups", *without, "--output-file", PINS)
     session.run(*export, "--only-group", "lint", "--output-file", LINT_PINS)
     session.run(*export, "--only-group", "browser", "--output-file", BROWSER_PINS)
+    session.run(*export, "--only-group", "audit", "--output-file", AUDIT_PINS)
     compile_pins = ("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header", "--no-annotate")
     session.run(*compile_pins, "pyproject.toml", "tests/peers/requirements.in", "--output-file", PEERS_PINS)

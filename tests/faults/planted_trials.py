@@ -50,7 +50,7 @@ def exhaust_memory_of_python() -> None:
 
 
 def exhaust_memory_of_cuda() -> None:
-    """Fail as its allocator does, which no machine without such a device has: the way out of the trial is the real one."""
+    """Fail as its allocator does: only that is planted, the way out of the trial is the real one."""
     raise torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 23.64 GiB of which 5.19 MiB is "
         "free."

@@ -13,7 +13,11 @@ from sandbox import HANG_SECONDS, Sandbox, told
 
 from bench.store import read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals and processes of POSIX")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="signals and processes of POSIX"),
+]
 
 LONG = (*GRID, "--epochs", "20")
 """Some seconds of trials, so that a second command finds the first still running."""

@@ -17,7 +17,11 @@ from bench.errors import StorageError
 from bench.runfile import encode
 from bench.store import RunWriter, read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts of Linux")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="limits and mounts of Linux"),
+]
 
 
 @pytest.fixture

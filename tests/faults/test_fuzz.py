@@ -1,4 +1,4 @@
-"""A few thousand inputs of the fuzz campaign; `nox -s faults` makes a hundred thousand of them."""
+"""A few thousand inputs of the fuzz campaign, in every run of the tests; `nox -s faults` makes a hundred thousand."""
 
 import json
 import random

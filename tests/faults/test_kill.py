@@ -1,4 +1,4 @@
-"""A few shots of the kill campaign; `nox -s faults` fires hundreds."""
+"""A few shots of the kill campaign, in every run of the tests; `nox -s faults` fires hundreds."""
 
 import sys
 from pathlib import Path

@@ -21,7 +21,7 @@ from bench.records import Measurement, TrialWarning
 from bench.run import Options, start_run
 from bench.store import RunWriter, read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="ways of Linux")]
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="ways of Linux")]
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
 

@@ -1,4 +1,4 @@
-"""Sixty trials of the soak; `nox -s faults` runs two thousand. And that it would notice."""
+"""Sixty trials of the soak, in every run of the tests; `nox -s faults` has two thousand. And that it would notice."""
 
 import json
 import subprocess

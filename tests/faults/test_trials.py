@@ -20,7 +20,11 @@ from bench.progress import PlainProgress
 from bench.records import Failure, FailureKind, Measurement, TrialRecord
 from bench.store import read_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="faults are planted before a fork")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="faults are planted before a fork"),
+]
 
 REQUEST = Request(
     models=("784-8-10",),
