@@ -131,6 +131,9 @@ DEFAULT_METRICS: Final = (
     "n",
 )
 
+RANK_METRICS: Final = ("strong_efficiency", "weak_efficiency", "exchange_share")
+"""Further ones, shown where several ranks trained."""
+
 DROP_ORDER: Final = ("throughput_per_second_median", "peak_memory_bytes", "test_accuracy")
 """Default columns that a narrow terminal goes without, first the one that says least beside the others."""
 
@@ -176,7 +179,8 @@ def find_columns(keys: Iterable[str]) -> tuple[Column, ...]:
 
 def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
     """Return the columns of a table that hides no dimension in which `summaries` differ."""
-    return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *DEFAULT_METRICS))
+    of_ranks = [key for key in RANK_METRICS if any(getattr(summary, key) is not None for summary in summaries)]
+    return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *of_ranks, *DEFAULT_METRICS))
 
 
 def cost_columns(prices: Prices) -> tuple[Column, ...]:

@@ -125,7 +125,10 @@ def cost_notes(prices: Prices) -> Iterator[str]:
 def _constants(rows: Sequence[Row]) -> Iterator[str]:
     """Yield what all rows have in common and no column shows."""
     chosen = [each for row in rows for each in configurations(row)]
-    keys = ("device", *(key for key, others in DIMENSIONS.items() if not others))
+    told = [key for key, others in DIMENSIONS.items() if not others]
+    if all(configuration.world_size == 1 for configuration in chosen):
+        told.remove("world_size")  # it goes without saying
+    keys = ("device", *told)
     constant = [
         f"{key.replace('_', ' ')} {dimension(chosen[0], key)}"
         for key in keys

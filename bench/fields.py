@@ -42,6 +42,7 @@ _CONFIGURATION_FIELDS: Final = (
     _configuration_field("engine", "engine"),
     _configuration_field("precision", "precision"),
     _configuration_field("threads", "threads", numeric=True),
+    _configuration_field("world_size", "ranks", numeric=True),
     _configuration_field("epochs", "epochs", numeric=True),
     _configuration_field("width", "width", numeric=True),
     Field(key="layers", header="layers", unit="", numeric=False, value=_layers),
@@ -69,6 +70,7 @@ DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "engine": (),
         "precision": (),
         "threads": (),
+        "world_size": (),
         "epochs": (),
         "width": ("model",),
         "layers": ("model", "width"),
@@ -110,6 +112,9 @@ QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
         "test_loss": ("test loss", ""),
         "seconds_to_97_percent": ("time to 97 %", "s"),
         "seconds_to_98_percent": ("time to 98 %", "s"),
+        "strong_efficiency": ("strong efficiency", "fraction"),
+        "weak_efficiency": ("weak efficiency", "fraction"),
+        "exchange_share": ("exchange share", "fraction"),
     }
 )
 """Every `Sample` of a `Summary` → header and unit."""

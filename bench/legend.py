@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,12 +72,17 @@ def legend(
     )
 
 
+def _is_worth_telling(key: str, values: Collection[str]) -> bool:
+    """Return whether a dimension has one value only, and not the one that goes without saying."""
+    return len(values) == 1 and not (key == "world_size" and "1" in values)
+
+
 def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> Iterator[str]:
     shown = {column.key for column in columns}
     constant = [
         f"{COLUMNS[key].header} {COLUMNS[key].text(summaries[0])}"
         for key, others in DIMENSIONS.items()
-        if not others and key not in shown and len({COLUMNS[key].text(summary) for summary in summaries}) == 1
+        if not others and key not in shown and _is_worth_telling(key, {COLUMNS[key].text(each) for each in summaries})
     ]
     if constant:
         yield f"every row: {', '.join(constant)}"

@@ -541,7 +541,12 @@ class Summary:
     `training_flops_per_second` counts the matrix products that the model needs (`mnist_mlp.costs`), and
     `flops_utilisation` is its share of the highest rate measured on the device, at this precision and with these
     threads, None where that is not known. `flops_per_byte` is a step's arithmetic intensity by the least that it must
-    move, `memory_floor_bytes` the least that must be alive in it where it trains: both of the model, not measured.
+    move, `memory_floor_bytes` the least that must be alive in it where it trains: both of the model, not measured. Of
+    several ranks the peak rate is taken that many times, intensity is of each, and so is the floor but on the CPU.
+
+    `strong_efficiency` is the throughput of several ranks over that many times the throughput of one process with the
+    same batch size, of the trials with the same seed in the same run; `weak_efficiency` likewise over that of one
+    process with each rank's part of the batch. `exchange_share` is `Exchange.share`. They are None of one process.
     """
 
     configuration: Configuration
@@ -568,4 +573,7 @@ class Summary:
     test_loss: Sample | None
     seconds_to_97_percent: Sample | None
     seconds_to_98_percent: Sample | None
+    strong_efficiency: Sample | None
+    weak_efficiency: Sample | None
+    exchange_share: Sample | None
     warnings: tuple[TrialWarning, ...]

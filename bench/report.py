@@ -24,6 +24,8 @@ from bench.layout import WordTable
 from bench.legend import heading, is_complete, legend
 from bench.matching import make_table
 from bench.profiles import MachineProfile, peak_rate_of
+from bench.rank_scaling import fit_ranks
+from bench.ranks_view import ranks_table
 from bench.records import Measurement, Run, Summary
 from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
@@ -172,6 +174,9 @@ def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]
         else:
             folded = Figure(title=f"{len(tables)} accounts of taxes", charts=(), tables=tables)
             yield Section(title="Where an epoch goes", figures=(folded,))
+    fits = fit_ranks(run.records)
+    if fits:
+        yield Section(title="More ranks", figures=(), tables=tuple(map(ranks_table, fits)))
     models = make_models(label_runs([run], [None]))
     if models:
         yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
 @click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
 @click.option("--taxes", is_flag=True, help="Show where an epoch goes: loader, framework, kernels, arithmetic.")
+@click.option("--ranks", is_flag=True, help="Show how time shrinks with ranks, fitted, and what more of them would do.")
 @click.option(
     "--price-per-hour",
     metavar="PRICE",
@@ -36,6 +37,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     filters: tuple[str, ...],
     claims: bool,
     taxes: bool,
+    ranks: bool,
     price_per_hour: str | None,
     results: Path,
 ) -> None:
@@ -47,22 +49,27 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     python -m bench show latest --filter "batch_size>=256" --format csv
     python -m bench show latest --claims
     python -m bench show latest --taxes
+    python -m bench show latest --ranks
     python -m bench show latest --price-per-hour 2.5
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.claims import render_claims
     from bench.profiles import load_profile, peak_rate_of
+    from bench.ranks_view import render_ranks
     from bench.show import render_run
     from bench.store import read_run, resolve
 
     run = read_run(resolve(reference, results))
     width = terminal_width()
-    if claims or taxes:
-        if columns or sort or filters or price_per_hour is not None or (claims and taxes):
-            option = "--claims" if claims else "--taxes"
+    own = [option for option, given in (("--claims", claims), ("--taxes", taxes), ("--ranks", ranks)) if given]
+    if own:
+        if columns or sort or filters or price_per_hour is not None or len(own) > 1:
             raise BadInputError(
-                f"{option} is a table of its own: leave out --columns, --sort, --filter, --price-per-hour and the other"
+                f"{own[0]} is a table of its own: leave out --columns, --sort, --filter, --price-per-hour and the other"
             )
-        text = render_claims(run, layout) if claims else _taxes(run, results, layout, width)
+        if ranks:
+            text = render_ranks(run, layout, width)
+        else:
+            text = render_claims(run, layout) if claims else _taxes(run, results, layout, width)
     else:
         prices = None if price_per_hour is None else _prices(price_per_hour, run)
         text = render_run(

@@ -8,7 +8,7 @@ import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -180,7 +180,7 @@ def summarise(records: Iterable[TrialRecord], peak_rate: PeakRate = lambda _: No
     for record in records:
         groups[record.trial.key].append(record)
     ordered = sorted(groups, key=_configuration_key)
-    return tuple(_summarise_repeats(chosen, groups[chosen], peak_rate(chosen)) for chosen in ordered)
+    return tuple(_summarise_repeats(chosen, groups, peak_rate(chosen)) for chosen in ordered)
 
 
 def trial_warnings(measurement: Measurement, configuration: Configuration) -> tuple[TrialWarning, ...]:
@@ -251,7 +251,8 @@ def _is_contaminated(measurement: Measurement, configuration: Configuration) -> 
         return True
     cpu = math.fsum(contention.process_cpu_seconds for _, contention in epochs)
     wall = math.fsum(wall for wall, _ in epochs)
-    return configuration.device == "cpu" and cpu < WAITED_CPU_SHARE * wall
+    # Ranks wait for one another, which is no contamination either.
+    return configuration.device == "cpu" and configuration.world_size == 1 and cpu < WAITED_CPU_SHARE * wall
 
 
 def _ticked_share(epochs: Iterable[tuple[float, float | None]]) -> float:
@@ -272,8 +273,9 @@ def _configuration_key(configuration: Configuration) -> tuple[Any, ...]:
 
 
 def _summarise_repeats(
-    configuration: Configuration, records: Sequence[TrialRecord], peak_rate: float | None
+    configuration: Configuration, groups: Mapping[Configuration, Sequence[TrialRecord]], peak_rate: float | None
 ) -> Summary:
+    records = groups[configuration]
     measured = [record.outcome for record in records if isinstance(record.outcome, Measurement)]
 
     def over_trials(value: Callable[[Measurement], float | None]) -> Sample | None:
@@ -297,7 +299,9 @@ def _summarise_repeats(
         training_seconds=over_trials(lambda trial: math.fsum(epoch.train_seconds for epoch in trial.epochs)),
         throughput_per_second=over_trials(lambda trial: trial.throughput_per_second),
         training_flops_per_second=over_trials(_flops_per_second),
-        flops_utilisation=over_trials(lambda trial: _flops_per_second(trial) / peak_rate if peak_rate else None),
+        flops_utilisation=over_trials(
+            lambda trial: _flops_per_second(trial) / peak_rate / configuration.world_size if peak_rate else None
+        ),
         flops_per_byte=_flops_per_byte(configuration),
         cold_start_seconds=over_trials(lambda trial: trial.cold_start_seconds),
         memory_floor_bytes=_memory_floor(configuration, measured[0]) if measured else None,
@@ -312,8 +316,32 @@ def _summarise_repeats(
         test_loss=over_trials(lambda trial: trial.epochs[-1].test_loss),
         seconds_to_97_percent=over_trials(lambda trial: trial.seconds_to_accuracy(0.97)),
         seconds_to_98_percent=over_trials(lambda trial: trial.seconds_to_accuracy(0.98)),
+        strong_efficiency=_efficiency(records, groups, configuration.batch_size),
+        weak_efficiency=_efficiency(records, groups, configuration.batch_size // configuration.world_size),
+        exchange_share=over_trials(lambda trial: None if trial.exchange is None else trial.exchange.share),
         warnings=tuple(warning for warning in TrialWarning if warning in warnings),
     )
+
+
+def _efficiency(
+    records: Sequence[TrialRecord], groups: Mapping[Configuration, Sequence[TrialRecord]], batch_size: int
+) -> Sample | None:
+    """Return what share of their ideal throughput ranks reach: as many times that of one process at `batch_size`.
+
+    Trials are compared with those of the same seed, which ran in the same round: the machine's drift touches both.
+    """
+    configuration = records[0].trial.configuration
+    if configuration.world_size == 1:
+        return None
+    alone = replace(configuration, world_size=1, batch_size=batch_size)
+    ideal = {seed: configuration.world_size * throughput for seed, throughput in _throughputs(groups.get(alone, ()))}
+    return sample([throughput / ideal[seed] for seed, throughput in _throughputs(records) if seed in ideal])
+
+
+def _throughputs(records: Iterable[TrialRecord]) -> Iterator[tuple[int, float]]:
+    for record in records:
+        if isinstance(record.outcome, Measurement):
+            yield record.trial.seed, record.outcome.throughput_per_second
 
 
 def _repeat_warnings(epoch_seconds: Sample | None, n: int) -> Iterator[TrialWarning]:
@@ -339,22 +367,24 @@ def _flops_per_second(measurement: Measurement) -> float:
 
 def _flops_per_byte(configuration: Configuration) -> float:
     c = configuration
-    moved = training_bytes(c.layers, c.batch_size, optimizer=c.optimizer, momentum=c.momentum != 0)
-    return c.batch_size * training_flops(c.layers) / moved
+    batch_size = c.batch_size // c.world_size
+    moved = training_bytes(c.layers, batch_size, optimizer=c.optimizer, momentum=c.momentum != 0)
+    return batch_size * training_flops(c.layers) / moved
 
 
 def _memory_floor(configuration: Configuration, measurement: Measurement) -> int:
     c, epoch = configuration, measurement.epochs[0]
     # Off the host a DataLoader leaves the images there; on it torchvision keeps them as the resident pipeline does.
     is_kept = c.device == "cpu" or c.pipeline == "resident"
-    return memory_floor(
+    of_a_rank = memory_floor(
         c.layers,
-        c.batch_size,
+        c.batch_size // c.world_size,
         samples=epoch.train_samples + epoch.test_samples if is_kept else 0,
         optimizer=c.optimizer,
         momentum=c.momentum != 0,
         activation_bytes=2 if c.precision == "bf16" else 4,
     )
+    return of_a_rank * c.world_size if c.device == "cpu" else of_a_rank
 
 
 def _bytes(peak: Peak | None) -> int | None:

@@ -180,7 +180,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _configured("engine", "string", "how a training step is executed"),
     _configured("pipeline", "string", "where batches come from"),
     _configured("workers", "Int64", "DataLoader processes"),
-    _configured("threads", "Int64", "threads of torch in the trial's process"),
+    _configured("threads", "Int64", "threads of torch in the trial's process, or in each rank's"),
     Column(name="repeat", dtype="Int64", description="from 0", value=lambda _, record: record.trial.repeat),
     Column(name="seed", dtype="Int64", description="of all randomness", value=lambda _, record: record.trial.seed),
     _text("status", f"{MEASURED}, or the kind of failure", lambda _, record: _status(record)),
@@ -335,6 +335,13 @@ COLUMNS: Final[tuple[Column, ...]] = (
         "Int64",
         "other programs that compute on the device, the most beside an epoch",
         lambda m: max(_known(sample.other_processes for sample in _conditions(m)), default=None),
+    ),
+    _configured("world_size", "Int64", "ranks: processes that train one model together"),
+    _measured(
+        "exchange_share",
+        "Float64",
+        "fraction of a step that goes into exchanging gradients between ranks",
+        lambda m: None if m.exchange is None else m.exchange.share,
     ),
 )
 """The tidy table's columns, in order."""

@@ -13,6 +13,7 @@ from bench.records import (
     Division,
     Energy,
     EpochRecord,
+    Exchange,
     Failure,
     FailureKind,
     Fingerprint,
@@ -137,6 +138,12 @@ def make_measurement(**changes: Change) -> Measurement:
         device_reserved_peak=None,
     )
     return dataclasses.replace(measurement, **changes)
+
+
+def make_exchange(**changes: Change) -> Exchange:
+    """Half of a step's time is exchange."""
+    exchange = Exchange(steps=5, together_seconds=(0.2, 0.2), apart_seconds=(0.1, 0.1))
+    return dataclasses.replace(exchange, **changes)
 
 
 def make_failure(kind: FailureKind = FailureKind.OUT_OF_MEMORY, message: str = "9 GiB wanted, 8 GiB free") -> Failure:

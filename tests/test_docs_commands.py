@@ -39,6 +39,10 @@ EXEMPT: Final = {
     ("pytest", "-m", "not slow"): "these tests",
     ("mv", "accuracy.jsonl", "results/baselines/accuracy.jsonl"): "no command of ours",
     ("rm", "accuracy.csv"): "no command of ours",
+    ("eval", "$(_BENCH_COMPLETE=bash_source bench)"): "tests/bench/test_completion.py completes",
+    ("eval", "$(_BENCH_COMPLETE=zsh_source bench)"): "likewise",
+    ("_BENCH_COMPLETE=fish_source", "bench"): "likewise",
+    ("source",): "fish's own",
 }
 
 MNIST_SHA256: Final = "d0a3eec1f5a454401d758fdbf15b9b0163a7034963586d671960c180b97e2c1a"

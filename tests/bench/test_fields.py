@@ -6,6 +6,7 @@ from bench_builders import (
     make_configuration,
     make_energy,
     make_epochs,
+    make_exchange,
     make_failure,
     make_measurement,
     make_record,
@@ -46,8 +47,14 @@ def test_numeric_fields_hold_numbers_and_the_others_texts_or_flags() -> None:
         device_reserved_peak=Peak(bytes=2, method="m"),
         energy=make_energy(),
     )
-    records = [make_record(repeat=repeat, outcome=measurement) for repeat in range(2)]
-    (summary,) = summarise(records, lambda _: 1e12)
+    alone, together = make_configuration(batch_size=64), make_configuration(batch_size=64, world_size=2)
+    each = make_configuration(batch_size=32)
+    exchanging = dataclasses.replace(measurement, exchange=make_exchange())
+    records = [make_record(alone, repeat=repeat, outcome=measurement) for repeat in range(2)]
+    records += [make_record(each, repeat=repeat, outcome=measurement) for repeat in range(2)]
+    records += [make_record(together, repeat=repeat, outcome=exchanging) for repeat in range(2)]
+    *_, summary = summarise(records, lambda _: 1e12)
+    assert summary.configuration == together
     for key, field in FIELDS.items():
         held = field.value(summary)
         assert (isinstance(held, int | float) and not isinstance(held, bool)) == field.numeric, key

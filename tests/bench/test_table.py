@@ -136,6 +136,8 @@ def test_a_measured_trial_becomes_a_row_of_its_values() -> None:
         "device_temperature_celsius": None,
         "device_clock_reasons": None,
         "device_other_processes": None,
+        "world_size": 1,
+        "exchange_share": None,
     }
 
 
@@ -163,8 +165,8 @@ def in_conditions(**contention: float | None) -> TrialRecord:
 
 def test_energy_and_conditions_have_their_columns() -> None:
     row = row_of(in_conditions())
-    first = list(row).index("energy_joules")
-    assert dict(list(row.items())[first:]) == {
+    first, end = (list(row).index(name) for name in ("energy_joules", "world_size"))
+    assert dict(list(row.items())[first:end]) == {
         "energy_joules": 480.0,
         "energy_seconds": 6.375,
         "energy_method": "NVML total energy counter",
