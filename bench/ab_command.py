@@ -19,7 +19,9 @@ from bench.options import (
     grid_options,
     make_request,
     patience,
+    quiet_option,
     terminal_width,
+    volume,
     wait_option,
 )
 from bench.outputs import append_step_summary, require_writable, write_atomically
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 @click.option("--budget", type=Duration(), help="Start no further pair after this time.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one pair.")
 @wait_option
+@quiet_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything measured to this file.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option(
@@ -132,6 +135,8 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
 
 def _tell(stage: "Stage") -> None:
     """Say on standard error how far it is: one line that is written over on a terminal, else one a tenth."""
+    if volume() == "quiet":
+        return
     if sys.stderr.isatty():
         end = "\n" if stage.number == stage.total else "\r"
         click.echo(f"{stage.name}: pair {stage.number} of {stage.total}  {end}", err=True, nl=False)

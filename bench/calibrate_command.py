@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.options import DEVICES, EXIT_CODES, RESULTS, Choice, Duration, patience, wait_option
+from bench.options import DEVICES, EXIT_CODES, RESULTS, Choice, Duration, patience, quiet_option, tell, wait_option
 from bench.outputs import require_writable, write_atomically
 
 
@@ -20,6 +20,7 @@ from bench.outputs import require_writable, write_atomically
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one trial.")
 @wait_option
+@quiet_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
 @click.pass_context
 def calibrate_command(  # noqa: PLR0913 - one parameter an option
@@ -65,7 +66,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     require_free(devices, options.patience)
     (one, other), _ = make_arm_launchers([(sys.executable, None)] * 2)
     with contextlib.closing(one), contextlib.closing(other):
-        calibrated = calibrate.calibrate(options, (one, other), ctx.obj, _tell)
+        calibrated = calibrate.calibrate(options, (one, other), ctx.obj, tell)
     click.echo(calibration_view.render(calibrated))
     click.echo(f"\nStored in {calibrated.path}")
     if json_path is not None:
@@ -80,6 +81,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
 @click.option("--dataset", type=Choice(("mnist", "digits")), default="mnist", show_default=True)
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 @click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one device.")
+@quiet_option
 @click.pass_context
 def selftest_command(  # noqa: PLR0913 - one parameter an option
     ctx: click.Context,
@@ -105,10 +107,6 @@ def selftest_command(  # noqa: PLR0913 - one parameter an option
 
     options = selftest.Options(devices=devices, dataset=dataset, data_root=data_root, timeout_seconds=timeout)
     with contextlib.closing(make_launcher()) as launcher:
-        checks = selftest.run_selftest(options, launcher, _tell)
+        checks = selftest.run_selftest(options, launcher, tell)
     click.echo(dumps(checks) if layout == "json" else selftest.render(checks))
     ctx.exit(selftest.exit_code(checks))
-
-
-def _tell(line: str) -> None:
-    click.echo(line, err=True)

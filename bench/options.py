@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -24,6 +24,8 @@ RESULTS: Final = Path("results")
 """Where runs are stored, and looked up by id, unless told otherwise: under the present folder."""
 
 FORMATS: Final = ("table", "markdown", "csv", "json")
+
+_VOLUME: Final = "bench.volume"
 
 EXIT_CODES: Final = (
     "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, 5 incomparable, "
@@ -165,6 +167,37 @@ class Duration(click.ParamType["float"]):
         return value if isinstance(value, float) else parse_duration(value)
 
 
+def _set_volume(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
+    if value:
+        if _VOLUME in ctx.meta:
+            raise BadInputError("--quiet and --verbose ask for opposite things: give one of them")
+        ctx.meta[_VOLUME] = parameter.name
+
+
+def quiet_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the option that keeps its progress to itself; see `tell`."""
+    text = "No progress on standard error; results and errors stay."
+    return click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_volume, help=text)(command)
+
+
+def verbose_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the option to tell more than `tell` does; see `volume`."""
+    text = "On standard error each epoch, and of each trial its times, memory and warnings."
+    return click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_set_volume, help=text)(command)
+
+
+def volume() -> Literal["quiet", "verbose"] | None:
+    """Return how much progress the running command was asked to tell; None where it was not."""
+    asked: Literal["quiet", "verbose"] | None = click.get_current_context().meta.get(_VOLUME)
+    return asked
+
+
+def tell(line: str) -> None:
+    """Say on standard error how far the command is, unless it was asked to be quiet."""
+    if volume() != "quiet":
+        click.echo(line, err=True)
+
+
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the option that says how long to wait for devices, in seconds; see `patience`."""
     text = "Wait so long for a device that another run is using.  [default: do not]"
@@ -172,10 +205,10 @@ def wait_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def patience(wait: float) -> "Patience":
-    """Return how to wait for devices: so many seconds, telling standard error."""
+    """Return how to wait for devices: so many seconds, telling how long."""
     from bench.locks import Patience  # noqa: PLC0415 - keeps `--help` quick
 
-    return Patience(seconds=wait, tell=lambda line: click.echo(line, err=True))
+    return Patience(seconds=wait, tell=tell)
 
 
 _GRID: Final = (

@@ -4,14 +4,20 @@ import collections
 import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final, Protocol, Self, TextIO
+from typing import Final, Literal, Protocol, Self, TextIO, TypeAlias
 
 from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
-from bench.units import format_percent, format_rate, format_seconds
+from bench.stats import ADVICE
+from bench.units import format_bytes, format_number, format_percent, format_rate, format_seconds
 
 _PLAIN_INTERVAL_SECONDS: Final = 30.0
+
+
+def _print(line: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError):  # a log on a full disk, a reader that is gone: no reason to end a run
+        print(line, file=stream, flush=True)
 
 
 class Progress(Protocol):
@@ -64,13 +70,80 @@ def describe_outcome(record: TrialRecord) -> str:
     return rate if outcome.test_accuracy is None else f"{rate}, test accuracy {format_percent(outcome.test_accuracy)}"
 
 
+def describe_epoch(number: int, epoch: EpochRecord, *, in_detail: bool) -> str:
+    """Return what came of an epoch in a few words; in detail with its time and what the test images gave."""
+    text = f"epoch {number}, {format_rate(epoch.train_samples / epoch.train_seconds)}"
+    if not in_detail:
+        return text
+    text = f"{text}, {format_seconds(epoch.train_seconds)}, test loss {format_number(epoch.test_loss)}"
+    return text if epoch.test_accuracy is None else f"{text}, test accuracy {format_percent(epoch.test_accuracy)}"
+
+
+def describe_details(record: TrialRecord) -> Iterator[str]:
+    """Yield what else there is to know of a trial, a line each; of its warnings what to do about them."""
+    outcome = record.outcome
+    if isinstance(outcome, Measurement):
+        training = sum(epoch.train_seconds for epoch in outcome.epochs)
+        yield (
+            f"whole trial {format_seconds(record.wall_seconds)}: preparation "
+            f"{format_seconds(outcome.preparation_seconds)}, warm-up {format_seconds(outcome.warm_up_seconds)} (cold "
+            f"start {format_seconds(outcome.cold_start_seconds)}), training {format_seconds(training)}"
+        )
+        peaks = (
+            ("host", outcome.host_peak),
+            ("allocated", outcome.device_allocated_peak),
+            ("reserved", outcome.device_reserved_peak),
+        )
+        yield from (f"{name} peak {format_bytes(peak.bytes)} ({peak.method})" for name, peak in peaks if peak)
+        if outcome.energy is not None:
+            yield f"energy {outcome.energy.joules:.3g} J ({outcome.energy.method})"
+        elif outcome.energy_reason:
+            yield f"energy unmeasured: {outcome.energy_reason}"
+    for warning in record.warnings:
+        yield f"warning {warning}: {ADVICE[warning]}"
+
+
+class QuietProgress:
+    """Nothing but the trials that failed: a line each."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        """Return this display."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is left to clear."""
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """See `Progress.trial_started`."""
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """See `Progress.epoch_done`."""
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """See `Progress.trial_done`."""
+        if not isinstance(record.outcome, Measurement):
+            _print(f"{describe_trial(record.trial)}: {describe_outcome(record)}", self._stream)
+
+
 class PlainProgress:
-    """One line per finished trial, and one now and then during a long one."""
+    """One line per finished trial, and one now and then during a long one; in detail: one an epoch, more a trial."""
 
     def __init__(
-        self, trials: tuple[Trial, ...], stream: TextIO, *, clock: Callable[[], float] = time.monotonic
+        self,
+        trials: tuple[Trial, ...],
+        stream: TextIO,
+        *,
+        in_detail: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write to `stream`."""
+        self._in_detail = in_detail
         self._total = len(trials)
         self._remaining = RemainingTime(trials)
         self._stream = stream
@@ -92,8 +165,7 @@ class PlainProgress:
     def _line(self, text: str) -> None:
         seconds = self._remaining.seconds()
         left = "" if seconds is None else f"; about {format_seconds(seconds)} left"
-        with contextlib.suppress(OSError):  # a log on a full disk, a reader that is gone: no reason to end a run
-            print(f"[{self._number}/{self._total}] {text}{left}", file=self._stream, flush=True)
+        _print(f"[{self._number}/{self._total}] {text}{left}", self._stream)
         self._last_line = self._clock()
 
     def trial_started(self, number: int, trial: Trial) -> None:
@@ -103,14 +175,18 @@ class PlainProgress:
     def epoch_done(self, epoch: EpochRecord) -> None:
         """See `Progress.epoch_done`."""
         self._epochs_done += 1
-        if self._trial is not None and self._clock() - self._last_line >= _PLAIN_INTERVAL_SECONDS:
-            rate = format_rate(epoch.train_samples / epoch.train_seconds)
-            self._line(f"{describe_trial(self._trial)}: epoch {self._epochs_done}, {rate}")
+        if self._trial is None:
+            return
+        if self._in_detail or self._clock() - self._last_line >= _PLAIN_INTERVAL_SECONDS:
+            epochs = describe_epoch(self._epochs_done, epoch, in_detail=self._in_detail)
+            self._line(f"{describe_trial(self._trial)}: {epochs}")
 
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""
         self._remaining.finish(record)
         self._line(f"{describe_trial(record.trial)}: {describe_outcome(record)}")
+        for line in describe_details(record) if self._in_detail else ():
+            _print(f"    {line}", self._stream)
 
 
 class TerminalProgress:
@@ -169,6 +245,15 @@ class TerminalProgress:
             self._bar.console.print(text, markup=False, emoji=False, highlight=False)
 
 
-def make_progress(trials: tuple[Trial, ...], stream: TextIO) -> PlainProgress | TerminalProgress:
-    """Return the display that suits `stream`."""
+Display: TypeAlias = QuietProgress | PlainProgress | TerminalProgress
+
+
+def make_progress(
+    trials: tuple[Trial, ...], stream: TextIO, volume: Literal["quiet", "verbose"] | None = None
+) -> Display:
+    """Return the display that suits `stream` and what was asked for."""
+    if volume == "quiet":
+        return QuietProgress(stream)
+    if volume == "verbose":
+        return PlainProgress(trials, stream, in_detail=True)
     return TerminalProgress(trials, stream) if stream.isatty() else PlainProgress(trials, stream)

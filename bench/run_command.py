@@ -23,7 +23,11 @@ from bench.options import (
     grid_options,
     make_request,
     patience,
+    quiet_option,
+    tell,
     terminal_width,
+    verbose_option,
+    volume,
     wait_option,
 )
 from bench.plan import PRESETS, check_request
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from bench import run
     from bench.estimate import Estimate
     from bench.processes import Launcher
-    from bench.progress import PlainProgress, TerminalProgress
+    from bench.progress import Display
     from bench.records import Plan, Trial
     from bench.torchrun import Place
 
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
 @click.option("--budget", type=Duration(), help="Start no further trial after this time.")
 @wait_option
+@quiet_option
+@verbose_option
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
@@ -103,6 +109,8 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, dry_run=dry_run)
         _resume(resume, options, ctx.obj, place)
         return
+    if dry_run and volume() == "verbose":
+        raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
     if place is not None:
         asked.setdefault("world_sizes", (place.world_size,))
     request = make_request(preset or "quick", asked)
@@ -181,10 +189,10 @@ def _resume(reference: str, options: "run.Options", interrupts: Interrupts, plac
         _print_finished(run.resume_run(path, options, launcher, interrupts, _progress))
 
 
-def _progress(trials: tuple["Trial", ...]) -> "PlainProgress | TerminalProgress":
+def _progress(trials: tuple["Trial", ...]) -> "Display":
     from bench.progress import make_progress
 
-    return make_progress(trials, sys.stderr)
+    return make_progress(trials, sys.stderr, volume())
 
 
 def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
@@ -212,7 +220,7 @@ def _print_finished(finished: "run.Finished") -> None:
     share = run.measuring_share(finished.run)
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds
-        click.echo(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation", err=True)
+        tell(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
     click.get_current_context().exit(finished.exit_code)
 
 

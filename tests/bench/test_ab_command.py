@@ -64,6 +64,14 @@ def test_equal_arms_pass_with_exit_code_0(arms: Arms) -> None:
     assert arms.baseline.started == arms.candidate.started == 1 + 1 + 16  # place, dataset, pairs
 
 
+@pytest.mark.usefixtures("arms")
+def test_quiet_leaves_the_verdict_and_no_progress() -> None:
+    result = ab(".", ".", "-q")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "pass" in result.stdout
+
+
 def test_a_slower_candidate_ends_with_exit_code_1_and_says_by_how_much(arms: Arms) -> None:
     arms.candidate.batch_seconds = slow(1.2)
     result = ab(".", ".", *SMALL)

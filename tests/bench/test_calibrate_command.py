@@ -71,6 +71,14 @@ def refused(result: Result, *words: str) -> None:
 # calibrate
 
 
+def test_quiet_commands_say_the_same_results_and_nothing_else() -> None:
+    for command in (("calibrate", "--pairs", "3", "--seeds", "3"), ("selftest", "--dataset", "digits")):
+        aloud, quiet = bench(*command), bench(*command, "--quiet")
+        assert (quiet.exit_code, quiet.stderr) == (aloud.exit_code, "")
+        assert aloud.stderr
+        assert len(quiet.stdout.splitlines()) == len(aloud.stdout.splitlines())
+
+
 def test_calibrate_prints_the_table_and_stores_the_profile(worker: FakeLauncher, tmp_path: Path) -> None:
     result = bench("calibrate", "--pairs", "3", "--seeds", "3", "--json", "figures.json")
     assert result.exit_code == 0, result.output

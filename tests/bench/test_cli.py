@@ -136,6 +136,31 @@ def test_run_prints_the_table_and_where_it_is_stored() -> None:
 
 
 @pytest.mark.usefixtures("worker")
+def test_quiet_run_says_its_results_only_and_verbose_one_more() -> None:
+    quiet = bench("run", "--quiet", "--repeats", "1")
+    assert (quiet.exit_code, quiet.stderr) == (0, "")
+    assert "Stored in" in quiet.stdout
+    verbose = bench("run", "-v", "--repeats", "1")
+    assert "[1/6]" in verbose.stderr
+    assert "epoch 1, " in verbose.stderr
+    assert "whole trial" in verbose.stderr
+    assert bench("run", "-q", "--dry-run").exit_code == 0
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_quiet_and_verbose_are_refused_together_and_verbose_where_nothing_is_run() -> None:
+    refused(bench("run", "-q", "-v"), "--quiet", "--verbose", "one of them")
+    refused(bench("run", "-v", "--dry-run"), "--verbose", "--dry-run")
+
+
+def test_quiet_run_still_names_what_failed(worker: FakeLauncher) -> None:
+    worker.on = lambda request: fail_trial(FailureKind.CRASH, "gone") if request["do"] == "prepare" else None
+    result = bench("run", "-q", "--widths", "128", "--batch-sizes", "64", "--repeats", "2")
+    assert result.exit_code == 4
+    assert result.stderr.count("FAILED (crash): gone") == 2
+
+
+@pytest.mark.usefixtures("worker")
 def test_other_models_bring_their_own_widths_and_batch_sizes() -> None:
     assert bench("run", "--models", "mlp_512_256,mlp_100_100", "--repeats", "1").exit_code == 0
     run = read_run(next(Path("results").rglob("*-custom-*.jsonl")))

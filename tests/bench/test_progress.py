@@ -14,7 +14,8 @@ from bench.progress import (
     describe_trial,
     make_progress,
 )
-from bench.records import Failure, FailureKind, Trial, TrialRecord
+from bench.records import Failure, FailureKind, Trial, TrialRecord, TrialWarning
+from bench.stats import ADVICE
 
 SMALL = make_configuration(batch_size=1024)
 LARGE = make_configuration(batch_size=16)
@@ -128,6 +129,41 @@ def test_the_epochs_of_each_trial_are_counted_from_one() -> None:
         clock.now += 60.0
         progress.epoch_done(make_epoch())
     assert re.findall(r"\[(\d)/2\].* epoch (\d+)", stream.getvalue()) == [("1", "1"), ("2", "1")]
+
+
+def test_in_detail_each_epoch_is_told_and_of_each_trial_times_memory_and_what_to_do() -> None:
+    trials = trials_of((SMALL, 1))
+    stream = io.StringIO()
+    with make_progress(trials, stream, "verbose") as progress:
+        progress.trial_started(1, trials[0])
+        for epoch in make_epochs():
+            progress.epoch_done(epoch)
+        outcome = make_measurement(energy_reason="no counter")
+        progress.trial_done(make_record(SMALL, outcome=outcome, warnings=(TrialWarning.STALL,)))
+    lines = stream.getvalue().splitlines()
+    trial = "[1/1] cpu 784-128-10 batch 1024 seed 42"
+    assert lines[:2] == [
+        f"{trial}: epoch 1, 26.7k/s, 2.25 s, test loss 0.0875, test accuracy 96.50 %",
+        f"{trial}: epoch 2, 30.0k/s, 2.00 s, test loss 0.0875, test accuracy 97.25 %",
+    ]
+    assert lines[4:] == [
+        "    whole trial 9.50 s: preparation 750 ms, warm-up 500 ms (cold start 62.5 ms), training 6.38 s",
+        "    host peak 381 MiB (VmHWM)",
+        "    energy unmeasured: no counter",
+        f"    warning stall: {ADVICE[TrialWarning.STALL]}",
+    ]
+
+
+def test_quiet_tells_of_nothing_but_failures_even_on_a_terminal() -> None:
+    stream = FakeTerminal()
+    trials = trials_of((SMALL, 2))
+    with make_progress(trials, stream, "quiet") as progress:
+        for number, outcome in enumerate((make_measurement(), make_failure()), start=1):
+            progress.trial_started(number, trials[number - 1])
+            progress.epoch_done(make_epoch())
+            progress.trial_done(make_record(SMALL, number - 1, outcome=outcome))
+    failed = "cpu 784-128-10 batch 1024 seed 43: FAILED (out_of_memory): 9 GiB wanted, 8 GiB free\n"
+    assert stream.getvalue() == failed
 
 
 # Live display
