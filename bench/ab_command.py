@@ -84,9 +84,9 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
 
     \b
     python -m bench ab rev:main .
-    python -m bench ab rev:HEAD~1 . --max-slowdown 3% --until-decided --budget 10m
-    python -m bench ab python:.venv/bin/python python:../new-torch/bin/python --json ab.json
-    python -m bench ab . .                          is this machine quiet enough?
+    python -m bench ab rev:HEAD~1 . --max-slowdown 3% --until-decided
+    python -m bench ab python:.venv/bin/python python:../new/bin/python
+    python -m bench ab . .                           is this machine quiet enough?
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import ab
     from bench.ab_report import INTERRUPTED

@@ -54,8 +54,8 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
 
     \b
     python -m bench compare 1a2b latest
-    python -m bench compare laptop=laptop.jsonl server=server.jsonl --format markdown
-    python -m bench compare laptop=laptop.jsonl server=server.jsonl --price-per-hour baseline=0.1,candidate=2.5
+    python -m bench compare laptop=a.jsonl server=b.jsonl --format markdown
+    python -m bench compare a.jsonl b.jsonl --price-per-hour cuda=2.5,cpu=0.1
     python -m bench compare latest latest --between device=cpu,cuda
     python -m bench compare 0001_main.json 0002_branch.json --only-changed
     """  # noqa: D301 - \b is for click: keep these lines as they are

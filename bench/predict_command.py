@@ -31,7 +31,7 @@ def predict_command(
     \b
     python -m bench predict latest
     python -m bench predict latest --layers 784-300-10 --batch-size 100
-    python -m bench predict laptop=laptop.jsonl server=server.jsonl --layers 784-4096-10 --batch-size 512
+    python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.scaling_view import label_runs, render_prediction, render_scaling
     from bench.store import read_run, resolve

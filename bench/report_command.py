@@ -37,7 +37,7 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
 
     \b
     python -m bench report latest
-    python -m bench report laptop=laptop.jsonl server=server.jsonl --output machines.html
+    python -m bench report laptop=a.jsonl server=b.jsonl --output machines.html
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.report import make_report
     from bench.report_page import render_page
@@ -69,8 +69,8 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
 
     \b
     python -m bench export latest --plots plots
-    python -m bench export paper=1a2b --plots plots             paper-throughput-cpu.svg and others
-    python -m bench export laptop=laptop.jsonl server=server.jsonl --plots plots
+    python -m bench export paper=1a2b --plots plots   paper-throughput-cpu.svg, …
+    python -m bench export laptop=a.jsonl server=b.jsonl --plots plots
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.export import find_pictures, left_out
     from bench.report import make_report

@@ -84,7 +84,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     \b
     python -m bench run --dry-run
     python -m bench run --preset recipes
-    python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 32,512 --repeats 5
+    python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 512
     python -m bench run --world-size 1,2 --scaling weak
     python -m bench run --resume 1a2b3c4d
     """  # noqa: D301 - \b is for click: keep these lines as they are
@@ -227,7 +227,12 @@ def _print_finished(finished: "run.Finished") -> None:
 @click.command("devices", epilog=EXIT_CODES)
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 def devices_command(layout: str) -> None:
-    """List the devices there are here, and why the others are not."""
+    """List the devices there are here, and why the others are not.
+
+    \b
+    python -m bench devices
+    python -m bench devices --format json
+    """  # noqa: D301 - \b is for click: keep these lines as they are
     from tabulate import tabulate
 
     from bench.coding import dumps

@@ -4,6 +4,8 @@ import contextlib
 import csv
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -284,6 +286,25 @@ def test_help_has_its_examples_a_line_each(command: tuple[str, ...], example: st
     assert result.exit_code == 0
     assert f"  {example}" in result.stdout.splitlines()
     assert "130 interrupted" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["", *cli.commands])
+def test_help_of_every_command_has_examples_and_exit_codes_and_fits_80_columns(command: str) -> None:
+    result = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="bench", terminal_width=80)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert any(line.startswith(f"  python -m bench {command}".rstrip()) for line in lines)
+    assert "Exit codes: 0 pass" in result.stdout
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+
+
+def test_examples_in_the_help_are_commands_that_are_understood() -> None:
+    for name, command in cli.commands.items():
+        examples = re.findall(r"python -m bench (.*)", command.help or "")
+        for example in examples:
+            words = shlex.split(re.split(r"\s{3,}", example)[0])
+            assert words[0] == name
+            command.make_context(name, words[1:])
 
 
 CHECK_IMPORTS = """
