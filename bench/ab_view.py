@@ -17,7 +17,8 @@ _HEADERS: Final = ("verdict", "time ratio", "95 % interval", "pairs", "detect- a
 def render_table(report: Report, width: int = 80) -> str:
     """Return `report` for the terminal, without a final line break."""
     headers, rows, numeric = _cells(report)
-    parts = (heading(report), text_table(headers, rows, numeric), explanations(report), notes(report), [result(report)])
+    table = text_table(headers, rows, numeric, width)
+    parts = (heading(report), table, explanations(report), notes(report), [result(report)])
     return "\n\n".join(part if isinstance(part, str) else wrap(part, width) for part in parts if part)
 
 

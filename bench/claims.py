@@ -4,11 +4,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from bench.errors import BadInputError
+from bench.layout import markdown_table, text_table, wrap
 from bench.records import Configuration, Run, Sample, Summary
 from bench.stats import summarise
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim
@@ -78,8 +79,10 @@ def predict_one_more(sample: Sample, level: float = 0.95) -> tuple[float | None,
     return sample.mean - half, sample.mean + half
 
 
-def render_claims(run: Run, layout: str) -> str:
+def render_claims(run: Run, layout: str, width: int = 80) -> str:
     """Return the checks of `run` as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
+
+    A table goes without some columns where `width` characters have no room for them.
 
     Raises:
         BadInputError: `run` trained no recipe as documented.
@@ -90,11 +93,10 @@ def render_claims(run: Run, layout: str) -> str:
             f"run {run.header.run_id} trained no recipe as documented: "
             "make one with python -m bench run --preset recipes"
         )
-    if layout in {"table", "markdown"}:
-        from tabulate import tabulate  # noqa: PLC0415 - only these formats need it
-
-        style = "simple" if layout == "table" else "pipe"
-        return tabulate(map(_words, checks), _HEADERS, style, disable_numparse=True)
+    if layout == "markdown":
+        return markdown_table(_HEADERS, list(map(_words, checks)), (False,) * len(_HEADERS))
+    if layout == "table":
+        return _table(checks, width)
     rows = [_raw(check) for check in checks]
     if layout == "json":
         return json.dumps(rows, allow_nan=False, indent=2)
@@ -104,6 +106,21 @@ def render_claims(run: Run, layout: str) -> str:
     writer.writerows(rows)
     return text.getvalue().rstrip("\n")
 
+
+def _table(checks: Sequence[ClaimCheck], width: int) -> str:
+    columns = dict(zip(_HEADERS, zip(*map(_words, checks), strict=True), strict=True))
+    dropped: list[str] = []
+    while True:
+        table = text_table(list(columns), list(zip(*columns.values(), strict=True)), (False,) * len(columns), width)
+        if len(dropped) == len(_DROP_ORDER) or max(map(len, table.splitlines())) <= width:
+            break
+        dropped.append(_DROP_ORDER[len(dropped)])
+        del columns[dropped[-1]]
+    note = f"left out for want of room: {', '.join(dropped)}; widen the terminal, or use --format csv"
+    return f"{table}\n\n{wrap([note], width)}" if dropped else table
+
+
+_DROP_ORDER: Final = ("device", "seeds", "s.d.", "mean")
 
 _HEADERS: Final = ("recipe", "device", "metric", "claimed", "mean", "s.d.", "seeds", "95 % prediction", "verdict")
 

@@ -12,7 +12,7 @@ from bench.prices import Prices
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
-_DROP_ORDER: Final = ("detectable", "reached", "normed", "flagged", "n")
+_DROP_ORDER: Final = ("detectable", "reached", "normed", "flagged", "n", "baseline")
 """Columns that a narrow terminal goes without, first the one that says least beside the others."""
 
 
@@ -61,7 +61,7 @@ def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int, dropped
         dropped += [column for column in kept if column.key == key]
         kept = [column for column in kept if column.key != key]
     in_rows = list(zip(*(cells[column.key] for column in kept), strict=True))
-    return text_table([column.header for column in kept], in_rows, [column.is_numeric for column in kept])
+    return text_table([column.header for column in kept], in_rows, [column.is_numeric for column in kept], width)
 
 
 def _markdown_text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,12 +31,18 @@ class WordTable:
     notes: Sequence[str] = ()
 
 
-def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+def text_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], width: int | None = None
+) -> str:
     """Return a table of at least one row with a rule under its headers; columns that are `numeric` end flush right.
 
-    A header takes as many lines as make it no wider than the cells below it.
+    A header takes as many lines as make it no wider than the cells below it. Where `width` is given and the table is
+    wider, so do the cells of its widest columns, as far as words and numbers with their units can be kept whole.
     """
     cells = list(zip(*rows, strict=True))
+    if width is not None and text_table_width(headers, cells) > width:
+        rows = _broken_rows(headers, rows, width)
+        cells = list(zip(*rows, strict=True))
     broken = [_narrow(header, column) for header, column in zip(headers, cells, strict=True)]
     height = max(map(len, broken))
     # Headers of fewer lines than their neighbours stand on the rule, as in print.
@@ -94,6 +101,37 @@ def _csv_cell(value: Value) -> Value:
     if not isinstance(value, str) or (value.isprintable() and len(value) <= _EXPORTED_CHARACTERS):
         return value  # at once: an export holds millions of cells, and printable texts are harmless
     return harmless(value, _EXPORTED_CHARACTERS)
+
+
+_BREAK: Final = re.compile(r"(?<!\d) | (?=[±(])")
+"""Blanks at which a cell may be broken: not between a number and its unit."""
+
+
+def _broken_rows(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[tuple[str, ...]]:
+    """Return `rows` with cells broken into further rows, the widest columns first, until they fit `width`."""
+    columns = [[_BREAK.sub("\n", cell).split("\n") for cell in column] for column in zip(*rows, strict=True)]
+    words = [[word for cell in column for word in cell] for column in columns]
+    least = [max(map(len, (*each, *header.split()))) for header, each in zip(headers, words, strict=True)]
+    natural = [max(len(" ".join(cell)) for cell in column) for column in columns]
+    limits = list(map(max, least, natural))
+    over = sum(limits) + len(_GAP) * (len(limits) - 1) - width
+    while over > 0 and limits != least:
+        widest = max(range(len(limits)), key=lambda i: limits[i] if limits[i] > least[i] else 0)
+        limits[widest] -= 1
+        over -= 1
+    filled = [[_filled(cell, limit) for cell in column] for column, limit in zip(columns, limits, strict=True)]
+    return [line for row in zip(*filled, strict=True) for line in itertools.zip_longest(*row, fillvalue="")]
+
+
+def _filled(words: Sequence[str], width: int) -> list[str]:
+    """Return lines of `words`, each as long as `width` lets it be."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
 
 
 def _narrow(header: str, cells: Sequence[str]) -> list[str]:

@@ -114,7 +114,7 @@ def render_list(
     if layout == "markdown":
         below = "\n".join(f"- {escape(note)}" for note in notes)
         return "\n\n".join(filter(None, (markdown_table(list(columns), cells, numeric) if cells else "", below)))
-    table = text_table(list(columns), cells, numeric) if cells else ""
+    table = text_table(list(columns), cells, numeric, width) if cells else ""
     return "\n\n".join(filter(None, (table, wrap(notes, width))))
 
 

@@ -196,16 +196,19 @@ def _progress(trials: tuple["Trial", ...]) -> "Display":
 
 
 def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
-    from tabulate import tabulate
-
+    from bench.layout import text_table
     from bench.units import format_seconds
 
     headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads", "ranks")
     rows = [
-        (c.device, c.model, c.batch_size, c.epochs, c.pipeline, c.engine, c.precision, c.threads, c.world_size)
+        (
+            *(c.device, c.model, str(c.batch_size), str(c.epochs), c.pipeline, c.engine, c.precision),
+            *(str(c.threads), str(c.world_size)),
+        )
         for c in plan.configurations
     ]
-    click.echo(tabulate(rows, headers=headers))
+    numeric = [header in {"batch", "epochs", "threads", "ranks"} for header in headers]
+    click.echo(text_table(headers, rows, numeric, terminal_width()))
     count = len(plan.configurations)
     click.echo(f"\n{count} configurations x {plan.repeats} repeats = {count * plan.repeats} trials")
     click.echo(f"Estimated time: {format_seconds(estimate.seconds)}, from the first steps of {estimate.probes} of them")
@@ -233,10 +236,9 @@ def devices_command(layout: str) -> None:
     python -m bench devices
     python -m bench devices --format json
     """  # noqa: D301 - \b is for click: keep these lines as they are
-    from tabulate import tabulate
-
     from bench.coding import dumps
     from bench.launcher import describe_place
+    from bench.layout import text_table
     from bench.processes import make_launcher
 
     with contextlib.closing(make_launcher()) as launcher:
@@ -245,4 +247,5 @@ def devices_command(layout: str) -> None:
         click.echo(dumps(statuses))
         return
     rows = [(s.device, "yes" if s.available else "no", s.description if s.available else s.reason) for s in statuses]
-    click.echo(tabulate(rows, headers=("device", "available", "what it is, or why not")))
+    headers = ("device", "available", "what it is, or why not")
+    click.echo(text_table(headers, rows, (False,) * 3, terminal_width()))

@@ -141,9 +141,8 @@ def render_scaling(sides: Sequence[Side], layout: str, width: int) -> str:
 
 def scaling_sections(models: Sequence[Model], layout: str, width: int) -> Iterator[str]:
     """Yield the parts of the text about `models`: their coefficients, and who overtakes whom."""
-    draw = text_table if layout == "table" else markdown_table
     for table in scaling_tables(models):
-        yield draw(table.headers, table.rows, table.numeric)
+        yield _drawn(table.headers, table.rows, table.numeric, layout, width)
         yield _paragraph(table.notes, layout, width)
 
 
@@ -171,6 +170,14 @@ def _headings(sides: Sequence[Side], layout: str, width: int) -> Iterator[str]:
     for side in sides:
         lines = [f"{side.label}: {line}" if side.label else line for line in heading(side.header)]
         yield wrap(lines, width) if layout == "table" else "  \n".join(map(escape, lines))
+
+
+def _drawn(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], layout: str, width: int
+) -> str:
+    if layout == "table":
+        return text_table(headers, rows, numeric, width)
+    return markdown_table(headers, rows, numeric)
 
 
 def _paragraph(lines: Sequence[str], layout: str, width: int) -> str:
@@ -381,7 +388,6 @@ def render_prediction(sides: Sequence[Side], layers: tuple[int, ...], batch_size
     if layout == "csv":
         rows = [{**asdict(answer), "layers": _layers(answer.layers)} for answer in answers]
         return csv_text(list(rows[0]), [list(row.values()) for row in rows])
-    table = text_table if layout == "table" else markdown_table
     rows_of_words = [_answer_words(answer) for answer in answers]
     notes = [
         f"{_layers(layers)}, batch {batch_size}: predicted from the sizes that were run",
@@ -391,7 +397,7 @@ def render_prediction(sides: Sequence[Side], layers: tuple[int, ...], batch_size
     outside = [answer.model for answer in answers if answer.is_extrapolated]
     if outside:
         notes.append(f"extrapolated, which is no more than a guess: {', '.join(outside)}: run sizes around this one")
-    parts = (table(_ANSWER_HEADERS, rows_of_words, _ANSWER_NUMERIC), _paragraph(notes, layout, width))
+    parts = (_drawn(_ANSWER_HEADERS, rows_of_words, _ANSWER_NUMERIC, layout, width), _paragraph(notes, layout, width))
     return "\n\n".join((*_headings(sides, layout, width), *parts))
 
 

@@ -94,12 +94,13 @@ def _render_table(
         dropped += [column for column in columns if column.key == key]
         columns = tuple(column for column in columns if column.key != key)
         table = _table(summaries, columns)
+    table = _table(summaries, columns, width)
     parts = [wrap(heading(run.header), width), table, wrap(_notes(run, summaries, columns, dropped, prices), width)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(summaries: Sequence[Summary], columns: Sequence[Column]) -> str:
-    return text_table(*_cells(summaries, columns)) if summaries else _NO_ROWS
+def _table(summaries: Sequence[Summary], columns: Sequence[Column], width: int | None = None) -> str:
+    return text_table(*_cells(summaries, columns), width) if summaries else _NO_ROWS
 
 
 def _cells(

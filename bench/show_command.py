@@ -69,7 +69,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
         if ranks:
             text = render_ranks(run, layout, width)
         else:
-            text = render_claims(run, layout) if claims else _taxes(run, results, layout, width)
+            text = render_claims(run, layout, width) if claims else _taxes(run, results, layout, width)
     else:
         prices = None if price_per_hour is None else _prices(price_per_hour, run)
         text = render_run(

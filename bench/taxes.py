@@ -220,9 +220,9 @@ def tax_table(account: Account) -> WordTable:
 
 def _texts(account: Account, layout: str, width: int) -> Iterator[str]:
     table = tax_table(account)
-    draw = text_table if layout == "table" else markdown_table
     yield wrap([table.title], width) if layout == "table" else table.title
-    yield draw(table.headers, table.rows, table.numeric)
+    cells = table.headers, table.rows, table.numeric
+    yield text_table(*cells, width) if layout == "table" else markdown_table(*cells)
     yield wrap(table.notes, width) if layout == "table" else "\n".join(f"- {line}" for line in table.notes)
 
 
