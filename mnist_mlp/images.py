@@ -25,8 +25,8 @@ from mnist_mlp.errors import WorkloadError
 FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """File formats that are read; Pillow's many others are not offered to strangers' files."""
 
-MAX_PIXELS: Final = 64_000_000
-"""Largest picture. Reading one takes up to 10 bytes a pixel."""
+MAX_PIXELS: Final = 50_000_000
+"""Largest picture. Reading one takes up to 16 bytes a pixel, in WebP with opacity: less than a gigabyte."""
 
 MAX_FILE_BYTES: Final = 4 * MAX_PIXELS + 2**20
 """Largest file: that of the largest picture, uncompressed and with opacity."""
@@ -46,6 +46,9 @@ INK_THRESHOLD: Final = 0.2
 
 _BORDER_SHARE: Final = 0.04
 """Width of the border that shows the paper, as a share of the shorter side."""
+
+_STRIP_ROWS: Final = 256
+"""About so many rows of a picture with opacity are converted at a time."""
 
 _RAMP: Final = " .:-=+*#%@"
 
@@ -124,7 +127,8 @@ def _open(path: Path) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(_too_large())
         image.load()
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of a large picture costs hundreds of megabytes
+        return image
 
 
 def _too_large() -> str:
@@ -142,12 +146,28 @@ def _split(image: Image.Image) -> tuple[Grey, Grey | None]:
         return _unit(grey), _unit(Image.fromarray(255 * (levels != transparent).astype(np.uint8)))
     if transparent is None and not image.mode.upper().endswith("A"):
         return _unit(image.convert("L")), None
-    grey, opacity = _reduce(image.convert("RGBA").convert("LA")).split()
+    grey, opacity = _reduce_transparent(image).split()
     return _unit(grey), _unit(opacity)
 
 
+def _factor(image: Image.Image) -> int:
+    return math.ceil(max(image.size) / WORKING_SIDE)
+
+
 def _reduce(image: Image.Image) -> Image.Image:
-    return image.reduce(math.ceil(max(image.size) / WORKING_SIDE))
+    return image.reduce(_factor(image))
+
+
+def _reduce_transparent(image: Image.Image) -> Image.Image:
+    """Return luminance and opacity, reduced: of a strip at a time, for Pillow needs four copies of what it converts."""
+    factor = _factor(image)
+    width, height = image.size
+    reduced = Image.new("LA", (math.ceil(width / factor), math.ceil(height / factor)))
+    rows = factor * math.ceil(_STRIP_ROWS / factor)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        reduced.paste(strip.convert("RGBA").convert("LA").reduce(factor), (0, top // factor))
+    return reduced
 
 
 def _unit(band: Image.Image) -> Grey:

@@ -4,10 +4,14 @@ import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import mutations
 import pytest
-from sandbox import TESTS
+from PIL import Image
+from sandbox import TESTS, Sandbox
+
+from mnist_mlp.images import MAX_PIXELS
 
 pytestmark = [
     pytest.mark.slow,
@@ -43,3 +47,29 @@ def test_one_seed_makes_the_same_mutants_again() -> None:
         return [next(stream) for _ in range(200)]
 
     assert first(1) == first(1) != first(2)
+
+
+READ_BOUNDED = """
+import sys
+from fuzz_campaign import bound_this_process
+from mnist_mlp.images import prepare_image
+bound_this_process()
+prepare_image(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(("mode", "form"), [("LA", "PNG"), ("I;16", "PNG"), ("RGBA", "WEBP")])
+def test_the_largest_picture_that_is_read_costs_less_than_a_gigabyte(tmp_path: Path, mode: str, form: str) -> None:
+    path = tmp_path / "large"
+    with Image.new(mode, (MAX_PIXELS // 7000, 7000)) as picture:  # in a file of some hundred kilobytes
+        bands = len(picture.getbands())
+        picture.paste((255,) * bands if bands > 1 else 255, (1000, 1000, 3000, 7000))
+        picture.save(path, form)
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-c", READ_BOUNDED, str(path)],
+        env=Sandbox(tmp_path).environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
