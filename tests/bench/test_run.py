@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import itertools
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from bench.errors import BadInputError, ExitCode, IncomparableError, Interrupted
 from bench.interrupts import Interrupts
 from bench.plan import Request as RunRequest
 from bench.records import EpochRecord, Failure, FailureKind, Trial, TrialRecord
+from bench.show import render_run
 from bench.store import read_run
 
 REQUEST = RunRequest(models=("784-128-10",), batch_sizes=(64, 128), repeats=3, devices=("cpu",), epochs=2)
@@ -279,3 +281,36 @@ def test_estimate_of_an_impossible_plan_says_why(fake_launcher: FakeLauncher, tm
     )
     with pytest.raises(BadInputError, match="no room"):
         run.estimate_here(plan, fake_launcher, options(tmp_path))
+
+
+class BackwardClock(datetime):
+    """A clock that is set back by a day each time somebody looks at it."""
+
+    looks = 0
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        cls.looks += 1
+        return cls(2026, 11, 21, tzinfo=tz) - timedelta(days=cls.looks)
+
+
+def test_a_clock_that_is_set_back_during_a_run_changes_stamps_and_nothing_else(
+    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("run", "launcher"):
+        monkeypatch.setattr(f"bench.{module}.datetime", BackwardClock)
+    display = Quiet()
+    display.after = {2: InterruptedRunError("interrupted by SIGINT")}
+    with pytest.raises(InterruptedRunError):
+        start(fake_launcher, options(tmp_path), display)
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    finished = resume(fake_launcher, path, options(tmp_path, budget_seconds=3600))
+    assert finished.exit_code is ExitCode.PASS
+    stored = read_run(finished.path)
+    stamps = [stored.header.created_at, *(record.started_at for record in stored.records)]
+    assert stamps == sorted(set(stamps), reverse=True)
+    assert [record.wall_seconds >= 0 for record in stored.records] == [True] * 6
+    assert stored.footer is not None
+    assert 0 <= stored.footer.wall_seconds < 3600
+    assert stored.footer.complete
+    assert "784" in render_run(stored, format="table")

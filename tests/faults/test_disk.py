@@ -1,5 +1,6 @@
 """Disks that are full, read-only, failing or gone: a clear error, exit 2 or 4, and what was stored before is whole."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -75,17 +76,25 @@ def test_disk_that_fills_during_a_run_keeps_what_was_told_and_resume_completes_i
     assert len(after.records) == TRIALS
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB, where mounting is permitted."""
-    folder = tmp_path / "disk"
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """Mount a file system in memory at `folder`, where that is permitted."""
     folder.mkdir()
     mount = shutil.which("mount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    command = [str(mount), "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if mount is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:  # noqa: S603 - ours
         pytest.skip("nothing can be mounted here")
-    yield folder
-    subprocess.run(["/bin/umount", str(folder)], check=True)  # noqa: S603 - our own words
+    try:
+        yield folder
+    finally:
+        subprocess.run(["/bin/umount", str(folder)], check=True)  # noqa: S603 - our own words
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    with mounted(tmp_path / "disk", "size=64k") as folder:
+        yield folder
 
 
 def test_full_file_system_keeps_every_whole_line(small_disk: Path) -> None:
@@ -101,6 +110,33 @@ def test_full_file_system_keeps_every_whole_line(small_disk: Path) -> None:
         with pytest.raises(StorageError, match="No space left on device"):
             fill(writer)
         assert list(read_run(writer.path).records) == stored != []
+
+
+def test_run_on_a_file_system_that_fills_ends_and_is_completed_when_there_is_room(sandbox: Sandbox) -> None:
+    with mounted(sandbox.work / "runs", "size=12k") as disk:
+        done = sandbox.run("run", *GRID, "--output", "runs/run.jsonl")
+        assert done.returncode == 4, done.stderr
+        assert "cannot be stored: No space left on device; everything before it is intact" in done.stderr
+        assert "Traceback" not in done.stderr
+        before = read_run(disk / "run.jsonl")
+        assert 0 < len(before.records) == len(told(done.stderr)) < TRIALS
+        assert not sandbox.leftovers()
+        subprocess.run(["/bin/mount", "-o", "remount,size=1m", str(disk)], check=True)  # noqa: S603 - our own words
+        resumed = sandbox.run("run", "--resume", "runs/run.jsonl")
+        assert resumed.returncode == 0, resumed.stderr
+        after = read_run(disk / "run.jsonl")
+        assert after.records[: len(before.records)] == before.records
+        assert len(after.records) == TRIALS
+
+
+@pytest.mark.parametrize("output", ["runs", "runs/run.jsonl", "runs/new/run.jsonl"])
+def test_read_only_file_system_is_refused_before_anything_starts(sandbox: Sandbox, output: str) -> None:
+    with mounted(sandbox.work / "runs", "ro"):
+        done = sandbox.run("run", *GRID, "--output", output)
+    assert done.returncode == 2, done.stderr
+    assert "no folder you may write to" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not told(done.stderr)
 
 
 def test_every_fsync_that_fails_is_told_and_what_was_stored_is_whole(
