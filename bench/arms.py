@@ -80,7 +80,14 @@ def _temporary_folder() -> Iterator[Path]:
         with contextlib.suppress(BadInputError):  # it is in use, or somebody else's
             _lock(abandoned).release()
             shutil.rmtree(abandoned.parent, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_FOLDER) as name:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=_FOLDER, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise BadInputError(
+            f"a temporary folder to unpack a revision into cannot be made: {error.strerror}; make room, or set TMPDIR "
+            "to a folder that you may write to"
+        ) from error
+    with folder as name:
         lock = _lock(Path(name) / _LOCK)
         try:
             yield Path(name)

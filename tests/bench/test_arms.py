@@ -232,3 +232,13 @@ def test_a_missing_git_is_said_so(clone: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
     with pytest.raises(BadInputError, match="git cannot be run here"), open_arm("rev:HEAD"):
         pass
+
+
+def test_no_place_to_unpack_into_is_an_error_with_a_remedy(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del clone
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    problem = "cannot be made: No such file or directory; make room, or set TMPDIR"
+    with pytest.raises(BadInputError, match=problem), open_arm("rev:HEAD"):
+        pass
