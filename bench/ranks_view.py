@@ -87,9 +87,9 @@ def _interval(spread: Spread, form: Callable[[float], str]) -> str:
 
 
 def _texts(table: WordTable, layout: str, width: int) -> Iterator[str]:
-    draw = text_table if layout == "table" else markdown_table
+    cells = (table.headers, table.rows, table.numeric)
     yield wrap([table.title], width) if layout == "table" else table.title
-    yield draw(table.headers, table.rows, table.numeric)
+    yield text_table(*cells, width) if layout == "table" else markdown_table(*cells)
     yield wrap(table.notes, width) if layout == "table" else "\n".join(f"- {line}" for line in table.notes)
 
 

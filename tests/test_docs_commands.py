@@ -37,6 +37,7 @@ GROUPS: Final = {"bench": bench_cli, "mnist_mlp": workload_cli}
 EXEMPT: Final = {
     ("python3", "-m", "pip", "install", "uv"): "installs what runs these tests",
     ("pytest", "-m", "not slow"): "these tests",
+    ("python", "-m", "pytest", "-m", "faults", "tests/faults"): "these tests",
     ("mv", "accuracy.jsonl", "results/baselines/accuracy.jsonl"): "no command of ours",
     ("rm", "accuracy.csv"): "no command of ours",
     ("eval", "$(_BENCH_COMPLETE=bash_source bench)"): "tests/bench/test_completion.py completes",
