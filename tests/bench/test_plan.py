@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bench import plan as planning
 from bench.errors import BadInputError, ExitCode
-from bench.plan import PRESETS, Request, check_request, choose_devices, missing_trials, order_trials
-from bench.records import Configuration, DeviceStatus, TrialRecord
+from bench.plan import PRESETS, Request, check_rank_devices, check_request, choose_devices, missing_trials, order_trials
+from bench.records import Configuration, DeviceStatus, Plan, TrialRecord
 from mnist_mlp.recipes import RECIPES, TUTORIALS
 
 REQUEST: Final = Request(models=("784-128-10",), repeats=3)
@@ -336,3 +336,73 @@ def test_the_speedrun_preset_trains_its_recipe_with_forty_seeds() -> None:
     (found,) = configurations(PRESETS["speedrun"])
     assert (found.model, found.engine, found.schedule) == ("speedrun", "fused", "one_cycle")
     assert PRESETS["speedrun"].repeats >= 40
+
+
+# Ranks
+
+
+def ranks_plan(*, ranks_here: int | None = None, **changes: Any) -> Plan:  # noqa: ANN401 - as of `request`
+    """Plan one model for several ranks on a CPU of 8 cores."""
+    asked = request(batch_sizes=(64,), **changes)
+    check_request(asked)
+    return planning.make_plan(asked, devices=("cpu",), cores_usable=8.0, ranks_here=ranks_here)
+
+
+def test_ranks_have_the_same_threads_whatever_their_number() -> None:
+    plan = ranks_plan(world_sizes=(1, 2, 4))
+    found = [(c.world_size, c.threads, c.batch_size) for c in plan.configurations]
+    assert found == [(1, 2, 64), (2, 2, 64), (4, 2, 64)]
+        (1, 2, 64),
+        (2, 2, 64),
+        (4, 2, 64),
+    ]
+
+
+def test_ranks_on_other_machines_leave_this_ones_cores_alone() -> None:
+    plan = ranks_plan(world_sizes=(4,), ranks_here=2)
+    assert [c.threads for c in plan.configurations] == [4]
+
+
+def test_weak_scaling_gives_each_rank_the_batch_size() -> None:
+    plan = ranks_plan(world_sizes=(1, 2, 4), scaling="weak")
+    assert [c.batch_size for c in plan.configurations] == [64, 128, 256]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"world_sizes": (0,)}, "--world-size 0 is out of range"),
+        ({"world_sizes": (3,)}, "batch size 64 cannot be shared equally by 3 ranks"),
+        ({"world_sizes": (4,), "threads": (4,)}, "4 ranks of 4 threads are more than the 8 cores"),
+        ({"world_sizes": (2,), "engines": ("fused",)}, "engine 'fused' trains in one process only"),
+        ({"scaling": "linear"}, "--scaling"),
+    ],
+)
+def test_ranks_that_cannot_be_had_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadInputError, match=words):
+        ranks_plan(**changes)
+
+
+def gpu(index: int) -> DeviceStatus:
+    return DeviceStatus(device=f"cuda:{index}", available=True, description="GPU", reason="")
+
+
+def gpu_plan(*devices: str, asked: str = "auto") -> Plan:
+    wanted = request(devices=(asked,), batch_sizes=(64,), world_sizes=(1, 2))
+    return planning.make_plan(wanted, devices=devices, cores_usable=8.0)
+
+
+def test_ranks_take_a_kinds_devices_from_the_first_on() -> None:
+    plan = gpu_plan("cuda:0", "cuda:1")
+    assert [(c.device, c.world_size) for c in plan.configurations] == [("cuda:0", 1), ("cuda:0", 2), ("cuda:1", 1)]
+    assert plan.configurations[1].devices == ("cuda:0", "cuda:1")
+    check_rank_devices(plan, (gpu(0), gpu(1)))
+    with pytest.raises(BadInputError, match="cannot be the first of 2 ranks"):
+        gpu_plan("cuda:1", asked="cuda:1")
+
+
+def test_more_ranks_than_accelerators_are_refused_unless_they_are_elsewhere() -> None:
+    plan = gpu_plan("cuda:0")
+    with pytest.raises(BadInputError, match="2 ranks need 2 devices of kind cuda, but there are 1 here"):
+        check_rank_devices(plan, (gpu(0),))
+    check_rank_devices(plan, (gpu(0),), ranks_here=1)
