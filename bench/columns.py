@@ -161,8 +161,8 @@ COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(_columns())
 """Every column by its key: each field, each quantity with its spread, and ``n`` with the failures."""
 
 
-def find_columns(keys: Iterable[str]) -> tuple[Column, ...]:
-    """Return the columns named by `keys`, each once.
+def find_columns(keys: Iterable[str], costs: Sequence[Column] = ()) -> tuple[Column, ...]:
+    """Return the columns named by `keys`, each once; with `costs` among those there are, where prices are known.
 
     Raises:
         BadInputError: no key is given, or one is unknown.
@@ -170,17 +170,24 @@ def find_columns(keys: Iterable[str]) -> tuple[Column, ...]:
     chosen = tuple(dict.fromkeys(keys))
     if not chosen:
         raise BadInputError(f"no column is named: use some of {_known_keys()}")
+    known = {**COLUMNS, **{column.key: column for column in costs}}
     for key in chosen:
-        if key not in COLUMNS:
-            hint = did_you_mean(key, COLUMNS)
+        if key not in known:
+            if key in COST_KEYS:
+                raise BadInputError(f"column {key!r} needs to know what an hour costs: add --price-per-hour")
+            hint = did_you_mean(key, known)
             raise BadInputError(f"column {harmless(key, 60)!r} is unknown{hint}: use some of {_known_keys()}")
-    return tuple(COLUMNS[key] for key in chosen)
+    return tuple(known[key] for key in chosen)
 
 
 def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
     """Return the columns of a table that hides no dimension in which `summaries` differ."""
     of_ranks = [key for key in RANK_METRICS if any(getattr(summary, key) is not None for summary in summaries)]
     return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *of_ranks, *DEFAULT_METRICS))
+
+
+COST_KEYS: Final = ("cost_per_epoch", "cost_to_98_percent")
+"""Columns that there are only where prices are known."""
 
 
 def cost_columns(prices: Prices) -> tuple[Column, ...]:
@@ -199,8 +206,8 @@ def cost_columns(prices: Prices) -> tuple[Column, ...]:
         return Field(key=key, header=header, unit="", numeric=True, value=value)
 
     per_hour = field("price_per_hour", "price per hour", price)
-    epoch = field("cost_per_epoch", "cost per epoch", lambda summary: cost(summary.epoch_seconds, summary))
-    to_98 = field("cost_to_98_percent", "cost to 98 %", lambda summary: cost(summary.seconds_to_98_percent, summary))
+    epoch = field(COST_KEYS[0], "cost per epoch", lambda summary: cost(summary.epoch_seconds, summary))
+    to_98 = field(COST_KEYS[1], "cost to 98 %", lambda summary: cost(summary.seconds_to_98_percent, summary))
     reached, n = FIELDS["seconds_to_98_percent_n"], FIELDS["n"]
     return (
         Column(key=epoch.key, header=epoch.header, fields=(epoch, per_hour), cell=_cost_cell),

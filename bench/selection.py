@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from bench.columns import find_columns, harmless
+from bench.columns import Column, find_columns, harmless
 from bench.errors import BadInputError
 from bench.fields import Field, Value
 from bench.records import Summary
@@ -22,21 +22,23 @@ _ORDERINGS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyTy
 )
 
 
-def select(summaries: Sequence[Summary], *, filters: Sequence[str], sort: Sequence[str]) -> tuple[Summary, ...]:
+def select(
+    summaries: Sequence[Summary], *, filters: Sequence[str], sort: Sequence[str], costs: Sequence[Column] = ()
+) -> tuple[Summary, ...]:
     """Return the `summaries` that meet all `filters`, sorted by the keys `sort`, the first one foremost.
 
     A filter is a column's key, one of ``= != < <= > >= ~`` (contains) and a value in SI base units, such as
     ``batch_size>=256``. What was not measured meets ``!=`` only. A sort key with a leading ``-`` sorts downwards; what
-    was not measured always comes last.
+    was not measured always comes last. `costs` are the columns there are beside the usual ones.
 
     Raises:
         BadInputError: a filter cannot be read or names an unknown column; a sort key is unknown.
     """
-    conditions = [_parse_filter(text) for text in filters]
+    conditions = [_parse_filter(text, costs) for text in filters]
     selected = [summary for summary in summaries if all(holds(summary) for holds in conditions)]
     # A stable sort by the least important key first leaves the most important one in charge.
     for key in reversed(sort):
-        selected = _sorted(selected, _find_field(key.removeprefix("-")), descending=key.startswith("-"))
+        selected = _sorted(selected, _find_field(key.removeprefix("-"), costs), descending=key.startswith("-"))
     return tuple(selected)
 
 
@@ -51,12 +53,12 @@ def _sort_key(value: Value) -> tuple[float, tuple[tuple[int, str], ...]]:
     return (0.0, natural_key(value)) if isinstance(value, str) else (float(value or 0), ())
 
 
-def _find_field(key: str) -> Field:
-    (column,) = find_columns((key,))
+def _find_field(key: str, costs: Sequence[Column]) -> Field:
+    (column,) = find_columns((key,), costs)
     return column.fields[0]
 
 
-def _parse_filter(text: str) -> Condition:
+def _parse_filter(text: str, costs: Sequence[Column]) -> Condition:
     match = _FILTER.fullmatch(text)
     if match is None:
         raise BadInputError(
@@ -64,7 +66,7 @@ def _parse_filter(text: str) -> Condition:
             "write it like batch_size>=256 or device=cpu"
         )
     key, sign, wanted = match.groups()
-    field = _find_field(key)
+    field = _find_field(key, costs)
     return _number_condition(field, sign, wanted) if field.numeric else _text_condition(field, sign, wanted)
 
 

@@ -41,8 +41,9 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     Raises:
         BadInputError: a column is unknown, or a filter cannot be read.
     """
-    chosen = None if columns is None else find_columns(columns)
-    summaries = select(summarise(run.records, peak_rate), filters=filters, sort=sort)
+    costs = _costs(prices)
+    chosen = None if columns is None else find_columns(columns, costs)
+    summaries = select(summarise(run.records, peak_rate), filters=filters, sort=sort, costs=costs)
     match format:
         case "table":
             return _render_table(run, summaries, chosen, width, prices)
@@ -68,7 +69,9 @@ def _costs(prices: Prices | None) -> tuple[Column, ...]:
 
 def _shown(summaries: Sequence[Summary], chosen: Sequence[Column] | None, prices: Prices | None) -> tuple[Column, ...]:
     """Return the columns of a table: the `chosen` ones or those that matter, and with `prices` those of cost."""
-    return (*(chosen or default_columns(summaries)), *_costs(prices))
+    shown = chosen or default_columns(summaries)
+    named = {column.key for column in shown}
+    return (*shown, *(column for column in _costs(prices) if column.key not in named))
 
 
 def _notes(

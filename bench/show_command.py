@@ -50,7 +50,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     python -m bench show latest --claims
     python -m bench show latest --taxes
     python -m bench show latest --ranks
-    python -m bench show latest --price-per-hour 2.5
+    python -m bench show latest --price-per-hour 2.5 --sort cost_per_epoch
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.claims import render_claims
     from bench.profiles import load_profile, peak_rate_of

@@ -21,7 +21,7 @@ from bench_builders import (
     make_run,
 )
 from click.testing import CliRunner, Result
-from stored_runs import store
+from stored_runs import side, store
 
 from bench.cli import Commands
 from bench.coding import to_json
@@ -236,7 +236,7 @@ def test_no_varying_dimension_is_ever_dropped() -> None:
         dataclasses.replace(SMALL, threads=threads, engine=engine) for threads, engine in ((1, "a"), (2, "b"))
     ]
     rows = table_rows(render_run(make_run(configurations), width=20), 70)
-    assert [row[3:5] for row in rows] == [["a", "1"], ["b", "2"]]
+    assert [row[3:5] for row in rows if row[0]] == [["a", "1"], ["b", "2"]]  # cells too long go on below
 
 
 def test_chosen_columns_are_never_dropped() -> None:
@@ -399,3 +399,20 @@ def test_the_command_refuses_what_is_no_price(tmp_path: Path, options: tuple[str
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
     assert "Traceback" not in result.output
+
+
+def test_costs_are_shown_sorted_and_filtered_by_where_a_price_is_known() -> None:
+    fast, slow = make_configuration(batch_size=256), make_configuration(batch_size=64)
+    run = side({slow: 4.0, fast: 2.0}, repeats=3)
+    prices = parse_prices("3.6")
+    text = render_run(run, format="json", sort=("cost_per_epoch",), prices=prices)
+    costs = [row["cost_per_epoch"] for row in json.loads(text)["rows"]]
+    assert costs == sorted(costs)
+    assert len(costs) == 2
+    columns, filters = ("batch_size", "cost_per_epoch"), ("cost_per_epoch<0.003",)
+    text = render_run(run, format="csv", columns=columns, filters=filters, prices=prices)
+    assert [line.split(",")[0] for line in text.splitlines()] == ["batch_size", "256"]
+    table = render_run(run, columns=("cost_per_epoch", "batch_size"), prices=prices)
+    assert table.split("\n\n")[1].count("epoch") == 1
+    with pytest.raises(BadInputError, match="'cost_per_epoch' needs to know what an hour costs: add --price-per-hour"):
+        render_run(run, sort=("-cost_per_epoch",))
