@@ -32,6 +32,7 @@ from bench.matching import (
     varying_dimensions,
 )
 from bench.records import Header
+from bench.shards import completion
 from bench.units import format_percent
 
 ERROR_LEVEL: Final = 0.01
@@ -100,7 +101,7 @@ def _whole_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
                 subject=None,
                 quantity="trials",
                 judgement=undecided(Verdict.INCONCLUSIVE, f"the {side} run is incomplete"),
-                advice=f"complete it: python -m bench run --resume {harmless(source.table.header.run_id, 40)}",
+                advice=f"complete it: {harmless(completion(source.table.header), _MAX_COMMAND_CHARACTERS)}",
             )
 
 

@@ -17,6 +17,7 @@ from bench.options import EXIT_CODES
 from bench.predict_command import predict_command
 from bench.report_command import export_command, report_command
 from bench.run_command import devices_command, run_command
+from bench.shards_command import merge_command, plan_command
 from bench.show_command import show_command
 
 
@@ -72,6 +73,8 @@ def cli() -> None:
 
 for command in (
     run_command,
+    plan_command,
+    merge_command,
     show_command,
     list_command,
     predict_command,

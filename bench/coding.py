@@ -28,6 +28,9 @@ TAG: Final = "type"
 LATER: Final[Mapping[str, bool]] = types.MappingProxyType({"later": True})
 """Metadata of a field, with a default, that was added to a type after files of it were written."""
 
+_REQUIRED: Final = object()
+"""In place of a default: a member that is always written."""
+
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 MAX_INTEGER: Final = 2**63 - 1
@@ -36,13 +39,10 @@ MAX_INTEGER: Final = 2**63 - 1
 
 def to_json(value: object) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
     """Return `value` as what `json.dumps` takes; enums become their values and tuples lists."""
+    if value is None or type(value) in _SCALARS:  # most are
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        defaults = later_defaults(type(value))
-        return {
-            name: _field_to_json(value, name)
-            for name in _member_names(type(value))
-            if name not in defaults or getattr(value, name) != defaults[name]
-        }
+        return _record_to_json(value)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, list | tuple):
@@ -50,13 +50,15 @@ def to_json(value: object) -> Any:  # noqa: ANN401 - a JSON value has no narrowe
     return value
 
 
-def _field_to_json(record: Any, name: str) -> Any:  # noqa: ANN401 - any field of any record
-    value = getattr(record, name)
-    if value is None or type(value) in _SCALARS:  # most are
-        return value
-    encoded = to_json(value)
-    if dataclasses.is_dataclass(value) and len(_union_members(member_hints(record.__class__)[name])) > 1:
-        return {TAG: type(value).__name__, **encoded}
+def _record_to_json(record: Any) -> dict[str, Any]:  # noqa: ANN401 - any record
+    encoded: dict[str, Any] = {}
+    for name, default, is_union in _written_members(record.__class__):
+        value = getattr(record, name)
+        if value is None or type(value) in _SCALARS:
+            if default is _REQUIRED or value != default:
+                encoded[name] = value
+        elif default is _REQUIRED or value != default:
+            encoded[name] = {TAG: type(value).__name__, **to_json(value)} if is_union else to_json(value)
     return encoded
 
 
@@ -250,8 +252,13 @@ def _wrong_members(known: Iterable[str], required: Collection[str], data: dict[s
 
 
 @functools.cache
-def _member_names(kind: type) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind))
+def _written_members(kind: type) -> tuple[tuple[str, object, bool], ...]:
+    """Return of each member its name, the default that is not written, and whether it is one of several records."""
+    defaults = later_defaults(kind)
+    return tuple(
+        (name, defaults.get(name, _REQUIRED), typing.get_origin(hint) is not tuple and len(_union_members(hint)) > 1)
+        for name, hint in member_hints(kind).items()
+    )
 
 
 @functools.cache

@@ -28,6 +28,7 @@ from bench.matching import (
 )
 from bench.records import Configuration
 from bench.rounds import RoundsFile
+from bench.shards import completion
 
 UNCHANGED: Final = frozenset({Verdict.SAME, Verdict.INCONCLUSIVE})
 """Verdicts of what nobody has shown to differ."""
@@ -335,10 +336,7 @@ def _run_notes(
         yield "both sides are one run, whose trials were measured in turn: no drift from table to table is between them"
     for side, source in (("baseline", baseline), ("candidate", candidate)):
         if not source.table.is_whole:
-            yield (
-                f"the {side} is incomplete: resume it with python -m bench run --resume {source.table.header.run_id}, "
-                "unless it is still running"
-            )
+            yield (f"the {side} is incomplete: {completion(source.table.header)}, unless it is still running")
     if between is None and any(row.baseline.subject != row.candidate.subject for row in rows):
         yield "configurations that differ only in threads are paired, as the machines differ"
 

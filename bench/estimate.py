@@ -1,7 +1,7 @@
 """How long a plan will take, estimated by starting a few of its trials and timing their first warm steps."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from bench.messages import Prepared
@@ -15,20 +15,25 @@ Probe = Callable[[Trial], Prepared]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Estimated wall seconds of all trials, from `probes` trials that were started for it."""
+    """Estimated wall seconds of one trial of each configuration, from `probes` trials that were started for it."""
 
-    seconds: float
+    trial_seconds: Mapping[Configuration, float]
     probes: int
+
+    def of(self, plan: Plan) -> float:
+        """Return the estimated wall seconds of all trials of `plan`, which is the estimated plan or a part of it."""
+        return plan.repeats * math.fsum(self.trial_seconds[configuration] for configuration in plan.configurations)
 
 
 def estimate_plan(plan: Plan, probe: Probe) -> Estimate:
-    """Estimate the plan's wall time.
+    """Estimate what the trials of `plan` take.
 
     A step is taken to cost overhead + work · rate, work being weights times batch size. Of each kind of configuration
     (same device, engine, pipeline, …) the one with the least and the one with the most work per step are probed, and
     the others lie on the line through them.
     """
-    seconds, probes = 0.0, 0
+    seconds: dict[Configuration, float] = {}
+    probes = 0
     for kind in _by_kind(plan.configurations):
         least, most = min(kind, key=_step_work), max(kind, key=_step_work)
         ends = {
@@ -41,8 +46,8 @@ def estimate_plan(plan: Plan, probe: Probe) -> Estimate:
             step = _interpolate(_step_work(configuration), least, most, ends)
             epoch = steps * step * (1 + _EVALUATION_SHARE)
             start = ends[most].preparation_seconds + ends[most].warm_up_seconds
-            seconds += plan.repeats * (start + configuration.epochs * epoch)
-    return Estimate(seconds=seconds, probes=probes)
+            seconds[configuration] = start + configuration.epochs * epoch
+    return Estimate(trial_seconds=seconds, probes=probes)
 
 
 def _by_kind(configurations: Iterable[Configuration]) -> list[list[Configuration]]:

@@ -9,6 +9,7 @@ from typing import Final
 from bench.columns import COLUMNS, Column, harmless
 from bench.fields import DIMENSIONS, IDENTITY, hidden_dimensions
 from bench.records import FailureKind, Header, Measurement, Peak, Run, Summary, TrialWarning
+from bench.shards import completion, listed, resumption
 from bench.stats import ADVICE, unmeasured_energy
 from bench.units import format_bytes, format_seconds
 
@@ -136,15 +137,27 @@ def _cautions(run: Run, summaries: Sequence[Summary]) -> Iterator[str]:
     for warning, count in count_warnings(summaries).items():
         yield f"warning {warning} ({count} of {len(summaries)} rows): {ADVICE[warning]}"
     yield from _flagged_notes(summaries)
-    if not is_complete(run):
-        planned = len(run.header.plan.configurations) * run.header.plan.repeats
-        done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
-        yield (
-            f"run incomplete: {max(0, planned - len(done))} of {planned} trials missing, "
-            f"resume with python -m bench run --resume {harmless(run.header.run_id, 40)}"
-        )
+    yield from _incomplete_notes(run)
     for text in run.warnings:
         yield f"file: {harmless(text, MAX_MESSAGE_CHARACTERS)}"
+
+
+def _incomplete_notes(run: Run) -> Iterator[str]:
+    division, plan = run.header.division, run.header.plan
+    if division is not None and division.missing:
+        held = listed([shard.number for shard in division.held])
+        missing = (division.configurations - len(plan.configurations)) * plan.repeats
+        yield (
+            f"shard {held} of {division.shards}: {missing} of {division.configurations * plan.repeats} trials are in "
+            f"others, {completion(run.header)}"
+        )
+    planned = len(plan.configurations) * plan.repeats
+    done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
+    if run.footer is None or len(done) < planned:
+        yield (
+            f"run incomplete: {max(0, planned - len(done))} of {planned} trials missing, "
+            f"{harmless(resumption(run.header), MAX_MESSAGE_CHARACTERS)}"
+        )
 
 
 def _flagged_notes(summaries: Sequence[Summary]) -> Iterator[str]:
@@ -189,5 +202,6 @@ def _name(summary: Summary, dimensions: Sequence[str]) -> str:
 
 
 def is_complete(run: Run) -> bool:
-    """Return whether the run ended with nothing of its plan left out."""
-    return run.footer is not None and run.footer.complete
+    """Return whether the run ended with nothing of its plan left out, nor of the plan that it is a part of."""
+    division = run.header.division
+    return run.footer is not None and run.footer.complete and not (division is not None and division.missing)

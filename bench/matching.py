@@ -315,7 +315,9 @@ def _value_text(value: object) -> str:
 
 
 def is_whole(run: Run) -> bool:
-    """Return whether `run` ended with every trial of its plan in it, whatever its footer says."""
+    """Return whether `run` ended with every trial of its plan in it, whatever its footer says: a shard is not whole."""
+    if run.header.division is not None and run.header.division.missing:
+        return False
     planned = len(set(run.header.plan.configurations)) * run.header.plan.repeats
     return run.footer is not None and run.footer.complete and len(run.records) == planned
 

@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from bench.errors import BadInputError
-from bench.plan import PRESETS, Request
+from bench.plan import PRESETS, SCALINGS, Request
 from mnist_mlp.recipes import DATASETS, ENGINES, PIPELINES, PRECISIONS, RECIPES
 
 if TYPE_CHECKING:
@@ -229,6 +229,24 @@ _GRID: Final = (
 def grid_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the options that name configurations, in the order of `make_request`'s parts."""
     for option in reversed(_GRID):
+        command = option(command)
+    return command
+
+
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options that say what to plan: a preset, the grid, epochs, repeats and seed."""
+    seed = "Seed of the first repeat; the next repeat has the next seed.  [default: 0]"
+    ranks = "Processes that train one model together, such as 1,2,4."
+    scaling = "What a batch size is of: all ranks (strong) or each (weak).  [default: strong]"
+    for option in (
+        click.option("--scaling", type=Name(SCALINGS), help=scaling),
+        click.option("--world-size", "world_sizes", type=NUMBERS, help=ranks),
+        click.option("--seed", type=int, help=seed),
+        click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own."),
+        click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]"),
+        grid_options,
+        click.option("--preset", type=PRESET, help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]"),
+    ):
         command = option(command)
     return command
 

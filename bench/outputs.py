@@ -6,6 +6,7 @@ import re
 import secrets
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Final
 
@@ -74,16 +75,17 @@ def require_writable_folder(folder: Path) -> None:
         raise BadInputError(f"{folder} is no folder that can be written: {reason}; name another one") from error
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path`, text in UTF-8, at once: whoever reads sees the old file or the whole new one.
+def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
+    """Write `content`, or its pieces, to `path`, text in UTF-8, at once: whoever reads sees the old file or the new one.
 
     Raises:
         StorageError: it cannot be written; a file that was at `path` before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        pieces = (content,) if isinstance(content, str | bytes) else content
         with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

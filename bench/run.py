@@ -32,6 +32,7 @@ from bench.records import (
     Trial,
     TrialRecord,
 )
+from bench.shards import is_merged, resumption, take_shard
 from bench.store import SUFFIX, RunWriter, new_run_id, read_run, run_path
 from bench.table import write_csv
 
@@ -47,7 +48,8 @@ class Options:
     """How to run, beside what. `results` is the folder of stored runs; `output` a file or another such folder.
 
     `patience` is how long to wait for a device that another run holds. `ranks_here` is the most ranks of a training
-    that run on this machine, where torchrun spreads them over several; None: all.
+    that run on this machine, where torchrun spreads them over several; None: all. `shard` is the number and the count
+    of the part of the plan to carry out, None for all of it.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Options:
     command: tuple[str, ...]
     patience: Patience = IMPATIENT
     ranks_here: int | None = None
+    shard: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,7 @@ def plan_here(request: Request, launcher: Launcher, ranks_here: int | None = Non
     return plan, place
 
 
-def estimate_here(plan: Plan, launcher: Launcher, options: Options) -> Estimate:
+def estimate_here(plan: Plan, launcher: Launcher, *, root: Path | None, timeout_seconds: float) -> Estimate:
     """Estimate the plan's time by probing a few of its trials.
 
     Raises:
@@ -122,11 +125,11 @@ def estimate_here(plan: Plan, launcher: Launcher, options: Options) -> Estimate:
 
     def probe(trial: Trial) -> Prepared:
         try:
-            return probe_trial(launcher, trial, root=options.data_root, timeout_seconds=options.timeout_seconds)
+            return probe_trial(launcher, trial, root=root, timeout_seconds=timeout_seconds)
         except TrialFailedError as error:
             raise BadInputError(f"{trial.configuration.model} cannot be estimated: {error}") from error
 
-    prepare_dataset(launcher, plan.configurations[0].dataset, options.data_root)
+    prepare_dataset(launcher, plan.configurations[0].dataset, root)
     return estimate_plan(plan, probe)
 
 
@@ -136,15 +139,19 @@ def start_run(
     """Plan and carry out a new run."""
     start = time.monotonic()
     plan, place = plan_here(request, launcher, options.ranks_here)
+    run_id, division = new_run_id(), None
+    if options.shard is not None:
+        plan, division = take_shard(plan, *options.shard, run_id)
     header = Header(
         schema_version=SCHEMA_VERSION,
-        run_id=new_run_id(),
+        run_id=run_id,
         name=options.name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=options.command,
         plan=plan,
         machine=place.machine,
         software=place.software,
+        division=division,
     )
     _prepare_data(plan, launcher, options.data_root, ())
     is_file = options.output is not None and options.output.suffix == SUFFIX
@@ -168,6 +175,8 @@ def resume_run(
         with interrupts.shield():
             writer, run = RunWriter.resume(path)
             stack.enter_context(writer)
+        if is_merged(run.header):
+            raise BadInputError(f"run {run.header.run_id} was merged from several: {resumption(run.header)}")
         place = describe_place(launcher)
         _refuse_mixing(run.header, place)
         choose_devices([c.device for c in run.header.plan.configurations], place.devices)

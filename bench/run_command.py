@@ -13,16 +13,14 @@ from bench.errors import BadInputError
 from bench.interrupts import Interrupts
 from bench.options import (
     EXIT_CODES,
-    NUMBERS,
-    PRESET,
     RESULTS,
     RUN,
     Choice,
     Duration,
     command_line,
-    grid_options,
     make_request,
     patience,
+    plan_options,
     quiet_option,
     tell,
     terminal_width,
@@ -30,7 +28,7 @@ from bench.options import (
     volume,
     wait_option,
 )
-from bench.plan import PRESETS, check_request
+from bench.plan import check_request
 
 if TYPE_CHECKING:
     from bench import run
@@ -42,17 +40,8 @@ if TYPE_CHECKING:
 
 
 @click.command("run", epilog=EXIT_CODES)
-@click.option("--preset", type=PRESET, help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]")
-@grid_options
-@click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]")
-@click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own.")
-@click.option("--seed", type=int, help="Seed of the first repeat; the next repeat has the next seed.  [default: 0]")
-@click.option(
-    "--world-size", "world_sizes", type=NUMBERS, help="Processes that train one model together, such as 1,2,4."
-)
-@click.option(
-    "--scaling", metavar="KIND", help="What a batch size is of: all ranks (strong) or each (weak).  [default: strong]"
-)
+@plan_options
+@click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge puts the parts together.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
 @click.option("--budget", type=Duration(), help="Start no further trial after this time.")
 @wait_option
@@ -75,6 +64,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     name: str | None,
     output: Path | None,
     data_root: Path | None,
+    shard: str | None,
     resume: str | None,
     dry_run: bool,
     **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
@@ -90,6 +80,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
     from bench.locks import require_free
+    from bench.shards import divide, parse_shard
     from bench.torchrun import check_world_size, place_in_torchrun
 
     place = place_in_torchrun(os.environ)
@@ -104,9 +95,10 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         command=command_line(sys.argv[1:]),
         patience=patience(wait),
         ranks_here=None if place is None else place.local_world_size,
+        shard=None if shard is None else parse_shard(shard),
     )
     if resume is not None:
-        _refuse_beside_resume(asked, preset=preset, name=name, output=output, dry_run=dry_run)
+        _refuse_beside_resume(asked, preset=preset, name=name, output=output, shard=shard, dry_run=dry_run)
         _resume(resume, options, ctx.obj, place)
         return
     if dry_run and volume() == "verbose":
@@ -126,7 +118,10 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     with _launcher(preload, place) as launcher:
         if dry_run:
             plan, _ = run.plan_here(request, launcher, options.ranks_here)
-            _dry_run(plan, run.estimate_here(plan, launcher, options))
+            if options.shard is not None:
+                number, shards = options.shard
+                plan = divide(plan, shards)[number - 1]
+            _dry_run(plan, run.estimate_here(plan, launcher, root=data_root, timeout_seconds=timeout))
         else:
             _print_finished(run.start_run(request, options, launcher, ctx.obj, _progress))
 
@@ -211,7 +206,9 @@ def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
     click.echo(text_table(headers, rows, numeric, terminal_width()))
     count = len(plan.configurations)
     click.echo(f"\n{count} configurations x {plan.repeats} repeats = {count * plan.repeats} trials")
-    click.echo(f"Estimated time: {format_seconds(estimate.seconds)}, from the first steps of {estimate.probes} of them")
+    click.echo(
+        f"Estimated time: {format_seconds(estimate.of(plan))}, from the first steps of {estimate.probes} of them"
+    )
 
 
 def _print_finished(finished: "run.Finished") -> None:

@@ -80,6 +80,15 @@ def encode(item: Item) -> bytes:
     return line
 
 
+def lines_of(run: Run) -> Iterator[str]:
+    """Yield the lines of `run`, whose records were read from files: that they can be stored needs no proof."""
+    items: tuple[Item | None, ...] = (run.header, *run.other_fingerprints, *run.records, run.footer)
+    kinds = {type_: kind for kind, type_ in _KINDS.items()}
+    for item in items:
+        if item is not None:
+            yield coding.dumps({kinds[type(item)]: coding.to_json(item)}) + "\n"
+
+
 def decode(line: bytes) -> Item:
     """Return what `line` holds.
 

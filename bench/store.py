@@ -19,6 +19,7 @@ from bench import runfile
 from bench.errors import BadInputError, StorageError
 from bench.ledger import Ledger
 from bench.locks import FileLock
+from bench.outputs import remove_abandoned, require_writable, write_atomically
 from bench.records import Fingerprint, Footer, Header, Run, TrialRecord
 from mnist_mlp.spelling import did_you_mean
 
@@ -192,6 +193,22 @@ def read_run(path: Path) -> Run:
         BadInputError: `path` is no stored run, or a line in it breaks a rule.
     """
     return runfile.read(path).run
+
+
+def write_merged(path: Path, run: Run) -> None:
+    """Write `run`, which was merged from stored runs, to `path` at once, in place of what was there.
+
+    Raises:
+        BadInputError: `path` cannot be written, or is being written.
+        StorageError: it could not be written; what was there before is intact.
+    """
+    require_writable(path)
+    lock = _writer_lock(path)
+    try:
+        remove_abandoned(path)
+        write_atomically(path, runfile.lines_of(run))
+    finally:
+        lock.release()
 
 
 def run_path(directory: Path, header: Header) -> Path:

@@ -51,8 +51,9 @@ def test_the_estimate_is_exact_where_a_step_costs_overhead_plus_work() -> None:
         for size in (16, 999, 4096)
     ]
     probe = FakeProbe()
-    estimate = estimate_plan(make_plan(made, repeats=4), probe)
-    assert estimate.seconds == pytest.approx(4 * sum(map(probe.trial_seconds, made)), rel=1e-9)
+    plan = make_plan(made, repeats=4)
+    estimate = estimate_plan(plan, probe)
+    assert estimate.of(plan) == pytest.approx(4 * sum(map(probe.trial_seconds, made)), rel=1e-9)
 
 
 def test_only_the_least_and_the_most_work_of_a_kind_is_probed() -> None:
@@ -66,17 +67,19 @@ def test_only_the_least_and_the_most_work_of_a_kind_is_probed() -> None:
 
 def test_a_single_configuration_is_probed_once() -> None:
     probe = FakeProbe()
-    estimate = estimate_plan(make_plan(repeats=3), probe)
+    plan = make_plan(repeats=3)
+    estimate = estimate_plan(plan, probe)
     assert estimate.probes == len(probe.probed) == 1
-    assert estimate.seconds == pytest.approx(3 * probe.trial_seconds(make_configuration()))
+    assert estimate.of(plan) == pytest.approx(3 * probe.trial_seconds(make_configuration()))
 
 
 def test_equal_work_per_step_needs_one_probe_and_still_counts_each_configurations_epochs() -> None:
     made = [make_configuration(epochs=epochs) for epochs in (1, 10)]
     probe = FakeProbe()
-    estimate = estimate_plan(make_plan(made, repeats=1), probe)
+    plan = make_plan(made, repeats=1)
+    estimate = estimate_plan(plan, probe)
     assert estimate.probes == 1
-    assert estimate.seconds == pytest.approx(sum(map(probe.trial_seconds, made)))
+    assert estimate.of(plan) == pytest.approx(sum(map(probe.trial_seconds, made)))
 
 
 @pytest.mark.parametrize(
@@ -98,5 +101,6 @@ def test_what_changes_the_cost_of_a_step_is_probed_apart(change: dict[str, objec
 
 
 def test_nothing_to_do_takes_no_time_and_no_probe() -> None:
-    estimate = estimate_plan(make_plan([]), FakeProbe())
-    assert (estimate.seconds, estimate.probes) == (0.0, 0)
+    plan = make_plan([])
+    estimate = estimate_plan(plan, FakeProbe())
+    assert (estimate.of(plan), estimate.probes) == (0.0, 0)

@@ -352,10 +352,6 @@ def test_ranks_have_the_same_threads_whatever_their_number() -> None:
     plan = ranks_plan(world_sizes=(1, 2, 4))
     found = [(c.world_size, c.threads, c.batch_size) for c in plan.configurations]
     assert found == [(1, 2, 64), (2, 2, 64), (4, 2, 64)]
-        (1, 2, 64),
-        (2, 2, 64),
-        (4, 2, 64),
-    ]
 
 
 def test_ranks_on_other_machines_leave_this_ones_cores_alone() -> None:

@@ -270,17 +270,17 @@ def test_host_preloads_what_the_trials_will_import(
 
 def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     plan, _ = run.plan_here(REQUEST, fake_launcher)
-    assert run.estimate_here(plan, fake_launcher, options(tmp_path)).seconds > 0
+    assert run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60).of(plan) > 0
     assert not (tmp_path / "results").exists()
 
 
-def test_estimate_of_an_impossible_plan_says_why(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+def test_estimate_of_an_impossible_plan_says_why(fake_launcher: FakeLauncher) -> None:
     plan, _ = run.plan_here(REQUEST, fake_launcher)
     fake_launcher.on = lambda request: (
         fail_trial(FailureKind.OUT_OF_MEMORY, "no room") if request["do"] == "prepare" else None
     )
     with pytest.raises(BadInputError, match="no room"):
-        run.estimate_here(plan, fake_launcher, options(tmp_path))
+        run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
 
 
 class BackwardClock(datetime):

@@ -1,0 +1,153 @@
+"""The commands `plan` and `merge`: how a plan divides into shards, and one run made of them."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.collection import garbage_collection_paused
+from bench.errors import ExitCode
+from bench.options import EXIT_CODES, RESULTS, Choice, Duration, make_request, plan_options
+from bench.plan import check_request
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.estimate import Estimate
+    from bench.records import Plan, Run
+
+
+@click.command("plan", epilog=EXIT_CODES)
+@plan_options
+@click.option("--shards", type=int, default=1, show_default=True, help="Into how many parts to divide the plan.")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one probe.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
+def plan_command(
+    *,
+    preset: str | None,
+    shards: int,
+    timeout: float,
+    data_root: Path | None,
+    layout: str,
+    **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
+) -> None:
+    """Show how a plan divides into shards: the trials of each, and how long they would take here. Measure nothing.
+
+    It takes the options of run that say what to plan, and so do the runs of its shards.
+
+    \b
+    python -m bench plan --preset standard --devices cpu --threads 8 --shards 4
+    python -m bench run --preset standard --devices cpu --threads 8 --shard 1/4
+    python -m bench merge shard-*.jsonl --output standard.jsonl
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench import run
+    from bench.processes import make_launcher
+    from bench.shards import check_shards, divide
+
+    request = make_request(preset or "quick", {option: value for option, value in grid.items() if value is not None})
+    check_request(request)
+    check_shards(shards, "--shards")
+    with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
+        plan, _ = run.plan_here(request, launcher)
+        parts = divide(plan, shards)
+        estimate = run.estimate_here(plan, launcher, root=data_root, timeout_seconds=timeout)
+    click.echo(_plan_json(plan, parts, estimate) if layout == "json" else _plan_table(plan, parts, estimate))
+
+
+def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate") -> str:
+    from tabulate import tabulate
+
+    from bench.shards import plan_id
+    from bench.units import format_seconds
+
+    count, shards = len(plan.configurations), len(parts)
+    rows = [
+        (f"{number}/{shards}", len(part.configurations), _trials(part), format_seconds(estimate.of(part)))
+        for number, part in enumerate(parts, start=1)
+    ]
+    table = tabulate(rows, headers=("shard", "configurations", "trials", "estimated time"), disable_numparse=[3])
+    return (
+        f"{table}\n\nPlan {plan_id(plan)}: {count} configurations x {plan.repeats} repeats = {_trials(plan)} trials\n"
+        f"Estimated time: {format_seconds(estimate.of(plan))} in all, here, from the first steps of {estimate.probes}"
+    )
+
+
+def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate") -> str:
+    import json
+
+    from bench.shards import plan_id
+
+    def row(part: "Plan") -> dict[str, Any]:
+        return {
+            "configurations": len(part.configurations),
+            "trials": _trials(part),
+            "estimated_seconds": estimate.of(part),
+        }
+
+    document = {
+        "plan_id": plan_id(plan),
+        "repeats": plan.repeats,
+        "seed": plan.seed,
+        **row(plan),
+        "shards": [{"shard": f"{number}/{len(parts)}", **row(part)} for number, part in enumerate(parts, start=1)],
+    }
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def _trials(plan: "Plan") -> int:
+    return len(plan.configurations) * plan.repeats
+
+
+@click.command("merge", epilog=EXIT_CODES)
+@click.argument("references", metavar="SHARD...", nargs=-1, required=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write, or to add to.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+@garbage_collection_paused()
+def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -> None:
+    """Put shards of one plan together in one file. SHARD is a path, the beginning of a run id, or latest.
+
+    Shards may come in any order, at any stage and again: what is in the file already stays as it is, and a shard that
+    was resumed adds its new trials. What does not belong together is refused: other plans, software or data, another
+    run of a shard that is there. Ends with 0 where nothing is missing, with 3 where something is.
+
+    \b
+    python -m bench merge shard-1.jsonl shard-2.jsonl shard-3.jsonl --output run.jsonl
+    python -m bench merge shard-3.jsonl --output run.jsonl
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.columns import harmless
+    from bench.merge import Source, merge_runs
+    from bench.store import read_run, resolve, write_merged
+
+    paths = [resolve(reference, results) for reference in references]
+    paths += [output] if output.exists() else []
+    sources = [Source(label=harmless(path.name, 60), run=read_run(path)) for path in dict.fromkeys(paths)]
+    merged = merge_runs(sources)
+    write_merged(output, merged)
+    for source in sources:
+        for warning in source.run.warnings:
+            click.echo(f"bench: {source.label}: {warning}", err=True)
+    click.echo(f"{output}: {_told(merged)}")
+    click.get_current_context().exit(_exit_code(merged))
+
+
+def _told(merged: "Run") -> str:
+    from bench.shards import completion, listed
+
+    division, footer = merged.header.division, merged.footer
+    if division is None or footer is None:  # of what was merged neither is
+        return ""
+    machines = len({merged.fingerprints[record.fingerprint].machine.id for record in merged.records})
+    text = (
+        f"shard {listed([shard.number for shard in division.held])} of {division.shards}, "
+        f"{len(merged.records)} of {division.configurations * merged.header.plan.repeats} trials, "
+        f"{footer.failed} of them failed, from {machines} machine{'s' * (machines != 1)}"
+    )
+    return text if footer.complete else f"{text}; {footer.missing} are missing: {completion(merged.header)}"
+
+
+def _exit_code(merged: "Run") -> ExitCode:
+    if merged.footer is not None and merged.footer.failed:
+        return ExitCode.FAILED_TRIAL
+    return ExitCode.PASS if merged.footer is not None and merged.footer.complete else ExitCode.INCONCLUSIVE

@@ -1,0 +1,176 @@
+"""The way through the commands: a plan is shown, its shards are run and merged; nothing here starts a real worker."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from fake_worker import FakeLauncher, fail_trial
+
+from bench.cli import cli
+from bench.plan import order_trials
+from bench.records import FailureKind
+from bench.store import read_run
+
+GRID = ("--models", "784-128-10", "--batch-sizes", "64,128,256,512,1024", "--repeats", "2", "--devices", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in an empty folder, with locks of its own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+@pytest.fixture
+def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
+    """The scripted worker in place of the real one."""
+    monkeypatch.setattr("bench.processes.make_launcher", lambda _preload=(): fake_launcher)
+    return fake_launcher
+
+
+@pytest.fixture
+def shards(worker: FakeLauncher) -> list[str]:
+    """The files of three shards that were run."""
+    del worker
+    for number in (1, 2, 3):
+        assert bench("run", *GRID, "--shard", f"{number}/3", "--output", f"s{number}.jsonl").exit_code == 0
+    return ["s1.jsonl", "s2.jsonl", "s3.jsonl"]
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="bench")
+
+
+def refused(result: Result, exit_code: int, *words: str) -> None:
+    assert result.exit_code == exit_code, result.output
+    assert isinstance(result.exception, SystemExit)
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.usefixtures("worker")
+def test_plan_shows_each_shards_trials_and_time_and_measures_nothing() -> None:
+    result = bench("plan", *GRID, "--shards", "2", "--format", "json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["configurations"], told["trials"], told["repeats"], told["seed"]) == (5, 10, 2, 0)
+    assert [shard["shard"] for shard in told["shards"]] == ["1/2", "2/2"]
+    assert sum(shard["trials"] for shard in told["shards"]) == 10
+    total = sum(shard["estimated_seconds"] for shard in told["shards"])
+    assert told["estimated_seconds"] == pytest.approx(total)
+    table = bench("plan", *GRID, "--shards", "2")
+    assert "5 configurations x 2 repeats = 10 trials" in table.stdout
+    assert told["plan_id"] in table.stdout
+    assert not Path("results").exists()
+
+
+def test_a_shards_header_names_the_plan_that_was_shown(worker: FakeLauncher, shards: list[str]) -> None:
+    del worker
+    told = json.loads(bench("plan", *GRID, "--shards", "3", "--format", "json").stdout)
+    for number, path in enumerate(shards, start=1):
+        run = read_run(Path(path))
+        assert run.header.division is not None
+        assert run.header.division.plan_id == told["plan_id"]
+        assert [shard.number for shard in run.header.division.held] == [number]
+        assert len(run.records) == told["shards"][number - 1]["trials"]
+        assert run.footer is not None
+        assert run.footer.complete
+        assert [record.trial for record in run.records] == list(order_trials(run.header.plan))
+
+
+@pytest.mark.usefixtures("worker")
+def test_dry_run_of_a_shard_shows_its_part() -> None:
+    parts = [bench("run", *GRID, "--shard", f"{number}/2", "--dry-run").stdout for number in (1, 2)]
+    counts = [int(part.partition(" repeats = ")[2].partition(" trials")[0]) for part in parts]
+    assert sum(counts) == 10
+
+
+def test_merged_shards_are_the_plans_trials_and_merging_again_changes_nothing(shards: list[str]) -> None:
+    result = bench("merge", *shards, "--output", "run.jsonl")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "shard 1, 2, 3 of 3, 10 of 10 trials, 0 of them failed, from 1 machine" in result.stdout
+    before = Path("run.jsonl").read_bytes()
+    assert bench("run", *GRID, "--output", "whole.jsonl").exit_code == 0
+    ours, theirs = ({record.trial for record in read_run(Path(path)).records} for path in ("run.jsonl", "whole.jsonl"))
+    assert ours == theirs
+    for again in (shards[::-1], shards[:1], ["run.jsonl"], ["run.jsonl", "s2.jsonl", "s2.jsonl"]):
+        assert bench("merge", *again, "--output", "run.jsonl").exit_code == 0
+        assert Path("run.jsonl").read_bytes() == before
+    shown = bench("show", "run.jsonl")
+    assert shown.exit_code == 0
+    assert "incomplete" not in shown.stdout
+    assert "shard" not in shown.stdout
+
+
+def test_an_incomplete_merge_ends_with_3_says_what_is_missing_and_is_completed_later(
+    worker: FakeLauncher, shards: list[str]
+) -> None:
+    part = bench("run", *GRID, "--shard", "2/3", "--budget", "0.000001", "--output", "part.jsonl")
+    assert part.exit_code == 3
+    result = bench("merge", "part.jsonl", "s3.jsonl", "--output", "run.jsonl")
+    assert result.exit_code == 3
+    assert "are missing: add shard 1 of 3 with python -m bench merge" in result.stdout
+    shown = bench("show", "run.jsonl").stdout.replace("\n  ", " ")
+    assert "shard 2, 3 of 3: 2 of 10 trials are in others, add shard 1 of 3" in shown
+    assert "resume the shards that it was merged from, and merge again" in shown
+    assert bench("merge", "s1.jsonl", "--output", "run.jsonl").exit_code == 3
+    refused(bench("run", "--resume", "run.jsonl"), 2, "was merged from several", "resume the shards")
+    worker.requests.clear()
+    assert bench("run", "--resume", "part.jsonl").exit_code == 0
+    assert len([request for request in worker.requests if request["do"] == "prepare"]) == 3
+    assert bench("merge", "part.jsonl", "--output", "run.jsonl").exit_code == 0
+    assert bench("check", "run.jsonl", "s1.jsonl").exit_code != 0  # a shard is never whole
+    del shards
+
+
+def test_a_failed_trial_makes_merging_end_with_4(worker: FakeLauncher) -> None:
+    worker.on = lambda request: fail_trial(FailureKind.CRASH, "gone") if request["do"] == "prepare" else None
+    assert bench("run", *GRID, "--shard", "1/1", "--output", "s1.jsonl").exit_code == 4
+    assert bench("merge", "s1.jsonl", "--output", "run.jsonl").exit_code == 4
+
+
+@pytest.mark.usefixtures("worker")
+def test_what_does_not_belong_together_is_refused_and_the_output_stays(shards: list[str]) -> None:
+    assert bench("merge", *shards, "--output", "run.jsonl").exit_code == 0
+    before = Path("run.jsonl").read_bytes()
+    bench("run", *GRID, "--shard", "2/3", "--output", "again.jsonl")
+    bench("run", *GRID, "--seed", "7", "--shard", "2/3", "--output", "foreign.jsonl")
+    bench("run", *GRID, "--output", "whole.jsonl")
+    refused(bench("merge", "again.jsonl", "--output", "run.jsonl"), 2, "overlap: both hold shard 2")
+    refused(bench("merge", "foreign.jsonl", "--output", "run.jsonl"), 5, "of plan", "seed: 0 against 7")
+    refused(bench("merge", "whole.jsonl", "--output", "run.jsonl"), 2, "is no shard")
+    assert Path("run.jsonl").read_bytes() == before
+    Path("notes.txt").write_text("mine")
+    refused(bench("merge", *shards, "--output", "notes.txt"), 2, "is not a stored run")
+    refused(bench("merge", *shards, "--output", "missing/run.jsonl"), 2, "missing is no folder")
+    assert Path("notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--shard", "0/3"), "numbered from 1 to 3"),
+        (("run", "--shard", "4/3"), "numbered from 1 to 3"),
+        (("run", "--shard", "a/b"), "write it like 2/3"),
+        (("plan", "--shards", "0"), "use 1 to"),
+        (("run", "--shard", "1/3", "--resume", "x"), "--shard cannot be given with --resume"),
+        (("merge", "--output", "x.jsonl"), "SHARD"),
+        (("merge", "nothing.jsonl", "--output", "x.jsonl"), "is not a file"),
+    ],
+)
+def test_bad_input_is_refused_before_a_worker_starts(
+    arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.processes.ForkingLauncher", pytest.fail)
+    refused(bench(*arguments), 2, words)
+    assert not Path("results").exists()
+
+
+@pytest.mark.usefixtures("worker")
+def test_more_shards_than_configurations_are_refused_before_anything_is_measured() -> None:
+    refused(bench("run", *GRID, "--shard", "6/6"), 2, "6 shards are more than the 5 configurations")
+    refused(bench("plan", *GRID, "--shards", "6"), 2, "6 shards are more than the 5 configurations")
