@@ -5,6 +5,7 @@ What cannot be compared, was not measured or is not known well enough is never a
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from bench.check_report import Finding, GateReport, Limits
@@ -13,9 +14,12 @@ from bench.compare import (
     Source,
     dataset_reason,
     device_of,
+    ignored_by_machines,
+    is_across,
     judge_prepared,
     missing_reason,
     moderated,
+    place_both,
     time_estimate,
 )
 from bench.drift import Drift, NoiseProfile
@@ -25,6 +29,7 @@ from bench.inference import Estimate, independent_estimate
 from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times, undecided
 from bench.matching import (
     Matching,
+    Subject,
     Trials,
     match,
     nearest_difference,
@@ -55,8 +60,9 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
             f"baseline and candidate are one run, {harmless(baseline.table.header.run_id, 40)}: measure the candidate, "
             "and name its run"
         )
-    is_one_machine = baseline.machine_id == candidate.machine_id
-    matching = match(baseline.table.trials, candidate.table.trials, ignoring=() if is_one_machine else ("threads",))
+    baseline, candidate = place_both(baseline, candidate)
+    ignoring = ignored_by_machines(baseline, candidate)
+    matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
     subjects = [trials.subject for trials in _all(matching)]
     drift = Drift(baseline.profile, candidate.profile)
     findings = [
@@ -162,25 +168,17 @@ def _failed(trials: Trials, side: str, advice: str) -> Finding:
 def _time_findings(
     pairs: Sequence[tuple[Trials, Trials]], limits: Limits, drift: Drift, baseline: Source, candidate: Source
 ) -> Iterator[Finding]:
-    if baseline.machine_id != candidate.machine_id:
-        yield Finding(
-            subject=None,
-            quantity="epoch time",
-            judgement=undecided(
-                Verdict.INCOMPARABLE,
-                f"measured on different machines, {harmless(baseline.machine_id, 60)} and "
-                f"{harmless(candidate.machine_id, 60)}",
-            ),
-            advice=(
-                "gate accuracy alone with --gate accuracy, or refresh the baseline on this machine: "
-                f"{refresh_command(baseline.table.header)}"
-            ),
-        )
+    if baseline.machine_ids.isdisjoint(candidate.machine_ids):
+        yield _other_machines(None, baseline.machine_ids, candidate.machine_ids, baseline.table.header)
         return
-    groups: dict[str, list[tuple[Trials, Trials]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Trials, Trials]]] = {}
     for pair in pairs:
-        groups.setdefault(device_of(pair[0]), []).append(pair)
-    for device, group in groups.items():
+        if is_across(pair):
+            ours, theirs = pair
+            yield _other_machines(ours.subject, {ours.machine_id}, {theirs.machine_id}, baseline.table.header)
+        else:
+            groups.setdefault((pair[0].machine_id, device_of(pair[0])), []).append(pair)
+    for (_, device), group in groups.items():
         judge = _time_judge(limits, device, _floor(baseline.profile, device), len(groups))
         raw = [_data_judgement(*pair) or time_estimate(*pair, drift) for pair in group]
         calm = judge_without_flagged(group, raw, lambda ours, theirs: time_estimate(ours, theirs, drift), judge)
@@ -192,6 +190,21 @@ def _time_findings(
                 advice=_advice(judgement, baseline.table.header, is_time=True),
                 without_flagged=without,
             )
+
+
+def _other_machines(
+    subject: Subject | None, ours: AbstractSet[str], theirs: AbstractSet[str], baseline: Header
+) -> Finding:
+    names = (", ".join(harmless(each, 60) for each in sorted(ids)) for ids in (ours, theirs))
+    return Finding(
+        subject=subject,
+        quantity="epoch time",
+        judgement=undecided(Verdict.INCOMPARABLE, f"measured on different machines, {' and '.join(names)}"),
+        advice=(
+            "gate accuracy alone with --gate accuracy, or refresh the baseline on this machine: "
+            f"{refresh_command(baseline)}"
+        ),
+    )
 
 
 def _time_judge(

@@ -108,7 +108,7 @@ def _side(source: Source) -> dict[str, Any]:
         "label": source.label,
         "run_id": header.run_id,
         "complete": source.table.is_whole,
-        "machine": header.machine.id,
+        "machine": ", ".join(sorted(source.machine_ids)),
         "command": list(header.command),
     }
 

@@ -25,10 +25,11 @@ from bench.matching import (
     nearest_difference,
     only,
     software_differences,
+    told_apart,
 )
 from bench.records import Configuration
 from bench.rounds import RoundsFile
-from bench.shards import completion
+from bench.shards import completion, is_merged
 
 UNCHANGED: Final = frozenset({Verdict.SAME, Verdict.INCONCLUSIVE})
 """Verdicts of what nobody has shown to differ."""
@@ -43,9 +44,9 @@ class Source:
     profile: NoiseProfile | None = None
 
     @property
-    def machine_id(self) -> str:
-        """The machine it was measured on."""
-        return self.table.header.machine.id
+    def machine_ids(self) -> frozenset[str]:
+        """The machines it was measured on."""
+        return frozenset(self.table.headers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +114,16 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
         IncomparableError: they have no configuration in common.
         BadInputError: a side has nothing with its value of `between`.
     """
-    is_one_run = baseline.table.header.run_id == candidate.table.header.run_id
-    is_hardware = baseline.machine_id != candidate.machine_id or (between is not None and between.dimension == "device")
+    by_machine = between is not None and between.dimension == "machine_id"
+    is_one_run = _is_one_run(baseline, candidate) and not by_machine
+    baseline, candidate = place_both(baseline, candidate, always=by_machine)
     if between is not None:
         baseline = _restricted(baseline, between.dimension, between.baseline)
         candidate = _restricted(candidate, between.dimension, between.candidate)
-    ignoring = ("threads",) if between is None and is_hardware else () if between is None else between.ignored
+    ignoring = ignored_by_machines(baseline, candidate) if between is None else between.ignored
     matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
     require_overlap(matching, baseline.label, candidate.label)
-    in_turn = is_one_run and between is not None
+    in_turn = is_one_run and between is not None and not is_merged(baseline.table.header)
     drift = Drift(NoDrift(), NoDrift()) if in_turn else Drift(baseline.profile, candidate.profile)
     rows = compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
     if between is not None:  # the yardstick ran with the same threads on the same device: it differs as they do
@@ -130,13 +132,41 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
     return Comparison(
         baseline=baseline,
         candidate=candidate,
-        is_hardware=is_hardware,
+        is_hardware=(between is not None and between.dimension == "device") or any(map(is_across, matching.pairs)),
         differences=software_differences(ours, theirs),
         rows=rows,
         baseline_only=tuple(trials.subject for trials in matching.baseline_only),
         candidate_only=tuple(trials.subject for trials in matching.candidate_only),
         mean=geometric_mean(rows),
         notes=(*_run_notes(baseline, candidate, rows, is_one_run=is_one_run, between=between), *drift.notes()),
+    )
+
+
+def place_both(baseline: Source, candidate: Source, *, always: bool = False) -> tuple[Source, Source]:
+    """Return both sides with machines told apart where a side has several, or `always`."""
+    ours, theirs = told_apart(baseline.table, candidate.table, always=always)
+    return replace(baseline, table=ours), replace(candidate, table=theirs)
+
+
+def ignored_by_machines(baseline: Source, candidate: Source) -> tuple[str, ...]:
+    """Return the members in which a pair may differ because machines do.
+
+    Another machine has other cores to use. Of several machines, what one measured is first held against what the same
+    one did, and then against another's.
+    """
+    if len(baseline.machine_ids | candidate.machine_ids) == 1:
+        return ()
+    return ("threads",) if len(baseline.machine_ids) == len(candidate.machine_ids) == 1 else ("machine_id",)
+
+
+def is_across(pair: tuple[Trials, Trials]) -> bool:
+    """Return whether the two sides of `pair` were measured on different machines."""
+    return pair[0].machine_id != pair[1].machine_id
+
+
+def _is_one_run(baseline: Source, candidate: Source) -> bool:
+    return (
+        baseline.table.header.run_id == candidate.table.header.run_id and baseline.machine_ids == candidate.machine_ids
     )
 
 
@@ -332,12 +362,17 @@ def _run_notes(
 ) -> Iterator[str]:
     if is_one_run and between is None:
         yield "both sides are one run: this shows nothing about any change"
+    elif is_one_run and is_merged(baseline.table.header):
+        yield "both sides are one run, but of shards that were measured apart: drift is between them, as between tables"
     elif is_one_run:
         yield "both sides are one run, whose trials were measured in turn: no drift from table to table is between them"
     for side, source in (("baseline", baseline), ("candidate", candidate)):
         if not source.table.is_whole:
             yield (f"the {side} is incomplete: {completion(source.table.header)}, unless it is still running")
-    if between is None and any(row.baseline.subject != row.candidate.subject for row in rows):
+    if between is None and ignored_by_machines(baseline, candidate) == ("machine_id",):
+        across = sum(is_across((row.baseline, row.candidate)) for row in rows)
+        yield f"machines are told apart: {across} of {len(rows)} rows compare two of them, and no code"
+    elif between is None and any(row.baseline.subject != row.candidate.subject for row in rows):
         yield "configurations that differ only in threads are paired, as the machines differ"
 
 

@@ -91,6 +91,8 @@ def _scaling(comparison: "Comparison", layout: str, *, labelled: bool) -> "Itera
     from bench.scaling_view import models_of_all, scaling_sections, side_of_trials
 
     sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
+    if any(len({trials.machine_id for trials in source.table.trials}) > 1 for source in sources):
+        return  # a model is of one machine
     sides = [
         side_of_trials(source.label if labelled else "", source.table.header, source.table.trials) for source in sources
     ]
@@ -106,7 +108,7 @@ def _between(text: str) -> "Between":
 
     name, equals, values = text.partition("=")
     name = name.strip().replace("-", "_")
-    known = [member for member in Configuration.__slots__ if member != "model"]
+    known = [*(member for member in Configuration.__slots__ if member != "model"), "machine_id"]
     sides = [value.strip() for value in values.split(",")]
     if not equals or len(sides) != 2 or not all(sides) or sides[0] == sides[1]:  # noqa: PLR2004 - a pair
         raise BadInputError(f"--between {text!r} is no dimension with two values: write it like device=cpu,cuda")
@@ -223,7 +225,8 @@ def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | 
         if rounds:
             return RoundsSource(label=harmless(label or path.name, 60), file=read_rounds(path))
         table = next(tables)
-        profile = load_profile(table.header.machine.id, results)
+        # A profile is of one machine; of several the drift is not known, and the cautious value is assumed.
+        profile = load_profile(table.header.machine.id, results) if len(table.headers) == 1 else None
         return Source(label=harmless(label or table.header.run_id, 60), table=table, profile=profile)
 
     ours, theirs = (

@@ -52,6 +52,7 @@ def raw_row(row: Row, prices: Prices | None = None) -> dict[str, Value]:
         for key in (*IDENTITY, *DIMENSIONS):
             value = getattr(subject, key)
             values[key] = "-".join(map(str, value)) if isinstance(value, tuple) else value
+        values["machine_id"], values["candidate_machine_id"] = row.baseline.machine_id, row.candidate.machine_id
         partner = row.candidate.subject
         values["candidate_threads"] = partner.threads if isinstance(partner, Configuration) else None
     relative = row.relative_log_ratio
@@ -154,6 +155,7 @@ def _side(source: Source | RoundsSource) -> dict[str, Any]:
         "complete": source.table.is_whole,
         "machine": to_json(header.machine),
         "software": to_json(header.software),
+        "machines": {name: to_json(each.machine) for name, each in source.table.headers.items()},
     }
 
 

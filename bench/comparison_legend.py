@@ -8,7 +8,7 @@ from bench.compare import Comparison, RoundsSource, Row, Source
 from bench.fields import DIMENSIONS
 from bench.flagged import flagged_count
 from bench.judgement_text import ratio_interval_text, ratio_text
-from bench.legend import heading as run_heading
+from bench.legend import headings
 from bench.matching import Subject, describe, dimension, varying_dimensions
 from bench.prices import Prices
 from bench.records import Configuration
@@ -30,10 +30,10 @@ def heading(comparison: Comparison) -> Iterator[str]:
             about = (source.file.datetime, source.file.cpu, source.file.python and f"Python {source.file.python}")
             yield f"{side}: {harmless(', '.join(each for each in about if each), 200)}"
             continue
-        title, place = run_heading(source.table.header)
+        title, *places = headings(source.table.headers)
         yield f"{side}: {title}"
         if side == "candidate" or comparison.is_hardware:
-            yield place
+            yield from places
     for difference in comparison.differences:
         yield f"differs in {harmless(difference, 200)}"
 

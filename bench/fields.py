@@ -186,6 +186,7 @@ _LAST_FIELDS: Final = (
         numeric=False,
         value=attrgetter("configuration.id"),
     ),
+    Field(key="machine_id", header="machine", unit="", numeric=False, value=attrgetter("machine_id")),
 )
 
 FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
@@ -204,7 +205,7 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
 
 def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
     """Return the keys, not among `shown`, of dimensions in which `summaries` differ and which no other one tells."""
-    told_by: Mapping[str, tuple[str, ...]] = {**dict.fromkeys(IDENTITY, ()), **DIMENSIONS}
+    told_by: Mapping[str, tuple[str, ...]] = {**dict.fromkeys((*IDENTITY, "machine_id"), ()), **DIMENSIONS}
     hidden = (key for key, others in told_by.items() if key not in shown and _varies(summaries, key, others))
     return tuple(hidden)
 

@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from bench.columns import COLUMNS, Column, harmless
 from bench.fields import DIMENSIONS, IDENTITY, hidden_dimensions
+from bench.machines import machine_headers
 from bench.records import FailureKind, Header, Measurement, Peak, Run, Summary, TrialWarning
 from bench.shards import completion, listed, resumption
 from bench.stats import ADVICE, unmeasured_energy
@@ -28,7 +29,7 @@ class FailureCount:
     message: str
 
 
-def heading(header: Header) -> tuple[str, ...]:
+def heading(header: Header) -> tuple[str, str]:
     """Return which run this is, and the machine and software it was measured on."""
     machine, software = header.machine, header.software
     accelerators = [harmless(accelerator.name, 60) for accelerator in machine.accelerators]
@@ -44,6 +45,20 @@ def heading(header: Header) -> tuple[str, ...]:
     )
     title = ", ".join(harmless(text, 40) for text in (f"run {header.run_id}", header.name, header.created_at) if text)
     return title, ", ".join((*hardware, *versions))
+
+
+def run_heading(run: Run) -> tuple[str, ...]:
+    """Return which run this is, and each machine, by its id where there are several."""
+    return headings(machine_headers(run))
+
+
+def headings(headers: Mapping[str, Header]) -> tuple[str, ...]:
+    """Return the heading of a run that has these headers, one for each machine."""
+    (title, place), *others = map(heading, headers.values())
+    if not others:
+        return title, place
+    places = (place, *(other for _, other in others))
+    return title, *(f"{harmless(name, 60)}: {each}" for name, each in zip(headers, places, strict=True))
 
 
 def count_failures(summaries: Iterable[Summary]) -> tuple[FailureCount, ...]:
@@ -80,10 +95,11 @@ def _is_worth_telling(key: str, values: Collection[str]) -> bool:
 
 def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> Iterator[str]:
     shown = {column.key for column in columns}
+    several = ("machine_id",) if len(machine_headers(run)) > 1 else ()
     constant = [
         f"{COLUMNS[key].header} {COLUMNS[key].text(summaries[0])}"
-        for key, others in DIMENSIONS.items()
-        if not others and key not in shown and _is_worth_telling(key, {COLUMNS[key].text(each) for each in summaries})
+        for key in (*several, *(key for key, others in DIMENSIONS.items() if not others))
+        if key not in shown and _is_worth_telling(key, {COLUMNS[key].text(each) for each in summaries})
     ]
     if constant:
         yield f"every row: {', '.join(constant)}"
@@ -153,7 +169,7 @@ def _incomplete_notes(run: Run) -> Iterator[str]:
         )
     planned = len(plan.configurations) * plan.repeats
     done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
-    if run.footer is None or len(done) < planned:
+    if run.footer is None or (len(done) < planned and not run.footer.complete):
         yield (
             f"run incomplete: {max(0, planned - len(done))} of {planned} trials missing, "
             f"{harmless(resumption(run.header), MAX_MESSAGE_CHARACTERS)}"

@@ -9,13 +9,14 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.fields import DIMENSIONS
+from bench.machines import Placed, machine_headers, on_machine
 from bench.records import (
     Configuration,
     EpochRecord,
@@ -71,7 +72,7 @@ class Trials:
     is known. `log_relative` are logarithms of the median ratio of epoch time to the yardstick beside it, None unless
     every trial has a yardstick. `accuracies` are final test accuracies as fractions, None where labels are noise.
     `seconds_to_98_percent` are training seconds to that test accuracy, of the trials that reached it. `flagged` trials
-    are among all others here; None without one.
+    are among all others here; None without one. `machine_id` is empty of a benchmark.
     """
 
     subject: Subject
@@ -86,6 +87,7 @@ class Trials:
     failures: tuple[Failure, ...] = ()
     seconds_to_98_percent: tuple[float, ...] = ()
     flagged: Flagged | None = None
+    machine_id: str = ""
 
     @property
     def mean_accuracy(self) -> float | None:
@@ -136,7 +138,7 @@ class _Gathered:
         self.flagged_log_seconds.append(self.log_seconds[-1])
         self.flagged_by.update(DISTURBED.intersection(warnings))
 
-    def finish(self, configuration: Configuration) -> Trials:
+    def finish(self, configuration: Configuration, machine_id: str) -> Trials:
         n = len(self.log_seconds)
         return Trials(
             subject=configuration,
@@ -151,6 +153,7 @@ class _Gathered:
             failures=tuple(sorted(self.failures, key=attrgetter("kind", "message"))),
             seconds_to_98_percent=tuple(sorted(self.seconds_to_98_percent)),
             flagged=self._flagged(),
+            machine_id=machine_id,
         )
 
     def _add_target(self, epochs: Sequence[EpochRecord], least_correct: int) -> None:
@@ -169,31 +172,67 @@ class _Gathered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A stored run for comparing. `is_whole`: nothing of its plan is missing; `warnings` are those of its file."""
+    """A stored run for comparing. `is_whole`: nothing of its plan is missing; `warnings` are those of its file.
 
-    header: Header
+    `headers` are its header as of each machine that its trials ran on, by the machine's id; `header` is the first.
+    """
+
+    headers: Mapping[str, Header]
     trials: tuple[Trials, ...]
     is_whole: bool
     warnings: tuple[str, ...]
 
+    @property
+    def header(self) -> Header:
+        """The run's header, as of its first machine."""
+        return next(iter(self.headers.values()))
+
 
 def make_table(run: Run) -> Table:
     """Return what of `run` a comparison needs."""
-    return Table(header=run.header, trials=gather(run), is_whole=is_whole(run), warnings=run.warnings)
+    headers = machine_headers(run)
+    return Table(headers=headers, trials=gather(run), is_whole=is_whole(run), warnings=run.warnings)
 
 
 def gather(run: Run) -> tuple[Trials, ...]:
-    """Return the trials of every configuration that `run` planned, measured or not, sorted as `bench show` sorts."""
-    by_value: dict[Configuration, _Gathered] = {chosen: _Gathered() for chosen in run.header.plan.configurations}
+    """Return the trials of every configuration that `run` planned, measured or not, sorted as `bench show` sorts.
+
+    What several machines measured comes once for each of them.
+    """
+    machine_ids = [fingerprint.machine.id for fingerprint in run.fingerprints]
+    by_value: dict[tuple[Configuration, str], _Gathered] = {}
     # Hashing a configuration takes longer than all else here: it is done once an object, and trials share objects.
-    by_object: dict[int, _Gathered] = {}
+    by_object: dict[tuple[int, str], _Gathered] = {}
     for record in run.records:
-        configuration = record.trial.configuration
-        group = by_object.get(id(configuration))
+        configuration, machine_id = record.trial.configuration, machine_ids[record.fingerprint]
+        key = (id(configuration), machine_id)
+        group = by_object.get(key)
         if group is None:
-            group = by_object[id(configuration)] = by_value.setdefault(configuration, _Gathered())
+            group = by_object[key] = by_value.setdefault((configuration, machine_id), _Gathered())
         _add(group, record)
-    return tuple(by_value[chosen].finish(chosen) for chosen in sorted(by_value, key=_Order()))
+    measured = {configuration for configuration, _ in by_value}
+    first = next(iter(machine_headers(run)))
+    by_value |= {(chosen, first): _Gathered() for chosen in run.header.plan.configurations if chosen not in measured}
+    order = _Order()
+    found = sorted(by_value, key=lambda key: (order(key[0]), key[1]))
+    return tuple(by_value[key].finish(*key) for key in found)
+
+
+def told_apart(ours: Table, theirs: Table, *, always: bool = False) -> tuple[Table, Table]:
+    """Return both tables with the machine in every subject where one has trials of several, or `always`."""
+    if not always and max(len(ours.headers), len(theirs.headers)) == 1:
+        return ours, theirs
+    return _placed(ours), _placed(theirs)
+
+
+def _placed(table: Table) -> Table:
+    trials = (
+        replace(each, subject=on_machine(each.subject, each.machine_id))
+        if isinstance(each.subject, Configuration)
+        else each
+        for each in table.trials
+    )
+    return replace(table, trials=tuple(trials))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +329,9 @@ def varying_dimensions(subjects: Iterable[Subject]) -> tuple[str, ...]:
     Like the columns of `bench show`: a dimension in which a model's name tells the value already is left out.
     """
     configurations = [subject for subject in subjects if isinstance(subject, Configuration)]
-    return tuple(key for key, others in DIMENSIONS.items() if _varies(configurations, key, others))
+    machines = {subject.machine_id for subject in configurations if isinstance(subject, Placed)}
+    varying = (key for key, others in DIMENSIONS.items() if _varies(configurations, key, others))
+    return (*(("machine_id",) if len(machines) > 1 else ()), *varying)
 
 
 def describe(subject: Subject, dimensions: Sequence[str] = ()) -> str:

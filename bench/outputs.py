@@ -76,7 +76,7 @@ def require_writable_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Write `content`, or its pieces, to `path`, text in UTF-8, at once: whoever reads sees the old file or the new one.
+    """Write `content`, or its pieces, to `path`, text in UTF-8, at once: a reader sees the old file or the new one.
 
     Raises:
         StorageError: it cannot be written; a file that was at `path` before is untouched.

@@ -33,6 +33,7 @@ def predict_command(
     python -m bench predict latest --layers 784-300-10 --batch-size 100
     python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
     """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.machines import parts_by_machine
     from bench.scaling_view import label_runs, render_prediction, render_scaling
     from bench.store import read_run, resolve
 
@@ -42,7 +43,8 @@ def predict_command(
             f"{missing} is missing: a size is --layers and --batch-size; without both, models are shown"
         )
     labels, names = zip(*map(split_label, references), strict=True)
-    sides = label_runs([read_run(resolve(name, results)) for name in names], labels)
+    named, runs = zip(*parts_by_machine(labels, [read_run(resolve(name, results)) for name in names]), strict=True)
+    sides = label_runs(runs, named)
     width = terminal_width()
     if layers is None or batch_size is None:
         click.echo(render_scaling(sides, layout, width))

@@ -9,6 +9,7 @@ from bench.errors import BadInputError
 from bench.fields import Value
 from bench.layout import WordTable, csv_text, markdown_table, text_table, wrap
 from bench.legend import heading
+from bench.machines import by_machine
 from bench.rank_scaling import RankFit, Spread, fit_ranks
 from bench.records import Run
 from bench.units import format_percent, format_seconds
@@ -20,7 +21,7 @@ def render_ranks(run: Run, layout: str, width: int) -> str:
     Raises:
         BadInputError: nothing was trained both by one process and by several ranks.
     """
-    fits = fit_ranks(run.records)
+    fits = [each for part in by_machine(run).values() for each in fit_ranks(part.records)]
     if not fits:
         raise BadInputError(
             f"run {harmless(run.header.run_id, 40)} trained nothing both by one process and by several ranks with the "

@@ -530,7 +530,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The repeats of one configuration. A quantity that no trial measured is None.
+    """The repeats of one configuration on one machine. A quantity that no trial measured is None.
 
     `n` counts measured trials, `flagged` those of them with a warning that something disturbed the measurement
     (`bench.stats.DISTURBED`), `failures` failed ones. `epoch_seconds` holds each trial's median epoch time,
@@ -550,6 +550,7 @@ class Summary:
     """
 
     configuration: Configuration
+    machine_id: str
     n: int
     flagged: int
     failures: tuple[Failure, ...]

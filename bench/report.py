@@ -21,7 +21,7 @@ from bench.errors import BenchError
 from bench.fields import Value
 from bench.judgement_text import from_log, ratio_text
 from bench.layout import WordTable
-from bench.legend import heading, is_complete, legend
+from bench.legend import is_complete, legend, run_heading
 from bench.matching import make_table
 from bench.profiles import MachineProfile, peak_rate_of
 from bench.rank_scaling import fit_ranks
@@ -31,7 +31,7 @@ from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
 from bench.scaling_view import label_runs, make_models, models_of_all, scaling_tables, side_of_trials
-from bench.stats import summarise
+from bench.stats import summarise_run
 from bench.taxes import make_accounts, tax_table
 from bench.units import format_bytes, format_seconds
 
@@ -133,11 +133,11 @@ def make_report(stored: Sequence[Stored]) -> Report:
 
 def _run_report(name: str, stored: Stored) -> RunReport:
     run = stored.run
-    summaries = summarise(run.records, peak_rate_of(stored.profile))
+    summaries = summarise_run(run, lambda _: peak_rate_of(stored.profile))
     columns = report_columns(summaries) if summaries else ()
     return RunReport(
         name=name,
-        heading=heading(run.header),
+        heading=run_heading(run),
         facts=tuple(_facts(run)),
         columns=columns,
         rows=tuple(

@@ -100,16 +100,16 @@ def _resolve(references: Sequence[str], results: Path) -> list[Path]:
 
 
 def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "list[Stored]":
+    from bench.machines import parts_by_machine
     from bench.profiles import load_profile
     from bench.report import Stored
     from bench.store import read_run
 
-    stored = []
-    for reference, path in zip(references, paths, strict=True):
-        run = read_run(path)
-        profile = load_profile(run.header.machine.id, results)
-        stored.append(Stored(label=split_label(reference)[0] or "", run=run, profile=profile))
-    return stored
+    labels = [split_label(reference)[0] for reference in references]
+    return [
+        Stored(label=label or "", run=part, profile=load_profile(part.header.machine.id, results))
+        for label, part in parts_by_machine(labels, [read_run(path) for path in paths])
+    ]
 
 
 def _print_warnings(runs: Iterable["Run"]) -> None:

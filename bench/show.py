@@ -1,7 +1,7 @@
 """A stored run as text: a table for the terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from bench.coding import to_json
@@ -9,11 +9,12 @@ from bench.columns import DROP_ORDER, Column, cost_columns, default_columns, fin
 from bench.errors import BadInputError
 from bench.fields import FIELDS, Field
 from bench.layout import csv_text, escape, markdown_table, text_table, wrap
-from bench.legend import count_failures, count_warnings, heading, is_complete, legend
+from bench.legend import count_failures, count_warnings, is_complete, legend, run_heading
+from bench.machines import machine_headers
 from bench.prices import Prices
 from bench.records import Run, Summary
 from bench.selection import select
-from bench.stats import ADVICE, PeakRate, summarise
+from bench.stats import ADVICE, PeakRate, summarise_run
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
@@ -29,21 +30,24 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     filters: Sequence[str] = (),
     width: int = 80,
     prices: Prices | None = None,
-    peak_rate: PeakRate = lambda _: None,
+    peak_rates: Callable[[str], PeakRate] = lambda _: lambda _: None,
 ) -> str:
     """Return the configurations of `run` that meet `filters`, one a row, without a final line break.
+
+    What several machines measured has a row for each.
 
     Without `columns`, table and Markdown show the columns that matter (the table as many as fit in `width` characters)
     and CSV and JSON all raw fields. With them, CSV and JSON hold the raw fields that each named column is made of:
     ``epoch_seconds`` stands for its median, low, high and n. With `prices`, every format has the columns of cost too.
-    `peak_rate` tells the highest FLOP/s measured where a configuration runs, which utilisation is a share of.
+    `peak_rates` tells, by a machine's id, the highest FLOP/s measured where a configuration runs, which utilisation is
+    a share of.
 
     Raises:
         BadInputError: a column is unknown, or a filter cannot be read.
     """
     costs = _costs(prices)
     chosen = None if columns is None else find_columns(columns, costs)
-    summaries = select(summarise(run.records, peak_rate), filters=filters, sort=sort, costs=costs)
+    summaries = select(summarise_run(run, peak_rates), filters=filters, sort=sort, costs=costs)
     match format:
         case "table":
             return _render_table(run, summaries, chosen, width, prices)
@@ -98,7 +102,7 @@ def _render_table(
         columns = tuple(column for column in columns if column.key != key)
         table = _table(summaries, columns)
     table = _table(summaries, columns, width)
-    parts = [wrap(heading(run.header), width), table, wrap(_notes(run, summaries, columns, dropped, prices), width)]
+    parts = [wrap(run_heading(run), width), table, wrap(_notes(run, summaries, columns, dropped, prices), width)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -117,7 +121,7 @@ def _cells(
 
 def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column], prices: Prices | None) -> str:
     table = markdown_table(*_cells(summaries, columns)) if summaries else _NO_ROWS
-    above = "  \n".join(map(escape, heading(run.header)))
+    above = "  \n".join(map(escape, run_heading(run)))
     below = "\n".join(f"- {escape(line)}" for line in _notes(run, summaries, columns, (), prices))
     return "\n\n".join(part for part in (above, table, below) if part)
 
@@ -131,6 +135,7 @@ def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]
         "run_id": run.header.run_id,
         "machine": to_json(run.header.machine),
         "software": to_json(run.header.software),
+        "machines": {name: to_json(header.machine) for name, header in machine_headers(run).items()},
         "complete": is_complete(run),
         "rows": [{field.key: field.value(summary) for field in fields} for summary in summaries],
         "failures": [to_json(failed) for failed in count_failures(summaries)],

@@ -80,7 +80,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
             filters=filters,
             width=width,
             prices=prices,
-            peak_rate=peak_rate_of(load_profile(run.header.machine.id, results)),
+            peak_rates=lambda machine_id: peak_rate_of(load_profile(machine_id, results)),
         )
     click.echo(text)
     for warning in run.warnings:
@@ -96,7 +96,13 @@ def _prices(text: str, run: "Run") -> "Prices":
 
 
 def _taxes(run: "Run", results: Path, layout: str, width: int) -> str:
+    from bench.machines import machine_headers
     from bench.profiles import load_profile
     from bench.taxes import render_taxes
 
+    machines = machine_headers(run)
+    if len(machines) > 1:
+        raise BadInputError(
+            f"--taxes is an account of one machine, and the run is of {', '.join(machines)}: show a shard"
+        )
     return render_taxes(run, load_profile(run.header.machine.id, results), layout, width)

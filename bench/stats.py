@@ -3,6 +3,7 @@
 The unit is the trial, never the epoch. Warnings are returned as data; nothing here prints.
 """
 
+import itertools
 import math
 import re
 import statistics
@@ -12,11 +13,13 @@ from dataclasses import astuple, replace
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from bench.machines import by_machine
 from bench.records import (
     Configuration,
     Failure,
     Measurement,
     Peak,
+    Run,
     Sample,
     Summary,
     TrialRecord,
@@ -171,16 +174,30 @@ PeakRate: TypeAlias = Callable[[Configuration], float | None]
 """The highest FLOP/s that was measured where a configuration runs; None where none was."""
 
 
-def summarise(records: Iterable[TrialRecord], peak_rate: PeakRate = lambda _: None) -> tuple[Summary, ...]:
+def summarise(
+    records: Iterable[TrialRecord], peak_rate: PeakRate = lambda _: None, machine_id: str = ""
+) -> tuple[Summary, ...]:
     """Sum up the repeats of each configuration, sorted by device, model, layers, batch size and then the rest.
 
-    The order of `records` does not matter.
+    The order of `records`, which were all measured on the machine `machine_id`, does not matter.
     """
     groups: dict[Configuration, list[TrialRecord]] = defaultdict(list)
     for record in records:
         groups[record.trial.key].append(record)
     ordered = sorted(groups, key=_configuration_key)
-    return tuple(_summarise_repeats(chosen, groups, peak_rate(chosen)) for chosen in ordered)
+    return tuple(_summarise_repeats(chosen, groups, peak_rate(chosen), machine_id) for chosen in ordered)
+
+
+def summarise_run(run: Run, peak_rates: Callable[[str], PeakRate] = lambda _: lambda _: None) -> tuple[Summary, ...]:
+    """Sum up the repeats of each configuration on each machine of `run`, sorted as `summarise` does, then by machine.
+
+    `peak_rates` gives the rates of a machine by its id.
+    """
+    runs = sorted(by_machine(run).items())
+    summaries = [summarise(each.records, peak_rates(machine_id), machine_id) for machine_id, each in runs]
+    if len(summaries) == 1:
+        return summaries[0]
+    return tuple(sorted(itertools.chain(*summaries), key=lambda summary: _configuration_key(summary.configuration)))
 
 
 def trial_warnings(measurement: Measurement, configuration: Configuration) -> tuple[TrialWarning, ...]:
@@ -273,7 +290,10 @@ def _configuration_key(configuration: Configuration) -> tuple[Any, ...]:
 
 
 def _summarise_repeats(
-    configuration: Configuration, groups: Mapping[Configuration, Sequence[TrialRecord]], peak_rate: float | None
+    configuration: Configuration,
+    groups: Mapping[Configuration, Sequence[TrialRecord]],
+    peak_rate: float | None,
+    machine_id: str,
 ) -> Summary:
     records = groups[configuration]
     measured = [record.outcome for record in records if isinstance(record.outcome, Measurement)]
@@ -291,6 +311,7 @@ def _summarise_repeats(
     warnings.update(_repeat_warnings(epoch_seconds, len(measured)))
     return Summary(
         configuration=configuration,
+        machine_id=machine_id,
         n=len(measured),
         flagged=len(measured) - len(unflagged),
         failures=_failures(records),

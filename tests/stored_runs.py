@@ -85,6 +85,8 @@ def shuffled(records: Sequence[TrialRecord], seed: int = 1) -> list[TrialRecord]
 
 def store(run: Run, path: Path) -> Path:
     with RunWriter.create(path, run.header) as writer:
+        for fingerprint in run.other_fingerprints:
+            writer.fingerprint_number(fingerprint)
         for record in run.records:
             writer.append(record)
         if run.footer is not None:
