@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,7 @@ def test_the_place_among_ranks_is_read_from_torchruns_variables() -> None:
         ({"RANK": "first"}, "torchrun's variables cannot be read"),
     ],
 )
-def test_variables_that_are_of_no_use_are_refused(changes: Mapping[str, str], words: str) -> None:
+def test_variables_that_are_of_no_use_are_refused(changes: dict[str, str], words: str) -> None:
     with pytest.raises(BadInputError, match=words):
         place_in_torchrun(VARIABLES | changes)
 
