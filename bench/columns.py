@@ -61,6 +61,8 @@ def harmless(text: str, limit: int) -> str:
     White space becomes spaces; control and format characters (escape sequences, direction marks) and surrogates become
     ``?``.
     """
+    if len(text) <= limit and text.isprintable():  # at once: tables can have very many cells
+        return text
     kept = "".join(map(_harmless_letter, text[: limit + 1]))
     return kept if len(kept) <= limit else f"{kept[: limit - 1]}…"
 

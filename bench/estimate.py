@@ -36,17 +36,15 @@ def estimate_plan(plan: Plan, probe: Probe) -> Estimate:
     probes = 0
     for kind in _by_kind(plan.configurations):
         least, most = min(kind, key=_step_work), max(kind, key=_step_work)
-        ends = {
-            configuration: probe(Trial(configuration=configuration, seed=plan.seed, repeat=0))
-            for configuration in dict.fromkeys((least, most))
-        }
+        ends = [probe(Trial(configuration=each, seed=plan.seed, repeat=0)) for each in dict.fromkeys((least, most))]
         probes += len(ends)
+        low, high = _step_work(least), _step_work(most)
+        start = ends[-1].preparation_seconds + ends[-1].warm_up_seconds
         for configuration in kind:
-            steps = math.ceil(ends[least].train_samples / configuration.batch_size)
-            step = _interpolate(_step_work(configuration), least, most, ends)
-            epoch = steps * step * (1 + _EVALUATION_SHARE)
-            start = ends[most].preparation_seconds + ends[most].warm_up_seconds
-            seconds[configuration] = start + configuration.epochs * epoch
+            share = (_step_work(configuration) - low) / (high - low) if high > low else 0.0
+            step = ends[0].step_seconds * (1 - share) + ends[-1].step_seconds * share
+            steps = math.ceil(ends[0].train_samples / configuration.batch_size)
+            seconds[configuration] = start + configuration.epochs * steps * step * (1 + _EVALUATION_SHARE)
     return Estimate(trial_seconds=seconds, probes=probes)
 
 
@@ -60,11 +58,3 @@ def _by_kind(configurations: Iterable[Configuration]) -> list[list[Configuration
 
 def _step_work(configuration: Configuration) -> int:
     return configuration.weights * configuration.batch_size
-
-
-def _interpolate(work: int, least: Configuration, most: Configuration, ends: dict[Configuration, Prepared]) -> float:
-    low, high = _step_work(least), _step_work(most)
-    if low == high:
-        return ends[least].step_seconds
-    share = (work - low) / (high - low)
-    return ends[least].step_seconds * (1 - share) + ends[most].step_seconds * share

@@ -212,6 +212,8 @@ def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tup
 
 def _varies(summaries: Iterable[Summary], key: str, others: Sequence[str]) -> bool:
     """Return whether the field `key` takes several values where the fields `others` are equal."""
+    if len(set(map(FIELDS[key].value, summaries))) <= 1:  # most do not: at once, as there can be very many rows
+        return False
     found: dict[tuple[Value, ...], set[Value]] = defaultdict(set)
     for summary in summaries:
         found[tuple(FIELDS[other].value(summary) for other in others)].add(FIELDS[key].value(summary))

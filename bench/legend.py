@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.columns import COLUMNS, Column, harmless
-from bench.fields import DIMENSIONS, IDENTITY, hidden_dimensions
+from bench.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
 from bench.machines import machine_headers
 from bench.records import FailureKind, Header, Measurement, Peak, Run, Summary, TrialWarning
 from bench.shards import completion, listed, resumption
@@ -88,9 +88,9 @@ def legend(
     )
 
 
-def _is_worth_telling(key: str, values: Collection[str]) -> bool:
+def _is_worth_telling(key: str, values: Collection[Value]) -> bool:
     """Return whether a dimension has one value only, and not the one that goes without saying."""
-    return len(values) == 1 and not (key == "world_size" and "1" in values)
+    return len(values) == 1 and not (key == "world_size" and 1 in values)
 
 
 def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> Iterator[str]:
@@ -99,11 +99,12 @@ def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Col
     constant = [
         f"{COLUMNS[key].header} {COLUMNS[key].text(summaries[0])}"
         for key in (*several, *(key for key, others in DIMENSIONS.items() if not others))
-        if key not in shown and _is_worth_telling(key, {COLUMNS[key].text(each) for each in summaries})
+        if key not in shown and _is_worth_telling(key, set(map(FIELDS[key].value, summaries)))
     ]
     if constant:
         yield f"every row: {', '.join(constant)}"
-    if any("±" in column.text(summary) for column in columns for summary in summaries):
+    repeated = [summary for summary in summaries if summary.n > 1]  # one value has no range
+    if any("±" in column.text(summary) for column in columns for summary in repeated):
         yield (
             "±: half the range of the trials around their median, in percent of it; of accuracies in percentage points"
         )
@@ -182,6 +183,8 @@ def _flagged_notes(summaries: Sequence[Summary]) -> Iterator[str]:
     A single trial has no others to be held against: its warning says all there is to say.
     """
     flagged = [each for each in summaries if each.flagged and each.n > 1 and each.epoch_seconds is not None]
+    if not flagged:
+        return
     flagged.sort(key=_moved_by_flagged, reverse=True)
     dimensions = hidden_dimensions(summaries, IDENTITY)
     for summary in flagged[:_LISTED]:

@@ -8,7 +8,7 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import ExitCode
-from bench.options import EXIT_CODES, RESULTS, Choice, Duration, make_request, plan_options
+from bench.options import EXIT_CODES, RESULTS, RUN, Choice, Duration, make_request, plan_options
 from bench.plan import check_request
 
 if TYPE_CHECKING:
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 @click.command("plan", epilog=EXIT_CODES)
 @plan_options
 @click.option("--shards", type=int, default=1, show_default=True, help="Into how many parts to divide the plan.")
+@click.option("--no-estimate", is_flag=True, help="Do not start any trial to estimate times.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one probe.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
-def plan_command(
+@garbage_collection_paused()
+def plan_command(  # noqa: PLR0913 - one parameter an option
     *,
     preset: str | None,
     shards: int,
+    no_estimate: bool,
     timeout: float,
     data_root: Path | None,
     layout: str,
@@ -35,12 +38,12 @@ def plan_command(
 ) -> None:
     """Show how a plan divides into shards: the trials of each, and how long they would take here. Measure nothing.
 
-    It takes the options of run that say what to plan. Run each part with the same ones and --shard 1/4, 2/4, …, and put
-    them together with merge.
+    It takes the options of run that say what to plan, and so do the runs of its shards.
 
     \b
-    python -m bench plan --preset standard --shards 4
     python -m bench plan --preset standard --devices cpu --threads 8 --shards 4
+    python -m bench run --preset standard --devices cpu --threads 8 --shard 1/4
+    python -m bench merge shard-*.jsonl --output standard.jsonl
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
     from bench.processes import make_launcher
@@ -52,11 +55,11 @@ def plan_command(
     with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
         plan, _ = run.plan_here(request, launcher)
         parts = divide(plan, shards)
-        estimate = run.estimate_here(plan, launcher, root=data_root, timeout_seconds=timeout)
+        estimate = None if no_estimate else run.estimate_here(plan, launcher, root=data_root, timeout_seconds=timeout)
     click.echo(_plan_json(plan, parts, estimate) if layout == "json" else _plan_table(plan, parts, estimate))
 
 
-def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate") -> str:
+def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None") -> str:
     from tabulate import tabulate
 
     from bench.shards import plan_id
@@ -64,17 +67,22 @@ def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate") -> 
 
     count, shards = len(plan.configurations), len(parts)
     rows = [
-        (f"{number}/{shards}", len(part.configurations), _trials(part), format_seconds(estimate.of(part)))
+        (f"{number}/{shards}", len(part.configurations), _trials(part))
+        + (() if estimate is None else (format_seconds(estimate.of(part)),))
         for number, part in enumerate(parts, start=1)
     ]
-    table = tabulate(rows, headers=("shard", "configurations", "trials", "estimated time"), disable_numparse=[3])
-    return (
-        f"{table}\n\nPlan {plan_id(plan)}: {count} configurations x {plan.repeats} repeats = {_trials(plan)} trials\n"
-        f"Estimated time: {format_seconds(estimate.of(plan))} in all, here, from the first steps of {estimate.probes}"
-    )
+    headers = ("shard", "configurations", "trials", "estimated time")
+    lines = [
+        tabulate(rows, headers=headers[: len(rows[0])], disable_numparse=[3] if estimate is not None else []),
+        f"\nPlan {plan_id(plan)}: {count} configurations x {plan.repeats} repeats = {_trials(plan)} trials",
+    ]
+    if estimate is not None:
+        total = format_seconds(estimate.of(plan))
+        lines.append(f"Estimated time: {total} in all, here, from the first steps of {estimate.probes}")
+    return "\n".join(lines)
 
 
-def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate") -> str:
+def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None") -> str:
     import json
 
     from bench.shards import plan_id
@@ -83,7 +91,7 @@ def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate") -> s
         return {
             "configurations": len(part.configurations),
             "trials": _trials(part),
-            "estimated_seconds": estimate.of(part),
+            "estimated_seconds": None if estimate is None else estimate.of(part),
         }
 
     document = {
@@ -101,7 +109,7 @@ def _trials(plan: "Plan") -> int:
 
 
 @click.command("merge", epilog=EXIT_CODES)
-@click.argument("references", metavar="SHARD...", nargs=-1, required=True)
+@click.argument("references", metavar="SHARD...", nargs=-1, required=True, type=RUN)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write, or to add to.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
 @garbage_collection_paused()
@@ -113,7 +121,7 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     run of a shard that is there. Ends with 0 where nothing is missing, with 3 where something is.
 
     \b
-    python -m bench merge shard-1.jsonl shard-2.jsonl --output run.jsonl
+    python -m bench merge shard-1.jsonl shard-2.jsonl shard-3.jsonl --output run.jsonl
     python -m bench merge shard-3.jsonl --output run.jsonl
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.columns import harmless
@@ -133,12 +141,13 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
 
 
 def _told(merged: "Run") -> str:
+    from bench.machines import machine_headers
     from bench.shards import completion, listed
 
     division, footer = merged.header.division, merged.footer
     if division is None or footer is None:  # of what was merged neither is
         return ""
-    machines = len({merged.fingerprints[record.fingerprint].machine.id for record in merged.records})
+    machines = len(machine_headers(merged))
     text = (
         f"shard {listed([shard.number for shard in division.held])} of {division.shards}, "
         f"{len(merged.records)} of {division.configurations * merged.header.plan.repeats} trials, "

@@ -8,7 +8,7 @@ from bench.coding import to_json
 from bench.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
 from bench.errors import BadInputError
 from bench.fields import FIELDS, Field
-from bench.layout import csv_text, escape, markdown_table, text_table, wrap
+from bench.layout import csv_text, escape, markdown_table, text_table, text_table_width, wrap
 from bench.legend import count_failures, count_warnings, is_complete, legend, run_heading
 from bench.machines import machine_headers
 from bench.prices import Prices
@@ -94,33 +94,28 @@ def _render_table(
 ) -> str:
     columns = _shown(summaries, chosen, prices)
     dropped: list[Column] = []
-    table = _table(summaries, columns)
-    for key in DROP_ORDER if chosen is None else ():
-        if max(map(len, table.splitlines())) <= width:
+    cells = {column.key: [column.text(summary) for summary in summaries] for column in columns}
+    for key in DROP_ORDER if chosen is None and summaries else ():
+        if text_table_width([each.header for each in columns], [cells[each.key] for each in columns]) <= width:
             break
         dropped += [column for column in columns if column.key == key]
         columns = tuple(column for column in columns if column.key != key)
-        table = _table(summaries, columns)
-    table = _table(summaries, columns, width)
+    headers, numeric = _heads(columns)
+    rows = list(zip(*(cells[column.key] for column in columns), strict=True))
+    table = text_table(headers, rows, numeric, width) if summaries else _NO_ROWS
     parts = [wrap(run_heading(run), width), table, wrap(_notes(run, summaries, columns, dropped, prices), width)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(summaries: Sequence[Summary], columns: Sequence[Column], width: int | None = None) -> str:
-    return text_table(*_cells(summaries, columns), width) if summaries else _NO_ROWS
-
-
-def _cells(
-    summaries: Sequence[Summary], columns: Sequence[Column]
-) -> tuple[Sequence[str], Sequence[Sequence[str]], Sequence[bool]]:
-    """Return headers, rows of cells, and which columns are numbers."""
-    headers = [column.header for column in columns]
-    rows = [[column.text(summary) for column in columns] for summary in summaries]
-    return headers, rows, [column.fields[0].numeric for column in columns]
+def _heads(columns: Sequence[Column]) -> tuple[Sequence[str], Sequence[bool]]:
+    """Return headers, and which columns are numbers."""
+    return [column.header for column in columns], [column.fields[0].numeric for column in columns]
 
 
 def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column], prices: Prices | None) -> str:
-    table = markdown_table(*_cells(summaries, columns)) if summaries else _NO_ROWS
+    headers, numeric = _heads(columns)
+    rows = [[column.text(summary) for column in columns] for summary in summaries]
+    table = markdown_table(headers, rows, numeric) if summaries else _NO_ROWS
     above = "  \n".join(map(escape, run_heading(run)))
     below = "\n".join(f"- {escape(line)}" for line in _notes(run, summaries, columns, (), prices))
     return "\n\n".join(part for part in (above, table, below) if part)

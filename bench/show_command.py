@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.options import COLUMNS, EXIT_CODES, FORMATS, RESULTS, RUN, Choice, terminal_width
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     help="What an hour costs, such as 2.5 or cuda=2.5,cpu=0.1: adds what an epoch and 98 % accuracy cost.",
 )
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+@garbage_collection_paused()
 def show_command(  # noqa: PLR0913 - one parameter an option
     reference: str,
     *,
@@ -66,6 +68,8 @@ def show_command(  # noqa: PLR0913 - one parameter an option
             raise BadInputError(
                 f"{own[0]} is a table of its own: leave out --columns, --sort, --filter, --price-per-hour and the other"
             )
+        if not claims:
+            _require_one_machine(run, own[0])
         if ranks:
             text = render_ranks(run, layout, width)
         else:
@@ -87,6 +91,16 @@ def show_command(  # noqa: PLR0913 - one parameter an option
         click.echo(f"bench: {warning}", err=True)
 
 
+def _require_one_machine(run: "Run", option: str) -> None:
+    from bench.machines import machine_headers
+
+    machines = machine_headers(run)
+    if len(machines) > 1:
+        raise BadInputError(
+            f"{option} is an account of one machine, and the run is of {', '.join(machines)}: show a shard"
+        )
+
+
 def _prices(text: str, run: "Run") -> "Prices":
     from bench.prices import parse_prices
 
@@ -96,13 +110,7 @@ def _prices(text: str, run: "Run") -> "Prices":
 
 
 def _taxes(run: "Run", results: Path, layout: str, width: int) -> str:
-    from bench.machines import machine_headers
     from bench.profiles import load_profile
     from bench.taxes import render_taxes
 
-    machines = machine_headers(run)
-    if len(machines) > 1:
-        raise BadInputError(
-            f"--taxes is an account of one machine, and the run is of {', '.join(machines)}: show a shard"
-        )
     return render_taxes(run, load_profile(run.header.machine.id, results), layout, width)

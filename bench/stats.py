@@ -3,13 +3,15 @@
 The unit is the trial, never the epoch. Warnings are returned as data; nothing here prints.
 """
 
+import functools
 import itertools
 import math
 import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -153,16 +155,23 @@ def sample(values: Sequence[float]) -> Sample | None:
     """
     if not values:
         return None
+    if len(values) == 1:
+        (value,) = map(float, values)
+        return Sample(n=1, median=value, low=value, high=value, mean=value, standard_deviation=None)
+    n, low, high = len(values), float(min(values)), float(max(values))
+    # `statistics` adds up fractions, twenty times as long. Rounding may leave the mean of equal values beside them.
+    mean = min(max(math.fsum(value / n for value in values), low), high)
     return Sample(
-        n=len(values),
+        n=n,
         median=float(statistics.median(values)),
-        low=float(min(values)),
-        high=float(max(values)),
-        mean=float(statistics.mean(values)),
-        standard_deviation=float(statistics.stdev(values)) if len(values) > 1 else None,
+        low=low,
+        high=high,
+        mean=mean,
+        standard_deviation=math.dist(values, [mean] * n) / math.sqrt(n - 1),
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def natural_key(text: str) -> tuple[tuple[int, str], ...]:
     """Return a sort key that orders the numbers inside a text by size: ``784-128-10`` before ``784-1024-10``."""
     parts = re.split(r"([0-9]+)", text)
@@ -279,13 +288,16 @@ def _ticked_share(epochs: Iterable[tuple[float, float | None]]) -> float:
     return math.fsum(ticked for _, ticked in measured) / wall_seconds if wall_seconds >= MIN_TICKED_SECONDS else 0.0
 
 
+_MEMBERS: Final = attrgetter(*(member.name for member in fields(Configuration)))
+
+
 def _configuration_key(configuration: Configuration) -> tuple[Any, ...]:
     return (
         natural_key(configuration.device),
         natural_key(configuration.model),
         configuration.layers,
         configuration.batch_size,
-        astuple(configuration),
+        _MEMBERS(configuration),
     )
 
 

@@ -5,9 +5,21 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench_builders import Change, make_configuration, make_epoch, make_measurement, make_record, make_run
+from bench_builders import (
+    Change,
+    make_configuration,
+    make_epoch,
+    make_machine,
+    make_measurement,
+    make_plan,
+    make_record,
+    make_run,
+)
 
+from bench.plan import order_trials
 from bench.records import Configuration, Footer, Run, TrialRecord
+from bench.runfile import lines_of
+from bench.shards import take_shard
 from bench.store import RunWriter
 
 WOBBLE = (0.0, 0.01, -0.01, 0.005, -0.005, 0.008, -0.008, 0.002)
@@ -92,3 +104,30 @@ def store(run: Run, path: Path) -> Path:
         if run.footer is not None:
             writer.finish(run.footer)
     return path
+
+
+def write_shards(folder: Path, configurations: int, repeats: int, shards: int) -> list[Path]:
+    """Write complete shards of one large plan, measured on two kinds of machines; return their files."""
+    chosen = [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=64 + place % 50)
+        for place in range(configurations)
+        for width in (8 + place // 50,)
+    ]
+    plan = make_plan(chosen, repeats)
+    paths = []
+    for number in range(1, shards + 1):
+        run_id = f"{number:08x}"
+        part, division = take_shard(plan, number, shards, run_id)
+        records = [trial(each.configuration, each.repeat) for each in order_trials(part)]
+        run = make_run(
+            part.configurations,
+            repeats,
+            records=records,
+            run_id=run_id,
+            division=division,
+            machine=make_machine(cpu_model=f"Fictional CPU {number % 2}"),
+        )
+        paths.append(folder / f"shard-{number}.jsonl")
+        with paths[-1].open("w") as file:
+            file.writelines(lines_of(run))
+    return paths

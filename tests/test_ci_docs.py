@@ -51,10 +51,13 @@ def test_sessions_named_on_the_page_exist() -> None:
     assert [name for name in sessions if f"def {name}(session" not in noxfile] == []
 
 
-def test_workflow_is_indented_as_yaml_wants_it() -> None:
-    """PyYAML is no dependency: every line is a member, an item, or inside a block of shell."""
+def require_indented(workflow: str) -> list[str]:
+    """Check a workflow's form and return its members.
+
+    PyYAML is no dependency: every line is a member, an item, or inside a block of shell.
+    """
     depth_of_shell: int | None = None
-    for line in filter(None, WORKFLOW.splitlines()):
+    for line in filter(None, workflow.splitlines()):
         depth = len(line) - len(line.lstrip(" "))
         assert "\t" not in line
         assert depth % 2 == 0
@@ -64,8 +67,11 @@ def test_workflow_is_indented_as_yaml_wants_it() -> None:
         assert STRUCTURE.match(line), line
         if line.endswith("|"):
             depth_of_shell = depth
-    members = re.findall(r"^(\w+):", WORKFLOW, flags=re.MULTILINE)
-    assert members == ["name", "on", "permissions", "concurrency", "jobs"]
+    return re.findall(r"^(\w+):", workflow, flags=re.MULTILINE)
+
+
+def test_workflow_is_indented_as_yaml_wants_it() -> None:
+    assert require_indented(WORKFLOW) == ["name", "on", "permissions", "concurrency", "jobs"]
 
 
 def test_actions_are_pinned_to_a_major_version() -> None:

@@ -68,6 +68,15 @@ def test_plan_shows_each_shards_trials_and_time_and_measures_nothing() -> None:
     assert not Path("results").exists()
 
 
+def test_without_an_estimate_no_trial_is_started(worker: FakeLauncher) -> None:
+    result = bench("plan", *GRID, "--shards", "2", "--no-estimate", "--format", "json")
+    assert [shard["estimated_seconds"] for shard in json.loads(result.stdout)["shards"]] == [None, None]
+    table = bench("plan", *GRID, "--shards", "2", "--no-estimate").stdout
+    assert "10 trials" in table
+    assert "estimated" not in table.lower()
+    assert {request["do"] for request in worker.requests} == {"describe"}
+
+
 def test_a_shards_header_names_the_plan_that_was_shown(worker: FakeLauncher, shards: list[str]) -> None:
     del worker
     told = json.loads(bench("plan", *GRID, "--shards", "3", "--format", "json").stdout)

@@ -82,7 +82,18 @@ def test_a_sample_agrees_with_the_statistics_module(values: list[float]) -> None
 
 def test_median_of_even_sample_is_midpoint() -> None:
     summed = sample([4.0, 1.0, 2.0, 3.0])
-    assert summed == Sample(n=4, median=2.5, low=1.0, high=4.0, mean=2.5, standard_deviation=math.sqrt(5 / 3))
+    assert summed is not None
+    assert summed.standard_deviation == pytest.approx(math.sqrt(5 / 3), rel=1e-15)
+    deviation = summed.standard_deviation
+    assert summed == Sample(n=4, median=2.5, low=1.0, high=4.0, mean=2.5, standard_deviation=deviation)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-300, 1e300])
+def test_equal_values_have_themselves_for_a_mean_and_no_deviation(value: float) -> None:
+    for n in (2, 3, 7):
+        summed = sample([value] * n)
+        assert summed is not None
+        assert (summed.mean, summed.standard_deviation) == (value, 0)
 
 
 def test_a_single_value_has_no_standard_deviation() -> None:

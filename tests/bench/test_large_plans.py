@@ -1,0 +1,53 @@
+"""100 000 trials: divided, merged and shown whole, each within a gibibyte; the times are in tests/studies."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from bench_builders import make_configuration, make_plan
+from stored_runs import write_shards
+
+from bench.shards import divide, trial_weight
+from bench.store import read_run
+
+GIBIBYTE: Final = 2**30
+SHARDS: Final = 10
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "wait4"), reason="no os.wait4 here")]
+
+
+def peak_bytes(*arguments: str | Path, output: Path) -> int:
+    """Return the peak resident memory of a command that must succeed; what it prints goes to `output`."""
+    actions = [(os.POSIX_SPAWN_OPEN, 1, str(output), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)]
+    command = [sys.executable, "-m", "bench", *map(str, arguments)]
+    pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+    _, status, usage = os.wait4(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.parametrize("shards", [2, 7, 10_000])
+def test_a_plan_of_100_000_configurations_divides_evenly(shards: int) -> None:
+    plan = make_plan([make_configuration(batch_size=size, epochs=e) for size in range(1, 5001) for e in range(1, 21)])
+    parts = divide(plan, shards)
+    assert sum(len(part.configurations) for part in parts) == 100_000
+    assert len(set().union(*(part.configurations for part in parts))) == 100_000
+    loads = [sum(map(trial_weight, part.configurations)) for part in parts]
+    assert max(loads) - min(loads) <= max(map(trial_weight, plan.configurations))
+
+
+def test_100_000_trials_are_merged_and_shown_within_a_gibibyte(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path, 20_000, 5, SHARDS)
+    merged, printed = tmp_path / "merged.jsonl", tmp_path / "printed.txt"
+    assert peak_bytes("merge", *shards, "--output", merged, output=printed) < GIBIBYTE
+    before = merged.read_bytes()
+    assert "100000 of 100000 trials, 0 of them failed, from 2 machines" in printed.read_text()
+    assert peak_bytes("merge", *shards[::-1], "--output", merged, output=printed) < GIBIBYTE
+    assert merged.read_bytes() == before
+    assert peak_bytes("show", merged, output=printed) < GIBIBYTE
+    rows = [line for line in printed.read_text().splitlines() if line.startswith("cpu ")]
+    assert len(rows) == 20_000
+    run = read_run(merged)
+    assert len({(id(record.trial.configuration), record.trial.repeat) for record in run.records}) == 100_000
