@@ -38,12 +38,12 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Show how a plan divides into shards: the trials of each, and how long they would take here. Measure nothing.
 
-    It takes the options of run that say what to plan, and so do the runs of its shards.
+    It takes the options of run that say what to plan. Run each part with the same ones and --shard 1/4, 2/4, …, and put
+    them together with merge.
 
     \b
+    python -m bench plan --preset standard --shards 4
     python -m bench plan --preset standard --devices cpu --threads 8 --shards 4
-    python -m bench run --preset standard --devices cpu --threads 8 --shard 1/4
-    python -m bench merge shard-*.jsonl --output standard.jsonl
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
     from bench.processes import make_launcher
@@ -121,7 +121,7 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     run of a shard that is there. Ends with 0 where nothing is missing, with 3 where something is.
 
     \b
-    python -m bench merge shard-1.jsonl shard-2.jsonl shard-3.jsonl --output run.jsonl
+    python -m bench merge shard-1.jsonl shard-2.jsonl --output run.jsonl
     python -m bench merge shard-3.jsonl --output run.jsonl
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.columns import harmless

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+CLUSTERS: Final = (ROOT / "docs" / "clusters.md", ROOT / "docs" / "ranks.md")
+"""Pages whose commands take several machines or devices: `tests/test_clusters_docs.py` checks them."""
+
 PAGES: Final = (
     *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(set((ROOT / "docs").glob("*.md")) - set(CLUSTERS)),
     *sorted((ROOT / "results").glob("*/**/README.md")),
 )
 OPERATORS: Final = {"&&", "||", ";", "|"}

@@ -1,20 +1,22 @@
-"""The workflow, the job script and the commands in docs/clusters.md can be copied as they are."""
+"""The workflow, the job script and the commands for several machines and devices can be copied as they are."""
 
 import re
 import subprocess
-from pathlib import Path
 
 import click
 import pytest
+from docs_commands import CLUSTERS
 from test_ci_docs import bench_arguments, require_indented
 
 from bench.cli import cli
 from bench.plan import PRESETS
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "clusters.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
+BLOCKS = [block for page in CLUSTERS for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), flags=re.DOTALL)]
 COMMANDS = [
-    line.strip().removeprefix("run: ") for _, text in BLOCKS for line in text.splitlines() if "python -m bench" in line
+    re.sub(r"^torchrun .* (?=-m )", "python ", line.strip().removeprefix("run: "))
+    for _, text in BLOCKS
+    for line in text.replace("\\\n", "").splitlines()
+    if "-m bench" in line
 ]
 
 
