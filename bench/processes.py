@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -63,7 +63,11 @@ class Launcher(Protocol):
 
 
 def make_launcher(
-    preload: Sequence[str] = (), *, python: str = sys.executable, workload: Path | None = None
+    preload: Sequence[str] = (),
+    *,
+    python: str = sys.executable,
+    workload: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Launcher:
     """Return the launcher for this platform.
 
@@ -71,11 +75,12 @@ def make_launcher(
         preload: modules that each trial needs beside the usual ones.
         python: the interpreter that the worker processes run.
         workload: a folder with another `mnist_mlp` for them to train; the harness stays this one.
+        variables: environment variables for them, beside this process's own.
     """
     # Forking after macOS frameworks were loaded is unsafe there, and Windows cannot fork.
     if sys.platform == "linux":
-        return ForkingLauncher(python=python, preload=preload, workload=workload)
-    return SpawningLauncher(python=python, workload=workload)
+        return ForkingLauncher(python=python, preload=preload, workload=workload, variables=variables)
+    return SpawningLauncher(python=python, workload=workload, variables=variables)
 
 
 def make_arm_launchers(
@@ -163,6 +168,7 @@ class ForkingLauncher:
         python: str = sys.executable,
         preload: Sequence[str] = (),
         workload: Path | None = None,
+        variables: Mapping[str, str] | None = None,
         is_shared: bool = False,
     ) -> None:
         """Start the host at once; `start` waits until it has imported torch and the `preload` modules.
@@ -170,7 +176,7 @@ class ForkingLauncher:
         With `is_shared` it imports no workload: each trial imports its own, see `start_with`.
         """
         self._python = python
-        self._environment = worker_environment(workload)
+        self._environment = worker_environment(workload) | dict(variables or {})
         self._modules = (*preload, *_ALWAYS, *(() if is_shared else (_WORKER,)))
         self._log = Log()
         self._host: subprocess.Popen[bytes] | None = None
@@ -343,10 +349,16 @@ class ForkedProcess:
 class SpawningLauncher:
     """A new interpreter per trial."""
 
-    def __init__(self, *, python: str = sys.executable, workload: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        python: str = sys.executable,
+        workload: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         """Remember the interpreter."""
         self._python = python
-        self._environment = worker_environment(workload)
+        self._environment = worker_environment(workload) | dict(variables or {})
         self._log = Log()
         self._processes: set[SpawnedProcess] = set()
 

@@ -18,8 +18,9 @@ import torch
 
 import mnist_mlp
 from bench.coding import dumps, from_json, loads
-from bench.fingerprint import describe, describe_machine, describe_software, git_state
+from bench.fingerprint import describe, describe_machine, describe_software
 from bench.records import Description
+from bench.revision import git_state
 
 # This machine
 
