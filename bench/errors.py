@@ -37,6 +37,10 @@ class WorkerError(BenchError):
     exit_code = ExitCode.FAILED_TRIAL
 
 
+class NodesLostError(WorkerError):
+    """The nodes of a cluster that are left cannot run the trials that are left; every finished trial is stored."""
+
+
 class StorageError(BenchError):
     """A measurement could not be written; what was stored before is intact."""
 

@@ -5,7 +5,6 @@ whether they are put together at once or one after the other.
 """
 
 import bisect
-import dataclasses
 import hashlib
 import itertools
 import math
@@ -34,9 +33,6 @@ from bench.shards import plan_id
 COMPLETE: Final = "complete"
 MERGED: Final = "merged"
 """Why a merged run stops where it does: nothing is missing, or the shards did not hold more."""
-
-OF_THE_HOST: Final = frozenset({"driver", "operating_system_release"})
-"""Members of `Software` that belong to a machine: like the hardware, they may differ from shard to shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +126,7 @@ def _require_one_software(sources: Sequence[Source]) -> None:
     first = sources[0]
     for other in sources:
         for fingerprint in other.run.fingerprints:
-            ours, theirs = first.run.header.software, fingerprint.software
-            different = [
-                f"{member.name} is {getattr(theirs, member.name)!r}, not {getattr(ours, member.name)!r}"
-                for member in dataclasses.fields(ours)
-                if member.name not in OF_THE_HOST and getattr(theirs, member.name) != getattr(ours, member.name)
-            ]
+            different = first.run.header.software.differences(fingerprint.software)
             if different:
                 raise IncomparableError(
                     f"{other.label} was measured with other software than {first.label}: {'; '.join(different)}: run "

@@ -257,8 +257,9 @@ def terminal_width() -> int:
 
 
 def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments without the folders in them, which would tell of the user's home."""
-    return tuple(Path(argument).name if "/" in argument or "\\" in argument else argument for argument in arguments)
+    """Return the arguments without folders, which would tell of the user's home, and without a cluster's address."""
+    told = (re.sub(r"^(--on=)?ray:.*", r"\1ray", argument) for argument in arguments)
+    return tuple(Path(argument).name if "/" in argument or "\\" in argument else argument for argument in told)
 
 
 def make_request(preset: str, asked: dict[str, Any]) -> Request:

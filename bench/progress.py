@@ -30,14 +30,18 @@ class Progress(Protocol):
         """The current trial has finished an epoch."""
 
     def trial_done(self, record: TrialRecord) -> None:
-        """The current trial has ended and is stored."""
+        """A trial has ended and is stored."""
+
+    def note(self, text: str) -> None:
+        """Something happened that the user should know."""
 
 
 class RemainingTime:
     """Estimates a run's remaining seconds from the wall times of its finished trials, by configuration."""
 
-    def __init__(self, trials: tuple[Trial, ...]) -> None:
-        """Start with all of `trials` to do."""
+    def __init__(self, trials: tuple[Trial, ...], at_once: int = 1) -> None:
+        """Start with all of `trials` to do, so many `at_once`."""
+        self._at_once = at_once
         self._left = collections.Counter(trial.key for trial in trials)
         self._seen: dict[Configuration, list[float]] = {}
 
@@ -52,7 +56,7 @@ class RemainingTime:
             return None
         known = {key: statistics.median(walls) for key, walls in self._seen.items()}
         mean = statistics.fmean(known.values())
-        return sum(count * known.get(key, mean) for key, count in self._left.items())
+        return sum(count * known.get(key, mean) for key, count in self._left.items()) / self._at_once
 
 
 def describe_trial(trial: Trial) -> str:
@@ -130,6 +134,9 @@ class QuietProgress:
         if not isinstance(record.outcome, Measurement):
             _print(f"{describe_trial(record.trial)}: {describe_outcome(record)}", self._stream)
 
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+
 
 class PlainProgress:
     """One line per finished trial, and one now and then during a long one; in detail: one an epoch, more a trial."""
@@ -140,15 +147,17 @@ class PlainProgress:
         stream: TextIO,
         *,
         in_detail: bool = False,
+        at_once: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write to `stream`."""
         self._in_detail = in_detail
         self._total = len(trials)
-        self._remaining = RemainingTime(trials)
+        self._remaining = RemainingTime(trials, at_once)
         self._stream = stream
         self._clock = clock
         self._number = 0
+        self._done = 0
         self._trial: Trial | None = None
         self._last_line = clock()
         self._epochs_done = 0
@@ -162,10 +171,10 @@ class PlainProgress:
     ) -> None:
         """Nothing is left to clear."""
 
-    def _line(self, text: str) -> None:
+    def _line(self, number: int, text: str) -> None:
         seconds = self._remaining.seconds()
         left = "" if seconds is None else f"; about {format_seconds(seconds)} left"
-        _print(f"[{self._number}/{self._total}] {text}{left}", self._stream)
+        _print(f"[{number}/{self._total}] {text}{left}", self._stream)
         self._last_line = self._clock()
 
     def trial_started(self, number: int, trial: Trial) -> None:
@@ -179,26 +188,31 @@ class PlainProgress:
             return
         if self._in_detail or self._clock() - self._last_line >= _PLAIN_INTERVAL_SECONDS:
             epochs = describe_epoch(self._epochs_done, epoch, in_detail=self._in_detail)
-            self._line(f"{describe_trial(self._trial)}: {epochs}")
+            self._line(self._number, f"{describe_trial(self._trial)}: {epochs}")
 
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""
         self._remaining.finish(record)
-        self._line(f"{describe_trial(record.trial)}: {describe_outcome(record)}")
+        self._done += 1
+        self._line(self._done, f"{describe_trial(record.trial)}: {describe_outcome(record)}")
         for line in describe_details(record) if self._in_detail else ():
             _print(f"    {line}", self._stream)
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        _print(text, self._stream)
 
 
 class TerminalProgress:
     """A bar with the current trial, its throughput and the time left, below the lines of failed trials."""
 
-    def __init__(self, trials: tuple[Trial, ...], stream: TextIO) -> None:
+    def __init__(self, trials: tuple[Trial, ...], stream: TextIO, *, at_once: int = 1) -> None:
         """Draw on `stream`, a terminal."""
         from rich.console import Console  # noqa: PLC0415 - only a live display needs it
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - only a terminal needs it
         from rich.progress import Progress as RichProgress  # noqa: PLC0415 - only a terminal needs it
 
-        self._remaining = RemainingTime(trials)
+        self._remaining = RemainingTime(trials, at_once)
         self._bar = RichProgress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
@@ -242,18 +256,22 @@ class TerminalProgress:
         self._bar.update(self._task, advance=1, left=left, refresh=True)
         if not isinstance(record.outcome, Measurement):
             text = f"{describe_trial(record.trial)}: {describe_outcome(record)}"
-            self._bar.console.print(text, markup=False, emoji=False, highlight=False)
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        self._bar.console.print(text, markup=False, emoji=False, highlight=False)
 
 
 Display: TypeAlias = QuietProgress | PlainProgress | TerminalProgress
 
 
 def make_progress(
-    trials: tuple[Trial, ...], stream: TextIO, volume: Literal["quiet", "verbose"] | None = None
+    trials: tuple[Trial, ...], stream: TextIO, volume: Literal["quiet", "verbose"] | None = None, *, at_once: int = 1
 ) -> Display:
-    """Return the display that suits `stream` and what was asked for."""
+    """Return the display that suits `stream` and what was asked for, for so many trials `at_once`."""
     if volume == "quiet":
         return QuietProgress(stream)
-    if volume == "verbose":
-        return PlainProgress(trials, stream, in_detail=True)
-    return TerminalProgress(trials, stream) if stream.isatty() else PlainProgress(trials, stream)
+    if volume == "verbose" or not stream.isatty():
+        return PlainProgress(trials, stream, in_detail=volume == "verbose", at_once=at_once)
+    return TerminalProgress(trials, stream, at_once=at_once)

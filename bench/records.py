@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final
 
 from bench.coding import LATER, dumps
@@ -159,6 +159,15 @@ class Software:
     harness: str
     git_commit: str | None
     git_dirty: bool | None
+
+    def differences(self, other: "Software") -> tuple[str, ...]:
+        """Return in words in what `other` is different, but for what is a machine's: its driver and its kernel."""
+        return tuple(
+            f"{member.name} is {getattr(other, member.name)!r}, not {getattr(self, member.name)!r}"
+            for member in fields(self)
+            if member.name not in {"driver", "operating_system_release"}
+            and getattr(other, member.name) != getattr(self, member.name)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,28 +1,26 @@
 """Carries out a plan: asks where it is, prepares the data, runs trial after trial, stores each as it ends."""
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
+from bench.crew import Crew
+from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, NodesLostError
 from bench.estimate import Estimate, estimate_plan
 from bench.interrupts import Interrupts
-from bench.launcher import TrialFailedError, describe_place, prepare_dataset, probe_trial, run_trial
-from bench.locks import IMPATIENT, Patience, device_locks
+from bench.launcher import TrialFailedError, prepare_dataset, probe_trial
 from bench.messages import Prepared
 from bench.outputs import remove_abandoned, require_nameable
-from bench.plan import Request, check_rank_devices, choose_devices, make_plan, missing_trials
+from bench.plan import Request, missing_trials
 from bench.processes import Launcher
 from bench.progress import Progress
 from bench.records import (
     SCHEMA_VERSION,
-    Description,
     Failure,
     Footer,
     Header,
@@ -36,7 +34,8 @@ from bench.shards import is_merged, resumption, take_shard
 from bench.store import SUFFIX, RunWriter, new_run_id, read_run, run_path
 from bench.table import write_csv
 
-MakeProgress = Callable[[tuple[Trial, ...]], contextlib.AbstractContextManager[Progress]]
+MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextManager[Progress]]
+"""Returns the display for trials of which so many go on at once."""
 
 COMPLETE: Final = "complete"
 INTERRUPTED: Final = "interrupted"
@@ -47,21 +46,17 @@ BUDGET: Final = "budget"
 class Options:
     """How to run, beside what. `results` is the folder of stored runs; `output` a file or another such folder.
 
-    `patience` is how long to wait for a device that another run holds. `ranks_here` is the most ranks of a training
-    that run on this machine, where torchrun spreads them over several; None: all. `shard` is the number and the count
-    of the part of the plan to carry out, None for all of it.
+    `shard` is the number and the count of the part of the plan to carry out, None for all of it; `on` is the cluster
+    that the user named, None for this machine.
     """
 
     name: str
     results: Path
     output: Path | None
-    data_root: Path | None
-    timeout_seconds: float
     budget_seconds: float | None
     command: tuple[str, ...]
-    patience: Patience = IMPATIENT
-    ranks_here: int | None = None
     shard: tuple[int, int] | None = None
+    on: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +97,6 @@ def check_output(options: Options) -> None:
         raise BadInputError(f"{target} cannot be written: {folder} is no folder you may write to; choose --output")
 
 
-def plan_here(request: Request, launcher: Launcher, ranks_here: int | None = None) -> tuple[Plan, Description]:
-    """Ask what there is here, and return the request's plan for it.
-
-    Raises:
-        BadInputError: a device, more threads or more ranks are asked for than there are.
-    """
-    place = describe_place(launcher)
-    devices = choose_devices(request.devices, place.devices)
-    cores = place.machine.cores_usable
-    plan = make_plan(request, devices=devices, cores_usable=cores, ranks_here=ranks_here)
-    check_rank_devices(plan, place.devices, ranks_here)
-    return plan, place
-
-
 def estimate_here(plan: Plan, launcher: Launcher, *, root: Path | None, timeout_seconds: float) -> Estimate:
     """Estimate the plan's time by probing a few of its trials.
 
@@ -134,11 +115,12 @@ def estimate_here(plan: Plan, launcher: Launcher, *, root: Path | None, timeout_
 
 
 def start_run(
-    request: Request, options: Options, launcher: Launcher, interrupts: Interrupts, make_progress: MakeProgress
+    request: Request, options: Options, crew: Crew, interrupts: Interrupts, make_progress: MakeProgress
 ) -> Finished:
     """Plan and carry out a new run."""
     start = time.monotonic()
-    plan, place = plan_here(request, launcher, options.ranks_here)
+    plan = crew.plan(request)
+    fingerprint = crew.fingerprint()
     run_id, division = new_run_id(), None
     if options.shard is not None:
         plan, division = take_shard(plan, *options.shard, run_id)
@@ -149,26 +131,26 @@ def start_run(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         command=options.command,
         plan=plan,
-        machine=place.machine,
-        software=place.software,
+        machine=fingerprint.machine,
+        software=fingerprint.software,
         division=division,
     )
-    _prepare_data(plan, launcher, options.data_root, ())
+    _prepare_data(plan, crew, ())
     is_file = options.output is not None and options.output.suffix == SUFFIX
     path = options.output if options.output and is_file else run_path(options.output or options.results, header)
     with contextlib.ExitStack() as stack:
         with interrupts.shield():  # so that a signal leaves no lock, and no file without a header
             writer = stack.enter_context(RunWriter.create(path, header))
-        return _carry_out(writer, plan, (), start, options, launcher, interrupts, make_progress)
+        return _carry_out(writer, plan, (), start, options, crew, interrupts, make_progress)
 
 
 def resume_run(
-    path: Path, options: Options, launcher: Launcher, interrupts: Interrupts, make_progress: MakeProgress
+    path: Path, options: Options, crew: Crew, interrupts: Interrupts, make_progress: MakeProgress
 ) -> Finished:
     """Carry out what is missing of the stored run at `path`.
 
     Raises:
-        IncomparableError: this is another machine or software than the run was begun on.
+        IncomparableError: what the run was begun on is not what there is.
     """
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -177,31 +159,14 @@ def resume_run(
             stack.enter_context(writer)
         if is_merged(run.header):
             raise BadInputError(f"run {run.header.run_id} was merged from several: {resumption(run.header)}")
-        place = describe_place(launcher)
-        _refuse_mixing(run.header, place)
-        choose_devices([c.device for c in run.header.plan.configurations], place.devices)
-        check_rank_devices(run.header.plan, place.devices, options.ranks_here)
-        _prepare_data(run.header.plan, launcher, options.data_root, run.records)
-        return _carry_out(writer, run.header.plan, run.records, start, options, launcher, interrupts, make_progress)
+        crew.resume(run)
+        _prepare_data(run.header.plan, crew, run.records)
+        return _carry_out(writer, run.header.plan, run.records, start, options, crew, interrupts, make_progress)
 
 
-def _refuse_mixing(header: Header, place: Description) -> None:
-    differences = [
-        f"{field.name} is {getattr(now, field.name)!r}, was {getattr(then, field.name)!r}"
-        for then, now in ((header.machine, place.machine), (header.software, place.software))
-        for field in dataclasses.fields(then)
-        if getattr(then, field.name) != getattr(now, field.name) and field.name != "memory_bytes"
-    ]
-    if differences or header.machine.id != place.machine.id:
-        raise IncomparableError(
-            f"run {header.run_id} was begun elsewhere: {'; '.join(differences) or 'another amount of memory'}. "
-            "A table must not mix machines or software: start a new run and compare the two"
-        )
-
-
-def _prepare_data(plan: Plan, launcher: Launcher, root: Path | None, records: Sequence[TrialRecord]) -> None:
+def _prepare_data(plan: Plan, crew: Crew, records: Sequence[TrialRecord]) -> None:
     configurations = plan.configurations
-    ready = prepare_dataset(launcher, configurations[0].dataset, root)
+    ready = crew.prepare(configurations[0].dataset)
     hashes = {record.outcome.dataset_sha256 for record in records if isinstance(record.outcome, Measurement)}
     if hashes - {ready.sha256}:
         raise IncomparableError(
@@ -222,44 +187,35 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
     stored: Sequence[TrialRecord],
     start: float,
     options: Options,
-    launcher: Launcher,
+    crew: Crew,
     interrupts: Interrupts,
     make_progress: MakeProgress,
 ) -> Finished:
     trials = missing_trials(plan, stored)
     records = list(stored)
-    reason = COMPLETE
+
+    def has_time() -> bool:
+        return options.budget_seconds is None or not records or time.monotonic() - start <= options.budget_seconds
+
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(
-                device_locks(
-                    {device for trial in trials for device in trial.configuration.devices}, patience=options.patience
-                )
-            )
-            progress = stack.enter_context(make_progress(trials))
-            for number, trial in enumerate(trials, start=1):
-                if options.budget_seconds is not None and records and time.monotonic() - start > options.budget_seconds:
-                    reason = BUDGET
-                    break
-                progress.trial_started(number, trial)
-                record = run_trial(
-                    launcher,
-                    trial,
-                    root=options.data_root,
-                    timeout_seconds=options.timeout_seconds,
-                    on_epoch=progress.epoch_done,
-                )
+            stack.enter_context(crew.hold({device for trial in trials for device in trial.configuration.devices}))
+            progress = stack.enter_context(make_progress(trials, crew.at_once))
+            carried_out = stack.enter_context(contextlib.closing(crew.carry_out(trials, has_time, progress)))
+            for ran in carried_out:
                 with interrupts.shield():
+                    record = replace(ran.record, fingerprint=writer.fingerprint_number(ran.fingerprint))
                     writer.append(record)
                     records.append(record)
                 progress.trial_done(record)
-    except InterruptedRunError as interruption:
+    except (InterruptedRunError, NodesLostError) as error:
         writer.finish(_footer(plan, records, INTERRUPTED, time.monotonic() - start))
-        raise InterruptedRunError(
-            f"{interruption}: {len(records)} of {len(plan.configurations) * plan.repeats} trials are stored in "
-            f"{writer.path}; go on with: python -m bench run --resume {writer.path}"
+        there = "" if options.on is None else f" --on {options.on}"
+        raise type(error)(
+            f"{error}: {len(records)} of {len(plan.configurations) * plan.repeats} trials are stored in "
+            f"{writer.path}; go on with: python -m bench run --resume {writer.path}{there}"
         ) from None
-    footer = _footer(plan, records, reason, time.monotonic() - start)
+    footer = _footer(plan, records, BUDGET, time.monotonic() - start)
     writer.finish(footer)
     run = read_run(writer.path)
     if footer.complete:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,8 @@ from bench.plan import check_request
 
 if TYPE_CHECKING:
     from bench import run
-    from bench.estimate import Estimate
+    from bench.crew import Crew, LocalCrew
+    from bench.plan import Request
     from bench.processes import Launcher
     from bench.progress import Display
     from bench.records import Plan, Trial
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 @wait_option
 @quiet_option
 @verbose_option
+@click.option("--on", metavar="PLACE", help="A Ray cluster: ray, the one this machine is part of, or ray:HOST:PORT.")
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
@@ -61,6 +64,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     timeout: float,
     budget: float | None,
     wait: float,
+    on: str | None,
     name: str | None,
     output: Path | None,
     data_root: Path | None,
@@ -80,7 +84,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
     from bench.locks import require_free
-    from bench.shards import divide, parse_shard
+    from bench.shards import parse_shard
     from bench.torchrun import check_world_size, place_in_torchrun
 
     place = place_in_torchrun(os.environ)
@@ -89,17 +93,17 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         name=name or preset or ("custom" if asked else "quick"),
         results=RESULTS,
         output=output,
-        data_root=data_root,
-        timeout_seconds=timeout,
         budget_seconds=budget,
         command=command_line(sys.argv[1:]),
-        patience=patience(wait),
-        ranks_here=None if place is None else place.local_world_size,
         shard=None if shard is None else parse_shard(shard),
+        on=on,
     )
+    if on is not None and place is not None:
+        raise BadInputError("--on runs every trial on one node of a cluster, torchrun over several: use one of them")
+    terms = _Terms(on=on, place=place, data_root=data_root, timeout_seconds=timeout, wait_seconds=wait)
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, shard=shard, dry_run=dry_run)
-        _resume(resume, options, ctx.obj, place)
+        _resume(resume, options, terms, ctx.obj)
         return
     if dry_run and volume() == "verbose":
         raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
@@ -110,20 +114,68 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     check_world_size(max(request.world_sizes), place)
     preload = run.preload_for(request.pipelines, request.dataset)
     if place is not None and place.rank > 0:
-        _follow(place, options, preload)
+        _follow(place, terms, preload)
         return
     run.check_output(options)
-    if not dry_run:
-        require_free(request.devices, options.patience)
-    with _launcher(preload, place) as launcher:
-        if dry_run:
-            plan, _ = run.plan_here(request, launcher, options.ranks_here)
-            if options.shard is not None:
-                number, shards = options.shard
-                plan = divide(plan, shards)[number - 1]
-            _dry_run(plan, run.estimate_here(plan, launcher, root=data_root, timeout_seconds=timeout))
-        else:
-            _print_finished(run.start_run(request, options, launcher, ctx.obj, _progress))
+    if dry_run:
+        _dry_run(request, options.shard, terms)
+        return
+    if on is None:
+        require_free(request.devices, patience(wait))
+    with _crew(terms, preload) as crew:
+        _print_finished(run.start_run(request, options, crew, ctx.obj, _progress), on)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    """Where trials run, and on what terms; `place` is this process's in a run of torchrun."""
+
+    on: str | None
+    place: "Place | None"
+    data_root: Path | None
+    timeout_seconds: float
+    wait_seconds: float
+
+
+@contextlib.contextmanager
+def _crew(terms: _Terms, preload: tuple[str, ...]) -> Iterator["Crew"]:
+    """Have ready who carries out trials: this machine, or the cluster that ``--on`` names."""
+    if terms.on is None:
+        with _launcher(preload, terms.place) as launcher:
+            yield _local_crew(launcher, terms)
+        return
+    address = _address(terms.on)
+    from bench.cluster import ClusterCrew
+    from bench.ray_cluster import Terms, connected
+
+    cluster_terms = Terms(
+        preload=preload,
+        data_root=terms.data_root,
+        timeout_seconds=terms.timeout_seconds,
+        patience_seconds=terms.wait_seconds,
+    )
+    with connected(address, cluster_terms) as cluster:
+        yield ClusterCrew(cluster, patience_seconds=terms.wait_seconds, tell=tell)
+
+
+def _local_crew(launcher: "Launcher", terms: _Terms) -> "LocalCrew":
+    from bench.crew import LocalCrew
+
+    return LocalCrew(
+        launcher,
+        root=terms.data_root,
+        timeout_seconds=terms.timeout_seconds,
+        patience=patience(terms.wait_seconds),
+        ranks_here=None if terms.place is None else terms.place.local_world_size,
+    )
+
+
+def _address(place: str) -> str:
+    """Return the address of the Ray cluster in ``ray:ADDRESS``; of ``ray`` alone ``auto``, as Ray has it."""
+    name, colon, address = place.partition(":")
+    if name != "ray" or (colon and not address):
+        raise BadInputError(f"--on {place!r} is no place to run: write ray, or ray:HOST:PORT of a Ray cluster's head")
+    return address or "auto"
 
 
 def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
@@ -147,7 +199,7 @@ def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Laun
                 dismiss(launcher, place.world_size)
 
 
-def _follow(place: "Place", options: "run.Options", preload: tuple[str, ...]) -> None:
+def _follow(place: "Place", terms: _Terms, preload: tuple[str, ...]) -> None:
     from bench.follow import follow
     from bench.processes import make_launcher
 
@@ -155,15 +207,15 @@ def _follow(place: "Place", options: "run.Options", preload: tuple[str, ...]) ->
         count = follow(
             place,
             launcher,
-            root=options.data_root,
-            timeout_seconds=options.timeout_seconds,
-            patience=options.patience,
+            root=terms.data_root,
+            timeout_seconds=terms.timeout_seconds,
+            patience=patience(terms.wait_seconds),
             tell=lambda line: click.echo(line, err=True),
         )
     click.echo(f"rank {place.rank} took part in {count} trials, which the first rank stores", err=True)
 
 
-def _resume(reference: str, options: "run.Options", interrupts: Interrupts, place: "Place | None") -> None:
+def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: Interrupts) -> None:
     from bench import run
     from bench.locks import require_free
     from bench.plan import missing_trials
@@ -174,25 +226,48 @@ def _resume(reference: str, options: "run.Options", interrupts: Interrupts, plac
     stored = read_run(path)
     configurations = stored.header.plan.configurations
     preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
-    if place is not None and place.rank > 0:
-        _follow(place, options, preload)
+    if terms.place is not None and terms.place.rank > 0:
+        _follow(terms.place, terms, preload)
         return
     missing = missing_trials(stored.header.plan, stored.records)
-    check_world_size(max(configuration.world_size for configuration in configurations), place)
-    require_free({device for trial in missing for device in trial.configuration.devices}, options.patience)
-    with _launcher(preload, place) as launcher:
-        _print_finished(run.resume_run(path, options, launcher, interrupts, _progress))
+    check_world_size(max(configuration.world_size for configuration in configurations), terms.place)
+    if terms.on is None:
+        devices = {device for trial in missing for device in trial.configuration.devices}
+        require_free(devices, patience(terms.wait_seconds))
+    with _crew(terms, preload) as crew:
+        _print_finished(run.resume_run(path, options, crew, interrupts, _progress), terms.on)
 
 
-def _progress(trials: tuple["Trial", ...]) -> "Display":
+def _progress(trials: tuple["Trial", ...], at_once: int) -> "Display":
     from bench.progress import make_progress
 
-    return make_progress(trials, sys.stderr, volume())
+    return make_progress(trials, sys.stderr, volume(), at_once=at_once)
 
 
-def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
-    from bench.layout import text_table
+def _dry_run(request: "Request", shard: tuple[int, int] | None, terms: _Terms) -> None:
+    """Print the plan, and what it will take here. Of a cluster's nodes, which may differ, that is not estimated."""
+    from bench import run
+    from bench.shards import divide
     from bench.units import format_seconds
+
+    def part(plan: "Plan") -> "Plan":
+        return plan if shard is None else divide(plan, shard[1])[shard[0] - 1]
+
+    preload = run.preload_for(request.pipelines, request.dataset)
+    if terms.on is not None:
+        with _crew(terms, preload) as crew:
+            _print_plan(part(crew.plan(request)))
+        return
+    with _launcher(preload, terms.place) as launcher:
+        plan = part(_local_crew(launcher, terms).plan(request))
+        estimate = run.estimate_here(plan, launcher, root=terms.data_root, timeout_seconds=terms.timeout_seconds)
+    _print_plan(plan)
+    seconds = format_seconds(estimate.of(plan))
+    click.echo(f"Estimated time: {seconds}, from the first steps of {estimate.probes} of them")
+
+
+def _print_plan(plan: "Plan") -> None:
+    from bench.layout import text_table
 
     headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads", "ranks")
     rows = [
@@ -206,18 +281,15 @@ def _dry_run(plan: "Plan", estimate: "Estimate") -> None:
     click.echo(text_table(headers, rows, numeric, terminal_width()))
     count = len(plan.configurations)
     click.echo(f"\n{count} configurations x {plan.repeats} repeats = {count * plan.repeats} trials")
-    click.echo(
-        f"Estimated time: {format_seconds(estimate.of(plan))}, from the first steps of {estimate.probes} of them"
-    )
 
 
-def _print_finished(finished: "run.Finished") -> None:
+def _print_finished(finished: "run.Finished", on: str | None) -> None:
     from bench import run
     from bench.show import render_run
 
     click.echo(render_run(finished.run, width=terminal_width()))
     click.echo(f"\nStored in {finished.path}")
-    share = run.measuring_share(finished.run)
+    share = run.measuring_share(finished.run) if on is None else None  # of a cluster's time it would say nothing
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds
         tell(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")

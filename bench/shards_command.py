@@ -46,6 +46,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     python -m bench plan --preset standard --devices cpu --threads 8 --shards 4
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
+    from bench.crew import LocalCrew
     from bench.processes import make_launcher
     from bench.shards import check_shards, divide
 
@@ -53,7 +54,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     check_request(request)
     check_shards(shards, "--shards")
     with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
-        plan, _ = run.plan_here(request, launcher)
+        plan = LocalCrew(launcher, root=data_root, timeout_seconds=timeout).plan(request)
         parts = divide(plan, shards)
         estimate = None if no_estimate else run.estimate_here(plan, launcher, root=data_root, timeout_seconds=timeout)
     click.echo(_plan_json(plan, parts, estimate) if layout == "json" else _plan_table(plan, parts, estimate))

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.cli import cli
+from bench.options import command_line
 from bench.records import FailureKind, Run
 from bench.store import RunWriter, read_run
 
@@ -69,6 +70,8 @@ def refused(result: Result, *words: str) -> None:
     ("arguments", "words"),
     [
         (("--models", "mlp_129"), ("mlp_129", "did you mean 'mlp_128'")),
+        (("--on", "slurm"), ("--on 'slurm'", "ray:HOST:PORT")),
+        (("--on", "ray:"), ("--on 'ray:'", "ray:HOST:PORT")),
         (("--models", "783-10"), ("783-10", "must start at 784", "784-128-10")),
         (("--models", "784-0-10"), ("0", "out of range", "1 to")),
         (("--models", ""), ("''", "name at least one")),
@@ -109,6 +112,22 @@ def test_bad_option_is_refused_at_once_with_value_rule_and_remedy(
     (tmp_path / "blocker").write_text("a file, not a folder")
     refused(bench("run", *arguments), *words)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_torchrun_and_a_cluster_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"):
+        monkeypatch.setenv(name, "1")
+    refused(bench("run", "--on", "ray"), "torchrun", "use one of them")
+
+
+@pytest.mark.usefixtures("no_worker")
+def test_without_ray_a_cluster_is_refused_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "bench.ray_cluster", raising=False)
+    refused(bench("run", "--on", "ray"), "--on ray needs Ray", "mnist-mlp-bench[ray]", "uv run --extra ray")
 
 
 def test_missing_device_is_refused_with_reason_and_what_there_is(worker: FakeLauncher) -> None:
@@ -178,6 +197,12 @@ def test_stored_command_tells_no_folders(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("sys.argv", ["bench", "run", "--repeats", "1", "--output", output])
     assert bench("run", "--repeats", "1", "--output", output).exit_code == 0
     assert read_run(Path(output)).header.command == ("run", "--repeats", "1", "--output", "out.jsonl")
+
+
+@pytest.mark.parametrize("given", [("--on", "ray:gpu7.example:6379"), ("--on=ray:gpu7.example:6379",)])
+def test_stored_command_tells_no_cluster_s_address(given: tuple[str, ...]) -> None:
+    assert "gpu7" not in " ".join(command_line(("run", *given)))
+    assert "ray" in " ".join(command_line(("run", *given)))
 
 
 @pytest.mark.usefixtures("worker")

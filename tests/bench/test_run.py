@@ -12,6 +12,7 @@ import pytest
 from fake_worker import FakeLauncher, Request, fail_trial
 
 from bench import run
+from bench.crew import LocalCrew
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
 from bench.interrupts import Interrupts
 from bench.plan import Request as RunRequest
@@ -33,8 +34,6 @@ def options(tmp_path: Path, **changes: Any) -> run.Options:  # noqa: ANN401 - an
         name="test",
         results=tmp_path / "results",
         output=None,
-        data_root=None,
-        timeout_seconds=60,
         budget_seconds=None,
         command=("run",),
     )
@@ -48,7 +47,7 @@ class Quiet:
         self.done: list[TrialRecord] = []
         self.after: dict[int, Exception] = {}
 
-    def __call__(self, _trials: tuple[Trial, ...]) -> contextlib.AbstractContextManager["Quiet"]:
+    def __call__(self, _trials: tuple[Trial, ...], _at_once: int) -> contextlib.AbstractContextManager["Quiet"]:
         return contextlib.nullcontext(self)
 
     def trial_started(self, number: int, trial: Trial) -> None:
@@ -62,13 +61,20 @@ class Quiet:
         if len(self.done) in self.after:
             raise self.after[len(self.done)]
 
+    def note(self, text: str) -> None:
+        pass
+
+
+def crew(launcher: FakeLauncher) -> LocalCrew:
+    return LocalCrew(launcher, root=None, timeout_seconds=60)
+
 
 def start(launcher: FakeLauncher, opts: run.Options, display: Quiet | None = None) -> run.Finished:
-    return run.start_run(REQUEST, opts, launcher, Interrupts(), display or Quiet())
+    return run.start_run(REQUEST, opts, crew(launcher), Interrupts(), display or Quiet())
 
 
 def resume(launcher: FakeLauncher, path: Path, opts: run.Options) -> run.Finished:
-    return run.resume_run(path, opts, launcher, Interrupts(), Quiet())
+    return run.resume_run(path, opts, crew(launcher), Interrupts(), Quiet())
 
 
 @pytest.fixture
@@ -215,7 +221,7 @@ def test_batch_larger_than_the_dataset_is_refused_before_anything_is_stored(
 def test_missing_device_is_refused_with_the_reason(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     request = dataclasses.replace(REQUEST, devices=("cpu", "cuda"))
     with pytest.raises(BadInputError, match=r"'cuda' is not available: no driver\. Available here: cpu"):
-        run.start_run(request, options(tmp_path), fake_launcher, Interrupts(), Quiet())
+        run.start_run(request, options(tmp_path), crew(fake_launcher), Interrupts(), Quiet())
 
 
 def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
@@ -269,13 +275,13 @@ def test_host_preloads_what_the_trials_will_import(
 
 
 def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    plan, _ = run.plan_here(REQUEST, fake_launcher)
+    plan = crew(fake_launcher).plan(REQUEST)
     assert run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60).of(plan) > 0
     assert not (tmp_path / "results").exists()
 
 
 def test_estimate_of_an_impossible_plan_says_why(fake_launcher: FakeLauncher) -> None:
-    plan, _ = run.plan_here(REQUEST, fake_launcher)
+    plan = crew(fake_launcher).plan(REQUEST)
     fake_launcher.on = lambda request: (
         fail_trial(FailureKind.OUT_OF_MEMORY, "no room") if request["do"] == "prepare" else None
     )

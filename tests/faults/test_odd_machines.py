@@ -13,6 +13,7 @@ from bench_builders import make_failure, make_header, make_plan, make_record
 from kill_campaign import GRID, TRIALS
 from sandbox import HANG_SECONDS, SHELL, TESTS, Sandbox
 
+from bench.crew import LocalCrew
 from bench.interrupts import Interrupts
 from bench.plan import Request
 from bench.processes import SpawningLauncher
@@ -110,14 +111,13 @@ def test_real_run_with_a_new_interpreter_a_trial_as_on_other_systems(
         name="spawned",
         results=Path("results"),
         output=None,
-        data_root=None,
-        timeout_seconds=HANG_SECONDS,
         budget_seconds=None,
         command=("run",),
     )
     launcher = SpawningLauncher()
     try:
-        finished = start_run(request, options, launcher, Interrupts(), lambda trials: PlainProgress(trials, sys.stderr))
+        crew = LocalCrew(launcher, root=None, timeout_seconds=HANG_SECONDS)
+        finished = start_run(request, options, crew, Interrupts(), lambda trials, _: PlainProgress(trials, sys.stderr))
     finally:
         launcher.close()
     (record,) = read_run(finished.path).records

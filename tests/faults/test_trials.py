@@ -12,6 +12,7 @@ from planted_trials import FAULTS, NAN_SEED
 from sandbox import MARK, TESTS, Sandbox
 
 from bench import run
+from bench.crew import LocalCrew
 from bench.errors import ExitCode
 from bench.interrupts import Interrupts
 from bench.plan import Request
@@ -54,14 +55,13 @@ def finished(sandbox: Sandbox) -> Iterator[run.Finished]:
             name="faults",
             results=sandbox.work / "results",
             output=None,
-            data_root=sandbox.work / "private",
-            timeout_seconds=10.0,
             budget_seconds=None,
             command=("run",),
         )
         with contextlib.closing(ForkingLauncher(preload=("planted_host",))) as launcher:
+            crew = LocalCrew(launcher, root=sandbox.work / "private", timeout_seconds=10.0)
             yield run.start_run(
-                REQUEST, options, launcher, Interrupts(), lambda trials: PlainProgress(trials, sys.stderr)
+                REQUEST, options, crew, Interrupts(), lambda trials, _: PlainProgress(trials, sys.stderr)
             )
 
 
