@@ -20,6 +20,7 @@ PEERS_PINS = "requirements/peers.txt"
 LINT_PINS = "requirements/lint.txt"
 BROWSER_PINS = "requirements/browser.txt"
 AUDIT_PINS = "requirements/audit.txt"
+RAY_PINS = "requirements/ray.txt"
 ACCURACY_BASELINE = "results/baselines/accuracy.jsonl"
 
 
@@ -138,6 +139,14 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def ray(session: nox.Session) -> None:
+    """Run plans on a Ray cluster of two nodes on this machine, one of which is killed (minutes)."""
+    install(session)
+    session.install("--require-hashes", "-r", RAY_PINS)
+    session.run("python", "-m", "pytest", "-m", "ray", "tests/cluster", *session.posargs, env={"BENCH_RAY": "1"})
+
+
+@nox.session(default=False)
 def faults(session: nox.Session) -> None:
     """Kill runs and damage files by the hundred (an hour): `nox -s faults -- --runs 300 --inputs 100000`."""
     install(session)
@@ -161,7 +170,7 @@ def faults(session: nox.Session) -> None:
 def audit(session: nox.Session) -> None:
     """Ask an advisory service about every version in requirements/; a version that it does not know fails."""
     session.install("--require-hashes", "-r", AUDIT_PINS)
-    pins = [word for path in (PINS, PEERS_PINS, BROWSER_PINS, AUDIT_PINS) for word in ("--requirement", path)]
+    pins = [word for path in (PINS, PEERS_PINS, BROWSER_PINS, RAY_PINS, AUDIT_PINS) for word in ("--requirement", path)]
     # Not strict, pip-audit passes versions over that it could learn nothing of, all of them where it reaches nobody.
     session.run("pip-audit", "--strict", "--require-hashes", "--disable-pip", *pins, *session.posargs)
 
@@ -179,10 +188,11 @@ def pins(session: nox.Session) -> None:
     """Renew requirements/ from pyproject.toml."""
     session.install("uv")
     export = ("uv", "export", "--quiet", "--format", "requirements-txt", "--no-header", "--no-emit-project")
-    without = ("--no-group", "browser", "--no-group", "audit")
+    without = ("--no-group", "browser", "--no-group", "audit", "--no-group", "ray")
     session.run(*export, "--upgrade", "--all-groups", *without, "--output-file", PINS)
     session.run(*export, "--only-group", "lint", "--output-file", LINT_PINS)
     session.run(*export, "--only-group", "browser", "--output-file", BROWSER_PINS)
     session.run(*export, "--only-group", "audit", "--output-file", AUDIT_PINS)
+    session.run(*export, "--only-group", "ray", "--output-file", RAY_PINS)
     compile_pins = ("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header", "--no-annotate")
     session.run(*compile_pins, "pyproject.toml", "tests/peers/requirements.in", "--output-file", PEERS_PINS)

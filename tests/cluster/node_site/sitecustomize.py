@@ -1,0 +1,20 @@
+"""For the Python processes of a test cluster's nodes, which have this folder in PYTHONPATH.
+
+BENCH_TEST_STAND_IN puts `stand_in_worker` and nothing in the place of torch and `bench.worker` in worker hosts;
+BENCH_TEST_HOST is what the node takes for its host, so that two nodes on this machine are two machines to a run.
+"""
+
+import importlib
+import os
+import sys
+from types import ModuleType
+
+if "BENCH_TEST_HOST" in os.environ:
+    hosts = ModuleType("bench.hosts")
+    hosts.host_identity = lambda: os.environ["BENCH_TEST_HOST"]  # type: ignore[attr-defined]
+    sys.modules["bench.hosts"] = hosts
+
+if "BENCH_TEST_STAND_IN" in os.environ and "bench.host" in sys.orig_argv:
+    for name in ("torch._dynamo", "bench.devices", "bench.meters"):
+        sys.modules[name] = ModuleType(name)
+    importlib.import_module("stand_in_worker")
