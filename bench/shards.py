@@ -137,7 +137,7 @@ def _kinds(configurations: Sequence[Configuration]) -> list[list[tuple[float, in
     """Return weight and place of the configurations, the longest first, kind by kind; their order makes no odds."""
     kinds: dict[tuple[str, ...], list[tuple[float, str, int]]] = {}
     for place, c in enumerate(configurations):
-        kind = (c.device, c.engine, c.precision, c.pipeline, str(c.workers), str(c.threads))
+        kind = (c.device, c.engine, c.precision, c.pipeline, str(c.workers), str(c.threads), str(c.world_size))
         kinds.setdefault(kind, []).append((-trial_weight(c), dumps(c), place))
     return [[(-weight, place) for weight, _, place in sorted(kinds[kind])] for kind in sorted(kinds)]
 

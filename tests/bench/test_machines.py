@@ -206,9 +206,10 @@ def test_the_commands_take_runs_of_several_machines(tmp_path: Path) -> None:
         text = (tmp_path / "report.html").read_text() if arguments[0] == "report" else result.stdout
         assert HERE.id in text
         assert THERE.id in text
-    refused = bench("show", path, "--taxes")
-    assert refused.exit_code == 2
-    assert "--taxes is an account of one machine" in refused.stderr
+    for option in ("--taxes", "--ranks"):
+        refused = bench("show", path, option)
+        assert refused.exit_code == 2
+        assert f"{option} is an account of one machine" in refused.stderr
 
 
 @pytest.mark.parametrize("member", ["driver", "operating_system_release"])

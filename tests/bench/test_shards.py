@@ -82,6 +82,11 @@ def test_a_plan_is_the_same_and_divided_alike_in_whatever_order_it_was_asked_for
     assert ours == theirs
 
 
+def test_ranks_are_a_kind_of_their_own() -> None:
+    plan = make_plan([make_configuration(batch_size=size, world_size=ranks) for size in (64, 256) for ranks in (1, 2)])
+    assert [{each.world_size for each in part.configurations} for part in divide(plan, 2)] == [{1, 2}] * 2
+
+
 def test_another_plan_has_another_id() -> None:
     plan = make_plan([make_configuration()], repeats=2)
     others = [
