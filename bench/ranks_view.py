@@ -51,7 +51,8 @@ def ranks_table(found: RankFit) -> WordTable:
     )
     return WordTable(
         title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size} of all ranks, "
-        f"{c.threads} threads each, {c.precision}, {c.pipeline} + {c.engine} ({found.repeats} repeats)",
+        f"{c.threads} thread{'s' * (c.threads != 1)} each, {c.precision}, {c.pipeline} + {c.engine} "
+        f"({found.repeats} repeats)",
         headers=("ranks", "epoch time", "fitted", "95 % interval", "efficiency", "95 % interval"),
         rows=[_row(found, ranks) for ranks in found.predicted],
         numeric=(True,) * 6,
