@@ -1,8 +1,9 @@
 """Fill the tables of README.md and the docs from stored runs, by the commands that stand beside them.
 
 A block begins with ``<!-- begin: bench show … -->`` (or predict, or compare), or with a program of the tests or docs,
-and ends with ``<!-- end -->``; what is between them is the command's output. ``python docs/render.py`` renews all
-blocks; ``--check`` only tells which are out of date.
+and ends with ``<!-- end -->``; what is between them is the command's output. Below ``<!-- picture: bench export … -->``
+stands the picture of that name that the command draws. ``python docs/render.py`` renews all blocks and pictures;
+``--check`` only tells which are out of date.
 """
 
 import os
@@ -10,21 +11,30 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(ROOT))
 
+import matplotlib as mpl
 from click.testing import CliRunner
 
 from bench.cli import cli
+from bench.export import find_pictures
+from bench.pictures import draw_picture
+from bench.report import Stored, make_report
+from bench.store import read_run
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").rglob("README.md")))
 BLOCK = re.compile(
     r"(<!-- begin: (?P<command>(?:bench (?:show|predict|compare)|python (?:tests|docs)/)[^\n]*?) -->\n)"
     r".*?(<!-- end -->)",
     re.DOTALL,
+)
+PICTURE = re.compile(
+    r"<!-- picture: bench export (?P<label>\w+)=(?P<run>\S+) -->\n!\[[^\]]*\]\((?P<file>\S+)\.svg\)",
 )
 
 
@@ -49,15 +59,35 @@ def run(command: str) -> str:
     return output.strip()
 
 
+def stale_pictures(page: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield each picture of `page` that is not what its command draws, and what it should hold.
+
+    Another version of matplotlib draws other bytes: a picture is judged by the version that drew it alone.
+    """
+    for found in PICTURE.finditer(page.read_text()):
+        path = page.parent / f"{found['file']}.svg"
+        report = make_report([Stored(label=found["label"], run=read_run(ROOT / found["run"]), profile=None)])
+        (picture,) = (each for each in find_pictures(report) if each.name == path.stem)
+        drawn = draw_picture(picture.chart, source=picture.source)["svg"]
+        before = path.read_bytes() if path.exists() else None
+        if before is None or (before != drawn and f"Matplotlib v{mpl.__version__}".encode() in before):
+            yield path, drawn
+
+
 def main() -> int:
     """Renew or check every page; return 1 if a checked page is out of date."""
     os.chdir(ROOT)  # where the commands' paths start
+    pictures = [picture for page in PAGES for picture in stale_pictures(page)]
     stale = [page for page in PAGES if render(page.read_text()) != page.read_text()]
     for page in stale:
         print(f"{page.relative_to(ROOT)}: {'out of date' if '--check' in sys.argv else 'renewed'}")
         if "--check" not in sys.argv:
             page.write_text(render(page.read_text()))
-    return 1 if stale and "--check" in sys.argv else 0
+    for path, drawn in pictures:
+        print(f"{path.relative_to(ROOT)}: {'out of date' if '--check' in sys.argv else 'renewed'}")
+        if "--check" not in sys.argv:
+            path.write_bytes(drawn)
+    return 1 if (stale or pictures) and "--check" in sys.argv else 0
 
 
 if __name__ == "__main__":
