@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bench.crew import Ran
 from bench.errors import NodesLostError
@@ -26,8 +26,14 @@ from bench.nodes import Cluster, Member, Node, NodeLostError, call_apart, needs_
 from bench.progress import Progress
 from bench.records import Configuration, Failure, FailureKind, Trial, TrialRecord
 
+if TYPE_CHECKING:
+    from threading import Thread
+
 MAX_RETRIES: Final = 2
 """How often a trial is begun again after its node was lost, before it counts as failed."""
+
+_END_SECONDS: Final = 5.0
+"""For a call to come back from a node that was let go of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,7 @@ class Dispatcher:
         self._events: queue.SimpleQueue[Callable[[], Iterator[Ran]]] = queue.SimpleQueue()
         self._waiting: list[Trial] = []
         self._losses: collections.Counter[Trial] = collections.Counter()
-        self._in_flight = 0
+        self._calls: dict[_Started, Thread] = {}
         self._joining = 0
         self._begun = 0
         self._last_words = ""
@@ -76,15 +82,21 @@ class Dispatcher:
         self._progress = progress
         try:
             may_start = self._start_trials(go_on)
-            while self._in_flight or (may_start and self._waiting and self._joining):
+            while self._calls or (may_start and self._waiting and self._joining):
                 yield from self._events.get()()
                 may_start = may_start and self._start_trials(go_on)
         finally:
-            for member in self._members:
-                if member.running:
-                    member.node.close()
+            self._end_trials()
         if self._waiting and may_start:
             raise NodesLostError(f"{len(self._waiting)} trials are left that no node can run{self._last_words}")
+
+    def _end_trials(self) -> None:
+        """End what is still running, and wait for the calls to its nodes: this process may be about to end."""
+        for member in self._members:
+            if member.running:
+                member.node.close()
+        for call in self._calls.values():
+            call.join(_END_SECONDS)
 
     def _start_trials(self, go_on: Callable[[], bool]) -> bool:
         """Start whatever can be started; return whether `go_on` allowed it."""
@@ -125,10 +137,10 @@ class Dispatcher:
             clock=time.monotonic(),
         )
         member.running[device] = trial
-        self._in_flight += 1
         self._begun += not self._losses[trial]
         self._progress.trial_started(self._begun, trial)
-        call_apart(partial(member.node.run, trial, device), partial(self._put_ended, started))
+        call = partial(member.node.run, trial, device)
+        self._calls[started] = call_apart(call, partial(self._put_ended, started))
 
     def _put_ended(self, started: _Started, answer: TrialRecord | Exception) -> None:
         self._events.put(partial(self._ended, started, answer))
@@ -136,7 +148,7 @@ class Dispatcher:
     def _ended(self, started: _Started, answer: TrialRecord | Exception) -> Iterator[Ran]:
         member, trial = started.member, started.trial
         del member.running[started.device]
-        self._in_flight -= 1
+        del self._calls[started]
         if isinstance(answer, Exception):
             self._lose(member, answer)
             self._losses[trial] += 1

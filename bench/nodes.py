@@ -1,9 +1,12 @@
 """What the nodes of a cluster are to the harness, whatever connects them (`bench.ray_cluster`)."""
 
+import contextlib
 import functools
 import queue
+import signal
+import sys
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
@@ -145,8 +148,8 @@ def ask_all(items: Sequence[A], ask: Callable[[A], R]) -> list[R | Exception]:
     return [received[place] for place in range(len(items))]
 
 
-def call_apart(call: Callable[[], R], tell: Callable[[R | Exception], None]) -> None:
-    """Call `call` in a thread of its own, which then calls `tell` with the answer or the error."""
+def call_apart(call: Callable[[], R], tell: Callable[[R | Exception], None]) -> threading.Thread:
+    """Call `call` in a thread of its own, which then calls `tell` with the answer or the error; return the thread."""
 
     def work() -> None:
         answer: R | Exception
@@ -156,4 +159,20 @@ def call_apart(call: Callable[[], R], tell: Callable[[R | Exception], None]) -> 
             answer = error
         tell(answer)
 
-    threading.Thread(target=work, name="node-call", daemon=True).start()
+    thread = threading.Thread(target=work, name="node-call", daemon=True)
+    with _signals_held_back():
+        thread.start()
+    return thread
+
+
+@contextlib.contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM come after this: one whose handler raises would leave a thread half started."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import itertools
+import queue
+import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +23,7 @@ from bench.dispatch import MAX_RETRIES
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, NodesLostError, WorkerError
 from bench.interrupts import Interrupts
 from bench.locks import HeldError
-from bench.nodes import Introduction, NodeLostError
+from bench.nodes import Introduction, NodeLostError, call_apart
 from bench.plan import Request, order_trials
 from bench.records import EpochRecord, Failure, FailureKind, Run, Trial, TrialRecord
 from bench.store import read_run
@@ -328,6 +331,21 @@ def test_of_those_that_stand_by_on_a_host_one_at_a_time_takes_part(tmp_path: Pat
     check_complete(start(crew(first, *others), tmp_path).run)
     assert sorted(len(node.runs) for node in others) == [0, TRIALS - 1]
     assert [node.is_closed for node in others if not node.runs] == [True]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be held back there")
+def test_a_signal_while_a_call_is_begun_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = threading.Thread.start
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    def begin_with_a_signal(thread: threading.Thread) -> None:
+        signal.raise_signal(signal.SIGINT)
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", begin_with_a_signal)
+    with Interrupts(), pytest.raises(InterruptedRunError):
+        call_apart(lambda: 7, answers.put)
+    assert answers.get(timeout=10) == 7
 
 
 def test_once_no_trial_may_start_none_does(tmp_path: Path) -> None:
