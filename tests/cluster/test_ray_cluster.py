@@ -6,7 +6,6 @@ Trials are those of the fault tests' stand-in, but for one test that trains.
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import tempfile
@@ -43,8 +42,11 @@ def sandbox(tmp_path: Path) -> Sandbox:
 @contextlib.contextmanager
 def cluster_of(sandbox: Sandbox, *hosts: str | None, stand_in: bool = True) -> Iterator[tuple[Cluster, list[Any]]]:
     """Start a cluster with a node for each of `hosts`, None being this machine as it is; its head runs no trials."""
-    with pytest.MonkeyPatch.context() as patch:
+    # The names of Ray's sockets must be short.
+    temporary = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+    with temporary as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)
         patch.delenv("RAY_ADDRESS", raising=False)
         try:
             from ray.cluster_utils import Cluster as RayCluster  # noqa: PLC0415 - only the session `ray` has it
@@ -53,8 +55,7 @@ def cluster_of(sandbox: Sandbox, *hosts: str | None, stand_in: bool = True) -> I
                 pytest.fail("Ray is not installed")
             pytest.skip("Ray is not installed")
         small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
-        folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-        started = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, "temp_dir": folder, **small})
+        started = RayCluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
         try:
             nodes = [
                 started.add_node(num_cpus=1, env_vars=variables(sandbox, host, stand_in=stand_in), **small)
@@ -63,7 +64,6 @@ def cluster_of(sandbox: Sandbox, *hosts: str | None, stand_in: bool = True) -> I
             yield started, nodes
         finally:
             started.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def variables(sandbox: Sandbox, host: str | None, *, stand_in: bool) -> dict[str, str]:
