@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from bench_builders import make_configuration, make_trial
 from fake_worker import FakeLauncher, Request, fail_trial
@@ -143,6 +145,57 @@ def test_ranks_that_torchrun_started_on_one_machine_make_one_run(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert "rank 1 took part in 2 trials" in done.stderr
     check_stored(tmp_path / "run.jsonl")
+
+
+def trial_of_rank(rank: int, harness: psutil.Process) -> psutil.Process | None:
+    """Return the process that is this rank's part of the running trial, below torchrun's process."""
+    for process in harness.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            if parent is not None and "bench.host" in parent.cmdline() and process.environ()["RANK"] == str(rank):
+                return process
+    return None
+
+
+@pytest.mark.slow
+def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp_path: Path) -> None:
+    command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0", "-m", "bench", "run", "--verbose")
+    long = (
+        "--models",
+        "784-256-10",
+        "--dataset",
+        "synthetic",
+        "--batch-sizes",
+        "256",
+        "--epochs",
+        "2",
+        "--threads",
+        "1",
+    )
+    output = tmp_path / "run.jsonl"
+    with subprocess.Popen(  # noqa: S603 - our own command
+        [*command, *long, "--repeats", "2", "--output", str(output)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        harness = psutil.Process(running.pid)
+        end = time.monotonic() + 120
+        while not output.exists() and time.monotonic() < end:  # then its first trial begins
+            time.sleep(0.05)
+        time.sleep(1.5)
+        victim = trial_of_rank(1, harness)
+        assert victim is not None
+        victim.kill()
+        _, errors = running.communicate(timeout=120)
+    first, second = read_run(output).records
+    assert isinstance(first.outcome, Failure), errors
+    assert first.outcome.kind is FailureKind.CRASH
+    assert "a rank has ended" in first.outcome.message
+    assert isinstance(second.outcome, Measurement), second.outcome
+    assert running.returncode != 0  # a trial has failed
 
 
 @contextlib.contextmanager
