@@ -157,15 +157,14 @@ def _run_trial(control: socket.socket, conversation: socket.socket, workload: st
 
 
 def _serve(conversation: socket.socket, ranks: int) -> None:
-    # Imported before the fork, unless the workload differs by trial, or where several ranks are rare.
     if ranks > 1:
-        from multiprocessing.connection import Connection  # noqa: PLC0415
+        from multiprocessing.connection import Connection  # noqa: PLC0415 - most hosts have no trial of several ranks
 
-        from bench import ranks as several  # noqa: PLC0415
+        from bench import ranks as several  # noqa: PLC0415 - likewise
 
         several.serve(Connection(os.dup(conversation.fileno())), Connection(conversation.detach()), ranks)
         return
-    from bench.worker import serve  # noqa: PLC0415
+    from bench.worker import serve  # noqa: PLC0415 - imported before the fork, unless the workload differs by trial
 
     reader, writer = conversation.makefile("rb"), conversation.makefile("wb")
     serve(Channel(reader, writer, on_close=lambda: os._exit(1)))

@@ -149,3 +149,17 @@ def _padded(rows: Sequence[Sequence[str]], widths: Sequence[int], numeric: Seque
         ),
         strict=True,
     )
+
+
+def draw_word_tables(above: Sequence[str], tables: Iterable[WordTable], layout: str, width: int) -> str:
+    """Return lines `above`, then each table between its title and its notes, as ``table`` or ``markdown``."""
+    is_text = layout == "table"
+    parts = [wrap(above, width) if is_text else "  \n".join(above)]
+    for table in tables:
+        cells = table.headers, table.rows, table.numeric
+        parts += (
+            wrap([table.title], width) if is_text else table.title,
+            text_table(*cells, width) if is_text else markdown_table(*cells),
+            wrap(table.notes, width) if is_text else "\n".join(f"- {line}" for line in table.notes),
+        )
+    return "\n\n".join(parts)

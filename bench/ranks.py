@@ -30,6 +30,8 @@ from typing import Any, Final
 
 import torch
 
+import bench
+import mnist_mlp
 from bench.channel import Channel, ChannelClosedError
 from bench.coding import dumps, from_json, loads, to_json
 from bench.fingerprint import describe_machine
@@ -77,8 +79,25 @@ class RankSession(Session):
 
     def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
         prepared = super()._prepare(trial, root)
+        self._check_alike(self._traits(prepared))
         self._step_seconds = prepared.step_seconds
         return prepared
+
+    def _traits(self, prepared: Prepared) -> dict[str, str]:
+        """Return what has to be the same wherever a rank runs."""
+        versions = {"torch": torch.__version__, "workload": mnist_mlp.__version__, "harness": bench.__version__}
+        return {**versions, "dataset": prepared.dataset_sha256}
+
+    def _check_alike(self, traits: Mapping[str, str]) -> None:
+        """Refuse ranks on machines with other software or data than the first one's: one trial is of one of each."""
+        first, *others = self._group.exchange(traits)
+        for rank, other in enumerate(others, start=1):
+            for name, value in other.items():
+                if value != first[name]:
+                    raise TrialError(
+                        FailureKind.UNSUPPORTED,
+                        f"rank {rank} has {name} {value}, the first rank {first[name]}: give all machines the same",
+                    )
 
     def _train(self, epoch: int) -> Trained:
         trained = super()._train(epoch)
@@ -93,7 +112,7 @@ class RankSession(Session):
         self._check_agreement()
         finished = super()._finish()
         record = RankRecord(
-            host=0,
+            host=0,  # its number is given by `merge_answers`, which knows of all
             machine=describe_machine().id,
             device=self._device.name,
             train_seconds=tuple(self._train_seconds),

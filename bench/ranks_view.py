@@ -7,7 +7,7 @@ from dataclasses import asdict
 from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.fields import Value
-from bench.layout import WordTable, csv_text, markdown_table, text_table, wrap
+from bench.layout import WordTable, csv_text, draw_word_tables
 from bench.legend import heading
 from bench.machines import by_machine
 from bench.rank_scaling import RankFit, Spread, fit_ranks
@@ -32,8 +32,7 @@ def render_ranks(run: Run, layout: str, width: int) -> str:
     if layout == "csv":
         rows = [row for each in fits for row in _raw_rows(each)]
         return csv_text(list(rows[0]), [list(row.values()) for row in rows])
-    lines = wrap(heading(run.header), width) if layout == "table" else "  \n".join(heading(run.header))
-    return "\n\n".join((lines, *(text for each in fits for text in _texts(ranks_table(each), layout, width))))
+    return draw_word_tables(heading(run.header), map(ranks_table, fits), layout, width)
 
 
 def ranks_table(found: RankFit) -> WordTable:
@@ -86,13 +85,6 @@ def _seconds(spread: Spread) -> str:
 
 def _interval(spread: Spread, form: Callable[[float], str]) -> str:
     return "" if spread.low is None or spread.high is None else f"{form(spread.low)} to {form(spread.high)}"
-
-
-def _texts(table: WordTable, layout: str, width: int) -> Iterator[str]:
-    cells = (table.headers, table.rows, table.numeric)
-    yield wrap([table.title], width) if layout == "table" else table.title
-    yield text_table(*cells, width) if layout == "table" else markdown_table(*cells)
-    yield wrap(table.notes, width) if layout == "table" else "\n".join(f"- {line}" for line in table.notes)
 
 
 def _raw_rows(found: RankFit) -> Iterator[dict[str, Value]]:

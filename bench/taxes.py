@@ -16,7 +16,7 @@ from typing import Final
 from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.fields import Value
-from bench.layout import WordTable, csv_text, markdown_table, text_table, wrap
+from bench.layout import WordTable, csv_text, draw_word_tables
 from bench.legend import heading
 from bench.profiles import MachineProfile
 from bench.records import Configuration, Measurement, Run
@@ -196,8 +196,7 @@ def render_taxes(run: Run, profile: MachineProfile | None, layout: str, width: i
     if layout == "csv":
         rows = [row for account in accounts for row in _raw_rows(account)]
         return csv_text(list(rows[0]), [list(row.values()) for row in rows])
-    lines = wrap(heading(run.header), width) if layout == "table" else "  \n".join(heading(run.header))
-    return "\n\n".join((lines, *(text for account in accounts for text in _texts(account, layout, width))))
+    return draw_word_tables(heading(run.header), map(tax_table, accounts), layout, width)
 
 
 _HEADERS: Final = ("part", "time", "95 % interval", "share")
@@ -216,14 +215,6 @@ def tax_table(account: Account) -> WordTable:
         numeric=_NUMERIC,
         notes=[f"{part.name}: {part.meaning}" for part in account.parts],
     )
-
-
-def _texts(account: Account, layout: str, width: int) -> Iterator[str]:
-    table = tax_table(account)
-    yield wrap([table.title], width) if layout == "table" else table.title
-    cells = table.headers, table.rows, table.numeric
-    yield text_table(*cells, width) if layout == "table" else markdown_table(*cells)
-    yield wrap(table.notes, width) if layout == "table" else "\n".join(f"- {line}" for line in table.notes)
 
 
 def _words(part: Part) -> Sequence[str]:

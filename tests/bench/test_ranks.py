@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import planted_ranks
 import psutil
 import pytest
 from bench_builders import make_configuration
@@ -31,8 +32,9 @@ def run(
     configuration: Configuration = TINY,
     on_epoch: Callable[[EpochRecord], None] = lambda _epoch: None,
     timeout_seconds: float = 120.0,
+    seed: int = 3,
 ) -> TrialRecord:
-    trial = Trial(configuration=configuration, seed=3, repeat=0)
+    trial = Trial(configuration=configuration, seed=seed, repeat=0)
     return run_trial(launcher, trial, root=None, timeout_seconds=timeout_seconds, on_epoch=on_epoch)
 
 
@@ -148,6 +150,36 @@ def test_a_rank_that_stands_still_is_ended_with_the_others(shared: ForkingLaunch
     assert isinstance(record.outcome, Failure)
     assert record.outcome.kind is FailureKind.TIMEOUT
     wait_until_nothing_runs(shared)
+
+
+@pytest.fixture(scope="module")
+def spoilt() -> Iterator[ForkingLauncher]:
+    """A worker host whose trials have the faults of `planted_ranks`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+        launcher = ForkingLauncher(preload=("sklearn.datasets", "planted_ranks_host"))
+    yield launcher
+    launcher.close()
+
+
+@pytest.mark.parametrize(
+    ("seed", "kind", "words"),
+    [
+        (planted_ranks.EXHAUSTED, FailureKind.OUT_OF_MEMORY, "rank 1: MemoryError: planted"),
+        (planted_ranks.APART, FailureKind.CRASH, "the ranks ended with different parameters"),
+        (planted_ranks.OTHER_DATA, FailureKind.UNSUPPORTED, "rank 1 has dataset another, the first rank "),
+    ],
+    ids=["out of memory", "no exchange", "other data"],
+)
+def test_a_fault_of_one_rank_is_the_trials_and_told_as_it_was(
+    spoilt: ForkingLauncher, seed: int, kind: FailureKind, words: str
+) -> None:
+    record = run(spoilt, seed=seed)
+    assert isinstance(record.outcome, Failure)
+    assert record.outcome.kind is kind
+    assert words in record.outcome.message
+    wait_until_nothing_runs(spoilt)
+    measured(run(spoilt))
 
 
 def test_a_loss_that_is_no_number_in_all_ranks_is_that_failure(shared: ForkingLauncher) -> None:

@@ -1,0 +1,47 @@
+"""Faults of single ranks for real trials: each trial of a host with them has the one that its seed stands for."""
+
+from pathlib import Path
+from typing import Final
+
+from bench.messages import Prepared, Trained
+from bench.ranks import RankSession
+from bench.records import Trial
+
+EXHAUSTED: Final = 101
+"""The second rank runs out of memory within the first epoch."""
+APART: Final = 102
+"""No rank exchanges gradients."""
+OTHER_DATA: Final = 103
+"""The second rank has other data than the first."""
+
+_prepare, _train, _traits = RankSession._prepare, RankSession._train, RankSession._traits  # noqa: SLF001 - the sound ones
+
+
+class _Here:
+    seed = 0
+
+
+def _spoilt_prepare(self: RankSession, trial: Trial, root: Path | None) -> Prepared:
+    _Here.seed = trial.seed
+    return _prepare(self, trial, root)
+
+
+def _spoilt_train(self: RankSession, epoch: int) -> Trained:
+    if _Here.seed == EXHAUSTED and self.ranks.rank == 1:
+        raise MemoryError("planted")
+    if _Here.seed == APART:
+        with self._training.apart():
+            return _train(self, epoch)
+    return _train(self, epoch)
+
+
+def _spoilt_traits(self: RankSession, prepared: Prepared) -> dict[str, str]:
+    other = _Here.seed == OTHER_DATA and self.ranks.rank == 1
+    return _traits(self, prepared) | ({"dataset": "another"} if other else {})
+
+
+def plant() -> None:
+    """Put the faults in place, in a worker host (`planted_ranks_host`) and nowhere else."""
+    RankSession._prepare = _spoilt_prepare  # type: ignore[method-assign]  # noqa: SLF001 - where the faults belong
+    RankSession._train = _spoilt_train  # type: ignore[method-assign]  # noqa: SLF001 - likewise
+    RankSession._traits = _spoilt_traits  # type: ignore[method-assign]  # noqa: SLF001 - likewise
