@@ -56,7 +56,7 @@ class Comparison:
         self.live = LiveComparison(
             (ARMS[0], ARMS[1]),
             (self.baseline, self.candidate),
-            dataclasses.replace(OPTIONS, **options),  # type: ignore[arg-type]
+            dataclasses.replace(OPTIONS, **options),  # type: ignore[arg-type]  # members by name, of several types
             clock=clock,
         )
 

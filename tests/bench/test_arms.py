@@ -120,7 +120,7 @@ def test_a_tree_whose_paths_lead_elsewhere_writes_nothing_there(clone: Path, tmp
     for name in (b"escaped.py", b"..", b"..", b"mnist_mlp"):  # mnist_mlp/../../escaped.py
         mode = b"100644" if name == b"escaped.py" else b"40000"
         done = subprocess.run(  # noqa: S603 - our own words
-            ["git", "-C", str(clone), "hash-object", "-w", "-t", "tree", "--literally", "--stdin"],  # noqa: S607
+            ["git", "-C", str(clone), "hash-object", "-w", "-t", "tree", "--literally", "--stdin"],  # noqa: S607 - wherever git is
             input=mode + b" " + name + b"\0" + tree,
             capture_output=True,
             check=True,

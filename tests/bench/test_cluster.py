@@ -168,7 +168,7 @@ def test_a_run_does_not_wait_for_a_node_once_its_trials_are_done(tmp_path: Path)
             is_over.wait()
         return introduce()
 
-    lost.introduce = introduce_late  # type: ignore[method-assign]
+    lost.introduce = introduce_late  # type: ignore[method-assign]  # the fault is planted so
     check_complete(start(crew(cluster=FakeCluster(lost, other, come_back=True)), tmp_path).run)
     is_over.set()
 

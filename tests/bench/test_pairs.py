@@ -43,7 +43,7 @@ def test_turns_run_in_abba_order_and_the_next_pair_begins_with_the_other_arm() -
         told: list[str] = []
         baseline, candidate = FakeLauncher(), FakeLauncher()
         for name, launcher in (("A", baseline), ("B", candidate)):
-            launcher.on = lambda request, name=name: told.append(name) if request["do"] == "stretch" else None  # type: ignore[misc]
+            launcher.on = lambda request, name=name: told.append(name) if request["do"] == "stretch" else None  # type: ignore[misc]  # mypy infers no lambda's default
         pair(baseline, candidate, seed=seed, blocks=2)
         return "".join(told)
 
@@ -119,7 +119,7 @@ def test_an_arms_failure_names_no_folder_of_this_machine() -> None:
         {"bad_input": "data root '/srv/jane/sets' is damaged"},
         fail_trial(FailureKind.CRASH, "OSError: /srv/jane/sets is damaged"),
     ):
-        baseline.on = lambda request, answer=answer: answer if request["do"] == "prepare" else None  # type: ignore[misc]
+        baseline.on = lambda request, answer=answer: answer if request["do"] == "prepare" else None  # type: ignore[misc]  # mypy infers no lambda's default
         with pytest.raises(ArmFailedError, match=r"…/sets.* is damaged") as caught:
             pair(baseline, FakeLauncher())
         assert "jane" not in caught.value.failure.message

@@ -22,7 +22,7 @@ LARGE = make_configuration(batch_size=16)
 
 
 def trials_of(*counts: tuple[object, int]) -> tuple[Trial, ...]:
-    records = [make_record(configuration, repeat) for configuration, n in counts for repeat in range(n)]  # type: ignore[arg-type]
+    records = [make_record(configuration, repeat) for configuration, n in counts for repeat in range(n)]  # type: ignore[arg-type]  # members by name, of several types
     return tuple(record.trial for record in records)
 
 

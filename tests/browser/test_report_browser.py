@@ -46,7 +46,7 @@ def missing(reason: str) -> None:
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     try:
         from selenium import webdriver  # noqa: PLC0415 - only the session `browser` has it
-        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+        from selenium.webdriver.chrome.service import Service  # noqa: PLC0415 - only the session browser has it
     except ImportError:
         missing("selenium is not installed")
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

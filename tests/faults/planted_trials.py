@@ -144,7 +144,7 @@ NAN_SEED: Final = 19
 """The trial whose weights become NaN: the training itself has to notice."""
 
 _train = worker.Session._train  # noqa: SLF001 - where faults are planted
-_prepare = worker.Session._prepare  # noqa: SLF001
+_prepare = worker.Session._prepare  # noqa: SLF001 - where the faults belong
 _serve = worker.serve
 
 
@@ -159,7 +159,7 @@ def _planted_train(session: worker.Session, epoch: int) -> Any:  # noqa: ANN401 
         FAULTS[_Here.seed][0]()
     if _Here.seed == NAN_SEED:
         with torch.no_grad():
-            next(iter(session._training.model.parameters())).fill_(float("nan"))  # noqa: SLF001
+            next(iter(session._training.model.parameters())).fill_(float("nan"))  # noqa: SLF001 - where the faults belong
     return _train(session, epoch)
 
 
@@ -170,6 +170,6 @@ def _planted_serve(channel: Channel) -> None:
 
 def plant() -> None:
     """Plant the faults in every trial of this process and of what it forks."""
-    worker.Session._prepare = _planted_prepare  # type: ignore[assignment,method-assign]  # noqa: SLF001
-    worker.Session._train = _planted_train  # type: ignore[assignment,method-assign]  # noqa: SLF001
+    worker.Session._prepare = _planted_prepare  # type: ignore[assignment,method-assign]  # noqa: SLF001 - where the faults belong
+    worker.Session._train = _planted_train  # type: ignore[assignment,method-assign]  # noqa: SLF001 - where the faults belong
     worker.serve = _planted_serve

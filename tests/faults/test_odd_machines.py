@@ -130,7 +130,7 @@ def test_real_run_without_proc_leaves_unmeasured_what_only_proc_tells(sandbox: S
     real = Sandbox(sandbox.folder, real=True)
     unshare = shutil.which("unshare")
     hide = (str(unshare), "--mount", *SHELL, 'mount -t tmpfs tmpfs /proc && exec "$@"', "sh")
-    if unshare is None or subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:  # noqa: S603
+    if unshare is None or subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:  # noqa: S603 - our own words
         pytest.skip("nothing can be mounted here")
     done = real.run("run", *GRID, "--repeats", "1", before=hide)
     assert done.returncode == 0, done.stderr

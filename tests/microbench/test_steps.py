@@ -105,7 +105,7 @@ def test_backward(benchmark: BenchmarkFixture, step: Step) -> None:
         loss.backward()
         step.device.synchronise()
 
-    benchmark.pedantic(backward, setup=build_graph, rounds=BACKWARD_ROUNDS, warmup_rounds=3)  # type: ignore[no-untyped-call]
+    benchmark.pedantic(backward, setup=build_graph, rounds=BACKWARD_ROUNDS, warmup_rounds=3)  # type: ignore[no-untyped-call]  # the plugin has no types
     gradients = [parameter.grad for parameter in step.model.parameters()]
     assert all(gradient is not None and gradient.count_nonzero() > 0 for gradient in gradients)
 

@@ -290,7 +290,7 @@ def test_resident_training_reads_nothing_back_to_the_host(
     with monkeypatch.context() as patch:
         for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__"):
             patch.setattr(Tensor, name, lambda *_, name=name: reads.append(name))
-        with HostReads():  # type: ignore[no-untyped-call]
+        with HostReads():  # type: ignore[no-untyped-call]  # torch's own has no types
             tally = training.train(order)
             training.evaluate()
     assert reads == []
@@ -298,7 +298,7 @@ def test_resident_training_reads_nothing_back_to_the_host(
 
 
 def test_guard_against_host_reads_notices_them() -> None:
-    with HostReads(), pytest.raises(AssertionError, match="_local_scalar_dense"):  # type: ignore[no-untyped-call]
+    with HostReads(), pytest.raises(AssertionError, match="_local_scalar_dense"):  # type: ignore[no-untyped-call]  # torch's own has no types
         torch.ones(1).item()
 
 

@@ -189,9 +189,9 @@ def test_transforms_are_the_documented_means_and_deviations() -> None:
 
 def test_recipes_cannot_be_changed_in_place() -> None:
     with pytest.raises(FrozenInstanceError):
-        RECIPES["mlp_128"].epochs = 1  # type: ignore[misc]
+        RECIPES["mlp_128"].epochs = 1  # type: ignore[misc]  # that it is refused is the test
     with pytest.raises(TypeError):
-        RECIPES["mine"] = RECIPES["mlp_128"]  # type: ignore[index]
+        RECIPES["mine"] = RECIPES["mlp_128"]  # type: ignore[index]  # likewise
 
 
 @pytest.mark.parametrize(

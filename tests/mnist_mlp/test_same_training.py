@@ -175,7 +175,7 @@ class Allocations(TorchDispatchMode):
     """Counts operations whose result is new memory."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's own has no types
         self.made: list[str] = []
 
     def __torch_dispatch__(
@@ -206,7 +206,7 @@ def test_step_of_torchs_ordinary_products_allocates_nothing(recipe: Recipe, monk
 def test_after_step_is_called_after_each_step() -> None:
     for engine in (fused_engine(RECIPE), graph_engine(RECIPE)):
         calls: list[None] = []
-        engine.train(torch.arange(130), after_step=lambda calls=calls: calls.append(None))  # type: ignore[misc]
+        engine.train(torch.arange(130), after_step=lambda calls=calls: calls.append(None))  # type: ignore[misc]  # mypy infers no lambda's default
         assert len(calls) == 7
 
 

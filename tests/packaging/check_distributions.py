@@ -19,13 +19,13 @@ def main() -> int:
     """Return 1, and say why, if anything is missing, too much, or imported from elsewhere."""
     sdist, wheel, rebuilt = map(Path, sys.argv[1:])
     problems = list(find_problems(sdist, wheel, rebuilt))
-    print("\n".join(problems) or f"{sdist.name}, {wheel.name}: complete, and the same wheel from either")  # noqa: T201
+    print("\n".join(problems) or f"{sdist.name}, {wheel.name}: complete, and the same wheel from either")  # noqa: T201 - what this script is for
     return 1 if problems else 0
 
 
 def find_problems(sdist: Path, wheel: Path, rebuilt: Path) -> Iterable[str]:
     """Yield what is wrong, one line each."""
-    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607 - wherever git is
     tracked = set(listing.stdout.splitlines())
     in_packages = {name for name in tracked if name.startswith(tuple(f"{package}/" for package in PACKAGES))}
     if wheel.read_bytes() != rebuilt.read_bytes():

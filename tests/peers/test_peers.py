@@ -29,7 +29,7 @@ PROGRAMS = {
 def spec(**members: object) -> Spec:
     folder = str(default_root() / "MNIST" / "raw")
     usual = {"layers": [784, 32, 10], "batch_size": 50, "learning_rate": 1e-3, "seed": 0, "threads": 1}
-    return Spec(**(usual | {"folder": folder} | members))  # type: ignore[arg-type]
+    return Spec(**(usual | {"folder": folder} | members))  # type: ignore[arg-type]  # members by name, of several types
 
 
 def losses(name: str, spec: Spec, samples: int, count: int) -> list[float]:

@@ -11,7 +11,7 @@ from types import ModuleType
 
 if "BENCH_TEST_HOST" in os.environ:
     hosts = ModuleType("bench.hosts")
-    hosts.host_identity = lambda: os.environ["BENCH_TEST_HOST"]  # type: ignore[attr-defined]
+    hosts.host_identity = lambda: os.environ["BENCH_TEST_HOST"]  # type: ignore[attr-defined]  # the fake belongs into that module
     sys.modules["bench.hosts"] = hosts
 
 if "BENCH_TEST_STAND_IN" in os.environ and "bench.host" in sys.orig_argv:

@@ -198,7 +198,7 @@ def test_incomplete_download_is_a_failed_source(tmp_path: Path, small_layout: La
 
 def fake_torchvision(monkeypatch: pytest.MonkeyPatch, dataset: Callable[..., object]) -> None:
     module = types.ModuleType("torchvision.datasets")
-    module.FashionMNIST = dataset  # type: ignore[attr-defined]
+    module.FashionMNIST = dataset  # type: ignore[attr-defined]  # a module made up here
     monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
     monkeypatch.setitem(sys.modules, "torchvision.datasets", module)
 
