@@ -1,6 +1,5 @@
 """The raw values that can be told of a configuration, in SI base units: what is exported, sorted and filtered by."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -214,7 +213,10 @@ def _varies(summaries: Iterable[Summary], key: str, others: Sequence[str]) -> bo
     """Return whether the field `key` takes several values where the fields `others` are equal."""
     if len(set(map(FIELDS[key].value, summaries))) <= 1:  # most do not: at once, as there can be very many rows
         return False
-    found: dict[tuple[Value, ...], set[Value]] = defaultdict(set)
+    values, places = FIELDS[key].value, [FIELDS[other].value for other in others]
+    found: dict[tuple[Value, ...], Value] = {}
     for summary in summaries:
-        found[tuple(FIELDS[other].value(summary) for other in others)].add(FIELDS[key].value(summary))
-    return any(len(values) > 1 for values in found.values())
+        value = values(summary)
+        if found.setdefault(tuple(place(summary) for place in places), value) != value:
+            return True
+    return False

@@ -74,7 +74,7 @@ class Request:
 
 PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
     {
-        "quick": Request(models=("784-128-10",), widths=(128, 512), batch_sizes=(64, 256, 1024), repeats=3),
+        "quick": Request(models=("784-128-10",), widths=(128, 512), batch_sizes=(64, 256, 1024), repeats=5),
         "standard": Request(
             models=("784-256-10", "784-256-128-10"),
             widths=(64, 256, 1024),

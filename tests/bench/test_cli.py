@@ -148,12 +148,12 @@ def test_run_prints_the_table_and_where_it_is_stored() -> None:
     assert "784-512-10" in result.stdout
     (path,) = Path("results").rglob("*.jsonl")
     assert f"Stored in {path}" in result.stdout
-    assert "[18/18]" in result.stderr  # progress does not mix with results
-    assert "[18/18]" not in result.stdout
+    assert "[30/30]" in result.stderr  # progress does not mix with results
+    assert "[30/30]" not in result.stdout
     stored = read_run(path)
     assert stored.footer is not None
     assert stored.footer.complete
-    assert (stored.header.name, len(stored.records)) == ("quick", 18)
+    assert (stored.header.name, len(stored.records)) == ("quick", 30)
 
 
 @pytest.mark.usefixtures("worker")
@@ -209,7 +209,7 @@ def test_stored_command_tells_no_cluster_s_address(given: tuple[str, ...]) -> No
 def test_dry_run_prints_plan_and_estimate_and_stores_nothing() -> None:
     result = bench("run", "--dry-run")
     assert result.exit_code == 0, result.output
-    assert "6 configurations x 3 repeats = 18 trials" in result.stdout
+    assert "6 configurations x 5 repeats = 30 trials" in result.stdout
     assert "Estimated time" in result.stdout
     assert not Path("results").exists()
 

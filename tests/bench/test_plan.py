@@ -40,7 +40,7 @@ def refusal(asked: Request) -> str:
 @pytest.mark.parametrize(
     ("preset", "models", "batch_sizes", "repeats"),
     [
-        ("quick", {"784-128-10", "784-512-10"}, {64, 256, 1024}, 3),
+        ("quick", {"784-128-10", "784-512-10"}, {64, 256, 1024}, 5),
         (
             "standard",
             {
