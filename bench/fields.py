@@ -1,6 +1,6 @@
 """The raw values that can be told of a configuration, in SI base units: what is exported, sorted and filtered by."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
@@ -204,19 +204,22 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
 
 def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
     """Return the keys, not among `shown`, of dimensions in which `summaries` differ and which no other one tells."""
-    told_by: Mapping[str, tuple[str, ...]] = {**dict.fromkeys((*IDENTITY, "machine_id"), ()), **DIMENSIONS}
-    hidden = (key for key, others in told_by.items() if key not in shown and _varies(summaries, key, others))
-    return tuple(hidden)
+    if not summaries:
+        return ()
+    keys = (*IDENTITY, "machine_id", *DIMENSIONS)
+    fields = [FIELDS[key].value for key in keys]
+    # Summary by summary: there can be very many, and for each dimension anew they would be fetched from far memory.
+    rows = [[value(summary) for value in fields] for summary in summaries]
+    columns = dict(zip(keys, zip(*rows, strict=True), strict=True))
+    return tuple(
+        key
+        for key in keys
+        if key not in shown and varies(columns[key], [columns[other] for other in DIMENSIONS.get(key, ())])
+    )
 
 
-def _varies(summaries: Iterable[Summary], key: str, others: Sequence[str]) -> bool:
-    """Return whether the field `key` takes several values where the fields `others` are equal."""
-    if len(set(map(FIELDS[key].value, summaries))) <= 1:  # most do not: at once, as there can be very many rows
+def varies(values: Sequence[object], others: Sequence[Sequence[object]]) -> bool:
+    """Return whether there are several of `values` where the `others` beside them are equal."""
+    if len(set(values)) <= 1:  # most do not
         return False
-    values, places = FIELDS[key].value, [FIELDS[other].value for other in others]
-    found: dict[tuple[Value, ...], Value] = {}
-    for summary in summaries:
-        value = values(summary)
-        if found.setdefault(tuple(place(summary) for place in places), value) != value:
-            return True
-    return False
+    return len(set(zip(*others, values, strict=True))) > max(1, len(set(zip(*others, strict=True))))

@@ -168,9 +168,11 @@ def _incomplete_notes(run: Run) -> Iterator[str]:
             f"shard {held} of {division.shards}: {missing} of {division.configurations * plan.repeats} trials are in "
             f"others, {completion(run.header)}"
         )
+    if run.footer is not None and run.footer.complete:
+        return
     planned = len(plan.configurations) * plan.repeats
     done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
-    if run.footer is None or (len(done) < planned and not run.footer.complete):
+    if run.footer is None or len(done) < planned:
         yield (
             f"run incomplete: {max(0, planned - len(done))} of {planned} trials missing, "
             f"{harmless(resumption(run.header), MAX_MESSAGE_CHARACTERS)}"

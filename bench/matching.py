@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from bench.columns import harmless
 from bench.errors import BadInputError
-from bench.fields import DIMENSIONS
+from bench.fields import DIMENSIONS, IDENTITY, varies
 from bench.machines import Placed, machine_headers, on_machine
 from bench.records import (
     Configuration,
@@ -330,7 +330,8 @@ def varying_dimensions(subjects: Iterable[Subject]) -> tuple[str, ...]:
     """
     configurations = [subject for subject in subjects if isinstance(subject, Configuration)]
     machines = {subject.machine_id for subject in configurations if isinstance(subject, Placed)}
-    varying = (key for key, others in DIMENSIONS.items() if _varies(configurations, key, others))
+    values = {key: list(map(attrgetter(key), configurations)) for key in (*IDENTITY, *DIMENSIONS)}
+    varying = (key for key, others in DIMENSIONS.items() if varies(values[key], [values[other] for other in others]))
     return (*(("machine_id",) if len(machines) > 1 else ()), *varying)
 
 
@@ -413,18 +414,6 @@ def _by_all_but(ignored: Iterable[str], trials: Iterable[Trials]) -> Mapping[Sub
         key = dataclasses.replace(subject, **nothing) if isinstance(subject, Configuration) else subject
         groups[key].append(each)
     return groups
-
-
-def _varies(configurations: Sequence[Configuration], key: str, others: Sequence[str]) -> bool:
-    value = attrgetter(key)
-    if len(set(map(value, configurations))) <= 1:
-        return False
-    told: dict[tuple[object, ...], object] = {}
-    told_by = [attrgetter(other) for other in others]
-    return any(
-        told.setdefault(tuple([other(each) for other in told_by]), found := value(each)) != found
-        for each in configurations
-    )
 
 
 def _both(baseline: Software, candidate: Software, name: str) -> tuple[object, object]:

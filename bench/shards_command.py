@@ -131,9 +131,11 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
 
     paths = [resolve(reference, results) for reference in references]
     paths += [output] if output.exists() else []
-    sources = [Source(label=harmless(path.name, 60), run=read_run(path)) for path in dict.fromkeys(paths)]
+    runs = {path: read_run(path) for path in paths}
+    sources = [Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()]
     merged = merge_runs(sources)
-    write_merged(output, merged)
+    if merged != runs.get(output):
+        write_merged(output, merged)
     for source in sources:
         for warning in source.run.warnings:
             click.echo(f"bench: {source.label}: {warning}", err=True)

@@ -102,13 +102,13 @@ def test_merged_shards_are_the_plans_trials_and_merging_again_changes_nothing(sh
     result = bench("merge", *shards, "--output", "run.jsonl")
     assert (result.exit_code, result.stderr) == (0, "")
     assert "shard 1, 2, 3 of 3, 10 of 10 trials, 0 of them failed, from 1 machine" in result.stdout
-    before = Path("run.jsonl").read_bytes()
+    before, file = Path("run.jsonl").read_bytes(), Path("run.jsonl").stat().st_ino
     assert bench("run", *GRID, "--output", "whole.jsonl").exit_code == 0
     ours, theirs = ({record.trial for record in read_run(Path(path)).records} for path in ("run.jsonl", "whole.jsonl"))
     assert ours == theirs
     for again in (shards[::-1], shards[:1], ["run.jsonl"], ["run.jsonl", "s2.jsonl", "s2.jsonl"]):
         assert bench("merge", *again, "--output", "run.jsonl").exit_code == 0
-        assert Path("run.jsonl").read_bytes() == before
+        assert (Path("run.jsonl").read_bytes(), Path("run.jsonl").stat().st_ino) == (before, file)
     shown = bench("show", "run.jsonl")
     assert shown.exit_code == 0
     assert "incomplete" not in shown.stdout
