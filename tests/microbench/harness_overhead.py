@@ -1,17 +1,21 @@
 """Does the harness's epoch time equal a bare training loop's?
 
-Two live processes train the same configuration on the same data with the same seed and threads: a trial of the
+Two live processes train the same configuration on the same data with the same threads: a trial of the
 harness, asked as `bench run` asks it, and a plain PyTorch loop that knows nothing of this project but the arrays. Both
 are forked from this process, and each shifts its memory by an amount of its own, because the memory layout alone makes
 processes differ by several percent (docs/measuring.md): over many pairs that averages out. They alternate epochs in
 ABBA blocks, one working while the other waits. Printed is the geometric mean of the blocks' ratios (harness over bare
 loop) with a 95 % interval over fresh process pairs; each pair is one observation.
 
-    python tests/microbench/harness_overhead.py [--pairs 24] [--blocks 4] [--layers 784-128-10] [--batch-size 64]
+What the same comparison says of two plain loops tells how to read that: `--arm bare` compares the plain loop with
+itself, `--arm keeping` one that keeps the outputs and labels of its steps until the epoch ends with one that does not.
+
+    python tests/microbench/harness_overhead.py [--arm harness] [--pairs 24] [--blocks 4] [--layers 784-128-10]
 """
 
 import argparse
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -52,9 +56,9 @@ def harness_epochs(configuration: Configuration, seed: int) -> Epoch:
     return lambda: from_json(Trained, session.answer({"do": "train", "epoch": 0})["answer"]).train_seconds
 
 
-def bare_epochs(configuration: Configuration, seed: int) -> Epoch:
-    """Return what trains the next epoch as a plain loop would."""
-    displacement = displace(-1 - seed)  # by another amount than the harness's, so that their layouts are independent
+def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = False) -> Epoch:
+    """Return what trains the next epoch as a plain loop would, which may keep what it would count afterwards."""
+    displacement = displace(seed)
     torch.set_num_threads(configuration.threads)
     dataset = load("mnist")
     images, labels = dataset.train_images.flatten(1), dataset.train_labels
@@ -69,13 +73,18 @@ def bare_epochs(configuration: Configuration, seed: int) -> Epoch:
     def train(samples: int, batch_size: int = configuration.batch_size) -> float:
         start = time.perf_counter()
         order = torch.randperm(len(labels))[:samples]
+        kept = []
         for begin in range(0, samples, batch_size):
             chosen = order[begin : begin + batch_size]
             batch = images.index_select(0, chosen).float().div_(255).sub_(0.1307).div_(0.3081)
-            loss = criterion(model(batch), labels.index_select(0, chosen))
+            targets = labels.index_select(0, chosen)
+            output = model(batch)
+            loss = criterion(output, targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            if keeping:
+                kept.append((output.detach(), targets))
         seconds = time.perf_counter() - start
         del displacement[:0]  # it has to live as long as the loop
         return seconds
@@ -84,12 +93,17 @@ def bare_epochs(configuration: Configuration, seed: int) -> Epoch:
     return lambda: train(len(labels))
 
 
-ARMS = {"harness": harness_epochs, "bare": bare_epochs}
+ARMS: dict[str, Callable[[Configuration, int], Epoch]] = {
+    "harness": harness_epochs,
+    "keeping": functools.partial(bare_epochs, keeping=True),
+    "bare": bare_epochs,
+}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Harness epoch time over bare loop epoch time, with its interval.")
+    parser.add_argument("--arm", choices=ARMS, default="harness", help="what is held against the bare loop")
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--layers", default="784-128-10")
@@ -100,26 +114,27 @@ def main() -> None:
     (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
     configuration = dataclasses.replace(configuration, epochs=2 * options.blocks)
     gc.freeze()  # as a worker host does before it forks
-    pairs = [measure_pair(configuration, seed, options.blocks) for seed in range(options.pairs)]
-    report(configuration, pairs, options.blocks, options.json)
+    pairs = [measure_pair(options.arm, configuration, seed, options.blocks) for seed in range(options.pairs)]
+    report(options, configuration, pairs)
 
 
-def measure_pair(configuration: Configuration, seed: int, blocks: int) -> float:
-    """Return the mean log-ratio of one fresh pair of processes over its ABBA blocks."""
+def measure_pair(arm: str, configuration: Configuration, seed: int, blocks: int) -> float:
+    """Return the mean log-ratio of one fresh pair of processes over its ABBA blocks: `arm` over the bare loop."""
     fork = multiprocessing.get_context("fork")
     ends, processes = {}, []
-    for arm in ARMS:
-        ends[arm], theirs = fork.Pipe()
-        processes.append(fork.Process(target=serve, args=(arm, configuration, seed, theirs)))
+    # Displaced by different amounts, so that their layouts are independent; who is forked first takes turns.
+    for place, (name, shift) in sorted(enumerate(((arm, seed), ("bare", -1 - seed))), reverse=seed % 2 == 1):
+        ends[place], theirs = fork.Pipe()
+        processes.append(fork.Process(target=serve, args=(name, configuration, shift, theirs)))
         processes[-1].start()
-        ends[arm].recv()  # ready: one prepares at a time
+        ends[place].recv()  # ready: one prepares at a time
     logs = []
     for block in range(blocks):
-        seconds = dict.fromkeys(ARMS, 0.0)
-        for arm in ("harness", "bare", "bare", "harness") if block % 2 else ("bare", "harness", "harness", "bare"):
-            ends[arm].send("train")
-            seconds[arm] += ends[arm].recv()
-        logs.append(math.log(seconds["harness"] / seconds["bare"]))
+        seconds = [0.0, 0.0]
+        for place in (0, 1, 1, 0) if block % 2 else (1, 0, 0, 1):
+            ends[place].send("train")
+            seconds[place] += ends[place].recv()
+        logs.append(math.log(seconds[0] / seconds[1]))
     for end in ends.values():
         end.send("end")
     for process in processes:
@@ -135,17 +150,18 @@ def serve(arm: str, configuration: Configuration, seed: int, end: Connection) ->
         end.send(train())
 
 
-def report(configuration: Configuration, pairs: list[float], blocks: int, path: Path | None) -> None:
+def report(options: argparse.Namespace, configuration: Configuration, pairs: list[float]) -> None:
     """Print the estimate and, if asked, write it as JSON."""
     mean, error = statistics.fmean(pairs), statistics.stdev(pairs) / math.sqrt(len(pairs))
     half = float(stats.t.ppf(0.975, len(pairs) - 1)) * error
     ratio, low, high = math.exp(mean), math.exp(mean - half), math.exp(mean + half)
     print(  # noqa: T201 - the result
-        f"{configuration.model} batch {configuration.batch_size}, {configuration.threads} threads: harness / bare loop "
-        f"{ratio:.4f}, 95 % interval {low:.4f} to {high:.4f} ({len(pairs)} process pairs of {blocks} ABBA blocks)"
+        f"{configuration.model} batch {configuration.batch_size}, {configuration.threads} threads: {options.arm} "
+        f"/ bare loop {ratio:.4f}, 95 % interval {low:.4f} to {high:.4f} ({len(pairs)} process pairs of "
+        f"{options.blocks} ABBA blocks)"
     )
-    if path is not None:
-        path.write_text(json.dumps({"ratio": ratio, "low": low, "high": high, "pair_log_ratios": pairs}))
+    if options.json is not None:
+        options.json.write_text(json.dumps({"ratio": ratio, "low": low, "high": high, "pair_log_ratios": pairs}))
 
 
 if __name__ == "__main__":
