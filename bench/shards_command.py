@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.collection import garbage_collection_paused
-from bench.errors import ExitCode
+from bench.errors import BadInputError, ExitCode
 from bench.options import EXIT_CODES, RESULTS, RUN, Choice, Duration, make_request, plan_options
 from bench.plan import check_request
 
@@ -127,13 +127,19 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.columns import harmless
     from bench.merge import Source, merge_runs
+    from bench.shards import is_merged
     from bench.store import read_run, resolve, write_merged
 
     paths = [resolve(reference, results) for reference in references]
     paths += [output] if output.exists() else []
-    runs = {path: read_run(path) for path in paths}
+    runs = {path: read_run(path) for path in dict.fromkeys(paths)}
     sources = [Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()]
     merged = merge_runs(sources)
+    if output in runs and not is_merged(runs[output].header):
+        raise BadInputError(
+            f"--output {output} is a shard, which merging would replace, and what was merged cannot be resumed: name a "
+            "file of its own"
+        )
     if merged != runs.get(output):
         write_merged(output, merged)
     for source in sources:

@@ -159,6 +159,18 @@ def test_what_does_not_belong_together_is_refused_and_the_output_stays(shards: l
     assert Path("notes.txt").read_text() == "mine"
 
 
+def test_merging_replaces_no_shard_which_could_not_be_resumed_then(worker: FakeLauncher) -> None:
+    del worker
+    for number in (1, 2):
+        budget = ("--budget", "0.000001") if number == 1 else ()
+        bench("run", *GRID, "--shard", f"{number}/2", "--output", f"s{number}.jsonl", *budget)
+    before = Path("s1.jsonl").read_bytes()
+    for given in (["s1.jsonl"], ["s2.jsonl"], ["s1.jsonl", "s2.jsonl"]):
+        refused(bench("merge", *given, "--output", "s1.jsonl"), 2, "--output s1.jsonl is a shard")
+        assert Path("s1.jsonl").read_bytes() == before
+    assert bench("run", "--resume", "s1.jsonl").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
