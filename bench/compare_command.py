@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+from click.core import ParameterSource
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
@@ -167,6 +168,9 @@ def check_command(  # noqa: PLR0913 - one parameter an option
     from bench.check_view import check_json, check_markdown, check_text
     from bench.compare import Source
 
+    idle = {"time": "max_accuracy_drop", "accuracy": "max_slowdown"}.get(gate)
+    if idle and click.get_current_context().get_parameter_source(idle) is ParameterSource.COMMANDLINE:
+        raise BadInputError(f"--{idle.replace('_', '-')} does nothing with --gate {gate}: leave one of them out")
     limits = Limits(
         max_slowdown=max_slowdown, max_accuracy_drop=max_accuracy_drop, gate=gate, min_accuracy=min_accuracy
     )

@@ -253,6 +253,14 @@ def test_what_is_no_limit_is_refused(arguments: tuple[str, ...]) -> None:
     ended(bench("check", "a.jsonl", "b.jsonl", *arguments), 2)
 
 
+@pytest.mark.parametrize(("gate", "limit"), [("time", "--max-accuracy-drop"), ("accuracy", "--max-slowdown")])
+def test_a_limit_of_what_is_not_gated_is_refused(gate: str, limit: str) -> None:
+    write(side(), other())
+    ended(
+        bench("check", "a.jsonl", "b.jsonl", "--gate", gate, limit, "1"), 2, f"{limit} does nothing with --gate {gate}"
+    )
+
+
 def test_limits_are_taken_in_percent_and_points() -> None:
     write(side(), other(1.0, correct=9_720))
     result = bench(
