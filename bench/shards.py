@@ -124,7 +124,9 @@ def resumption(header: Header) -> str:
     """Return how to get what is missing of a run's own plan."""
     if is_merged(header):
         return "resume the shards that it was merged from, and merge again"
-    return f"resume with python -m bench run --resume {header.run_id}"
+    # Ids are looked up under results/, where a run with --output mostly is not; of its path the header knows the end.
+    elsewhere = any(word.partition("=")[0] == "--output" for word in header.command)
+    return f"resume with python -m bench run --resume {'and the path of its file' if elsewhere else header.run_id}"
 
 
 def listed(numbers: Sequence[int]) -> str:

@@ -136,6 +136,9 @@ def test_what_is_missing_is_told_with_how_to_get_it() -> None:
     assert completion(shard) == "add shard 2, 3 of 3 with python -m bench merge"
     assert resumption(shard) == "resume with python -m bench run --resume 00000001"
     assert completion(merged) == resumption(merged) == "resume the shards that it was merged from, and merge again"
+    for output in (("--output", "a.jsonl"), ("--output=runs",)):  # whose id is not found under results/
+        away = make_header(command=("run", *output))
+        assert resumption(away) == "resume with python -m bench run --resume and the path of its file"
 
 
 def test_of_many_numbers_the_first_and_the_count_are_listed() -> None:
