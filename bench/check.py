@@ -37,7 +37,7 @@ from bench.matching import (
     varying_dimensions,
 )
 from bench.records import Header
-from bench.shards import completion
+from bench.shards import completion, without_option
 from bench.units import format_percent
 
 ERROR_LEVEL: Final = 0.01
@@ -89,8 +89,9 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
 
 
 def refresh_command(header: Header) -> str:
-    """Return the command that measured `run`, as harmless text to copy."""
-    return f"python -m bench {harmless(shlex.join(header.command), _MAX_COMMAND_CHARACTERS)}"
+    """Return the command that measured a run, as harmless text to copy; its file is not to be made a second time."""
+    command = without_option(header.command, "--output")
+    return f"python -m bench {harmless(shlex.join(command), _MAX_COMMAND_CHARACTERS)}"
 
 
 def _all(matching: Matching) -> Iterator[Trials]:

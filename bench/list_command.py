@@ -5,6 +5,7 @@ from typing import Literal
 
 import click
 
+from bench.errors import BadInputError
 from bench.options import EXIT_CODES, FORMATS, RESULTS, Choice, terminal_width
 
 
@@ -23,4 +24,6 @@ def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.listing import list_runs, render_list
 
+    if results != RESULTS and not results.is_dir():
+        raise BadInputError(f"--results {results} is no folder: name one that stored runs are under")
     click.echo(render_list(list_runs(results), layout, terminal_width(), results))

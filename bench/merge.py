@@ -28,7 +28,7 @@ from bench.records import (
     Shard,
     TrialRecord,
 )
-from bench.shards import plan_id
+from bench.shards import plan_id, without_option
 
 COMPLETE: Final = "complete"
 MERGED: Final = "merged"
@@ -219,7 +219,7 @@ def _header(sources: Sequence[Source], parts: Sequence[_Part]) -> Header:
         schema_version=SCHEMA_VERSION,
         run_id=_run_id(division.held),
         created_at=min(source.run.header.created_at for source in sources),
-        command=_without_shard(first.command),
+        command=without_option(first.command, "--shard"),
         plan=plan,
         division=division,
     )
@@ -229,15 +229,6 @@ def _run_id(shards: Iterable[Shard]) -> str:
     """Return 8 hexadecimal digits, the first of them a letter, that stand for these runs."""
     digest = hashlib.sha256(dumps(tuple(shards)).encode()).hexdigest()
     return f"{'abcd'[int(digest[0], 16) % 4]}{digest[1:8]}"
-
-
-def _without_shard(command: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments that ask for the complete plan."""
-    kept = [word for word in command if not word.startswith("--shard=")]
-    if "--shard" in kept:
-        place = kept.index("--shard")
-        del kept[place : place + 2]
-    return tuple(kept)
 
 
 def _footer(header: Header, records: Sequence[TrialRecord]) -> Footer:

@@ -119,6 +119,8 @@ def check_request(request: Request) -> None:
         )
     if request.workers and "dataloader" not in request.pipelines:
         raise BadInputError("--workers counts DataLoader's processes: it needs --pipelines dataloader")
+    if request.scaling == "weak" and max(request.world_sizes) == 1:
+        raise BadInputError("--scaling weak gives each rank the batch size asked for: it needs --world-size above 1")
     _check_size(request)
 
 

@@ -45,8 +45,11 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
     require_writable(output)
     paths = _resolve(references, results)
     for path in paths:
-        if output.exists() and output.samefile(path):
-            raise BadInputError(f"--output {output} is a run to be reported, which it would replace: name another file")
+        for kept in (path, path.with_suffix(".csv")):
+            if output.exists() and kept.exists() and output.samefile(kept):
+                raise BadInputError(
+                    f"--output {output} is of a run to be reported, and would be replaced: name another file"
+                )
     stored = _read(references, paths, results)
     write_atomically(output, render_page(make_report(stored)))
     click.echo(f"{output}: {len(stored)} run{'s' * (len(stored) != 1)}, {output.stat().st_size / 2**10:.0f} KiB")

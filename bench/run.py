@@ -31,7 +31,7 @@ from bench.records import (
     TrialRecord,
 )
 from bench.shards import is_merged, resumption, take_shard
-from bench.store import SUFFIX, RunWriter, new_run_id, read_run, run_path
+from bench.store import SUFFIX, RunWriter, check_name, new_run_id, read_run, run_path
 from bench.table import write_csv
 
 MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextManager[Progress]]
@@ -79,8 +79,9 @@ def check_output(options: Options) -> None:
 
     Raises:
         BadInputError: it is a file that exists, or its nearest existing folder is none or is read-only, or its name is
-            none here.
+            none here, or the run's name cannot be part of one.
     """
+    check_name(options.name)
     target = options.output or options.results
     require_nameable(target)
     if target.suffix == SUFFIX:

@@ -129,6 +129,15 @@ def resumption(header: Header) -> str:
     return f"resume with python -m bench run --resume {'and the path of its file' if elsewhere else header.run_id}"
 
 
+def without_option(command: Sequence[str], option: str) -> tuple[str, ...]:
+    """Return the arguments of `command` without `option` and its value."""
+    kept = [word for word in command if not word.startswith(f"{option}=")]
+    if option in kept:
+        place = kept.index(option)
+        del kept[place : place + 2]
+    return tuple(kept)
+
+
 def listed(numbers: Sequence[int]) -> str:
     """Return the numbers, of many only the first ones and how many there are."""
     shown = ", ".join(map(str, numbers[:_LISTED]))

@@ -128,8 +128,10 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     from bench.columns import harmless
     from bench.merge import Source, merge_runs
     from bench.shards import is_merged
-    from bench.store import read_run, resolve, write_merged
+    from bench.store import SUFFIX, read_run, resolve, write_merged
 
+    if output.suffix != SUFFIX:
+        raise BadInputError(f"--output {output} would not be found as a stored run: name a {SUFFIX} file")
     paths = [resolve(reference, results) for reference in references]
     paths += [output] if output.exists() else []
     runs = {path: read_run(path) for path in dict.fromkeys(paths)}

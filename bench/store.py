@@ -217,15 +217,24 @@ def run_path(directory: Path, header: Header) -> Path:
     Raises:
         BadInputError: the run's name or its time of creation does not fit into a file name.
     """
-    if _NAME.fullmatch(header.name) is None:
-        raise BadInputError(
-            f"the name {header.name!r} cannot be part of a file name: use up to 48 letters, digits and . _ + -, "
-            "beginning with a letter or digit"
-        )
+    check_name(header.name)
     created = parse_instant(header.created_at)
     if created is None:
         raise BadInputError(f"created_at is {header.created_at!r}: it must be a time in ISO 8601")
     return directory / header.machine.id / f"{created:%Y%m%dT%H%M%SZ}-{header.name}-{header.run_id}{SUFFIX}"
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a run's name.
+
+    Raises:
+        BadInputError: it does not fit into a file name.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise BadInputError(
+            f"the name {name!r} cannot be part of a file name: use up to 48 letters, digits and . _ + -, "
+            "beginning with a letter or digit"
+        )
 
 
 def new_run_id() -> str:

@@ -9,7 +9,7 @@ import pytest
 from bench_builders import make_configuration, make_failure, make_footer, make_machine, make_record, make_run
 from stored_runs import Quiet, configurations, shuffled, side, trial, with_records
 
-from bench.check import check_runs
+from bench.check import check_runs, refresh_command
 from bench.check_report import Finding, GateReport, Limits
 from bench.check_view import check_json, check_markdown, check_text
 from bench.compare import Source
@@ -118,6 +118,12 @@ def test_a_configuration_missing_on_either_side_is_incomparable_and_named() -> N
     finding = only(check(side((1.0,), header=header), candidate_side((1.0, 2.0))), Verdict.INCOMPARABLE)
     assert "missing in the baseline" in finding.judgement.reason
     assert "refresh the baseline; it was made by python -m bench run --models" in finding.advice
+
+
+@pytest.mark.parametrize("output", [("--output", "a.jsonl"), ("--output=a.jsonl",)])
+def test_a_command_to_repeat_writes_no_file_again(output: tuple[str, ...]) -> None:
+    header = dataclasses.replace(make_run().header, command=("run", *output, "--epochs", "2"))
+    assert refresh_command(header) == "python -m bench run --epochs 2"
 
 
 def test_nothing_in_common_is_incomparable_and_tells_the_nearest_difference() -> None:

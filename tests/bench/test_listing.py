@@ -65,6 +65,14 @@ def test_row_tells_machine_devices_trials_and_failures() -> None:
     assert "2 of 2, 1 failed" in bench("list").stdout
 
 
+def test_a_folder_that_is_none_is_refused() -> None:
+    Path("file").write_text("no folder")
+    for name in ("nowhere", "file"):
+        result = bench("list", "--results", name)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"--results {name} is no folder" in result.stderr
+
+
 @pytest.mark.parametrize("reason", ["interrupted", "budget"])
 def test_run_that_stopped_early_says_why(reason: str) -> None:
     run = make_run(repeats=3, records=[make_record()])

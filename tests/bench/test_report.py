@@ -469,11 +469,13 @@ def test_command_refuses_an_output_that_cannot_be_written_before_it_reads(elsewh
 
 def test_command_never_replaces_a_run_by_its_report(elsewhere: Path) -> None:
     path = store(varied(), elsewhere / "a.jsonl")
+    (elsewhere / "a.csv").write_text("its trials")
     before = path.read_bytes()
-    result = bench("a.jsonl", "--output", "a.jsonl")
-    assert result.exit_code == 2
-    assert "name another file" in result.stderr
-    assert path.read_bytes() == before
+    for output in ("a.jsonl", "a.csv"):
+        result = bench("a.jsonl", "--output", output)
+        assert result.exit_code == 2
+        assert "name another file" in result.stderr
+    assert (path.read_bytes(), (elsewhere / "a.csv").read_text()) == (before, "its trials")
 
 
 def test_command_needs_a_run_and_names_what_it_cannot_find(elsewhere: Path) -> None:

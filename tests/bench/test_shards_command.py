@@ -153,10 +153,10 @@ def test_what_does_not_belong_together_is_refused_and_the_output_stays(shards: l
     refused(bench("merge", "foreign.jsonl", "--output", "run.jsonl"), 5, "of plan", "seed: 0 against 7")
     refused(bench("merge", "whole.jsonl", "--output", "run.jsonl"), 2, "is no shard")
     assert Path("run.jsonl").read_bytes() == before
-    Path("notes.txt").write_text("mine")
-    refused(bench("merge", *shards, "--output", "notes.txt"), 2, "is not a stored run")
+    Path("notes.jsonl").write_text("mine")
+    refused(bench("merge", *shards, "--output", "notes.jsonl"), 2, "is not a stored run")
     refused(bench("merge", *shards, "--output", "missing/run.jsonl"), 2, "missing is no folder")
-    assert Path("notes.txt").read_text() == "mine"
+    assert Path("notes.jsonl").read_text() == "mine"
 
 
 def test_merging_replaces_no_shard_which_could_not_be_resumed_then(worker: FakeLauncher) -> None:
@@ -181,6 +181,7 @@ def test_merging_replaces_no_shard_which_could_not_be_resumed_then(worker: FakeL
         (("run", "--shard", "1/3", "--resume", "x"), "--shard cannot be given with --resume"),
         (("merge", "--output", "x.jsonl"), "SHARD"),
         (("merge", "nothing.jsonl", "--output", "x.jsonl"), "is not a file"),
+        (("merge", "nothing.jsonl", "--output", "x.csv"), "name a .jsonl file"),
     ],
 )
 def test_bad_input_is_refused_before_a_worker_starts(
