@@ -30,14 +30,25 @@ def check_writable_file(path: Path) -> None:
     """See that `write_file` will be able to write `path`; its folder is made where it is missing.
 
     Raises:
-        OutputError: it will not: `path` is a folder or a device, or is read-only, or its folder is.
+        OutputError: it will not: `path` is a folder or a device, or is read-only, or its folder is, or its name is too
+            long.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
+    target = Path(os.path.realpath(path))
+    try:
+        exists, is_file = target.exists(), target.is_file()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    if exists and not is_file:
         raise OutputError(f"{str(path)!r} is not a plain file, so it cannot be written: name another path")
-    if target.exists() and not os.access(target, os.W_OK):
+    if exists and not os.access(target, os.W_OK):
         raise OutputError(f"{str(path)!r} is read-only: name another path, or allow writing it")
     check_writable_folder(target.parent)
+    try:
+        # Under a name as long as that of the temporary file that `write_file` makes.
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.{os.getpid()}-", suffix=".tmp"):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -46,7 +57,7 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     try:
         store_files({target.name: content}, target.parent)
     except OSError as error:

@@ -1,5 +1,7 @@
 """What ``mnist_mlp train`` does once its arguments are read."""
 
+import itertools
+import os
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,8 +30,13 @@ class Outputs:
 
     def check(self, recipe: Recipe) -> None:
         """Raise a `WorkloadError` for what could not be written after a training of `recipe`; make missing folders."""
-        if self.save is not None and self.history is not None and self.save.resolve() == self.history.resolve():
+        if (
+            self.save is not None
+            and self.history is not None
+            and os.path.realpath(self.save) == os.path.realpath(self.history)
+        ):
             raise InvalidValueError(f"--save and --history both name {str(self.save)!r}: name two files")
+        self._check_apart()
         for path in (self.save, self.history):
             if path is not None:
                 check_writable_file(path)
@@ -37,6 +44,20 @@ class Outputs:
             check_fits_checkpoint(recipe.layers)
         if self.plots is not None:
             check_writable_folder(self.plots)
+
+    def _check_apart(self) -> None:
+        """Refuse a file whose path is also to be a folder, which would only show once the training is done."""
+        files = {"--save": self.save, "--history": self.history}
+        for (name, file), (other, path) in itertools.permutations({**files, "--plots": self.plots}.items(), 2):
+            if name in files and file is not None and path is not None and _lies_in(path, file):
+                raise InvalidValueError(
+                    f"{name} {str(file)!r} is to be a file, and {other} {str(path)!r} takes it for a folder: "
+                    f"name another path"
+                )
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def train(  # noqa: PLR0913 - passes on what Trainer takes

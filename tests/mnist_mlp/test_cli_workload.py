@@ -151,6 +151,19 @@ def test_one_path_for_two_outputs_is_refused(run: CommandLine, tmp_path: Path) -
     assert "name two files" in err
 
 
+@pytest.mark.parametrize(
+    "options",
+    [("--save", "x", "--plots", "x"), ("--history", "x", "--plots", "x/y"), ("--save", "x", "--history", "x/y.csv")],
+)
+def test_file_that_another_output_takes_for_a_folder_is_refused_before_training(
+    run: CommandLine, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    code, out, err = run("train", *SMALL, *(part if part.startswith("--") else tmp_path / part for part in options))
+    assert (code, out) == (2, "")
+    assert "takes it for a folder" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine, tmp_path: Path) -> None:
     code, out, err = run("train", "784-100000-10", *DIGITS, "--save", tmp_path / "m.pth")
     assert (code, out) == (2, "")

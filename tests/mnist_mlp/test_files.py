@@ -37,6 +37,22 @@ def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
             check(tmp_path / "file" / "plots")
 
 
+@pytest.mark.parametrize("length", [300, 245])
+def test_name_that_is_too_long_once_it_is_written_is_refused_beforehand(tmp_path: Path, length: int) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        check_writable_file(tmp_path / ("n" * length))
+
+
+def test_file_that_cannot_even_be_looked_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # As it is in another user's folder for all but the superuser.
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        check_writable_file(tmp_path / "model.pth")
+
+
 def test_link_is_followed_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     target, link = tmp_path / "kept" / "model.pth", tmp_path / "latest.pth"
