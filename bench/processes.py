@@ -251,12 +251,13 @@ class ForkingLauncher:
         return int(self._receive(_REAP_SECONDS)["status"])
 
     def _receive(self, timeout_seconds: float) -> dict[str, Any]:
-        self._control.settimeout(timeout_seconds)
         try:
+            self._control.settimeout(timeout_seconds)
             packet = self._control.recv(4096)
         except OSError:  # time-outs too
             packet = b""
         if not packet:
+            self._control.close()  # an answer that came late would be taken for that to the next request
             raise self._died()
         answer: dict[str, Any] = loads(packet)
         return answer

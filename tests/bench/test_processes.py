@@ -15,6 +15,7 @@ import psutil
 import pytest
 from bench_builders import make_configuration
 
+from bench import processes
 from bench.errors import WorkerError
 from bench.launcher import describe_place, run_trial
 from bench.processes import ForkingLauncher, Launcher, SpawningLauncher, describe_end, make_launcher
@@ -93,6 +94,26 @@ def test_host_that_died_is_replaced_and_closing_ends_even_a_running_trial() -> N
     launcher.close()
     _, alive = psutil.wait_procs(mine, timeout=5)
     assert not [child for child in alive if child.status() != "zombie"]
+
+
+def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launcher = ForkingLauncher()
+    try:
+        process = launcher.start()
+        late = launcher.host_pid
+        assert late is not None
+        with monkeypatch.context() as patch:
+            patch.setattr(processes, "_REAP_SECONDS", 0.1)
+            os.kill(late, signal.SIGSTOP)
+            process.kill()
+            assert process.wait() == "together with its host"
+        os.kill(late, signal.SIGCONT)
+        launcher.start()
+        assert launcher.host_pid != late
+    finally:
+        launcher.close()
 
 
 def test_host_that_cannot_import_is_explained_by_its_last_words() -> None:
