@@ -173,9 +173,9 @@ class Trainer:
             self.model,
             self.dataset,
             TrainingSummary(
-                seed=self.seed,
+                seed=int(self.seed),
                 epochs=len(self.history),
-                validation_split=self.validation_split,
+                validation_split=float(self.validation_split),
                 test_loss=last.test_loss if last else None,
                 test_accuracy=last.test_accuracy if last else None,
             ),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +39,13 @@ def saved(trainer: Trainer, tmp_path: Path) -> Path:
     path = tmp_path / "mnist_model.pth"
     trainer.save(path)
     return path
+
+
+@pytest.mark.parametrize(("split", "seed"), [(0, 3), (np.float64(0.1), np.int64(3))])
+def test_model_of_a_whole_split_or_of_numpys_numbers_can_be_loaded(tmp_path: Path, split: float, seed: int) -> None:
+    Trainer(RECIPE, dataset=bars(), device="cpu", validation_split=split, seed=seed).save(tmp_path / "model.pth")
+    training = load_checkpoint(tmp_path / "model.pth").training
+    assert (training.validation_split, training.seed) == (split, seed)
 
 
 def content_of(path: Path) -> dict[str, Any]:
