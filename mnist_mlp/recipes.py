@@ -123,7 +123,7 @@ class Recipe:
         for name in ("batch_size", "test_batch_size", "epochs"):
             check_positive_int(name, getattr(self, name))
         if self.optimizer != "sgd" and self.momentum != 0:
-            raise InvalidValueError(f"momentum {self.momentum} applies to sgd only: leave it out for {self.optimizer}")
+            raise InvalidValueError(f"momentum {self.momentum} applies to sgd only: make it 0 for {self.optimizer}")
 
 
 HYPERPARAMETERS: Final = tuple(

@@ -399,7 +399,7 @@ def test_learning_rate_of_zero_is_refused_while_momentum_and_weight_decay_may_be
 
 def test_momentum_is_for_sgd_only() -> None:
     assert changed(optimizer="sgd", momentum=0.9).momentum == 0.9
-    with pytest.raises(InvalidValueError, match=r"momentum 0\.9 applies to sgd only: leave it out for adam"):
+    with pytest.raises(InvalidValueError, match=r"momentum 0\.9 applies to sgd only: make it 0 for adam"):
         changed(momentum=0.9)
 
 
