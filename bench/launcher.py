@@ -94,7 +94,10 @@ def _ask_once(launcher: Launcher, answer_type: type[T], request: Mapping[str, An
     try:
         return worker.ask(answer_type, request)
     except TrialFailedError as error:
-        raise WorkerError(f"the worker process failed: {error}") from error
+        what = f"failed: {error}"
+        if error.failure.kind is FailureKind.TIMEOUT:  # of which no option tells
+            what = f"gave no answer to {request['do']!r} within {HOST_START_SECONDS:g} s"
+        raise WorkerError(f"the worker process {what}") from error
     finally:
         worker.end()
 

@@ -128,6 +128,12 @@ def test_worker_that_dies_outside_a_trial_is_a_worker_error(fake_launcher: FakeL
         describe_place(fake_launcher)
 
 
+def test_silence_outside_a_trial_does_not_advise_to_allow_trials_more(fake_launcher: FakeLauncher) -> None:
+    fake_launcher.on = lambda _: {"raise": ChannelTimeoutError()}
+    with pytest.raises(WorkerError, match=r"gave no answer to 'dataset' within 300 s$"):
+        prepare_dataset(fake_launcher, "mnist", None)
+
+
 def test_probe_prepares_and_goes_no_further(fake_launcher: FakeLauncher) -> None:
     assert probe_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60).step_seconds == 0.001
     assert [request["do"] for request in fake_launcher.requests] == ["prepare"]
