@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 import click
+import numpy as np
+import numpy.typing as npt
 
 from mnist_mlp.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.classifier import Classifier, Images
@@ -76,7 +78,7 @@ def predict(  # noqa: PLR0913 - one parameter an option
     Returns:
         Why the files that could not be read could not, a message each.
     """
-    from mnist_mlp.images import ImageError, prepare_image  # noqa: PLC0415 - Pillow, which --index does not need
+    from mnist_mlp.images import ImageError, PreparedImage, prepare_image  # noqa: PLC0415 - Pillow
 
     checkpoint = load_checkpoint(path)
     classifier = Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
@@ -91,7 +93,11 @@ def predict(  # noqa: PLR0913 - one parameter an option
         if show and layout == "text":
             click.echo(f"{click.format_filename(image)}, taken for {prepared.polarity}:\n{prepared.as_text()}\n")
     if indices:
-        answers += _answer_test_images(classifier, _load_data(checkpoint, dataset, data_root), indices)
+        data = _load_data(checkpoint, dataset, data_root)
+        for name, pixels, label in _test_images(data, indices):
+            answers.append(_answer(classifier, name, pixels, label))
+            if show and layout == "text":
+                click.echo(f"{name}:\n{PreparedImage(pixels=pixels, polarity='light on dark').as_text()}\n")
     if layout == "json":
         click.echo(answers_json(answers))
     elif answers:
@@ -99,13 +105,14 @@ def predict(  # noqa: PLR0913 - one parameter an option
     return failures
 
 
-def _answer_test_images(classifier: Classifier, data: Dataset, indices: Sequence[int]) -> list[Answer]:
+def _test_images(data: Dataset, indices: Sequence[int]) -> list[tuple[str, npt.NDArray[np.uint8], int]]:
+    """Return the name, pixels and label of each."""
     count = len(data.test_labels)
     for index in indices:
         if not 0 <= index < count:
             raise InvalidValueError(f"test image {index} is not there: {data.name} has 0 to {count - 1}")
     return [
-        _answer(classifier, f"{data.name} test {index}", data.test_images[index], int(data.test_labels[index]))
+        (f"{data.name} test {index}", data.test_images[index].numpy(), int(data.test_labels[index]))
         for index in indices
     ]
 

@@ -83,6 +83,8 @@ class Trainer:
             raise InvalidValueError("dataset 'synthetic' is noise for timing, with nothing to learn: use another one")
         if workers < 0:
             raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
+        if workers and pipeline == "resident":
+            raise InvalidValueError(f"workers {workers} are for pipeline dataloader only: use it, or 0")
         self._held_out = _draw_held_out(len(self.dataset.train_labels), validation_split, self.seed)
         self._training = Training(
             self.recipe,

@@ -174,6 +174,7 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
     ("arguments", "message"),
     [
         (("train", "mlp_129"), "did you mean 'mlp_128'"),
+        (("train", *SMALL, "--workers", "2"), "for pipeline dataloader only"),
         (("train", "784-10-11", *DIGITS), "must start at 784"),
         (("train", *SMALL, "--momentum", "0.9"), "momentum 0.9 applies to sgd only"),
         (("train", *SMALL, "--learning-rate", "nan"), "learning_rate nan is out of range"),
@@ -349,6 +350,12 @@ def test_predict_prints_a_table_and_shows_the_prepared_picture(
     assert re.search(rf"^{re.escape(str(path))} +\d( +\d+\.\d\d){{10}}$", out, flags=re.MULTILINE)
     assert "label" not in out
     assert "label" in run("predict", model, "--index", "1")[1]
+
+
+def test_predict_shows_test_images_too(run: CommandLine, model: Path) -> None:
+    out = run("predict", model, "--index", "1", "--show")[1]
+    assert out.startswith("digits test 1:\n")
+    assert "@@" in out
 
 
 def test_predict_answers_good_pictures_and_reports_every_bad_one(
