@@ -141,9 +141,11 @@ def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_positive_int(what: str, value: int) -> None:
-    """Raise `InvalidValueError` unless `value` is at least 1."""
-    if not isinstance(value, int) or value < 1:
-        raise InvalidValueError(f"{what} {value} is out of range: it must be a whole number of at least 1")
+    """Raise `InvalidValueError` unless `value` is at least 1, and within torch's and a checkpoint's 64 bits."""
+    if not isinstance(value, int) or not 1 <= value < 2**63:
+        raise InvalidValueError(
+            f"{what} {value} is out of range: it must be a whole number of at least 1 and below 2**63"
+        )
 
 
 def check_layers(layers: tuple[int, ...]) -> None:

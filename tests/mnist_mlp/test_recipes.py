@@ -404,8 +404,8 @@ def test_momentum_is_for_sgd_only() -> None:
 
 
 @pytest.mark.parametrize("count", ["batch_size", "test_batch_size", "epochs"])
-@pytest.mark.parametrize("value", [0, -64])
-def test_count_below_one_is_refused(count: str, value: int) -> None:
+@pytest.mark.parametrize("value", [0, -64, 2**63])
+def test_count_below_one_or_beyond_64_bits_is_refused(count: str, value: int) -> None:
     with pytest.raises(InvalidValueError, match=rf"{count} {value} is out of range: it must be a whole .* at least 1"):
         changed(**{count: value})
 
