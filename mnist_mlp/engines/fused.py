@@ -170,13 +170,15 @@ class FusedEngine:
                 after_step()
 
     def _block_for(self, samples: int) -> Block:
-        """Return buffers for `samples` samples, or for as many as are gathered at once, whole batches.
+        """Return buffers for `samples` samples, or for as many as are gathered at once, whole batches if any is.
 
         A block once made is kept, for the next stretch, unless it is too small for this one.
         """
         batch_size = self._recipe.batch_size
         most = _CPU_BLOCK_SAMPLES if self._device.type == "cpu" else _BLOCK_SAMPLES
         wanted = min(-(-samples // batch_size), max(1, most // batch_size)) * batch_size
+        if samples < batch_size:
+            wanted = samples
         if self._block is None or self._block.samples < wanted:
             self._block = Block(wanted, batch_size, self._device)
         return self._block

@@ -62,6 +62,15 @@ def test_fitting_twice_goes_on_where_the_first_stopped(dataset: Dataset) -> None
     assert weights(in_parts) == weights(at_once)
 
 
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_batch_larger_than_any_memory_is_the_whole_training_set(dataset: Dataset, engine: str) -> None:
+    losses = [
+        Trainer(replace(RECIPE, batch_size=size), dataset=dataset, device="cpu", engine=engine).fit(2)[-1].test_loss
+        for size in (2**62, len(dataset.train_labels))
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_fit_is_the_low_level_training_with_a_new_order_each_epoch(dataset: Dataset) -> None:
     trainer = make(dataset)
     history = trainer.fit(2)
