@@ -51,10 +51,14 @@ class Classifier:
             images: (n, 28, 28) or (28, 28) uint8, ink high on paper 0; `mnist_mlp.images.prepare_image` makes them.
 
         Raises:
-            InvalidValueError: `images` are of another shape or type.
+            InvalidValueError: `images` are of another shape or type, or the weights are so large that a probability is
+                no number.
         """
         outputs = torch.cat([output.cpu() for output in self._outputs(_checked(images))])
-        return outputs if self.recipe.output == "softmax" else functional.softmax(outputs, dim=1)
+        probabilities = outputs if self.recipe.output == "softmax" else functional.softmax(outputs, dim=1)
+        if bool(probabilities.isnan().any()):
+            raise InvalidValueError("the model's weights are so large that its answers are no numbers: train it anew")
+        return probabilities
 
     def evaluate(self, dataset: Dataset) -> Evaluation:
         """Return how good the answers on the dataset's test images are."""

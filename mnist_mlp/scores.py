@@ -1,5 +1,6 @@
 """How good a model's answers are: loss, accuracy, per-class accuracy and the confusion matrix. No torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,10 +55,10 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values."""
+        """Return all of it as JSON values; a loss that is infinite or no number, which JSON has not, is None."""
         return {
             "samples": self.samples,
-            "loss": self.loss,
+            "loss": self.loss if math.isfinite(self.loss) else None,
             "accuracy": self.accuracy,
             "per_class_accuracy": list(self.class_accuracies),
             "confusion_matrix": [list(row) for row in self.confusion],

@@ -1,5 +1,6 @@
 """Counting answers."""
 
+import math
 from random import Random
 
 import numpy as np
@@ -50,3 +51,8 @@ def test_json_has_the_unrounded_numbers() -> None:
     assert (values["samples"], values["loss"], values["accuracy"]) == (3, 0.25, 2 / 3)
     assert values["per_class_accuracy"][:3] == [0.5, 1.0, None]
     assert values["confusion_matrix"][0][:2] == [1, 1]
+
+
+@pytest.mark.parametrize("loss", [math.inf, math.nan])
+def test_loss_that_json_cannot_hold_is_null(loss: float) -> None:
+    assert evaluate_predictions(loss, [0], [0]).to_json()["loss"] is None

@@ -105,6 +105,15 @@ def test_probabilities_are_the_softmax_of_the_logits_whatever_the_output(dataset
     assert trainer.predict(images).tolist() == rows[2].argmax(dim=1).tolist()
 
 
+def test_answers_that_are_no_numbers_are_refused(dataset: Dataset) -> None:
+    model = make(dataset).model
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.mul_(1e25)
+    with pytest.raises(InvalidValueError, match="answers are no numbers"):
+        model.probabilities(dataset.test_images)
+
+
 def test_one_picture_and_numpy_pictures_are_classified_like_a_batch_of_tensors(dataset: Dataset) -> None:
     model = make(dataset).model
     images = dataset.test_images[:3]
