@@ -14,6 +14,7 @@ from bench.compare import (
     Source,
     dataset_reason,
     device_of,
+    epoch_reason,
     ignored_by_machines,
     is_across,
     judge_prepared,
@@ -181,7 +182,7 @@ def _time_findings(
             groups.setdefault((pair[0].machine_id, device_of(pair[0])), []).append(pair)
     for (_, device), group in groups.items():
         judge = _time_judge(limits, device, _floor(baseline.profile, device), len(groups))
-        raw = [_data_judgement(*pair) or time_estimate(*pair, drift) for pair in group]
+        raw = [_data_judgement(*pair) or _epoch_judgement(*pair) or time_estimate(*pair, drift) for pair in group]
         calm = judge_without_flagged(group, raw, lambda ours, theirs: time_estimate(ours, theirs, drift), judge)
         for (ours, _), judgement, without in zip(group, judge(raw), calm, strict=True):
             yield Finding(
@@ -266,6 +267,11 @@ def _accuracy_or_judgement(baseline: Trials, candidate: Trials) -> Estimate | Ju
 
 def _data_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
     reason = dataset_reason(baseline, candidate)
+    return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
+
+
+def _epoch_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
+    reason = epoch_reason(baseline, candidate)
     return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
 
 

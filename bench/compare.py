@@ -278,6 +278,13 @@ def dataset_reason(baseline: Trials, candidate: Trials) -> str | None:
     return None
 
 
+def epoch_reason(baseline: Trials, candidate: Trials) -> str | None:
+    """Return why epoch times of a pair cannot be compared, None where an epoch is as many samples everywhere."""
+    if len(baseline.train_samples | candidate.train_samples) > 1:
+        return "their epochs have different numbers of training samples"
+    return None
+
+
 def geometric_mean(rows: Iterable[Row]) -> Mean | None:
     """Return the geometric mean of the rows' ratios, for just these subjects; None where no row has one.
 
@@ -310,8 +317,9 @@ def _time_or_reason(baseline: Trials, candidate: Trials, drift: Drift, *, is_one
     missing = missing_reason(baseline, candidate)
     if missing is not None:
         return missing
-    if baseline.train_samples != candidate.train_samples:
-        return undecided(Verdict.INCOMPARABLE, "their epochs have different numbers of training samples")
+    reason = epoch_reason(baseline, candidate)
+    if reason is not None:
+        return undecided(Verdict.INCOMPARABLE, reason)
     if is_one_run and baseline.log_seconds == candidate.log_seconds:
         return very_same(baseline)
     return time_estimate(baseline, candidate, drift)

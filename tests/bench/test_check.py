@@ -10,7 +10,7 @@ from bench_builders import make_configuration, make_failure, make_footer, make_m
 from stored_runs import Quiet, configurations, shuffled, side, trial, with_records
 
 from bench.check import check_runs, refresh_command
-from bench.check_report import Finding, GateReport, Limits
+from bench.check_report import Finding, Gate, GateReport, Limits
 from bench.check_view import check_json, check_markdown, check_text
 from bench.compare import Source
 from bench.errors import BadInputError, ExitCode
@@ -210,6 +210,19 @@ def test_equal_accuracies_on_another_number_of_test_images_are_incomparable() ->
     report = check(side(), with_records(other, records))
     assert report.exit_code is ExitCode.INCOMPARABLE
     assert "different numbers of images (10000, 60000): a wrong split?" in report.reason
+
+
+@pytest.mark.parametrize("gate", ["all", "time"])
+def test_half_an_epoch_in_half_the_time_is_incomparable(gate: Gate) -> None:
+    half = candidate_side((1.0,))
+    records = []
+    for record in half.records:
+        assert isinstance(record.outcome, Measurement)
+        epochs = tuple(dataclasses.replace(epoch, train_samples=30_000) for epoch in record.outcome.epochs)
+        records.append(dataclasses.replace(record, outcome=dataclasses.replace(record.outcome, epochs=epochs)))
+    report = check(side(), with_records(half, records), limits=Limits(gate=gate))
+    assert report.exit_code is ExitCode.INCOMPARABLE
+    assert "different numbers of training samples" in report.reason
 
 
 def test_two_datasets_within_one_side_are_incomparable() -> None:
