@@ -195,7 +195,7 @@ def require_overlap(matching: Matching, baseline_label: str, candidate_label: st
 
 
 def compare_pairs(pairs: Sequence[tuple[Trials, Trials]], drift: Drift, *, is_one_run: bool = False) -> tuple[Row, ...]:
-    """Judge every pair. With `is_one_run`, a pair that holds the very same values is the same, drift or not."""
+    """Judge every pair. With `is_one_run`, a configuration with the very same values is the same, drift or not."""
     raw = [_time_or_reason(*pair, drift, is_one_run=is_one_run) for pair in pairs]
     devices = [device_of(ours) for ours, _ in pairs]
 
@@ -320,7 +320,7 @@ def _time_or_reason(baseline: Trials, candidate: Trials, drift: Drift, *, is_one
     reason = epoch_reason(baseline, candidate)
     if reason is not None:
         return undecided(Verdict.INCOMPARABLE, reason)
-    if is_one_run and baseline.log_seconds == candidate.log_seconds:
+    if is_one_run and baseline.subject == candidate.subject and baseline.log_seconds == candidate.log_seconds:
         return very_same(baseline)
     return time_estimate(baseline, candidate, drift)
 
@@ -334,7 +334,7 @@ def _accuracy_or_reason(baseline: Trials, candidate: Trials, *, is_one_run: bool
         return undecided(Verdict.INCOMPARABLE, reason)
     if not baseline.accuracies or not candidate.accuracies:
         return undecided(Verdict.INCOMPARABLE, "a side has no accuracy")
-    if is_one_run and baseline.accuracies == candidate.accuracies:
+    if is_one_run and baseline.subject == candidate.subject and baseline.accuracies == candidate.accuracies:
         return very_same(baseline)
     return independent_estimate(baseline.accuracies, candidate.accuracies)
 

@@ -68,6 +68,19 @@ def test_two_devices_of_one_run_are_compared_without_drift() -> None:
     assert "include a drift" not in said
 
 
+@pytest.mark.parametrize("repeats", [1, 8])
+def test_equal_values_of_two_configurations_are_two_measurements(repeats: int) -> None:
+    chosen = [make_configuration(threads=threads) for threads in (1, 2)]
+    store(side(dict.fromkeys(chosen, 2.0), repeats=repeats), Path("a.jsonl"))
+    (row,) = as_json("a.jsonl", "a.jsonl", "--between", "threads=1,2")["rows"]
+    for quantity, interval in (("time", "time_ratio"), ("accuracy", "test_accuracy_difference")):
+        assert "the very same" not in row[f"{quantity}_reason"]
+        if repeats == 1:
+            assert row[f"{quantity}_verdict"] == "inconclusive"
+        else:
+            assert row[f"{interval}_low"] < row[interval] < row[f"{interval}_high"]
+
+
 def test_a_comparison_of_devices_says_where_one_overtakes_the_other() -> None:
     store(two_devices(), Path("a.jsonl"))
     said = compare("a.jsonl", "a.jsonl", "--between", "device=cpu,cuda:0").stdout
