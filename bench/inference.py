@@ -311,6 +311,14 @@ class Family:
         noncentrality = _noncentrality(np.where(unknown, 1.0, self.degrees_of_freedom), level, power)
         return np.where(unknown, np.inf, noncentrality * np.where(unknown, 0.0, self.standard_error))
 
+    def effects_that_reach(self, bound: float, power: float = 0.8) -> "Floats":
+        """True values from which on the estimate itself comes out at `bound` or above with probability `power`."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+        from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
+
+        unknown = self.degrees_of_freedom == 0
+        return np.where(unknown, np.inf, bound + float(ndtri(power)) * np.where(unknown, 0.0, self.standard_error))
+
     def required_n(self, distances: Sequence[float], level: float, power: float = 0.8) -> tuple[int | None, ...]:
         """Smallest n a side, equal on both, at which an effect of `distances` is found with probability `power`.
 

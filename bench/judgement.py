@@ -69,7 +69,7 @@ class Judgement:
         interval: two-sided 95 % interval of this configuration alone.
         bound: the one-sided bound, simultaneous over the family, that the rule for a pass uses.
         adjusted_p: Holm-adjusted p-value that the rule for a difference uses.
-        minimum_detectable_effect: the true effect (log ratio or fraction) that the test for a difference, at the level
+        minimum_detectable_effect: the true effect (log ratio or fraction) that the rule for a difference, at the level
             of the family's first step, would find with probability 0.8.
         needed_n: trials a side (or pairs) in all that would decide with probability 0.8 if the estimate stands; None
             where it is decided or no number would do.
@@ -152,7 +152,7 @@ def gate_accuracies(
     sides = zip(family.p_below().tolist(), family.p_above().tolist(), strict=True)
     rise_p = holm([min(1.0, 2 * min(pair)) for pair in sides])
     low = value - family.half_widths(1 - pass_level / size)
-    shared = _Shared.of(family, error_level / size)
+    shared = _Shared.of(family, error_level / size, tested_against=tolerated, without_spread=max_drop)
     to_pass = family.required_n((value + max_drop).tolist(), pass_level / size)
     to_fail = family.required_n((-value - tolerated).tolist(), error_level / size)
 
@@ -235,7 +235,7 @@ def _compare(
         )
     ]
     adjusted = holm(two_sided)
-    shared = _Shared.of(family, error_level / 2 / size)
+    shared = _Shared.of(family, error_level / 2 / size, without_spread=margin)
     to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
     to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2)
 
@@ -266,11 +266,28 @@ class _Shared:
     known: Sequence[bool]
 
     @classmethod
-    def of(cls, family: Family, level: float) -> "_Shared":
+    def of(
+        cls,
+        family: Family,
+        level: float,
+        *,
+        without_spread: float,
+        tested_against: float = 0.0,
+        estimated_at_least: float = 0.0,
+    ) -> "_Shared":
+        """Return it for a rule that tests, at `level`, whether an effect is above `tested_against`.
+
+        The rule also wants an estimate of `estimated_at_least`; where there is no spread, `without_spread` decides.
+        """
+        tested = (tested_against + family.minimum_detectable_effects(level)).tolist()
+        reached = family.effects_that_reach(estimated_at_least).tolist()
+        exact = (family.standard_error == 0).tolist()
         return cls(
             family=family,
             half_widths=family.half_widths((1 + INTERVAL_LEVEL) / 2).tolist(),
-            detectable=family.minimum_detectable_effects(level).tolist(),
+            detectable=[
+                without_spread if sure else max(pair) for sure, *pair in zip(exact, tested, reached, strict=True)
+            ],
             known=(family.degrees_of_freedom > 0).tolist(),
         )
 
@@ -339,7 +356,8 @@ class TimeRule:
     def judge(self, family: Family, adjusted: Sequence[float] | None) -> tuple[Judgement, ...]:
         """Judge all; without adjusted p-values only a pass can be found."""
         limit = math.log1p(self.max_slowdown)
-        shared = _Shared.of(family, self.error_level / self.size)
+        least = max(limit, self.floor)
+        shared = _Shared.of(family, self.error_level / self.size, estimated_at_least=least, without_spread=least)
         upper = (family.value + family.half_widths(1 - self.pass_level / self.size)).tolist()
         passed = [bound < limit for bound in upper]
         # A distance of 0 asks for nothing, which spares the search where the answer is not wanted.

@@ -144,12 +144,42 @@ def test_the_interval_is_of_the_configuration_alone() -> None:
 
 
 def test_the_detectable_effect_is_of_the_family_s_first_step() -> None:
-    alone, together = gate_time(make_estimate(0.0)), gate_time(make_estimate(0.0), family=20)
+    estimate = make_estimate(0.0, error=0.02)
+    alone, together = gate_time(estimate), gate_time(estimate, family=20)
     assert alone.minimum_detectable_effect is not None
     assert together.minimum_detectable_effect is not None
-    noncentrality = together.minimum_detectable_effect / 0.01
+    noncentrality = together.minimum_detectable_effect / 0.02
     assert stats.nct.sf(stats.t.isf(0.01 / 20, 10), 10, noncentrality) == pytest.approx(0.8, abs=0.01)
     assert together.minimum_detectable_effect > alone.minimum_detectable_effect
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_a_detectable_slowdown_is_called_a_regression_four_times_in_five(floor: float) -> None:
+    drawn = np.random.default_rng(1).normal(scale=0.01, size=1000)
+    effect = gate_time(make_estimate(0.0, freedom=1000), floor=floor).minimum_detectable_effect
+    assert effect is not None
+    verdicts = [gate_time(make_estimate(effect + each, freedom=1000), floor=floor).verdict for each in drawn.tolist()]
+    assert verdicts.count(Verdict.REGRESSION) / len(verdicts) == pytest.approx(0.8, abs=0.04)
+
+
+def test_a_detectable_drop_is_called_a_regression_four_times_in_five() -> None:
+    def judge(value: float) -> Judgement:
+        return gate_accuracies([make_estimate(value, error=0.001, freedom=1000)], max_drop=0.005)[0]
+
+    effect = judge(0.0).minimum_detectable_effect
+    assert effect is not None
+    drawn = np.random.default_rng(1).normal(scale=0.001, size=1000)
+    verdicts = [judge(each - effect).verdict for each in drawn.tolist()]
+    assert verdicts.count(Verdict.REGRESSION) / len(verdicts) == pytest.approx(0.8, abs=0.04)
+
+
+def test_without_spread_the_margin_is_what_would_be_found() -> None:
+    exact = make_estimate(0.0, error=0.0)
+    assert gate_time(exact).minimum_detectable_effect == math.log1p(0.05)
+    assert gate_time(exact, floor=0.1).minimum_detectable_effect == 0.1
+    assert gate_accuracies([exact], max_drop=0.005)[0].minimum_detectable_effect == 0.005
+    (compared,) = compare_times([exact])
+    assert compared.minimum_detectable_effect == math.log1p(0.05)
 
 
 def test_an_empty_family_has_no_verdicts() -> None:
