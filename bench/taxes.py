@@ -127,9 +127,12 @@ def _fastest(
 
 
 def _peak(configuration: Configuration, profile: MachineProfile | None) -> float | None:
+    """Return the highest rate that was measured, of several ranks that many times, as `flops_utilisation` has it."""
     if profile is None:
         return None
-    return profile.peak_flops_per_second(configuration.device, configuration.precision, configuration.threads)
+    c = configuration
+    peak = profile.peak_flops_per_second(c.device, c.precision, c.threads)
+    return None if peak is None else peak * c.world_size
 
 
 def _difference(name: str, dear: Way | None, cheap: Way | None, whole: float) -> Part:
@@ -206,9 +209,10 @@ _NUMERIC: Final = (False, True, True, True)
 def tax_table(account: Account) -> WordTable:
     """Return the parts of `account`, with what is trained how as the title."""
     c = account.configuration
+    ranks = f"{c.world_size} ranks of " if c.world_size > 1 else ""
     return WordTable(
-        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size}, {c.threads} threads, "
-        f"{c.precision}: {format_seconds(account.epoch_seconds)} an epoch with {c.pipeline} + {c.engine} "
+        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size}, {ranks}{c.threads} "
+        f"threads, {c.precision}: {format_seconds(account.epoch_seconds)} an epoch with {c.pipeline} + {c.engine} "
         f"(mean of {account.trials})",
         headers=_HEADERS,
         rows=[_words(part) for part in account.parts],
@@ -243,6 +247,7 @@ def _raw_rows(account: Account) -> Iterator[dict[str, Value]]:
             "model": c.model,
             "batch_size": c.batch_size,
             "threads": c.threads,
+            "world_size": c.world_size,
             "precision": c.precision,
             "epoch_seconds": account.epoch_seconds,
             "part": part.name,

@@ -24,8 +24,9 @@ from rates_builders import make_rates, make_thread_rates
 from scipy import stats
 
 from bench.errors import BadInputError
-from bench.profiles import DeviceSession, MachineProfile, Session, new_profile
+from bench.profiles import DeviceSession, MachineProfile, Session, new_profile, peak_rate_of
 from bench.records import Run
+from bench.stats import summarise
 from bench.taxes import Account, Part, make_accounts, render_taxes
 
 FLOPS = make_measurement().training_flops_per_sample * make_epoch().train_samples
@@ -151,6 +152,18 @@ def test_configurations_that_differ_in_anything_else_have_accounts_of_their_own(
     runs = [run_of(TUTORIAL, RESIDENT, batch_size=size) for size in (64, 256)]
     merged = dataclasses.replace(runs[0], records=runs[0].records + runs[1].records)
     assert [account.configuration.batch_size for account in make_accounts(merged, None)] == [64, 256]
+
+
+def test_ranks_have_the_peak_of_all_of_them_and_are_told() -> None:
+    run, profile = run_of(TUTORIAL, RESIDENT, world_size=2), profile_with(PEAK)
+    assert parts_of(run, profile)["arithmetic"].seconds == pytest.approx(0.25)
+    assert "2 ranks of 2 threads" in render_taxes(run, profile, "table", 80)
+    rows = list(csv.DictReader(io.StringIO(render_taxes(run, profile, "csv", 80))))
+    assert {row["world_size"] for row in rows} == {"2"}
+    for summary in summarise(run.records, peak_rate_of(profile)):
+        assert summary.flops_utilisation is not None
+        assert summary.epoch_seconds is not None
+        assert summary.flops_utilisation.median * summary.epoch_seconds.median == pytest.approx(0.25)
 
 
 def test_failed_trials_and_single_ways_make_no_account() -> None:
