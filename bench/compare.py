@@ -253,7 +253,7 @@ def device_of(trials: Trials) -> str:
 def time_estimate(baseline: Trials, candidate: Trials, drift: Drift) -> Estimate:
     """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance."""
     estimate = independent_estimate(baseline.log_seconds, candidate.log_seconds)
-    return replace(estimate, extra_variance=drift.variance(device_of(baseline)))
+    return replace(estimate, extra_variance=drift.variance(device_of(baseline), device_of(candidate)))
 
 
 def missing_reason(baseline: Trials, candidate: Trials) -> Judgement | None:

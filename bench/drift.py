@@ -39,38 +39,39 @@ class Drift:
     def __init__(self, baseline: NoiseProfile | None, candidate: NoiseProfile | None) -> None:
         """Remember the profiles of the two machines, which may be one."""
         self._profiles = (baseline, candidate)
-        self._known: dict[str, tuple[float, ...]] = {}
-        self.assumed: set[str] = set()
+        self._known: dict[tuple[str, str], tuple[float, ...]] = {}
+        self._assumed: set[tuple[str, str]] = set()
 
-    def variance(self, device: str) -> float:
-        """Return the variance for `device`; without a profile that knows it, `DEFAULT_DRIFT_DEVIATION` is assumed."""
-        return math.fsum(deviation**2 for deviation in self.deviations(device))
+    def variance(self, device: str, candidate_device: str | None = None) -> float:
+        """Return the variance for `device`; without a profile that knows it, `DEFAULT_DRIFT_DEVIATION` is assumed.
 
-    def deviations(self, device: str) -> tuple[float, ...]:
-        """Return the standard deviation of either side."""
-        if device not in self._known:
-            self._known[device] = tuple(self._deviation(profile, device) for profile in self._profiles)
-        return self._known[device]
+        The candidate's device is another one where two devices are compared.
+        """
+        return math.fsum(deviation**2 for deviation in self._deviations((device, candidate_device or device)))
 
     def notes(self) -> Iterator[str]:
-        """Yield what the intervals include, for every device that was asked for."""
-        for device in sorted(device for device, known in self._known.items() if any(known)):
-            percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(self._known[device]))
-            if device in self.assumed:
+        """Yield what the intervals include, for every device, or pair of them, that was asked for."""
+        for devices in sorted(devices for devices, known in self._known.items() if any(known)):
+            percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(self._known[devices]))
+            name = " against ".join(dict.fromkeys(devices))
+            if devices in self._assumed:
                 yield (
-                    f"intervals of {device} include a drift from table to table of {percent} (standard deviation), "
+                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
                     "assumed until python -m bench calibrate has measured this machine's in three sessions or more; "
                     "for a change of code, python -m bench ab avoids it"
                 )
             else:
                 yield (
-                    f"intervals of {device} include a drift from table to table of {percent} (standard deviation), "
+                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
                     "from the machine's profile; python -m bench ab avoids it"
                 )
 
-    def _deviation(self, profile: NoiseProfile | None, device: str) -> float:
-        known = None if profile is None else profile.drift_deviation(device)
-        if known is None:
-            self.assumed.add(device)
-            return DEFAULT_DRIFT_DEVIATION
-        return known
+    def _deviations(self, devices: tuple[str, str]) -> tuple[float, ...]:
+        """Return the standard deviation of either side."""
+        if devices not in self._known:
+            sides = zip(self._profiles, devices, strict=True)
+            known = [None if profile is None else profile.drift_deviation(device) for profile, device in sides]
+            if None in known:
+                self._assumed.add(devices)
+            self._known[devices] = tuple(DEFAULT_DRIFT_DEVIATION if each is None else each for each in known)
+        return self._known[devices]

@@ -25,7 +25,7 @@ from bench.errors import IncomparableError
 from bench.flagged import WithoutFlagged, judge_without_flagged
 from bench.inference import independent_estimate
 from bench.judgement import Judgement, Verdict
-from bench.matching import Trials, gather, make_table, match
+from bench.matching import Between, Trials, gather, make_table, match
 from bench.records import Configuration, Measurement, Run, TrialRecord, TrialWarning
 
 MIRROR = {
@@ -92,6 +92,26 @@ def test_the_drift_of_both_tables_is_in_the_variance() -> None:
     assert Drift(None, None).variance("cpu") == pytest.approx(2 * DEFAULT_DRIFT_DEVIATION**2)
     assert Drift(Quiet(drift=0.03), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.05**2)
     assert Drift(Quiet(drift=None), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.1**2 + 0.04**2)
+
+
+class CalmCpu(Quiet):
+    """A profile of a machine whose CPU alone was calibrated."""
+
+    def drift_deviation(self, device: str) -> float | None:
+        return 0.005 if device == "cpu" else None
+
+
+def test_of_two_devices_each_side_has_its_own_drift() -> None:
+    on_cuda = side({make_configuration(device="cuda:0"): 2.0}, run_id="b0b0b0b0")
+    comparison = compare_runs(
+        Source(label="A", table=make_table(side()), profile=CalmCpu()),
+        Source(label="B", table=make_table(on_cuda), profile=CalmCpu()),
+        Between(dimension="device", baseline="cpu", candidate="cuda"),
+    )
+    estimate = comparison.rows[0].time.estimate
+    assert estimate is not None
+    assert estimate.extra_variance == pytest.approx(0.005**2 + DEFAULT_DRIFT_DEVIATION**2)
+    assert any("cpu against cuda:0 include" in note and "assumed" in note for note in comparison.notes)
 
 
 def test_a_run_against_itself_is_the_same_everywhere_even_from_one_trial() -> None:
