@@ -411,7 +411,7 @@ def _t_quantile(freedom: "Floats", probability: float) -> "Floats":
     import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
     from scipy.special import stdtrit  # noqa: PLC0415 - only where a family is judged
 
-    quantile = stdtrit(np.clip(freedom, 1.0, _NORMAL_FREEDOM), probability)
+    quantile = stdtrit(np.where(freedom == 0, 1.0, np.minimum(freedom, _NORMAL_FREEDOM)), probability)
     return np.where(freedom == 0, np.inf, quantile)
 
 
@@ -425,8 +425,10 @@ def _noncentrality(freedom: "Floats", level: float, power: float) -> "Floats":
     from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
 
     critical = _t_quantile(freedom, 1 - level)
-    centre = critical * (1 - 1 / (4 * freedom))
-    return centre + float(ndtri(power)) * np.sqrt(1 + critical**2 / (2 * freedom))
+    counted = np.maximum(freedom, 1.0)  # the approximation is none below; only a moderated variance can have less
+    centre = critical * (1 - 1 / (4 * counted))
+    noncentrality: Floats = centre + float(ndtri(power)) * np.sqrt(1 + critical**2 / (2 * counted))
+    return noncentrality
 
 
 def _check(values: Sequence[float]) -> None:

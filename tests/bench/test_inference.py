@@ -217,6 +217,13 @@ def test_infinite_degrees_of_freedom_are_the_normal_distribution() -> None:
     assert interval(known).high == pytest.approx(0.1 + 0.1 * stats.norm.ppf(0.975))
 
 
+@pytest.mark.parametrize("freedom", [0.2, 0.5, 1.0, 3.7])
+def test_an_interval_and_its_p_value_agree_below_one_degree_of_freedom_too(freedom: float) -> None:
+    estimate = make_estimate(value=0.1, freedom=freedom)
+    assert p_above(estimate, interval(estimate).low) == pytest.approx(0.025)
+    assert minimum_detectable_effect(estimate, 0.01) > estimate.standard_error * stats.t.isf(0.01, freedom) / 2
+
+
 def test_a_family_answers_as_its_members_alone_do() -> None:
     members = [make_estimate(value=i / 100, freedom=i, variance=i / 1e4) for i in range(4)]
     family = Family(estimates=members)
