@@ -168,7 +168,7 @@ def _incomplete_notes(run: Run) -> Iterator[str]:
             f"shard {held} of {division.shards}: {missing} of {division.configurations * plan.repeats} trials are in "
             f"others, {completion(run.header)}"
         )
-    if run.footer is not None and run.footer.complete:
+    if run.footer is not None and run.footer.complete and not lost_trials(run):
         return
     planned = len(plan.configurations) * plan.repeats
     done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
@@ -222,7 +222,13 @@ def _name(summary: Summary, dimensions: Sequence[str]) -> str:
     return ", ".join((f"{device} {model} batch {batch_size}", *others))
 
 
+def lost_trials(run: Run) -> int:
+    """Return how many trials the footer counts that the file holds no more, as after a line of it was deleted."""
+    return 0 if run.footer is None else max(0, run.footer.measured + run.footer.failed - len(run.records))
+
+
 def is_complete(run: Run) -> bool:
     """Return whether the run ended with nothing of its plan left out, nor of the plan that it is a part of."""
     division = run.header.division
-    return run.footer is not None and run.footer.complete and not (division is not None and division.missing)
+    ended = run.footer is not None and run.footer.complete and not lost_trials(run)
+    return ended and not (division is not None and division.missing)

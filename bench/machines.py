@@ -1,9 +1,9 @@
 """Runs whose trials were measured on several machines: which machines, and one run for each."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from bench.records import Configuration, Header, Run
+from bench.records import Configuration, Failure, Footer, Header, Run, TrialRecord
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +53,21 @@ def by_machine(run: Run) -> Mapping[str, Run]:
         measured = {id(record.trial.configuration) for record in records}
         chosen = tuple(each for each in run.header.plan.configurations if id(each) in measured)
         plan = dataclasses.replace(header.plan, configurations=chosen)
-        runs[machine_id] = dataclasses.replace(run, header=dataclasses.replace(header, plan=plan), records=records)
+        runs[machine_id] = dataclasses.replace(
+            run,
+            header=dataclasses.replace(header, plan=plan),
+            records=records,
+            footer=None if run.footer is None else _part_of(run.footer, len(run.records), records),
+        )
     return runs
+
+
+def _part_of(footer: Footer, stored: int, records: Sequence[TrialRecord]) -> Footer:
+    """Return the footer as of some `records` of a file with so many `stored`; as it is where some of them are gone."""
+    if stored < footer.measured + footer.failed:
+        return footer
+    failed = sum(isinstance(record.outcome, Failure) for record in records)
+    return dataclasses.replace(footer, measured=len(records) - failed, failed=failed)
 
 
 def parts_by_machine(labels: Iterable[str | None], runs: Iterable[Run]) -> list[tuple[str | None, Run]]:

@@ -21,12 +21,12 @@ from bench.errors import BenchError
 from bench.fields import Value
 from bench.judgement_text import from_log, ratio_text
 from bench.layout import WordTable
-from bench.legend import is_complete, legend, run_heading
+from bench.legend import is_complete, legend, lost_trials, run_heading
 from bench.matching import make_table
 from bench.profiles import MachineProfile, peak_rate_of
 from bench.rank_scaling import fit_ranks
 from bench.ranks_view import ranks_table
-from bench.records import Measurement, Run, Summary
+from bench.records import Failure, Measurement, Run, Summary
 from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
@@ -226,10 +226,13 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
 def _state(run: Run) -> str:
     if run.footer is None:
         return "incomplete: it did not stop in good order, or is still running"
-    footer = run.footer
-    state = "complete" if is_complete(run) else f"incomplete ({footer.reason})"
+    footer, lost = run.footer, lost_trials(run)
+    state = (
+        "complete" if is_complete(run) else f"incomplete ({'lines of its file are gone' if lost else footer.reason})"
+    )
+    failed = sum(isinstance(record.outcome, Failure) for record in run.records)
     return (
-        f"{state}: {footer.measured} trials measured, {footer.failed} failed, {footer.missing} missing; "
+        f"{state}: {len(run.records) - failed} trials measured, {failed} failed, {footer.missing + lost} missing; "
         f"{format_seconds(footer.wall_seconds)} in all"
     )
 

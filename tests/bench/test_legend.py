@@ -15,7 +15,9 @@ from bench_builders import (
 
 from bench.columns import default_columns, find_columns
 from bench.legend import count_failures, count_warnings, heading, is_complete, legend
-from bench.records import Accelerator, FailureKind, Footer, Peak, Run, TrialWarning
+from bench.machines import by_machine
+from bench.matching import is_whole
+from bench.records import Accelerator, FailureKind, Fingerprint, Footer, Peak, Run, TrialWarning
 from bench.stats import ADVICE, summarise
 
 
@@ -136,6 +138,25 @@ def test_a_trial_stored_twice_is_not_counted_twice() -> None:
     run = make_run(repeats=3)
     cut = dataclasses.replace(run, records=(run.records[0], run.records[0]), footer=None)
     assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 3")]
+
+
+def test_a_run_whose_footer_counts_more_trials_than_are_left_is_incomplete() -> None:
+    run = make_run([make_configuration(), make_configuration(threads=1)], 3)
+    cut = dataclasses.replace(run, records=run.records[:4])
+    assert cut.footer is not None
+    assert cut.footer.complete
+    assert (is_complete(cut), is_whole(cut)) == (False, False)
+    assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 6 trials missing")]
+
+
+def test_what_one_of_several_machines_measured_of_a_complete_run_is_complete() -> None:
+    run = make_run(repeats=3)
+    moved = tuple(dataclasses.replace(each, fingerprint=int(each.trial.repeat == 1)) for each in run.records)
+    other = Fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"), software=run.header.software)
+    parts = by_machine(dataclasses.replace(run, records=moved, other_fingerprints=(other,))).values()
+    assert [len(part.records) for part in parts] == [2, 1]
+    assert all(map(is_complete, parts))
+    assert not [note for part in parts for note in notes(part) if "incomplete" in note]
 
 
 def test_a_complete_run_says_nothing_of_it() -> None:
