@@ -197,7 +197,7 @@ def require_overlap(matching: Matching, baseline_label: str, candidate_label: st
 def compare_pairs(pairs: Sequence[tuple[Trials, Trials]], drift: Drift, *, is_one_run: bool = False) -> tuple[Row, ...]:
     """Judge every pair. With `is_one_run`, a configuration with the very same values is the same, drift or not."""
     raw = [_time_or_reason(*pair, drift, is_one_run=is_one_run) for pair in pairs]
-    devices = [device_of(ours) for ours, _ in pairs]
+    devices = [f"{ours.machine_id} {device_of(ours)}" for ours, _ in pairs]  # a device is one of one machine
 
     def judge(prepared: Sequence[Estimate | Judgement]) -> tuple[Judgement, ...]:
         return judge_prepared(moderated(prepared, devices), compare_times)

@@ -15,7 +15,7 @@ from bench_builders import (
     make_software,
 )
 from click.testing import CliRunner, Result
-from stored_runs import Quiet, store, trial
+from stored_runs import WOBBLE, Quiet, store, trial
 
 from bench.check import check_runs
 from bench.check_report import GateReport, Limits
@@ -122,6 +122,31 @@ def test_what_one_machine_measured_is_compared_with_what_the_same_one_did() -> N
     assert [row.time.verdict.value for row in comparison.rows] == ["slower", "slower"]
     assert [row.baseline.machine_id for row in comparison.rows] == [HERE.id, THERE.id]
     assert any("0 of 2 rows compare two of them" in note for note in comparison.notes)
+
+
+def test_the_noise_of_one_machine_says_nothing_of_another_s() -> None:
+    chosen = [make_configuration(batch_size=64 + place) for place in range(24)]
+
+    def run(run_id: str) -> Run:
+        records = []
+        for place, configuration in enumerate(chosen):
+            for repeat in range(8):
+                wobble = WOBBLE[repeat] * (50 if place % 2 else 1 + place / 24)
+                there = trial(configuration, seconds=2.0 * (1 + wobble))
+                records.append(
+                    dataclasses.replace(there, trial=make_record(configuration, repeat).trial, fingerprint=place % 2)
+                )
+        whole = make_run(chosen, 8, records=records, run_id=run_id, machine=HERE)
+        return dataclasses.replace(whole, other_fingerprints=(make_fingerprint(machine=THERE),))
+
+    def here(baseline: Run, candidate: Run) -> list[object]:
+        rows = compare(baseline, candidate).rows
+        return [row.time.estimate for row in rows if row.baseline.machine_id == HERE.id]
+
+    ours, theirs = run("0a1b2c3d"), run("b0b0b0b0")
+    alone = here(by_machine(ours)[HERE.id], by_machine(theirs)[HERE.id])
+    assert len(alone) == 12
+    assert here(ours, theirs) == alone
 
 
 def test_what_moved_to_another_machine_is_a_hardware_comparison_that_shows_both() -> None:
