@@ -206,14 +206,14 @@ def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tup
     """Return the keys, not among `shown`, of dimensions in which `summaries` differ and which no other one tells."""
     if not summaries:
         return ()
-    keys = (*IDENTITY, "machine_id", *DIMENSIONS)
-    fields = [FIELDS[key].value for key in keys]
+    keys = (*IDENTITY, *DIMENSIONS, "machine_id")
+    members = attrgetter(*IDENTITY, *DIMENSIONS)
     # Summary by summary: there can be very many, and for each dimension anew they would be fetched from far memory.
-    rows = [[value(summary) for value in fields] for summary in summaries]
+    rows = [(*members(summary.configuration), summary.machine_id) for summary in summaries]
     columns = dict(zip(keys, zip(*rows, strict=True), strict=True))
     return tuple(
         key
-        for key in keys
+        for key in (*IDENTITY, "machine_id", *DIMENSIONS)
         if key not in shown and varies(columns[key], [columns[other] for other in DIMENSIONS.get(key, ())])
     )
 
