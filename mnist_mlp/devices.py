@@ -1,5 +1,6 @@
 """Which device to train on, and why another one is not there. Nothing falls back silently."""
 
+import re
 from typing import Final
 
 import torch
@@ -22,7 +23,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _count(kind)))
     kind, _, index = name.partition(":")
     check_choice("device", kind, ("auto", *DEVICE_KINDS))
-    if ":" in name and (kind != "cuda" or not (index.isascii() and index.isdigit())):
+    if ":" in name and (kind != "cuda" or re.fullmatch("0|[1-9][0-9]{0,2}", index) is None):
         raise InvalidValueError(f"device {name!r} is not a device's name: write it like cpu, cuda, cuda:1 or mps")
     count = _count(kind)
     if count <= int(index or 0):

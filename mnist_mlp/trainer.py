@@ -131,11 +131,12 @@ class Trainer:
             on_step: called after each batch.
 
         Raises:
-            InvalidValueError: `epochs` is below 1.
+            InvalidValueError: `epochs` is below 1, or more than are left of the recipe's where its schedule ends.
             NonFiniteLossError: a loss became infinite or not a number.
         """
         count = self.recipe.epochs if epochs is None else epochs
         check_positive_int("epochs", count)
+        self._check_schedule(count)
         for _ in range(count):
             epoch = self._train_epoch(len(self.history), on_step)
             self.history = History((*self.history, epoch))
@@ -182,6 +183,15 @@ class Trainer:
                 test_accuracy=last.test_accuracy if last else None,
             ),
         )
+
+    def _check_schedule(self, epochs: int) -> None:
+        """Refuse epochs in which nothing would be learned: a schedule that moves has come to 0 by then."""
+        recipe, done = self.recipe, len(self.history)
+        if recipe.schedule != "constant" and done + epochs > recipe.epochs:
+            raise InvalidValueError(
+                f"{epochs} epochs after {done} are more than the {recipe.epochs} that schedule {recipe.schedule} of "
+                f"{recipe.name!r} is over: begin anew with a recipe of more epochs"
+            )
 
     def _train_epoch(self, index: int, on_step: Callable[[], None] | None) -> Epoch:
         trained = self._training.train(self._training.order(index), after_step=on_step)

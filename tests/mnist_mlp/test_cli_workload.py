@@ -186,6 +186,7 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
         (("train", *SMALL, "--device", "cpu", "--engine", "graph"), "engine 'graph' replays CUDA graphs"),
         (("train", *SMALL, "--device", "cpu", "--precision", "tf32"), "precision 'tf32' is a format of NVIDIA's"),
         (("train", *SMALL, "--device", "cuda:99"), "device 'cuda:99' is not available"),
+        (("train", *SMALL, "--device", "cuda:00"), "device 'cuda:00' is not a device's name"),
         (("evaluate", "nix.pth"), "there is no such file"),
         (("predict", "nix.pth", "a.png"), "there is no such file"),
         (("data", "--dataset", "digits", "--plots", f"{__file__}/plots"), "cannot be written"),

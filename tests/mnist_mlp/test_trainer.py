@@ -62,6 +62,17 @@ def test_fitting_twice_goes_on_where_the_first_stopped(dataset: Dataset) -> None
     assert weights(in_parts) == weights(at_once)
 
 
+def test_no_epoch_is_trained_after_the_learning_rate_has_come_to_nothing(dataset: Dataset) -> None:
+    trainer = make(dataset, replace(RECIPE, schedule="one_cycle"))
+    trainer.fit(2)
+    before = weights(trainer)
+    with pytest.raises(InvalidValueError, match="2 epochs after 2 are more than the 3"):
+        trainer.fit(2)
+    assert (weights(trainer), len(trainer.history)) == (before, 2)
+    trainer.fit(1)
+    assert weights(trainer) != before
+
+
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 def test_batch_larger_than_any_memory_is_the_whole_training_set(dataset: Dataset, engine: str) -> None:
     losses = [
