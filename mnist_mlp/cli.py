@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 import click
 
 from mnist_mlp import __version__
-from mnist_mlp.errors import WorkloadError
+from mnist_mlp.errors import InvalidValueError, WorkloadError
 from mnist_mlp.recipes import (
     DATASETS,
     ENGINES,
@@ -230,6 +230,10 @@ def predict_command(  # noqa: PLR0913 - one parameter an option
 
     if not images and not indices:
         raise click.UsageError("there is nothing to predict: name image files, or test images with --index")
+    if show and layout == "json":
+        raise InvalidValueError("--show prints pictures, which have no place in --format json: leave one of them out")
+    if not indices and (dataset or data_root):
+        raise InvalidValueError("--dataset and --data-root are of the test images: name some with --index")
     failures = predict(
         model, images, indices, dataset=dataset, data_root=data_root, device=device, show=show, layout=layout
     )

@@ -189,6 +189,8 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
         (("train", *SMALL, "--device", "cuda:00"), "device 'cuda:00' is not a device's name"),
         (("evaluate", "nix.pth"), "there is no such file"),
         (("predict", "nix.pth", "a.png"), "there is no such file"),
+        (("predict", "nix.pth", "a.png", "--show", "--format", "json"), "--show prints pictures"),
+        (("predict", "nix.pth", "a.png", "--dataset", "digits"), "name some with --index"),
         (("data", "--dataset", "digits", "--plots", f"{__file__}/plots"), "cannot be written"),
     ],
 )
