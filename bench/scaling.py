@@ -341,7 +341,8 @@ class Crossover:
 
     `width` is the first at which the second is predicted to be faster, None without one between `narrowest` and
     `widest`. From `low` to `high` neither is known to be faster at the level of `LEVEL`; a bound is None where that
-    goes on past the widths looked at. `log_ratios` are ln(second / first) at the narrowest and the widest.
+    goes on past the widths looked at; `is_open` says that it is all of them. `log_ratios` are ln(second / first) at the
+    narrowest and the widest.
     """
 
     first: Fit
@@ -352,6 +353,7 @@ class Crossover:
     width: int | None
     low: int | None
     high: int | None
+    is_open: bool
     log_ratios: tuple[float, float]
     is_known: tuple[bool, bool]
 
@@ -380,6 +382,7 @@ def crossover(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int,
         width=width,
         low=None if not undecided or undecided[0] == narrowest else undecided[0],
         high=None if not undecided or undecided[-1] == widest else undecided[-1],
+        is_open=undecided == ordered,
         log_ratios=(ratios[narrowest][0], ratios[widest][0]),
         is_known=(abs(ratios[narrowest][0]) > ratios[narrowest][1], abs(ratios[widest][0]) > ratios[widest][1]),
     )

@@ -270,9 +270,10 @@ def _from_width(crossed: Crossover) -> str:
 
 
 def _undecided(crossed: Crossover) -> str:
-    known = crossed.is_known
-    if crossed.low is None and crossed.high is None:
-        return "" if all(known) else "everywhere" if not any(known) else f"{crossed.narrowest}, {crossed.widest}"
+    if crossed.is_open:
+        return "everywhere"
+    if crossed.low is None and crossed.high is None:  # but for the ends themselves
+        return "" if all(crossed.is_known) else f"near {crossed.narrowest}, near {crossed.widest}"
     low = f"<{crossed.narrowest}" if crossed.low is None else str(crossed.low)
     high = f">{crossed.widest}" if crossed.high is None else str(crossed.high)
     return f"{low} and {high}"

@@ -1,5 +1,6 @@
 """Fitted step times: known coefficients come back, intervals hold, and the crossover is where the curves cross."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -23,7 +24,7 @@ from stored_runs import store
 from bench.cli import cli
 from bench.records import Configuration, Measurement, Run, TrialRecord
 from bench.scaling import Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
-from bench.scaling_view import label_runs, make_models, predict, render_prediction, render_scaling
+from bench.scaling_view import _undecided, label_runs, make_models, predict, render_prediction, render_scaling
 from mnist_mlp.costs import training_bytes, training_flops
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
@@ -201,6 +202,17 @@ def test_an_uncertain_crossover_says_between_which_widths() -> None:
     assert found.low < found.width < found.high
     true = next(w for w in range(8, 4097) if fast((784, w, 10), 64) < slow((784, w, 10), 64))
     assert found.low <= true <= found.high
+
+
+def test_undecided_everywhere_is_told_from_undecided_at_both_ends() -> None:
+    run = merged(grid(CPU, noise=0.1, seed=1), grid(CPU, engine="fused", noise=0.1, seed=2))
+    first, second = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
+    found = crossover(first, second, (784, 64, 10), 64, (64, 2048))
+    assert found.is_open
+    assert _undecided(found) == "everywhere"
+    assert _undecided(dataclasses.replace(found, is_open=False)) == "near 64, near 2048"
+    ends = dataclasses.replace(found, is_open=False, is_known=(True, True))
+    assert (_undecided(ends), _undecided(dataclasses.replace(ends, low=70, high=80))) == ("", "70 and 80")
 
 
 def test_one_that_is_never_overtaken_is_ahead_throughout() -> None:
