@@ -6,7 +6,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
-from bench.records import Sample, Summary
+from bench.records import Configuration, Sample, Summary
 
 Value: TypeAlias = str | int | float | bool | None
 Unit: TypeAlias = Literal["", "s", "B", "/s", "FLOP/s", "fraction"]
@@ -204,21 +204,24 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
 
 def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
     """Return the keys, not among `shown`, of dimensions in which `summaries` differ and which no other one tells."""
-    if not summaries:
+    found = set(varying_members([summary.configuration for summary in summaries]))
+    if len({summary.machine_id for summary in summaries}) > 1:
+        found.add("machine_id")
+    return tuple(key for key in (*IDENTITY, "machine_id", *DIMENSIONS) if key in found and key not in shown)
+
+
+def varying_members(configurations: Sequence[Configuration]) -> tuple[str, ...]:
+    """Return the keys among `IDENTITY` and `DIMENSIONS` in which they differ and which no other one tells."""
+    if not configurations:
         return ()
-    keys = (*IDENTITY, *DIMENSIONS, "machine_id")
-    members = attrgetter(*IDENTITY, *DIMENSIONS)
-    # Summary by summary: there can be very many, and for each dimension anew they would be fetched from far memory.
-    rows = [(*members(summary.configuration), summary.machine_id) for summary in summaries]
-    columns = dict(zip(keys, zip(*rows, strict=True), strict=True))
-    return tuple(
-        key
-        for key in (*IDENTITY, "machine_id", *DIMENSIONS)
-        if key not in shown and varies(columns[key], [columns[other] for other in DIMENSIONS.get(key, ())])
-    )
+    keys = (*IDENTITY, *DIMENSIONS)
+    # One by one: there can be very many, and for each key anew they would be fetched from far memory.
+    rows = map(attrgetter(*keys), configurations)
+    values = dict(zip(keys, zip(*rows, strict=True), strict=True))
+    return tuple(key for key in keys if _varies(values[key], [values[other] for other in DIMENSIONS.get(key, ())]))
 
 
-def varies(values: Sequence[object], others: Sequence[Sequence[object]]) -> bool:
+def _varies(values: Sequence[object], others: Sequence[Sequence[object]]) -> bool:
     """Return whether there are several of `values` where the `others` beside them are equal."""
     if len(set(values)) <= 1:  # most do not
         return False

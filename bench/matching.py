@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from bench.columns import harmless
 from bench.errors import BadInputError
-from bench.fields import DIMENSIONS, IDENTITY, varies
+from bench.fields import IDENTITY, varying_members
 from bench.machines import Placed, machine_headers, on_machine
 from bench.records import (
     Configuration,
@@ -330,8 +330,7 @@ def varying_dimensions(subjects: Iterable[Subject]) -> tuple[str, ...]:
     """
     configurations = [subject for subject in subjects if isinstance(subject, Configuration)]
     machines = {subject.machine_id for subject in configurations if isinstance(subject, Placed)}
-    values = {key: list(map(attrgetter(key), configurations)) for key in (*IDENTITY, *DIMENSIONS)}
-    varying = (key for key, others in DIMENSIONS.items() if varies(values[key], [values[other] for other in others]))
+    varying = (key for key in varying_members(configurations) if key not in IDENTITY)
     return (*(("machine_id",) if len(machines) > 1 else ()), *varying)
 
 
