@@ -38,8 +38,8 @@ from bench.profiles import (
 )
 from bench.rates import DeviceRates, ThreadRates, thread_counts
 from bench.records import Configuration, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
-from bench.stats import ADVICE
 from bench.units import format_flops, format_seconds
+from bench.warning_rules import ADVICE
 from mnist_mlp.recipes import PRECISIONS
 from mnist_mlp.support import why_unsupported
 

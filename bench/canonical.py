@@ -18,8 +18,8 @@ from bench.errors import BadInputError
 
 T = TypeVar("T")
 
-Shared = Mapping[type, Mapping[str, object]]
-"""For each of some types the objects that some texts stand for."""
+Shared = Mapping[type, dict[str, object]]
+"""For each of some types the objects that some texts stand for; those that a list holds are entered."""
 
 _PLAIN: Final = {
     # So few digits that no whole number leaves 64 bits and no other is infinite.
@@ -78,7 +78,8 @@ class CanonicalReader(Generic[T]):
         item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
         if isinstance(item, type) and dataclasses.is_dataclass(item):
             # Lists inside it are no end of it; deeper ones, and brackets in texts, are left to the exact way.
-            return rf"\[({_LIST})\]", f"{self._constant(_ListReader(item, self._shared).read_all)}({self._group()})"
+            read_all = _ListReader(item, self._shared).read_all
+            return rf"\[({_LIST})\]", f"{self._constant(read_all)}({self._group()})"
         return _LOOSE, f"{self._constant(_Table(hint, self._shared.get(hint, {})))}[{self._group()}]"
 
     def _union(self, members: tuple[Any, ...]) -> tuple[str, str]:
@@ -149,13 +150,17 @@ class _ListReader(CanonicalReader[T]):
     def __init__(self, kind: type[T], shared: Shared) -> None:
         super().__init__(kind, shared)
         self._find = re.compile("," + self._pattern).finditer
+        self._known = shared.get(kind)
 
     def read_all(self, text: str) -> tuple[T, ...]:
         items, end = [], 0
         for found in self._find("," + text):
             if found.start() != end:
                 break
-            items.append(self._make(*found.groups()))
+            item = self._make(*found.groups())
+            if self._known is not None:
+                item = self._known.setdefault(found[0][1:], item)
+            items.append(item)
             end = found.end()
         if end != len(text) + 1:
             raise BadInputError("this list is not as it would have been written")  # `read` takes it for an unknown text

@@ -10,8 +10,8 @@ from typing import Final
 
 from bench.errors import BadInputError
 from bench.layout import markdown_table, text_table, wrap
-from bench.records import Configuration, Run, Sample, Summary
-from bench.stats import summarise
+from bench.records import Configuration, Run
+from bench.summary import Sample, Summary, summarise
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim
 
 

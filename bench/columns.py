@@ -13,7 +13,7 @@ from typing import Final
 from bench.errors import BadInputError
 from bench.fields import FIELDS, IDENTITY, QUANTITIES, STATISTICS, Field, Unit, Value, hidden_dimensions
 from bench.prices import Prices, cost_of, format_cost
-from bench.records import Sample, Summary
+from bench.summary import Sample, Summary
 from bench.units import (
     format_bytes,
     format_flops,

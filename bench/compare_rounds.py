@@ -17,8 +17,8 @@ from bench.drift import DEFAULT_DRIFT_DEVIATION
 from bench.inference import Estimate
 from bench.judgement import Judgement, compare_times
 from bench.matching import Trials, match
+from bench.ordering import natural_key
 from bench.rounds import LogMoments, RoundsBenchmark, RoundsFile
-from bench.stats import natural_key
 
 ROUNDS_NOTE: Final = (
     "the rounds of a benchmark ran in one process and are not independent trials: alone they give intervals too narrow "

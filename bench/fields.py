@@ -6,7 +6,8 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
-from bench.records import Configuration, Sample, Summary
+from bench.records import Configuration
+from bench.summary import Sample, Summary
 
 Value: TypeAlias = str | int | float | bool | None
 Unit: TypeAlias = Literal["", "s", "B", "/s", "FLOP/s", "fraction"]

@@ -14,7 +14,7 @@ from bench.processes import HOST_START_SECONDS, Launcher, Process
 from bench.rates import DeviceRates
 from bench.records import Configuration, Description, EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
 from bench.redaction import redact
-from bench.stats import trial_warnings
+from bench.warning_rules import trial_warnings
 
 T = TypeVar("T")
 

@@ -1,5 +1,7 @@
 """Which trials a stored run holds, and the rules that a line must keep to be one more."""
 
+from dataclasses import replace
+
 from bench.errors import BadInputError
 from bench.records import Fingerprint, Header, Measurement, TrialRecord
 
@@ -29,8 +31,8 @@ class Ledger:
             raise BadInputError("a fingerprint that the file has already: each is stored once")
         self.fingerprints.append(fingerprint)
 
-    def admit(self, record: TrialRecord) -> None:
-        """Enter `record`.
+    def admit(self, record: TrialRecord) -> TrialRecord:
+        """Enter `record`, and return it with the very object that the plan holds for its configuration.
 
         Raises:
             BadInputError: its trial is not in the plan or is entered already, its measurement is impossible, or it
@@ -40,6 +42,7 @@ class Ledger:
         if not 0 <= record.fingerprint < len(self.fingerprints):
             raise BadInputError(f"it names fingerprint {record.fingerprint}, and {len(self.fingerprints)} came before")
         place = self._places_by_identity.get(id(trial.configuration))
+        is_the_plans = place is not None
         if place is None:
             place = self._places.get(trial.configuration)
         if place is None or not 0 <= trial.repeat < self._plan.repeats or trial.seed != self._plan.seed + trial.repeat:
@@ -53,6 +56,9 @@ class Ledger:
         if isinstance(record.outcome, Measurement):
             _require_possible(record.outcome)
         self._stored.add(key)
+        if is_the_plans:
+            return record
+        return replace(record, trial=replace(trial, configuration=self._plan.configurations[place]))
 
     def forget(self, record: TrialRecord) -> None:
         """Take an admitted `record` out again."""

@@ -9,10 +9,11 @@ from typing import Final
 from bench.columns import COLUMNS, Column, harmless
 from bench.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
 from bench.machines import machine_headers
-from bench.records import FailureKind, Header, Measurement, Peak, Run, Summary, TrialWarning
+from bench.records import FailureKind, Header, Measurement, Peak, Run, TrialWarning
 from bench.shards import completion, listed, resumption
-from bench.stats import ADVICE, unmeasured_energy
+from bench.summary import Summary, unmeasured_energy
 from bench.units import format_bytes, format_seconds
+from bench.warning_rules import ADVICE
 
 MAX_MESSAGE_CHARACTERS: Final = 200
 

@@ -17,6 +17,7 @@ from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.fields import IDENTITY, varying_members
 from bench.machines import Placed, machine_headers, on_machine
+from bench.ordering import natural_key
 from bench.records import (
     Configuration,
     EpochRecord,
@@ -28,7 +29,7 @@ from bench.records import (
     TrialRecord,
     TrialWarning,
 )
-from bench.stats import DISTURBED, natural_key
+from bench.warning_rules import DISTURBED
 from mnist_mlp.spelling import did_you_mean
 
 Subject: TypeAlias = Configuration | str
@@ -51,7 +52,7 @@ _OTHER_FIELDS: Final = attrgetter(*(member.name for member in dataclasses.fields
 class Flagged:
     """The measured trials of one side that something disturbed: their `log_seconds`, sorted, and what disturbed them.
 
-    `warnings` are those of `bench.stats.DISTURBED`, in the order of `TrialWarning`.
+    `warnings` are those of `bench.warning_rules.DISTURBED`, in the order of `TrialWarning`.
     """
 
     log_seconds: tuple[float, ...]

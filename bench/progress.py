@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Final, Literal, Protocol, Self, TextIO, TypeAlias
 
 from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
-from bench.stats import ADVICE
 from bench.units import format_bytes, format_number, format_percent, format_rate, format_seconds
+from bench.warning_rules import ADVICE
 
 _PLAIN_INTERVAL_SECONDS: Final = 30.0
 

@@ -412,7 +412,7 @@ class Failure:
 
 
 class TrialWarning(enum.StrEnum):
-    """Everything a trial, or the repeats of a configuration, can be warned about; `bench.stats` has the advice."""
+    """Everything a trial, or the repeats of a configuration, can be warned about: see `bench.warning_rules`."""
 
     SLOW_FIRST_EPOCH = "slow_first_epoch"
     STALL = "stall"
@@ -520,70 +520,3 @@ class Run:
     def fingerprints(self) -> tuple[Fingerprint, ...]:
         """Where the trials ran; a record's `fingerprint` is a place in here."""
         return (Fingerprint(machine=self.header.machine, software=self.header.software), *self.other_fingerprints)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """Summary of one quantity over the repeats of a configuration, one value a trial. At least one value.
-
-    `standard_deviation` is the sample's (n - 1), None for a single value.
-    """
-
-    n: int
-    median: float
-    low: float
-    high: float
-    mean: float
-    standard_deviation: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """The repeats of one configuration on one machine. A quantity that no trial measured is None.
-
-    `n` counts measured trials, `flagged` those of them with a warning that something disturbed the measurement
-    (`bench.stats.DISTURBED`), `failures` failed ones. `epoch_seconds` holds each trial's median epoch time,
-    `unflagged_epoch_seconds` is the median of those of the trials that are not flagged, None where all are,
-    `training_seconds` the sum of its epochs' train seconds, `test_accuracy` its final one as a fraction. The
-    `seconds_to_…` samples hold only the trials that reached the target, so their own `n` says how many did.
-
-    `training_flops_per_second` counts the matrix products that the model needs (`mnist_mlp.costs`), and
-    `flops_utilisation` is its share of the highest rate measured on the device, at this precision and with these
-    threads, None where that is not known. `flops_per_byte` is a step's arithmetic intensity by the least that it must
-    move, `memory_floor_bytes` the least that must be alive in it where it trains: both of the model, not measured. Of
-    several ranks the peak rate is taken that many times, intensity is of each, and so is the floor but on the CPU.
-
-    `strong_efficiency` is the throughput of several ranks over that many times the throughput of one process with the
-    same batch size, of the trials with the same seed in the same run; `weak_efficiency` likewise over that of one
-    process with each rank's part of the batch. `exchange_share` is `Exchange.share`. They are None of one process.
-    """
-
-    configuration: Configuration
-    machine_id: str
-    n: int
-    flagged: int
-    failures: tuple[Failure, ...]
-    epoch_seconds: Sample | None
-    unflagged_epoch_seconds: float | None
-    training_seconds: Sample | None
-    throughput_per_second: Sample | None
-    training_flops_per_second: Sample | None
-    flops_utilisation: Sample | None
-    flops_per_byte: float | None
-    cold_start_seconds: Sample | None
-    memory_floor_bytes: int | None
-    host_peak_bytes: Sample | None
-    device_allocated_peak_bytes: Sample | None
-    device_reserved_peak_bytes: Sample | None
-    joules_per_epoch: Sample | None
-    samples_per_joule: Sample | None
-    train_loss: Sample | None
-    train_accuracy: Sample | None
-    test_accuracy: Sample | None
-    test_loss: Sample | None
-    seconds_to_97_percent: Sample | None
-    seconds_to_98_percent: Sample | None
-    strong_efficiency: Sample | None
-    weak_efficiency: Sample | None
-    exchange_share: Sample | None
-    warnings: tuple[TrialWarning, ...]

@@ -26,12 +26,12 @@ from bench.matching import make_table
 from bench.profiles import MachineProfile, peak_rate_of
 from bench.rank_scaling import fit_ranks
 from bench.ranks_view import ranks_table
-from bench.records import Failure, Measurement, Run, Summary
+from bench.records import Failure, Measurement, Run
 from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
 from bench.scaling_view import label_runs, make_models, models_of_all, scaling_tables, side_of_trials
-from bench.stats import summarise_run
+from bench.summary import Summary, summarise_run
 from bench.taxes import make_accounts, tax_table
 from bench.units import format_bytes, format_seconds
 

@@ -7,10 +7,11 @@ from typing import Final
 
 from bench.columns import find_columns
 from bench.layout import WordTable
-from bench.records import Configuration, EpochRecord, Measurement, Summary
+from bench.records import Configuration, EpochRecord, Measurement
 from bench.report_axes import Axis
 from bench.report_charts import MAX_SERIES, Chart, Kind, LineChart, Point, Series, Trace
 from bench.report_figures import MAX_CHARTS, Figure, Group, Line, Trials, mean
+from bench.summary import Summary
 from bench.units import format_number, format_percent, format_seconds
 
 MAX_RAW_POINTS: Final = 30_000

@@ -1,6 +1,6 @@
 """What a run's charts show: throughput, memory, accuracy and loss, each with the table of what is drawn.
 
-Values over a configuration's trials come from `bench.stats`, as in `show`. One chart holds what differs in one thing
+Values over a configuration's trials come from `bench.summary`, as in `show`. One chart holds what differs in one thing
 only: models over batch sizes for one device and engine, batch sizes over epochs for one model.
 """
 
@@ -13,9 +13,10 @@ from typing import Final, TypeAlias
 from bench.columns import COLUMNS, find_columns
 from bench.fields import FIELDS, IDENTITY, hidden_dimensions
 from bench.layout import WordTable
-from bench.records import Configuration, Measurement, Run, Sample, Summary
+from bench.records import Configuration, Measurement, Run
 from bench.report_axes import Axis
 from bench.report_charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, Point, Series
+from bench.summary import Sample, Summary
 from bench.units import format_bytes, format_rate
 
 Trials: TypeAlias = Sequence[tuple[int, Measurement]]
@@ -282,5 +283,5 @@ def _field_series(line: Line, style: int, key: str) -> Series:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean as `bench.stats.sample` has it."""
+    """Return the mean as `bench.summary.sample` has it."""
     return float(statistics.mean(values))

@@ -11,21 +11,19 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from bench import coding
-from bench.canonical import CanonicalReader
+from bench.canonical import CanonicalReader, Shared
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.ledger import Ledger
 from bench.records import (
     SCHEMA_VERSION,
     Configuration,
-    Division,
     Fingerprint,
     Footer,
     Header,
-    Plan,
     Run,
     Settings,
     TrialRecord,
@@ -37,11 +35,10 @@ MAX_LINE_BYTES: Final = 2**26
 _BUFFER_BYTES: Final = 2**20
 """Some hundred lines: with the usual 8 KiB, asking the system for them is half of what it costs to get them."""
 
+Record = TypeVar("Record", Header, TrialRecord)
+
 Item = Header | Fingerprint | TrialRecord | Footer
 """What one line holds."""
-
-_TRIAL_START: Final = b'{"trial":'
-_TRIAL_END: Final = b"}\n"
 
 _FOOTER_START: Final = b'{"footer":'
 _FOOTER_BYTES: Final = 4096
@@ -118,9 +115,9 @@ def read(path: Path) -> Reading:
 def _read(path: Path) -> Reading:
     lines = _lines(path)
     first = _first(path, lines)
-    header = _read_header(path, first)
+    header, configurations = _read_plan(path, first)
     ledger = Ledger(header)
-    read_canonical = _canonical_trial_reader(header.plan)
+    read_canonical = _canonical_reader("trial", TrialRecord, {Configuration: configurations, Settings: {}})
     records: list[TrialRecord] = []
     footer: Footer | None = None
     warnings: tuple[str, ...] = ()
@@ -245,24 +242,41 @@ def _read_header(path: Path, line: _Line) -> Header:
         raise _no_run(path, f"its schema_version is {version!r}, and versions are whole numbers from 1")
     try:
         header = coding.from_json(Header, body, "header")
-        _require_sound(header.division, len(header.plan.configurations))
     except BadInputError as error:
-        raise BadInputError(f"{path}, line 1: {error}; restore the file from a copy") from error
+        raise _damaged_header(path, error) from error
+    _require_sound(path, header)
     return header
 
 
-def _require_sound(division: Division | None, configurations: int) -> None:
-    """Refuse a division that could not be of a plan of so many `configurations`."""
+def _read_plan(path: Path, line: _Line) -> tuple[Header, dict[str, object]]:
+    """Return the header, and the configurations of its plan by their texts: plans can hold very many."""
+    texts: dict[str, object] = {}
+    header = _canonical_reader("header", Header, {Configuration: texts})(line.text)
+    if header is None or header.schema_version != SCHEMA_VERSION:
+        header = _read_header(path, line)
+        texts = {coding.dumps(configuration): configuration for configuration in header.plan.configurations}
+    _require_sound(path, header)
+    return header, texts
+
+
+def _require_sound(path: Path, header: Header) -> None:
+    """Refuse a division that could not be of the header's plan."""
+    division, configurations = header.division, len(header.plan.configurations)
     if division is None:
         return
     numbers = [shard.number for shard in division.held]
     if not numbers or numbers != sorted(set(numbers)) or not 1 <= numbers[0] <= numbers[-1] <= division.shards:
-        raise BadInputError(f"header.division holds shards {numbers}: they must ascend, from 1 to {division.shards}")
+        rule = f"header.division holds shards {numbers}: they must ascend, from 1 to {division.shards}"
+        raise _damaged_header(path, rule)
     parts = [shard.configurations for shard in division.held]
     if min(parts) < 0 or sum(parts) != configurations or division.configurations < configurations:
-        raise BadInputError(
-            f"header.division holds {parts} of {division.configurations} configurations, and the plan {configurations}"
-        )
+        whole = division.configurations
+        rule = f"header.division holds {parts} of {whole} configurations, and the plan {configurations}"
+        raise _damaged_header(path, rule)
+
+
+def _damaged_header(path: Path, problem: object) -> BadInputError:
+    return BadInputError(f"{path}, line 1: {problem}; restore the file from a copy")
 
 
 def _header_body(path: Path, line: _Line) -> dict[str, Any]:
@@ -275,15 +289,15 @@ def _header_body(path: Path, line: _Line) -> dict[str, Any]:
     return data["header"]
 
 
-def _canonical_trial_reader(plan: Plan) -> Callable[[bytes], TrialRecord | None]:
-    """Return a fast `decode` for trials of `plan` as `encode` writes them; it returns None for every other line."""
-    known = {coding.dumps(configuration): configuration for configuration in plan.configurations}
-    reader = CanonicalReader(TrialRecord, {Configuration: known, Settings: {}})
+def _canonical_reader(name: str, kind: type[Record], shared: Shared) -> Callable[[bytes], Record | None]:
+    """Return a fast `decode` for lines of a `kind` as `encode` writes them; it returns None for every other line."""
+    reader = CanonicalReader(kind, shared)
+    start, end = f'{{"{name}":'.encode(), b"}\n"
 
-    def read_canonical(line: bytes) -> TrialRecord | None:
-        if not (line.startswith(_TRIAL_START) and line.endswith(_TRIAL_END) and line.isascii()):
+    def read_canonical(line: bytes) -> Record | None:
+        if not (line.startswith(start) and line.endswith(end) and line.isascii()):
             return None
-        return reader.read(line[len(_TRIAL_START) : -len(_TRIAL_END)].decode("ascii"))
+        return reader.read(line[len(start) : -len(end)].decode("ascii"))
 
     return read_canonical
 
@@ -304,8 +318,8 @@ def _read_line(
     if isinstance(item, Header):
         raise BadInputError("a second header, and a run has one: two runs were put into one file")
     if isinstance(item, TrialRecord):
-        ledger.admit(item)
-    elif isinstance(item, Fingerprint):
+        return ledger.admit(item)
+    if isinstance(item, Fingerprint):
         ledger.enter(item)
     return item
 

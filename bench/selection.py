@@ -10,8 +10,8 @@ from typing import Final, TypeAlias
 from bench.columns import Column, find_columns, harmless
 from bench.errors import BadInputError
 from bench.fields import Field, Value
-from bench.records import Summary
-from bench.stats import natural_key
+from bench.ordering import natural_key
+from bench.summary import Summary
 
 Condition: TypeAlias = Callable[[Summary], bool]
 

@@ -12,9 +12,10 @@ from bench.layout import csv_text, escape, markdown_table, text_table, text_tabl
 from bench.legend import count_failures, count_warnings, is_complete, legend, run_heading
 from bench.machines import machine_headers
 from bench.prices import Prices
-from bench.records import Run, Summary
+from bench.records import Run
 from bench.selection import select
-from bench.stats import ADVICE, PeakRate, summarise_run
+from bench.summary import PeakRate, Summary, summarise_run
+from bench.warning_rules import ADVICE
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 

@@ -140,6 +140,19 @@ def make_measurement(**changes: Change) -> Measurement:
     return dataclasses.replace(measurement, **changes)
 
 
+def make_timed(train_seconds: Sequence[float], contention: Contention | None = None) -> Measurement:
+    """A measurement of epochs of `train_seconds`; undisturbed and with both threads busy unless told otherwise."""
+    epochs = tuple(
+        make_epoch(
+            train_seconds=seconds,
+            contention=contention
+            or make_contention(process_cpu_seconds=2 * seconds, other_cpu_seconds=0.0, steal_seconds=0.0),
+        )
+        for seconds in train_seconds
+    )
+    return make_measurement(epochs=epochs)
+
+
 def make_exchange(**changes: Change) -> Exchange:
     """Half of a step's time is exchange."""
     exchange = Exchange(steps=5, together_seconds=(0.2, 0.2), apart_seconds=(0.1, 0.1))

@@ -13,6 +13,7 @@ from bench_builders import (
     make_failure,
     make_measurement,
     make_record,
+    make_run,
     make_settings,
 )
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from bench.canonical import CanonicalReader, Shared
 from bench.coding import LATER, MAX_INTEGER, dumps, from_json, loads
 from bench.errors import BadInputError
-from bench.records import Configuration, Measurement, Settings, TrialRecord
+from bench.records import Configuration, Header, Measurement, Settings, TrialRecord
 
 
 class Colour(enum.StrEnum):
@@ -140,6 +141,8 @@ LAST = "last"
 DRAWINGS = CanonicalReader(Drawing, {})
 GARDENS = CanonicalReader(Garden, {})
 RECORDS = CanonicalReader(TrialRecord, {Configuration: {}, Settings: {}})
+HEADERS = CanonicalReader(Header, {Configuration: {}})
+HEADER_TEXT = dumps(make_run((make_configuration(), make_configuration(batch_size=7))).header)
 RECORD_TEXTS = tuple(
     dumps(record)
     for record in (
@@ -233,6 +236,12 @@ def test_a_changed_text_with_members_missing_reads_as_in_the_exact_way_or_not_at
 @given(mutated(st.sampled_from(RECORD_TEXTS)))
 def test_a_changed_record_reads_as_in_the_exact_way_or_not_at_all(text: str) -> None:
     require_agreement(RECORDS, TrialRecord, text)
+
+
+@settings(max_examples=1000)
+@given(mutated(st.just(HEADER_TEXT)))
+def test_a_changed_header_reads_as_in_the_exact_way_or_not_at_all(text: str) -> None:
+    require_agreement(HEADERS, Header, text)
 
 
 @pytest.mark.parametrize("text", RECORD_TEXTS)
@@ -344,6 +353,15 @@ def test_equal_texts_of_a_shared_type_become_one_object() -> None:
     assert isinstance(second.outcome, Measurement)
     assert first.outcome.settings is second.outcome.settings
     assert first.outcome.settings == make_settings()
+
+
+def test_what_a_list_of_a_shared_type_holds_is_entered_by_its_text() -> None:
+    run = make_run((make_configuration(), make_configuration(batch_size=7)))
+    texts: dict[str, object] = {}
+    header = CanonicalReader(Header, {Configuration: texts}).read(dumps(run.header))
+    assert header == run.header
+    assert list(texts) == [dumps(configuration) for configuration in run.header.plan.configurations]
+    assert all(ours is theirs for ours, theirs in zip(texts.values(), header.plan.configurations, strict=True))
 
 
 def test_a_record_of_another_order_or_with_space_is_left_to_the_exact_way() -> None:

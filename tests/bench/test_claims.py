@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bench.claims import check_claims, predict_one_more, render_claims
 from bench.errors import BadInputError
 from bench.records import Configuration, Run
-from bench.stats import sample
+from bench.summary import sample
 from mnist_mlp.recipes import RECIPES
 
 

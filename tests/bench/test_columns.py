@@ -9,7 +9,7 @@ from bench.columns import COLUMNS, MAX_CELL_CHARACTERS, cost_columns, default_co
 from bench.errors import BadInputError
 from bench.fields import FIELDS, QUANTITIES
 from bench.prices import parse_prices
-from bench.stats import summarise
+from bench.summary import summarise
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from bench_builders import make_conditions, make_contention
 from bench.conditions import CLOCK_REASONS, MAX_CLOCK_SAMPLE_SECONDS, DeviceWatch, HostPressure, make_device_watch
 from bench.energy import Nvml, UnmeasurableError
 from bench.records import Contention, DeviceConditions
-from bench.stats import SLOWED_CLOCK_REASONS
+from bench.warning_rules import SLOWED_CLOCK_REASONS
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda:0")

@@ -15,8 +15,8 @@ import pytest
 
 from bench.processes import worker_environment
 from bench.records import Failure, FailureKind, Measurement
-from bench.stats import summarise
 from bench.store import read_run
+from bench.summary import summarise
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 

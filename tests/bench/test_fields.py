@@ -1,6 +1,7 @@
 import dataclasses
 import types
 import typing
+from functools import cached_property
 
 from bench_builders import (
     make_configuration,
@@ -15,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.fields import DIMENSIONS, FIELDS, IDENTITY, QUANTITIES, STATISTICS, Value, hidden_dimensions
-from bench.records import Configuration, FailureKind, Peak, Sample, Summary, TrialWarning
-from bench.stats import summarise
+from bench.records import Configuration, FailureKind, Peak, TrialWarning
+from bench.summary import Sample, Summary, summarise
 
 
 def summaries_of(*configurations: Configuration) -> tuple[Summary, ...]:
@@ -34,7 +35,8 @@ def test_every_dimension_of_a_configuration_is_a_field() -> None:
 
 
 def test_every_sample_of_a_summary_is_a_quantity_with_every_statistic() -> None:
-    hints = typing.get_type_hints(Summary)
+    members = {name: member.func for name, member in vars(Summary).items() if isinstance(member, cached_property)}
+    hints = {name: typing.get_type_hints(member)["return"] for name, member in members.items()}
     samples = {name for name, hint in hints.items() if hint == Sample | types.NoneType}
     assert samples == set(QUANTITIES)
     assert set(STATISTICS) == {field.name for field in dataclasses.fields(Sample)}

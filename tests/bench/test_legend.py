@@ -18,7 +18,8 @@ from bench.legend import count_failures, count_warnings, heading, is_complete, l
 from bench.machines import by_machine
 from bench.matching import is_whole
 from bench.records import Accelerator, FailureKind, Fingerprint, Footer, Peak, Run, TrialWarning
-from bench.stats import ADVICE, summarise
+from bench.summary import summarise
+from bench.warning_rules import ADVICE
 
 
 def notes(run: Run, *keys: str) -> list[str]:

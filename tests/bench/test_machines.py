@@ -26,7 +26,7 @@ from bench.machines import by_machine, machine_headers, parts_by_machine
 from bench.matching import Between, make_table
 from bench.records import Configuration, Run
 from bench.show import render_run
-from bench.stats import summarise_run
+from bench.summary import summarise_run
 
 SMALL, LARGE = make_configuration(batch_size=64), make_configuration(batch_size=256)
 HERE, THERE = make_machine(), make_machine(cpu_model="Fictional CPU 1", cores_usable=2.0)

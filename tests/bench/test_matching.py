@@ -12,7 +12,7 @@ from stored_runs import side, trial, with_records
 from bench.flagged import flagged_count, times_without_flagged
 from bench.matching import Trials, gather
 from bench.records import Measurement, Run, TrialRecord, TrialWarning
-from bench.stats import DISTURBED
+from bench.warning_rules import DISTURBED
 
 
 def only(run: Run) -> Trials:

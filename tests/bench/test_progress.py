@@ -15,7 +15,7 @@ from bench.progress import (
     make_progress,
 )
 from bench.records import Failure, FailureKind, Trial, TrialRecord, TrialWarning
-from bench.stats import ADVICE
+from bench.warning_rules import ADVICE
 
 SMALL = make_configuration(batch_size=1024)
 LARGE = make_configuration(batch_size=16)

@@ -19,7 +19,7 @@ from bench.rank_scaling import fit_ranks, ring_share
 from bench.ranks_view import render_ranks
 from bench.records import Configuration, Run, TrialRecord
 from bench.show import render_run
-from bench.stats import summarise
+from bench.summary import summarise
 
 SERIAL, PARALLEL, EXCHANGE = 0.5, 4.0, 0.25
 

@@ -40,7 +40,7 @@ from bench.report_figures import MAX_CHARTS
 from bench.report_page import render_page
 from bench.scaling_view import label_runs, make_models, scaling_tables
 from bench.show import render_run
-from bench.stats import summarise
+from bench.summary import summarise
 from bench.taxes import make_accounts, tax_table
 
 VOID = frozenset({"meta", "input", "link", "br", "img"})

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BadInputError
-from bench.records import Peak, Summary
+from bench.records import Peak
 from bench.selection import select
-from bench.stats import summarise
+from bench.summary import Summary, summarise
 
 
 def trained(device: str, batch_size: int, seconds: float, *, host_bytes: int | None = None) -> Summary:

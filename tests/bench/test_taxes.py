@@ -26,7 +26,7 @@ from scipy import stats
 from bench.errors import BadInputError
 from bench.profiles import DeviceSession, MachineProfile, Session, new_profile, peak_rate_of
 from bench.records import Run
-from bench.stats import summarise
+from bench.summary import summarise
 from bench.taxes import Account, Part, make_accounts, render_taxes
 
 FLOPS = make_measurement().training_flops_per_sample * make_epoch().train_samples

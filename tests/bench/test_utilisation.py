@@ -4,8 +4,8 @@ import pytest
 from bench_builders import make_configuration, make_epochs, make_measurement, make_record
 
 from bench.columns import COLUMNS
-from bench.records import Configuration, Summary
-from bench.stats import PeakRate, summarise
+from bench.records import Configuration
+from bench.summary import PeakRate, Summary, summarise
 from mnist_mlp.costs import memory_floor, training_bytes, training_flops
 
 LAYERS = (784, 128, 10)

@@ -60,7 +60,7 @@ from bench.errors import BadInputError, BenchError
 from bench.messages import Trained
 from bench.prices import parse_prices
 from bench.profiles import DeviceSession, MachineProfile, Session, load_profile, new_profile, profile_path
-from bench.records import Run, TrialRecord
+from bench.records import Configuration, Run, Settings, TrialRecord
 from bench.rounds import read_rounds
 from bench.show import render_run
 from bench.table import trial_rows
@@ -167,7 +167,9 @@ def _use_run(run: Run) -> None:
 
 def _trial_line() -> Reader:
     plan = make_plan()
-    read_canonical = runfile._canonical_trial_reader(plan)  # noqa: SLF001 - the fast way by itself
+    known: dict[str, object] = {dumps(configuration): configuration for configuration in plan.configurations}
+    shared = {Configuration: known, Settings: {}}
+    read_canonical = runfile._canonical_reader("trial", TrialRecord, shared)  # noqa: SLF001 - the fast way by itself
 
     def read(data: bytes) -> None:
         fast = read_canonical(data)
