@@ -1,5 +1,9 @@
 """One layer's computation, by either library, against autograd's in float64."""
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,19 +35,22 @@ def random(*shape: int) -> Tensor:
 
 @kinds
 @pytest.mark.parametrize("is_hidden", [True, False])
-def test_outputs_gradients_and_input_error_are_those_of_float64(kind: type[Layer], *, is_hidden: bool) -> None:
+@pytest.mark.parametrize("size", [SIZE, 512, 1300])
+def test_outputs_gradients_and_input_error_are_those_of_float64(
+    kind: type[Layer], size: int, *, is_hidden: bool
+) -> None:
     values = parameters()
-    layer = kind(values, SIZE)
-    inputs, error = random(SIZE, INPUTS), random(SIZE, OUTPUTS) / SIZE
+    layer = kind(values, size)
+    inputs, error = random(size, INPUTS), random(size, OUTPUTS) / size
     weights, biases, exact = (value.double().requires_grad_() for value in (values.weights, values.biases, inputs))
     expected = functional.linear(exact, weights, biases)
     if is_hidden:
         expected = functional.relu(expected)
         outputs = layer.hidden(inputs)
     else:
-        block = torch.empty(OUTPUTS, 2 * SIZE)  # a batch's logits lie in a block of several batches'
-        layer.logits(inputs, block[:, SIZE:])
-        outputs = block[:, SIZE:].t()
+        block = torch.empty(OUTPUTS, 2 * size)  # a batch's logits lie in a block of several batches'
+        layer.logits(inputs, block[:, size:])
+        outputs = block[:, size:].t()
     expected.backward(error.double())
     if is_hidden:
         error = layer.before_relu(error, outputs)
@@ -73,6 +80,41 @@ def test_onednn_is_used_for_large_products_where_mkl_is_held_back(
     with torch.device(device):
         values = LayerParameters(*(torch.empty(128, 784), torch.empty(128)) * 2)
     assert type(make_layer(values, size)) is kind
+
+
+FAULTS = """
+import resource
+import sys
+
+import torch
+
+from mnist_mlp.engines import layers
+
+if sys.argv[1:]:
+    layers._keep_freed_memory()
+faults = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    products = [torch.ones(1_000_000) for _ in range(9)]
+    del products
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sorted(faults)[4])
+"""
+"""Page faults of a turn that wants, and frees, nine times 4 MB."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the rule is glibc's")
+def test_what_products_free_is_kept_for_the_next_ones() -> None:
+    def faults(*arguments: str, **environment: str) -> int:
+        command = [sys.executable, "-c", FAULTS, *arguments]
+        done = subprocess.run(  # noqa: S603 - our own command
+            command, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    as_at_first = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    assert faults(**as_at_first) > 1000  # so they are seen; without this they come or not, as the heap happens to lie
+    assert faults("kept") < 100
 
 
 AMD, INTEL, ARM = "vendor_id\t: AuthenticAMD", "vendor_id\t: GenuineIntel", "CPU implementer\t: 0x41"
