@@ -15,20 +15,21 @@ from bench.judgement_text import from_log
 from bench.layout import csv_text
 from bench.matching import Subject
 from bench.prices import Prices
-from bench.records import Configuration
 
 
 def csv_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:
     """Return `rows` of `comparison` as CSV, whose columns do not depend on which rows they are."""
-    keys = raw_row(comparison.rows[0], prices).keys()
-    return csv_text(list(keys), (list(raw_row(row, prices).values()) for row in rows))
+    differing = _differing(comparison)
+    keys = raw_row(comparison.rows[0], prices, differing).keys()
+    return csv_text(list(keys), (list(raw_row(row, prices, differing).values()) for row in rows))
 
 
 def json_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:
     """Return `rows` of `comparison`, one a line, and what is said of all of it, as JSON."""
     members = {name: _dumps(value) for name, value in _document(comparison).items()}
     # json's own indentation would give every value of every row a line, and is not done by its fast encoder.
-    lines = ",\n    ".join(_dumps(raw_row(row, prices)) for row in rows)
+    differing = _differing(comparison)
+    lines = ",\n    ".join(_dumps(raw_row(row, prices, differing)) for row in rows)
     members["rows"] = f"[\n    {lines}\n  ]" if rows else "[]"
     members["rows_not_shown"] = str(len(comparison.rows) - len(rows))
     text = ",\n  ".join(f"{_dumps(name)}: {value}" for name, value in members.items())
@@ -39,22 +40,30 @@ def _dumps(value: object) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False)
 
 
-def raw_row(row: Row, prices: Prices | None = None) -> dict[str, Value]:
+def _differing(comparison: Comparison) -> tuple[str, ...]:
+    """Return the dimensions in which the sides of any row differ; threads always may, on other hardware."""
+    pairs = [(row.baseline.subject, row.candidate.subject) for row in comparison.rows]
+    return tuple(
+        key
+        for key in (*IDENTITY, *DIMENSIONS)
+        if key == "threads"
+        or any(not isinstance(ours, str) and getattr(ours, key) != getattr(theirs, key) for ours, theirs in pairs)
+    )
+
+
+def raw_row(row: Row, prices: Prices | None = None, differing: Sequence[str] = ()) -> dict[str, Value]:
     """Return a row's values by their names in CSV and JSON; ratios, seconds and fractions, unrounded.
 
-    Those of cost are there with `prices` only.
+    Those of cost are there with `prices` only, and the candidate's own dimensions where they are `differing`.
     """
     subject = row.baseline.subject
     values: dict[str, Value] = {}
     if isinstance(subject, str):
         values["benchmark"] = subject
     else:
-        for key in (*IDENTITY, *DIMENSIONS):
-            value = getattr(subject, key)
-            values[key] = "-".join(map(str, value)) if isinstance(value, tuple) else value
+        values |= {key: _dimension(subject, key) for key in (*IDENTITY, *DIMENSIONS)}
         values["machine_id"], values["candidate_machine_id"] = row.baseline.machine_id, row.candidate.machine_id
-        partner = row.candidate.subject
-        values["candidate_threads"] = partner.threads if isinstance(partner, Configuration) else None
+        values |= {f"candidate_{key}": _dimension(row.candidate.subject, key) for key in differing}
     relative = row.relative_log_ratio
     return values | {
         "baseline_n": row.baseline.n,
@@ -73,6 +82,11 @@ def raw_row(row: Row, prices: Prices | None = None) -> dict[str, Value]:
         **_judged("accuracy", row.accuracy, lambda value: value),
         **({} if prices is None else _costs(row, prices)),
     }
+
+
+def _dimension(subject: Subject, key: str) -> Value:
+    value = getattr(subject, key)
+    return "-".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def _without_flagged(row: Row) -> dict[str, Value]:

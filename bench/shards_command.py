@@ -127,13 +127,17 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.columns import harmless
     from bench.merge import Source, merge_runs
+    from bench.outputs import require_writable
     from bench.shards import is_merged
     from bench.store import SUFFIX, read_run, resolve, write_merged
 
     if output.suffix != SUFFIX:
         raise BadInputError(f"--output {output} would not be found as a stored run: name a {SUFFIX} file")
     paths = [resolve(reference, results) for reference in references]
-    paths += [output] if output.exists() else []
+    if output.exists():
+        paths.append(output)
+    else:
+        require_writable(output)
     runs = {path: read_run(path) for path in dict.fromkeys(paths)}
     sources = [Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()]
     merged = merge_runs(sources)

@@ -24,10 +24,6 @@ _GAP: Final = 16
 """Unused columns beside an error's own: torch transposes a matrix with such a gap on all threads, others on one; and
 rows that lie a power of two apart compete for the same few lines of the caches."""
 
-_TRANSPOSED_ROWS: Final = 512
-"""Rows of an error that are transposed at once. Going down a column before it begins the next, torch comes back to each
-cache line: those of so many rows are still in the nearest cache then."""
-
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
@@ -106,7 +102,6 @@ class OneDnnLayer(Layer):
         outputs = len(parameters.biases)
         self._error = torch.empty(size, outputs + _GAP)[:, :outputs]
         self._error_t = torch.empty(outputs, size)
-        self._error_columns = self._error_t.split(_TRANSPOSED_ROWS, 1)
 
     def _product(self, left: Tensor, right: Tensor, biases: Tensor | None = None, activation: str = "none") -> Tensor:
         """Return the rows of `left`, (n, k), times those of `right`, (m, k), as (n, m)."""
@@ -127,9 +122,7 @@ class OneDnnLayer(Layer):
 
     def transposed(self, error: Tensor) -> Tensor:
         """See `Layer.transposed`. A copy, for the left side of a product has to lie in rows."""
-        for rows, columns in zip(error.split(_TRANSPOSED_ROWS), self._error_columns, strict=True):
-            columns.copy_(rows.t())
-        return self._error_t
+        return self._error_t.copy_(error.t())
 
     def gradients(self, error_t: Tensor, inputs: Tensor) -> None:
         """See `Layer.gradients`."""

@@ -1,6 +1,7 @@
 """Comparing two devices, engines or thread counts: of two runs, or of one run whose trials were measured in turn."""
 
 import contextlib
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -116,6 +117,13 @@ def test_engines_are_no_hardware_comparison() -> None:
     said = compare("a.jsonl", "a.jsonl", "--between", "engine=eager,fused").stdout
     assert said.startswith("comparison:")
     assert "eager / fused" in said
+    (row,) = as_json("a.jsonl", "a.jsonl", "--between", "engine=eager,fused")["rows"]
+    assert (row["engine"], row["candidate_engine"]) == ("eager", "fused")
+    assert "candidate_device" not in row
+    header, values = csv.reader(
+        compare("a.jsonl", "a.jsonl", "--between", "engine=eager,fused", "--format", "csv").stdout.splitlines()
+    )
+    assert dict(zip(header, values, strict=True))["candidate_engine"] == "fused"
 
 
 @pytest.mark.parametrize(
