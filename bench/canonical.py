@@ -153,6 +153,8 @@ class _ListReader(CanonicalReader[T]):
         self._known = shared.get(kind)
 
     def read_all(self, text: str) -> tuple[T, ...]:
+        if not text:
+            return ()
         items, end = [], 0
         for found in self._find("," + text):
             if found.start() != end:

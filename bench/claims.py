@@ -41,7 +41,7 @@ def check_claims(run: Run) -> tuple[ClaimCheck, ...]:
     """Return the claims of every recipe that `run` trained as documented, in the recipes' order.
 
     A configuration counts if all that decides the result (layers, loss, optimizer, batch size, epochs, …) is the
-    recipe's, on real MNIST; device, engine and pipeline do not matter.
+    recipe's, on real MNIST, in float32; device, engine and pipeline do not matter.
     """
     documented = [summary for summary in summarise(run.records) if _is_documented(summary.configuration)]
     documented.sort(key=lambda summary: list(RECIPES).index(summary.configuration.model))
@@ -50,7 +50,7 @@ def check_claims(run: Run) -> tuple[ClaimCheck, ...]:
 
 def _is_documented(configuration: Configuration) -> bool:
     recipe = RECIPES.get(configuration.model)
-    if recipe is None or configuration.dataset != "mnist":
+    if recipe is None or configuration.dataset != "mnist" or configuration.precision != "fp32":
         return False
     decisive = set(HYPERPARAMETERS) - {"test_batch_size"}  # evaluation's batches do not touch the training
     return all(getattr(configuration, name) == getattr(recipe, name) for name in decisive)
@@ -94,7 +94,8 @@ def render_claims(run: Run, layout: str, width: int = 80) -> str:
             "make one with python -m bench run --preset recipes"
         )
     if layout == "markdown":
-        return markdown_table(_HEADERS, list(map(_words, checks)), (False,) * len(_HEADERS))
+        columns = _columns(checks)
+        return markdown_table(list(columns), list(zip(*columns.values(), strict=True)), (False,) * len(columns))
     if layout == "table":
         return _table(checks, width)
     rows = [_raw(check) for check in checks]
@@ -108,7 +109,7 @@ def render_claims(run: Run, layout: str, width: int = 80) -> str:
 
 
 def _table(checks: Sequence[ClaimCheck], width: int) -> str:
-    columns = dict(zip(_HEADERS, zip(*map(_words, checks), strict=True), strict=True))
+    columns = _columns(checks)
     dropped: list[str] = []
     while True:
         table = text_table(list(columns), list(zip(*columns.values(), strict=True)), (False,) * len(columns), width)
@@ -124,7 +125,20 @@ _DROP_ORDER: Final = ("device", "seeds", "s.d.", "mean")
 
 _HEADERS: Final = ("recipe", "device", "metric", "claimed", "mean", "s.d.", "seeds", "95 % prediction", "verdict")
 
+_WAYS: Final = ("pipeline", "engine", "threads", "world_size")
+"""What does not decide a result, and tells rows apart that would else look alike."""
+
 _VERDICTS: Final = {True: "reproduced", False: "not reproduced", None: "undecided: one seed"}
+
+
+def _columns(checks: Sequence[ClaimCheck]) -> dict[str, Sequence[str]]:
+    """Return the columns by their headers; how they were trained is among them where it differs."""
+    columns: dict[str, Sequence[str]] = dict(zip(_HEADERS, zip(*map(_words, checks), strict=True), strict=True))
+    for name in _WAYS:
+        values = [str(getattr(check.configuration, name)) for check in checks]
+        if len(set(values)) > 1:
+            columns[name.replace("_", " ")] = values
+    return columns
 
 
 def _words(check: ClaimCheck) -> tuple[str, ...]:
@@ -146,8 +160,7 @@ def _raw(check: ClaimCheck) -> dict[str, object]:
     return {
         "recipe": check.configuration.model,
         "device": check.configuration.device,
-        "pipeline": check.configuration.pipeline,
-        "engine": check.configuration.engine,
+        **{name: getattr(check.configuration, name) for name in _WAYS},
         "metric": check.claim.metric,
         "claimed": check.claim.value,
         "source": check.claim.source,

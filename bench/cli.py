@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -43,13 +44,21 @@ class Commands(click.Group):
             click.echo(f"bench: {error}", err=True)
             ctx.exit(error.exit_code)
         except OSError as error:
-            if error.filename is not None:  # of an open stream there is no name: of a file, this is no such error
-                raise
+            if error.filename is not None:
+                click.echo(f"bench: {error.filename!r} cannot be used: {error.strerror}; name another one", err=True)
+                ctx.exit(ExitCode.BAD_INPUT)
+            # Of an open stream there is no name.
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - what is buffered cannot be written either
             click.echo(
                 f"bench: the output cannot be written: {error.strerror}; make room, or write it elsewhere", err=True
             )
             ctx.exit(ExitCode.BAD_INPUT)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, it must not look like a verdict
+            traceback.print_exc()
+            click.echo("bench: this is a defect of bench, not a verdict: report it with the lines above", err=True)
+            ctx.exit(ExitCode.DEFECT)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)

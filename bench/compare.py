@@ -160,8 +160,8 @@ def ignored_by_machines(baseline: Source, candidate: Source) -> tuple[str, ...]:
 
 
 def is_across(pair: tuple[Trials, Trials]) -> bool:
-    """Return whether the two sides of `pair` were measured on different machines."""
-    return pair[0].machine_id != pair[1].machine_id
+    """Return whether the two sides of `pair` ran on different machines; what never ran was on none."""
+    return pair[0].machine_id != pair[1].machine_id and all(each.n or each.failures for each in pair)
 
 
 def _is_one_run(baseline: Source, candidate: Source) -> bool:
@@ -172,8 +172,10 @@ def _is_one_run(baseline: Source, candidate: Source) -> bool:
 
 def _restricted(source: Source, name: str, value: str) -> Source:
     trials = only(source.table.trials, name, value, source.label)
+    machines = {each.machine_id for each in trials}
+    headers = {machine_id: header for machine_id, header in source.table.headers.items() if machine_id in machines}
     label = f"{source.label}, {name.replace('_', ' ')} {value}"
-    return replace(source, label=label, table=replace(source.table, trials=trials))
+    return replace(source, label=label, table=replace(source.table, trials=trials, headers=headers))
 
 
 def require_overlap(matching: Matching, baseline_label: str, candidate_label: str) -> None:

@@ -81,12 +81,12 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
     )
     click.echo(text)
     if comparison.is_hardware and layout in {"table", "markdown"}:
-        for part in _scaling(comparison, layout, labelled=chosen is None):
+        for part in _scaling(comparison, layout):
             click.echo(f"\n{part}")
     _print_warnings(ours, theirs)
 
 
-def _scaling(comparison: "Comparison", layout: str, *, labelled: bool) -> "Iterator[str]":
+def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
     """Yield how the step times of two machines or devices grow, and who overtakes whom, where both have the sizes."""
     from bench.compare import Source
     from bench.scaling_view import models_of_all, scaling_sections, side_of_trials
@@ -94,6 +94,8 @@ def _scaling(comparison: "Comparison", layout: str, *, labelled: bool) -> "Itera
     sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
     if any(len({trials.machine_id for trials in source.table.trials}) > 1 for source in sources):
         return  # a model is of one machine
+    # The devices of one machine have names of their own.
+    labelled = len({trials.machine_id for source in sources for trials in source.table.trials}) > 1
     sides = [
         side_of_trials(source.label if labelled else "", source.table.header, source.table.trials) for source in sources
     ]

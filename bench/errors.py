@@ -12,6 +12,7 @@ class ExitCode(enum.IntEnum):
     INCONCLUSIVE = 3
     FAILED_TRIAL = 4
     INCOMPARABLE = 5
+    DEFECT = 70  # as sysexits.h has it: Python's own 1 would be taken for a regression
     INTERRUPTED = 130
 
 

@@ -68,9 +68,9 @@ def _look(path: Path) -> StoredRun:
 
 
 def _counted(path: Path, header: Header) -> StoredRun:
-    records = runfile.read(path).run.records
-    measured = sum(isinstance(record.outcome, Measurement) for record in records)
-    return _stored(path, header, None, (measured, len(records) - measured))
+    run = runfile.read(path).run
+    measured = sum(isinstance(record.outcome, Measurement) for record in run.records)
+    return _stored(path, header, run.footer, (measured, len(run.records) - measured))
 
 
 def _stored(path: Path, header: Header, footer: Footer | None, counts: tuple[int, int]) -> StoredRun:

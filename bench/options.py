@@ -29,7 +29,7 @@ _VOLUME: Final = "bench.volume"
 
 EXIT_CODES: Final = (
     "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, 5 incomparable, "
-    "130 interrupted."
+    "70 a defect of bench, 130 interrupted."
 )
 
 

@@ -34,7 +34,7 @@ def predict_command(
     python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.machines import parts_by_machine
-    from bench.scaling_view import label_runs, render_prediction, render_scaling
+    from bench.scaling_view import label_runs, left_out, render_prediction, render_scaling
     from bench.store import read_run, resolve
 
     if (layers is None) != (batch_size is None):
@@ -50,6 +50,9 @@ def predict_command(
         click.echo(render_scaling(sides, layout, width))
     else:
         click.echo(render_prediction(sides, _shape(layers), _checked(batch_size), layout, width))
+    few = left_out(sides)
+    if few:
+        click.echo(f"bench: too few sizes to fit a model to, so left out: {', '.join(few)}", err=True)
 
 
 def _shape(layers: str) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
 from bench.scaling_view import label_runs, make_models, models_of_all, scaling_tables, side_of_trials
+from bench.shards import listed
 from bench.summary import Summary, summarise_run
 from bench.taxes import make_accounts, tax_table
 from bench.units import format_bytes, format_seconds
@@ -226,10 +227,15 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
 def _state(run: Run) -> str:
     if run.footer is None:
         return "incomplete: it did not stop in good order, or is still running"
-    footer, lost = run.footer, lost_trials(run)
-    state = (
-        "complete" if is_complete(run) else f"incomplete ({'lines of its file are gone' if lost else footer.reason})"
-    )
+    footer, lost, division = run.footer, lost_trials(run), run.header.division
+    if is_complete(run):
+        state = "complete"
+    elif lost:
+        state = "incomplete (lines of its file are gone)"
+    elif footer.complete and division is not None:
+        state = f"shard {listed([shard.number for shard in division.held])} of {division.shards}, complete in itself"
+    else:
+        state = f"incomplete ({footer.reason})"
     failed = sum(isinstance(record.outcome, Failure) for record in run.records)
     return (
         f"{state}: {len(run.records) - failed} trials measured, {failed} failed, {footer.missing + lost} missing; "

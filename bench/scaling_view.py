@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -56,6 +57,18 @@ def make_models(sides: Sequence[Side]) -> tuple[Model, ...]:
     return tuple(
         Model(name=_name(side.label, each.contender.configuration, varying), header=side.header, fit=each)
         for side, each in fits
+    )
+
+
+def left_out(sides: Sequence[Side]) -> tuple[str, ...]:
+    """Return, in words, what has too few sizes for a model, where others may have enough."""
+    found = [(side, each) for side in sides for each in contenders(side.measured)]
+    varying = _varying([each.configuration for _, each in found])
+    few = [(side, each) for side, each in found if fit(each) is None]
+    unmeasured = (f"{side.label} (nothing was measured)" for side in sides if not side.measured)
+    return (
+        *(f"{_name(side.label, each.configuration, varying)} ({len(each.observations)})" for side, each in few),
+        *unmeasured,
     )
 
 
@@ -360,7 +373,8 @@ def predict(models: Sequence[Model], layers: tuple[int, ...], batch_size: int) -
 def _answer(model: Model, each: Prediction, layers: tuple[int, ...], batch_size: int, fastest: float) -> Answer:
     observations = model.fit.contender.observations
     samples = observations[0].train_samples
-    epoch_seconds = -(-samples // batch_size) * each.step_seconds
+    steps = -(-samples // batch_size)  # the last of them may be short, as in the epochs that were measured
+    epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
     depths = {len(o.configuration.layers) for o in observations}
     return Answer(
         model=model.name,
@@ -418,12 +432,20 @@ def _answer_words(answer: Answer) -> Sequence[str]:
 
 
 def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
-    """Return `runs` with their labels, or else their machines' ids; one alone has none, alike ones their run ids."""
+    """Return `runs` with their labels, or else their machines' ids; one alone has none, alike ones their run ids.
+
+    Parts of one run, by machine, have both ids.
+    """
     named = [label or run.header.machine.id for label, run in zip(labels, runs, strict=True)]
     if len(runs) == 1:
         named = [""]
     elif len(set(named)) < len(named):
-        named = [run.header.run_id for run in runs]
+        ids = [run.header.run_id for run in runs]
+        of_several = {run_id for run_id, count in Counter(ids).items() if count > 1}
+        named = [
+            f"{run_id} {run.header.machine.id}" if run_id in of_several else run_id
+            for run_id, run in zip(ids, runs, strict=True)
+        ]
     return [
         side_of_trials(harmless(label, 40), run.header, gather(run)) for label, run in zip(named, runs, strict=True)
     ]

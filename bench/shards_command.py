@@ -129,28 +129,27 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     from bench.merge import Source, merge_runs
     from bench.outputs import require_writable
     from bench.shards import is_merged
-    from bench.store import SUFFIX, read_run, resolve, write_merged
+    from bench.store import SUFFIX, read_run, resolve, update_merged
 
     if output.suffix != SUFFIX:
         raise BadInputError(f"--output {output} would not be found as a stored run: name a {SUFFIX} file")
+    require_writable(output)
     paths = [resolve(reference, results) for reference in references]
-    if output.exists():
-        paths.append(output)
-    else:
-        require_writable(output)
-    runs = {path: read_run(path) for path in dict.fromkeys(paths)}
-    sources = [Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()]
-    merged = merge_runs(sources)
-    if output in runs and not is_merged(runs[output].header):
-        raise BadInputError(
-            f"--output {output} is a shard, which merging would replace, and what was merged cannot be resumed: name a "
-            "file of its own"
-        )
-    if merged != runs.get(output):
-        write_merged(output, merged)
-    for source in sources:
-        for warning in source.run.warnings:
-            click.echo(f"bench: {source.label}: {warning}", err=True)
+    shards = {path: read_run(path) for path in dict.fromkeys(paths) if path != output}
+
+    def merge(before: "Run | None") -> "Run":
+        if before is not None and not is_merged(before.header):
+            raise BadInputError(
+                f"--output {output} is a shard, which merging would replace, and what was merged cannot be resumed: "
+                "name a file of its own"
+            )
+        runs = shards if before is None else {**shards, output: before}
+        return merge_runs([Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()])
+
+    merged = update_merged(output, merge)
+    for path, run in shards.items():
+        for warning in run.warnings:
+            click.echo(f"bench: {harmless(path.name, 60)}: {warning}", err=True)
     click.echo(f"{output}: {_told(merged)}")
     click.get_current_context().exit(_exit_code(merged))
 

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +18,15 @@ from typing import Final, Self
 from bench import runfile
 from bench.errors import BadInputError, StorageError
 from bench.ledger import Ledger
-from bench.locks import FileLock
+from bench.locks import IMPATIENT, FileLock, Patience
 from bench.outputs import remove_abandoned, require_writable, write_atomically
 from bench.records import Fingerprint, Footer, Header, Run, TrialRecord
 from mnist_mlp.spelling import did_you_mean
 
 SUFFIX: Final = ".jsonl"
+
+_MERGE_SECONDS: Final = 60.0
+"""How long a merge waits for another one into the same file: of 100 000 trials one takes 7 s."""
 
 LATEST: Final = "latest"
 """The reference to the run that was created last."""
@@ -195,18 +198,25 @@ def read_run(path: Path) -> Run:
     return runfile.read(path).run
 
 
-def write_merged(path: Path, run: Run) -> None:
-    """Write `run`, which was merged from stored runs, to `path` at once, in place of what was there.
+def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
+    """Replace the run at `path` by what `merge` makes of it, None where there is none yet; return that.
+
+    No other merge comes in between, which would be lost: one that began earlier is waited for. What is merged already
+    is not written again.
 
     Raises:
-        BadInputError: `path` cannot be written, or is being written.
+        BadInputError: `path` cannot be written, or is being written for a minute.
         StorageError: it could not be written; what was there before is intact.
     """
     require_writable(path)
-    lock = _writer_lock(path)
+    lock = _writer_lock(path, Patience(seconds=_MERGE_SECONDS))
     try:
-        remove_abandoned(path)
-        write_atomically(path, runfile.lines_of(run))
+        before = read_run(path) if path.exists() else None
+        merged = merge(before)
+        if merged != before:
+            remove_abandoned(path)
+            write_atomically(path, runfile.lines_of(merged))
+        return merged
     finally:
         lock.release()
 
@@ -314,9 +324,9 @@ def parse_instant(text: object) -> dt.datetime | None:
         return None
 
 
-def _writer_lock(path: Path) -> FileLock:
+def _writer_lock(path: Path, patience: Patience = IMPATIENT) -> FileLock:
     resolved = path.resolve()  # one lock, whatever way the file is reached
-    return FileLock.acquire(
+    return patience.acquire(
         resolved.with_name(f".{resolved.name}.lock"), str(path), "a stored run has one writer: wait until that one ends"
     )
 

@@ -69,7 +69,9 @@ def test_every_claim_of_every_recipe_is_checked() -> None:
         assert [check.claim for check in checks] == list(recipe.claims)
 
 
-@pytest.mark.parametrize("change", [{"epochs": 1}, {"learning_rate": 0.5}, {"dataset": "digits"}, {"batch_size": 1}])
+@pytest.mark.parametrize(
+    "change", [{"epochs": 1}, {"learning_rate": 0.5}, {"dataset": "digits"}, {"batch_size": 1}, {"precision": "bf16"}]
+)
 def test_recipe_that_was_changed_is_not_held_to_its_claims(change: dict[str, Any]) -> None:
     assert check_claims(run_of(documented("mlp_128", **change), (0.97, 0.98))) == ()
 
@@ -77,6 +79,16 @@ def test_recipe_that_was_changed_is_not_held_to_its_claims(change: dict[str, Any
 @pytest.mark.parametrize("change", [{"device": "cuda:0"}, {"pipeline": "dataloader"}, {"threads": 7}])
 def test_where_and_how_fast_it_was_trained_does_not_matter(change: dict[str, Any]) -> None:
     assert len(check_claims(run_of(documented("mlp_128", **change), (0.97, 0.98)))) == 1
+
+
+def test_rows_that_differ_in_the_way_of_training_alone_say_so() -> None:
+    eager, fused = (run_of(documented("mlp_128", engine=engine), (0.97, 0.98)) for engine in ("eager", "fused"))
+    both = dataclasses.replace(eager, records=eager.records + fused.records)
+    assert "engine" not in render_claims(eager, "markdown")
+    for layout in ("table", "markdown", "csv", "json"):
+        text = render_claims(both, layout, 200)
+        assert "eager" in text
+        assert "fused" in text
 
 
 @given(st.lists(st.floats(min_value=0.9, max_value=1.0), min_size=2, max_size=20, unique=True))

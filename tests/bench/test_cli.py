@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.cli import cli
+from bench.errors import ExitCode
 from bench.options import command_line
 from bench.records import FailureKind, Run
 from bench.store import RunWriter, read_run
@@ -299,6 +300,33 @@ def test_show_of_a_torn_run_shows_the_rest_and_says_so(tmp_path: Path) -> None:
 
 def test_show_without_any_run_says_how_to_make_one() -> None:
     refused(bench("show"), "python -m bench run")
+
+
+LONG = "x" * 300
+"""Longer than any file system's names."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--dry-run", "--output", f"{LONG}.jsonl"),
+        ("list", "--results", LONG),
+        ("show", "--results", LONG),
+        ("merge", "latest", "--output", f"{LONG}.jsonl"),
+        ("report", "latest", "--output", f"{LONG}.html"),
+        ("check", "latest", "latest", "--json", LONG),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_bad_input(arguments: tuple[str, ...]) -> None:
+    refused(bench(*arguments), "File name too long")
+
+
+def test_a_defect_is_told_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.store.resolve", lambda *_: 1 // 0)
+    result = bench("show")
+    assert result.exit_code == ExitCode.DEFECT
+    assert "ZeroDivisionError" in result.stderr
+    assert "defect of bench, not a verdict" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,13 @@ def test_run_that_was_cut_off_anywhere_is_unfinished_with_the_trials_it_holds() 
     assert "--resume" in bench("list").stdout
 
 
+def test_a_footer_that_another_program_wrote_counts_as_well() -> None:
+    path = put(make_run(repeats=3), "run.jsonl")
+    path.write_bytes(path.read_bytes().replace(b'{"footer":', b'{ "footer": '))
+    (row,) = listed()
+    assert (row["state"], row["measured"]) == ("complete", 3)
+
+
 def test_resumed_run_counts_as_its_last_footer_says() -> None:
     run = make_run(repeats=2)
     early = replace(run, records=run.records[:1], footer=make_footer(complete=False, reason="budget", measured=1))

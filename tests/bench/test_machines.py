@@ -207,6 +207,26 @@ def test_machines_that_share_nothing_are_incomparable_at_once() -> None:
     assert THERE.id in found.judgement.reason
 
 
+def test_what_never_ran_was_on_no_machine() -> None:
+    whole = mixed({(SMALL, 0): 1.0, (LARGE, 1): 2.0})
+    cut = dataclasses.replace(
+        whole, records=tuple(each for each in whole.records if each.fingerprint == 0), footer=None
+    )
+    comparison = compare(cut, whole)
+    assert not comparison.is_hardware
+    assert any("0 of 2 rows compare two of them" in note for note in comparison.notes)
+
+
+def test_the_sides_of_a_comparison_of_machines_are_those_machines() -> None:
+    run = mixed({(SMALL, 0): 1.0, (SMALL, 1): 2.0}, repeats=1)
+    driven = make_fingerprint(machine=THERE, software=make_software(driver="590.2"))
+    run = dataclasses.replace(run, other_fingerprints=(driven,))
+    comparison = compare(run, run, Between(dimension="machine_id", baseline=HERE.id, candidate=THERE.id))
+    assert isinstance(comparison.candidate, Source)
+    assert comparison.candidate.table.header.machine == THERE
+    assert any("driver" in difference for difference in comparison.differences)
+
+
 def test_the_commands_take_runs_of_several_machines(tmp_path: Path) -> None:
     sizes = [make_configuration(batch_size=size) for size in (64, 128, 256, 512)]
     run = mixed({(size, machine): 100 / size.batch_size for size in sizes for machine in (0, 1)}, repeats=1)
@@ -231,6 +251,10 @@ def test_the_commands_take_runs_of_several_machines(tmp_path: Path) -> None:
         text = (tmp_path / "report.html").read_text() if arguments[0] == "report" else result.stdout
         assert HERE.id in text
         assert THERE.id in text
+        if arguments[0] == "compare":
+            overtaking = text[text.index("ahead when narrow") :]
+            assert HERE.id in overtaking
+            assert THERE.id in overtaking
     for option in ("--taxes", "--ranks"):
         refused = bench("show", path, option)
         assert refused.exit_code == 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from bench.merge import Source, merge_runs
 from bench.plan import order_trials
 from bench.records import Plan, Run, TrialRecord
 from bench.shards import take_shard
-from bench.store import read_run, write_merged
+from bench.store import read_run, update_merged
 
 PLAN = make_plan([make_configuration(batch_size=size) for size in (16, 32, 64, 128, 256, 512, 1024)], repeats=2)
 
@@ -82,9 +83,31 @@ def test_all_shards_make_the_trials_of_the_undivided_plan() -> None:
 
 def test_what_is_merged_can_be_stored_and_read_back(tmp_path: Path) -> None:
     run = merged(shard(1), shard(2), shard(3, trials=2))
-    write_merged(tmp_path / "run.jsonl", run)
+    assert update_merged(tmp_path / "run.jsonl", lambda _: run) == run
     assert read_run(tmp_path / "run.jsonl") == run
     assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path) -> None:
+    path, seen = tmp_path / "run.jsonl", list[Run | None]()
+    one, both = merged(shard(1)), merged(shard(1), shard(2))
+
+    def late(before: Run | None) -> Run:
+        seen.append(before)
+        return both
+
+    other = threading.Thread(target=update_merged, args=(path, late))
+
+    def early(before: Run | None) -> Run:
+        assert before is None
+        other.start()
+        other.join(0.5)  # without waiting it would be done by now
+        return one
+
+    update_merged(path, early)
+    other.join()
+    assert seen == [one]
+    assert read_run(path) == both
 
 
 def test_each_trial_keeps_the_machine_it_ran_on() -> None:

@@ -14,6 +14,7 @@ import pytest
 from bench_builders import (
     Change,
     make_configuration,
+    make_division,
     make_epoch,
     make_failure,
     make_header,
@@ -289,6 +290,13 @@ def test_an_incomplete_run_says_what_is_missing() -> None:
     text = "\n".join(page(run).text)
     assert "incomplete: it did not stop in good order, or is still running" in text
     assert "run incomplete: 7 of 12 trials missing" in text
+
+
+def test_a_shard_that_is_whole_is_not_called_incomplete() -> None:
+    run = varied()
+    division = make_division([len(run.header.plan.configurations)], of=3)
+    run = replace(run, header=replace(run.header, division=division))
+    assert "shard 1 of 3, complete in itself: 12 trials measured" in "\n".join(page(run).text)
 
 
 def test_a_run_without_trials_has_a_page() -> None:

@@ -14,6 +14,7 @@ from bench_builders import (
     make_configuration,
     make_epochs,
     make_failure,
+    make_machine,
     make_measurement,
     make_record,
     make_run,
@@ -252,9 +253,14 @@ def test_what_is_outside_the_measured_sizes_is_called_extrapolated() -> None:
 
 
 def test_an_epoch_has_its_short_step_too() -> None:
-    (answer,) = predict(make_models(label_runs([grid(CPU)], [None])), (784, 128, 10), 4096)
-    assert answer.epoch_seconds == pytest.approx(15 * answer.step_seconds)
+    models = make_models(label_runs([grid(CPU)], [None]))
+    (answer,) = predict(models, (784, 128, 10), 4096)
+    (mean,) = predict(models, (784, 128, 10), SAMPLES // 15)
+    assert answer.epoch_seconds == pytest.approx(15 * mean.step_seconds)
     assert answer.throughput_per_second == pytest.approx(SAMPLES / answer.epoch_seconds)
+    (whole,) = predict(models, (784, 128, 10), SAMPLES)
+    (beyond,) = predict(models, (784, 128, 10), 2 * SAMPLES)
+    assert beyond.epoch_seconds == pytest.approx(whole.epoch_seconds) == pytest.approx(whole.step_seconds)
 
 
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
@@ -286,6 +292,29 @@ def test_runs_of_two_machines_go_by_their_labels() -> None:
 
 def bench(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["predict", *arguments], prog_name="bench")
+
+
+def test_what_has_too_few_sizes_is_said_to_be_left_out(tmp_path: Path) -> None:
+    enough, few = grid(CPU), grid(CPU, sizes=((16, 16), (16, 64)))
+    for name, run in (("enough", enough), ("few", few)):
+        store(run, tmp_path / f"{name}.jsonl")
+    done = bench(f"old={tmp_path / 'enough.jsonl'}", f"new={tmp_path / 'few.jsonl'}")
+    assert done.exit_code == 0
+    assert done.stderr == "bench: too few sizes to fit a model to, so left out: new cpu (2)\n"
+    assert not bench(str(tmp_path / "enough.jsonl")).stderr
+
+
+def test_machines_of_several_runs_have_names_of_their_own() -> None:
+    run = grid(CPU)
+    other = make_machine(cpu_model="Fictional CPU 1")
+    changes: tuple[dict[str, Change], ...] = ({}, {"machine": other}, {"run_id": "b0b0b0b0"})
+    runs = [dataclasses.replace(run, header=dataclasses.replace(run.header, **each)) for each in changes]
+    sides = label_runs(runs, [None] * 3)
+    assert [side.label for side in sides] == [
+        f"{run.header.run_id} {run.header.machine.id}",
+        f"{run.header.run_id} {other.id}",
+        "b0b0b0b0",
+    ]
 
 
 def test_the_command_predicts_a_size(tmp_path: Path) -> None:
