@@ -4,8 +4,9 @@ A step finds its batch by a cursor on the device, so that nothing changes betwee
 moves on.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,13 +22,26 @@ _WARM_STEPS: Final = 3
 """Steps taken before a capture, as torch's documentation of CUDA graphs asks: libraries initialise themselves there."""
 
 
-def capture(work: Callable[[], None]) -> Callable[[], None]:
-    """Record the CUDA kernels that `work` launches, without running them; return what launches them all at once."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
+Capture: TypeAlias = Callable[[Callable[[], None], torch.device], Callable[[], None]]
+"""Turns work on a device into its replay."""
+
+
+def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Record the kernels that `work` launches on `device`, without running them; return what launches them all."""
+    # Only launches on the capture's stream are recorded, and torch's own such stream is of whatever device was current
+    # when it was first wanted.
+    with torch.cuda.device(device):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=_capture_stream(device)):
+            work()
     replay: Callable[[], None] = graph.replay
     return replay
+
+
+@functools.cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of all captures on `device`: one, for cuBLAS keeps a workspace for each."""
+    return torch.cuda.Stream(device)
 
 
 class GraphEngine(FusedEngine):
@@ -42,9 +56,9 @@ class GraphEngine(FusedEngine):
         pipeline: ResidentPipeline,
         *,
         schedule: Schedule | None = None,
-        capture: Callable[[Callable[[], None]], Callable[[], None]] = capture,
+        capture: Capture = capture,
     ) -> None:
-        """Put what all steps share on the device; `capture` turns a function into its replay."""
+        """Put what all steps share on the device; `capture` turns a step into its replay."""
         super().__init__(recipe, model, pipeline, schedule=schedule)
         samples = pipeline.train_samples
         self._capture = capture
@@ -76,7 +90,7 @@ class GraphEngine(FusedEngine):
             for _ in range(_WARM_STEPS):
                 self._cursor.zero_()
                 step()
-            self._replays[size] = self._capture(step)
+            self._replays[size] = self._capture(step, self._device)
             for value, before in zip(state, kept, strict=True):
                 value.copy_(before)
         return self._replays[size]

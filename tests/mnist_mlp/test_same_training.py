@@ -1,9 +1,11 @@
 """Every engine computes the same training: against eager, against float64, in odd shapes, and back to the start."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from workload_builders import RECIPE, bars
 
 from mnist_mlp.engines import FusedEngine, GraphEngine, layers
 from mnist_mlp.engines.fused import Block
+from mnist_mlp.engines.graph import _capture_stream, capture
 from mnist_mlp.errors import EngineUnavailableError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import ResidentPipeline
@@ -48,7 +51,7 @@ variants = pytest.mark.parametrize("recipe", VARIANTS.values(), ids=VARIANTS.key
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
 
 
-def run_now(work: Callable[[], None]) -> Callable[[], None]:
+def run_now(work: Callable[[], None], _device: torch.device) -> Callable[[], None]:
     """Stand in for a capture: what is replayed is the function itself."""
     return work
 
@@ -139,6 +142,53 @@ def test_capturing_a_graph_trains_nothing() -> None:
     engine._replay(20)  # noqa: SLF001 - what `train` does first
     assert torch.equal(engine.parameters.values, before)
     assert not any(value.any() for value in engine.optimizer.state)
+
+
+def test_graph_is_captured_on_the_device_that_its_step_works_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cuda:1")
+    current, seen = ["cuda:0"], list[tuple[str, str]]()
+
+    @contextmanager
+    def switch(to: torch.device) -> Iterator[None]:
+        current.append(str(to))
+        yield
+        current.pop()
+
+    @contextmanager
+    def record(_graph: object, stream: SimpleNamespace) -> Iterator[None]:
+        seen.append(("stream", str(stream.device)))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", switch)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(device=device))
+    monkeypatch.setattr("mnist_mlp.engines.graph._capture_stream", _capture_stream.__wrapped__)
+    capture(lambda: seen.append(("current", current[-1])), device)
+    assert seen == [("stream", "cuda:1"), ("current", "cuda:1")]
+    assert current == ["cuda:0"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="has no second CUDA device")
+def test_graph_trains_on_a_device_that_is_not_the_current_one() -> None:
+    losses = []
+    for engine in ("fused", "graph"):
+        training = Training(RECIPE, bars(), device=torch.device("cuda:1"), seed=5, engine=engine)
+        losses.append([training.train(training.order(epoch)).read().loss for epoch in range(2)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_graph_engine_captures_on_the_device_of_its_model() -> None:
+    devices = []
+
+    def record(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        devices.append(device)
+        return work
+
+    model = build_model(RECIPE.layers, activation="relu", output=RECIPE.output, seed=5, device=CPU)
+    GraphEngine(RECIPE, model, pipeline_of(RECIPE), capture=record).train(torch.arange(130))
+    assert devices == [CPU, CPU]
 
 
 @pytest.mark.parametrize("make", [fused_engine, graph_engine])
