@@ -172,14 +172,18 @@ class FusedEngine:
     def _block_for(self, samples: int) -> Block:
         """Return buffers for `samples` samples, or for as many as are gathered at once, whole batches if any is.
 
-        A block once made is kept, for the next stretch, unless it is too small for this one.
+        The first stretch's block is made for the whole training set and kept, so that a rehearsal leaves no large
+        allocation to the first epoch, unless a stretch is longer still.
         """
         batch_size = self._recipe.batch_size
+        samples = max(samples, self._pipeline.train_samples)
         most = _CPU_BLOCK_SAMPLES if self._device.type == "cpu" else _BLOCK_SAMPLES
         wanted = min(-(-samples // batch_size), max(1, most // batch_size)) * batch_size
         if samples < batch_size:
             wanted = samples
-        if self._block is None or self._block.samples < wanted:
+        if self._block is not None and self._block.samples < wanted:
+            self._block = None  # first, so that there are never two
+        if self._block is None:
             self._block = Block(wanted, batch_size, self._device)
         return self._block
 

@@ -1,6 +1,7 @@
 """Every engine computes the same training: against eager, against float64, in odd shapes, and back to the start."""
 
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -251,6 +252,38 @@ def test_step_of_torchs_ordinary_products_allocates_nothing(recipe: Recipe, monk
         work.gradients(batch)
         engine.optimizer.step()
     assert allocations.made == []
+
+
+@pytest.mark.parametrize("batch_size", [20, 64, 500])
+def test_a_rehearsals_buffers_serve_the_epochs_and_change_no_bit_of_them(batch_size: int) -> None:
+    recipe, epoch = replace(RECIPE, batch_size=batch_size), torch.arange(200)
+    fresh, rehearsed = fused_engine(recipe), fused_engine(recipe)
+    start = {name: value.clone() for name, value in rehearsed.model.state_dict().items()}
+    rehearsed.train(epoch[:70])
+    block = rehearsed._block  # noqa: SLF001 - the buffers that are large
+    rehearsed.model.load_state_dict(start)
+    rehearsed.reset_optimizer()
+    scores = [engine.train(epoch).read() for engine in (fresh, rehearsed)]
+    assert rehearsed._block is block  # noqa: SLF001 - the buffers that are large
+    assert scores[0] == scores[1]
+    assert torch.equal(fresh.parameters.values, rehearsed.parameters.values)
+
+
+def test_buffers_that_are_too_small_go_before_larger_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Block]] = []
+    others: list[int] = []
+
+    def make(samples: int, batch_size: int, device: torch.device) -> Block:
+        others.append(sum(one() is not None for one in made))
+        block = Block(samples, batch_size, device)
+        made.append(weakref.ref(block))
+        return block
+
+    monkeypatch.setattr("mnist_mlp.engines.fused.Block", make)
+    engine = fused_engine(RECIPE)
+    for samples in (70, 200, 300):  # the last is longer than the training set
+        engine.train(torch.arange(samples) % 200)
+    assert others == [0, 0]
 
 
 def test_after_step_is_called_after_each_step() -> None:
