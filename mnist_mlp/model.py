@@ -21,13 +21,35 @@ __all__ = [
     "training_flops",
 ]
 
+
+class _Softmax(nn.Softmax):
+    """torch's, of bfloat16 logits in float32."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Map logits, (batch, classes), to probabilities."""
+        return super().forward(_widened(logits))
+
+
+class _LogSoftmax(nn.LogSoftmax):
+    """Likewise."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Map logits, (batch, classes), to log-probabilities."""
+        return super().forward(_widened(logits))
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """Return bfloat16 logits as float32, as autocast does before a softmax on CUDA, but not on the CPU."""
+    return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+
 _ACTIVATIONS: Final[Mapping[str, type[nn.Module]]] = MappingProxyType({"relu": nn.ReLU})
 
 _OUTPUTS: Final[Mapping[str, Callable[[], tuple[nn.Module, ...]]]] = MappingProxyType(
     {
         "logits": lambda: (),
-        "log_softmax": lambda: (nn.LogSoftmax(dim=1),),
-        "softmax": lambda: (nn.Softmax(dim=1),),
+        "log_softmax": lambda: (_LogSoftmax(dim=1),),
+        "softmax": lambda: (_Softmax(dim=1),),
     }
 )
 

@@ -315,6 +315,16 @@ def test_bf16_autocast_trains_nearly_as_fp32_and_not_the_same() -> None:
     assert losses[2:] != losses[:2]
 
 
+@pytest.mark.parametrize(("output", "loss"), [("log_softmax", "nll"), ("softmax", "nll_of_log")])
+def test_bf16_rounds_products_and_not_the_output_that_is_made_of_them(output: str, loss: str) -> None:
+    recipes = replace(RECIPE, batch_size=200), replace(RECIPE, batch_size=200, output=output, loss=loss)
+    losses = []
+    for recipe in recipes:  # the cross-entropy of logits is computed in float32
+        training = Training(recipe, bars(), device=CPU, seed=5, precision="bf16")
+        losses.append([training.evaluate().read().loss, training.train(training.order(0)).read().loss])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_compiler_that_fails_is_said_to_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def compile_nothing(function: Callable[..., object], **_: object) -> Callable[..., object]:
         def fail(*_: object) -> None:
