@@ -35,7 +35,7 @@ class Trainer:
     Args:
         recipe: a `Recipe`, the name of one, or a layer list such as ``784-512-256-10``; `mnist_mlp.customise` changes
             its ingredients.
-        dataset: from `mnist_mlp.load_dataset`, or its name.
+        dataset: from `mnist_mlp.load_dataset`, or its name, which pipeline ``dataloader`` needs.
         seed: decides initial weights, sample order and validation split; by default the recipe's own, else 0.
         device: ``auto`` (the first available of cuda, mps and cpu) or a device's name.
         validation_split: fraction of the training samples, drawn at random, that is held out for validation; 0 is none.
@@ -81,6 +81,11 @@ class Trainer:
         self.dataset = load(dataset, data_root) if isinstance(dataset, str) else dataset
         if self.dataset.name == "synthetic":
             raise InvalidValueError("dataset 'synthetic' is noise for timing, with nothing to learn: use another one")
+        if pipeline == "dataloader" and isinstance(dataset, Dataset):
+            raise InvalidValueError(
+                f"pipeline 'dataloader' reads files itself, and not the dataset {dataset.name!r} that was loaded: "
+                f"give the dataset's name, with data_root if it is not in the default one, or use pipeline resident"
+            )
         if workers < 0:
             raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
         if workers and pipeline == "resident":

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,23 @@ def test_dataset_may_be_named() -> None:
     trainer = Trainer("784-16-10", dataset="digits", device="cpu")
     assert trainer.dataset.name == "digits"
     assert trainer.recipe == find_recipe("784-16-10")
+
+
+def test_loaded_dataset_is_not_exchanged_for_the_files_that_a_dataloader_finds(tiny: Dataset, tiny_root: Path) -> None:
+    for root in (None, tiny_root):
+        with pytest.raises(InvalidValueError, match="not the dataset 'mnist' that was loaded: give the dataset's name"):
+            make(tiny, pipeline="dataloader", data_root=root)
+
+
+def test_dataset_that_is_named_may_come_through_a_dataloader(
+    tiny: Dataset, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_mlp.trainer.load", lambda *_: tiny)  # the real one insists on the genuine files
+    trainers = [
+        Trainer(RECIPE, dataset="mnist", device="cpu", pipeline=pipeline, data_root=tiny_root)
+        for pipeline in ("dataloader", "resident")
+    ]
+    assert trainers[0].fit(1)[0] == trainers[1].fit(1)[0]
 
 
 def test_customised_recipe_carries_the_claims_only_while_it_is_the_published_one() -> None:
