@@ -1,6 +1,7 @@
 """Training through autograd, a step at a time: as users write it, and compiled."""
 
 import functools
+import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -113,7 +114,10 @@ class CompiledEngine(EagerEngine):
     @functools.cached_property
     def _compiled(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """The forward pass, wrapped; compilation itself happens in the first step of each batch size."""
-        return torch.compile(super().forward, dynamic=False, fullgraph=True)
+        # torch keeps with a function's code what it compiled of it, and 8 times at most: each engine has its own code.
+        code = EagerEngine.forward.__code__.replace()
+        forward = types.MethodType(types.FunctionType(code, globals()), self)
+        return torch.compile(forward, dynamic=False, fullgraph=True)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `EagerEngine.forward`.

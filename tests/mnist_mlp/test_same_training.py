@@ -1,5 +1,6 @@
 """Every engine computes the same training: against eager, against float64, in odd shapes, and back to the start."""
 
+import functools
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -323,6 +324,19 @@ def test_bf16_rounds_products_and_not_the_output_that_is_made_of_them(output: st
         training = Training(recipe, bars(), device=CPU, seed=5, precision="bf16")
         losses.append([training.evaluate().read().loss, training.train(training.order(0)).read().loss])
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+def test_one_process_compiles_for_any_number_of_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is kept for each model is the tracing's; turning it into C++ would take some seconds each.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr("mnist_mlp.support.has_compiler", lambda _device: True)
+    for width in range(1, 12):
+        recipe = replace(VARIANTS["short last batch"], layers=(784, width, 10))
+        losses = []
+        for engine in ("eager", "compiled"):
+            training = Training(recipe, bars(), device=CPU, seed=5, engine=engine)
+            losses.append(training.train(training.order(0)).read().loss)
+        assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_compiler_that_fails_is_said_to_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
