@@ -99,7 +99,7 @@ class DeviceRates:
         """Start at the first step."""
         self._schedule = schedule
         self._step = torch.zeros((), device=device)
-        self._rate = torch.full((), schedule.peak, device=device)
+        self._rate = torch.full((), float(schedule.peak), device=device)
         self._fall = torch.empty((), device=device)
         self._last = torch.full((), float(schedule.steps + 1), device=device)
         self.state: tuple[Tensor, ...] = () if schedule.is_constant else (self._step,)

@@ -48,8 +48,9 @@ def test_a_schedule_lasts_for_all_epochs_with_their_short_batches() -> None:
 
 
 @pytest.mark.parametrize("name", ["constant", "one_cycle"])
-def test_rates_on_the_device_are_those_of_the_host(name: str) -> None:
-    schedule = Schedule(name=name, peak=0.01, steps=23)
+@pytest.mark.parametrize("peak", [0.01, 1])
+def test_rates_on_the_device_are_those_of_the_host(name: str, peak: float) -> None:
+    schedule = Schedule(name=name, peak=peak, steps=23)
     host, device = HostRates(schedule), DeviceRates(schedule, CPU)
     for _ in range(2):
         rates = [(host.next(), float(device.next())) for _ in range(25)]
