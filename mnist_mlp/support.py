@@ -1,12 +1,21 @@
 """Which engine, precision and pipeline go together on which kind of device, and why others do not. No torch."""
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
 import sys
+from typing import Final
 
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS, check_choice
+
+_WRITES_PARTS_ON_MPS: Final = (2, 14)
+"""First release of torch that, on MPS, writes products and gathered rows correctly into a part of a larger buffer.
+
+Before, what was gathered into columns went elsewhere (pytorch/pytorch#187109), and on macOS 14 products that were to go
+into a part were never written (pytorch/pytorch#193385).
+"""
 
 
 def why_unsupported(  # noqa: PLR0913 - what has to go together
@@ -29,18 +38,11 @@ def why_unsupported(  # noqa: PLR0913 - what has to go together
         reason = _why_no_ranks(kind, engine)
         if reason is not None:
             return reason
-    if engine == "graph" and kind != "cuda":
-        return f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused"
-    if engine == "compiled" and kind == "mps":
-        return "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use another engine"
-    if engine == "compiled" and not compiler:
-        return f"engine 'compiled' needs {_needed_compiler(kind)}, and none was found: install it, or use engine fused"
-    if engine in {"fused", "graph"} and pipeline == "dataloader":
-        return (
-            f"engine {engine!r} assembles its batches itself from the data on the device, so pipeline 'dataloader' "
-            f"cannot feed it: use pipeline resident, or engine eager"
-        )
-    return _why_no_precision(kind, device, engine, precision)
+    return (
+        _why_no_engine(kind, device, engine, compiler=compiler)
+        or _why_no_pipeline(engine, pipeline)
+        or _why_no_precision(kind, device, engine, precision)
+    )
 
 
 def _why_no_ranks(kind: str, engine: str) -> str | None:
@@ -48,6 +50,31 @@ def _why_no_ranks(kind: str, engine: str) -> str | None:
         return f"engine {engine!r} trains in one process only: with several ranks, use engine eager"
     if kind == "mps":
         return "several ranks are not offered on 'mps', for which torch has no exchange of gradients: use world size 1"
+    return None
+
+
+def _why_no_engine(kind: str, device: str, engine: str, *, compiler: bool) -> str | None:
+    if engine == "graph" and kind != "cuda":
+        return f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused"
+    if engine == "compiled" and kind == "mps":
+        return "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use another engine"
+    if engine == "compiled" and not compiler:
+        return f"engine 'compiled' needs {_needed_compiler(kind)}, and none was found: install it, or use engine fused"
+    if engine == "fused" and kind == "mps" and _torch_release() < _WRITES_PARTS_ON_MPS:
+        needed, found = (".".join(map(str, release)) for release in (_WRITES_PARTS_ON_MPS, _torch_release()))
+        return (
+            f"engine 'fused' needs torch {needed} on 'mps', where torch {found} can write values that go into a part of "
+            f"a buffer elsewhere or not at all: install a later torch, or use engine eager"
+        )
+    return None
+
+
+def _why_no_pipeline(engine: str, pipeline: str) -> str | None:
+    if engine in {"fused", "graph"} and pipeline == "dataloader":
+        return (
+            f"engine {engine!r} assembles its batches itself from the data on the device, so pipeline 'dataloader' "
+            f"cannot feed it: use pipeline resident, or engine eager"
+        )
     return None
 
 
@@ -87,6 +114,11 @@ def has_compiler(device: str) -> bool:
     if device.partition(":")[0] == "cuda":
         return importlib.util.find_spec("triton") is not None
     return shutil.which(_cxx()) is not None
+
+
+def _torch_release() -> tuple[int, ...]:
+    """Return the first two numbers of the installed torch's version."""
+    return tuple(map(int, importlib.metadata.version("torch").split(".")[:2]))
 
 
 def _needed_compiler(kind: str) -> str:

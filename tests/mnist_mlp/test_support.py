@@ -1,5 +1,6 @@
 """What goes together, what does not, and that the message says why."""
 
+import importlib.metadata
 import itertools
 
 import pytest
@@ -44,6 +45,26 @@ def test_every_engine_and_precision_is_to_be_had_somewhere() -> None:
     ]
     assert {engine for engine, _ in possible} == set(ENGINES)
     assert {precision for _, precision in possible} == set(PRECISIONS)
+
+
+@pytest.mark.parametrize(
+    ("version", "is_refused"), [("2.9.1", True), ("2.13.2+cpu", True), ("2.14.0", False), ("3.0.0a0+git", False)]
+)
+def test_fused_is_refused_on_mps_with_releases_of_torch_that_compute_wrongly_there(
+    monkeypatch: pytest.MonkeyPatch, version: str, *, is_refused: bool
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", {"torch": version}.__getitem__)
+    fused = {
+        device: why_unsupported(device=device, engine="fused", precision="fp32", pipeline="resident")
+        for device in ("cpu", "cuda:0", "mps")
+    }
+    assert fused["cpu"] is fused["cuda:0"] is None
+    assert (fused["mps"] is not None) == is_refused
+    if is_refused:
+        number = version[: version.rindex(".")]
+        with pytest.raises(InvalidValueError, match=f"needs torch 2.14 on 'mps', where torch {number} can .*: install"):
+            check_supported(device="mps", engine="fused", precision="fp32", pipeline="resident")
+    check_supported(device="mps", engine="eager", precision="fp32", pipeline="resident")
 
 
 def test_compiled_is_refused_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
