@@ -245,6 +245,7 @@ def _launch(reader: Connection, writer: Connection, world_size: int) -> None:
     """Have torch's elastic launcher start the ranks on this machine; the first one takes over the conversation."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # noqa: PLC0415 - where ranks are launched
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415 - likewise
+    from torch.numa.binding import AffinityMode, NumaOptions  # noqa: PLC0415 - likewise
 
     # All on this machine: by the loopback, whatever the host's name resolves to.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
@@ -261,7 +262,10 @@ def _launch(reader: Connection, writer: Connection, world_size: int) -> None:
         # As the trial itself was: forked where forking is safe, else started anew.
         start_method="fork" if sys.platform == "linux" else "spawn",
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        # Given none, it would ask about devices to choose some: CUDA could then not be used in forked ranks.
+        numa_options=NumaOptions(affinity_mode=AffinityMode.NODE),
     )
+    config.numa_options = None  # ranks are bound to no processors, as trials of one process are not
     elastic_launch(config, _launched_rank)(reader, writer)
 
 

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from bench.messages import Prepared, Trained
 from bench.ranks import RankSession
-from bench.records import Trial
+from bench.records import FailureKind, Trial
+from bench.worker import TrialError
 
 EXHAUSTED: Final = 101
 """The second rank runs out of memory within the first epoch."""
@@ -13,6 +16,8 @@ APART: Final = 102
 """No rank exchanges gradients."""
 OTHER_DATA: Final = 103
 """The second rank has other data than the first."""
+FORKED: Final = 104
+"""A rank fails if CUDA could not be used in it, because a process that it was forked from had asked about devices."""
 
 _prepare, _train, _traits = RankSession._prepare, RankSession._train, RankSession._traits  # noqa: SLF001 - the sound ones
 
@@ -23,6 +28,8 @@ class _Here:
 
 def _spoilt_prepare(self: RankSession, trial: Trial, root: Path | None) -> Prepared:
     _Here.seed = trial.seed
+    if trial.seed == FORKED and torch.cuda._is_in_bad_fork():  # noqa: SLF001 - how torch itself asks
+        raise TrialError(FailureKind.CRASH, "forked after CUDA was asked about")
     return _prepare(self, trial, root)
 
 

@@ -182,6 +182,10 @@ def test_a_fault_of_one_rank_is_the_trials_and_told_as_it_was(
     measured(run(spoilt))
 
 
+def test_ranks_are_forked_before_anything_asks_about_cuda(spoilt: ForkingLauncher) -> None:
+    assert len(measured(run(spoilt, seed=planted_ranks.FORKED)).ranks) == 2
+
+
 def test_a_loss_that_is_no_number_in_all_ranks_is_that_failure(shared: ForkingLauncher) -> None:
     record = run(shared, dataclasses.replace(TINY, optimizer="sgd", learning_rate=1e30))
     assert isinstance(record.outcome, Failure)
