@@ -19,6 +19,9 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _LONG: Final = timedelta(days=30)
 """Longer than any trial's time limit, which the harness keeps: it ends the ranks, so none waits for ever."""
 
+_REPORT: Final = "failed"
+"""Where a trial's ranks leave the failing answer of the first of them that has one."""
+
 
 def open_store() -> TCPStore:
     """Return the store that the launcher of these ranks keeps, at the address it left in the environment."""
@@ -35,6 +38,7 @@ class Group:
         """Wait for all `world_size` ranks that use this `name` in this `store`."""
         self.ranks = Ranks(rank=rank, world_size=world_size)
         self.local_rank = int(os.environ["LOCAL_RANK"])
+        self._name = name
         self._store = PrefixStore(name, store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
         distributed.init_process_group(backend, store=self._store, rank=rank, world_size=world_size, timeout=_LONG)
@@ -58,16 +62,17 @@ class Group:
         return values[0]
 
     def report(self, answer: Mapping[str, Any]) -> None:
-        """Leave this rank's failing answer for the first one, which may be waiting for it in vain."""
-        self._store.set(f"failed/{self.ranks.rank}", dumps(dict(answer)))
+        """Leave this rank's failing answer for the others, which may wait for it in vain. The first one counts."""
+        if self._store.add("failures", 1) == 1:
+            self._store.set(_REPORT, dumps(dict(answer)))
 
     def reported(self) -> dict[str, Any] | None:
-        """Return a failing answer that another rank has left."""
-        for rank in range(1, self.ranks.world_size):
-            if self._store.check([f"failed/{rank}"]):
-                answer: dict[str, Any] = loads(self._store.get(f"failed/{rank}"))
-                return answer
-        return None
+        """Return the failing answer that a rank has left."""
+        return _report_in(self._store) if self._store.check([_REPORT]) else None
+
+    def await_report(self) -> dict[str, Any]:
+        """Return the failing answer that a rank leaves, once it does: for a thread, by a connection of its own."""
+        return _report_in(PrefixStore(self._name, open_store()))
 
     def __enter__(self) -> Self:
         """Return this."""
@@ -76,6 +81,11 @@ class Group:
     def __exit__(self, *_: object) -> None:
         """Leave the group."""
         distributed.destroy_process_group()
+
+
+def _report_in(store: Store) -> dict[str, Any]:
+    answer: dict[str, Any] = loads(store.get(_REPORT))
+    return answer
 
 
 def _host_name() -> str:

@@ -9,7 +9,7 @@ follow what it leaves in torchrun's store:
     dismiss          → Awaited    (asked of the first) there will be no further trial
 
 A rank that fails leaves its failure in the store and ends: the others then wait for it in vain, until their connections
-to it break, which they do at once.
+to it break, which gloo's do at once. On NCCL they would wait for ever: a thread, waiting for that failure, ends them.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import MappingProxyType
@@ -53,8 +53,11 @@ _BROKEN_CONNECTION: Final = re.compile(
 )
 """How torch's backends say that another rank is gone."""
 
+_NO_REASON: Final = "a rank has ended, and did not say why"
+"""What is told of ranks where none has left its failure."""
+
 _LAST_WORDS_SECONDS: Final = 2.0
-"""How long the first rank has, once told to end, to say itself what happened."""
+"""How long a rank has, once told to end or of another's failure, to say itself what happened."""
 
 
 class RankSession(Session):
@@ -166,6 +169,8 @@ def lead(channel: Channel, group: Group, request: Mapping[str, Any] | None = Non
     while True:
         request = channel.receive() if request is None else request
         answer = _answer_together(session, group, request)
+        if "answer" not in answer:
+            group.report(_as_of_rank(answer, group.ranks.rank))
         channel.send(answer)
         if request.get("do") == "finish" or "answer" not in answer:
             return
@@ -207,7 +212,7 @@ def take_part(group: Group, own: Mapping[str, Any] = MappingProxyType({})) -> di
 def _without_torch_s_guesses(answer: dict[str, Any]) -> dict[str, Any]:
     """Return a failing answer, in plain words where it came about because a connection to another rank broke."""
     message = str(answer.get("failure", {}).get("message", ""))
-    return _crash("a rank has ended, and did not say why") if _BROKEN_CONNECTION.search(message) else answer
+    return _crash(_NO_REASON) if _BROKEN_CONNECTION.search(message) else answer
 
 
 def _crash(message: str) -> dict[str, Any]:
@@ -273,11 +278,13 @@ def _launched_rank(reader: Connection, writer: Connection) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == 0:
         channel = _channel(reader, writer)
-        _say_when_told_to_end(channel)
+        spokesman = _Spokesman(channel)
+        spokesman.heed_signal()
     reader.close()
     writer.close()
     with Group(open_store(), "trial", rank=rank, world_size=world_size) as group:
         if rank == 0:
+            spokesman.heed_report(group)
             lead(channel, group)
         else:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -285,23 +292,52 @@ def _launched_rank(reader: Connection, writer: Connection) -> None:
                 os._exit(1)  # so that connections to this rank break, and the launcher ends the others
 
 
-def _say_when_told_to_end(channel: Channel) -> None:
-    """Have a thread tell that a rank has ended when the launcher asks this one to end too: it may be too busy to do so.
+class _Spokesman:
+    """Answers for a rank once another has failed, and ends it: it may be too busy to, waiting for that one in vain.
 
-    The launcher does that when a rank has ended in any way but in good order.
+    Its threads sleep until there is something to say, and so take no time from what is measured.
     """
-    receiving, sending = socket.socketpair()
-    sending.setblocking(False)  # noqa: FBT003 - its only parameter
 
-    def watch(receiving: socket.socket, _kept_open: socket.socket) -> None:
-        receiving.recv(1)
+    def __init__(self, channel: Channel, word: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
+        """Answer over `channel`, a failing answer being put there as `word` does it."""
+        self._channel = channel
+        self._word = word
+        self._failing = _crash(_NO_REASON)
+        self._speaking = threading.Lock()
+
+    def heed_signal(self) -> None:
+        """Have a thread answer when the launcher asks this rank to end.
+
+        The launcher does that when a rank has ended in any way but in good order.
+        """
+        receiving, sending = socket.socketpair()
+        sending.setblocking(False)  # noqa: FBT003 - its only parameter
+
+        def watch(receiving: socket.socket, _kept_open: socket.socket) -> None:
+            receiving.recv(1)
+            self._answer_and_end()
+
+        threading.Thread(target=watch, name="end-watch", args=(receiving, sending), daemon=True).start()
+        signal.set_wakeup_fd(sending.fileno())
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def heed_report(self, group: Group) -> None:
+        """Have a thread answer when a rank of `group` has left its failure; that is then told at a signal, too."""
+
+        def watch() -> None:
+            try:
+                self._failing = group.await_report()
+            except RuntimeError:  # the store has gone, and with it the launcher that kept it
+                return
+            self._answer_and_end()
+
+        threading.Thread(target=watch, name="report-watch", daemon=True).start()
+
+    def _answer_and_end(self) -> None:
         time.sleep(_LAST_WORDS_SECONDS)
-        channel.send(_crash("a rank has ended, and did not say why"))
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-watch", args=(receiving, sending), daemon=True).start()
-    signal.set_wakeup_fd(sending.fileno())
-    signal.signal(signal.SIGTERM, lambda *_: None)
+        with self._speaking:  # for good: it is said once
+            self._channel.send(self._word(self._failing))
+            os._exit(1)
 
 
 _COUNT: Final = "bench/trials"
@@ -324,6 +360,7 @@ def _lead_torchrun(channel: Channel) -> None:
     store.set(key, dumps(request["trial"]))
     world_size = from_json(Trial, request["trial"]).configuration.world_size
     with Group(store, key, rank=0, world_size=world_size) as group:
+        _Spokesman(channel).heed_report(group)
         lead(channel, group, request)
 
 
@@ -339,9 +376,13 @@ def _follow_torchrun(channel: Channel, rank: int) -> None:
     if trial is None:
         return
     with Group(store, key, rank=rank, world_size=trial.configuration.world_size) as group:
+        _Spokesman(channel, _joined).heed_report(group)
         failed = take_part(group, {"root": request["root"]})
-        joined = Joined(failure=None if failed is None else _as_failure(failed))
-        channel.send({"answer": to_json(joined)})
+        channel.send(_joined(failed))
+
+
+def _joined(failed: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"answer": to_json(Joined(failure=None if failed is None else _as_failure(failed)))}
 
 
 def _as_failure(answer: Mapping[str, Any]) -> Failure:

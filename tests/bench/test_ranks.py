@@ -166,10 +166,12 @@ def spoilt() -> Iterator[ForkingLauncher]:
     ("seed", "kind", "words"),
     [
         (planted_ranks.EXHAUSTED, FailureKind.OUT_OF_MEMORY, "rank 1: MemoryError: planted"),
+        (planted_ranks.WAITING, FailureKind.OUT_OF_MEMORY, "rank 1: MemoryError: planted"),
+        (planted_ranks.LINGERING, FailureKind.OUT_OF_MEMORY, "rank 1: MemoryError: planted"),
         (planted_ranks.APART, FailureKind.CRASH, "the ranks ended with different parameters"),
         (planted_ranks.OTHER_DATA, FailureKind.UNSUPPORTED, "rank 1 has dataset another, the first rank "),
     ],
-    ids=["out of memory", "no exchange", "other data"],
+    ids=["out of memory", "first rank waits", "first rank waits and is not told to end", "no exchange", "other data"],
 )
 def test_a_fault_of_one_rank_is_the_trials_and_told_as_it_was(
     spoilt: ForkingLauncher, seed: int, kind: FailureKind, words: str

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import planted_ranks
 import psutil
 import pytest
 from bench_builders import make_configuration, make_trial
@@ -196,6 +197,30 @@ def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp
     assert "a rank has ended" in first.outcome.message
     assert isinstance(second.outcome, Measurement), second.outcome
     assert running.returncode != 0  # a trial has failed
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_a_failed_one_for_ever_ends_and_tells_why_that_one_failed(tmp_path: Path) -> None:
+    command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0")
+    output = tmp_path / "run.jsonl"
+    seeds = ("--seed", str(planted_ranks.FIRST_EXHAUSTED), "--repeats", "2", "--timeout", "60s")
+    assert planted_ranks.WAITING == planted_ranks.FIRST_EXHAUSTED + 1
+    done = subprocess.run(  # noqa: S603 - our own command
+        [*command, str(ROOT / "tests" / "planted_torchrun.py"), *RUN, *seeds, "--output", str(output)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    outcomes = {record.trial.seed: record.outcome for record in read_run(output).records}
+    told = {seed: (outcome.kind, outcome.message) for seed, outcome in outcomes.items() if isinstance(outcome, Failure)}
+    assert told == {
+        planted_ranks.FIRST_EXHAUSTED: (FailureKind.OUT_OF_MEMORY, "MemoryError: planted"),
+        planted_ranks.WAITING: (FailureKind.OUT_OF_MEMORY, "rank 1: MemoryError: planted"),
+    }, done.stderr
+    assert "rank 1: out_of_memory: rank 0: MemoryError: planted" in done.stderr
 
 
 @contextlib.contextmanager
