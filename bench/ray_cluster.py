@@ -32,7 +32,7 @@ try:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
     raise BadInputError(
-        f"--on ray needs Ray ({error}): install it by `pip install mnist-mlp-bench[ray]`, or use `uv run --extra ray`"
+        f"--on ray needs Ray ({error}): in a clone, `pip install '.[ray]'`, or use `uv run --extra ray`"
     ) from error
 
 T = TypeVar("T")

@@ -63,8 +63,8 @@ def _why_no_engine(kind: str, device: str, engine: str, *, compiler: bool) -> st
     if engine == "fused" and kind == "mps" and _torch_release() < _WRITES_PARTS_ON_MPS:
         needed, found = (".".join(map(str, release)) for release in (_WRITES_PARTS_ON_MPS, _torch_release()))
         return (
-            f"engine 'fused' needs torch {needed} on 'mps', where torch {found} can write values that go into a part of "
-            f"a buffer elsewhere or not at all: install a later torch, or use engine eager"
+            f"engine 'fused' needs torch {needed} on 'mps', where torch {found} may write what belongs in a part of "
+            f"a buffer elsewhere, or not at all: install a later torch, or use engine eager"
         )
     return None
 

@@ -131,7 +131,7 @@ def test_torchrun_and_a_cluster_do_not_go_together(monkeypatch: pytest.MonkeyPat
 def test_without_ray_a_cluster_is_refused_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "bench.ray_cluster", raising=False)
-    refused(bench("run", "--on", "ray"), "--on ray needs Ray", "mnist-mlp-bench[ray]", "uv run --extra ray")
+    refused(bench("run", "--on", "ray"), "--on ray needs Ray", ".[ray]", "uv run --extra ray")
 
 
 def test_missing_device_is_refused_with_reason_and_what_there_is(worker: FakeLauncher) -> None:

@@ -62,7 +62,7 @@ def test_fused_is_refused_on_mps_with_releases_of_torch_that_compute_wrongly_the
     assert (fused["mps"] is not None) == is_refused
     if is_refused:
         number = version[: version.rindex(".")]
-        with pytest.raises(InvalidValueError, match=f"needs torch 2.14 on 'mps', where torch {number} can .*: install"):
+        with pytest.raises(InvalidValueError, match=f"needs torch 2.14 on 'mps', where torch {number} may .*: install"):
             check_supported(device="mps", engine="fused", precision="fp32", pipeline="resident")
     check_supported(device="mps", engine="eager", precision="fp32", pipeline="resident")
 
