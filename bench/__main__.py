@@ -1,6 +1,7 @@
 """``python -m bench``."""
 
 import io
+import os
 import signal
 import sys
 
@@ -15,7 +16,11 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     from bench.cli import cli  # noqa: PLC0415 - it takes long enough to import for a Ctrl-C to come meanwhile
 
-    cli(prog_name="bench")
+    try:
+        cli(prog_name="bench")
+    except OSError:  # wrong usage, of which click could not tell: on standard error nothing can be written
+        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - Python would try again at the end
+        sys.exit(2)
 
 
 if __name__ == "__main__":

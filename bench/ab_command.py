@@ -24,7 +24,7 @@ from bench.options import (
     volume,
     wait_option,
 )
-from bench.outputs import append_step_summary, require_writable, write_atomically
+from bench.outputs import append_step_summary, require_writable, say, write_atomically
 from bench.plan import check_request
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ def _tell(stage: "Stage") -> None:
         return
     if sys.stderr.isatty():
         end = "\n" if stage.number == stage.total else "\r"
-        click.echo(f"{stage.name}: pair {stage.number} of {stage.total}  {end}", err=True, nl=False)
+        say(f"{stage.name}: pair {stage.number} of {stage.total}  {end}", end="")
     elif stage.number % max(1, stage.total // 10) == 0:
-        click.echo(f"{stage.name}: pair {stage.number} of {stage.total}", err=True)
+        say(f"{stage.name}: pair {stage.number} of {stage.total}")
 
 
 def _finish(report: "Report", json_path: Path | None) -> None:
@@ -151,7 +151,7 @@ def _finish(report: "Report", json_path: Path | None) -> None:
     _save(report, json_path)
     warning = append_step_summary(render_markdown(report))
     if warning is not None:
-        click.echo(f"bench: {warning}", err=True)
+        say(f"bench: {warning}")
 
 
 def _save(report: "Report", path: Path | None) -> None:

@@ -15,6 +15,7 @@ from bench.errors import BenchError, ExitCode
 from bench.interrupts import Interrupts
 from bench.list_command import list_command
 from bench.options import EXIT_CODES
+from bench.outputs import say
 from bench.predict_command import predict_command
 from bench.report_command import export_command, report_command
 from bench.run_command import devices_command, run_command
@@ -41,23 +42,21 @@ class Commands(click.Group):
             with Interrupts() as ctx.obj:
                 return super().invoke(ctx)
         except BenchError as error:
-            click.echo(f"bench: {error}", err=True)
+            say(f"bench: {error}")
             ctx.exit(error.exit_code)
         except OSError as error:
             if error.filename is not None:
-                click.echo(f"bench: {error.filename!r} cannot be used: {error.strerror}; name another one", err=True)
+                say(f"bench: {error.filename!r} cannot be used: {error.strerror}; name another one")
                 ctx.exit(ExitCode.BAD_INPUT)
             # Of an open stream there is no name.
             sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - what is buffered cannot be written either
-            click.echo(
-                f"bench: the output cannot be written: {error.strerror}; make room, or write it elsewhere", err=True
-            )
+            say(f"bench: the output cannot be written: {error.strerror}; make room, or write it elsewhere")
             ctx.exit(ExitCode.BAD_INPUT)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception:  # noqa: BLE001 - whatever it is, it must not look like a verdict
-            traceback.print_exc()
-            click.echo("bench: this is a defect of bench, not a verdict: report it with the lines above", err=True)
+            say(traceback.format_exc(), end="")
+            say("bench: this is a defect of bench, not a verdict: report it with the lines above")
             ctx.exit(ExitCode.DEFECT)
 
 

@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, split_label, terminal_width
-from bench.outputs import append_step_summary, require_writable, write_atomically
+from bench.outputs import append_step_summary, require_writable, say, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +188,7 @@ def check_command(  # noqa: PLR0913 - one parameter an option
     _print_warnings(ours, theirs)
     warning = append_step_summary(check_markdown(report))
     if warning is not None:
-        click.echo(f"bench: {warning}", err=True)
+        say(f"bench: {warning}")
     if json_path is not None:
         write_atomically(json_path, check_json(report))
     click.get_current_context().exit(report.exit_code)
@@ -246,4 +246,4 @@ def _print_warnings(*sources: "Source | RoundsSource") -> None:
 
     for source in sources:
         for warning in source.table.warnings if isinstance(source, Source) else ():
-            click.echo(f"bench: {source.label}: {warning}", err=True)
+            say(f"bench: {source.label}: {warning}")

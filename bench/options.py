@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from bench.errors import BadInputError
+from bench.outputs import say
 from bench.plan import PRESETS, SCALINGS, Request
 from mnist_mlp.recipes import DATASETS, ENGINES, PIPELINES, PRECISIONS, RECIPES
 
@@ -195,7 +196,7 @@ def volume() -> Literal["quiet", "verbose"] | None:
 def tell(line: str) -> None:
     """Say on standard error how far the command is, unless it was asked to be quiet."""
     if volume() != "quiet":
-        click.echo(line, err=True)
+        say(line)
 
 
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -258,8 +259,14 @@ def terminal_width() -> int:
 
 def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
     """Return the arguments without folders, which would tell of the user's home, and without a cluster's address."""
-    told = (re.sub(r"^(--on=)?ray:.*", r"\1ray", argument) for argument in arguments)
-    return tuple(Path(argument).name if "/" in argument or "\\" in argument else argument for argument in told)
+    return tuple(map(_told, arguments))
+
+
+def _told(argument: str) -> str:
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    value = re.sub("^ray:.*", "ray", value)
+    is_path = ("/" in value or "\\" in value) and not re.fullmatch("[0-9]+/[0-9]+", value)  # that is a shard
+    return f"{option}{equals}{Path(value).name if is_path else value}"
 
 
 def make_request(preset: str, asked: dict[str, Any]) -> Request:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
-from typing import Final
+from typing import Final, TextIO
 
 from bench.errors import BadInputError, StorageError
 
@@ -105,6 +105,19 @@ def remove_abandoned(path: Path) -> None:
         for each in path.parent.iterdir():
             if each.name.startswith(f".{path.name}.") and each.suffix == ".tmp":
                 each.unlink()
+
+
+def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
+    """Write `text` for people to `stream`, by default standard error.
+
+    A log on a full disk, a reader that is gone: that is no reason to end a run, nor to end with another exit code.
+    """
+    try:
+        print(text, file=stream or sys.stderr, end=end, flush=True)
+    except OSError:
+        if stream is None or stream is sys.stderr:
+            # What is buffered cannot be written at the end either, for which Python would end with a code of its own.
+            sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process lasts
 
 
 def append_step_summary(markdown: str) -> str | None:

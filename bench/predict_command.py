@@ -7,6 +7,7 @@ import click
 
 from bench.errors import BadInputError
 from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, split_label, terminal_width
+from bench.outputs import say
 
 
 @click.command("predict", epilog=EXIT_CODES)
@@ -52,7 +53,7 @@ def predict_command(
         click.echo(render_prediction(sides, _shape(layers), _checked(batch_size), layout, width))
     few = left_out(sides)
     if few:
-        click.echo(f"bench: too few sizes to fit a model to, so left out: {', '.join(few)}", err=True)
+        say(f"bench: too few sizes to fit a model to, so left out: {', '.join(few)}")
 
 
 def _shape(layers: str) -> tuple[int, ...]:

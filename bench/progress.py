@@ -6,8 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self, TextIO, TypeAlias
+from typing import Any, Final, Literal, Protocol, Self, TextIO, TypeAlias
 
+from bench.outputs import say
 from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
 from bench.units import format_bytes, format_number, format_percent, format_rate, format_seconds
 from bench.warning_rules import ADVICE
@@ -15,9 +16,8 @@ from bench.warning_rules import ADVICE
 _PLAIN_INTERVAL_SECONDS: Final = 30.0
 
 
-def _print(line: str, stream: TextIO) -> None:
-    with contextlib.suppress(OSError):  # a log on a full disk, a reader that is gone: no reason to end a run
-        print(line, file=stream, flush=True)
+_whatever_becomes_of_the_terminal: Final = contextlib.suppress(OSError)
+"""A connection may end, and its terminal with it: the run goes on."""
 
 
 class Progress(Protocol):
@@ -132,7 +132,7 @@ class QuietProgress:
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""
         if not isinstance(record.outcome, Measurement):
-            _print(f"{describe_trial(record.trial)}: {describe_outcome(record)}", self._stream)
+            say(f"{describe_trial(record.trial)}: {describe_outcome(record)}", stream=self._stream)
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
@@ -174,7 +174,7 @@ class PlainProgress:
     def _line(self, number: int, text: str) -> None:
         seconds = self._remaining.seconds()
         left = "" if seconds is None else f"; about {format_seconds(seconds)} left"
-        _print(f"[{number}/{self._total}] {text}{left}", self._stream)
+        say(f"[{number}/{self._total}] {text}{left}", stream=self._stream)
         self._last_line = self._clock()
 
     def trial_started(self, number: int, trial: Trial) -> None:
@@ -196,11 +196,11 @@ class PlainProgress:
         self._done += 1
         self._line(self._done, f"{describe_trial(record.trial)}: {describe_outcome(record)}")
         for line in describe_details(record) if self._in_detail else ():
-            _print(f"    {line}", self._stream)
+            say(f"    {line}", stream=self._stream)
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
-        _print(text, self._stream)
+        say(text, stream=self._stream)
 
 
 class TerminalProgress:
@@ -228,39 +228,46 @@ class TerminalProgress:
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        self._bar.start()
+        with _whatever_becomes_of_the_terminal:
+            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Clear the display."""
-        self._bar.stop()
+        with _whatever_becomes_of_the_terminal:
+            self._bar.stop()
 
     def trial_started(self, number: int, trial: Trial) -> None:
         """See `Progress.trial_started`. The bar counts by itself."""
         del number
         self._trial = describe_trial(trial)
-        self._bar.update(self._task, description=self._trial, refresh=True)
+        self._update(description=self._trial)
 
     def epoch_done(self, epoch: EpochRecord) -> None:
         """See `Progress.epoch_done`."""
         rate = format_rate(epoch.train_samples / epoch.train_seconds)
-        self._bar.update(self._task, description=f"{self._trial}: {rate}", refresh=True)
+        self._update(description=f"{self._trial}: {rate}")
 
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""
         self._remaining.finish(record)
         seconds = self._remaining.seconds()
         left = "" if seconds is None else f"{format_seconds(seconds)} left"
-        self._bar.update(self._task, advance=1, left=left, refresh=True)
+        self._update(advance=1, left=left)
         if not isinstance(record.outcome, Measurement):
             text = f"{describe_trial(record.trial)}: {describe_outcome(record)}"
             self.note(text)
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
-        self._bar.console.print(text, markup=False, emoji=False, highlight=False)
+        with _whatever_becomes_of_the_terminal:
+            self._bar.console.print(text, markup=False, emoji=False, highlight=False)
+
+    def _update(self, **changes: Any) -> None:  # noqa: ANN401 - rich's options
+        with _whatever_becomes_of_the_terminal:
+            self._bar.update(self._task, refresh=True, **changes)
 
 
 Display: TypeAlias = QuietProgress | PlainProgress | TerminalProgress

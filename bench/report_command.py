@@ -9,7 +9,7 @@ import click
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.options import EXIT_CODES, RESULTS, RUN, split_label
-from bench.outputs import require_writable, require_writable_folder, write_atomically
+from bench.outputs import require_writable, require_writable_folder, say, write_atomically
 
 if TYPE_CHECKING:
     from bench.records import Run
@@ -92,7 +92,7 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
         f"{plots}: {len(pictures)} chart{'s' * (len(pictures) != 1)}, each as {' and '.join(map(str.upper, FORMATS))}"
     )
     for line in left_out(report, [each.run for each in stored]):
-        click.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}")
     _print_warnings(each.run for each in stored)
 
 
@@ -118,4 +118,4 @@ def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "l
 def _print_warnings(runs: Iterable["Run"]) -> None:
     for run in runs:
         for warning in run.warnings:
-            click.echo(f"bench: {run.header.run_id}: {warning}", err=True)
+            say(f"bench: {run.header.run_id}: {warning}")

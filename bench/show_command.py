@@ -8,6 +8,7 @@ import click
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
 from bench.options import COLUMNS, EXIT_CODES, FORMATS, RESULTS, RUN, Choice, terminal_width
+from bench.outputs import say
 
 if TYPE_CHECKING:
     from bench.prices import Prices
@@ -88,7 +89,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
         )
     click.echo(text)
     for warning in run.warnings:
-        click.echo(f"bench: {warning}", err=True)
+        say(f"bench: {warning}")
 
 
 def _require_one_machine(run: "Run", option: str) -> None:

@@ -28,6 +28,9 @@ _FLOP_SCALES: Final = (
     (1e15, "PFLOP"),
 )
 
+_LONGEST_SECONDS: Final = 10 * 365 * 24 * 3600.0
+"""Nobody waits longer; and no clock counts to the longest that could be written."""
+
 _DURATION: Final = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?", flags=re.ASCII)
 
 
@@ -96,14 +99,14 @@ def parse_duration(text: str) -> float:
     """Return the seconds of a duration such as ``45``, ``90s``, ``10m``, ``1h30m`` or ``1m30.5s``.
 
     Raises:
-        BadInputError: `text` is no such duration, or it is zero.
+        BadInputError: `text` is no such duration, or it is zero, or longer than ten years.
     """
     match = _DURATION.fullmatch(text.strip())
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = hours * _HOUR_SECONDS + minutes * _MINUTE_SECONDS + seconds
-    if total <= 0:
+    if not 0 < total <= _LONGEST_SECONDS:
         raise BadInputError(
-            f"duration {text!r} is not a time above zero in hours, minutes and seconds: "
+            f"duration {text!r} is not a time above zero in hours, minutes and seconds, ten years at most: "
             "write it like 45, 90s, 10m or 1h30m"
         )
     return total

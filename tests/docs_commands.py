@@ -50,7 +50,8 @@ def commands(page: Path) -> Iterator[Command]:
             yield from (Command(name, words) for words in simple_commands(line))
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for span in re.findall(r"`((?:uv run )?python (?:-m (?:bench|mnist_mlp) |tests/|docs/)[^`]*)`", prose):
-        words = tuple(word.removesuffix("…") for word in shlex.split(" ".join(span.split())))
+        command = " ".join(span.split()).removeprefix("uv run ")
+        words = tuple(word.removesuffix("…") for word in shlex.split(command))
         if all(words):  # else it is shortened
             yield Command(name, words, inline=True)
 

@@ -321,6 +321,31 @@ def test_a_name_that_no_file_can_have_is_bad_input(arguments: tuple[str, ...]) -
     refused(bench(*arguments), "File name too long")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(("show", "nope"), 2), (("show", "--nope"), 2), (("list", "--results", "."), 0)],
+)
+def test_what_cannot_be_said_on_standard_error_changes_no_exit_code(arguments: tuple[str, ...], code: int) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - no file
+        done = subprocess.run([sys.executable, "-m", "bench", *arguments], stderr=full, check=False)  # noqa: S603 - ours
+    assert done.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("--output=/home/u/run.jsonl", "--output=run.jsonl"),
+        ("/home/u/run.jsonl", "run.jsonl"),
+        ("1/4", "1/4"),
+        ("--shard=1/4", "--shard=1/4"),
+        ("--on=ray:10.0.0.1:6379", "--on=ray"),
+    ],
+)
+def test_the_stored_command_tells_values_without_folders_and_addresses(given: str, kept: str) -> None:
+    assert command_line(("run", given)) == ("run", kept)
+
+
 def test_a_defect_is_told_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.store.resolve", lambda *_: 1 // 0)
     result = bench("show")

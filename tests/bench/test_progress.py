@@ -243,3 +243,11 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run() -> None:
     progress = PlainProgress(trials_of((SMALL, 1)), FullDisk())
     progress.trial_started(1, make_record(SMALL).trial)
     progress.trial_done(make_record(SMALL))
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_run() -> None:
+    class Gone(FakeTerminal):
+        def write(self, _text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    follow(Gone(), make_record(SMALL, outcome=make_failure()))

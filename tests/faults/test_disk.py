@@ -252,3 +252,5 @@ def test_output_that_cannot_be_written_loses_no_trial(sandbox: Sandbox, stream: 
     if stream == "stdout":
         assert done.returncode == 2  # not 1, which would be a regression
         assert "the output cannot be written: No space left on device" in done.stderr
+    else:
+        assert done.returncode == 0
