@@ -122,9 +122,15 @@ def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: T
 
     Raises:
         OutputError: `path` cannot be written.
-        CheckpointError: the model is too large.
+        CheckpointError: the model is too large, or has weights that are no finite numbers, as after a training that
+            diverged.
     """
     check_fits_checkpoint(model.recipe.layers)
+    if not all(bool(value.isfinite().all()) for value in model.network.state_dict().values()):
+        raise CheckpointError(
+            f"{str(path)!r} was not written: the weights are not all finite numbers, for the training has diverged: "
+            "train anew at a lower learning rate"
+        )
     recipe = {name: getattr(model.recipe, name) for name in _RECIPE_TYPES}
     numbers = {name: float(recipe[name]) for name, types in _RECIPE_TYPES.items() if types == (float,)}
     content = {

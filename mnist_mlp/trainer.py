@@ -173,7 +173,7 @@ class Trainer:
 
         Raises:
             OutputError: `path` cannot be written.
-            CheckpointError: the model is too large for a checkpoint.
+            CheckpointError: the model is too large for a checkpoint, or its weights are not all finite numbers.
         """
         last = self.history[-1] if self.history else None
         save_checkpoint(

@@ -13,6 +13,7 @@ from workload_builders import RECIPE, bars
 
 import mnist_mlp
 from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe
+from mnist_mlp.archive import CheckpointError
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import Recipe
@@ -191,6 +192,15 @@ def test_diverged_training_names_the_loss_the_epoch_and_the_learning_rate(datase
     with pytest.raises(NonFiniteLossError, match=r"loss became (nan|inf) in epoch 1: lower the learning rate.*1e\+30"):
         trainer.fit()
     assert len(trainer.history) == 0
+
+
+def test_a_model_that_could_not_be_loaded_is_not_saved(dataset: Dataset, tmp_path: Path) -> None:
+    trainer = make(dataset, replace(RECIPE, learning_rate=1e30, optimizer="sgd"))
+    with pytest.raises(NonFiniteLossError):
+        trainer.fit()
+    with pytest.raises(CheckpointError, match=r"was not written: the weights .* train anew at a lower learning rate"):
+        trainer.save(tmp_path / "model.pth")
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_that_diverges_in_its_last_step_is_found_out_by_the_test_loss(dataset: Dataset) -> None:
