@@ -491,8 +491,9 @@ class Header:
 class Footer:
     """Written each time a run stops in good order. `reason` is ``complete``, ``interrupted``, ``budget`` or ``merged``.
 
-    `wall_seconds` is of the command that stops here, from its start, import of torch included; the counts are of the
-    whole file. Of a merged run they are held against the complete plan, and the seconds are the sum of its trials'.
+    `wall_seconds` is of the command that stops here, from its start, import of torch included but waiting for devices
+    not; the counts are of the whole file. Of a merged run they are held against the complete plan, and the seconds are
+    the sum of its trials'.
     """
 
     complete: bool

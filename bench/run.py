@@ -139,10 +139,12 @@ def start_run(
     _prepare_data(plan, crew, ())
     is_file = options.output is not None and options.output.suffix == SUFFIX
     path = options.output if options.output and is_file else run_path(options.output or options.results, header)
+    trials = missing_trials(plan, ())
     with contextlib.ExitStack() as stack:
+        start += _hold_devices(stack, crew, trials)  # first, so that nothing is stored where another run has them
         with interrupts.shield():  # so that a signal leaves no lock, and no file without a header
             writer = stack.enter_context(RunWriter.create(path, header))
-        return _carry_out(writer, plan, (), start, options, crew, interrupts, make_progress)
+        return _carry_out(writer, plan, (), trials, start, options, crew, interrupts, make_progress)
 
 
 def resume_run(
@@ -162,7 +164,16 @@ def resume_run(
             raise BadInputError(f"run {run.header.run_id} was merged from several: {resumption(run.header)}")
         crew.resume(run)
         _prepare_data(run.header.plan, crew, run.records)
-        return _carry_out(writer, run.header.plan, run.records, start, options, crew, interrupts, make_progress)
+        trials = missing_trials(run.header.plan, run.records)
+        start += _hold_devices(stack, crew, trials)
+        return _carry_out(writer, run.header.plan, run.records, trials, start, options, crew, interrupts, make_progress)
+
+
+def _hold_devices(stack: contextlib.ExitStack, crew: Crew, trials: Iterable[Trial]) -> float:
+    """Have the trials' devices for this run alone until `stack` ends; return the seconds waited, which are no work."""
+    asked = time.monotonic()
+    stack.enter_context(crew.hold({device for trial in trials for device in trial.configuration.devices}))
+    return time.monotonic() - asked
 
 
 def _prepare_data(plan: Plan, crew: Crew, records: Sequence[TrialRecord]) -> None:
@@ -186,13 +197,13 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
     writer: RunWriter,
     plan: Plan,
     stored: Sequence[TrialRecord],
+    trials: tuple[Trial, ...],
     start: float,
     options: Options,
     crew: Crew,
     interrupts: Interrupts,
     make_progress: MakeProgress,
 ) -> Finished:
-    trials = missing_trials(plan, stored)
     records = list(stored)
 
     def has_time() -> bool:
@@ -200,7 +211,6 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
 
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(crew.hold({device for trial in trials for device in trial.configuration.devices}))
             progress = stack.enter_context(make_progress(trials, crew.at_once))
             carried_out = stack.enter_context(contextlib.closing(crew.carry_out(trials, has_time, progress)))
             for ran in carried_out:

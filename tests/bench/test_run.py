@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from bench import run
 from bench.crew import LocalCrew
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
 from bench.interrupts import Interrupts
+from bench.locks import HeldError, device_lock
 from bench.plan import Request as RunRequest
 from bench.records import EpochRecord, Failure, FailureKind, Trial, TrialRecord
 from bench.show import render_run
@@ -225,10 +227,37 @@ def test_missing_device_is_refused_with_the_reason(fake_launcher: FakeLauncher, 
 
 
 def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    from bench.locks import device_lock  # noqa: PLC0415 - only here
-
     with device_lock("cpu"), pytest.raises(BadInputError, match="device cpu is in use by process"):
         start(fake_launcher, options(tmp_path))
+    assert not (tmp_path / "results").exists()  # where it would be the latest run, and empty
+
+
+def test_resuming_on_a_held_device_changes_nothing_of_what_is_stored(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    before = interrupted.read_bytes()
+    with device_lock("cpu"), pytest.raises(HeldError):
+        resume(fake_launcher, interrupted, options(tmp_path))
+    assert interrupted.read_bytes() == before
+
+
+def test_waiting_for_a_device_spends_nothing_of_the_budget(
+    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = 0.0
+
+    @contextlib.contextmanager
+    def wait(_crew: LocalCrew, _devices: object) -> Iterator[None]:
+        nonlocal waited
+        waited += 3600
+        yield
+
+    monkeypatch.setattr(LocalCrew, "hold", wait)
+    monkeypatch.setattr("bench.run.time.monotonic", lambda: waited)
+    finished = start(fake_launcher, options(tmp_path, budget_seconds=60.0))
+    assert len(finished.run.records) == 6
+    assert finished.run.footer is not None
+    assert finished.run.footer.wall_seconds == 0
 
 
 @pytest.mark.parametrize("make", ["file", "parent_is_file", "exists"])
