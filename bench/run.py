@@ -14,6 +14,7 @@ from bench.errors import BadInputError, ExitCode, IncomparableError, Interrupted
 from bench.estimate import Estimate, estimate_plan
 from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, prepare_dataset, probe_trial
+from bench.locks import IMPATIENT, Patience, device_locks
 from bench.messages import Prepared
 from bench.outputs import remove_abandoned, require_nameable
 from bench.plan import Request, missing_trials
@@ -98,10 +99,13 @@ def check_output(options: Options) -> None:
         raise BadInputError(f"{target} cannot be written: {folder} is no folder you may write to; choose --output")
 
 
-def estimate_here(plan: Plan, launcher: Launcher, *, root: Path | None, timeout_seconds: float) -> Estimate:
-    """Estimate the plan's time by probing a few of its trials.
+def estimate_here(
+    plan: Plan, launcher: Launcher, *, root: Path | None, timeout_seconds: float, patience: Patience = IMPATIENT
+) -> Estimate:
+    """Estimate the plan's time by probing a few of its trials, with the plan's devices held: they train a little.
 
     Raises:
+        HeldError: another run holds one.
         BadInputError: a probed trial could not be prepared.
     """
 
@@ -111,8 +115,10 @@ def estimate_here(plan: Plan, launcher: Launcher, *, root: Path | None, timeout_
         except TrialFailedError as error:
             raise BadInputError(f"{trial.configuration.model} cannot be estimated: {error}") from error
 
-    prepare_dataset(launcher, plan.configurations[0].dataset, root)
-    return estimate_plan(plan, probe)
+    devices = {device for configuration in plan.configurations for device in configuration.devices}
+    with device_locks(devices, patience=patience):
+        prepare_dataset(launcher, plan.configurations[0].dataset, root)
+        return estimate_plan(plan, probe)
 
 
 def start_run(

@@ -117,11 +117,11 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         _follow(place, terms, preload)
         return
     run.check_output(options)
+    if on is None:
+        require_free(request.devices, patience(wait))
     if dry_run:
         _dry_run(request, options.shard, terms)
         return
-    if on is None:
-        require_free(request.devices, patience(wait))
     with _crew(terms, preload) as crew:
         _print_finished(run.start_run(request, options, crew, ctx.obj, _progress), on)
 
@@ -260,7 +260,13 @@ def _dry_run(request: "Request", shard: tuple[int, int] | None, terms: _Terms) -
         return
     with _launcher(preload, terms.place) as launcher:
         plan = part(_local_crew(launcher, terms).plan(request))
-        estimate = run.estimate_here(plan, launcher, root=terms.data_root, timeout_seconds=terms.timeout_seconds)
+        estimate = run.estimate_here(
+            plan,
+            launcher,
+            root=terms.data_root,
+            timeout_seconds=terms.timeout_seconds,
+            patience=patience(terms.wait_seconds),
+        )
     _print_plan(plan)
     seconds = format_seconds(estimate.of(plan))
     click.echo(f"Estimated time: {seconds}, from the first steps of {estimate.probes} of them")

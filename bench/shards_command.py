@@ -8,7 +8,17 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError, ExitCode
-from bench.options import EXIT_CODES, RESULTS, RUN, Choice, Duration, make_request, plan_options
+from bench.options import (
+    EXIT_CODES,
+    RESULTS,
+    RUN,
+    Choice,
+    Duration,
+    make_request,
+    patience,
+    plan_options,
+    wait_option,
+)
 from bench.plan import check_request
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--shards", type=int, default=1, show_default=True, help="Into how many parts to divide the plan.")
 @click.option("--no-estimate", is_flag=True, help="Do not start any trial to estimate times.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one probe.")
+@wait_option
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 @garbage_collection_paused()
@@ -32,6 +43,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     shards: int,
     no_estimate: bool,
     timeout: float,
+    wait: float,
     data_root: Path | None,
     layout: str,
     **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
@@ -47,16 +59,23 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import run
     from bench.crew import LocalCrew
+    from bench.locks import require_free
     from bench.processes import make_launcher
     from bench.shards import check_shards, divide
 
     request = make_request(preset or "quick", {option: value for option, value in grid.items() if value is not None})
     check_request(request)
     check_shards(shards, "--shards")
+    if not no_estimate:
+        require_free(request.devices, patience(wait))
     with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
         plan = LocalCrew(launcher, root=data_root, timeout_seconds=timeout).plan(request)
         parts = divide(plan, shards)
-        estimate = None if no_estimate else run.estimate_here(plan, launcher, root=data_root, timeout_seconds=timeout)
+        estimate = None
+        if not no_estimate:
+            estimate = run.estimate_here(
+                plan, launcher, root=data_root, timeout_seconds=timeout, patience=patience(wait)
+            )
     click.echo(_plan_json(plan, parts, estimate) if layout == "json" else _plan_table(plan, parts, estimate))
 
 

@@ -309,6 +309,30 @@ def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, 
     assert not (tmp_path / "results").exists()
 
 
+def test_estimate_holds_the_devices_while_it_probes(fake_launcher: FakeLauncher) -> None:
+    plan = crew(fake_launcher).plan(REQUEST)
+    refused = []
+
+    def try_to_take(request: Request) -> None:
+        if request["do"] == "prepare":
+            with pytest.raises(HeldError) as error, device_lock("cpu"):
+                pass
+            refused.append(error)
+
+    fake_launcher.on = try_to_take
+    run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
+    assert refused
+    with device_lock("cpu"):
+        pass
+
+
+def test_estimate_on_a_held_device_starts_no_trial(fake_launcher: FakeLauncher) -> None:
+    plan = crew(fake_launcher).plan(REQUEST)
+    with device_lock("cpu"), pytest.raises(HeldError):
+        run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
+    assert {request["do"] for request in fake_launcher.requests} == {"describe"}
+
+
 def test_estimate_of_an_impossible_plan_says_why(fake_launcher: FakeLauncher) -> None:
     plan = crew(fake_launcher).plan(REQUEST)
     fake_launcher.on = lambda request: (

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, fail_trial
 
 from bench.cli import cli
+from bench.locks import device_lock
 from bench.plan import order_trials
 from bench.records import FailureKind
 from bench.store import read_run
@@ -75,6 +76,17 @@ def test_without_an_estimate_no_trial_is_started(worker: FakeLauncher) -> None:
     assert "10 trials" in table
     assert "estimated" not in table.lower()
     assert {request["do"] for request in worker.requests} == {"describe"}
+
+
+@pytest.mark.parametrize("command", [("plan",), ("run", "--dry-run")])
+def test_an_estimate_on_a_device_that_a_run_holds_starts_nothing(
+    worker: FakeLauncher, command: tuple[str, ...]
+) -> None:
+    with device_lock("cpu"):
+        refused(bench(*command, *GRID, "--wait", "0.1s"), 2, "device cpu is in use by process", "waited")
+        assert not worker.requests
+        assert bench("plan", *GRID, "--no-estimate").exit_code == 0
+    assert bench(*command, *GRID).exit_code == 0
 
 
 def test_a_shards_header_names_the_plan_that_was_shown(worker: FakeLauncher, shards: list[str]) -> None:
