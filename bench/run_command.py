@@ -103,6 +103,9 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     terms = _Terms(on=on, place=place, data_root=data_root, timeout_seconds=timeout, wait_seconds=wait)
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, shard=shard, dry_run=dry_run)
+        if place is not None and place.rank > 0:
+            _follow(place, terms, _preload_of(resume))
+            return
         _resume(resume, options, terms, ctx.obj)
         return
     if dry_run and volume() == "verbose":
@@ -215,6 +218,18 @@ def _follow(place: "Place", terms: _Terms, preload: tuple[str, ...]) -> None:
     click.echo(f"rank {place.rank} took part in {count} trials, which the first rank stores", err=True)
 
 
+def _preload_of(reference: str) -> tuple[str, ...]:
+    """Return what trials of this stored run import; nothing where only another host, the first rank's, has it."""
+    from bench import run
+    from bench.store import read_run, resolve
+
+    try:
+        configurations = read_run(resolve(reference, RESULTS)).header.plan.configurations
+    except BadInputError:
+        return ()
+    return run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
+
+
 def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: Interrupts) -> None:
     from bench import run
     from bench.locks import require_free
@@ -226,9 +241,6 @@ def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: I
     stored = read_run(path)
     configurations = stored.header.plan.configurations
     preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
-    if terms.place is not None and terms.place.rank > 0:
-        _follow(terms.place, terms, preload)
-        return
     missing = missing_trials(stored.header.plan, stored.records)
     check_world_size(max(configuration.world_size for configuration in configurations), terms.place)
     if terms.on is None:

@@ -12,16 +12,18 @@ from pathlib import Path
 import planted_ranks
 import psutil
 import pytest
-from bench_builders import make_configuration, make_trial
+from bench_builders import make_configuration, make_header, make_plan, make_trial
+from click.testing import CliRunner
 from fake_worker import FakeLauncher, Request, fail_trial
 
+from bench.cli import cli
 from bench.coding import to_json
 from bench.errors import BadInputError, WorkerError
 from bench.follow import follow
 from bench.locks import IMPATIENT
 from bench.messages import Awaited, Joined
 from bench.records import Failure, FailureKind, Measurement, Run, Trial
-from bench.store import read_run
+from bench.store import RunWriter, read_run
 from bench.torchrun import Place, check_world_size, place_in_torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +112,34 @@ def test_a_follower_without_a_store_ends_with_an_error(fake_launcher: FakeLaunch
     fake_launcher.on = lambda request: fail_trial(FailureKind.CRASH, "no store") if request["do"] == "await" else None
     with pytest.raises(WorkerError, match="rank 1 cannot wait for trials"):
         run_follower(fake_launcher, [])
+
+
+@pytest.mark.parametrize(("is_here", "preload"), [(False, ()), (True, ("sklearn.datasets",))])
+def test_a_follower_of_a_run_that_goes_on_needs_no_file_of_it(
+    fake_launcher: FakeLauncher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_here: bool,  # noqa: FBT001 - cases
+    preload: tuple[str, ...],
+) -> None:
+    trial = make_trial(make_configuration(world_size=2, dataset="digits"))
+    if is_here:
+        RunWriter.create(tmp_path / "run.jsonl", make_header(plan=make_plan([trial.configuration]))).close()
+    preloaded: list[tuple[str, ...]] = []
+
+    def launcher(modules: tuple[str, ...]) -> FakeLauncher:
+        preloaded.append(modules)
+        return fake_launcher
+
+    for name, value in (VARIABLES | {"RANK": "1", "WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("bench.processes.make_launcher", launcher)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scripted(fake_launcher, [trial], [None])
+    result = CliRunner().invoke(cli, ["run", "--resume", str(tmp_path / "run.jsonl")])
+    assert result.exit_code == 0, result.output
+    assert "rank 1 took part in 1 trials" in result.stderr
+    assert preloaded == [preload]
 
 
 def check_stored(path: Path) -> Run:
