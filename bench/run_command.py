@@ -182,9 +182,11 @@ def _address(place: str) -> str:
 
 
 def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
-    given = [option for option, value in (asked | others).items() if value]
+    # A number may be 0 and still be given; a flag that is not given is False.
+    given = [option for option, value in (asked | others).items() if value is not None and value is not False]
     if given:
-        options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        names = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
+        options = ", ".join(names[option] for option in given)
         raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
 
 

@@ -238,11 +238,25 @@ def test_worker_that_cannot_start_ends_with_4_and_one_line(worker: FakeLauncher)
 
 
 @pytest.mark.usefixtures("worker")
-@pytest.mark.parametrize("option", [("--models", "mlp_128"), ("--dry-run",), ("--preset", "quick"), ("--name", "x")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--models", "mlp_128"),
+        ("--dry-run",),
+        ("--preset", "quick"),
+        ("--name", "x"),
+        ("--name", ""),
+        ("--seed", "0"),
+        ("--workers", "0"),
+        ("--batch-sizes", "64"),
+        ("--world-size", "1"),
+        ("--skip-unsupported",),
+    ],
+)
 def test_resume_takes_its_plan_from_the_file_alone(option: tuple[str, ...]) -> None:
     assert bench("run", "--widths", "128", "--repeats", "1").exit_code == 0
     result = bench("run", "--resume", "latest", *option)
-    refused(result, option[0], "--resume")
+    refused(result, f"bench: {option[0]} cannot be given with --resume")
 
 
 @pytest.mark.usefixtures("worker")
