@@ -115,8 +115,10 @@ class LiveComparison:
         plan = make_plan(request, devices=devices, cores_usable=baseline.machine.cores_usable)
         self._seed = plan.seed
         self._measured = {configuration: _Measured() for configuration in plan.configurations}
+        root, timeout_seconds = self._options.data_root, self._options.timeout_seconds
         hashes = [
-            prepare_dataset(launcher, request.dataset, self._options.data_root).sha256 for launcher in self._launchers
+            prepare_dataset(launcher, request.dataset, root, timeout_seconds=timeout_seconds).sha256
+            for launcher in self._launchers
         ]
         if len(set(hashes)) > 1:
             raise IncomparableError(

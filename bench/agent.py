@@ -46,7 +46,7 @@ class Agent:
 
     def prepare(self, dataset: str) -> DatasetReady:
         """See `bench.nodes.Node.prepare`."""
-        return prepare_dataset(self._launcher(None), dataset, self._root)
+        return prepare_dataset(self._launcher(None), dataset, self._root, timeout_seconds=self._timeout_seconds)
 
     def run(self, trial: Trial, device: str) -> TrialRecord:
         """See `bench.nodes.Node.run`."""

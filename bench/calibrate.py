@@ -133,7 +133,7 @@ def calibrate(
     path, patience = profile_path(place.machine.id, options.results), options.patience
     with _profile_lock(path, patience), device_locks(devices, patience=patience):
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
-        prepare_dataset(launchers[0], options.dataset, options.data_root)
+        prepare_dataset(launchers[0], options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
         plan = make_plan(_reference(options.dataset), devices=devices, cores_usable=place.machine.cores_usable)
         session = _Session(options=options, launchers=launchers, tell=tell, measure=measure)
         try:

@@ -130,7 +130,7 @@ class LocalCrew:
 
     def prepare(self, dataset: str) -> DatasetReady:
         """See `Crew.prepare`."""
-        return prepare_dataset(self._launcher, dataset, self._root)
+        return prepare_dataset(self._launcher, dataset, self._root, timeout_seconds=self._timeout_seconds)
 
     def hold(self, devices: Collection[str]) -> AbstractContextManager[None]:
         """See `Crew.hold`."""

@@ -89,22 +89,46 @@ def describe_place(launcher: Launcher) -> Description:
     return _ask_once(launcher, Description, {"do": "describe"})
 
 
-def _ask_once(launcher: Launcher, answer_type: type[T], request: Mapping[str, Any]) -> T:
-    worker = Worker(launcher.start(), timeout_seconds=HOST_START_SECONDS)
+def _ask_once(
+    launcher: Launcher,
+    answer_type: type[T],
+    request: Mapping[str, Any],
+    *,
+    timeout_seconds: float = HOST_START_SECONDS,
+    remedy: str = "",
+) -> T:
+    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
     try:
         return worker.ask(answer_type, request)
     except TrialFailedError as error:
         what = f"failed: {error}"
-        if error.failure.kind is FailureKind.TIMEOUT:  # of which no option tells
-            what = f"gave no answer to {request['do']!r} within {HOST_START_SECONDS:g} s"
+        if error.failure.kind is FailureKind.TIMEOUT:  # the worker's own message is about trials
+            what = f"gave no answer to {request['do']!r} within {timeout_seconds:g} s{remedy}"
         raise WorkerError(f"the worker process {what}") from error
     finally:
         worker.end()
 
 
-def prepare_dataset(launcher: Launcher, name: str, root: Path | None) -> DatasetReady:
-    """Have a fresh process bring the dataset into the data root, once, before any trial needs it."""
-    return _ask_once(launcher, DatasetReady, {"do": "dataset", "name": name, "root": _text(root)})
+def preparation_seconds(timeout_seconds: float) -> float:
+    """Return how long preparing a dataset may take where a trial may take `timeout_seconds`.
+
+    A download over a slow link takes long, and begins anew when it was ended; no trial's short limit should end it.
+    """
+    return max(HOST_START_SECONDS, timeout_seconds)
+
+
+def prepare_dataset(launcher: Launcher, name: str, root: Path | None, *, timeout_seconds: float) -> DatasetReady:
+    """Have a fresh process bring the dataset into the data root, once, before any trial needs it.
+
+    `timeout_seconds` is a trial's limit, see `preparation_seconds`.
+    """
+    return _ask_once(
+        launcher,
+        DatasetReady,
+        {"do": "dataset", "name": name, "root": _text(root)},
+        timeout_seconds=preparation_seconds(timeout_seconds),
+        remedy=": allow more with --timeout",
+    )
 
 
 def measure_peak(launcher: Launcher, configuration: Configuration, timeout_seconds: float) -> float:

@@ -20,6 +20,7 @@ import bench
 import mnist_mlp
 from bench.agent import Agent
 from bench.errors import BadInputError, BenchError
+from bench.launcher import preparation_seconds
 from bench.messages import DatasetReady
 from bench.nodes import Introduction, NodeLostError, ask_all, call_apart
 from bench.processes import HOST_START_SECONDS
@@ -231,7 +232,8 @@ class RayNode:
 
     def prepare(self, dataset: str) -> DatasetReady:
         """See `Node.prepare`."""
-        ready: DatasetReady = self._ask(self._agent.prepare.remote(dataset), 2 * HOST_START_SECONDS)
+        limit = HOST_START_SECONDS + preparation_seconds(self._terms.timeout_seconds)
+        ready: DatasetReady = self._ask(self._agent.prepare.remote(dataset), limit)
         return ready
 
     def run(self, trial: Trial, device: str) -> TrialRecord:

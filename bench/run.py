@@ -117,7 +117,7 @@ def estimate_here(
 
     devices = {device for configuration in plan.configurations for device in configuration.devices}
     with device_locks(devices, patience=patience):
-        prepare_dataset(launcher, plan.configurations[0].dataset, root)
+        prepare_dataset(launcher, plan.configurations[0].dataset, root, timeout_seconds=timeout_seconds)
         return estimate_plan(plan, probe)
 
 

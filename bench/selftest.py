@@ -41,7 +41,7 @@ def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], Non
     threads = max(1, int(place.machine.cores_usable))
     checks: list[Check] = []
     with device_locks(devices):
-        prepare_dataset(launcher, options.dataset, options.data_root)
+        prepare_dataset(launcher, options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
         for device in devices:
             tell(f"checking the ruler on {device}")
             checks += _check_device(device, threads, options, launcher)

@@ -119,7 +119,7 @@ def test_request_that_the_workload_refuses_is_an_unsupported_trial(fake_launcher
 def test_refused_dataset_is_the_users_bad_input(fake_launcher: FakeLauncher) -> None:
     fake_launcher.on = lambda _request: {"bad_input": "no source has it"}
     with pytest.raises(BadInputError, match="no source has it"):
-        prepare_dataset(fake_launcher, "mnist", None)
+        prepare_dataset(fake_launcher, "mnist", None, timeout_seconds=60)
 
 
 def test_worker_that_dies_outside_a_trial_is_a_worker_error(fake_launcher: FakeLauncher) -> None:
@@ -130,8 +130,19 @@ def test_worker_that_dies_outside_a_trial_is_a_worker_error(fake_launcher: FakeL
 
 def test_silence_outside_a_trial_does_not_advise_to_allow_trials_more(fake_launcher: FakeLauncher) -> None:
     fake_launcher.on = lambda _: {"raise": ChannelTimeoutError()}
-    with pytest.raises(WorkerError, match=r"gave no answer to 'dataset' within 300 s$"):
-        prepare_dataset(fake_launcher, "mnist", None)
+    with pytest.raises(WorkerError, match=r"gave no answer to 'describe' within 300 s$"):
+        describe_place(fake_launcher)
+
+
+@pytest.mark.parametrize(("timeout_seconds", "limit"), [(3600.0, 3600), (1.0, 300)])
+def test_a_dataset_may_take_as_long_as_a_trial_and_no_short_limit_of_trials_ends_its_download(
+    fake_launcher: FakeLauncher, timeout_seconds: float, limit: int
+) -> None:
+    fake_launcher.on = lambda _: {"raise": ChannelTimeoutError()}
+    with pytest.raises(WorkerError, match=f"gave no answer to 'dataset' within {limit} s: allow more with --timeout$"):
+        prepare_dataset(fake_launcher, "mnist", None, timeout_seconds=timeout_seconds)
+    (waited,) = fake_launcher.timeouts
+    assert waited == pytest.approx(limit, abs=30)
 
 
 def test_probe_prepares_and_goes_no_further(fake_launcher: FakeLauncher) -> None:

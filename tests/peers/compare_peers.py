@@ -169,7 +169,7 @@ def main() -> None:
         return
     with contextlib.closing(make_launcher()) as launcher:
         place = describe_place(launcher)
-        prepare_dataset(launcher, "mnist", None)
+        prepare_dataset(launcher, "mnist", None, timeout_seconds=3600)
     path = options.output or Path("results/peers") / f"{place.machine.id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [
