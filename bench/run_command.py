@@ -29,6 +29,7 @@ from bench.options import (
     volume,
     wait_option,
 )
+from bench.outputs import say
 from bench.plan import check_request
 
 if TYPE_CHECKING:
@@ -215,9 +216,9 @@ def _follow(place: "Place", terms: _Terms, preload: tuple[str, ...]) -> None:
             root=terms.data_root,
             timeout_seconds=terms.timeout_seconds,
             patience=patience(terms.wait_seconds),
-            tell=lambda line: click.echo(line, err=True),
+            tell=say,
         )
-    click.echo(f"rank {place.rank} took part in {count} trials, which the first rank stores", err=True)
+    say(f"rank {place.rank} took part in {count} trials, which the first rank stores")
 
 
 def _preload_of(reference: str) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.columns import harmless
     from bench.merge import Source, merge_runs
-    from bench.outputs import require_writable
+    from bench.outputs import require_writable, say
     from bench.shards import is_merged
     from bench.store import SUFFIX, read_run, resolve, update_merged
 
@@ -168,7 +168,7 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     merged = update_merged(output, merge)
     for path, run in shards.items():
         for warning in run.warnings:
-            click.echo(f"bench: {harmless(path.name, 60)}: {warning}", err=True)
+            say(f"bench: {harmless(path.name, 60)}: {warning}")
     click.echo(f"{output}: {_told(merged)}")
     click.get_current_context().exit(_exit_code(merged))
 
