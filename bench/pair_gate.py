@@ -3,10 +3,19 @@
 Rules, levels and studies are explained in docs/statistics.md.
 """
 
+import math
 from collections.abc import Sequence
 
 from bench.errors import BadInputError
-from bench.inference import Family, holm, moderate, pool_variance, robust_paired_estimate
+from bench.inference import (
+    TRIMMED_SHARE,
+    Estimate,
+    Family,
+    holm,
+    moderate,
+    pool_variance,
+    robust_paired_estimate,
+)
 from bench.judgement import Judgement, TimeRule, Verdict, family_of
 
 
@@ -26,7 +35,7 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
 
     The screen is judged as one family and can only pass a configuration, at half of `pass_level`. The others are judged
     on their confirm pairs alone, as the family of all that the screen did not pass; only the variance is pooled with
-    the screen's. Values are 20 % trimmed means with Yuen's variance, moderated across the configurations.
+    the screen's, trimmed alike. Values are 20 % trimmed means with Yuen's variance, moderated across configurations.
 
     After each round of confirm pairs call again with all of them so far, `looks` raised by one and the answer before
     as `earlier`: what is decided stands. Look k spends 1/(k(k+1)) of `error_level` and of the other half of
@@ -59,8 +68,8 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     # Whoever was measured again has not passed at the screen, even if it would now that another configuration failed.
     places = [i for i, before in enumerate(standing) if before is None or confirm[i]]
     fresh = [
-        pool_variance(robust_paired_estimate(pairs), known) if pairs else known
-        for pairs, known in zip(confirm, screened, strict=True)
+        _pooled(pairs, values) if pairs else known
+        for pairs, values, known in zip(confirm, screen, screened, strict=True)
     ]
     family = family_of(moderate(fresh))
     share = 1 / looks if last_look else 1 / (looks * (looks + 1))
@@ -77,6 +86,19 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
 def needs_confirmation(judgements: Sequence[Judgement]) -> tuple[bool, ...]:
     """Return of each judgement by `gate_pairs` whether (more) fresh pairs are needed to decide it."""
     return tuple(each.verdict is Verdict.INCONCLUSIVE for each in judgements)
+
+
+def _pooled(pairs: Sequence[float], screen: Sequence[float]) -> Estimate:
+    """Return the estimate of fresh `pairs` with its variance pooled with that of `screen`, trimmed by the same share.
+
+    Yuen's variance is that of the trimmed mean times the number of values kept, which depends on the share that is cut
+    off: of normal pairs it is σ² where nothing is (fewer than 5 pairs), 0.81 σ² of 8 pairs and 0.69 σ² of 10. So the
+    screen's is taken again with the share of the fresh pairs, rounded down to whole pairs, which errs to caution.
+    """
+    n = len(pairs)
+    cut = int(TRIMMED_SHARE * n)
+    share = math.nextafter(cut / n, 1)  # or else a screen of as many pairs may lose one less: 14 / 71 * 71 < 14
+    return pool_variance(robust_paired_estimate(pairs), robust_paired_estimate(screen, share))
 
 
 def _check_stages(

@@ -1,8 +1,10 @@
 """The rule of `ab`: the screen, fresh pairs, and any number of looks at them."""
 
 import math
+import statistics
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,6 +65,37 @@ def test_the_spread_is_pooled_over_both_stages() -> None:
     calm = robust_paired_estimate(CALM).variance
     assert judgement.estimate is not None
     assert judgement.estimate.variance == pytest.approx((9 + 1) / 2 * calm)
+
+
+def test_the_screen_s_spread_is_taken_with_the_trimming_of_the_fresh_pairs() -> None:
+    screen, fresh = shifted([*CALM, *CALM, *CALM[2:6]], 0.06), shifted(CALM[1:4], 0.06)
+    judgement = gate_two(screen, fresh)
+    untrimmed = (19 * statistics.variance(screen) + 2 * statistics.variance(fresh)) / 21
+    assert judgement.estimate is not None
+    assert judgement.estimate.degrees_of_freedom == 19 + 2
+    assert judgement.estimate.variance == pytest.approx(untrimmed)
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 8, 9, 49, 71, 142])  # 14 / 71 * 71 is below 14 in binary fractions
+def test_as_many_fresh_pairs_as_screening_pairs_are_trimmed_alike(n: int) -> None:
+    pairs = [0.5 + 0.001 * i**2 for i in range(n)]
+    judgement = gate_two(pairs, pairs)
+    alone = robust_paired_estimate(pairs)
+    assert judgement.estimate is not None
+    assert judgement.estimate.variance == pytest.approx(alone.variance)
+    assert judgement.estimate.degrees_of_freedom == 2 * alone.degrees_of_freedom
+
+
+def test_the_bound_of_few_fresh_pairs_after_a_long_screen_errs_no_more_than_its_level() -> None:
+    random = np.random.default_rng(1)
+    families, size, slowdown, errors = 1000, 9, 1.0, 0  # too few to be moderated, and a slowdown that no screen passes
+    for _ in range(families):
+        screen, fresh = (random.normal(slowdown, 0.03, (size, n)).tolist() for n in (20, 3))
+        level = 2 * size * 0.025  # so that each bound is one at 2.5 %
+        judged = gate_pairs(screen, fresh, max_slowdown=0.05, floor=0.0, looks=1, last_look=True, pass_level=level)
+        errors += sum(each.bound is not None and each.bound < slowdown for each in judged)
+    # With the screen's variance trimmed and that of the fresh pairs not it was 4.5 %.
+    assert errors / (families * size) == pytest.approx(0.025, rel=0.25)
 
 
 def test_the_screen_spends_half_of_the_level_of_a_pass() -> None:
