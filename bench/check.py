@@ -27,7 +27,7 @@ from bench.drift import Drift, NoiseProfile
 from bench.errors import BadInputError
 from bench.flagged import judge_without_flagged
 from bench.inference import Estimate, independent_estimate
-from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times, undecided
+from bench.judgement import ROUNDING, Judgement, Verdict, gate_accuracies, gate_times, undecided
 from bench.matching import (
     Matching,
     Subject,
@@ -243,7 +243,7 @@ def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[
     if min_accuracy is None:
         return
     for trials in (*(theirs for _, theirs in matching.pairs), *matching.candidate_only):
-        if trials.accuracies and trials.accuracies[0] < min_accuracy:
+        if trials.accuracies and trials.accuracies[0] < min_accuracy - ROUNDING:
             reason = (
                 f"a trial ends at {format_percent(trials.accuracies[0])}, below the least allowed "
                 f"{format_percent(min_accuracy)}"

@@ -248,6 +248,15 @@ def test_one_trial_below_the_floor_is_a_regression_at_once() -> None:
     assert "below" in only(report, Verdict.REGRESSION).judgement.reason
 
 
+def test_a_trial_on_the_floor_is_not_below_it() -> None:
+    limits = Limits(min_accuracy=96.9 / 100)  # as the command reads 96.9%
+    assert 9_690 / 10_000 < 96.9 / 100  # in binary fractions
+    on_it, below = 9_694, 9_693  # the worst trial has 4 fewer
+    assert check(side(correct=on_it), candidate_side(correct=on_it), limits=limits).verdict is Verdict.PASS
+    report = check(side(correct=below), candidate_side(correct=below), limits=limits)
+    assert "below the least allowed" in only(report, Verdict.REGRESSION).judgement.reason
+
+
 def test_the_floor_holds_for_configurations_that_the_baseline_lacks() -> None:
     report = check(side(), candidate_side((2.0, 2.0), correct=8_500), limits=Limits(min_accuracy=0.9, gate="accuracy"))
     assert report.exit_code is ExitCode.REGRESSION
