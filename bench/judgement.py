@@ -71,8 +71,8 @@ class Judgement:
         adjusted_p: Holm-adjusted p-value that the rule for a difference uses.
         minimum_detectable_effect: the true effect (log ratio or fraction) that the rule for a difference, at the level
             of the family's first step, would find with probability 0.8.
-        needed_n: trials a side (or pairs) in all that would decide with probability 0.8 if the estimate stands; None
-            where it is decided or no number would do.
+        needed_n: trials a side (or pairs) in all that would decide with probability 0.8 or more if the estimate stands;
+            None where it is decided or no number would do.
         reason: a short sentence for humans.
     """
 
@@ -237,7 +237,8 @@ def _compare(
     adjusted = holm(two_sided)
     shared = _Shared.of(family, error_level / 2 / size, without_spread=margin)
     to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
-    to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2)
+    # "Same" takes both one-sided tests: with 0.9 for each both are passed with 0.8, even if they never fail together.
+    to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2, power=0.9)
 
     def judge(i: int) -> Judgement:
         interval = shared.interval(i)

@@ -373,6 +373,17 @@ def test_an_undecided_comparison_says_how_many_trials_would_decide() -> None:
     assert compare_time(grown).verdict is Verdict.SAME
 
 
+@pytest.mark.parametrize("value", [0.0, 0.01, -0.02])
+def test_the_trials_that_would_decide_a_comparison_do_so_four_times_in_five(value: float) -> None:
+    more = compare_time(make_estimate(value, error=0.1 * math.sqrt(2 / 6))).needed_n
+    assert more is not None
+    random = np.random.default_rng(1)
+    sides = (random.normal(mean, 0.1, (2000, more)).tolist() for mean in (0.0, value))
+    judged = compare_times([independent_estimate(*pair) for pair in zip(*sides, strict=True)])
+    decided = sum(judgement.verdict is not Verdict.INCONCLUSIVE for judgement in judged)
+    assert decided / len(judged) >= 0.79  # three times in five of equal sides with 0.8 for each of the one-sided tests
+
+
 MIRROR = {Verdict.FASTER: Verdict.SLOWER, Verdict.SLOWER: Verdict.FASTER, Verdict.HIGHER: Verdict.LOWER}
 MIRROR[Verdict.LOWER] = Verdict.HIGHER
 
