@@ -348,7 +348,10 @@ def _layers(layers: Iterable[int]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One model's prediction of one size: seconds a step with its interval, and an epoch of the run's dataset."""
+    """One model's prediction of one size: seconds a step with its interval, and an epoch of the run's dataset.
+
+    A batch size beyond the dataset's training samples makes one step of all of them, and that is the step told.
+    """
 
     model: str
     layers: tuple[int, ...]
@@ -364,18 +367,18 @@ class Answer:
 
 def predict(models: Sequence[Model], layers: tuple[int, ...], batch_size: int) -> tuple[Answer, ...]:
     """Return each model's prediction for `layers` at `batch_size`, the fastest first."""
-    found = [(model, model.fit.predict(layers, batch_size)) for model in models]
+    found = [(model, model.fit.predict(layers, min(batch_size, _train_samples(model)))) for model in models]
     fastest = min(each.step_seconds for _, each in found)
     answers = (_answer(model, each, layers, batch_size, fastest) for model, each in found)
     return tuple(sorted(answers, key=lambda answer: answer.step_seconds))
 
 
 def _answer(model: Model, each: Prediction, layers: tuple[int, ...], batch_size: int, fastest: float) -> Answer:
-    observations = model.fit.contender.observations
-    samples = observations[0].train_samples
+    samples = _train_samples(model)
     steps = -(-samples // batch_size)  # the last of them may be short, as in the epochs that were measured
     epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
-    depths = {len(o.configuration.layers) for o in observations}
+    depths = {len(o.configuration.layers) for o in model.fit.contender.observations}
+    is_inside = model.fit.predict(layers, batch_size).is_inside  # of what was asked for, as batch sizes are recorded
     return Answer(
         model=model.name,
         layers=layers,
@@ -386,8 +389,12 @@ def _answer(model: Model, each: Prediction, layers: tuple[int, ...], batch_size:
         epoch_seconds=epoch_seconds,
         throughput_per_second=samples / epoch_seconds,
         times_fastest=each.step_seconds / fastest,
-        is_extrapolated=not each.is_inside or len(layers) not in depths,
+        is_extrapolated=not is_inside or len(layers) not in depths,
     )
+
+
+def _train_samples(model: Model) -> int:
+    return model.fit.contender.observations[0].train_samples
 
 
 def render_prediction(sides: Sequence[Side], layers: tuple[int, ...], batch_size: int, layout: str, width: int) -> str:

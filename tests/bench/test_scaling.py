@@ -263,6 +263,23 @@ def test_an_epoch_has_its_short_step_too() -> None:
     assert beyond.epoch_seconds == pytest.approx(whole.epoch_seconds) == pytest.approx(whole.step_seconds)
 
 
+def test_a_batch_beyond_the_training_set_is_one_step_of_all_of_it() -> None:
+    run = merged(grid(CPU, noise=0.05, seed=1), grid(law(1e-3, 1e12), noise=0.05, seed=2, engine="fused"))
+    models = make_models(label_runs([run], [None]))
+    whole, beyond = (predict(models, (784, 128, 10), batch) for batch in (SAMPLES, 100 * SAMPLES))
+    assert [dataclasses.replace(each, batch_size=SAMPLES) for each in beyond] == list(whole)
+    for each in beyond:
+        assert each.step_seconds_low < each.step_seconds < each.step_seconds_high
+        assert each.step_seconds == pytest.approx(each.epoch_seconds)
+        assert each.times_fastest == pytest.approx(each.epoch_seconds / beyond[0].epoch_seconds)
+
+
+def test_whether_a_batch_is_extrapolated_is_asked_of_its_size_as_it_is_given() -> None:
+    sizes = list(itertools.product(WIDTHS, (16, 256, SAMPLES, 4 * SAMPLES)))
+    models = make_models(label_runs([grid(CPU, sizes=sizes)], [None]))
+    assert [predict(models, (784, 128, 10), times * SAMPLES)[0].is_extrapolated for times in (2, 8)] == [False, True]
+
+
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
 def test_every_format_names_every_model(layout: str) -> None:
     sides = label_runs([merged(grid(CPU), grid(CPU, engine="fused"))], [None])
