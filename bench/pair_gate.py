@@ -93,11 +93,13 @@ def _pooled(pairs: Sequence[float], screen: Sequence[float]) -> Estimate:
 
     Yuen's variance is that of the trimmed mean times the number of values kept, which depends on the share that is cut
     off: of normal pairs it is σ² where nothing is (fewer than 5 pairs), 0.81 σ² of 8 pairs and 0.69 σ² of 10. So the
-    screen's is taken again with the share of the fresh pairs, rounded down to whole pairs, which errs to caution.
+    screen's is taken again with the share of the fresh pairs, rounded down to whole pairs, which errs to caution; but
+    where they lose any, a screen that can spare one at each end does too, or else one wild pair there would undo them.
     """
-    n = len(pairs)
+    n, size = len(pairs), len(screen)
     cut = int(TRIMMED_SHARE * n)
-    share = math.nextafter(cut / n, 1)  # or else a screen of as many pairs may lose one less: 14 / 71 * 71 < 14
+    of_screen = max(cut * size // n, min(1, cut, int(TRIMMED_SHARE * size)))
+    share = math.nextafter(of_screen / size, 1)  # the next above: 14 / 71 * 71 is below 14 in binary fractions
     return pool_variance(robust_paired_estimate(pairs), robust_paired_estimate(screen, share))
 
 

@@ -76,6 +76,13 @@ def test_the_screen_s_spread_is_taken_with_the_trimming_of_the_fresh_pairs() -> 
     assert judgement.estimate.variance == pytest.approx(untrimmed)
 
 
+@pytest.mark.parametrize(("screening", "fresh"), [(5, 8), (8, 9), (5, 16)])
+def test_a_wild_screening_pair_stays_cut_off_where_fresh_pairs_are_trimmed(screening: int, fresh: int) -> None:
+    pairs = [0.1 + 0.001 * i for i in range(fresh)]
+    wild = gate_two([*pairs[: screening - 1], math.log(30)], pairs)
+    assert wild.estimate == gate_two(pairs[:screening], pairs).estimate
+
+
 @pytest.mark.parametrize("n", [1, 4, 5, 8, 9, 49, 71, 142])  # 14 / 71 * 71 is below 14 in binary fractions
 def test_as_many_fresh_pairs_as_screening_pairs_are_trimmed_alike(n: int) -> None:
     pairs = [0.5 + 0.001 * i**2 for i in range(n)]
