@@ -342,7 +342,8 @@ def test_a_name_that_no_file_can_have_is_bad_input(arguments: tuple[str, ...]) -
 )
 def test_what_cannot_be_said_on_standard_error_changes_no_exit_code(arguments: tuple[str, ...], code: int) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123 - no file
-        done = subprocess.run([sys.executable, "-m", "bench", *arguments], stderr=full, check=False)  # noqa: S603 - ours
+        command = [sys.executable, "-m", "bench", *arguments]
+        done = subprocess.run(command, stderr=full, check=False, env=python_path())  # noqa: S603 - our own words
     assert done.returncode == code
 
 
