@@ -1,7 +1,6 @@
 """``python -m bench``."""
 
 import io
-import os
 import signal
 import sys
 
@@ -15,12 +14,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     from bench.cli import cli  # noqa: PLC0415 - it takes long enough to import for a Ctrl-C to come meanwhile
+    from bench.errors import ExitCode  # noqa: PLC0415 - likewise
+    from bench.outputs import nowhere  # noqa: PLC0415 - likewise
 
     try:
         cli(prog_name="bench")
     except OSError:  # wrong usage, of which click could not tell: on standard error nothing can be written
-        sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - Python would try again at the end
-        sys.exit(2)
+        sys.stderr = nowhere()
+        sys.exit(ExitCode.BAD_INPUT)
 
 
 if __name__ == "__main__":

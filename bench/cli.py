@@ -1,6 +1,5 @@
 """The command line: all commands, and what their errors and interruptions become."""
 
-import os
 import sys
 import traceback
 from typing import Any
@@ -15,7 +14,7 @@ from bench.errors import BenchError, ExitCode
 from bench.interrupts import Interrupts
 from bench.list_command import list_command
 from bench.options import EXIT_CODES
-from bench.outputs import say
+from bench.outputs import nowhere, say
 from bench.predict_command import predict_command
 from bench.report_command import export_command, report_command
 from bench.run_command import devices_command, run_command
@@ -49,7 +48,7 @@ class Commands(click.Group):
                 say(f"bench: {error.filename!r} cannot be used: {error.strerror}; name another one")
                 ctx.exit(ExitCode.BAD_INPUT)
             # Of an open stream there is no name.
-            sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115 - what is buffered cannot be written either
+            sys.stdout = nowhere()
             say(f"bench: the output cannot be written: {error.strerror}; make room, or write it elsewhere")
             ctx.exit(ExitCode.BAD_INPUT)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

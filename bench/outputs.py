@@ -107,6 +107,14 @@ def remove_abandoned(path: Path) -> None:
                 each.unlink()
 
 
+def nowhere() -> TextIO:
+    """Return a stream to put in place of one that cannot be written.
+
+    What that one holds back could not be written when Python ends, either, and Python would end with a code of its own.
+    """
+    return open(os.devnull, "w")  # noqa: PTH123 - no file
+
+
 def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
     """Write `text` for people to `stream`, by default standard error.
 
@@ -116,8 +124,7 @@ def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
         print(text, file=stream or sys.stderr, end=end, flush=True)
     except OSError:
         if stream is None or stream is sys.stderr:
-            # What is buffered cannot be written at the end either, for which Python would end with a code of its own.
-            sys.stderr = open(os.devnull, "w")  # noqa: PTH123, SIM115 - for as long as the process lasts
+            sys.stderr = nowhere()
 
 
 def append_step_summary(markdown: str) -> str | None:

@@ -254,7 +254,7 @@ def _read_plan(path: Path, line: _Line) -> tuple[Header, dict[str, object]]:
     header = _canonical_reader("header", Header, {Configuration: texts})(line.text)
     if header is None or header.schema_version != SCHEMA_VERSION:
         header = _read_header(path, line)
-        texts = {coding.dumps(configuration): configuration for configuration in header.plan.configurations}
+        return header, {coding.dumps(configuration): configuration for configuration in header.plan.configurations}
     _require_sound(path, header)
     return header, texts
 

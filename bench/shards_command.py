@@ -163,12 +163,13 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
                 "name a file of its own"
             )
         runs = shards if before is None else {**shards, output: before}
-        return merge_runs([Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()])
+        sources = [Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()]
+        for source in sources:
+            for warning in source.run.warnings:
+                say(f"bench: {source.label}: {warning}")
+        return merge_runs(sources)
 
     merged = update_merged(output, merge)
-    for path, run in shards.items():
-        for warning in run.warnings:
-            say(f"bench: {harmless(path.name, 60)}: {warning}")
     click.echo(f"{output}: {_told(merged)}")
     click.get_current_context().exit(_exit_code(merged))
 

@@ -127,6 +127,14 @@ def test_merged_shards_are_the_plans_trials_and_merging_again_changes_nothing(sh
     assert "shard" not in shown.stdout
 
 
+def test_what_a_damaged_file_lost_is_said_of_a_shard_and_of_the_output(shards: list[str]) -> None:
+    assert bench("merge", shards[0], "--output", "run.jsonl").exit_code == 3
+    for name in ("run.jsonl", shards[1]):
+        Path(name).write_bytes(Path(name).read_bytes()[:-20])
+    said = bench("merge", shards[1], "--output", "run.jsonl").stderr
+    assert [line.partition(": line")[0] for line in said.splitlines()] == ["bench: s2.jsonl", "bench: run.jsonl"]
+
+
 def test_an_incomplete_merge_ends_with_3_says_what_is_missing_and_is_completed_later(
     worker: FakeLauncher, shards: list[str]
 ) -> None:
