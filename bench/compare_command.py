@@ -89,7 +89,8 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
 def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
     """Yield how the step times of two machines or devices grow, and who overtakes whom, where both have the sizes."""
     from bench.compare import Source
-    from bench.scaling_view import models_of_all, scaling_sections, side_of_trials
+    from bench.scaling_models import models_of_all, side_of_trials
+    from bench.scaling_view import scaling_sections
 
     sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
     if any(len({trials.machine_id for trials in source.table.trials}) > 1 for source in sources):

@@ -35,7 +35,8 @@ def predict_command(
     python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.machines import parts_by_machine
-    from bench.scaling_view import label_runs, left_out, render_prediction, render_scaling
+    from bench.scaling_models import label_runs, left_out
+    from bench.scaling_view import render_prediction, render_scaling
     from bench.store import read_run, resolve
 
     if (layers is None) != (batch_size is None):

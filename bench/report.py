@@ -30,7 +30,8 @@ from bench.records import Failure, Measurement, Run
 from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
-from bench.scaling_view import label_runs, make_models, models_of_all, scaling_tables, side_of_trials
+from bench.scaling_models import label_runs, make_models, models_of_all, side_of_trials
+from bench.scaling_view import scaling_tables
 from bench.shards import listed
 from bench.summary import Summary, summarise_run
 from bench.taxes import make_accounts, tax_table

@@ -39,7 +39,8 @@ from bench.report_charts import Heatmap, RatioChart
 from bench.report_epochs import MAX_EPOCHS
 from bench.report_figures import MAX_CHARTS
 from bench.report_page import render_page
-from bench.scaling_view import label_runs, make_models, scaling_tables
+from bench.scaling_models import label_runs, make_models
+from bench.scaling_view import scaling_tables
 from bench.show import render_run
 from bench.summary import summarise
 from bench.taxes import make_accounts, tax_table

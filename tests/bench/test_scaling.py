@@ -25,7 +25,8 @@ from stored_runs import store
 from bench.cli import cli
 from bench.records import Configuration, Measurement, Run, TrialRecord
 from bench.scaling import Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
-from bench.scaling_view import _undecided, label_runs, make_models, predict, render_prediction, render_scaling
+from bench.scaling_models import label_runs, make_models, predict
+from bench.scaling_view import _undecided, render_prediction, render_scaling
 from mnist_mlp.costs import training_bytes, training_flops
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
