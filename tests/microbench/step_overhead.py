@@ -1,121 +1,126 @@
-"""Does a step of the measured training cost more than a bare loop's? Finer than harness_overhead.py, in one process.
+"""What does the code of the measured training cost beside a bare loop's, where all else is the same?
 
-Steps of `mnist_mlp.train.Training`, taken as `Training.train` takes them, and steps of a plain PyTorch loop alternate
-in one process, each on a model of its own, so that the machine's drift and whatever differs between two processes
-touch both alike. Each epoch's means, without its slowest twentieth (interrupts), give one ratio; printed is their
-geometric mean with a 95 % interval over epochs.
+In a process, on one model with one optimizer, stretches of steps are taken in turn and in random order by
+`Training.train` and by a plain PyTorch loop, so that data, model and the machine's drift touch both alike, which two
+processes never manage (harness_overhead.py). Where the steps' passing tensors come to lie still favours one or the
+other by a percent or two, process by process; so each process, forked from this one with its memory shifted by an
+amount of its own, is one observation. Printed is their geometric mean with its 95 % interval.
 
-    python tests/microbench/step_overhead.py [--epochs 20] [--width 128] [--batch-size 64] [--threads 2]
+    python tests/microbench/step_overhead.py [--processes 24] [--rounds 60] [--width 128] [--batch-size 64]
 """
 
 import argparse
 import dataclasses
+import gc
 import math
+import multiprocessing
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+import torch._dynamo  # as a worker host: the first optimizer would import it
 from scipy import stats
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
+from bench.worker import displace
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.engines import EagerEngine
-from mnist_mlp.recipes import find_recipe, scale_width
-from mnist_mlp.train import Tally, Training
+from mnist_mlp.recipes import Recipe, find_recipe, scale_width
+from mnist_mlp.train import Training
 
-Step = Callable[[], object]
+STEPS = 50
+"""Steps of a stretch."""
+
+Loop = Callable[[Tensor], object]
+"""Trains on the samples at an order, (n,) int64."""
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="A measured training's step over a bare loop's, with its interval.")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser = argparse.ArgumentParser(description="A measured training's steps over a bare loop's, with the interval.")
+    parser.add_argument("--processes", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     recipe = dataclasses.replace(scale_width(find_recipe("784-128-10"), options.width), batch_size=options.batch_size)
-    dataset = load("mnist")
-    measured = Training(recipe, dataset, device=torch.device("cpu"), seed=0)
-    measured.model.train()
-    bare = bare_loop(dataset, options.width, options.batch_size)
-    steps = len(dataset.train_labels) // options.batch_size
+    gc.collect()
+    gc.freeze()  # as a worker host does before it forks
+    fork = multiprocessing.get_context("fork")
     logs = []
-    for epoch in range(options.epochs + 1):
-        arms = (next(bare), training_steps(measured, epoch))
-        seconds = alternate(arms, steps)
-        if epoch:  # the first one warms up
-            logs.append(math.log(trimmed_mean(seconds[1]) / trimmed_mean(seconds[0])))
+    for seed in range(options.processes):
+        with fork.Pool(1) as pool:
+            logs.append(pool.apply(measure, (recipe, options.threads, options.rounds, seed)))
     mean = statistics.fmean(logs)
     half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
     print(  # noqa: T201 - the result
-        f"{recipe.name} batch {recipe.batch_size}, {options.threads} threads: step of the training / of a bare loop "
-        f"{math.exp(mean):.4f}, 95 % interval {math.exp(mean - half):.4f} to {math.exp(mean + half):.4f} "
-        f"({len(logs)} epochs of {steps} alternating steps)"
+        f"{recipe.name} batch {recipe.batch_size}, {options.threads} threads: the training / a bare loop "
+        f"{math.exp(mean):.4f}, 95 % interval {math.exp(mean - half):.4f} to {math.exp(mean + half):.4f}; single "
+        f"processes {math.exp(min(logs)):.4f} to {math.exp(max(logs)):.4f} ({len(logs)} of {options.rounds} rounds "
+        f"of {STEPS} steps)"
     )
 
 
-def alternate(arms: tuple[Step, Step], steps: int) -> tuple[list[float], list[float]]:
-    """Take `steps` steps of each arm in ABBA order; return their seconds."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for step in range(steps):
-        for arm in (0, 1) if step % 2 else (1, 0):
-            start = time.perf_counter()
-            arms[arm]()
-            seconds[arm].append(time.perf_counter() - start)
+def measure(recipe: Recipe, threads: int, rounds: int, seed: int) -> float:
+    """Return this process's log-ratio, the mean of the middle eight tenths of its rounds (interrupts)."""
+    displacement = displace(seed)
+    torch.set_num_threads(threads)
+    dataset = load("mnist")
+    training = Training(recipe, dataset, device=torch.device("cpu"), seed=seed)
+    bare = bare_loop(dataset, training)
+    order = training.order(0)
+    training.train(order)  # warms up
+    samples = STEPS * recipe.batch_size
+    logs = []
+    for _ in range(rounds):
+        begin = random.randrange(len(order) - samples)  # noqa: S311 - no secret
+        seconds = stretch(training.train, bare, order[begin : begin + samples], recipe.batch_size)
+        logs.append(math.log(seconds[0] / seconds[1]))
+    del displacement  # it has lived as long as the steps
+    return statistics.fmean(sorted(logs)[rounds // 10 : rounds - rounds // 10])
+
+
+def stretch(measured: Loop, bare: Loop, order: Tensor, batch_size: int) -> list[float]:
+    """Have both train at `order`, either one first; return the seconds of each."""
+    seconds = [0.0, 0.0]
+    arms = (measured, bare)
+    for place in random.sample((0, 1), 2):
+        bare(order[: 4 * batch_size])  # both find the caches alike
+        start = time.perf_counter()
+        arms[place](order)
+        seconds[place] = time.perf_counter() - start
     return seconds
 
 
-def trimmed_mean(seconds: list[float]) -> float:
-    """Return the mean without the slowest twentieth."""
-    return statistics.fmean(sorted(seconds)[: len(seconds) * 19 // 20])
-
-
-def training_steps(training: Training, epoch: int) -> Step:
-    """Return a function that takes the next step of `epoch`, as `Training.train` does."""
-    batches = training._pipeline.train_batches(training.order(epoch))  # noqa: SLF001 - one step at a time
-    engine = training._engine  # noqa: SLF001 - one step at a time
-    tally = Tally.for_batches(
-        training.train_samples, training.recipe.batch_size, torch.device("cpu"), functional.cross_entropy
-    )
+def bare_loop(dataset: Dataset, training: Training) -> Loop:
+    """Return a plain PyTorch loop over the same model and optimizer."""
+    engine = training._engine  # noqa: SLF001 - its optimizer, to share it
     if not isinstance(engine, EagerEngine):
         raise TypeError(engine)
-
-    def step() -> None:
-        images, labels = next(batches)
-        tally.add(engine.step(images, labels)[0], labels)
-
-    return step
-
-
-def bare_loop(dataset: Dataset, width: int, batch_size: int) -> Iterator[Step]:
-    """Yield, for each epoch, a function that takes the next step of a plain PyTorch loop."""
-    torch.manual_seed(0)
+    model, optimizer, batch_size = training.model, engine.optimizer, training.recipe.batch_size
     images, labels = dataset.train_images.flatten(1), dataset.train_labels
-    model = nn.Sequential(nn.Linear(784, width), nn.ReLU(), nn.Linear(width, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    while True:
-        order = torch.randperm(len(labels))
-        starts = iter(range(0, len(labels), batch_size))
+    criterion = nn.CrossEntropyLoss()
 
-        def step(order: torch.Tensor = order, starts: Iterator[int] = starts) -> None:
-            start = next(starts)
-            chosen = order[start : start + batch_size]
+    def train(order: Tensor) -> None:
+        for begin in range(0, len(order), batch_size):
+            chosen = order[begin : begin + batch_size]
             batch = images.index_select(0, chosen).float().div_(255).sub_(0.1307).div_(0.3081)
-            loss = functional.cross_entropy(model(batch), labels.index_select(0, chosen))
+            targets = labels.index_select(0, chosen)
+            output = model(batch)
+            loss = criterion(output, targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
-        yield step
+    return train
 
 
 if __name__ == "__main__":
