@@ -105,7 +105,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, shard=shard, dry_run=dry_run)
         if place is not None and place.rank > 0:
-            _follow(place, terms, _preload_of(resume))
+            _follow(place, terms, _preload_elsewhere(resume))
             return
         _resume(resume, options, terms, ctx.obj)
         return
@@ -221,16 +221,20 @@ def _follow(place: "Place", terms: _Terms, preload: tuple[str, ...]) -> None:
     say(f"rank {place.rank} took part in {count} trials, which the first rank stores")
 
 
-def _preload_of(reference: str) -> tuple[str, ...]:
+def _preload_elsewhere(reference: str) -> tuple[str, ...]:
     """Return what trials of this stored run import; nothing where only another host, the first rank's, has it."""
-    from bench import run
     from bench.store import read_run, resolve
 
     try:
-        configurations = read_run(resolve(reference, RESULTS)).header.plan.configurations
+        return _preload_of(read_run(resolve(reference, RESULTS)).header.plan)
     except BadInputError:
         return ()
-    return run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
+
+
+def _preload_of(plan: "Plan") -> tuple[str, ...]:
+    from bench import run
+
+    return run.preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
 
 
 def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: Interrupts) -> None:
@@ -242,14 +246,13 @@ def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: I
 
     path = resolve(reference, options.results)
     stored = read_run(path)
-    configurations = stored.header.plan.configurations
-    preload = run.preload_for([c.pipeline for c in configurations], configurations[0].dataset)
-    missing = missing_trials(stored.header.plan, stored.records)
-    check_world_size(max(configuration.world_size for configuration in configurations), terms.place)
+    plan = stored.header.plan
+    missing = missing_trials(plan, stored.records)
+    check_world_size(max(configuration.world_size for configuration in plan.configurations), terms.place)
     if terms.on is None:
         devices = {device for trial in missing for device in trial.configuration.devices}
         require_free(devices, patience(terms.wait_seconds))
-    with _crew(terms, preload) as crew:
+    with _crew(terms, _preload_of(plan)) as crew:
         _print_finished(run.resume_run(path, options, crew, interrupts, _progress), terms.on)
 
 
