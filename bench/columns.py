@@ -120,6 +120,17 @@ def _mean_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
     return cell
 
 
+def _counted(cell: Callable[[Sequence[Value]], str]) -> Callable[[Sequence[Value]], str]:
+    """Make a cell of what only some trials may have reached: of `cell`'s values, the last their number, and of all."""
+
+    def counted(values: Sequence[Value]) -> str:
+        *of_reached, n = values
+        text, reached = cell(of_reached), of_reached[-1]
+        return f"{text} ({reached} of {n})" if text and reached != n else text
+
+    return counted
+
+
 def _count_cell(values: Sequence[Value]) -> str:
     n, failed = values
     return f"{n}+{failed} failed" if failed else str(n)
@@ -132,6 +143,9 @@ DEFAULT_METRICS: Final = (
     "test_accuracy",
     "n",
 )
+
+REACHED: Final = frozenset({"seconds_to_97_percent", "seconds_to_98_percent"})
+"""Quantities that a trial may not have, though it was measured: their cells say how many do, where not all."""
 
 RANK_METRICS: Final = ("strong_efficiency", "weak_efficiency", "exchange_share")
 """Further ones, shown where several ranks trained."""
@@ -146,11 +160,20 @@ def _columns() -> dict[str, Column]:
         for key, field in FIELDS.items()
     }
     for quantity, (header, unit) in QUANTITIES.items():
-        fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in ("median", "low", "high", "n"))
-        columns[quantity] = Column(key=quantity, header=header, fields=fields, cell=_spread_cell(unit))
-        fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in ("mean", "standard_deviation", "n"))
-        key = f"{quantity}_mean_interval"
-        columns[key] = Column(key=key, header=f"mean {header} (95 % interval)", fields=fields, cell=_mean_cell(unit))
+        for key, name, statistics, cell in (
+            (quantity, header, ("median", "low", "high", "n"), _spread_cell(unit)),
+            (
+                f"{quantity}_mean_interval",
+                f"mean {header} (95 % interval)",
+                ("mean", "standard_deviation", "n"),
+                _mean_cell(unit),
+            ),
+        ):
+            fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in statistics)
+            if quantity in REACHED:
+                columns[key] = Column(key=key, header=name, fields=(*fields, FIELDS["n"]), cell=_counted(cell))
+            else:
+                columns[key] = Column(key=key, header=name, fields=fields, cell=cell)
     # The table's one rate stands for the quantity, so it takes the quantity's header.
     rate = columns["throughput_per_second_median"]
     header = QUANTITIES["throughput_per_second"][0]
@@ -213,20 +236,13 @@ def cost_columns(prices: Prices) -> tuple[Column, ...]:
     reached, n = FIELDS["seconds_to_98_percent_n"], FIELDS["n"]
     return (
         Column(key=epoch.key, header=epoch.header, fields=(epoch, per_hour), cell=_cost_cell),
-        Column(key=to_98.key, header=to_98.header, fields=(to_98, reached, n), cell=_counted_cost_cell),
+        Column(key=to_98.key, header=to_98.header, fields=(to_98, reached, n), cell=_counted(_cost_cell)),
     )
 
 
 def _cost_cell(values: Sequence[Value]) -> str:
     cost = values[0]
     return format_cost(cost) if isinstance(cost, int | float) else ""
-
-
-def _counted_cost_cell(values: Sequence[Value]) -> str:
-    """Return a cell of a cost, the trials it is of, and all that were measured: those are told where they differ."""
-    _, reached, n = values
-    text = _cost_cell(values)
-    return f"{text} ({reached} of {n})" if text and reached != n else text
 
 
 def _known_keys() -> str:

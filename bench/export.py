@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bench.records import Run
-from bench.report import ComparisonReport, Report, RunReport
+from bench.report import ComparisonReport, Report, RunReport, Stored
 from bench.report_charts import Chart, Kind
-from bench.report_figures import Figure, trials_of
+from bench.report_figures import NO_MAP, Figure, trials_of
 
 _MAX_NAME_CHARACTERS: Final = 120
 
@@ -24,32 +23,41 @@ class Picture:
 
 def find_pictures(report: Report) -> tuple[Picture, ...]:
     """Return a picture of every chart of `report`, in its order, each with a name of its own."""
-    found: dict[str, Picture] = {}
+    found: list[Picture] = []
+    taken = set[str]()
     for part, figure in _figures(report):
         for chart in figure.charts:
             first = name = _file_name(part.name, chart)
             count = 1
-            while name in found:  # names can differ in what no file's name can hold
+            while name.casefold() in taken:  # names can differ in what no file's name can hold, or not everywhere
                 count += 1
                 name = f"{first}-{count}"
-            found[name] = Picture(name=name, chart=chart, source="; ".join(part.heading))
-    return tuple(found.values())
+            taken.add(name.casefold())
+            found.append(Picture(name=name, chart=chart, source="; ".join(part.heading)))
+    return tuple(found)
 
 
-def left_out(report: Report, runs: Sequence[Run]) -> Iterator[str]:
-    """Yield what was not drawn of `runs`, which `report` is of, and why."""
-    for part, run in zip(report.runs, runs, strict=True):
-        configurations, measured = run.header.plan.configurations, trials_of(run)
+def left_out(report: Report, stored: Sequence[Stored]) -> Iterator[str]:
+    """Yield what was not drawn of `stored`, which `report` is of, and why."""
+    for part, each in zip(report.runs, stored, strict=True):
+        configurations, measured = each.run.header.plan.configurations, trials_of(each.run)
         if not measured:
             yield f"{part.name}: nothing is drawn: no trial was measured"
             continue
         missing = sum(configuration not in measured for configuration in configurations)
         if missing:
             yield f"{part.name}: {missing} of {len(configurations)} configurations: no trial was measured"
+        if each.whole is not None:
+            planned = each.whole.header.plan.configurations
+            begun = {record.trial.configuration for record in each.whole.records}
+            if len(begun) < len(planned):
+                yield f"{part.name}: {len(planned) - len(begun)} of the whole run's configurations: none was begun"
         figures = [figure for section in part.sections for figure in section.figures]
-        if not any(chart.kind is Kind.THROUGHPUT_MAP for figure in figures for chart in figure.charts):
-            yield f"{part.name}: map of throughput: it needs two models and two batch sizes, trained in one way"
-        yield from (f"{part.name}: {note}" for note in dict.fromkeys(note for each in figures for note in each.notes))
+        notes = tuple(dict.fromkeys(note for figure in figures for note in figure.notes))
+        has_map = any(chart.kind is Kind.THROUGHPUT_MAP for figure in figures for chart in figure.charts)
+        if not has_map and not any(note.startswith(NO_MAP) for note in notes):
+            yield f"{part.name}: {NO_MAP}: it needs two models and two batch sizes, trained in one way"
+        yield from (f"{part.name}: {note}" for note in notes)
     for compared in report.comparisons:
         if not compared.figures:
             reason = compared.failure or "they have no measured configuration in common"

@@ -79,13 +79,23 @@ def count_warnings(summaries: Iterable[Summary]) -> dict[TrialWarning, int]:
 
 
 def legend(
-    run: Run, summaries: Sequence[Summary], columns: Sequence[Column], dropped: Sequence[Column]
+    run: Run,
+    summaries: Sequence[Summary],
+    columns: Sequence[Column],
+    dropped: Sequence[Column],
+    *,
+    whole: Run | None = None,
 ) -> tuple[str, ...]:
-    """Return the notes under a table of `summaries` that shows `columns` and had no room for those `dropped`."""
+    """Return the notes under a table of `summaries` that shows `columns` and had no room for those `dropped`.
+
+    Where `run` is only what one machine has of a run, `whole` is all of that: what is missing is missing of it.
+    """
     return (
         *_reading_notes(run, summaries, columns),
         *_missing_columns(summaries, columns, dropped),
-        *_cautions(run, summaries),
+        *_cautions(summaries),
+        *_incomplete_notes(whole or run),
+        *(f"file: {harmless(text, MAX_MESSAGE_CHARACTERS)}" for text in run.warnings),
     )
 
 
@@ -147,7 +157,7 @@ def _missing_columns(
         yield f"rows also differ in {', '.join(hidden)}: add to --columns"
 
 
-def _cautions(run: Run, summaries: Sequence[Summary]) -> Iterator[str]:
+def _cautions(summaries: Sequence[Summary]) -> Iterator[str]:
     for failed in count_failures(summaries):
         trials = "trial" if failed.count == 1 else "trials"
         message = harmless(failed.message, MAX_MESSAGE_CHARACTERS)
@@ -155,9 +165,6 @@ def _cautions(run: Run, summaries: Sequence[Summary]) -> Iterator[str]:
     for warning, count in count_warnings(summaries).items():
         yield f"warning {warning} ({count} of {len(summaries)} rows): {ADVICE[warning]}"
     yield from _flagged_notes(summaries)
-    yield from _incomplete_notes(run)
-    for text in run.warnings:
-        yield f"file: {harmless(text, MAX_MESSAGE_CHARACTERS)}"
 
 
 def _incomplete_notes(run: Run) -> Iterator[str]:

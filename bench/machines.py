@@ -70,13 +70,25 @@ def _part_of(footer: Footer, stored: int, records: Sequence[TrialRecord]) -> Foo
     return dataclasses.replace(footer, measured=len(records) - failed, failed=failed)
 
 
-def parts_by_machine(labels: Iterable[str | None], runs: Iterable[Run]) -> list[tuple[str | None, Run]]:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a stored run holds of one machine. `whole` is that run where other machines have a part in it, else None."""
+
+    label: str | None
+    run: Run
+    whole: Run | None
+
+
+def parts_by_machine(labels: Iterable[str | None], runs: Iterable[Run]) -> list[Part]:
     """Return `runs` with their labels, one of several machines as one run for each, with the machine in its label."""
-    found: list[tuple[str | None, Run]] = []
+    found: list[Part] = []
     for label, run in zip(labels, runs, strict=True):
         parts = by_machine(run)
         if len(parts) == 1:
-            found.append((label, run))
+            found += (Part(label=label, run=part, whole=None) for part in parts.values())
         else:
-            found += ((f"{label} {machine_id}" if label else machine_id, part) for machine_id, part in parts.items())
+            found += (
+                Part(label=f"{label} {machine_id}" if label else machine_id, run=part, whole=run)
+                for machine_id, part in parts.items()
+            )
     return found

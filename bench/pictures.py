@@ -7,7 +7,7 @@ and cells hold their numbers. Figures are made without pyplot, so no global stat
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeAlias
 
@@ -32,6 +32,7 @@ from bench.report_charts import (
     last_value,
     places,
     ratio_scale,
+    ratio_tick,
     shown_guides,
 )
 
@@ -65,7 +66,12 @@ _PADDING_INCHES: Final = 0.08
 _POINTS_PER_INCH: Final = 72
 _DOTS_PER_INCH: Final = 200
 _RAW_OFFSET_POINTS: Final = 5
-_NAME_CHARACTERS: Final = 30
+_NAME_CHARACTERS: Final = 60
+_LABEL_INCHES: Final = 2.4
+"""Wider labels make a picture wider, by as much as they are wider."""
+_LETTER_INCHES: Final = 0.08
+_WIDE_LETTER_INCHES: Final = 0.145
+"""Mean width of a letter at the font's size, and of one that is not ASCII, such as the box for one it has not."""
 _TITLE_CHARACTERS_PER_INCH: Final = 11
 _MARK_CHARACTERS_PER_INCH: Final = 16
 
@@ -121,11 +127,21 @@ def _figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
+def _widest_inches(names: Iterable[str]) -> float:
+    """Return about how wide the widest of these names is as a label."""
+    return max((_inches(harmless(name, _NAME_CHARACTERS)) for name in names), default=0.0)
+
+
+def _inches(text: str) -> float:
+    return sum(_LETTER_INCHES if letter.isascii() else _WIDE_LETTER_INCHES for letter in text)
+
+
 # Lines
 
 
 def _lines(chart: LineChart) -> Figure:
-    figure, axes = _figure(_WIDTH_INCHES, _HEIGHT_INCHES)
+    widest = _widest_inches(series.name for series in chart.series)
+    figure, axes = _figure(_WIDTH_INCHES + max(0.0, widest - _LABEL_INCHES), _HEIGHT_INCHES)
     drawn = list(places(chart))
     x = make_scale(chart.x, [a for a, _ in drawn], 0, 4.5 * _POINTS_PER_INCH)
     y = make_scale(chart.y, [b for _, b in drawn] + shown_guides(chart), 0, 3 * _POINTS_PER_INCH)
@@ -185,14 +201,15 @@ def _draw_series(axes: Axes, series: Series) -> None:
     ranged = [(each, each.low, each.high) for each in series.points if each.low is not None and each.high is not None]
     if ranged:
         axes.vlines([each.x for each, _, _ in ranged], *zip(*((a, b) for _, a, b in ranged), strict=True), color=colour)
-    axes.plot(
-        [each.x for each in series.points],
-        [each.y for each in series.points],
-        color=colour,
-        linestyle=_line(series),
-        marker=_MARKERS[series.style],
-        markerfacecolor="white" if series.is_dashed else colour,
-    )
+    for piece in series.pieces() or [list(series.points)]:
+        axes.plot(
+            [each.x for each in piece],
+            [each.y for each in piece],
+            color=colour,
+            linestyle=_line(series),
+            marker=_MARKERS[series.style],
+            markerfacecolor="white" if series.is_dashed else colour,
+        )
 
 
 def _line(series: Series) -> Literal["", "-", "--"]:
@@ -205,7 +222,8 @@ def _line(series: Series) -> Literal["", "-", "--"]:
 
 
 def _heatmap(chart: Heatmap) -> Figure:
-    figure, axes = _figure(max(4.0, 1.6 + 0.8 * len(chart.columns)), 1.5 + 0.32 * len(chart.rows))
+    width = max(4.0, 1.0 + _widest_inches(chart.rows) + 0.8 * len(chart.columns))
+    figure, axes = _figure(width, 1.5 + 0.32 * len(chart.rows))
     shades = np.log(np.array(chart.values, dtype=float))  # None becomes NaN, which is left white
     norm = Normalize(float(np.nanmin(shades)), float(np.nanmax(shades)))
     axes.imshow(shades, cmap="cividis_r", norm=norm, aspect="auto")
@@ -226,13 +244,14 @@ def _heatmap(chart: Heatmap) -> Figure:
 
 
 def _ratios(chart: RatioChart) -> Figure:
-    figure, axes = _figure(7.6, 1.5 + 0.24 * len(chart.ratios))
+    widest = _widest_inches(each.name for each in chart.ratios)
+    figure, axes = _figure(7.6 + max(0.0, widest - _LABEL_INCHES), 1.5 + 0.24 * len(chart.ratios))
     x = ratio_scale(chart, 0, 4 * _POINTS_PER_INCH)
-    _set_axis(axes, "x", chart.label, x, lambda value: f"{value:.3g}")
+    _set_axis(axes, "x", chart.label, x, ratio_tick)
     axes.grid(visible=True, axis="x")
     axes.axvline(1, color="0.3", linestyle=":")
     axes.set_ylim(len(chart.ratios) - 0.5, -0.5)
-    axes.set_yticks(range(len(chart.ratios)), [harmless(each.name, 44) for each in chart.ratios])
+    axes.set_yticks(range(len(chart.ratios)), [harmless(each.name, _NAME_CHARACTERS) for each in chart.ratios])
     axes.tick_params(axis="y", length=0)
     aside = axes.get_yaxis_transform() + ScaledTranslation(8 / _POINTS_PER_INCH, 0, figure.dpi_scale_trans)
     for row, each in enumerate(chart.ratios):

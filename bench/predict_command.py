@@ -45,8 +45,8 @@ def predict_command(
             f"{missing} is missing: a size is --layers and --batch-size; without both, models are shown"
         )
     labels, names = zip(*map(split_label, references), strict=True)
-    named, runs = zip(*parts_by_machine(labels, [read_run(resolve(name, results)) for name in names]), strict=True)
-    sides = label_runs(runs, named)
+    parts = parts_by_machine(labels, [read_run(resolve(name, results)) for name in names])
+    sides = label_runs([part.run for part in parts], [part.label for part in parts])
     width = terminal_width()
     if layers is None or batch_size is None:
         click.echo(render_scaling(sides, layout, width))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.columns import COLUMNS, Column, default_columns, find_columns, harmless
-from bench.compare import Comparison, Source, compare_runs
+from bench.compare import Comparison, Row, Source, compare_runs
+from bench.comparison_columns import Column as RowColumn
 from bench.comparison_columns import identity_columns
 from bench.comparison_legend import heading as comparison_heading
 from bench.comparison_view import notes as comparison_notes
@@ -61,11 +62,15 @@ _EXTRA_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """A stored run to be reported: its label, empty without one, and the profile of its machine, None without one."""
+    """A stored run to be reported: its label, empty without one, and the profile of its machine, None without one.
+
+    Where `run` is only what one machine has of a run, `whole` is all of that.
+    """
 
     label: str
     run: Run
     profile: MachineProfile | None = None
+    whole: Run | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +145,13 @@ def _run_report(name: str, stored: Stored) -> RunReport:
     return RunReport(
         name=name,
         heading=run_heading(run),
-        facts=tuple(_facts(run)),
+        facts=tuple(_facts(run, stored.whole)),
         columns=columns,
         rows=tuple(
             tuple(Cell(text=column.text(summary), value=column.fields[0].value(summary)) for column in columns)
             for summary in summaries
         ),
-        notes=legend(run, summaries, columns, ()),
+        notes=legend(run, summaries, columns, (), whole=stored.whole),
         sections=tuple(_sections(stored, summaries)),
     )
 
@@ -194,12 +199,14 @@ def _limited(title: str, figures: Iterable[Figure]) -> tuple[Figure, ...]:
     return (*found[:MAX_CHARTS], Figure(title="Further ones", charts=(), tables=(), notes=(note,)))
 
 
-def _facts(run: Run) -> Iterator[tuple[str, str]]:
+def _facts(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
     """Yield what there is to know of where the numbers come from, each with its name."""
-    header, plan, machine = run.header, run.header.plan, run.header.machine
+    header, plan, machine = run.header, (whole or run).header.plan, run.header.machine
     yield "run", ", ".join(filter(None, (header.run_id, header.name, header.created_at)))
     yield "command", f"python -m bench {shlex.join(header.command)}"
-    yield "state", _state(run)
+    yield "state", _state(whole or run)
+    if whole is not None:
+        yield "on this machine", f"{len(run.header.plan.configurations)} configurations, {_trials(run)}"
     last = plan.seed + plan.repeats - 1
     yield "plan", f"{len(plan.configurations)} configurations, {plan.repeats} repeats, seeds {plan.seed} to {last}"
     yield "data", "; ".join(_datasets(run))
@@ -237,11 +244,14 @@ def _state(run: Run) -> str:
         state = f"shard {listed([shard.number for shard in division.held])} of {division.shards}, complete in itself"
     else:
         state = f"incomplete ({footer.reason})"
+    return f"{state}: {_trials(run)}, {footer.missing + lost} missing"
+
+
+def _trials(run: Run) -> str:
+    """Return how many trials there are of `run`, and how long they took together."""
     failed = sum(isinstance(record.outcome, Failure) for record in run.records)
-    return (
-        f"{state}: {len(run.records) - failed} trials measured, {failed} failed, {footer.missing + lost} missing; "
-        f"{format_seconds(footer.wall_seconds)} in all"
-    )
+    seconds = format_seconds(sum(record.wall_seconds for record in run.records))
+    return f"{len(run.records) - failed} trials measured and {failed} failed in {seconds}"
 
 
 def _datasets(run: Run) -> list[str]:
@@ -279,24 +289,24 @@ def _compare(first: Source, other: Source) -> ComparisonReport:
     return ComparisonReport(
         name=name,
         heading=tuple(comparison_heading(comparison)),
-        figures=tuple(_ratio_figures(comparison, tables[0])) if tables else (),
+        figures=tuple(_ratio_figures(comparison)),
         tables=tuple(tables),
         notes=tuple(comparison_notes(comparison, rows)),
     )
 
 
-def _ratio_figures(comparison: Comparison, table: WordTable) -> Iterator[Figure]:
+def _ratio_figures(comparison: Comparison) -> Iterator[Figure]:
     rows = [row for row in comparison.rows if row.time.estimate is not None]
     if not rows:
         return
-    columns = identity_columns(comparison.rows)
+    columns = _telling(identity_columns(comparison.rows), rows)
     ratios = []
     for row in rows[:MAX_RATIOS]:
         estimate, span = row.time.estimate, row.time.interval
         value = 0.0 if estimate is None else estimate.value
         ratios.append(
             Ratio(
-                name=" ".join(f"{'batch ' * (column.key == 'batch_size')}{column.cell(row)}" for column in columns),
+                name=" ".join(_named(column, row) for column in columns),
                 value=from_log(value),
                 low=None if span is None else _bound(span.low),
                 high=None if span is None else _bound(span.high),
@@ -319,7 +329,21 @@ def _ratio_figures(comparison: Comparison, table: WordTable) -> Iterator[Figure]
         ratios=tuple(ratios),
     )
     note = f"ratios: drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all"
-    yield Figure(title="Ratios", charts=(chart,), tables=(table,), notes=(note,) if len(rows) > MAX_RATIOS else ())
+    yield Figure(title="Ratios", charts=(chart,), tables=(), notes=(note,) if len(rows) > MAX_RATIOS else ())
+
+
+def _telling(columns: Sequence[RowColumn], rows: Sequence[Row]) -> list[RowColumn]:
+    """Return the columns that tell `rows` apart, and model and batch size."""
+    return [each for each in columns if each.key in _ALWAYS_NAMED or len({each.cell(row) for row in rows}) > 1]
+
+
+def _named(column: RowColumn, row: Row) -> str:
+    """Return the cell, of a number with what it counts."""
+    words = "batch" if column.key == "batch_size" else column.header
+    return f"{words} {column.cell(row)}" if column.is_numeric else column.cell(row)
+
+
+_ALWAYS_NAMED: Final = frozenset({"model", "batch_size"})
 
 
 def _bound(log_value: float) -> float | None:

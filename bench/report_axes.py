@@ -14,6 +14,9 @@ _PADDING: Final = 0.05
 
 _TICKS: Final = 5
 
+_CHARACTER: Final = 6.5
+"""Mean width of a digit at the charts' font size."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
@@ -62,11 +65,10 @@ def make_scale(axis: Axis, values: Sequence[float], start: float, end: float) ->
     low, high = _padded(min(values, default=0.0), max(values, default=1.0), is_log=is_log)
     if axis.has_zero and not is_log:
         low = min(low, 0.0)
-    found = _ticks(low / axis.unit, high / axis.unit, is_log=is_log, is_whole=axis.is_whole)
-    ticks = axis.ticks or tuple(tick * axis.unit for tick in found)
+    ticks = axis.ticks or _ticks(axis, low, high, is_log=is_log)
     scale = Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=())
     inside = [tick for tick in ticks if low <= tick <= high]
-    return Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=_apart(scale, inside))
+    return Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=_apart(scale, inside, axis.text))
 
 
 def _padded(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
@@ -78,29 +80,44 @@ def _padded(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
     return (max(0.0, low - padding) if low > 0 else low - padding), high + padding
 
 
-def _apart(scale: Scale, ticks: Sequence[float]) -> tuple[float, ...]:
-    """Return `ticks` without those that come too close to the one before."""
-    gap = 34 if scale.end > scale.start else 16  # characters are wider than high
+def _apart(scale: Scale, ticks: Sequence[float], text: Callable[[float], str]) -> tuple[float, ...]:
+    """Return `ticks` without those whose text comes too close to the one before."""
+    is_across = scale.end > scale.start
     kept: list[float] = []
     for tick in ticks:
+        letters = max(len(text(tick)), len(text(kept[-1]))) if kept else 0
+        gap = max(34.0, _CHARACTER * letters + 8) if is_across else 16.0
         if not kept or abs(scale(tick) - scale(kept[-1])) >= gap:
             kept.append(tick)
     return tuple(kept)
 
 
-def _ticks(low: float, high: float, *, is_log: bool, is_whole: bool) -> list[float]:
-    if is_log:
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for digits in ((1,), (1, 3), (1, 2, 5)):
-            found = [digit * 10.0**decade for decade, digit in itertools.product(decades, digits)]
-            inside = [each for each in found if low <= each <= high]
-            if len(inside) >= 3:  # noqa: PLR2004 - fewer show no scale
-                return inside
+def _ticks(axis: Axis, low: float, high: float, *, is_log: bool) -> tuple[float, ...]:
+    """Return round numbers of the axis's unit, so far from each other that their texts differ."""
+    low, high = low / axis.unit, high / axis.unit
+    decades = _decades(low, high) if is_log else []
+    if decades:
+        return tuple(tick * axis.unit for tick in decades)
     step = _nice_step((high - low) / _TICKS)
-    if is_whole:
+    if axis.is_whole:
         step = max(1.0, step)
-    first = math.ceil(low / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
+    while True:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        ticks = tuple(round(place * step, 12) * axis.unit for place in range(first, last + 1))
+        if len({axis.text(tick) for tick in ticks}) == len(ticks):
+            return ticks
+        step = _nice_step(1.5 * step)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Return powers of ten, and their multiples where those are few; nothing if there are too few even so."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5)):
+        found = [digit * 10.0**decade for decade, digit in itertools.product(decades, digits)]
+        inside = [each for each in found if low <= each <= high]
+        if len(inside) >= 3:  # noqa: PLR2004 - fewer show no scale
+            return inside
+    return []
 
 
 def _nice_step(step: float) -> float:

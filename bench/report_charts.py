@@ -5,6 +5,7 @@ classes, so that the page's style sheet makes them fit a light and a dark page.
 """
 
 import enum
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,14 @@ _CHARACTER: Final = 7.2
 """Mean width of a letter at the charts' font size of 12, in a wide font."""
 
 _LABEL_CHARACTERS: Final = 22
+"""Longer names make a chart wider, by as much as they are longer."""
+
+_NAME_CHARACTERS: Final = 60
 _LABEL_GAP: Final = 14
+
+_RATIOS_WIDTH: Final = 760
+_LEAST_RATIOS: Final = 240
+"""Width of a chart of ratios, and what is left of it, at least, to the ratios themselves."""
 
 _MARKERS: Final = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
@@ -71,7 +79,7 @@ Trace: TypeAlias = tuple[tuple[float, float], ...]
 class Series:
     """A line through `points` over its raw `traces`; dashed, without a line, or with a level across, if asked for.
 
-    `style` chooses colour and marker. An empty name is no label.
+    `style` chooses colour and marker. An empty name is no label. The line breaks at each of `breaks`, on the x axis.
     """
 
     name: str
@@ -81,6 +89,14 @@ class Series:
     is_dashed: bool = False
     has_line: bool = True
     level: float | None = None
+    breaks: tuple[float, ...] = ()
+
+    def pieces(self) -> list[list[Point]]:
+        """Return the points as the lines that join them: one, or none, or several where it breaks."""
+        if not self.has_line:
+            return []
+        by_piece = itertools.groupby(self.points, key=lambda point: sum(place < point.x for place in self.breaks))
+        return [list(piece) for _, piece in by_piece]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +159,7 @@ def draw(chart: Chart, key: str) -> str:
     """Return `chart` as an SVG element whose ids begin with `key`; all texts in it are escaped."""
     match chart:
         case LineChart():
-            width, height, body = _WIDTH, _HEIGHT, _lines(chart)
+            width, height, body = _lines(chart)
         case Heatmap():
             width, height, body = _heatmap(chart)
         case RatioChart():
@@ -156,7 +172,7 @@ def draw(chart: Chart, key: str) -> str:
     )
 
 
-def _safe(text: str, limit: int = 60) -> str:
+def _safe(text: str, limit: int = _NAME_CHARACTERS) -> str:
     return escape(harmless(text, limit))
 
 
@@ -172,10 +188,14 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 # Lines
 
 
-def _lines(chart: LineChart) -> Iterator[str]:
-    labels = [harmless(each.name, _LABEL_CHARACTERS) for each in chart.series if each.name]
-    right = 24 + _CHARACTER * max(map(len, labels), default=0)
-    x = make_scale(chart.x, [x for x, _ in places(chart)], _LEFT, _WIDTH - right)
+def _lines(chart: LineChart) -> tuple[int, int, Iterator[str]]:
+    longest = max((len(harmless(each.name, _NAME_CHARACTERS)) for each in chart.series), default=0)
+    width = _WIDTH + round(_CHARACTER * max(0, longest - _LABEL_CHARACTERS))
+    return width, _HEIGHT, _line_parts(chart, width - 24 - _CHARACTER * longest)
+
+
+def _line_parts(chart: LineChart, right: float) -> Iterator[str]:
+    x = make_scale(chart.x, [x for x, _ in places(chart)], _LEFT, right)
     y = make_scale(chart.y, [y for _, y in places(chart)] + shown_guides(chart), _HEIGHT - _BOTTOM, _TOP)
     yield from _axes(chart, x, y)
     for series in chart.series:
@@ -243,12 +263,12 @@ def _curve(series: Series, x: Scale, y: Scale) -> Iterator[str]:
     if bars:
         path = "".join(f"M{a - 3:.1f} {b:.1f}h6m-3 0V{c:.1f}m-3 0h6" for a, b, c in bars)
         yield f'<path class="bar {style}" d="{path}"/>'
-    places = [(x(each.x), y(each.y)) for each in series.points]
-    if series.has_line and len(places) > 1:
-        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
-        yield f'<path class="{"dash" if series.is_dashed else "line"} {style}" d="M{path}"/>'
-    for a, b in places:
-        yield _marker(series, a, b)
+    for piece in series.pieces():
+        if len(piece) > 1:
+            path = "L".join(f"{x(each.x):.1f} {y(each.y):.1f}" for each in piece)
+            yield f'<path class="{"dash" if series.is_dashed else "line"} {style}" d="M{path}"/>'
+    for each in series.points:
+        yield _marker(series, x(each.x), y(each.y))
 
 
 def _marker(series: Series, x: float, y: float) -> str:
@@ -262,7 +282,7 @@ def _labels(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
     named.sort(key=lambda each: each[0])
     for place, (_, series) in zip(_spread([place for place, _ in named]), named, strict=True):
         yield _marker(series, x.end + 12, place)
-        yield _text(x.end + 20, place + 4, _safe(series.name, _LABEL_CHARACTERS), "label")
+        yield _text(x.end + 20, place + 4, _safe(series.name), "label")
 
 
 def last_value(series: Series) -> float:
@@ -290,7 +310,7 @@ def _spread(places: Sequence[float]) -> list[float]:
 def _heatmap(chart: Heatmap) -> tuple[int, int, Iterator[str]]:
     longest = max(map(len, (text for row in chart.texts for text in row)), default=0)
     cell = max(66, round(_CHARACTER * longest) + 14)
-    left = round(_CHARACTER * max(len(harmless(row, 30)) for row in chart.rows)) + 38
+    left = round(_CHARACTER * max(len(harmless(row, _NAME_CHARACTERS)) for row in chart.rows)) + 38
     width, height = left + cell * len(chart.columns) + 6, 26 * len(chart.rows) + 52
     return width, height, _cells(chart, cell, left, height)
 
@@ -300,7 +320,7 @@ def _cells(chart: Heatmap, cell: int, left: int, height: int) -> Iterator[str]:
     low, span = min(logs, default=0.0), max(logs, default=0.0) - min(logs, default=0.0)
     for i, (name, values, texts) in enumerate(zip(chart.rows, chart.values, chart.texts, strict=True)):
         y = 6 + 26 * i
-        yield _text(left - 8, y + 17, _safe(name, 30), "tick", "end")
+        yield _text(left - 8, y + 17, _safe(name), "tick", "end")
         for j, (value, text) in enumerate(zip(values, texts, strict=True)):
             x = left + cell * j
             shade = "none" if value is None else f"h{round(8 * (math.log(value) - low) / span) if span else 4}"
@@ -318,21 +338,22 @@ def _cells(chart: Heatmap, cell: int, left: int, height: int) -> Iterator[str]:
 
 
 def _ratios(chart: RatioChart) -> tuple[int, int, Iterator[str]]:
-    return 760, 22 * len(chart.ratios) + 58, _ratio_rows(chart)
-
-
-def _ratio_rows(chart: RatioChart) -> Iterator[str]:
-    left = 16 + _CHARACTER * max(len(harmless(each.name, 44)) for each in chart.ratios)
+    left = 16 + _CHARACTER * max(len(harmless(each.name, _NAME_CHARACTERS)) for each in chart.ratios)
     right = 18 + _CHARACTER * max(len(f"{each.text} {each.verdict}") for each in chart.ratios)
-    x = ratio_scale(chart, left, 760 - right)
+    width = round(max(_RATIOS_WIDTH, left + _LEAST_RATIOS + right))
+    return width, 22 * len(chart.ratios) + 58, _ratio_rows(chart, left, width - right)
+
+
+def _ratio_rows(chart: RatioChart, left: float, right: float) -> Iterator[str]:
+    x = ratio_scale(chart, left, right)
     bottom = 22 * len(chart.ratios) + 10
     for tick in x.ticks:
         yield _line(x(tick), 6, x(tick), bottom, "grid")
-        yield _text(x(tick), bottom + 16, f"{tick:.3g}", "tick", "mid")
+        yield _text(x(tick), bottom + 16, ratio_tick(tick), "tick", "mid")
     yield _line(x(1.0), 6, x(1.0), bottom, "guide")
     for i, each in enumerate(chart.ratios):
         y = 20.0 + 22 * i
-        yield _text(left - 8, y + 4, _safe(each.name, 44), "tick", "end")
+        yield _text(left - 8, y + 4, _safe(each.name), "tick", "end")
         if each.low and each.high:
             bar = f"M{x(each.low):.1f} {y - 4:.1f}v8m0-4H{x(each.high):.1f}m0-4v8"
             yield f'<path class="bar s0" d="{bar}"/>'
@@ -342,6 +363,11 @@ def _ratio_rows(chart: RatioChart) -> Iterator[str]:
     yield _text((left + x.end) / 2, bottom + 38, _safe(f"{chart.label}, log scale"), "name", "mid")
 
 
+def ratio_tick(value: float) -> str:
+    """Return the text of a tick of a chart of ratios."""
+    return f"{value:.4g}"
+
+
 VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
 """A triangle down for less time, up for more, a square for the same; all else is a circle."""
 
@@ -349,7 +375,7 @@ VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
 def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:
     """Return the scale from `start` to `end` of a chart of ratios, logarithmic, with 1 in it."""
     values = [value for each in chart.ratios for value in (each.value, each.low, each.high) if value]
-    axis = Axis(label=chart.label, text=lambda value: f"{value:.3g}", is_log=True)
+    axis = Axis(label=chart.label, text=ratio_tick, is_log=True)
     return make_scale(axis, [*values, 1.0, *_around(values)], start, end)
 
 

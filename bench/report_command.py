@@ -91,7 +91,7 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
     click.echo(
         f"{plots}: {len(pictures)} chart{'s' * (len(pictures) != 1)}, each as {' and '.join(map(str.upper, FORMATS))}"
     )
-    for line in left_out(report, [each.run for each in stored]):
+    for line in left_out(report, stored):
         say(f"left out: {line}")
     _print_warnings(each.run for each in stored)
 
@@ -110,8 +110,13 @@ def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "l
 
     labels = [split_label(reference)[0] for reference in references]
     return [
-        Stored(label=label or "", run=part, profile=load_profile(part.header.machine.id, results))
-        for label, part in parts_by_machine(labels, [read_run(path) for path in paths])
+        Stored(
+            label=part.label or "",
+            run=part.run,
+            whole=part.whole,
+            profile=load_profile(part.run.header.machine.id, results),
+        )
+        for part in parts_by_machine(labels, [read_run(path) for path in paths])
     ]
 
 

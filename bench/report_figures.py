@@ -4,7 +4,6 @@ Values over a configuration's trials come from `bench.summary`, as in `show`. On
 only: models over batch sizes for one device and engine, batch sizes over epochs for one model.
 """
 
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from bench.layout import WordTable
 from bench.records import Configuration, Measurement, Run
 from bench.report_axes import Axis
 from bench.report_charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, Point, Series
+from bench.shards import listed
 from bench.summary import Sample, Summary
 from bench.units import format_bytes, format_rate
 
@@ -24,6 +24,9 @@ Trials: TypeAlias = Sequence[tuple[int, Measurement]]
 
 MAX_CHARTS: Final = 40
 """Of a kind and run: nobody looks at more, and what they would show stands in the table."""
+
+NO_MAP: Final = "no map of throughput"
+"""How the reason begins for which there is none."""
 
 _SIZES: Final = frozenset({"width", "layers"})
 
@@ -45,10 +48,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One model: its configurations by batch size."""
+    """One model: its configurations by batch size, and the batch sizes at which every trial failed."""
 
     name: str
     summaries: tuple[Summary, ...]
+    failed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,18 +79,28 @@ def groups(summaries: Sequence[Summary]) -> tuple[Group, ...]:
     models = ("model", *(key for key in varying if key in _SIZES))
     found: dict[tuple[str, ...], dict[tuple[str, ...], list[Summary]]] = defaultdict(lambda: defaultdict(list))
     for summary in summaries:
-        if summary.n:
+        if summary.n or summary.failures:
             found[_texts(summary, ways)][_texts(summary, models)].append(summary)
-    return tuple(
+    made = (
         Group(
             name=", ".join(way),
             lines=tuple(
-                Line(name=", ".join(model), summaries=tuple(sorted(of_model, key=_batch_size)))
+                _line(", ".join(model), sorted(of_model, key=_batch_size))
                 for model, of_model in by_model.items()
+                if any(summary.n for summary in of_model)
             ),
         )
         for way, by_model in found.items()
     )
+    return tuple(group for group in made if group.lines)
+
+
+def _line(name: str, summaries: Iterable[Summary]) -> Line:
+    measured: list[Summary] = []
+    failed: list[Summary] = []
+    for summary in summaries:
+        (measured if summary.n else failed).append(summary)
+    return Line(name=name, summaries=tuple(measured), failed=tuple(map(_batch_size, failed)))
 
 
 def _texts(summary: Summary, keys: Iterable[str]) -> tuple[str, ...]:
@@ -112,6 +126,7 @@ def throughput_figures(found: Sequence[Group], trials: Mapping[Configuration, Tr
             title=f"Throughput: {group.name}",
             charts=((heatmap,) if heatmap else ()) + tuple(curves),
             tables=(table, _raw_table(group, trials)),
+            notes=tuple(_not_drawn(group)),
         )
 
 
@@ -146,6 +161,14 @@ def _raw_table(group: Group, trials: Mapping[Configuration, Trials]) -> WordTabl
     )
 
 
+def _not_drawn(group: Group) -> Iterator[str]:
+    if len(group.lines) > MAX_CHARTS:
+        yield f"{NO_MAP} of {group.name}: at most {MAX_CHARTS} models are drawn, and it has {len(group.lines)}"
+    for line in group.lines:
+        if line.failed:
+            yield f"{line.name}: the line breaks at batch size {listed(line.failed)}, where every trial failed"
+
+
 def _heatmap(group: Group) -> Heatmap | None:
     cells = {(line.name, _batch_size(summary)): summary for line in group.lines for summary in line.summaries}
     sizes = sorted({size for _, size in cells})
@@ -172,9 +195,10 @@ def _heatmap(group: Group) -> Heatmap | None:
 
 
 def _width(line: Line) -> int | None:
-    """Return the width of a line of one hidden layer, None for any other: its depth would go untold."""
+    """Return the width of a line of one hidden layer that is all its name tells, None for any other."""
     layers = line.summaries[0].configuration.layers
-    return layers[1] if len(layers) == 3 else None  # noqa: PLR2004 - input, hidden, output
+    is_plain = len(layers) == 3 and line.name == "-".join(map(str, layers))  # noqa: PLR2004 - input, hidden, output
+    return layers[1] if is_plain else None
 
 
 def _curves(group: Group, trials: Mapping[Configuration, Trials]) -> Iterator[LineChart]:
@@ -194,6 +218,7 @@ def _curves(group: Group, trials: Mapping[Configuration, Trials]) -> Iterator[Li
                     for summary in line.summaries
                     for _, trial in trials[summary.configuration]
                 ),
+                breaks=line.failed,
             )
             for style, line in enumerate(lines)
         ]
@@ -279,9 +304,10 @@ def _field_series(line: Line, style: int, key: str) -> Series:
     values = [(summary, FIELDS[key].value(summary)) for summary in line.summaries]
     points = [Point(x=_batch_size(each), y=float(value)) for each, value in values if isinstance(value, int | float)]
     is_floor = key == "memory_floor_bytes"
-    return Series(name="" if is_floor else line.name, style=style, points=tuple(points), is_dashed=is_floor)
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the mean as `bench.summary.sample` has it."""
-    return float(statistics.mean(values))
+    return Series(
+        name="" if is_floor else line.name,
+        style=style,
+        points=tuple(points),
+        is_dashed=is_floor,
+        breaks=line.failed,
+    )

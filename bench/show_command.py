@@ -111,7 +111,9 @@ def _prices(text: str, run: "Run") -> "Prices":
 
 
 def _taxes(run: "Run", results: Path, layout: str, width: int) -> str:
+    from bench.machines import by_machine
     from bench.profiles import load_profile
     from bench.taxes import render_taxes
 
-    return render_taxes(run, load_profile(run.header.machine.id, results), layout, width)
+    (part,) = by_machine(run).values()  # of a single machine, which need not be the header's
+    return render_taxes(part, load_profile(part.header.machine.id, results), layout, width)

@@ -48,16 +48,22 @@ def sample(values: Sequence[float]) -> Sample | None:
         (value,) = map(float, values)
         return Sample(n=1, median=value, low=value, high=value, mean=value, standard_deviation=None)
     n, low, high = len(values), float(min(values)), float(max(values))
-    # `statistics` adds up fractions, twenty times as long. Rounding may leave the mean of equal values beside them.
-    mean = min(max(math.fsum(value / n for value in values), low), high)
+    middle = mean(values)
     return Sample(
         n=n,
         median=float(statistics.median(values)),
         low=low,
         high=high,
-        mean=mean,
-        standard_deviation=math.dist(values, [mean] * n) / math.sqrt(n - 1),
+        mean=middle,
+        standard_deviation=math.dist(values, [middle] * n) / math.sqrt(n - 1),
     )
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of finite `values`, of which there is at least one."""
+    n, low, high = len(values), float(min(values)), float(max(values))
+    # `statistics` adds up fractions, twenty times as long. Rounding may leave the mean of equal values beside them.
+    return min(max(math.fsum(value / n for value in values), low), high)
 
 
 @dataclass(frozen=True, kw_only=True)

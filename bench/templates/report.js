@@ -25,27 +25,40 @@
     ">": (a, b) => a > b, ">=": (a, b) => a >= b, "~": (a, b) => String(a).includes(b),
   };
 
-  // A condition is a column's key, a comparison and a value, as in `show --filter`; any other word is looked for in a row.
-  const conditionOf = (word, keys) => {
+  // A condition is a column's key, a comparison and a value, as in `show --filter`; any other word is looked for in each
+  // cell. What is wrong with a condition is thrown, to be told.
+  const conditionOf = (word, headers) => {
     const found = /^(\w+)(!=|<=|>=|=|<|>|~)(.*)$/.exec(word);
-    if (found === null || !keys.includes(found[1])) {
-      return (row) => row.textContent.toLowerCase().includes(word.toLowerCase());
+    if (found === null) {
+      return (row) => [...row.cells].some((cell) => cell.textContent.toLowerCase().includes(word.toLowerCase()));
     }
     const [, key, sign, text] = found;
+    const place = headers.findIndex((header) => header.dataset.key === key);
+    if (place < 0) throw `no column ${key}; there are ${headers.map((header) => header.dataset.key).join(", ")}`;
+    const isNumeric = headers[place].classList.contains("n");
+    if (text === "") throw `${key}${sign} wants a value`;
+    if (isNumeric && (sign === "~" || Number.isNaN(Number(text)))) throw `${key} wants = != < <= > >= and a plain number`;
+    if (!isNumeric && !["=", "!=", "~"].includes(sign)) throw `${key} holds words, which = != and ~ compare`;
     return (row) => {
-      const value = valueOf(row.cells[keys.indexOf(key)]);
-      if (value === null) return sign === "!=";
-      return comparisons[sign](value, typeof value === "number" && sign !== "~" ? Number(text) : text);
+      const value = valueOf(row.cells[place]);
+      return value === null ? sign === "!=" : comparisons[sign](value, isNumeric ? Number(text) : text);
     };
   };
 
   const filterBy = (table, text) => {
-    const keys = [...table.tHead.rows[0].cells].map((header) => header.dataset.key);
-    const conditions = text.split(/\s+/).filter(Boolean).map((word) => conditionOf(word, keys));
+    const headers = [...table.tHead.rows[0].cells];
     const rows = [...table.tBodies[0].rows];
+    const status = document.querySelector(`[data-count="${table.id}"]`);
+    const words = text.replace(/\s*(!=|<=|>=|=|<|>|~)\s*/g, "$1").split(/\s+/).filter(Boolean);
+    let conditions = [];
+    let problem = "";
+    try {
+      conditions = words.map((word) => conditionOf(word, headers));
+    } catch (reason) {
+      problem = `: ${reason}`;
+    }
     for (const row of rows) row.hidden = !conditions.every((holds) => holds(row));
-    const shown = rows.filter((row) => !row.hidden).length;
-    document.querySelector(`[data-count="${table.id}"]`).textContent = `${shown} of ${rows.length} rows`;
+    status.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows${problem}`;
   };
 
   for (const table of document.querySelectorAll("table.configurations")) {

@@ -128,9 +128,10 @@ def test_charts_of_what_was_not_measured_are_left_out_with_the_reason(tmp_path: 
     kinds = {re.sub(r"^0a1b2c3d-([a-z-]+?)-(cpu|784).*", r"\1", path.name) for path in Path("plots").iterdir()}
     assert kinds == {"throughput", "loss"}
     lines = result.stderr.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     for words in (
         "1 of 2 configurations: no trial was measured",
+        "the line breaks at batch size",
         "no accuracy is drawn",
         "no memory is drawn of cpu",
         "map of throughput: it needs",

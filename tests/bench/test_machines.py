@@ -91,7 +91,7 @@ def test_each_machines_part_holds_its_trials_and_their_configurations() -> None:
     assert [part.header.machine for part in parts.values()] == [HERE, THERE]
     assert [part.header.plan.configurations for part in parts.values()] == [(SMALL,), (LARGE,)]
     assert sorted(len(part.records) for part in parts.values()) == [8, 8]
-    labels = [label for label, _ in parts_by_machine(["x", None], [run, make_run()])]
+    labels = [part.label for part in parts_by_machine(["x", None], [run, make_run()])]
     assert labels == [f"x {HERE.id}", f"x {THERE.id}", None]
 
 
