@@ -4,7 +4,8 @@
 size they are told, and it takes a storage's length on trust. So a file from a stranger is first read here: a zip
 archive of stored records, one of them a pickle. The pickle is walked once to see that it uses none but the few opcodes
 that `torch.save` writes for plain values and tensors, then unpickled with stand-ins for tensors, whose sizes are
-checked against the records that hold them.
+checked against the records that hold them. What was read is then written anew for `torch.load`: another reader of zip
+archives than Python's might find other records in the file that the stranger wrote.
 """
 
 import io
@@ -21,7 +22,7 @@ from typing import Any, Final
 from mnist_mlp.errors import WorkloadError
 
 MAX_ARCHIVE_BYTES: Final = 256 * 1024**2
-"""Largest checkpoint: 67 million parameters. Loading takes about twice as much memory."""
+"""Largest checkpoint: 67 million parameters. Loading takes about three times as much memory."""
 
 MAX_PICKLE_BYTES: Final = 1024**2
 """Largest pickle inside: that of a 64-layer model has 20 KB."""
@@ -31,6 +32,9 @@ _DIRECTORY: Final = 0x10
 """The bit of a zip entry's external attributes by which MS-DOS marks folders."""
 
 _FLOAT32_BYTES: Final = 4
+
+_VERSION: Final = b"3\n"
+"""Of the format of torch.save, as every file has it since torch 1.6."""
 
 _OPCODES: Final = re.compile(
     "PROTO|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|EMPTY_(DICT|LIST|TUPLE)|TUPLE[123]?"
@@ -72,6 +76,29 @@ def read_structure(content: bytes) -> Any:  # noqa: ANN401 - whatever the file h
         raise CheckpointError(f"it is damaged or was not made by torch.save ({type(error).__name__})") from error
 
 
+def rewritten(content: bytes) -> bytes:
+    """Return the archive that `read_structure` has read, written anew with the records that it read, and no other."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (pickled,) = _pickles(archive)
+        folder = pickled.filename.split("/")[0]
+        wanted = {pickled.filename: "data.pkl"}
+        wanted |= {name: name.removeprefix(f"{folder}/") for name in archive.namelist() if _is_read(name, folder)}
+        clean = io.BytesIO()
+        with zipfile.ZipFile(clean, "w") as target:
+            target.writestr("archive/version", _VERSION)
+            for name, plain in wanted.items():
+                target.writestr(f"archive/{plain}", archive.read(name))
+    return clean.getvalue()
+
+
+def _is_read(name: str, folder: str) -> bool:
+    return name == f"{folder}/byteorder" or name.startswith(f"{folder}/data/")
+
+
+def _pickles(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [each for each in archive.infolist() if each.filename.count("/") == 1 and each.filename.endswith(".pkl")]
+
+
 def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
     """Return the pickle, and the size in bytes of each tensor's record by its key."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
@@ -79,7 +106,7 @@ def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
-        if len(entries) > _MAX_RECORDS or len(set(names)) < len(names):
+        if len(entries) > _MAX_RECORDS or len({name.casefold() for name in names}) < len(names):
             raise CheckpointError(f"its {len(entries)} records are too many, or bear the same name twice")
         # torch leaves the memory of such a record's tensor as it finds it, and says nothing.
         if any(entry.is_dir() or entry.external_attr & _DIRECTORY for entry in entries):
@@ -90,7 +117,7 @@ def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
             raise CheckpointError("its records are compressed or overlap, which torch.save never does")
         if (damaged := archive.testzip()) is not None:
             raise CheckpointError(f"its record {damaged!r} is damaged: the checksum is wrong")
-        pickles = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith(".pkl")]
+        pickles = _pickles(archive)
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
             raise CheckpointError(f"it has not one pickle of at most {MAX_PICKLE_BYTES} bytes")
         folder = pickles[0].filename.split("/")[0]

@@ -1,8 +1,8 @@
 """Trained models as files: what they hold, written atomically, read with distrust.
 
 A checkpoint is `torch.save` of a dictionary of plain values and one of float32 tensors on the CPU, so it loads
-anywhere. It is read by `torch.load(weights_only=True)`, once `mnist_mlp.archive` has looked it through and every field
-has been checked.
+anywhere. It is read by `torch.load(weights_only=True)`, once `mnist_mlp.archive` has looked it through and written what
+it found anew, and every field has been checked.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from mnist_mlp import __version__
-from mnist_mlp.archive import MAX_ARCHIVE_BYTES, CheckpointError, TensorSpec, read_structure
+from mnist_mlp.archive import MAX_ARCHIVE_BYTES, CheckpointError, TensorSpec, read_structure, rewritten
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.costs import parameter_count
 from mnist_mlp.data import Dataset
@@ -269,7 +269,7 @@ def _empty_network(recipe: Recipe) -> MLP:
 def _rebuild(content: bytes) -> Checkpoint:
     """Load what `_check_structure` has found right."""
     try:
-        values = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        values = torch.load(io.BytesIO(rewritten(content)), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, ValueError, EOFError) as error:
         raise CheckpointError(f"torch cannot load it ({type(error).__name__})") from error
     if not all(bool(weights.isfinite().all()) for weights in values["state_dict"].values()):

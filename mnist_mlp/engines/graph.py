@@ -63,6 +63,8 @@ class GraphEngine(FusedEngine):
         samples = pipeline.train_samples
         self._capture = capture
         self._replays: dict[int, Callable[[], None]] = {}
+        # A graph works on the memory of its step's tensors, but does not keep them: here they live as long as it.
+        self._steps: dict[int, Callable[[], None]] = {}
         self._order = torch.zeros(samples, dtype=torch.int64, device=self._device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._logits = torch.empty(CLASSES, samples, device=self._device)
@@ -90,7 +92,7 @@ class GraphEngine(FusedEngine):
             for _ in range(_WARM_STEPS):
                 self._cursor.zero_()
                 step()
-            self._replays[size] = self._capture(step, self._device)
+            self._replays[size], self._steps[size] = self._capture(step, self._device), step
             for value, before in zip(state, kept, strict=True):
                 value.copy_(before)
         return self._replays[size]

@@ -374,6 +374,44 @@ def test_compressed_records_long_pickles_and_long_files_are_refused_unread(saved
     assert peak_bytes < 20 * MIB
 
 
+@pytest.mark.parametrize("name", ["DATA.PKL", "data.PKL", "Data/0"])
+def test_record_whose_name_differs_in_case_alone_is_refused(saved: Path, tmp_path: Path, name: str) -> None:
+    # torch's reader would take it for the other one.
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved.read_bytes())) as genuine, zipfile.ZipFile(buffer, "w") as archive:
+        folder = genuine.namelist()[0].split("/")[0]
+        archive.writestr(f"{folder}/{name}", BYTEARRAY_BOMB)
+        for entry in genuine.infolist():
+            archive.writestr(entry.filename, genuine.read(entry))
+    with pytest.raises(CheckpointError, match="bear the same name twice"):
+        load_bytes(tmp_path, buffer.getvalue())
+
+
+def test_torch_is_given_only_what_was_screened(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[set[str]]()
+    load = torch.load
+
+    def spy(file: io.BytesIO, **options: Any) -> Any:  # noqa: ANN401 - torch's own signature
+        with zipfile.ZipFile(file) as archive:
+            seen.append(set(archive.namelist()))
+        file.seek(0)
+        return load(file, **options)
+
+    buffer = io.BytesIO(saved.read_bytes())
+    with zipfile.ZipFile(buffer, "a") as archive:
+        folder = archive.namelist()[0].split("/")[0]
+        archive.writestr(f"{folder}/code/evil.py", b"x")
+        archive.writestr("other/constants.pkl.txt", b"x")
+    monkeypatch.setattr(torch, "load", spy)
+    load_bytes(tmp_path, buffer.getvalue())
+    (names,) = seen
+    assert {name for name in names if not name.startswith("archive/data/")} == {
+        "archive/version",
+        "archive/data.pkl",
+        "archive/byteorder",
+    }
+
+
 def test_record_twice_by_the_same_name_is_refused(saved: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO(saved.read_bytes())
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
