@@ -4,7 +4,7 @@ What cannot be compared, was not measured or is not known well enough is never a
 """
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -114,24 +114,35 @@ def _whole_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
 
 
 def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:
-    nearest = nearest_difference(
-        (trials.subject for trials in matching.baseline_only), (trials.subject for trials in matching.candidate_only)
-    )
-    hint = f" (the nearest differ in {nearest})" if nearest else ""
-    for trials in matching.baseline_only:
+    ours = [trials.subject for trials in matching.baseline_only]
+    theirs = [trials.subject for trials in matching.candidate_only]
+    if ours and theirs and not matching.pairs:
         yield Finding(
-            subject=trials.subject,
+            subject=None,
             quantity="trials",
-            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the candidate{hint}"),
+            judgement=undecided(Verdict.INCOMPARABLE, f"no configuration is in both runs{_nearest(ours, theirs)}"),
+            advice=f"see that the right runs are named; the baseline was made by {refresh_command(baseline)}",
+        )
+        return
+    for subject in ours:
+        yield Finding(
+            subject=subject,
+            quantity="trials",
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the candidate{_nearest([subject], theirs)}"),
             advice=f"measure the candidate as the baseline was: {refresh_command(baseline)}",
         )
-    for trials in matching.candidate_only:
+    for subject in theirs:
         yield Finding(
-            subject=trials.subject,
+            subject=subject,
             quantity="trials",
-            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the baseline{hint}"),
-            advice=f"refresh the baseline; it was made by {refresh_command(baseline)}",
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the baseline{_nearest(ours, [subject])}"),
+            advice=f"refresh the baseline, if the right run is named; it was made by {refresh_command(baseline)}",
         )
+
+
+def _nearest(ours: Iterable[Subject], theirs: Iterable[Subject]) -> str:
+    nearest = nearest_difference(ours, theirs)
+    return f" (the nearest differ in {nearest})" if nearest else ""
 
 
 def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from typing import Any, Final
 
 from bench.check_report import Finding, GateReport
@@ -24,8 +25,15 @@ _MAX_CHARACTERS: Final = 600
 
 
 def check_text(report: GateReport, width: int = 80) -> str:
-    """Return a line a judgement, the notes and the overall verdict last, without a final line break."""
-    lines = [_line(report, finding) for finding in report.findings]
+    """Return a line a judgement, the notes and the overall verdict last, without a final line break.
+
+    What to do next stands in the judgement's line, or once for all those that share it.
+    """
+    counts = Counter(finding.advice for finding in report.findings if finding.advice)
+    lines = [
+        _line(report, finding) + ("" if counts[finding.advice] > 1 else _next(finding)) for finding in report.findings
+    ]
+    lines += [f"next, for {count} of the above: {advice}" for advice, count in counts.items() if count > 1]
     notes = [f"note: {harmless(note, _MAX_CHARACTERS)}" for note in report.notes]
     return wrap((_title(report), *lines, *notes, _conclusion(report)), width)
 
@@ -64,13 +72,13 @@ def _conclusion(report: GateReport) -> str:
 
 
 def _line(report: GateReport, finding: Finding) -> str:
-    """Return a finding in one line; the numbers behind its reason stand in brackets."""
+    """Return a finding in one line, without what to do next; the numbers behind its reason stand in brackets."""
     numbers, brackets = _numbers(finding), ""
     if numbers is not None:
         difference, interval, n, least = numbers
         brackets = f" [{difference}, 95 % interval {interval}, n {n}{least and f', least found {least}'}]"
     reason = harmless(finding.judgement.reason, _MAX_CHARACTERS)
-    return f"{finding.judgement.verdict}: {report.name(finding)}: {reason}{brackets}{_change(finding)}{_next(finding)}"
+    return f"{finding.judgement.verdict}: {report.name(finding)}: {reason}{brackets}{_change(finding)}"
 
 
 def _cells(report: GateReport, finding: Finding) -> tuple[str, ...]:

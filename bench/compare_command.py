@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, split_label, terminal_width
+from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, exit_codes, split_label, terminal_width
 from bench.outputs import append_step_summary, require_writable, say, write_atomically
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from bench.prices import Prices
 
 
-@click.command("compare", epilog=EXIT_CODES)
+@click.command(
+    "compare", epilog=exit_codes("done, whatever the verdicts (the gates are check and ab)", _5="nothing in common")
+)
 @click.argument("baseline", metavar="BASELINE", type=RUN)
 @click.argument("candidate", metavar="CANDIDATE", type=RUN)
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)

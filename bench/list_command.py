@@ -6,10 +6,10 @@ from typing import Literal
 import click
 
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, Choice, terminal_width
+from bench.options import FORMATS, RESULTS, Choice, exit_codes, terminal_width
 
 
-@click.command("list", epilog=EXIT_CODES)
+@click.command("list", epilog=exit_codes())
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where runs are stored.")
 def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results: Path) -> None:

@@ -32,6 +32,14 @@ EXIT_CODES: Final = (
     "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, 5 incomparable, "
     "70 a defect of bench, 130 interrupted."
 )
+"""Of all commands together, and of the gates, which have them all."""
+
+
+def exit_codes(done: str = "done", **own: str) -> str:
+    """Return the exit codes of a command that is no gate: what 0 means, and those of its `own`, such as ``_5``."""
+    codes = {0: done, 2: "bad usage or input", 70: "a defect of bench", 130: "interrupted"}
+    codes |= {int(name.removeprefix("_")): meaning for name, meaning in own.items()}
+    return f"Exit codes: {', '.join(f'{code} {codes[code]}' for code in sorted(codes))}."
 
 
 class Choice(click.Choice[str]):

@@ -6,11 +6,11 @@ from typing import Literal
 import click
 
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, split_label, terminal_width
+from bench.options import FORMATS, RESULTS, RUN, Choice, exit_codes, split_label, terminal_width
 from bench.outputs import say
 
 
-@click.command("predict", epilog=EXIT_CODES)
+@click.command("predict", epilog=exit_codes())
 @click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option("--layers", metavar="LAYERS", help="Layers from input to output, such as 784-300-10, or a recipe's name.")
 @click.option("--batch-size", type=int, help="Training samples a step.")

@@ -8,7 +8,7 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, RESULTS, RUN, split_label
+from bench.options import RESULTS, RUN, exit_codes, split_label
 from bench.outputs import require_writable, require_writable_folder, say, write_atomically
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.report import Stored
 
 
-@click.command("report", epilog=EXIT_CODES)
+@click.command("report", epilog=exit_codes())
 @click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option(
     "--output",
@@ -56,7 +56,7 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
     _print_warnings(each.run for each in stored)
 
 
-@click.command("export", epilog=EXIT_CODES)
+@click.command("export", epilog=exit_codes())
 @click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option("--plots", type=click.Path(path_type=Path), required=True, help="The folder to write the pictures to.")
 @click.option(

@@ -91,6 +91,11 @@ def check_output(options: Options) -> None:
                 f"{target} exists already: name a new file, or go on with that run by --resume {target}"
             )
         folder = target.parent
+    elif options.output is not None and target.suffix and not target.exists():
+        raise BadInputError(
+            f"--output {target} is neither a run's file nor a folder that exists: "
+            f"write {target.with_suffix(SUFFIX)}, or make the folder"
+        )
     else:
         folder = target
     while not folder.exists() and folder != folder.parent:

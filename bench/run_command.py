@@ -13,12 +13,12 @@ import click
 from bench.errors import BadInputError
 from bench.interrupts import Interrupts
 from bench.options import (
-    EXIT_CODES,
     RESULTS,
     RUN,
     Choice,
     Duration,
     command_line,
+    exit_codes,
     make_request,
     patience,
     plan_options,
@@ -42,7 +42,14 @@ if TYPE_CHECKING:
     from bench.torchrun import Place
 
 
-@click.command("run", epilog=EXIT_CODES)
+@click.command(
+    "run",
+    epilog=exit_codes(
+        _3="the budget ended before every configuration was measured",
+        _4="a trial failed",
+        _5="--resume on another machine or software",
+    ),
+)
 @plan_options
 @click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge puts the parts together.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
@@ -320,7 +327,7 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     click.get_current_context().exit(finished.exit_code)
 
 
-@click.command("devices", epilog=EXIT_CODES)
+@click.command("devices", epilog=exit_codes(_4="the worker does not start"))
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 def devices_command(layout: str) -> None:
     """List the devices there are here, and why the others are not.

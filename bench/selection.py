@@ -7,15 +7,33 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from bench.columns import Column, find_columns, harmless
+from bench.columns import COLUMNS, Column, find_columns, harmless
 from bench.errors import BadInputError
-from bench.fields import Field, Value
+from bench.fields import Field, Unit, Value
 from bench.ordering import natural_key
 from bench.summary import Summary
 
 Condition: TypeAlias = Callable[[Summary], bool]
 
 _FILTER: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>|~)\s*(.*?)\s*", flags=re.ASCII | re.DOTALL)
+
+_UNITS: Final[Mapping[Unit, tuple[str, str]]] = MappingProxyType(
+    {
+        "": ("", "256"),
+        "s": (" of seconds", "0.5"),
+        "B": (" of bytes", "1e9"),
+        "/s": (" a second", "1e5"),
+        "FLOP/s": (" of FLOP/s", "1e11"),
+        "fraction": (" from 0 to 1, or a percentage", "0.97"),
+    }
+)
+"""What a filter's number counts, and an example."""
+
+_NO_FRACTION: Final = 2.0
+"""From here on a number was meant as a percentage: a share can exceed 1, but not by so much."""
+
+_LISTED: Final = 8
+"""Values of a column that are named where a filter finds none."""
 
 _ORDERINGS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyType(
     {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne}
@@ -28,8 +46,9 @@ def select(
     """Return the `summaries` that meet all `filters`, sorted by the keys `sort`, the first one foremost.
 
     A filter is a column's key, one of ``= != < <= > >= ~`` (contains) and a value in SI base units, such as
-    ``batch_size>=256``. What was not measured meets ``!=`` only. A sort key with a leading ``-`` sorts downwards; what
-    was not measured always comes last. `costs` are the columns there are beside the usual ones.
+    ``batch_size>=256``; of fractions a percentage will do. What was not measured meets ``!=`` only. A sort key with a
+    leading ``-`` sorts downwards; what was not measured always comes last. `costs` are the columns there are beside the
+    usual ones.
 
     Raises:
         BadInputError: a filter cannot be read or names an unknown column; a sort key is unknown.
@@ -67,18 +86,20 @@ def _parse_filter(text: str, costs: Sequence[Column]) -> Condition:
         )
     key, sign, wanted = match.groups()
     field = _find_field(key, costs)
-    return _number_condition(field, sign, wanted) if field.numeric else _text_condition(field, sign, wanted)
+    return _number_condition(field, key, sign, wanted) if field.numeric else _text_condition(field, sign, wanted)
 
 
-def _number_condition(field: Field, sign: str, wanted: str) -> Condition:
-    try:
-        number = float(wanted)
-    except ValueError:
-        number = math.nan
+def _number_condition(field: Field, key: str, sign: str, wanted: str) -> Condition:
+    number = _number(field, wanted)
     if sign == "~" or math.isnan(number):
         raise BadInputError(
-            f"filter {harmless(f'{field.key}{sign}{wanted}', 60)!r} compares a number: use = != < <= > >= "
-            f"and a plain number in SI base units (seconds, bytes, fractions), like {field.key}>=1.5"
+            f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a number: use = != < <= > >= "
+            f"and a plain number{_UNITS[field.unit][0]}, like {key}>={_UNITS[field.unit][1]}"
+        )
+    if field.unit == "fraction" and abs(number) >= _NO_FRACTION:
+        raise BadInputError(
+            f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a fraction: "
+            f"write {number / 100:g} or {number:g}%"
         )
     compare = _ORDERINGS[sign]
 
@@ -87,6 +108,28 @@ def _number_condition(field: Field, sign: str, wanted: str) -> Condition:
         return compare(value, number) if isinstance(value, int | float) else sign == "!="
 
     return holds
+
+
+def _number(field: Field, text: str) -> float:
+    """Return the number that a filter names, of fractions also in percent; NaN for none."""
+    percent = field.unit == "fraction" and text.endswith("%")
+    try:
+        return float(text.removesuffix("%")) / 100 if percent else float(text)
+    except ValueError:
+        return math.nan
+
+
+def nothing_meets(summaries: Sequence[Summary], filters: Sequence[str]) -> str:
+    """Return that none of `summaries` meets all the `filters`, and which values there are of their columns."""
+    matches = (_FILTER.fullmatch(text) for text in filters)
+    columns = dict.fromkeys(match[1] for match in matches if match is not None)
+    told = (f"{key} is {_listed(summaries, key)}" for key in columns if key in COLUMNS)
+    return "; ".join((f"of {len(summaries)} configurations none meets {' and '.join(filters)}", *told))
+
+
+def _listed(summaries: Sequence[Summary], key: str) -> str:
+    texts = list(dict.fromkeys(COLUMNS[key].text(summary) or "unmeasured" for summary in summaries))
+    return f"{', '.join(texts[:_LISTED])}{', …' * (len(texts) > _LISTED)}"
 
 
 def _text_condition(field: Field, sign: str, wanted: str) -> Condition:

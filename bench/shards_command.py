@@ -9,11 +9,11 @@ import click
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError, ExitCode
 from bench.options import (
-    EXIT_CODES,
     RESULTS,
     RUN,
     Choice,
     Duration,
+    exit_codes,
     make_request,
     patience,
     plan_options,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bench.records import Plan, Run
 
 
-@click.command("plan", epilog=EXIT_CODES)
+@click.command("plan", epilog=exit_codes(_4="the worker does not start"))
 @plan_options
 @click.option("--shards", type=int, default=1, show_default=True, help="Into how many parts to divide the plan.")
 @click.option("--no-estimate", is_flag=True, help="Do not start any trial to estimate times.")
@@ -128,7 +128,12 @@ def _trials(plan: "Plan") -> int:
     return len(plan.configurations) * plan.repeats
 
 
-@click.command("merge", epilog=EXIT_CODES)
+@click.command(
+    "merge",
+    epilog=exit_codes(
+        "done, and whole", _3="trials are missing", _4="a trial failed", _5="they do not belong together"
+    ),
+)
 @click.argument("references", metavar="SHARD...", nargs=-1, required=True, type=RUN)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write, or to add to.")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")

@@ -13,7 +13,7 @@ from bench.legend import count_failures, count_warnings, is_complete, legend, ru
 from bench.machines import machine_headers
 from bench.prices import Prices
 from bench.records import Run
-from bench.selection import select
+from bench.selection import nothing_meets, select
 from bench.summary import PeakRate, Summary, summarise_run
 from bench.warning_rules import ADVICE
 
@@ -48,7 +48,11 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     """
     costs = _costs(prices)
     chosen = None if columns is None else find_columns(columns, costs)
-    summaries = select(summarise_run(run, peak_rates), filters=filters, sort=sort, costs=costs)
+    everything = summarise_run(run, peak_rates)
+    summaries = select(everything, filters=filters, sort=sort, costs=costs)
+    if everything and not summaries and format in {"table", "markdown"}:
+        nothing = f"{_NO_ROWS}: {nothing_meets(everything, filters)}"
+        return "\n\n".join(wrap(lines, width) for lines in (run_heading(run), [nothing]))
     match format:
         case "table":
             return _render_table(run, summaries, chosen, width, prices)

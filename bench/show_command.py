@@ -7,7 +7,7 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import COLUMNS, EXIT_CODES, FORMATS, RESULTS, RUN, Choice, terminal_width
+from bench.options import COLUMNS, FORMATS, RESULTS, RUN, Choice, exit_codes, terminal_width
 from bench.outputs import say
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench.records import Run
 
 
-@click.command("show", epilog=EXIT_CODES)
+@click.command("show", epilog=exit_codes())
 @click.argument("reference", metavar="[RUN]", default="latest", type=RUN)
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--columns", type=COLUMNS, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")

@@ -19,7 +19,7 @@ from bench import runfile
 from bench.errors import BadInputError, StorageError
 from bench.ledger import Ledger
 from bench.locks import IMPATIENT, FileLock, Patience
-from bench.outputs import remove_abandoned, require_writable, write_atomically
+from bench.outputs import remove_abandoned, require_writable, say, write_atomically
 from bench.records import Fingerprint, Footer, Header, Run, TrialRecord
 from mnist_mlp.spelling import did_you_mean
 
@@ -29,6 +29,9 @@ _MERGE_SECONDS: Final = 60.0
 """How long a merge waits for another one into the same file: of 100 000 trials one takes 7 s."""
 
 LATEST: Final = "latest"
+
+_PUBLISHED: Final = frozenset({"reference", "baselines"})
+"""Folders of runs that came with the repository."""
 """The reference to the run that was created last."""
 
 _NAME: Final = re.compile(r"\w[\w.+-]{0,47}")
@@ -258,7 +261,8 @@ def new_run_id() -> str:
 def resolve(reference: str, directory: Path) -> Path:
     """Return the file of the run that `reference` names: a path, the beginning of a run id, or ``latest``.
 
-    Ids and ``latest`` are looked up in all stored runs under `directory`, however deep.
+    Ids and ``latest`` are looked up in all stored runs under `directory`, however deep; ``latest`` is a published run,
+    which is then said, only where there is no other.
 
     Raises:
         BadInputError: no run or more than one is meant; the message lists those that could be.
@@ -273,7 +277,10 @@ def resolve(reference: str, directory: Path) -> Path:
     if not stored:
         raise BadInputError(f"no stored run is under {directory}: make one with `python -m bench run`, or name a file")
     if reference == LATEST:
-        return stored[-1].path
+        own = [run for run in stored if not _PUBLISHED & set(run.path.relative_to(directory).parts[:1])]
+        if not own:
+            say(f"bench: latest is {stored[-1].path}, a published run: none of your own is under {directory}")
+        return (own or stored)[-1].path
     found = [run for run in stored if reference and run.run_id.startswith(reference)]
     if len(found) == 1:
         return found[0].path

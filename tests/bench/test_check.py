@@ -117,7 +117,30 @@ def test_a_configuration_missing_on_either_side_is_incomparable_and_named() -> N
     assert "python -m bench run --models 784-128-10 --name 'two words'" in finding.advice
     finding = only(check(side((1.0,), header=header), candidate_side((1.0, 2.0))), Verdict.INCOMPARABLE)
     assert "missing in the baseline" in finding.judgement.reason
-    assert "refresh the baseline; it was made by python -m bench run --models" in finding.advice
+    assert (
+        "refresh the baseline, if the right run is named; it was made by python -m bench run --models" in finding.advice
+    )
+
+
+def test_each_missing_configuration_is_held_against_its_own_nearest_and_told_once_what_to_do() -> None:
+    ours = [make_configuration(batch_size=size) for size in (64, 256, 1024)]
+    theirs = [ours[0], dataclasses.replace(ours[1], epochs=9), dataclasses.replace(ours[2], engine="fused")]
+    report = check(side(dict.fromkeys(ours, 1.0)), side(dict.fromkeys(theirs, 1.0), run_id="b0b0b0b0"))
+    reasons = [each.judgement.reason for each in report.findings if "missing" in each.judgement.reason]
+    assert len(reasons) == 4
+    assert sum("epochs: 3 against 9" in reason for reason in reasons) == 2
+    assert sum("engine: eager against fused" in reason for reason in reasons) == 2
+    text = " ".join(check_text(report).split())
+    assert text.count("next, for 2 of the above: measure the candidate as the baseline was") == 1
+    assert text.count("next, for 2 of the above: refresh the baseline, if the right run is named") == 1
+
+
+def test_runs_of_nothing_in_common_are_one_finding() -> None:
+    ours, theirs = make_configuration(model="mlp_128"), make_configuration(model="mlp_120_84")
+    report = check(side({ours: 1.0}), side({theirs: 1.0}, run_id="b0b0b0b0"))
+    finding = only(report, Verdict.INCOMPARABLE)
+    assert "no configuration is in both runs (the nearest differ in model: mlp_128 against" in finding.judgement.reason
+    assert "see that the right runs are named" in finding.advice
 
 
 @pytest.mark.parametrize("output", [("--output", "a.jsonl"), ("--output=a.jsonl",)])

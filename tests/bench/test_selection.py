@@ -1,13 +1,14 @@
 import itertools
 
 import pytest
-from bench_builders import make_configuration, make_epochs, make_measurement, make_record
+from bench_builders import make_configuration, make_epochs, make_measurement, make_record, make_run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BadInputError
 from bench.records import Peak
 from bench.selection import select
+from bench.show import render_run
 from bench.summary import Summary, summarise
 
 
@@ -78,9 +79,14 @@ def test_rows_must_meet_every_filter() -> None:
         (">=3", "is not a column"),
         ("batch size=3", "is not a column"),
         ("batchsize=3", r"column 'batchsize' is unknown \(did you mean 'batch_size'\?\)"),
-        ("batch_size=many", "'batch_size=many' compares a number: use = != < <= > >= and a plain number in SI base"),
+        (
+            "batch_size=many",
+            "'batch_size=many' compares a number: use = != < <= > >= and a plain number, like batch_size>=256",
+        ),
         ("batch_size~6", "compares a number"),
-        ("epoch_seconds<100ms", "like epoch_seconds_median>=1.5"),
+        ("epoch_seconds<100ms", "a plain number of seconds, like epoch_seconds>=0.5"),
+        ("test_accuracy>97", "compares a fraction: write 0.97 or 97%"),
+        ("test_accuracy>x%", "from 0 to 1, or a percentage, like test_accuracy>=0.97"),
         ("epoch_seconds<nan", "compares a number"),
         ("batch_size>=", "compares a number"),
         ("device<cpu", "'device<cpu' orders texts, which have no size: use device=…, device!=… or device~…"),
@@ -136,3 +142,16 @@ def test_opposite_filters_part_the_measured_rows(key: str, bound: int) -> None:
     for one, other in (("<", ">="), (">", "<="), ("=", "!=")):
         parts = [select(ROWS, filters=[f"{key}{sign}{bound}"], sort=()) for sign in (one, other)]
         assert sorted(map(ROWS.index, itertools.chain(*parts))) == [0, 1, 2, 3]
+
+
+def test_fractions_are_filtered_by_percentages_too() -> None:
+    summaries = summarise(make_run().records)
+    assert len(select(summaries, filters=["test_accuracy>98%"], sort=[])) == 1
+    assert len(select(summaries, filters=["test_accuracy>98.2%"], sort=[])) == 0
+
+
+def test_what_meets_no_filter_is_told_with_the_values_there_are() -> None:
+    chosen = [make_configuration(batch_size=size) for size in (64, 256)]
+    run = make_run(chosen)
+    shown = " ".join(render_run(run, filters=["batch_size=7"]).split())
+    assert "no configuration to show: of 2 configurations none meets batch_size=7; batch_size is 64, 256" in shown

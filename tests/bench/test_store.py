@@ -690,6 +690,21 @@ def stored(directory: Path, run_id: str, created_at: str, name: str = "x") -> Pa
     return path
 
 
+def test_latest_is_a_published_run_only_where_there_is_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published, own = tmp_path / "reference" / "box" / "quick.jsonl", tmp_path / "box" / "own.jsonl"
+    for path in (own, published):
+        path.parent.mkdir(parents=True)
+    write_run(published)
+    assert resolve("latest", tmp_path) == published
+    assert "a published run: none of your own is under" in capsys.readouterr().err
+    write_run(own)
+    os.utime(own, (0, 0))
+    assert resolve("latest", tmp_path) == own
+    assert capsys.readouterr().err == ""
+
+
 def test_a_reference_is_a_path_or_the_beginning_of_an_id_or_latest(tmp_path: Path) -> None:
     older = stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z", name="zzz")
     newer = stored(tmp_path / "deeper", "aa02beef", "2026-11-21T04:30:00+01:00", name="aaa")
