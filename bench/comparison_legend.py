@@ -1,6 +1,6 @@
 """The words around a comparison: what is compared, what came out on the whole, and how to read it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from bench.columns import harmless
@@ -52,19 +52,22 @@ def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
         yield f"not shown: {hidden} of {len(comparison.rows)} rows, the same or inconclusive"
     for side, subjects in (("baseline", comparison.baseline_only), ("candidate", comparison.candidate_only)):
         if subjects:
-            yield f"only in the {side}: {len(subjects)}: {_listing(subjects)}"
+            paired = [trials.subject for row in comparison.rows for trials in (row.baseline, row.candidate)]
+            yield f"only in the {side}: {len(subjects)}: {_listing(subjects, varying_dimensions([*subjects, *paired]))}"
 
 
-def legend(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
-    """Yield how to read the table of `rows`, and what to beware of."""
+def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str] = ()) -> Iterator[str]:
+    """Yield how to read the table of `rows`, which goes `without` some columns, and what to beware of."""
     yield from _constants(rows)
-    if any(row.relative_log_ratio is not None for row in rows):
+    if "normed" not in without and any(row.relative_log_ratio is not None for row in rows):
         yield (
             "normed: the same of epoch times divided by the yardstick timed beside them, which the machine's drift "
             "slows too"
         )
-    if rows:
-        yield "least found: the smallest difference that would be found four times in five; n: trials on either side"
+    if rows and "detectable" not in without:
+        yield "least found: the smallest difference that would be found four times in five"
+    if rows and "n" not in without:
+        yield f"n: {'rounds' if isinstance(comparison.baseline, RoundsSource) else 'trials'} on either side"
     yield from _flagged_notes(rows)
     reasons = dict.fromkeys(
         f"{judgement.verdict}: {judgement.reason}"
@@ -141,11 +144,10 @@ def _constants(rows: Sequence[Row]) -> Iterator[str]:
 def dropped_note(headers: Sequence[str]) -> Iterator[str]:
     """Yield that the columns with `headers` had no room."""
     if headers:
-        yield f"left out for want of room: {', '.join(dict.fromkeys(headers))}; widen the terminal or use --format"
+        yield f"left out for want of room: {', '.join(dict.fromkeys(headers))}; widen the terminal or use --format csv"
 
 
-def _listing(subjects: Sequence[Subject]) -> str:
-    dimensions = varying_dimensions(subjects)
+def _listing(subjects: Sequence[Subject], dimensions: Sequence[str]) -> str:
     named = "; ".join(describe(subject, dimensions) for subject in subjects[:_LISTED])
     return f"{named}; …" if len(subjects) > _LISTED else named
 

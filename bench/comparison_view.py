@@ -1,6 +1,6 @@
 """A comparison as text: tables of time, accuracy and cost for a terminal and in Markdown; CSV and JSON unrounded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final, Literal, TypeAlias
 
 from bench.compare import Comparison, RoundsSource, Row
@@ -12,7 +12,7 @@ from bench.prices import Prices
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
-_DROP_ORDER: Final = ("detectable", "reached", "normed", "flagged", "n", "baseline")
+_DROP_ORDER: Final = ("normed", "reached", "flagged", "detectable", "n", "baseline")
 """Columns that a narrow terminal goes without, first the one that says least beside the others."""
 
 
@@ -47,7 +47,7 @@ def _table_text(comparison: Comparison, rows: Sequence[Row], prices: Prices | No
         f"{title}\n{_fitting(columns, rows, width, dropped)}" for title, columns in tables(comparison, rows, prices)
     ]
     left_out = dropped_note([column.header for column in dropped])
-    below = wrap((*notes(comparison, rows, prices), *left_out), width)
+    below = wrap((*notes(comparison, rows, prices, without={column.key for column in dropped}), *left_out), width)
     return "\n\n".join((wrap(heading(comparison), width), *drawn, below))
 
 
@@ -77,10 +77,12 @@ def _markdown_text(comparison: Comparison, rows: Sequence[Row], prices: Prices |
     return "\n\n".join(parts)
 
 
-def notes(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> Iterator[str]:
-    """Yield the lines below the tables."""
+def notes(
+    comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None, without: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield the lines below the tables, which go `without` some columns."""
     yield from results(comparison, rows)
-    yield from legend(comparison, rows)
+    yield from legend(comparison, rows, without)
     if prices is not None:
         yield from cost_notes(prices)
 
