@@ -1,4 +1,4 @@
-"""The gate on stored tables: is the candidate still as fast and as accurate as the baseline? It fails closed.
+"""The gate on stored runs: is the candidate still as fast and as accurate as the baseline? It fails closed.
 
 What cannot be compared, was not measured or is not known well enough is never a pass, and the reason says what to do.
 """

@@ -1,4 +1,4 @@
-"""The comparison of two stored tables: how much slower or faster, how much more or less accurate, and how surely.
+"""The comparison of two stored runs: how much slower or faster, how much more or less accurate, and how surely.
 
 Two tables of one machine were measured at different times, and a machine drifts between them. That error is common to
 all trials of a table, no repeat shows it, and it is added to every interval of time here. For a change of code

@@ -1,4 +1,4 @@
-"""The commands `compare` and `check`: two stored tables side by side, and the gate on them."""
+"""The commands `compare` and `check`: two stored runs side by side, and the gate on them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal

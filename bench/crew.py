@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from bench.errors import IncomparableError
 from bench.launcher import describe_place, prepare_dataset, run_trial
@@ -154,15 +154,21 @@ class LocalCrew:
             yield Ran(record=record, fingerprint=self.fingerprint())
 
 
+_TREE: Final = frozenset({"git_commit", "git_dirty"})
+
+
 def _refuse_mixing(header: Header, here: Fingerprint) -> None:
-    differences = [
-        f"{field.name} is {getattr(now, field.name)!r}, was {getattr(then, field.name)!r}"
+    differences = {
+        field.name: f"{field.name} is {getattr(now, field.name)!r}, was {getattr(then, field.name)!r}"
         for then, now in ((header.machine, here.machine), (header.software, here.software))
         for field in dataclasses.fields(then)
         if getattr(then, field.name) != getattr(now, field.name) and field.name != "memory_bytes"
-    ]
+    }
     if differences or header.machine.id != here.machine.id:
+        # Both are what an edit or a commit since then changes.
+        where = "with another state of this tree" if differences.keys() <= _TREE and differences else "elsewhere"
         raise IncomparableError(
-            f"run {header.run_id} was begun elsewhere: {'; '.join(differences) or 'another amount of memory'}. "
+            f"run {header.run_id} was begun {where}: "
+            f"{'; '.join(differences.values()) or 'another amount of memory'}. "
             "A table must not mix machines or software: start a new run and compare the two"
         )

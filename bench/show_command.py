@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 @click.command("show", epilog=exit_codes())
 @click.argument("reference", metavar="[RUN]", default="latest", type=RUN)
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
-@click.option("--columns", type=COLUMNS, help="Columns to show, by name, such as device,batch_size,epoch_seconds.")
+@click.option(
+    "--columns",
+    type=COLUMNS,
+    help="Columns to show, by name, such as device,batch_size,epoch_seconds (docs/results-format.md).",
+)
 @click.option("--sort", type=COLUMNS, default=(), help="Columns to sort by; a leading - sorts downwards.")
-@click.option("--filter", "filters", multiple=True, help='A condition, such as "batch_size>=256"; can be repeated.')
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    help='A condition in SI units, such as "batch_size>=256" or "test_accuracy>97%"; can be repeated.',
+)
 @click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
 @click.option("--taxes", is_flag=True, help="Show where an epoch goes: loader, framework, kernels, arithmetic.")
 @click.option("--ranks", is_flag=True, help="Show how time shrinks with ranks, fitted, and what more of them would do.")

@@ -1,4 +1,4 @@
-"""Print the tables of docs/results-format.md from the code: the `members` of a stored line, `columns` of the CSV."""
+"""Print tables of docs/results-format.md: a line's `members`, the `columns` of the CSV, those that are `shown`."""
 
 import dataclasses
 import enum
@@ -15,10 +15,13 @@ if __name__ == "__main__":  # the checkout need not be installed
 from tabulate import tabulate
 
 from bench.coding import later_defaults, member_hints
+from bench.columns import COLUMNS as SHOWN
+from bench.fields import QUANTITIES
 from bench.records import Fingerprint, Footer, Header, TrialRecord
 from bench.table import COLUMNS
 
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
+_UNIT_WORDS = {"": "", "s": "s", "B": "bytes", "/s": "1/s", "FLOP/s": "FLOP/s", "fraction": "0 to 1"}
 _CSV_WORDS = {"string": "text", "boolean": "true or false", "Int64": "integer", "Float64": "number"}
 
 
@@ -33,6 +36,17 @@ def columns() -> str:
     """Return each column of the CSV with its type and description."""
     rows = [(f"`{column.name}`", _CSV_WORDS[column.dtype], column.description) for column in COLUMNS]
     return tabulate(rows, headers=("column", "type", "what it is"), tablefmt="pipe")
+
+
+def shown() -> str:
+    """Return each column of `show` with its header in tables and its unit; of quantities the one that has them all."""
+    plain = [column for key, column in SHOWN.items() if not any(key.startswith(f"{each}_") for each in QUANTITIES)]
+    rows = [(f"`{each.key}`", each.header, _UNIT_WORDS[each.fields[0].unit], _kind(each.key)) for each in plain]
+    return tabulate(rows, headers=("column", "header", "unit", ""), tablefmt="pipe")
+
+
+def _kind(key: str) -> str:
+    return "quantity" if key in QUANTITIES else ""
 
 
 def _members(kind: type) -> Iterator[str]:
@@ -61,4 +75,4 @@ def _types(hint: typing.Any) -> Iterator[type]:  # noqa: ANN401 - a type hint ha
 
 
 if __name__ == "__main__":
-    print({"members": members, "columns": columns}[sys.argv[1]]())
+    print({"members": members, "columns": columns, "shown": shown}[sys.argv[1]]())

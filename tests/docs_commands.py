@@ -63,5 +63,9 @@ def simple_commands(line: str) -> Iterator[tuple[str, ...]]:
         if word not in OPERATORS:
             words.append(word)
         elif words:
-            yield tuple(words[2:] if words[:2] == ["uv", "run"] else words)
+            words = words[2:] if words[:2] == ["uv", "run"] else words
+            yield tuple(
+                "python" if word == "../new-torch/bin/python" and not place else word
+                for place, word in enumerate(words)
+            )
             words = []

@@ -43,6 +43,8 @@ EXEMPT: Final = {
     ("eval", "$(_BENCH_COMPLETE=zsh_source bench)"): "likewise",
     ("_BENCH_COMPLETE=fish_source", "bench"): "likewise",
     ("source",): "fish's own",
+    ("uv", "venv", "../new-torch"): "no command of ours",
+    ("uv", "pip", "install", "--python", "../new-torch/bin/python", ".", "torch==2.15.0", "torchvision"): "likewise",
 }
 
 MNIST_SHA256: Final = "d0a3eec1f5a454401d758fdbf15b9b0163a7034963586d671960c180b97e2c1a"

@@ -165,6 +165,15 @@ def test_resuming_with_other_software_is_incomparable_and_names_it(
     assert len(read_run(interrupted).records) == 2
 
 
+def test_resuming_after_a_commit_says_that_it_is_the_tree_that_differs(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    software = dataclasses.replace(fake_launcher.place.software, git_commit="f" * 40)
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
+    with pytest.raises(IncomparableError, match="begun with another state of this tree: git_commit is"):
+        resume(fake_launcher, interrupted, options(tmp_path))
+
+
 @pytest.mark.parametrize("change", [{"cpu_model": "Another"}, {"memory_bytes": 2**40}])
 def test_resuming_on_another_machine_is_incomparable(
     interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path, change: dict[str, Any]
