@@ -143,10 +143,46 @@ def test_filter_takes_words_and_conditions(opened: Driver) -> None:
     assert column(opened, "batch_size") == ["1024", "4096"]
     count = opened.find_element("css selector", "[data-count='table-1']")
     assert count.text == f"2 of {everything} rows"
+    type_filter(opened, "fused batch_size >= 1024 model=784-64-10")
+    assert column(opened, "batch_size") == ["1024", "4096"]
     type_filter(opened, "no such words")
     assert column(opened, "model") == []
     type_filter(opened, " ")
     assert len(column(opened, "model")) == everything
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("epoch_time<1", "no column epoch_time; there are device, model"),
+        ("batch_size>=", "batch_size>= wants a value"),
+        ("batch_size>=abc", "batch_size wants = != < <= > >= and a plain number"),
+        ("model>784-1000-10", "model holds words"),
+    ],
+)
+def test_filter_tells_what_is_wrong_with_a_condition(opened: Driver, condition: str, words: str) -> None:
+    everything = len(column(opened, "model"))
+    type_filter(opened, condition)
+    count = opened.find_element("css selector", "[data-count='table-1']").text
+    assert count.startswith(f"{everything} of {everything} rows: ")
+    assert words in count
+
+
+def test_words_are_looked_for_within_a_cell(opened: Driver) -> None:
+    type_filter(opened, "1064")  # the end of a model's name and the batch size beside it
+    assert column(opened, "model") == []
+
+
+def test_print_shows_the_rows_that_a_filter_hides(opened: Driver) -> None:
+    type_filter(opened, "batch_size=16")
+    hidden = "return [...document.querySelectorAll('#table-1 tbody tr')].filter((row) => row.hidden).length"
+    shown = "return [...document.querySelectorAll('#table-1 tbody tr')].filter((row) => row.checkVisibility()).length"
+    assert opened.execute_script(hidden)
+    few = opened.execute_script(shown)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    everything = opened.execute_script(shown)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert everything == few + opened.execute_script(hidden)
 
 
 @pytest.mark.parametrize("width", [390, 1400])
