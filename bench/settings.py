@@ -14,6 +14,12 @@ _BEYOND_TF32: Final = 2.0**-12
 """1 + 2^-12 needs 12 fraction bits: float32 has 23, TF32 and every shorter format at most 10, so they round it to 1."""
 
 
+_HOST_PRODUCT_SIZE: Final = 64
+_DEVICE_PRODUCT_SIZE: Final = 1024
+"""cuBLAS chooses the format shape by shape. On the H100 torch.compile reckons with TF32 only from 16 rows, 512 columns
+and 512 terms on (`torch._inductor.heuristics`): smaller products may be float32 whatever is set."""
+
+
 class SettingsError(Exception):
     """A setting did not take effect; the message says which."""
 
@@ -70,8 +76,9 @@ def read_back() -> Settings:
 def product_format(device: torch.device) -> str:
     """Return what products of float32 matrices are computed in on `device` now: ``fp32``, ``tf32``, ``bf16``.
 
-    Two products of small matrices tell: what the operands are rounded to is seen in the result. Formats with as many
-    fraction bits, such as TF32 and fp16, cannot be told apart so; they go by the name of the one that is asked for.
+    Two products tell, large enough for the device to take its shortest format: what the operands are rounded to is seen
+    in the result. Formats with as many fraction bits, such as TF32 and fp16, cannot be told apart so; they go by the
+    name of the one that is asked for.
     """
     if _keeps(1 + _BEYOND_TF32, device):
         return "fp32"
@@ -79,7 +86,7 @@ def product_format(device: torch.device) -> str:
 
 
 def _keeps(value: float, device: torch.device) -> bool:
-    size = 64  # large enough for the libraries to take the matrix units
+    size = _HOST_PRODUCT_SIZE if device.type == "cpu" else _DEVICE_PRODUCT_SIZE
     left = torch.full((size, size), value, device=device)
     product = left @ torch.eye(size, device=device)
     return bool((product == left).all())

@@ -11,8 +11,8 @@ from bench.reference_steps import Adam, Layer, Optimizer, Sgd, first_losses
 from mnist_mlp.recipes import CLASSES, INPUT_FEATURES, TORCHVISION_DATASETS, TRANSFORMS, Recipe
 from mnist_mlp.train import Training
 
-PRODUCT_SIZE: Final = 512
-"""Large enough for the libraries to take the matrix units."""
+PRODUCT_SIZE: Final = 1024
+"""Large enough for the libraries to take the matrix units, see `bench.settings`."""
 
 STEPS: Final = 8
 LOSS_TOLERANCE: Final = 2 * INPUT_FEATURES**0.5 * 2.0**-24

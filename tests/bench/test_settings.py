@@ -11,6 +11,7 @@ from bench.settings import SettingsError, apply_precision, product_format, read_
 
 CPU = torch.device("cpu")
 FLOAT32_FRACTION_BITS = 23
+PRODUCTS = {torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul, torch.mm}
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ class ShortArithmetic(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - torch's signature
         del types
-        if func in {torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul, torch.mm}:
+        if func in PRODUCTS:
             self.products += 1
             args = tuple(self._shorten(operand) for operand in args)
         return func(*args, **(kwargs or {}))
@@ -96,6 +97,31 @@ def test_full_float32_arithmetic_is_recognised() -> None:
     with ShortArithmetic(FLOAT32_FRACTION_BITS, rounds=True) as untouched:
         assert product_format(CPU) == "fp32"
     assert untouched.products == 1
+
+
+class LargeProductsOnly(ShortArithmetic):
+    """A device ``cuda`` that is the host in truth, and takes TF32 for large products alone, as an H100 does."""
+
+    def __init__(self) -> None:
+        super().__init__(10, rounds=True)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - torch's signature
+        here = {name: value for name, value in (kwargs or {}).items() if name != "device"}
+        if func in PRODUCTS and min(args[0].shape[1], *args[1].shape) < 512:
+            return func(*args, **here)
+        return super().__torch_function__(func, types, args, here)
+
+
+def test_a_device_that_shortens_large_products_alone_is_seen_through() -> None:
+    with LargeProductsOnly() as device:
+        assert product_format(torch.device("cuda:0")) == "tf32"
+    assert device.products == 2
 
 
 @pytest.mark.parametrize("rounds", [True, False])
