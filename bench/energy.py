@@ -23,7 +23,7 @@ MIN_SECONDS: Final = 2.0
 """Shortest total of windows that counts as measured: both counters' devices also take a while to change their power."""
 
 MAX_TICK_ERROR: Final = 0.05
-"""Highest standard error, over the energy, that ticks may leave in a sum of windows; see `needed_seconds`."""
+"""Highest bias and standard error, over the energy, that ticks may leave in a sum of windows; see `needed_seconds`."""
 
 NVML_METHOD: Final = "NVML total energy counter"
 RAPL_METHOD: Final = "RAPL package"
@@ -126,11 +126,12 @@ class Counter:
 def needed_seconds(windows: int, tick_seconds: float) -> float:
     """Return how long `windows` windows must be, all together, for a counter that advances every `tick_seconds`.
 
-    A reading is behind by up to a tick, evenly distributed and by chance, so a window's energy is off by a standard
-    deviation of tick · power / √6, and the sum of n windows by √n times that, which is to be at most `MAX_TICK_ERROR`
-    of power · seconds. Five windows or fewer of NVML's ticks need no more than `MIN_SECONDS`.
+    A reading is behind by up to a tick, evenly distributed and by chance. So a window is seen half a tick early: where
+    next to nothing is drawn before it, its energy is too low by tick · power / 2, which more windows do not mend. And
+    it is off by a standard deviation of tick · power / √6, the sum of n windows by √n times that. Both together are to
+    be at most `MAX_TICK_ERROR` of power · seconds: in the long run a window has to be 10 ticks long, fewer need more.
     """
-    return max(MIN_SECONDS, tick_seconds * math.sqrt(windows / 6) / MAX_TICK_ERROR)
+    return max(MIN_SECONDS, tick_seconds * (windows / 2 + math.sqrt(windows / 6)) / MAX_TICK_ERROR)
 
 
 class EnergyMeter:
@@ -170,13 +171,20 @@ class EnergyMeter:
         """Return the sum over all windows and an empty text, or None and why it was not measured."""
         if self.counter is None:
             return None, self.reason
-        needed = needed_seconds(self._windows, self.counter.tick_seconds)
-        if self._seconds < needed:
-            method = self.counter.method
-            return None, f"{method}: {self._seconds:.2g} s of training are too short for it, {needed:.2g} s would do"
+        if self._seconds < needed_seconds(self._windows, self.counter.tick_seconds):
+            return None, self._why_too_short(self.counter)
         if self._joules <= 0:
             return None, f"{self.counter.method}: it stands still"
         return Energy(joules=self._joules, seconds=self._seconds, method=self.counter.method), ""
+
+    def _why_too_short(self, counter: Counter) -> str:
+        windows = max(1, self._windows)
+        enough = math.ceil(100 * needed_seconds(windows, counter.tick_seconds) / windows) / 100
+        more = " or more epochs" if self._seconds > windows * counter.tick_seconds / (2 * MAX_TICK_ERROR) else ""
+        return (
+            f"{counter.method}: {self._seconds:.2g} s of training in {self._windows} epoch{'s' * (self._windows != 1)} "
+            f"are too short for it, epochs of {enough:g} s would do: a wider model or smaller batches{more}"
+        )
 
     def _read(self) -> tuple[tuple[int, ...], float] | None:
         if self.counter is None:

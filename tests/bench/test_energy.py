@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.energy import (
+    MAX_TICK_ERROR,
     MIN_SECONDS,
     NVML_METHOD,
     RAPL_METHOD,
@@ -158,11 +159,11 @@ def test_a_device_that_does_not_count_energy_has_no_meter() -> None:
 
 def test_energy_is_the_sum_of_the_windows_and_of_nothing_between_them() -> None:
     counts = script([0, 10_000, 160_000, 900_000, 1_050_000])  # the first is the factory's own
-    meter = cuda_meter(library(nvmlDeviceGetTotalEnergyConsumption=counts), seconds=[10.0, 11.5, 60.0, 61.5])
+    meter = cuda_meter(library(nvmlDeviceGetTotalEnergyConsumption=counts), seconds=[10.0, 12.0, 60.0, 62.0])
     for _ in range(2):
         meter.start()
         meter.stop()
-    assert meter.result() == (Energy(joules=300.0, seconds=3.0, method=NVML_METHOD), "")
+    assert meter.result() == (Energy(joules=300.0, seconds=4.0, method=NVML_METHOD), "")
 
 
 def test_windows_too_short_for_the_ticks_are_unmeasured_and_the_reason_says_how_long_they_must_be() -> None:
@@ -170,7 +171,10 @@ def test_windows_too_short_for_the_ticks_are_unmeasured_and_the_reason_says_how_
     meter = cuda_meter(library(nvmlDeviceGetTotalEnergyConsumption=counts), seconds=[0.0, MIN_SECONDS - 0.5])
     meter.start()
     meter.stop()
-    assert reason_of(meter) == f"{NVML_METHOD}: 1.5 s of training are too short for it, 2 s would do"
+    assert reason_of(meter) == (
+        f"{NVML_METHOD}: 1.5 s of training in 1 epoch are too short for it, "
+        "epochs of 2 s would do: a wider model or smaller batches or more epochs"
+    )
 
 
 def test_a_meter_that_never_ran_has_measured_nothing() -> None:
@@ -203,11 +207,57 @@ def test_a_counter_that_went_backwards_without_a_range_is_unmeasured() -> None:
     assert reason_of(meter) == f"{NVML_METHOD} went backwards"
 
 
-def test_many_short_windows_must_be_longer_in_all() -> None:
-    assert needed_seconds(5, 0.1) == needed_seconds(0, 0.1) == MIN_SECONDS
-    assert needed_seconds(60, 0.1) == pytest.approx(0.1 * math.sqrt(10) / 0.05)
-    assert needed_seconds(1000, 0.001) == MIN_SECONDS
-    assert needed_seconds(240, 0.1) == pytest.approx(2 * needed_seconds(60, 0.1))
+def test_what_windows_need_grows_with_their_number_and_the_tick() -> None:
+    assert needed_seconds(0, 0.1) == needed_seconds(1, 0.1) == needed_seconds(100, 0.001) == MIN_SECONDS
+    assert needed_seconds(24, 0.1) == pytest.approx(0.1 * (12 + 2) / 0.05)
+    assert needed_seconds(600, 0.001) == pytest.approx(0.001 * (300 + 10) / 0.05)
+
+
+class LaggingDevice:
+    """Draws `TRAINING_WATTS` in epochs and `GAP_WATTS` between them; its counter shows what it was at the last tick."""
+
+    TRAINING_WATTS = 600.0
+    GAP_WATTS = 60.0
+    TICK = 0.1
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._joules = 0.0
+        self._shown = 0.0
+
+    def draw(self, watts: float, seconds: float) -> None:
+        end = self.now + seconds
+        last_tick = math.floor(end / self.TICK) * self.TICK
+        if last_tick > self.now:
+            self._shown = self._joules + watts * (last_tick - self.now)
+        self._joules += watts * seconds
+        self.now = end
+
+    def train(self, epochs: int, epoch_seconds: float) -> EnergyMeter:
+        loaded = library(nvmlDeviceGetTotalEnergyConsumption=lambda _handle: round(1000 * self._shown))
+        meter = make_energy_meter(CUDA, nvml=lambda _device: opened(loaded), clock=lambda: self.now)
+        for _ in range(epochs):
+            self.draw(self.GAP_WATTS, 0.3141)
+            meter.start()
+            self.draw(self.TRAINING_WATTS, epoch_seconds)
+            meter.stop()
+        return meter
+
+
+@pytest.mark.parametrize(("epochs", "epoch_seconds"), [(2, 1.6871), (5, 1.3719), (20, 1.1937), (400, 1.0517)])
+def test_of_a_counter_that_lags_energy_is_right_to_the_error_that_is_allowed(epochs: int, epoch_seconds: float) -> None:
+    energy, reason = LaggingDevice().train(epochs, epoch_seconds).result()
+    assert energy is not None, reason
+    truth = LaggingDevice.TRAINING_WATTS * epochs * epoch_seconds
+    assert energy.joules == pytest.approx(truth, rel=MAX_TICK_ERROR)
+
+
+def test_no_number_of_short_epochs_makes_up_for_a_counter_that_lags() -> None:
+    meter = LaggingDevice().train(400, 0.2941)
+    assert reason_of(meter) == (
+        f"{NVML_METHOD}: 1.2e+02 s of training in 400 epochs are too short for it, "
+        "epochs of 1.05 s would do: a wider model or smaller batches"
+    )
 
 
 def test_other_kinds_of_device_have_no_known_counter() -> None:
