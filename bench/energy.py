@@ -57,7 +57,7 @@ class Nvml:
         """
         try:
             return getattr(self._library, function)(self._handle, *arguments)
-        except (self._library.NVMLError, AttributeError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - not all of pynvml's are NVMLErrors, and no trial is to fail for them
             raise UnmeasurableError(f"NVML: {_line(error)}") from None
 
 
@@ -73,12 +73,11 @@ def open_nvml(
     """
     try:
         library = load()
-    except ImportError:
-        raise UnmeasurableError("NVML: no Python module pynvml, install the package nvidia-ml-py") from None
-    try:
         library.nvmlInit()
         return Nvml(library, _nvml_handle(library, properties(device)))
-    except (library.NVMLError, AttributeError, OSError, ValueError, RuntimeError, AssertionError) as error:
+    except ImportError:
+        raise UnmeasurableError("NVML: no Python module pynvml, install the package nvidia-ml-py") from None
+    except Exception as error:  # noqa: BLE001 - likewise
         raise UnmeasurableError(f"NVML: {_line(error)}") from None
 
 

@@ -203,6 +203,14 @@ def test_reasons_are_named_by_their_bits() -> None:
     assert measured.clock_reasons == ("sw_power_cap", "hw_thermal_slowdown")
 
 
+@pytest.mark.parametrize("error", [NvmlError("Not Supported"), Exception("NVML: library and module do not match")])
+def test_whatever_nvml_raises_is_a_condition_that_is_unknown(error: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    assert conditions_of(nvml(**dict.fromkeys(QUERIES, fail))) is None
+
+
 def test_older_drivers_are_asked_for_reasons_by_the_old_name() -> None:
     old = nvml(
         nvmlDeviceGetCurrentClocksEventReasons=unsupported,
@@ -240,10 +248,6 @@ def test_a_query_that_is_unsupported_is_none_and_the_others_stay(query: str, mem
     assert measured is not None
     unknown = [name for name in QUERIES.values() if getattr(measured, name) is None]
     assert unknown == [member]
-
-
-def test_a_device_that_answers_nothing_has_no_conditions() -> None:
-    assert conditions_of(nvml(**dict.fromkeys(QUERIES, unsupported))) is None
 
 
 def test_without_nvml_there_are_no_conditions_and_no_exception() -> None:

@@ -32,6 +32,10 @@ class NvmlError(Exception):
     pass
 
 
+class LibraryMismatchError(Exception):
+    """As pynvml's NVMLLibraryMismatchError it is no NVMLError."""
+
+
 def fail(error: Exception) -> Callable[..., Any]:
     def function(*_: object) -> Any:  # noqa: ANN401 - it never returns
         raise error
@@ -126,6 +130,10 @@ def test_without_a_uuid_the_device_is_found_by_its_place_on_the_bus() -> None:
         (lambda: library(nvmlDeviceGetHandleByUUID=None), "nvmlDeviceGetHandleByUUID"),
         (lambda: library(nvmlInit=fail(PermissionError(13, "Permission denied", "/dev/x"))), "Permission denied"),
         (lambda: library(nvmlInit=fail(NvmlError())), "NvmlError"),
+        (lambda: library(nvmlInit=fail(LibraryMismatchError("older than its driver"))), "older than its driver"),
+        (lambda: library(nvmlDeviceGetHandleByUUID=fail(LibraryMismatchError("older"))), "older"),
+        (lambda: library(nvmlDeviceGetTotalEnergyConsumption=fail(LibraryMismatchError("older"))), "older"),
+        (fail(SyntaxError("written for another Python")), "written for another Python"),
     ],
 )
 def test_where_nvml_is_missing_the_meter_tells_why_and_never_raises(load: Callable[[], Any], reason: str) -> None:
