@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import torch
 
 from bench.energy import Nvml, UnmeasurableError, open_nvml
-from bench.meters import CGROUP, MEMBERSHIP, own_cgroups
+from bench.meters import CGROUP, MEMBERSHIP, machine_cpu_seconds, own_cgroups
 from bench.records import Contention, DeviceConditions
 
 _T = TypeVar("_T", int, float)
@@ -120,9 +120,11 @@ def _throttled_seconds(file: Path) -> float | None:
 
 def _load_average() -> float | None:
     try:
-        return os.getloadavg()[0]
+        load = os.getloadavg()[0]
     except (AttributeError, OSError):  # Windows; a system that keeps none
         return None
+    # A sandbox that counts no CPU time shows a load of zero too; elsewhere zero is a load like others.
+    return None if load == 0 and machine_cpu_seconds() is None else load
 
 
 class DeviceWatch:

@@ -90,7 +90,7 @@ class ContentionMeter:
     """Measures a stretch of work from `start` to `stop` as a `Contention`.
 
     Time stolen by the hypervisor and time used by others come from the whole machine's counters, which tick in
-    hundredths of a second; both are None where the system does not offer them.
+    hundredths of a second; both are None where the system does not offer them or shows nothing but zeros.
     """
 
     def start(self) -> None:
@@ -113,15 +113,24 @@ class ContentionMeter:
 
 
 def _contention_counters() -> tuple[float | None, float | None, float | None, float | None]:
-    try:
-        times = psutil.cpu_times()
-    except (OSError, RuntimeError):
-        busy = steal = None
-    else:
+    times, busy, steal = machine_cpu_seconds(), None, None
+    if times is not None:
         idle = ("idle", "iowait", "steal", "guest", "guest_nice")  # guest time is part of user time already
-        busy = sum(seconds for name, seconds in times._asdict().items() if name not in idle)
-        steal = getattr(times, "steal", None)
+        busy = sum(seconds for name, seconds in times.items() if name not in idle)
+        steal = times.get("steal")
     return time.process_time(), busy, steal, _involuntary_switches()
+
+
+def machine_cpu_seconds() -> dict[str, float] | None:
+    """Return the CPU seconds of the whole machine by kind, idle ones included; None where they are not counted.
+
+    Some sandboxes (gVisor) have the counters and leave them all at zero.
+    """
+    try:
+        times = psutil.cpu_times()._asdict()
+    except (OSError, RuntimeError):
+        return None
+    return times if any(times.values()) else None
 
 
 def _involuntary_switches() -> int | None:

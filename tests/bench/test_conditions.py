@@ -9,6 +9,7 @@ import pytest
 import torch
 from bench_builders import make_conditions, make_contention
 
+from bench import conditions
 from bench.conditions import CLOCK_REASONS, MAX_CLOCK_SAMPLE_SECONDS, DeviceWatch, HostPressure, make_device_watch
 from bench.energy import Nvml, UnmeasurableError
 from bench.records import Contention, DeviceConditions
@@ -135,6 +136,15 @@ def test_the_load_average_is_that_before_the_stretch(host: Host, monkeypatch: py
 def test_without_a_load_average_it_is_none(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "getloadavg", raising=False)
     assert host.measure().load_average is None
+
+
+@pytest.mark.parametrize(("counted", "load"), [(None, None), ({"idle": 9.0}, 0.0)])
+def test_a_load_of_zero_is_none_where_no_cpu_time_is_counted(
+    host: Host, monkeypatch: pytest.MonkeyPatch, counted: dict[str, float] | None, load: float | None
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(conditions, "machine_cpu_seconds", lambda: counted)
+    assert host.measure().load_average == load
 
 
 def test_what_was_known_of_the_contention_stays(host: Host) -> None:

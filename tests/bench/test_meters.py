@@ -240,6 +240,27 @@ def test_unreadable_counters_are_none_and_never_zero(
     assert contention.steal_seconds is None
 
 
+NOTHING_COUNTED = LinuxTimes(*[0.0] * 10)
+
+
+def test_counters_that_are_all_zero_are_none_and_never_zero(counters: Callable[..., None]) -> None:
+    counters(machine=(NOTHING_COUNTED, NOTHING_COUNTED), own=(1.0, 3.0))
+    meter = ContentionMeter()
+    meter.start()
+    contention = meter.stop()
+    assert contention.process_cpu_seconds == 2.0
+    assert contention.other_cpu_seconds is None
+    assert contention.steal_seconds is None
+
+
+def test_counters_of_a_machine_that_only_idled_are_zero_and_not_none(counters: Callable[..., None]) -> None:
+    counters(machine=(NOTHING_COUNTED._replace(idle=1.0), NOTHING_COUNTED._replace(idle=9.0)), own=(0.0, 0.0))
+    meter = ContentionMeter()
+    meter.start()
+    contention = meter.stop()
+    assert (contention.other_cpu_seconds, contention.steal_seconds) == (0.0, 0.0)
+
+
 def test_involuntary_switches_are_none_where_they_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     meter = ContentionMeter()
