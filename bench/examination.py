@@ -18,7 +18,7 @@ from bench.devices import CPU, Device
 from bench.messages import Prepared, Stretched
 from bench.meters import ContentionMeter, HostMemory
 from bench.records import Configuration, Settings, Trial
-from bench.settings import apply_precision
+from bench.settings import apply_precision, check_products
 from bench.soundness import Outcome
 from mnist_mlp.data import Dataset
 from mnist_mlp.recipes import CLASSES, HYPERPARAMETERS, INPUT_FEATURES, Recipe
@@ -55,7 +55,9 @@ class Products:
 
 def apply_fp32(threads: int, device: torch.device) -> Settings:
     """Set this process to plain float32, as trials of precision ``fp32`` do."""
-    return apply_precision("fp32", threads, device)
+    settings = apply_precision("fp32", threads)
+    check_products("fp32", device)
+    return settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

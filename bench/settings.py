@@ -24,15 +24,15 @@ class SettingsError(Exception):
     """A setting did not take effect; the message says which."""
 
 
-def apply_precision(precision: str, threads: int, device: torch.device) -> Settings:
-    """Set this process's arithmetic and thread count, and see that they took effect; return what torch then reports.
+def apply_precision(precision: str, threads: int) -> Settings:
+    """Set this process's arithmetic and thread count; return what torch then reports. `check_products` tries it out.
 
     For ``fp32`` and ``tf32``, products of float32 matrices are computed in that format. ``bf16`` is autocast, which the
     training enters itself: float32 outside it, and in it a product of float32 matrices is one of bf16 matrices.
     Denormals are kept, as they are by default: that they slow training down is something to be seen, not hidden.
 
     Raises:
-        SettingsError: torch reports another value than was set, or a product on `device` shows another format.
+        SettingsError: torch reports another value than was set.
     """
     torch.set_num_threads(threads)
     set_float32_products(precision)
@@ -48,14 +48,22 @@ def apply_precision(precision: str, threads: int, device: torch.device) -> Setti
     )
     if settings != wanted:
         raise SettingsError(f"settings did not take effect: asked for {wanted}, torch reports {settings}")
-    _check_products("tf32" if tf32 else "fp32", device)
-    if precision == "bf16":
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            _check_products("bf16", device)
     return settings
 
 
-def _check_products(wanted: str, device: torch.device) -> None:
+def check_products(precision: str, device: torch.device) -> None:
+    """See that `apply_precision` took effect on `device`, which initialises its libraries for products if nothing did.
+
+    Raises:
+        SettingsError: a product shows another format.
+    """
+    _check_format("tf32" if precision == "tf32" else "fp32", device)
+    if precision == "bf16":
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            _check_format("bf16", device)
+
+
+def _check_format(wanted: str, device: torch.device) -> None:
     found = product_format(device)
     if found != wanted:
         raise SettingsError(f"{device} multiplies float32 matrices in {found} although {wanted} was asked for")

@@ -4,7 +4,7 @@ The conversation, each line a request and its answer (`bench.messages`):
 
     describe                   → Description
     dataset name root          → DatasetReady
-    prepare trial root         → Prepared       settings, data, model; cold start; warm-up, undone again
+    prepare trial root         → Prepared       settings, data, model; cold start; warm-up, undone again; products
     train epoch                → Trained        yardstick, the timed epoch, yardstick
     stretch epoch begin end    → Stretched      the timed batches begin to end of an epoch, nothing else
     evaluate                   → Evaluated
@@ -37,7 +37,7 @@ from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, 
 from bench.meters import ContentionMeter, HostMemory, Yardstick
 from bench.rates import DeviceRates
 from bench.records import Configuration, Failure, FailureKind, Peak, Trial
-from bench.settings import SettingsError, apply_precision
+from bench.settings import SettingsError, apply_precision, check_products
 from bench.soundness import Checked
 from mnist_mlp import data
 from mnist_mlp.errors import EngineUnavailableError, WorkloadError
@@ -128,7 +128,7 @@ class Session:
         start = time.perf_counter()
         self._displacement = displace(trial.seed)
         self._device = Device(self.own_device(configuration.device))
-        settings = apply_precision(configuration.precision, configuration.threads, self._device.torch_device)
+        settings = apply_precision(configuration.precision, configuration.threads)
         dataset = data.load(configuration.dataset, root)
         self._has_labels = configuration.dataset != "synthetic"
         self._training = Training(
@@ -147,6 +147,8 @@ class Session:
         prepared = time.perf_counter()
         cold_start_seconds, step_seconds = self._warm_up()
         warm = time.perf_counter()
+        # Not before: the cold start is to hold all initialisation.
+        check_products(configuration.precision, self._device.torch_device)
         self._yardstick = Yardstick(self._device.torch_device, self._device.synchronise)
         self._pressure = HostPressure()
         self._watch = make_device_watch(self._device.torch_device)
@@ -308,7 +310,8 @@ def _measure_peak(name: str, threads: int, precision: str) -> Peaked:
     from bench.peak import measure_peak  # noqa: PLC0415 - trials need none of it
 
     device = Device(name)
-    apply_precision(precision, threads, device.torch_device)
+    apply_precision(precision, threads)
+    check_products(precision, device.torch_device)
     return Peaked(flops_per_second=measure_peak(device.torch_device, device.synchronise))
 
 
@@ -316,7 +319,8 @@ def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
     from bench.rate_meter import measure_rates  # noqa: PLC0415 - trials need none of it
 
     device, threads, precision = Device(request["device"]), request["threads"], request["precision"]
-    apply_precision(precision, threads, device.torch_device)
+    apply_precision(precision, threads)
+    check_products(precision, device.torch_device)
     return measure_rates(device, precision=precision, threads=threads, whole=request["whole"])
 
 

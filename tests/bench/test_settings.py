@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bench.records import Settings
-from bench.settings import SettingsError, apply_precision, product_format, read_back
+from bench.settings import SettingsError, apply_precision, check_products, product_format, read_back
 
 CPU = torch.device("cpu")
 FLOAT32_FRACTION_BITS = 23
@@ -57,7 +57,7 @@ def test_every_setting_is_set_whatever_it_was_before() -> None:
     torch.set_float32_matmul_precision("medium")
     torch.backends.cudnn.allow_tf32 = True
     torch.set_flush_denormal(True)
-    assert read_back() != apply_precision("fp32", 1, CPU)
+    assert read_back() != apply_precision("fp32", 1)
     assert read_back() == Settings(
         threads=1, float32_matmul_precision="highest", tf32_matmul=False, tf32_cudnn=False, flush_denormal=False
     )
@@ -65,7 +65,7 @@ def test_every_setting_is_set_whatever_it_was_before() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_is_returned_is_what_torch_reports(threads: int) -> None:
-    settings = apply_precision("fp32", threads, CPU)
+    settings = apply_precision("fp32", threads)
     assert settings == read_back()
     assert settings.threads == torch.get_num_threads() == threads
 
@@ -89,7 +89,7 @@ def test_a_setting_that_does_not_take_effect_is_an_error(
     with monkeypatch.context() as patch:
         patch.setattr(setter, lambda _value: None)
         with pytest.raises(SettingsError, match=rf"did not take effect: asked for .*{name}=.* torch reports"):
-            apply_precision("fp32", 1, CPU)
+            apply_precision("fp32", 1)
 
 
 def test_full_float32_arithmetic_is_recognised() -> None:
@@ -132,31 +132,33 @@ def test_shorter_arithmetic_is_caught_by_its_product(bits: int, name: str, *, ro
 
 
 def test_bf16_is_autocast_over_full_float32() -> None:
-    settings = apply_precision("bf16", 1, CPU)
+    settings = apply_precision("bf16", 1)
     assert settings.float32_matmul_precision == "highest"
     assert product_format(CPU) == "fp32"
+    check_products("bf16", CPU)
 
 
 def test_autocast_that_does_not_shorten_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.autocast", lambda *_, **__: nullcontext())
     with pytest.raises(SettingsError, match="cpu multiplies float32 matrices in fp32 although bf16 was asked for"):
-        apply_precision("bf16", 1, CPU)
+        check_products("bf16", CPU)
 
 
 def test_tf32_on_a_device_without_it_is_an_error() -> None:
     with pytest.raises(SettingsError, match="cpu multiplies float32 matrices in fp32 although tf32 was asked for"):
-        apply_precision("tf32", 1, CPU)
+        check_products("tf32", CPU)
 
 
 def test_tf32_is_set_where_the_device_has_it() -> None:
+    settings = apply_precision("tf32", 1)
     with ShortArithmetic(10, rounds=True):
-        settings = apply_precision("tf32", 1, CPU)
+        check_products("tf32", CPU)
     assert (settings.float32_matmul_precision, settings.tf32_matmul, settings.tf32_cudnn) == ("high", True, True)
 
 
 def test_a_device_that_multiplies_shorter_than_it_reports_is_an_error() -> None:
     with ShortArithmetic(10, rounds=True), pytest.raises(SettingsError, match=r"^cpu multiplies float32"):
-        apply_precision("fp32", 1, CPU)
+        check_products("fp32", CPU)
 
 
 @pytest.mark.cuda
@@ -166,5 +168,5 @@ def test_real_tf32_is_caught_and_then_switched_off() -> None:
     torch.set_float32_matmul_precision("high")
     if torch.cuda.get_device_capability(device) >= (8, 0):
         assert product_format(device) == "tf32"
-    assert not apply_precision("fp32", torch.get_num_threads(), device).tf32_matmul
-    assert product_format(device) == "fp32"
+    assert not apply_precision("fp32", torch.get_num_threads()).tf32_matmul
+    check_products("fp32", device)

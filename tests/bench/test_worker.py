@@ -252,6 +252,26 @@ def test_exception_in_a_request_becomes_the_failure_it_means(
     assert str(error) in failure.message
 
 
+def test_products_are_checked_when_the_cold_start_is_over_and_refuse_the_trial(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    warm_up = worker.Session._warm_up  # noqa: SLF001 - what the check must not come before
+
+    def note(session: worker.Session) -> tuple[float, float]:
+        events.append("warm-up")
+        return warm_up(session)
+
+    def refuse(precision: str, _device: torch.device) -> None:
+        events.append(precision)
+        raise SettingsError("TF32 stays on")
+
+    monkeypatch.setattr(worker.Session, "_warm_up", note)
+    monkeypatch.setattr(worker, "check_products", refuse)
+    assert failure_of(session, prepare()).kind is FailureKind.UNSUPPORTED
+    assert events == ["warm-up", "fp32"]
+
+
 def test_unknown_request_is_a_failure_and_not_silence(session: worker.Session) -> None:
     assert "dance" in failure_of(session, {"do": "dance"}).message
 
