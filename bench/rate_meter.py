@@ -61,7 +61,13 @@ STEPS: Final = 256
 STRETCHES: Final = 9
 
 IDLE_SECONDS: Final = 3.0
-"""Of sleep, where there is a counter of energy: beyond what such a counter needs, `bench.energy.MIN_SECONDS`."""
+"""Of a sleep, where there is a counter of energy: beyond what such a counter needs, `bench.energy.MIN_SECONDS`."""
+
+IDLE_SLEEPS: Final = 10
+"""Sleeps at most until the device has settled: other processes of the calibration made it work just before."""
+
+SETTLED: Final = 0.05
+"""Idle power has settled once two sleeps, one after the other, agree to this. NVML's ticks alone are 2 % of a sleep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +121,7 @@ def measure_rates(  # noqa: PLR0913 - what decides rates
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     on_host = place.type == CPU
     first = precision == "fp32"  # what does not depend on the precision is measured once
-    idle_power = measure_idle_power(place) if whole and first else None  # before any work, which warms the device
+    idle_power = measure_idle_power(place) if whole and first else None  # before this process makes the device work
     return DeviceRates(
         precision=precision,
         threads=threads,
@@ -311,12 +317,20 @@ def measure_idle_power(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.perf_counter,
 ) -> IdlePower:
-    """Return the mean power of `device` over `IDLE_SECONDS` of sleep, or at once why it cannot be measured."""
+    """Return the mean power of `device` over `IDLE_SECONDS` of sleep once it has settled, or why that is unknown."""
     meter = make_meter(device)
     if meter.counter is None:
         return IdlePower(watts=None, method="", reason=meter.reason)
-    method = meter.counter.method
-    watts = measure_idle_watts(meter, IDLE_SECONDS, sleep, clock)
-    if watts is None:
-        return IdlePower(watts=None, method="", reason=f"{method}: it fails or stands still")
-    return IdlePower(watts=watts, method=method, reason="")
+    torch.empty(1, device=device)  # opens the device, as every process that trains on it has it open
+    method, before = meter.counter.method, math.inf
+    for _ in range(IDLE_SLEEPS):
+        watts = measure_idle_watts(meter, IDLE_SECONDS, sleep, clock)
+        if watts is None:
+            return IdlePower(watts=None, method="", reason=f"{method}: it fails or stands still")
+        if abs(watts - before) <= SETTLED * watts:
+            return IdlePower(watts=watts, method=method, reason="")
+        before = watts
+    unsettled = (
+        f"{method}: the power of {IDLE_SLEEPS} idle sleeps of {IDLE_SECONDS:g} s, one after the other, never settled"
+    )
+    return IdlePower(watts=None, method="", reason=unsettled)

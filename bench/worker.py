@@ -320,8 +320,9 @@ def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
 
     device, threads, precision = Device(request["device"]), request["threads"], request["precision"]
     apply_precision(precision, threads)
-    check_products(precision, device.torch_device)
-    return measure_rates(device, precision=precision, threads=threads, whole=request["whole"])
+    rates = measure_rates(device, precision=precision, threads=threads, whole=request["whole"])
+    check_products(precision, device.torch_device)  # last, for idle power is measured first
+    return rates
 
 
 def _check_ruler(request: Mapping[str, Any]) -> Checked:

@@ -19,6 +19,7 @@ from bench.rate_meter import (
     DEVICE_ARRAY_BYTES,
     HOST_ARRAY_BYTES,
     IDLE_SECONDS,
+    IDLE_SLEEPS,
     LAYERS,
     MAX_ROUNDS,
     REPEATS,
@@ -275,9 +276,33 @@ def energy_meter(*counts: int) -> EnergyMeter:
 
 def test_idle_power_is_the_energy_of_a_sleep_over_its_time() -> None:
     slept: list[float] = []
-    idle = measure_idle_power(CPU, lambda _device: energy_meter(1_000_000, 9_000_000), slept.append, Clock(4.0))
+    meter = energy_meter(1_000_000, 9_000_000, 9_000_000, 17_000_000)
+    idle = measure_idle_power(CPU, lambda _device: meter, slept.append, Clock(4.0))
     assert idle == IdlePower(watts=2.0, method="RAPL package", reason="")
-    assert slept == [IDLE_SECONDS]
+    assert slept == [IDLE_SECONDS] * 2
+
+
+def falling(*watts: float) -> EnergyMeter:
+    """Return a meter of sleeps of 4 s by the clock, each at the next of `watts`."""
+    ends = list(itertools.accumulate(round(4_000_000 * each) for each in watts))
+    return energy_meter(*itertools.chain.from_iterable(itertools.pairwise([0, *ends])))
+
+
+def test_idle_power_is_waited_for_until_the_device_has_settled() -> None:
+    slept: list[float] = []
+    meter = falling(200.0, 150.0, 110.0, 100.0, 98.0, 20.0)
+    idle = measure_idle_power(CPU, lambda _device: meter, slept.append, Clock(4.0))
+    assert idle.watts == pytest.approx(98.0)
+    assert len(slept) == 5
+
+
+def test_a_device_that_never_settles_has_no_idle_power() -> None:
+    slept: list[float] = []
+    meter = falling(*(100.0 * 0.9**number for number in range(IDLE_SLEEPS)))
+    idle = measure_idle_power(CPU, lambda _device: meter, slept.append, Clock(4.0))
+    assert idle.watts is None
+    assert idle.reason.endswith("never settled")
+    assert len(slept) == IDLE_SLEEPS
 
 
 def test_without_a_counter_nobody_sleeps_and_the_reason_is_told() -> None:

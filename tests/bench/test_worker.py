@@ -17,8 +17,10 @@ from bench import worker
 from bench.channel import Channel, ChannelClosedError
 from bench.coding import from_json, to_json
 from bench.conditions import DeviceWatch
+from bench.devices import Device
 from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Trained
 from bench.meters import machine_cpu_seconds
+from bench.rates import DeviceRates
 from bench.records import Configuration, Description, Energy, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError
 from mnist_mlp import data
@@ -270,6 +272,22 @@ def test_products_are_checked_when_the_cold_start_is_over_and_refuse_the_trial(
     monkeypatch.setattr(worker, "check_products", refuse)
     assert failure_of(session, prepare()).kind is FailureKind.UNSUPPORTED
     assert events == ["warm-up", "fp32"]
+
+
+def test_no_product_warms_the_device_before_its_rates_are_measured(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def measure(_device: Device, *, precision: str, threads: int, whole: bool) -> DeviceRates:
+        assert whole
+        events.append("rates")
+        return DeviceRates(precision=precision, threads=threads, square_flops_per_second=1e11)
+
+    monkeypatch.setattr("bench.rate_meter.measure_rates", measure)
+    monkeypatch.setattr(worker, "check_products", lambda precision, _device: events.append(precision))
+    ask(session, DeviceRates, {"do": "rates", "device": "cpu", "threads": 1, "precision": "bf16", "whole": True})
+    assert events == ["rates", "bf16"]
 
 
 def test_unknown_request_is_a_failure_and_not_silence(session: worker.Session) -> None:
