@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -58,15 +59,32 @@ def describe_software() -> Software:
 
 def _cpu_model() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model\t", "cpu model")):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
+        lines = []
+    for line in lines:
+        if line.startswith(("model name", "Model\t", "cpu model")):
+            return line.partition(":")[2].strip()
+    if cores := _arm_cores(lines):
+        return f"ARM {', '.join(cores)}"
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - fixed words
     return platform.processor() or platform.machine()
+
+
+def _arm_cores(lines: Iterable[str]) -> list[str]:
+    """Return each kind of core that Linux lists by number on ARM, as implementer/part/variant: it has no name there."""
+    found: set[str] = set()
+    kind: dict[str, str] = {}
+    for line in (*lines, ""):  # an empty line ends each core
+        name, _, value = line.partition(":")
+        kind[name.strip()] = value.strip()
+        if not line.strip():
+            numbers = [kind.get(f"CPU {name}", "") for name in ("implementer", "part", "variant")]
+            found |= {"/".join(numbers)} if any(numbers) else set()
+            kind = {}
+    return sorted(found)
 
 
 def _version(distribution: str) -> str | None:

@@ -76,12 +76,25 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
+def arm_cores(*parts: str) -> str:
+    """What Linux says of ARM cores of these parts: numbers, and no name."""
+    return "\n".join(
+        f"processor\t: {number}\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n"
+        f"CPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: {part}\nCPU revision\t: 1\n"
+        for number, part in enumerate(parts)
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "model"),
     [
         ("processor\t: 0\nmodel\t\t: 85\nmodel name\t: Fictional CPU 9000 @ 3.00GHz\n", "Fictional CPU 9000 @ 3.00GHz"),
         ("processor\t: 0\nBogoMIPS\t: 108.00\n\nModel\t\t: Fictional Board 4\n", "Fictional Board 4"),
         ("cpu model\t\t: Fictional MIPS: V5\n", "Fictional MIPS: V5"),
+        (arm_cores("0xd0c", "0xd0c"), "ARM 0x41/0xd0c/0x3"),
+        (arm_cores("0xd40", "0xd40"), "ARM 0x41/0xd40/0x3"),
+        (arm_cores("0xd46", "0xd05", "0xd05"), "ARM 0x41/0xd05/0x3, 0x41/0xd46/0x3"),
+        (arm_cores("0xd08") + "\nHardware\t: BCM2835\nModel\t\t: Fictional Board 4\n", "Fictional Board 4"),
     ],
 )
 def test_the_processor_is_named_as_linux_names_it(proc: Callable[..., None], text: str, model: str) -> None:
@@ -90,7 +103,7 @@ def test_the_processor_is_named_as_linux_names_it(proc: Callable[..., None], tex
 
 
 @pytest.mark.parametrize(("processor", "model"), [("Fictional64 Family 6", "Fictional64 Family 6"), ("", "arm64")])
-def test_a_processor_that_linux_does_not_name_is_what_python_knows_of_it(
+def test_a_processor_that_linux_neither_names_nor_numbers_is_what_python_knows_of_it(
     proc: Callable[..., None], monkeypatch: pytest.MonkeyPatch, processor: str, model: str
 ) -> None:
     monkeypatch.setattr(platform, "processor", lambda: processor)
