@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -104,7 +105,7 @@ def _cuda_driver() -> str | None:
 
 
 def _blas() -> str | None:
-    for name in ("mkl", "openblas", "accelerate"):
-        if f"BLAS_INFO={name}" in torch.__config__.show():
-            return name
-    return None
+    found = re.search(r"\bBLAS_INFO=(\w+)", torch.__config__.show())
+    if found is None:
+        return None
+    return {"open": "openblas"}.get(found[1], found[1])  # torch's build calls OpenBLAS "open"

@@ -161,7 +161,12 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("build", "blas"),
-    [("BLAS_INFO=mkl, BUILD_TYPE=Release", "mkl"), ("BLAS_INFO=open, BLAS_INFO=openblas", "openblas"), ("", None)],
+    [
+        ("Build settings: BLAS_INFO=mkl, BUILD_TYPE=Release, LAPACK_INFO=mkl, ", "mkl"),
+        ("Build settings: BLAS_INFO=open, BUILD_TYPE=Release, LAPACK_INFO=open, ", "openblas"),
+        ("Build settings: BLAS_INFO=accelerate, BUILD_TYPE=Release, ", "accelerate"),
+        ("Build settings: BUILD_TYPE=Release, LAPACK_INFO=open, ", None),
+    ],
 )
 def test_the_blas_is_the_one_torch_was_built_with(
     monkeypatch: pytest.MonkeyPatch, build: str, blas: str | None
