@@ -132,13 +132,13 @@ def prepare_dataset(launcher: Launcher, name: str, root: Path | None, *, timeout
 
 
 def measure_peak(launcher: Launcher, configuration: Configuration, timeout_seconds: float) -> float:
-    """Have a fresh process measure the highest FLOP/s of this configuration's device, threads and precision.
+    """Have a fresh process measure the highest fp32 FLOP/s of this configuration's device with its threads.
 
     Raises:
         TrialFailedError: it could not.
     """
     worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
-    request = {"do": "peak", **{name: getattr(configuration, name) for name in ("device", "threads", "precision")}}
+    request = {"do": "peak", "device": configuration.device, "threads": configuration.threads}
     try:
         return worker.ask(Peaked, request).flops_per_second
     finally:

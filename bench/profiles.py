@@ -14,7 +14,7 @@ from typing import Any, Final
 from bench import coding
 from bench.errors import BadInputError, IncomparableError, StorageError
 from bench.outputs import write_atomically
-from bench.rates import DeviceRates, ThreadRates, bandwidths, flops_per_second
+from bench.rates import DeviceRates, ThreadRates, flops_per_second
 from bench.records import Configuration, Machine, Software
 
 SCHEMA_VERSION: Final = 3
@@ -85,10 +85,6 @@ class DeviceSession:
         if (precision, self._told_apart(threads)) in {("fp32", self.threads), ("fp32", None)}:
             found += self.peak_flops_per_second
         return max(found, default=None)
-
-    def highest_bandwidth(self, threads: int) -> float | None:
-        """Return the highest bandwidth of the device's memory measured with `threads` threads, in bytes per second."""
-        return max(bandwidths(self.rates, self.thread_rates, self._told_apart(threads)), default=None)
 
     def _told_apart(self, threads: int) -> int | None:
         return threads if self.device == "cpu" else None
@@ -199,17 +195,6 @@ class MachineProfile:
         """
         sessions = self._alike(device)
         return sessions[-1].highest_flops_per_second(precision, threads) if sessions else None
-
-    def bandwidth_bytes_per_second(self, device: str, threads: int) -> float | None:
-        """Return the highest bandwidth of the device's memory that the newest session measured, likewise."""
-        sessions = self._alike(device)
-        return sessions[-1].highest_bandwidth(threads) if sessions else None
-
-    def idle_watts(self, device: str) -> float | None:
-        """Return the device's power at rest as the newest session measured it; None where it could not."""
-        sessions = self._alike(device)
-        idle = [rates.idle_power for rates in sessions[-1].rates] if sessions else []
-        return next((power.watts for power in idle if power is not None), None)
 
     def unused_seed(self) -> int:
         """Return the first seed above all that were trained: new seeds say more about seeds than old ones."""

@@ -164,15 +164,3 @@ def flops_per_second(
     for other in thread_rates:
         if precision == "fp32" and threads in {None, other.threads}:
             yield other.square_flops_per_second
-
-
-def bandwidths(
-    rates: Iterable[DeviceRates], thread_rates: Iterable[ThreadRates], threads: int | None
-) -> Iterator[float]:
-    """Yield every bandwidth of the device's memory measured with `threads` threads; None stands for any number."""
-    for each in rates:
-        if each.bandwidth is not None and threads in {None, each.threads}:
-            yield from (each.bandwidth.copy_bytes_per_second, each.bandwidth.triad_bytes_per_second)
-    for other in thread_rates:
-        if threads in {None, other.threads}:
-            yield other.triad_bytes_per_second

@@ -9,7 +9,7 @@ The conversation, each line a request and its answer (`bench.messages`):
     stretch epoch begin end    → Stretched      the timed batches begin to end of an epoch, nothing else
     evaluate                   → Evaluated
     finish                     → Finished       peaks; then the process ends
-    peak device threads precision   → Peaked    the highest rate of matrix products
+    peak device threads        → Peaked         the highest rate of fp32 matrix products
     rates device threads precision whole → DeviceRates   what the device can do
     selftest device threads dataset root → Checked   the ruler's own checks, in a process of their own
 
@@ -113,7 +113,7 @@ class Session:
             "train": lambda: self._train(request["epoch"]),
             "stretch": lambda: self._stretch(request["epoch"], request["begin"], request["end"]),
             "evaluate": self._evaluate,
-            "peak": lambda: _measure_peak(request["device"], request["threads"], request["precision"]),
+            "peak": lambda: _measure_peak(request["device"], request["threads"]),
             "rates": lambda: _measure_rates(request),
             "selftest": lambda: _check_ruler(request),
             "finish": self._finish,
@@ -306,12 +306,12 @@ def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
     return DatasetReady(source=dataset.source, sha256=dataset.sha256, train_samples=len(dataset.train_labels))
 
 
-def _measure_peak(name: str, threads: int, precision: str) -> Peaked:
+def _measure_peak(name: str, threads: int) -> Peaked:
     from bench.peak import measure_peak  # noqa: PLC0415 - trials need none of it
 
     device = Device(name)
-    apply_precision(precision, threads)
-    check_products(precision, device.torch_device)
+    apply_precision("fp32", threads)
+    check_products("fp32", device.torch_device)
     return Peaked(flops_per_second=measure_peak(device.torch_device, device.synchronise))
 
 

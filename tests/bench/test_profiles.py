@@ -13,7 +13,7 @@ import pytest
 from bench_builders import make_configuration, make_machine, make_software
 from hypothesis import given
 from hypothesis import strategies as st
-from rates_builders import UNKNOWN_POWER, make_idle_power, make_rates, make_thread_rates, make_transfers
+from rates_builders import make_rates, make_thread_rates, make_transfers
 from scipy import stats as scipy_stats
 
 from bench.coding import to_json
@@ -141,30 +141,12 @@ def test_an_accelerators_rates_hold_for_any_number_of_the_hosts_threads() -> Non
     for threads in (1, 2, 64):
         assert profile.peak_flops_per_second("cuda:0", "fp32", threads) == 5e11
         assert profile.peak_flops_per_second("cuda:0", "bf16", threads) is None
-        assert profile.bandwidth_bytes_per_second("cuda:0", threads) == 2.2e10
 
 
 def test_the_peak_is_that_of_the_newest_session() -> None:
     fast = make_session(make_device(rates=(make_rates(square_flops_per_second=9e11),)))
     profile = make_profile(fast, make_session(make_device(rates=(make_rates(),))))
     assert profile.peak_flops_per_second("cpu", "fp32", 2) == 4.2e11
-
-
-def test_the_bandwidth_is_the_higher_of_copy_and_triad_at_that_thread_count() -> None:
-    profile = measured(make_rates(), threads=(1,))
-    assert profile.bandwidth_bytes_per_second("cpu", 2) == 2.2e10
-    assert profile.bandwidth_bytes_per_second("cpu", 1) == 1.2e10
-    assert profile.bandwidth_bytes_per_second("cpu", 4) is None
-    assert profile.bandwidth_bytes_per_second("mps", 2) is None
-    assert make_profile().bandwidth_bytes_per_second("cpu", 2) is None
-
-
-def test_idle_power_is_that_of_the_newest_session_and_none_where_it_was_not_measured() -> None:
-    rates = make_rates(idle_power=make_idle_power()), make_rates(precision="bf16")
-    assert measured(*rates).idle_watts("cpu") == 72.5
-    assert measured(make_rates(idle_power=UNKNOWN_POWER)).idle_watts("cpu") is None
-    assert measured(make_rates()).idle_watts("cpu") is None
-    assert make_profile().idle_watts("cpu") is make_profile().idle_watts("cuda:0") is None
 
 
 def test_figures_hold_the_newest_sessions_rates_and_nothing_where_none_were_measured() -> None:

@@ -20,7 +20,6 @@ from bench.rates import (
     DeviceRates,
     LayerRate,
     StepTime,
-    bandwidths,
     flops_per_second,
     thread_counts,
 )
@@ -90,11 +89,3 @@ def test_rates_of_products_are_those_of_the_precision_and_threads_asked_for() ->
     assert list(flops_per_second(rates, threads, "bf16", 1)) == []
     assert list(flops_per_second(rates, threads, "tf32", 2)) == []
     assert list(flops_per_second(rates, (), "fp32", None)) == [4.2e11]
-
-
-def test_bandwidths_are_copy_and_triad_of_the_threads_asked_for() -> None:
-    rates = make_rates(), make_rates(precision="bf16", bandwidth=None)
-    threads = (make_thread_rates(1, triad_bytes_per_second=1e10),)
-    assert list(bandwidths(rates, threads, 2)) == [2.0e10, 2.2e10]
-    assert list(bandwidths(rates, threads, 1)) == [1e10]
-    assert list(bandwidths(rates, threads, 4)) == []

@@ -68,7 +68,7 @@ def test_a_trial_is_displaced_in_memory_by_its_seed(session: worker.Session, mon
 
 
 def test_the_peak_is_measured_with_the_threads_asked_for(session: worker.Session) -> None:
-    peaked = ask(session, Peaked, {"do": "peak", "device": "cpu", "threads": 1, "precision": "fp32"})
+    peaked = ask(session, Peaked, {"do": "peak", "device": "cpu", "threads": 1})
     assert peaked.flops_per_second > 0
     assert torch.get_num_threads() == 1
 

@@ -221,8 +221,6 @@ def _use_profile(profile: MachineProfile) -> None:
         require(figures is not None, "a calibrated device has no figures")
         dumps(figures)  # no figure may be infinite
         profile.peak_flops_per_second(device, "fp32", 2)
-        profile.bandwidth_bytes_per_second(device, 2)
-        profile.idle_watts(device)
     profile.unused_seed()
 
 
