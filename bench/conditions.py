@@ -31,9 +31,11 @@ _HERTZ_PER_MEGAHERTZ: Final = 1e6
 _NVML_SM_CLOCK: Final = 1
 _NVML_GPU_TEMPERATURE: Final = 0
 
+_GPU_IDLE: Final = 0x1
+
 CLOCK_REASONS: Final = MappingProxyType(
     {
-        0x1: "gpu_idle",
+        _GPU_IDLE: "gpu_idle",
         0x2: "applications_clocks",
         0x4: "sw_power_cap",
         0x8: "hw_slowdown",
@@ -194,8 +196,11 @@ def _cuda_conditions(nvml: Nvml) -> DeviceConditions:
     reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons")
     if reasons is None:  # drivers before 535 know it by its old name
         reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons")
+    # An idle device lowers its clock, which says nothing of the epoch that begins or has ended.
+    idle = reasons is not None and bool(reasons & _GPU_IDLE)
+    clock = None if idle else _ask(nvml, "nvmlDeviceGetClockInfo", _NVML_SM_CLOCK)
     return DeviceConditions(
-        clock_hertz=_hertz(_ask(nvml, "nvmlDeviceGetClockInfo", _NVML_SM_CLOCK), _HERTZ_PER_MEGAHERTZ),
+        clock_hertz=_hertz(clock, _HERTZ_PER_MEGAHERTZ),
         max_clock_hertz=_hertz(_ask(nvml, "nvmlDeviceGetMaxClockInfo", _NVML_SM_CLOCK), _HERTZ_PER_MEGAHERTZ),
         temperature_celsius=_number(_ask(nvml, "nvmlDeviceGetTemperature", _NVML_GPU_TEMPERATURE)),
         clock_reasons=None if reasons is None else tuple(name for bit, name in CLOCK_REASONS.items() if reasons & bit),

@@ -232,9 +232,9 @@ class Energy:
 class DeviceConditions:
     """The worse of two samples, right before and right after an epoch, in each respect: clock, heat, reasons, others.
 
-    Clocks are of the streaming multiprocessors, on the CPU of its fastest usable core. `clock_reasons` are NVML's names
-    for why the clock is not higher, see `bench.conditions.CLOCK_REASONS`; none of them may apply. `other_processes`
-    counts other programs that have a context to compute on the device.
+    Clocks are of the streaming multiprocessors, but for samples of an idle GPU, on the CPU of its fastest usable core.
+    `clock_reasons` are NVML's names for why the clock is not higher, see `bench.conditions.CLOCK_REASONS`; none of them
+    may apply. `other_processes` counts other programs that have a context to compute on the device.
     """
 
     clock_hertz: float | None

@@ -213,6 +213,29 @@ def test_reasons_are_named_by_their_bits() -> None:
     assert measured.clock_reasons == ("sw_power_cap", "hw_thermal_slowdown")
 
 
+@pytest.mark.parametrize(
+    ("reasons", "clock_hertz"),
+    [((0x1, 0x4), 1.9e9), ((0x4, 0x1 | 0x20), 1.9e9), ((0x1, 0x1 | 0x4), None), ((0x0, 0x0), 1.9e9)],
+)
+def test_the_clock_of_an_idle_device_does_not_count(reasons: tuple[int, int], clock_hertz: float | None) -> None:
+    samples = iter(reasons)
+    now = [0]
+
+    def reasons_now(_handle: object) -> int:
+        now[0] = next(samples)
+        return now[0]
+
+    measured = conditions_of(
+        nvml(
+            nvmlDeviceGetCurrentClocksEventReasons=reasons_now,
+            nvmlDeviceGetClockInfo=lambda _handle, _kind: 345 if now[0] & 0x1 else 1_900,
+        )
+    )
+    assert measured is not None
+    assert measured.clock_hertz == clock_hertz
+    assert measured.max_clock_hertz == 1.98e9
+
+
 @pytest.mark.parametrize("error", [NvmlError("Not Supported"), Exception("NVML: library and module do not match")])
 def test_whatever_nvml_raises_is_a_condition_that_is_unknown(error: Exception) -> None:
     def fail(*_: object) -> None:
