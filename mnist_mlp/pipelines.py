@@ -96,7 +96,7 @@ class DataLoaderPipeline:
         """Open torchvision's dataset below `root`, where `mnist_mlp.data.load` has put and verified it.
 
         Raises:
-            InvalidValueError: torchvision has no reader for this dataset.
+            InvalidValueError: torchvision has no reader for this dataset, or would read other files than the verified.
         """
         from torchvision import datasets, transforms  # noqa: PLC0415 - 0.4 s that the resident pipeline need not pay
 
@@ -110,6 +110,7 @@ class DataLoaderPipeline:
             mean, deviation = TRANSFORMS[transform]
             steps.append(transforms.Normalize((mean,), (deviation,)))
         reader = getattr(datasets, TORCHVISION_DATASETS[dataset.name])
+        _check_no_older_copy(root / TORCHVISION_DATASETS[dataset.name] / "processed")
         self._train = reader(root, train=True, transform=transforms.Compose(steps))
         self._test = reader(root, train=False, transform=transforms.Compose(steps))
         self._batch_size = batch_size
@@ -141,3 +142,13 @@ class DataLoaderPipeline:
         )
         for images, labels in loader:
             yield images.to(self._device), labels.to(self._device)
+
+
+def _check_no_older_copy(folder: Path) -> None:
+    """Refuse what older releases of torchvision left: its reader prefers that to the files that were verified."""
+    for name in ("training.pt", "test.pt"):
+        if (folder / name).exists():
+            raise InvalidValueError(
+                f"pipeline 'dataloader' would read {str(folder / name)!r}, which an older torchvision wrote and nobody "
+                f"has verified, and not the dataset's own files beside it: remove the folder {str(folder)!r}"
+            )

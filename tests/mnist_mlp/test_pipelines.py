@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -176,3 +177,20 @@ def test_dataloader_refuses_datasets_that_torchvision_cannot_read(name: str, tin
     assert f"dataset {name!r}" in message
     assert "torchvision has no class for it" in message
     assert "use the resident pipeline, or one of mnist, fashion-mnist" in message
+
+
+@pytest.mark.parametrize("left", [("training.pt", "test.pt"), ("test.pt",)])
+def test_dataloader_reads_no_copy_that_an_older_torchvision_left(
+    left: tuple[str, ...], tiny: Dataset, tiny_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_root, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "MNIST" / "processed"
+    folder.mkdir()
+    assert len(dataloader(tiny, "unit", tmp_path)._train) == 203  # noqa: SLF001 - an empty folder is no copy
+    for name in left:
+        torch.save((255 - tiny.train_images, tiny.train_labels), folder / name)
+    with pytest.raises(
+        InvalidValueError, match=r"older torchvision .* nobody has verified.*: remove the folder '.*sed'"
+    ):
+        dataloader(tiny, "unit", tmp_path)
+    dataloader(replace(tiny, name="fashion-mnist"), "unit", tmp_path)
