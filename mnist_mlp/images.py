@@ -90,7 +90,7 @@ def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
     """
     if isinstance(source, Image.Image):
         with _reading("the picture"):
-            return _prepare(*_split(source))
+            return _prepare(*_split(ImageOps.exif_transpose(source)))  # a copy: the caller's stays as it is
     with _reading(f"picture {str(source)!r}"):
         return _prepare(*_split(_open(Path(source))))
 

@@ -193,6 +193,9 @@ def test_camera_orientation_is_honoured(tmp_path: Path) -> None:
     path = saved(tmp_path, turned, "photo.jpg", exif=exif, quality=95)
     assert difference(prepare_image(path).pixels, REFERENCE) < 0.05
     assert difference(prepare_image(turned).pixels, REFERENCE) > 0.3
+    with Image.open(path) as photo:
+        assert np.array_equal(prepare_image(photo).pixels, prepare_image(path).pixels)
+        assert photo.size == turned.size  # as it was
 
 
 @pytest.mark.parametrize(
