@@ -1,7 +1,7 @@
 """A trained network and its recipe as one thing that takes pictures and gives digits."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,18 @@ from mnist_mlp.transforms import Normalise
 
 _IMAGE_SHAPE: Final = (28, 28)
 
-Images = Tensor | npt.NDArray[np.uint8]
-"""Pictures as a dataset holds them: (n, 28, 28) or (28, 28) uint8, ink high on paper 0."""
+
+@runtime_checkable
+class HasPixels(Protocol):
+    """A picture with its pixels, as `mnist_mlp.images.prepare_image` returns it."""
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """(28, 28) uint8, ink high on paper 0."""
+
+
+Images = Tensor | npt.NDArray[np.uint8] | HasPixels
+"""Pictures as a dataset holds them, (n, 28, 28) or (28, 28) uint8, ink high on paper 0; or a prepared picture."""
 
 
 class Classifier:
@@ -48,7 +58,8 @@ class Classifier:
         """Return each class's softmax probability, (n, 10) float32 on the CPU; rows add up to 1.
 
         Args:
-            images: (n, 28, 28) or (28, 28) uint8, ink high on paper 0; `mnist_mlp.images.prepare_image` makes them.
+            images: (n, 28, 28) or (28, 28) uint8, ink high on paper 0, as the pixels of a picture that
+                `mnist_mlp.images.prepare_image` has prepared; or such a picture itself.
 
         Raises:
             InvalidValueError: `images` are of another shape or type, or the weights are so large that a probability is
@@ -77,12 +88,21 @@ class Classifier:
 
 
 def _checked(images: Images) -> Tensor:
-    tensor = torch.as_tensor(images)
+    given = images.pixels if isinstance(images, HasPixels) else images
+    try:
+        # A copy of what torch cannot share: arrays with negative strides, or that may not be written.
+        tensor = given if isinstance(given, Tensor) else torch.as_tensor(np.require(given, requirements=("C", "W")))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _unclassifiable(f"of type {type(images).__name__}") from error
     if tensor.shape == _IMAGE_SHAPE:
         tensor = tensor[None]
     if tensor.shape[1:] != _IMAGE_SHAPE or len(tensor) == 0 or tensor.dtype != torch.uint8:
-        raise InvalidValueError(
-            f"images of shape {tuple(tensor.shape)} and type {tensor.dtype} cannot be classified: give at least one, "
-            f"as (n, 28, 28) uint8 with ink high on paper 0, as mnist_mlp.images.prepare_image makes them"
-        )
+        raise _unclassifiable(f"of shape {tuple(tensor.shape)} and type {tensor.dtype}")
     return tensor
+
+
+def _unclassifiable(what: str) -> InvalidValueError:
+    return InvalidValueError(
+        f"images {what} cannot be classified: give at least one, as (n, 28, 28) uint8 with ink high on paper 0, or "
+        f"what mnist_mlp.images.prepare_image returns for a picture, or its pixels"
+    )

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from workload_builders import RECIPE, bars
 
 import mnist_mlp
-from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe
+from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe, prepare_image
 from mnist_mlp.archive import CheckpointError
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
@@ -133,6 +134,27 @@ def test_one_picture_and_numpy_pictures_are_classified_like_a_batch_of_tensors(d
     expected = model.probabilities(images)
     assert torch.allclose(model.probabilities(images[1]), expected[1:2])
     assert torch.equal(model.probabilities(images.numpy()), expected)
+
+
+def test_prepared_picture_is_classified_by_its_pixels(dataset: Dataset) -> None:
+    model = make(dataset).model
+    prepared = prepare_image(Image.fromarray(dataset.test_images[0].numpy()))
+    assert torch.equal(model.probabilities(prepared), model.probabilities(prepared.pixels))
+
+
+def test_arrays_that_torch_cannot_share_are_classified_like_their_copies(dataset: Dataset) -> None:
+    model = make(dataset).model
+    images = dataset.test_images[:3].numpy()
+    mirrored, locked = images[:, :, ::-1], images.copy()
+    locked.setflags(write=False)
+    assert torch.equal(model.probabilities(mirrored), model.probabilities(mirrored.copy()))
+    assert torch.equal(model.probabilities(locked), model.probabilities(images))
+
+
+@pytest.mark.parametrize("images", ["digit.png", Path("digit.png"), None, [[1, 2], [3]], np.array([1j, None])])
+def test_what_is_no_array_of_numbers_is_refused(dataset: Dataset, images: Any) -> None:  # noqa: ANN401 - anything
+    with pytest.raises(InvalidValueError, match=r"images of .*type .* cannot be classified: .*prepare_image"):
+        make(dataset).predict(images)
 
 
 @pytest.mark.parametrize(
