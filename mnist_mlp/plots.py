@@ -189,7 +189,7 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def save_figures(folder: Path, figures: Iterable[tuple[str, Figure]]) -> list[Path]:
+def save_figures(folder: Path | str, figures: Iterable[tuple[str, Figure]]) -> list[Path]:
     """Write each figure to `<folder>/<name>.png`, atomically; return the paths.
 
     Raises:
@@ -197,7 +197,7 @@ def save_figures(folder: Path, figures: Iterable[tuple[str, Figure]]) -> list[Pa
     """
     paths = []
     for name, figure in figures:
-        path = folder / f"{name}.png"
+        path = Path(folder) / f"{name}.png"
         write_file(path, png_bytes(figure))
         paths.append(path)
     return paths

@@ -70,7 +70,7 @@ class Trainer:
         engine: str = "eager",
         precision: str = "fp32",
         workers: int = 0,
-        data_root: Path | None = None,
+        data_root: Path | str | None = None,
     ) -> None:
         """Build model, optimizer and pipeline."""
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -100,7 +100,7 @@ class Trainer:
             engine=engine,
             precision=precision,
             workers=workers,
-            root=data_root,
+            root=None if data_root is None else Path(data_root),
             held_out=self._held_out,
         )
         self.model = Classifier(self.recipe, self._training.model)

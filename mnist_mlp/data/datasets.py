@@ -40,7 +40,7 @@ class Dataset:
     test_labels: torch.Tensor
 
 
-def prepare(name: str, root: Path | None = None, *, sources: Sequence[Source] | None = None) -> SourceName:
+def prepare(name: str, root: Path | str | None = None, *, sources: Sequence[Source] | None = None) -> SourceName:
     """Make sure that the dataset `name` can be loaded, and return which source supplied it.
 
     MNIST and Fashion-MNIST are in `root` afterwards, in torchvision's layout, verified: MNIST by the SHA-256 of each
@@ -59,7 +59,7 @@ def prepare(name: str, root: Path | None = None, *, sources: Sequence[Source] | 
     return _find(name, root, sources).source
 
 
-def load(name: str, root: Path | None = None, *, sources: Sequence[Source] | None = None) -> Dataset:
+def load(name: str, root: Path | str | None = None, *, sources: Sequence[Source] | None = None) -> Dataset:
     """Return the dataset `name`, prepared as `prepare` does it and verified on every load (0.1 s).
 
     Where Fashion-MNIST is concerned, `Dataset.sha256` is what was found, not what was expected: no hash of it is
@@ -78,7 +78,7 @@ def load(name: str, root: Path | None = None, *, sources: Sequence[Source] | Non
     )
 
 
-def _find(name: str, root: Path | None, sources: Sequence[Source] | None) -> Found:
+def _find(name: str, root: Path | str | None, sources: Sequence[Source] | None) -> Found:
     check_choice("dataset", name, DATASETS)
     if name == "digits":
         return _found_here(name, generated.digits(), "scikit-learn")
@@ -87,7 +87,7 @@ def _find(name: str, root: Path | None, sources: Sequence[Source] | None) -> Fou
     layout = next(layout for layout in _LAYOUTS if layout.name == name)
     return obtain(
         layout,
-        default_root() if root is None else root,
+        default_root() if root is None else Path(root),
         default_sources(layout) if sources is None else sources,
     )
 

@@ -143,6 +143,7 @@ def test_confusion_matrix_shows_every_count_in_ink_that_can_be_read() -> None:
 def test_figures_are_written_as_png_files(tmp_path: Path) -> None:
     (path,) = plots.save_figures(tmp_path, [("learning_curves", plots.learning_curves(history(2)))])
     assert path == tmp_path / "learning_curves.png"
+    assert plots.save_figures(str(tmp_path), [("curves", Figure())]) == [tmp_path / "curves.png"]
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         assert image.format == "PNG"
         assert image.size == (900, 900)

@@ -277,8 +277,8 @@ def test_dataset_that_is_named_may_come_through_a_dataloader(
 ) -> None:
     monkeypatch.setattr("mnist_mlp.trainer.load", lambda *_: tiny)  # the real one insists on the genuine files
     trainers = [
-        Trainer(RECIPE, dataset="mnist", device="cpu", pipeline=pipeline, data_root=tiny_root)
-        for pipeline in ("dataloader", "resident")
+        Trainer(RECIPE, dataset="mnist", device="cpu", pipeline=pipeline, data_root=root)
+        for pipeline, root in (("dataloader", str(tiny_root)), ("resident", tiny_root))
     ]
     assert trainers[0].fit(1)[0] == trainers[1].fit(1)[0]
 

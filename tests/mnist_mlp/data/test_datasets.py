@@ -29,6 +29,7 @@ def test_mnist_is_loaded_from_the_prepared_root(mnist_root: Path) -> None:
     dataset = data.load("mnist", mnist_root)
     check_tensors(dataset, 60_000, 10_000)
     assert (dataset.name, dataset.source, dataset.sha256) == ("mnist", "root", MNIST_SHA256)
+    assert data.load("mnist", str(mnist_root)).source == "root"
     assert dataset.train_labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert dataset.test_labels[:5].tolist() == [7, 2, 1, 0, 4]
     # The training set's well-known mean and standard deviation.
