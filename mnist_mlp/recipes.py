@@ -8,8 +8,9 @@ narrower relatives of either.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -103,8 +104,8 @@ class Recipe:
     departures: str = ""
 
     def __post_init__(self) -> None:
-        """Raise `InvalidValueError` if a field breaks its rule, whoever built the recipe."""
-        check_layers(self.layers)
+        """Raise `InvalidValueError` if a field breaks its rule, whoever built the recipe; keep plain numbers."""
+        self._keep("layers", check_layers(self.layers))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("output", self.output, OUTPUTS)
         check_choice("loss", self.loss, tuple(LOSSES))
@@ -118,12 +119,20 @@ class Recipe:
             )
         for rate, least in (("learning_rate", "above"), ("momentum", "at least"), ("weight_decay", "at least")):
             number = getattr(self, rate)
+            if isinstance(number, bool) or not isinstance(number, Real):
+                raise InvalidValueError(f"{rate} {number!r} is of type {type(number).__name__}: give a number")
+            self._keep(rate, float(number))
             if not math.isfinite(number) or number < 0 or (number == 0 and least == "above"):
                 raise InvalidValueError(f"{rate} {number} is out of range: it must be finite and {least} 0")
         for name in ("batch_size", "test_batch_size", "epochs"):
-            check_positive_int(name, getattr(self, name))
+            self._keep(name, check_positive_int(name, getattr(self, name)))
+        if self.seed is not None:
+            self._keep("seed", check_whole("seed", self.seed))
         if self.optimizer != "sgd" and self.momentum != 0:
             raise InvalidValueError(f"momentum {self.momentum} applies to sgd only: make it 0 for {self.optimizer}")
+
+    def _keep(self, name: str, value: float | tuple[int, ...]) -> None:
+        object.__setattr__(self, name, value)  # frozen for all others
 
 
 HYPERPARAMETERS: Final = tuple(
@@ -140,16 +149,32 @@ def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     raise InvalidValueError(f"{what} {value!r} is unknown{hint}: use one of {', '.join(choices)}")
 
 
-def check_positive_int(what: str, value: int) -> None:
-    """Raise `InvalidValueError` unless `value` is at least 1, and within torch's and a checkpoint's 64 bits."""
-    if not isinstance(value, int) or not 1 <= value < 2**63:
+def check_whole(what: str, value: int) -> int:
+    """Return `value`, NumPy's whole numbers too, as a plain int; raise `InvalidValueError` if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InvalidValueError(f"{what} {value!r} is of type {type(value).__name__}: give a whole number")
+    return int(value)
+
+
+def check_positive_int(what: str, value: int) -> int:
+    """Return `value` as `check_whole` does; it is at least 1, and within torch's and a checkpoint's 64 bits."""
+    number = check_whole(what, value)
+    if not 1 <= number < 2**63:
         raise InvalidValueError(
             f"{what} {value} is out of range: it must be a whole number of at least 1 and below 2**63"
         )
+    return number
 
 
-def check_layers(layers: tuple[int, ...]) -> None:
-    """Raise `InvalidValueError` unless `layers` leads from 784 pixels to 10 classes through widths of at least 1."""
+def check_layers(layers: Sequence[int]) -> tuple[int, ...]:
+    """Return `layers` as plain ints; they lead from 784 pixels to 10 classes through widths of at least 1.
+
+    Raises:
+        InvalidValueError: they do not.
+    """
+    if isinstance(layers, str) or not isinstance(layers, Iterable):
+        raise InvalidValueError(f"layers {layers!r} are of type {type(layers).__name__}: give them like (784, 128, 10)")
+    layers = tuple(check_whole("layer width", width) for width in layers)
     text = "-".join(map(str, layers))
     if layers[:1] != (INPUT_FEATURES,) or layers[-1] != CLASSES:
         raise InvalidValueError(
@@ -163,6 +188,7 @@ def check_layers(layers: tuple[int, ...]) -> None:
             raise InvalidValueError(
                 f"layer width {width} in {text!r} is out of range: use 1 to {MAX_LAYER_WIDTH} units"
             )
+    return layers
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -175,13 +201,12 @@ def parse_layers(text: str) -> tuple[int, ...]:
         raise InvalidValueError(
             f"model {text!r} is neither a recipe ({', '.join(RECIPES)}) nor a layer list: write one like 784-128-10"
         )
-    layers = tuple(int(part) for part in text.split("-"))
-    check_layers(layers)
-    return layers
+    return check_layers([int(part) for part in text.split("-")])
 
 
-def custom_recipe(layers: tuple[int, ...]) -> Recipe:
+def custom_recipe(layers: Sequence[int]) -> Recipe:
     """Return the recipe of an unnamed model: Adam at 0.001 on cross-entropy, batches of 64, 5 epochs."""
+    layers = check_layers(layers)
     return Recipe(name="-".join(map(str, layers)), layers=layers)
 
 
@@ -194,7 +219,7 @@ def scale_width(recipe: Recipe, width: int) -> Recipe:
     Raises:
         InvalidValueError: `width` is out of range, or the model has no hidden layer.
     """
-    check_positive_int("width", width)
+    width = check_positive_int("width", width)
     first, *hidden, last = recipe.layers
     if not hidden:
         raise InvalidValueError(f"model {recipe.name!r} has no hidden layer to widen: leave the width out")

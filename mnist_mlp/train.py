@@ -20,7 +20,7 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
 from mnist_mlp.ranks import ALONE, Ranks
-from mnist_mlp.recipes import Recipe
+from mnist_mlp.recipes import Recipe, check_whole
 from mnist_mlp.schedules import schedule_of
 from mnist_mlp.support import check_supported
 from mnist_mlp.tally import Score, Tally
@@ -74,7 +74,7 @@ class Training:
         ranks: Ranks = ALONE,
     ) -> None:
         """Build model, optimizer and pipeline on `device`."""
-        check_seed(seed)
+        seed = check_seed(seed)
         check_supported(
             device=str(device), engine=engine, precision=precision, pipeline=pipeline, world_size=ranks.world_size
         )
@@ -171,10 +171,12 @@ class Training:
         self._engine.reset_optimizer()
 
 
-def check_seed(seed: int) -> None:
-    """Raise `InvalidValueError` unless `seed` is one that `Training` takes."""
-    if not 0 <= seed <= MAX_SEED:
-        raise InvalidValueError(f"seed {seed} is out of range: use a whole number from 0 to 2**63 - 1")
+def check_seed(seed: int) -> int:
+    """Return `seed` as a plain int; raise `InvalidValueError` unless it is one that `Training` takes."""
+    number = check_whole("seed", seed)
+    if not 0 <= number <= MAX_SEED:
+        raise InvalidValueError(f"seed {number} is out of range: use a whole number from 0 to 2**63 - 1")
+    return number
 
 
 def seeded_generator(seed: int, *stream: int) -> torch.Generator:

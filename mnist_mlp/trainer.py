@@ -74,8 +74,7 @@ class Trainer:
     ) -> None:
         """Build model, optimizer and pipeline."""
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-        self.seed = next(number for number in (seed, self.recipe.seed, 0) if number is not None)
-        check_seed(self.seed)
+        self.seed = check_seed(next(number for number in (seed, self.recipe.seed, 0) if number is not None))
         self.device = choose_device(device)
         self.validation_split = validation_split
         self.dataset = load(dataset, data_root) if isinstance(dataset, str) else dataset
@@ -140,7 +139,7 @@ class Trainer:
             NonFiniteLossError: a loss became infinite or not a number.
         """
         count = self.recipe.epochs if epochs is None else epochs
-        check_positive_int("epochs", count)
+        count = check_positive_int("epochs", count)
         self._check_schedule(count)
         for _ in range(count):
             epoch = self._train_epoch(len(self.history), on_step)
@@ -181,7 +180,7 @@ class Trainer:
             self.model,
             self.dataset,
             TrainingSummary(
-                seed=int(self.seed),
+                seed=self.seed,
                 epochs=len(self.history),
                 validation_split=float(self.validation_split),
                 test_loss=last.test_loss if last else None,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import TypedDict, Unpack
 
-from mnist_mlp.recipes import Recipe, find_recipe, scale_width
+from mnist_mlp.recipes import Recipe, check_choice, find_recipe, scale_width
 
 
 class Changes(TypedDict, total=False):
@@ -34,8 +34,10 @@ def customise(recipe: Recipe | str, *, width: int | None = None, **changes: Unpa
         changes: fields of `Recipe` by name.
 
     Raises:
-        InvalidValueError: there is no such recipe, or a value breaks a rule of `Recipe`.
+        InvalidValueError: there is no such recipe or field, or a value breaks a rule of `Recipe`.
     """
+    for name in changes:
+        check_choice("ingredient", name, ("width", *Changes.__annotations__))
     base = find_recipe(recipe) if isinstance(recipe, str) else recipe
     widened = base if width is None else scale_width(base, width)
     different = {

@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -414,6 +415,36 @@ def test_count_below_one_or_beyond_64_bits_is_refused(count: str, value: int) ->
 def test_recipe_of_bad_layers_is_refused(layers: tuple[int, ...]) -> None:
     with pytest.raises(InvalidValueError, match=r"layers|layer width"):
         changed(layers=layers)
+
+
+def test_lists_and_numpys_numbers_are_kept_as_plain_ones() -> None:
+    given: Any = [784, np.int32(32), 10]
+    recipe = changed(name="mine", layers=given, batch_size=np.int64(32), learning_rate=np.float64(0.5), seed=np.int8(7))
+    assert recipe == replace(custom_recipe((784, 32, 10)), name="mine", batch_size=32, learning_rate=0.5, seed=7)
+    assert hash(recipe)
+    assert [type(width) for width in recipe.layers] == [int] * 3
+    assert (type(recipe.batch_size), type(recipe.learning_rate), type(recipe.seed)) == (int, float, int)
+    assert custom_recipe(given) == custom_recipe((784, 32, 10))
+    width: Any = np.int64(64)
+    assert [type(units) for units in scale_width(recipe, width).layers] == [int] * 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_size", 32.0, r"batch_size 32\.0 is of type float: give a whole number"),
+        ("epochs", "5", "epochs '5' is of type str: give a whole number"),
+        ("epochs", True, "epochs True is of type bool: give a whole number"),
+        ("seed", 1.5, r"seed 1\.5 is of type float: give a whole number"),
+        ("learning_rate", "0.1", r"learning_rate '0\.1' is of type str: give a number"),
+        ("layers", (784, 32.5, 10), r"layer width 32\.5 is of type float: give a whole number"),
+        ("layers", "784-10", r"layers '784-10' are of type str: give them like \(784, 128, 10\)"),
+        ("layers", 784, "layers 784 are of type int: give them like"),
+    ],
+)
+def test_value_of_a_wrong_type_is_refused_as_such(field: str, value: object, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"^{message}"):
+        changed(**{field: value})
 
 
 def test_choice_among_the_known_is_accepted_and_one_is_the_least_count() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from workload_builders import RECIPE, bars
 
 import mnist_mlp
-from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe, prepare_image
+from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe, load_model, prepare_image
 from mnist_mlp.archive import CheckpointError
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
@@ -236,6 +236,7 @@ def test_training_that_diverges_in_its_last_step_is_found_out_by_the_test_loss(d
     [
         ({"recipe": "mlp_129"}, "did you mean 'mlp_128'"),
         ({"seed": -1}, "seed -1"),
+        ({"seed": 1.5}, r"seed 1\.5 is of type float: give a whole number"),
         ({"seed": -1, "validation_split": 0.5}, "seed -1"),
         ({"workers": -1}, "workers -1"),
         ({"pipeline": "residant"}, "did you mean 'resident'"),
@@ -291,6 +292,22 @@ def test_customised_recipe_carries_the_claims_only_while_it_is_the_published_one
     assert customise("mlp_512_256", width=128, shuffle=False).layers == (784, 128, 64, 10)
     with pytest.raises(InvalidValueError, match=r"momentum 0\.5 applies to sgd only"):
         customise("mlp_128", momentum=0.5)
+
+
+def test_unknown_ingredient_is_answered_with_the_known_ones() -> None:
+    misspelt: dict[str, Any] = {"learning_rat": 0.1}
+    with pytest.raises(InvalidValueError, match=r"'learning_rat' is unknown \(did you mean 'learning_rate'\?\): use"):
+        customise("mlp_128", **misspelt)
+    with pytest.raises(InvalidValueError, match=r"ingredient 'lr' is unknown: use one of width, output, .*shuffle"):
+        customise("mlp_128", lr=None)  # type: ignore[call-arg]  # the mistake
+
+
+def test_numpys_numbers_train_and_are_saved_like_plain_ones(dataset: Dataset, tmp_path: Path) -> None:
+    one: Any = np.int64(1)
+    trainer = make(dataset, replace(RECIPE, batch_size=20 * one), seed=one)
+    assert list(trainer.fit(one)) == list(make(dataset).fit(1))
+    trainer.save(tmp_path / "model.pth")
+    assert load_model(tmp_path / "model.pth").recipe == RECIPE
 
 
 def test_importing_the_package_and_its_recipes_imports_no_torch() -> None:
