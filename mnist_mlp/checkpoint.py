@@ -151,7 +151,7 @@ def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: T
     write_file(path, buffer.getvalue())
 
 
-def load_model(path: Path | str, *, device: str = "cpu") -> Classifier:
+def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Classifier:
     """Return the model saved at `path`, on `device`; see `load_checkpoint` and `mnist_mlp.devices.choose_device`.
 
     Raises:

@@ -11,14 +11,16 @@ from mnist_mlp.recipes import check_choice
 DEVICE_KINDS: Final = ("cpu", "cuda", "mps")
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """Return the device called `name`: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """Return the device called `name`: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; or that device of torch's.
 
     ``auto`` is the first available one of cuda, mps and cpu.
 
     Raises:
         InvalidValueError: there is no such device here; the message says why, and which there are.
     """
+    if isinstance(name, torch.device):
+        name = str(name) if name.type == "cuda" else name.type  # a tensor's own device is mps:0
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _count(kind)))
     kind, _, index = name.partition(":")

@@ -37,7 +37,7 @@ class Trainer:
             its ingredients.
         dataset: from `mnist_mlp.load_dataset`, or its name, which pipeline ``dataloader`` needs.
         seed: decides initial weights, sample order and validation split; by default the recipe's own, else 0.
-        device: ``auto`` (the first available of cuda, mps and cpu) or a device's name.
+        device: ``auto`` (the first available of cuda, mps and cpu), a device's name, or a `torch.device`.
         validation_split: fraction of the training samples, drawn at random, that is held out for validation; 0 is none.
         pipeline: ``resident`` or ``dataloader``, which give the same batches.
         engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
@@ -64,7 +64,7 @@ class Trainer:
         *,
         dataset: Dataset | str = "mnist",
         seed: int | None = None,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         validation_split: float = 0.0,
         pipeline: str = "resident",
         engine: str = "eager",

@@ -310,6 +310,13 @@ def test_numpys_numbers_train_and_are_saved_like_plain_ones(dataset: Dataset, tm
     assert load_model(tmp_path / "model.pth").recipe == RECIPE
 
 
+def test_device_of_a_training_serves_for_another_and_for_its_saved_model(dataset: Dataset, tmp_path: Path) -> None:
+    trainer = make(dataset, device=torch.device("cpu"))
+    trainer.save(tmp_path / "model.pth")
+    assert load_model(tmp_path / "model.pth", device=trainer.device).device == trainer.device
+    assert make(dataset, device=trainer.model.device).device == trainer.device
+
+
 def test_importing_the_package_and_its_recipes_imports_no_torch() -> None:
     code = (
         "import sys, mnist_mlp, mnist_mlp.recipes, mnist_mlp.cli, mnist_mlp.tables; from mnist_mlp import find_recipe; "

@@ -28,6 +28,17 @@ def test_named_device_is_taken_even_if_there_is_a_faster_one(monkeypatch: pytest
     assert choose_device("cuda:1") == torch.device("cuda:1")
 
 
+def test_device_of_torchs_is_taken_as_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, cuda=2, mps=True)
+    for name in ("cpu", "cuda:1", "cuda", "mps"):
+        assert choose_device(torch.device(name)) == torch.device(name)
+    assert choose_device(torch.device("mps", 0)) == torch.device("mps")  # as a tensor's own is called
+    with pytest.raises(InvalidValueError, match=r"'cuda:2' is not available"):
+        choose_device(torch.device("cuda", 2))
+    with pytest.raises(InvalidValueError, match="device 'meta' is unknown"):
+        choose_device(torch.device("meta"))
+
+
 def test_missing_device_is_an_error_that_says_why_and_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     monkeypatch.setattr(torch.version, "cuda", "13.2")
