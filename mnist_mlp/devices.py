@@ -1,7 +1,9 @@
 """Which device to train on, and why another one is not there. Nothing falls back silently."""
 
+import contextlib
 import re
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import torch
 
@@ -9,6 +11,9 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import check_choice
 
 DEVICE_KINDS: Final = ("cpu", "cuda", "mps")
+
+_TF32_CAPABILITY: Final = (8, 0)
+"""Compute capability from which on NVIDIA's GPUs have TF32."""
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -42,6 +47,42 @@ def set_float32_products(precision: str) -> None:
     """
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
+@contextlib.contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Have `set_float32_products` apply within the context; afterwards the process has its settings of before."""
+    backends: Any = torch.backends  # its types leave some of this out
+    switches = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [switch.fp32_precision for switch in switches]
+    products = cudnn = None
+    # torch tells its older settings only as long as its newer ones, the switches, agree with them.
+    with contextlib.suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+    with contextlib.suppress(RuntimeError):
+        cudnn = backends.cudnn.allow_tf32
+    set_float32_products(precision)
+    try:
+        yield
+    finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        if cudnn is not None:
+            backends.cudnn.allow_tf32 = cudnn
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise `InvalidValueError` for precision ``tf32`` on a CUDA device that is too old to have it."""
+    if precision != "tf32" or device.type != "cuda":
+        return
+    found = torch.cuda.get_device_capability(device)
+    if found < _TF32_CAPABILITY:
+        needed, has = (".".join(map(str, capability)) for capability in (_TF32_CAPABILITY, found))
+        raise InvalidValueError(
+            f"precision 'tf32' needs compute capability {needed}, and device {str(device)!r} has {has}: use fp32"
+        )
 
 
 def _count(kind: str) -> int:

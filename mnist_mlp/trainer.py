@@ -14,7 +14,7 @@ from torch import Tensor
 from mnist_mlp.checkpoint import TrainingSummary, save_checkpoint
 from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import Dataset, load
-from mnist_mlp.devices import choose_device
+from mnist_mlp.devices import check_precision, choose_device, float32_products
 from mnist_mlp.errors import InvalidValueError, WorkloadError
 from mnist_mlp.history import Epoch, History
 from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, find_recipe
@@ -41,7 +41,8 @@ class Trainer:
         validation_split: fraction of the training samples, drawn at random, that is held out for validation; 0 is none.
         pipeline: ``resident`` or ``dataloader``, which give the same batches.
         engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
-        precision: ``fp32``, ``tf32`` or ``bf16``; with ``tf32`` call `mnist_mlp.devices.set_float32_products`.
+        precision: ``fp32``, ``tf32`` or ``bf16``, of the matrix products in `fit` and `evaluate`, whatever torch is set
+            to for the process.
         workers: the DataLoader's worker processes; 0 loads in this process.
         data_root: where datasets are kept; by default `mnist_mlp.data.default_root`.
 
@@ -76,6 +77,8 @@ class Trainer:
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
         self.seed = check_seed(next(number for number in (seed, self.recipe.seed, 0) if number is not None))
         self.device = choose_device(device)
+        check_precision(precision, self.device)
+        self._precision = precision
         self.validation_split = validation_split
         self.dataset = load(dataset, data_root) if isinstance(dataset, str) else dataset
         if self.dataset.name == "synthetic":
@@ -142,7 +145,8 @@ class Trainer:
         count = check_positive_int("epochs", count)
         self._check_schedule(count)
         for _ in range(count):
-            epoch = self._train_epoch(len(self.history), on_step)
+            with float32_products(self._precision):
+                epoch = self._train_epoch(len(self.history), on_step)
             self.history = History((*self.history, epoch))
             if on_epoch is not None:
                 on_epoch(epoch)
@@ -155,7 +159,8 @@ class Trainer:
             InvalidValueError: `part` is unknown, or nothing was held out.
         """
         check_choice("part", part, ("train", "validation", "test"))
-        tally = self._tally(part)
+        with float32_products(self._precision):
+            tally = self._tally(part)
         predicted, labels = tally.predictions()
         return evaluate_predictions(tally.read().loss, predicted.numpy(), labels.numpy())
 

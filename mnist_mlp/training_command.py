@@ -11,7 +11,6 @@ import click
 import torch
 
 from mnist_mlp.checkpoint import check_fits_checkpoint
-from mnist_mlp.devices import set_float32_products
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_writable_file, check_writable_folder
 from mnist_mlp.history import Epoch
@@ -91,7 +90,6 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
         workers=workers,
         data_root=data_root,
     )
-    set_float32_products(precision)
     _print_task(trainer)
     _fit(trainer)
     written = _write_model(trainer, outputs)

@@ -317,6 +317,34 @@ def test_device_of_a_training_serves_for_another_and_for_its_saved_model(dataset
     assert make(dataset, device=trainer.model.device).device == trainer.device
 
 
+@pytest.mark.parametrize(("precision", "setting"), [("fp32", "highest"), ("tf32", "high")])
+def test_products_are_of_the_trainings_precision_whatever_the_process_is_set_to(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, precision: str, setting: str
+) -> None:
+    monkeypatch.setattr("mnist_mlp.train.check_supported", lambda **_: None)  # without a GPU there is no TF32
+    trainer = make(dataset, precision=precision)
+    seen = []
+    trainer.model.network.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    torch.set_float32_matmul_precision("medium")
+    try:
+        trainer.fit(1)
+        fitted = len(seen)
+        trainer.evaluate()
+        assert set(seen) == {setting}
+        assert len(seen) > fitted > trainer.steps_per_epoch
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_tf32_is_refused_on_a_gpu_that_is_too_old(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
+    with pytest.raises(InvalidValueError, match=r"needs compute capability 8\.0"):
+        make(dataset, device="cuda", precision="tf32")
+
+
 def test_importing_the_package_and_its_recipes_imports_no_torch() -> None:
     code = (
         "import sys, mnist_mlp, mnist_mlp.recipes, mnist_mlp.cli, mnist_mlp.tables; from mnist_mlp import find_recipe; "

@@ -1,9 +1,12 @@
-"""Choosing a device: automatically in order, by name or not at all."""
+"""Choosing a device, automatically in order, by name or not at all; and what float32 products are computed in."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
-from mnist_mlp.devices import choose_device
+from mnist_mlp.devices import check_precision, choose_device, float32_products, set_float32_products
 from mnist_mlp.errors import InvalidValueError
 
 
@@ -66,3 +69,71 @@ def test_text_that_is_no_device_is_refused(monkeypatch: pytest.MonkeyPatch, name
     pretend(monkeypatch, cuda=1, mps=True)
     with pytest.raises(InvalidValueError, match=f"device '{name}'"):
         choose_device(name)
+
+
+def products_settings() -> list[object]:
+    """Return torch's settings of float32 products, older and newer ones; None for one that it does not tell."""
+    backends: Any = torch.backends  # its types leave some of this out
+    older: list[Callable[[], object]] = [torch.get_float32_matmul_precision, lambda: backends.cudnn.allow_tf32]
+    settings: list[object] = [backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision]
+    for read in older:
+        try:
+            settings.append(read())
+        except RuntimeError:
+            settings.append(None)
+    return settings
+
+
+@pytest.fixture
+def settings_restored() -> Iterator[None]:
+    yield
+    set_float32_products("fp32")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def use_newer_switch() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+@pytest.mark.usefixtures("settings_restored")
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        lambda: None,
+        lambda: torch.set_float32_matmul_precision("high"),
+        lambda: torch.set_float32_matmul_precision("medium"),
+        use_newer_switch,
+    ],
+    ids=["default", "high", "medium", "newer switch"],
+)
+def test_float32_products_are_set_for_a_while_only(earlier: Callable[[], None]) -> None:
+    earlier()
+    before = products_settings()
+    with float32_products("fp32"):
+        assert products_settings()[2:] == ["highest", False]
+        with float32_products("tf32"):
+            assert products_settings()[2:] == ["high", True]
+        assert products_settings()[2:] == ["highest", False]
+    assert products_settings() == before
+
+
+def test_float32_products_are_as_before_after_an_error_too() -> None:
+    before = products_settings()
+    with pytest.raises(ValueError, match="within"), float32_products("tf32"):
+        raise ValueError("within")
+    assert products_settings() == before
+
+
+@pytest.mark.parametrize(("capability", "has_it"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_tf32_is_refused_where_the_device_is_too_old_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capability: tuple[int, int],
+    has_it: bool,  # noqa: FBT001 - cases
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    check_precision("fp32", torch.device("cuda"))
+    if has_it:
+        check_precision("tf32", torch.device("cuda"))
+    else:
+        with pytest.raises(InvalidValueError, match=r"needs compute capability 8\.0, and device 'cuda' has 7\.5: use"):
+            check_precision("tf32", torch.device("cuda"))
