@@ -107,6 +107,7 @@ class Trainer:
         )
         self.model = Classifier(self.recipe, self._training.model)
         self.history = History()
+        self._unfinished = False
 
     @property
     def train_samples(self) -> int:
@@ -132,22 +133,28 @@ class Trainer:
     ) -> History:
         """Train, evaluating after each epoch; called again, go on training. Return the history of all epochs so far.
 
+        After an exception in mid-epoch, such as Ctrl-C, the weights stay as that left them, and the next call trains
+        that epoch anew. A schedule that moves the learning rate would end too early then: that is refused.
+
         Args:
             epochs: passes over the training samples; by default the recipe's.
             on_epoch: called after each epoch.
             on_step: called after each batch.
 
         Raises:
-            InvalidValueError: `epochs` is below 1, or more than are left of the recipe's where its schedule ends.
+            InvalidValueError: `epochs` is below 1, or more than are left of the recipe's where its schedule ends, or an
+                epoch of a schedule was left unfinished.
             NonFiniteLossError: a loss became infinite or not a number.
         """
         count = self.recipe.epochs if epochs is None else epochs
         count = check_positive_int("epochs", count)
         self._check_schedule(count)
         for _ in range(count):
+            self._unfinished = True
             with float32_products(self._precision):
                 epoch = self._train_epoch(len(self.history), on_step)
             self.history = History((*self.history, epoch))
+            self._unfinished = False
             if on_epoch is not None:
                 on_epoch(epoch)
         return self.history
@@ -196,7 +203,14 @@ class Trainer:
     def _check_schedule(self, epochs: int) -> None:
         """Refuse epochs in which nothing would be learned: a schedule that moves has come to 0 by then."""
         recipe, done = self.recipe, len(self.history)
-        if recipe.schedule != "constant" and done + epochs > recipe.epochs:
+        if recipe.schedule == "constant":
+            return
+        if self._unfinished:
+            raise InvalidValueError(
+                f"epoch {done + 1} was left unfinished, so schedule {recipe.schedule} of {recipe.name!r} would end too "
+                f"early: begin anew with another Trainer"
+            )
+        if done + epochs > recipe.epochs:
             raise InvalidValueError(
                 f"{epochs} epochs after {done} are more than the {recipe.epochs} that schedule {recipe.schedule} of "
                 f"{recipe.name!r} is over: begin anew with a recipe of more epochs"

@@ -76,6 +76,48 @@ def test_no_epoch_is_trained_after_the_learning_rate_has_come_to_nothing(dataset
     assert weights(trainer) != before
 
 
+class Interruption:
+    """Raises KeyboardInterrupt at a step, as Ctrl-C does."""
+
+    def __init__(self, step: int) -> None:
+        self._left = step
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+def test_schedule_does_not_go_on_after_an_epoch_that_was_left_unfinished(dataset: Dataset) -> None:
+    trainer = make(dataset, replace(RECIPE, schedule="one_cycle"))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(on_step=Interruption(15))  # ten steps an epoch
+    before = weights(trainer)
+    with pytest.raises(InvalidValueError, match=r"epoch 2 was left unfinished, so schedule one_cycle .*: begin anew"):
+        trainer.fit(1)
+    assert (weights(trainer), len(trainer.history)) == (before, 1)
+
+
+def test_schedule_goes_on_after_an_interruption_between_two_epochs(dataset: Dataset) -> None:
+    trainer, whole = (make(dataset, replace(RECIPE, schedule="one_cycle")) for _ in range(2))
+
+    def interrupt(_: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(on_epoch=interrupt)
+    assert list(trainer.fit(2)) == list(whole.fit())
+
+
+def test_constant_rate_goes_on_after_an_epoch_that_was_left_unfinished(dataset: Dataset) -> None:
+    trainer = make(dataset)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(on_step=Interruption(15))
+    before = weights(trainer)
+    assert [epoch.epoch for epoch in trainer.fit(2)] == [1, 2, 3]
+    assert weights(trainer) != before
+
+
 @pytest.mark.parametrize("engine", ["eager", "fused"])
 def test_batch_larger_than_any_memory_is_the_whole_training_set(dataset: Dataset, engine: str) -> None:
     losses = [
