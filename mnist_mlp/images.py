@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,8 @@ def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
     """Return the digit in a picture of any size and colour, dark on light or light on dark, as MNIST would have it.
 
     Args:
-        source: a file in one of `FORMATS`, or a picture that Pillow holds.
+        source: a file in one of `FORMATS`, or a picture that Pillow holds. Grey of more than 8 bits is scaled to the
+            highest level in the picture.
 
     Raises:
         ImageError: the file is missing, no such picture, damaged or too large, or the picture is empty.
@@ -138,16 +139,33 @@ def _too_large() -> str:
 def _split(image: Image.Image) -> tuple[Grey, Grey | None]:
     """Return a picture's luminance, from black 0 to white 1, and its opacity, from 0 to 1, if it has any."""
     transparent = image.info.get("transparency")
-    if image.mode.startswith("I"):  # 16 bits of grey
+    if image.mode == "F" or image.mode.startswith("I"):  # grey of 16 bits and more
         levels = np.asarray(image)
-        grey = Image.fromarray((np.clip(levels, 0, 65535) // 257).astype(np.uint8))
         if not isinstance(transparent, int):
-            return _unit(grey), None
-        return _unit(grey), _unit(Image.fromarray(255 * (levels != transparent).astype(np.uint8)))
+            return _unit(_stretched(levels, levels)), None
+        opaque = levels != transparent
+        grey = _stretched(levels, levels[opaque])
+        return _unit(grey), _unit(Image.fromarray(255 * opaque.astype(np.uint8)))
     if transparent is None and not image.mode.upper().endswith("A"):
         return _unit(image.convert("L")), None
     grey, opacity = _reduce_transparent(image).split()
     return _unit(grey), _unit(opacity)
+
+
+def _stretched(levels: npt.NDArray[Any], seen: npt.NDArray[Any]) -> Image.Image:
+    """Return `levels` as 8 bits of grey: black is 0, or the lowest of the levels `seen` if below, white the highest.
+
+    Which level is white, a picture of 16 bits or of floating point does not tell: many cameras use 12 of the bits.
+    """
+    black, white = seen.min(initial=0), seen.max(initial=0)
+    span = np.float32(white) - np.float32(black)
+    if not np.isfinite(span):
+        raise ImageError("has levels that are no finite numbers: save it as one of " + ", ".join(FORMATS))
+    grey = levels.astype(np.float32)  # of large pictures one copy is enough
+    grey -= np.float32(black)
+    grey /= span or np.float32(1)
+    grey *= 255
+    return Image.fromarray(np.clip(grey, 0, 255, out=grey).astype(np.uint8))
 
 
 def _factor(image: Image.Image) -> int:

@@ -161,6 +161,46 @@ def test_sixteen_bit_file_is_read_in_its_full_range(tmp_path: Path) -> None:
     assert difference(prepare_image(path).pixels, REFERENCE) < 0.02
 
 
+@pytest.mark.parametrize(
+    "levels",
+    [
+        np.asarray(seven()).astype(np.uint16) * 16,
+        np.asarray(seven()).astype(np.int32),
+        np.asarray(seven()).astype(np.int32) - 255,
+        np.asarray(seven()).astype(np.float32) / 255,
+        np.asarray(seven()).astype(np.float32) * 1e30,
+    ],
+    ids=["12 bits of 16", "0 to 255", "negative", "0 to 1", "huge"],
+)
+def test_grey_of_many_bits_is_read_in_the_pictures_own_range(levels: npt.NDArray[Any]) -> None:
+    prepared = prepare_image(Image.fromarray(levels))
+    assert prepared.polarity == "dark on light"
+    assert difference(prepared.pixels, REFERENCE) < 0.02
+
+
+def test_twelve_bits_in_a_sixteen_bit_file_are_read(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(np.asarray(seven(ink=255, paper=0)).astype(np.uint16) * 16))
+    prepared = prepare_image(path)
+    assert prepared.polarity == "light on dark"
+    assert difference(prepared.pixels, REFERENCE) < 0.02
+
+
+@pytest.mark.parametrize("level", [0, 0.3, 1e-30])
+def test_noise_on_blank_paper_of_many_bits_is_no_digit(level: float) -> None:
+    levels = np.full((50, 50), level, np.float32)
+    levels[20:30, 20:30] *= 0.98
+    with pytest.raises(ImageError, match="is empty"):
+        prepare_image(Image.fromarray(levels))
+
+
+@pytest.mark.parametrize("level", [np.nan, np.inf])
+def test_level_that_is_no_number_is_refused(level: float) -> None:
+    levels = np.asarray(seven()).astype(np.float32)
+    levels[0, 0] = level
+    with pytest.raises(ImageError, match="levels that are no finite numbers"):
+        prepare_image(Image.fromarray(levels))
+
+
 def test_transparent_level_of_a_sixteen_bit_file_is_paper() -> None:
     levels = np.asarray(seven()).astype(np.uint16) * 257
     levels[levels == 65535] = 7  # nearly black, but transparent
