@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import click
 import torch
@@ -17,6 +18,10 @@ from mnist_mlp.history import Epoch
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.tables import class_table, describe_recipe, epoch_header, epoch_row, percent, score_line, written_lines
 from mnist_mlp.trainer import Trainer
+
+LEARNING_CURVES: Final = "learning_curves"
+PREDICTIONS: Final = "predictions"
+"""Names of the figures that `--plots` writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +50,19 @@ class Outputs:
             check_writable_folder(self.plots)
 
     def _check_apart(self) -> None:
-        """Refuse a file whose path is also to be a folder, which would only show once the training is done."""
+        """Refuse a file whose path is also to be a folder or a figure, which would only show after the training."""
         files = {"--save": self.save, "--history": self.history}
         for (name, file), (other, path) in itertools.permutations({**files, "--plots": self.plots}.items(), 2):
             if name in files and file is not None and path is not None and _lies_in(path, file):
                 raise InvalidValueError(
                     f"{name} {str(file)!r} is to be a file, and {other} {str(path)!r} takes it for a folder: "
+                    f"name another path"
+                )
+        figures = () if self.plots is None else (self.plots / f"{name}.png" for name in (LEARNING_CURVES, PREDICTIONS))
+        for figure, (name, file) in itertools.product(figures, files.items()):
+            if file is not None and os.path.realpath(file) == os.path.realpath(figure):
+                raise InvalidValueError(
+                    f"{name} {str(file)!r} would be overwritten by a figure of --plots {str(self.plots)!r}: "
                     f"name another path"
                 )
 
@@ -153,4 +165,4 @@ def _write_plots(trainer: Trainer, folder: Path) -> list[Path]:
     title = f"{trainer.recipe.name} on {trainer.dataset.name}, seed {trainer.seed}"
     curves = plots.learning_curves(trainer.history, title=title)
     grid = plots.example_predictions(trainer.dataset, trainer.model, title=title)
-    return plots.save_figures(folder, [("learning_curves", curves), ("predictions", grid)])
+    return plots.save_figures(folder, [(LEARNING_CURVES, curves), (PREDICTIONS, grid)])

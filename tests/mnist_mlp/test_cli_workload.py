@@ -164,6 +164,18 @@ def test_file_that_another_output_takes_for_a_folder_is_refused_before_training(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [("--save", "predictions.png"), ("--history", "learning_curves.png")])
+def test_file_that_a_figure_would_overwrite_is_refused_before_training(
+    run: CommandLine, tmp_path: Path, options: tuple[str, str]
+) -> None:
+    option, name = options
+    (tmp_path / "link").symlink_to(tmp_path / "plots")
+    code, out, err = run("train", *SMALL, option, tmp_path / "link" / name, "--plots", tmp_path / "plots")
+    assert (code, out) == (2, "")
+    assert "would be overwritten by a figure of --plots" in err
+    assert not (tmp_path / "plots").exists()
+
+
 def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine, tmp_path: Path) -> None:
     code, out, err = run("train", "784-100000-10", *DIGITS, "--save", tmp_path / "m.pth")
     assert (code, out) == (2, "")
