@@ -7,7 +7,7 @@ import click
 from tabulate import tabulate
 from torch import Tensor
 
-from mnist_mlp.data import Dataset, default_root, load
+from mnist_mlp.data import Dataset, check_root_is_used, default_root, load
 from mnist_mlp.files import check_writable_folder
 from mnist_mlp.recipes import CLASSES, TORCHVISION_DATASETS
 from mnist_mlp.tables import to_json, written_lines
@@ -15,6 +15,7 @@ from mnist_mlp.tables import to_json, written_lines
 
 def describe(name: str, *, data_root: Path | None, plots: Path | None, layout: Literal["text", "json"]) -> None:
     """Print where the dataset is, what was verified, and what it holds; fetch it if it is not there."""
+    check_root_is_used(name, data_root)
     if plots is not None:
         check_writable_folder(plots)
     dataset = load(name, data_root)

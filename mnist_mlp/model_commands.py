@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mnist_mlp.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.classifier import Classifier, Images
-from mnist_mlp.data import Dataset, load
+from mnist_mlp.data import Dataset, check_root_is_used, load
 from mnist_mlp.devices import choose_device
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_writable_folder
@@ -122,7 +122,9 @@ def _answer(classifier: Classifier, name: str, pixels: Images, label: int | None
 
 
 def _load_data(checkpoint: Checkpoint, dataset: str | None, data_root: Path | None) -> Dataset:
-    data = load(dataset or checkpoint.dataset, data_root)
+    name = dataset or checkpoint.dataset
+    check_root_is_used(name, data_root)
+    data = load(name, data_root)
     if data.name == checkpoint.dataset and data.sha256 != checkpoint.dataset_sha256:
         click.echo(f"mnist-mlp: warning: the model was trained on other files of {data.name} than these", err=True)
     return data

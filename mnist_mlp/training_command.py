@@ -12,6 +12,7 @@ import click
 import torch
 
 from mnist_mlp.checkpoint import check_fits_checkpoint
+from mnist_mlp.data import check_root_is_used
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_writable_file, check_writable_folder
 from mnist_mlp.history import Epoch
@@ -87,6 +88,7 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
     data_root: Path | None,
 ) -> None:
     """Train `recipe`, print each epoch and how good the model is in the end, and write `outputs`."""
+    check_root_is_used(dataset, data_root)
     outputs.check(recipe)
     if threads is not None:
         torch.set_num_threads(threads)

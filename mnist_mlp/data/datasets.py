@@ -10,6 +10,7 @@ from mnist_mlp.data import generated
 from mnist_mlp.data.layout import FASHION_MNIST, MNIST, Arrays, Layout, encode_files, verify_hashes
 from mnist_mlp.data.sources import Found, Source, SourceName, default_sources, obtain
 from mnist_mlp.data.storage import default_root
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import DATASETS, check_choice
 
 _LAYOUTS = (MNIST, FASHION_MNIST)
@@ -76,6 +77,15 @@ def load(name: str, root: Path | str | None = None, *, sources: Sequence[Source]
         test_images=torch.tensor(found.arrays.test_images),
         test_labels=torch.tensor(found.arrays.test_labels, dtype=torch.int64),
     )
+
+
+def check_root_is_used(name: str, root: Path | None) -> None:
+    """Raise `InvalidValueError` where `root` was named for a dataset that is kept in no files, so would be ignored."""
+    if root is not None and name in DATASETS and name not in {layout.name for layout in _LAYOUTS}:
+        raise InvalidValueError(
+            f"--data-root {str(root)!r} is of datasets that are kept in files, and {name!r} is made from none: "
+            f"leave it out"
+        )
 
 
 def _find(name: str, root: Path | str | None, sources: Sequence[Source] | None) -> Found:

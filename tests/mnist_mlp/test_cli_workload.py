@@ -203,6 +203,8 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
         (("predict", "nix.pth", "a.png"), "there is no such file"),
         (("predict", "nix.pth", "a.png", "--show", "--format", "json"), "--show prints pictures"),
         (("predict", "nix.pth", "a.png", "--dataset", "digits"), "name some with --index"),
+        (("train", *SMALL, "--data-root", "data"), "--data-root 'data' is of datasets that are kept in files"),
+        (("data", "--dataset", "synthetic", "--data-root", "data"), "'synthetic' is made from none: leave it out"),
         (("data", "--dataset", "digits", "--plots", f"{__file__}/plots"), "cannot be written"),
     ],
 )
@@ -212,6 +214,13 @@ def test_bad_input_is_one_message_and_exit_code_two(run: CommandLine, arguments:
     assert err.startswith("mnist-mlp: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_data_root_that_would_be_ignored_is_refused_for_saved_models(run: CommandLine, model: Path) -> None:
+    for arguments in (("evaluate", model), ("predict", model, "--index", "0")):
+        code, out, err = run(*arguments, "--data-root", "data")
+        assert (code, out) == (2, "")
+        assert "'digits' is made from none: leave it out" in err
 
 
 def test_bad_usage_is_exit_code_two(run: CommandLine, model: Path) -> None:
