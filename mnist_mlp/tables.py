@@ -57,13 +57,13 @@ def recipe_table(layout: Layout) -> str:
             "-".join(map(str, row["layers"])),
             f"{row['parameters']:,}",
             f"{row['output']}, {row['loss']}",
-            f"{row['optimizer']} {row['learning_rate']:g}",
+            f"{recipe.optimizer} {_rate(recipe)}{_extras(recipe)}{'' if recipe.shuffle else ', not shuffled'}",
             row["batch_size"],
             row["epochs"],
             row["transform"],
             percent(row["claimed_test_accuracy"]),
         )
-        for row in rows
+        for recipe, row in zip(RECIPES.values(), rows, strict=True)
     ]
     right = ("left", "left", "right", "left", "left", "right", "right", "left", "right")
     table = tabulate(
@@ -73,7 +73,10 @@ def recipe_table(layout: Layout) -> str:
         colalign=right,
         disable_numparse=True,
     )
-    return f"{table}\n\noptimizer: with its learning rate. claimed: test accuracy, by the recipe's tutorial."
+    return (
+        f"{table}\n\noptimizer: with its learning rate, or the highest of a schedule. "
+        f"claimed: test accuracy, by the recipe's tutorial."
+    )
 
 
 def _recipe_row(recipe: Recipe) -> dict[str, Any]:
@@ -104,17 +107,21 @@ def describe_recipe(recipe: Recipe) -> str:
     """Return what is trained, and how, in two lines."""
     layers = "-".join(map(str, recipe.layers))
     name = "" if recipe.name == layers else f"{recipe.name}: "
-    extras = "".join(
-        f", {label} {value:g}"
-        for label, value in (("momentum", recipe.momentum), ("weight decay", recipe.weight_decay))
-        if value
-    )
-    rate = f"{recipe.learning_rate:g}{'' if recipe.schedule == 'constant' else f' ({recipe.schedule})'}"
     return (
         f"{name}{layers}, {parameter_count(recipe.layers):,} parameters, output {recipe.output}, loss {recipe.loss}\n"
-        f"{recipe.optimizer} at learning rate {rate}{extras}, batches of {recipe.batch_size}"
+        f"{recipe.optimizer} at learning rate {_rate(recipe)}{_extras(recipe)}, batches of {recipe.batch_size}"
         f"{'' if recipe.shuffle else ' in file order'}, transform {recipe.transform}"
     )
+
+
+def _rate(recipe: Recipe) -> str:
+    return f"{recipe.learning_rate:g}{'' if recipe.schedule == 'constant' else f' ({recipe.schedule})'}"
+
+
+def _extras(recipe: Recipe) -> str:
+    """Return what else the optimizer is given, each after a comma."""
+    given = (("momentum", recipe.momentum), ("weight decay", recipe.weight_decay))
+    return "".join(f", {label} {value:g}" for label, value in given if value)
 
 
 def epoch_header(*, validation: bool) -> str:

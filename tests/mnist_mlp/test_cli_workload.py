@@ -55,6 +55,11 @@ def test_recipes_lists_all_with_what_the_tutorials_claim(run: CommandLine) -> No
         claimed = f"{100 * recipe.claims[0].value:.2f} %" if recipe.claims else "-"
         assert claimed in line.split("  ")[-1]
     assert "535,818" in out
+    cells = {line.split("  ")[0]: line for line in out.splitlines()}
+    assert " sgd 0.001, not shuffled " in cells["mlp_100_100"]
+    assert " adam 0.01 (one_cycle) " in cells["speedrun"]
+    assert " sgd 0.1, momentum 0.9 " in cells["canary_sgd"]
+    assert " adam 0.001 " in cells["mlp_128"]
 
 
 def test_recipes_come_as_markdown_and_as_json_with_every_hyperparameter(run: CommandLine) -> None:
