@@ -42,7 +42,8 @@ class Trainer:
         pipeline: ``resident`` or ``dataloader``, which give the same batches.
         engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
         precision: ``fp32``, ``tf32`` or ``bf16``, of the matrix products in `fit` and `evaluate`, whatever torch is set
-            to for the process.
+            to for the process. `evaluate` computes a ``bf16`` training's figures under autocast, while a saved model is
+            evaluated in float32: last digits may differ.
         workers: the DataLoader's worker processes; 0 loads in this process.
         data_root: where datasets are kept; by default `mnist_mlp.data.default_root`.
 
