@@ -18,7 +18,7 @@ from bench.errors import BadInputError, ExitCode, IncomparableError, Interrupted
 from bench.interrupts import Interrupts
 from bench.locks import HeldError, device_lock
 from bench.plan import Request as RunRequest
-from bench.records import EpochRecord, Failure, FailureKind, Trial, TrialRecord
+from bench.records import DeviceStatus, EpochRecord, Failure, FailureKind, Trial, TrialRecord
 from bench.show import render_run
 from bench.store import read_run
 
@@ -250,9 +250,9 @@ def test_resuming_on_a_held_device_changes_nothing_of_what_is_stored(
     assert interrupted.read_bytes() == before
 
 
-def test_waiting_for_a_device_spends_nothing_of_the_budget(
-    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hour_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let time pass only while a run waits for its devices: an hour."""
     waited = 0.0
 
     @contextlib.contextmanager
@@ -263,10 +263,40 @@ def test_waiting_for_a_device_spends_nothing_of_the_budget(
 
     monkeypatch.setattr(LocalCrew, "hold", wait)
     monkeypatch.setattr("bench.run.time.monotonic", lambda: waited)
+
+
+@pytest.mark.usefixtures("hour_waited")
+def test_waiting_for_a_device_spends_nothing_of_the_budget(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     finished = start(fake_launcher, options(tmp_path, budget_seconds=60.0))
     assert len(finished.run.records) == 6
     assert finished.run.footer is not None
     assert finished.run.footer.wall_seconds == 0
+
+
+@pytest.mark.usefixtures("interrupted", "hour_waited")
+def test_waiting_to_resume_spends_nothing_of_the_budget(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    finished = resume(fake_launcher, path, options(tmp_path, budget_seconds=60.0))
+    assert len(finished.run.records) == 6
+    assert finished.run.footer is not None
+    assert finished.run.footer.wall_seconds == 0
+
+
+def test_a_run_holds_the_devices_of_all_its_ranks(
+    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [DeviceStatus(device=f"cuda:{index}", available=True, description="", reason="") for index in range(2)]
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=tuple(found))
+    held: list[set[str]] = []
+
+    def hold(_crew: LocalCrew, devices: set[str]) -> contextlib.AbstractContextManager[None]:
+        held.append(devices)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(LocalCrew, "hold", hold)
+    request = dataclasses.replace(REQUEST, devices=("cuda",), world_sizes=(2,), repeats=1)
+    run.start_run(request, options(tmp_path), crew(fake_launcher), Interrupts(), Quiet())
+    assert held == [{"cuda:0", "cuda:1"}]
 
 
 @pytest.mark.parametrize("make", ["file", "parent_is_file", "exists"])
