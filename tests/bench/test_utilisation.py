@@ -65,3 +65,23 @@ def test_memory_floor_counts_the_images_where_they_are_kept(
 ) -> None:
     floor = memory_floor(LAYERS, 64, samples=samples, optimizer="adam", activation_bytes=activation_bytes)
     assert summary(make_configuration(**changes)).memory_floor_bytes == floor
+
+
+@pytest.mark.parametrize(("device", "floors"), [("cpu", 2), ("cuda", 1)])
+@pytest.mark.parametrize(("optimizer", "momentum"), [("adam", 0.0), ("sgd", 0.0), ("sgd", 0.9)])
+def test_ranks_share_the_batch_and_each_keeps_all_else(
+    device: str, floors: int, optimizer: str, momentum: float
+) -> None:
+    found = summary(make_configuration(device=device, world_size=2, optimizer=optimizer, momentum=momentum))
+    has_momentum = momentum > 0
+    floor = memory_floor(LAYERS, 32, samples=70_000, optimizer=optimizer, momentum=has_momentum)
+    assert found.memory_floor_bytes == floors * floor
+    moved = training_bytes(LAYERS, 32, optimizer=optimizer, momentum=has_momentum)
+    assert found.flops_per_byte == pytest.approx(32 * training_flops(LAYERS) / moved)
+
+
+def test_utilisation_of_ranks_is_of_the_peaks_of_all() -> None:
+    alone, both = (summary(make_configuration(world_size=ranks), lambda _: 1e12) for ranks in (1, 2))
+    assert alone.flops_utilisation is not None
+    assert both.flops_utilisation is not None
+    assert both.flops_utilisation.median == pytest.approx(alone.flops_utilisation.median / 2)

@@ -156,6 +156,11 @@ def test_a_trial_on_an_accelerator_may_leave_the_processor_idle() -> None:
     assert trial_warnings(make_timed([2.0], contention), QUIET) == (TrialWarning.CONTAMINATION,)
 
 
+def test_ranks_that_wait_for_one_another_may_leave_the_processor_idle() -> None:
+    contention = make_contention(process_cpu_seconds=0.5, other_cpu_seconds=0.0, steal_seconds=0.0)
+    assert trial_warnings(make_timed([2.0], contention), make_configuration(world_size=2)) == ()
+
+
 def test_a_few_clock_ticks_in_a_short_trial_are_no_contamination() -> None:
     ticks = make_contention(process_cpu_seconds=1.0, other_cpu_seconds=0.2, steal_seconds=0.2)
     assert trial_warnings(make_timed([MIN_TICKED_SECONDS * 0.99], ticks), QUIET) == ()
