@@ -122,20 +122,25 @@ def test_what_is_not_confirmed_yet_keeps_its_screening() -> None:
 def test_the_family_of_the_second_stage_is_all_that_the_screen_did_not_pass() -> None:
     slow = shifted(CALM, 0.1)
 
-    def adjusted_p(others: int, confirmed: Sequence[float]) -> float:
-        judged = gate_pairs(
-            [slow] + [slow] * others, [slow] + [confirmed] * others, max_slowdown=0.05, floor=0.0, looks=1
-        )
-        assert judged[0].adjusted_p is not None
-        return judged[0].adjusted_p
+    def judge(others: Sequence[Sequence[float]], confirmed: Sequence[float] = ()) -> Judgement:
+        screen, confirm = [slow, *others], [slow, *[confirmed] * len(others)]
+        return gate_pairs(screen, confirm, max_slowdown=0.05, floor=0.0, looks=1)[0]
 
-    alone = adjusted_p(0, [])
-    assert adjusted_p(3, []) == pytest.approx(4 * alone)
-    assert adjusted_p(3, CALM) == pytest.approx(4 * alone)
-    waiting = gate_pairs([slow, shifted(CALM, 0.9)], [slow, []], max_slowdown=0.05, floor=0.0, looks=1)
-    assert waiting[0].adjusted_p == pytest.approx(2 * alone)
-    with_passed = gate_pairs([slow, CALM], [slow, []], max_slowdown=0.05, floor=0.0, looks=1)
-    assert with_passed[0].adjusted_p == pytest.approx(alone)
+    alone = judge([])
+    assert alone.adjusted_p is not None
+    assert alone.estimate is not None
+    # The others of the family, and those of them that the screen passes.
+    for others, confirmed, size in (
+        ([slow] * 3, [], 4),
+        ([slow] * 3, CALM, 4),
+        ([shifted(CALM, 0.9)], [], 2),
+        ([CALM], [], 1),
+        ([CALM] * 2 + [slow], [], 2),
+    ):
+        judged = judge(others, confirmed)
+        assert judged.adjusted_p == pytest.approx(size * alone.adjusted_p)
+        bound = 0.1 + stats.t.isf(0.05 / 2 / 2 / size, 10) * alone.estimate.standard_error
+        assert judged.bound == pytest.approx(bound)
 
 
 def find_share(looks: int, *, last_look: bool) -> float:
@@ -199,11 +204,15 @@ def test_what_was_decided_at_an_earlier_look_stands() -> None:
     assert later[1] != first[1]
 
 
-def test_one_decided_regression_eases_the_step_down_of_the_others() -> None:
+@pytest.mark.parametrize("by_now", [0.2, -0.2])
+def test_one_decided_regression_eases_the_step_down_of_the_others_whatever_its_pairs_look_like_by_now(
+    by_now: float,
+) -> None:
     slow, slower = shifted(CALM, 0.06), shifted(CALM, 0.2)
     first = gate_pairs([slow, slower], [[], slower], looks=1, max_slowdown=0.05, floor=0.0)
     assert first[1].verdict is Verdict.REGRESSION
-    eased = gate_pairs([slow, slower], [slow, slower], looks=2, earlier=first, max_slowdown=0.05, floor=0.0)[0]
+    fresh = [slow, shifted(CALM, by_now)]
+    eased = gate_pairs([slow, slower], fresh, looks=2, earlier=first, max_slowdown=0.05, floor=0.0)[0]
     alone = gate_two(slow, slow)
     assert eased.adjusted_p == pytest.approx(alone.adjusted_p)
 
