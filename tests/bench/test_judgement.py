@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.errors import BadInputError
-from bench.inference import Estimate, independent_estimate, interval, moderate
+from bench.inference import Estimate, independent_estimate, interval, moderate, required_n
 from bench.judgement import (
     Judgement,
     Verdict,
@@ -456,3 +456,54 @@ def test_a_stalled_trial_makes_nobody_a_regression() -> None:
     stalled = independent_estimate(baseline, [*candidate[:-1], math.log(30)])
     judged = gate_times(moderate([*calm, stalled]), max_slowdown=0.05)
     assert Verdict.REGRESSION not in {each.verdict for each in judged}
+
+
+# --- what a family of ten could find
+
+Judge = Callable[[Sequence[Estimate]], Sequence[Judgement]]
+JUDGES: dict[str, Judge] = {
+    "gate of times": lambda family: gate_times(family, max_slowdown=0.05),
+    "gate of accuracies": lambda family: gate_accuracies(family, max_drop=0.005),
+    "times": compare_times,
+    "accuracies": compare_accuracies,
+}
+
+
+def judge_first_of_ten(judge: str, estimate: Estimate) -> Judgement:
+    return JUDGES[judge]([estimate] + [make_estimate(0.0, error=1e-5)] * 9)[0]
+
+
+@pytest.mark.parametrize(
+    ("judge", "value", "error", "distance", "level"),
+    [
+        ("gate of times", 0.01, 0.03, LIMIT - 0.01, 0.05),
+        ("gate of times", 0.08, 0.04, 0.08, 0.01),
+        ("gate of accuracies", -0.0005, 0.004, 0.0045, 0.05),
+        ("gate of accuracies", -0.006, 0.004, 0.006 - 0.001, 0.01),
+        ("times", 0.08, 0.04, 0.08, 0.01 / 2),
+        ("accuracies", -0.008, 0.004, 0.008, 0.01 / 2),
+    ],
+)
+def test_the_trials_that_would_decide_are_those_of_a_family(
+    judge: str, value: float, error: float, distance: float, level: float
+) -> None:
+    estimate = make_estimate(value, error=error)
+    judgement = judge_first_of_ten(judge, estimate)
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.needed_n == required_n(estimate, distance, level / 10)
+
+
+@pytest.mark.parametrize(
+    ("judge", "error", "tolerated", "level"),
+    [
+        ("gate of times", 0.04, 0.0, 0.01),
+        ("gate of accuracies", 0.004, 0.001, 0.01),
+        ("times", 0.04, 0.0, 0.01 / 2),
+        ("accuracies", 0.004, 0.0, 0.01 / 2),
+    ],
+)
+def test_the_detectable_effect_is_that_of_a_family(judge: str, error: float, tolerated: float, level: float) -> None:
+    effect = judge_first_of_ten(judge, make_estimate(0.0, error=error)).minimum_detectable_effect
+    assert effect is not None
+    found = stats.nct.sf(stats.t.isf(level / 10, 10), 10, (effect - tolerated) / error)
+    assert found == pytest.approx(0.8, abs=0.01)
