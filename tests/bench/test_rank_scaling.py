@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import statistics
 
 import pytest
 from bench_builders import (
@@ -13,11 +14,12 @@ from bench_builders import (
     make_record,
     make_run,
 )
+from scipy import stats
 
 from bench.errors import BadInputError
 from bench.rank_scaling import fit_ranks, ring_share
 from bench.ranks_view import render_ranks
-from bench.records import Configuration, Run, TrialRecord
+from bench.records import Configuration, Measurement, Run, TrialRecord
 from bench.show import render_run
 from bench.summary import summarise
 
@@ -72,6 +74,33 @@ def test_the_interval_is_over_repeats_and_there_is_none_of_one() -> None:
     assert both.efficiencies[4].high == pytest.approx(both.efficiencies[4].low)
     (alone,) = fit_ranks(quick)
     assert (alone.predicted[4].low, alone.predicted[4].high) == (None, None)
+
+
+def test_the_interval_is_students() -> None:
+    times = [1.0, 1.1, 1.4]
+    (found,) = fit_ranks(
+        [trial(ranks, repeat, slower * model_seconds(ranks)) for ranks in (1, 2) for repeat, slower in enumerate(times)]
+    )
+    seconds = [each * model_seconds(4) for each in times]
+    low, high = stats.t.interval(0.95, 2, loc=statistics.fmean(seconds), scale=stats.sem(seconds))
+    assert (found.predicted[4].low, found.predicted[4].high) == pytest.approx((low, high))
+
+
+def test_a_repeat_of_which_a_world_size_failed_is_left_out() -> None:
+    whole = [trial(ranks, 0) for ranks in (1, 2, 4)]
+    part = [trial(ranks, 1, 9.0) for ranks in (1, 2)]
+    failed = make_record(make_configuration(world_size=4), 1, outcome=make_failure())
+    assert fit_ranks([*whole, *part, failed]) == fit_ranks(whole)
+
+
+def test_steps_that_are_faster_with_exchange_than_without_have_none() -> None:
+    odd = trial(2, 0, 2.0)
+    exchange = make_exchange(together_seconds=(1.0,), apart_seconds=(1.2,))
+    assert isinstance(odd.outcome, Measurement)
+    odd = dataclasses.replace(odd, outcome=dataclasses.replace(odd.outcome, exchange=exchange))
+    (found,) = fit_ranks([trial(1, 0, 4.0), odd])
+    assert found.exchange_seconds.mean == 0
+    assert found.predicted[2].mean == pytest.approx(2.0)
 
 
 def test_terms_are_never_negative() -> None:

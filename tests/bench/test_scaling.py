@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bench_builders import (
     Change,
@@ -20,6 +21,7 @@ from bench_builders import (
     make_run,
 )
 from click.testing import CliRunner, Result
+from scipy import stats
 from stored_runs import store
 
 from bench.cli import cli
@@ -116,6 +118,43 @@ def test_the_intervals_hold_what_they_promise() -> None:
     assert overhead >= 88
     assert prediction >= 88
     assert overhead + prediction < 200
+
+
+def test_a_size_counts_once_by_the_geometric_mean_of_its_trials() -> None:
+    times = [1.0, 2.0, 9.0]
+    measured = Measured(configuration=configuration(64, 600), train_samples=SAMPLES, log_seconds=np.log(times).tolist())
+    ((observation,),) = (contender.observations for contender in contenders([measured]))
+    assert observation.trials == 3
+    assert observation.step_seconds == pytest.approx(18 ** (1 / 3) / 100)
+
+
+def test_intervals_are_those_of_linear_regression_of_relative_errors() -> None:
+    # Of four sizes only overhead and arithmetic can be fitted; these batches share an epoch equally.
+    sizes, layers, batch = [(64, 60), (64, 1000), (512, 60), (512, 1000)], (784, 1024, 10), 4000
+    run = grid(law(150e-6, 180e9), noise=0.05, seed=1, sizes=sizes)
+    one = fitted(run)
+    assert one.terms == ("overhead", "arithmetic")
+    seconds = np.array([each.step_seconds for each in one.contender.observations])
+    sized = [each.configuration for each in one.contender.observations]
+    gigaflops = [each.batch_size * training_flops(each.layers) / 1e9 for each in sized]
+    relative = np.stack([np.ones(4), gigaflops], axis=1) / seconds[:, None]
+    inverse = np.linalg.inv(relative.T @ relative)
+    coefficients = inverse @ relative.sum(axis=0)
+    variance = float(((relative @ coefficients - 1) ** 2).sum()) / 2
+    t = stats.t.isf(0.025, 2)
+
+    widths = t * np.sqrt(variance * np.diag(inverse))
+    lows, highs = coefficients - widths, coefficients + widths
+    assert (one.overhead.low, one.overhead.high) == pytest.approx((max(0.0, lows[0]), highs[0]))
+    assert one.rate is not None
+    assert lows[1] > 0
+    assert (one.rate.low, one.rate.high) == pytest.approx((1e9 / highs[1], 1e9 / lows[1]))
+
+    row = np.array([1.0, batch * training_flops(layers) / 1e9])
+    told, expected = one.predict(layers, batch), float(row @ coefficients)
+    half = t * math.sqrt(variance * (1 + float(row @ inverse @ row) / expected**2))
+    assert told.step_seconds == pytest.approx(expected)
+    assert (told.low, told.high) == pytest.approx((expected * math.exp(-half), expected * math.exp(half)))
 
 
 def test_a_left_out_size_is_predicted_without_its_own_time() -> None:
