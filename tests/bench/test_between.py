@@ -126,6 +126,13 @@ def test_engines_are_no_hardware_comparison() -> None:
     assert dict(zip(header, values, strict=True))["candidate_engine"] == "fused"
 
 
+def test_pipelines_are_compared_whatever_their_workers() -> None:
+    loading = make_configuration(pipeline="dataloader", workers=2)
+    store(side({make_configuration(): 1.0, loading: 2.0}), Path("a.jsonl"))
+    (row,) = as_json("a.jsonl", "a.jsonl", "--between", "pipeline=resident,dataloader")["rows"]
+    assert row["time_verdict"] == "slower"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -112,6 +112,12 @@ def test_of_two_devices_each_side_has_its_own_drift() -> None:
     assert estimate is not None
     assert estimate.extra_variance == pytest.approx(0.005**2 + DEFAULT_DRIFT_DEVIATION**2)
     assert any("cpu against cuda:0 include" in note and "assumed" in note for note in comparison.notes)
+    # The yardstick runs on the device: it differs as the sides do.
+    assert comparison.rows[0].relative_log_ratio is None
+
+
+def test_each_side_s_drift_is_that_of_its_own_machine() -> None:
+    assert Drift(CalmCpu(), Quiet(drift=0.02)).variance("cpu", "cuda:0") == pytest.approx(0.005**2 + 0.02**2)
 
 
 def test_a_run_against_itself_is_the_same_everywhere_even_from_one_trial() -> None:
@@ -130,7 +136,12 @@ def test_a_run_against_itself_is_the_same_everywhere_even_from_one_trial() -> No
 
 
 def test_equal_values_of_two_runs_are_still_two_measurements() -> None:
-    assert time_verdicts(compare(side(), other(), None)) == [Verdict.INCONCLUSIVE]
+    comparison = compare(side(), other(), None)
+    assert time_verdicts(comparison) == [Verdict.INCONCLUSIVE]
+    for judgement in (comparison.rows[0].time, accuracy_of(comparison)):
+        assert "the very same" not in judgement.reason
+        assert judgement.interval is not None
+        assert judgement.interval.low < 0 < judgement.interval.high
 
 
 def test_a_longer_copy_of_a_run_is_not_taken_for_the_very_same_measurements() -> None:

@@ -92,6 +92,12 @@ def test_the_parts_are_the_differences_and_add_up_to_the_whole_epoch() -> None:
     assert sum(part.share or 0.0 for part in account.parts) == pytest.approx(1.0)
 
 
+def test_ways_are_of_one_account_whatever_their_workers() -> None:
+    runs = run_of(TUTORIAL, workers=2), run_of(RESIDENT)
+    parts = parts_of(dataclasses.replace(runs[0], records=runs[0].records + runs[1].records))
+    assert parts["loader tax"].seconds == pytest.approx(18.9)
+
+
 def test_intervals_are_welchs_and_students() -> None:
     parts = parts_of(run_of(TUTORIAL, RESIDENT, FUSED), profile_with(PEAK))
     expected = stats.ttest_ind(TUTORIAL[1], RESIDENT[1], equal_var=False).confidence_interval(0.95)
