@@ -359,6 +359,15 @@ def test_ranks_on_other_machines_leave_this_ones_cores_alone() -> None:
     assert [c.threads for c in plan.configurations] == [4]
 
 
+def test_each_rank_has_a_thread_where_there_are_fewer_cores() -> None:
+    asked = request(devices=("cuda",), batch_sizes=(64,), world_sizes=(4,))
+    (configuration,) = planning.make_plan(asked, devices=("cuda:0",), cores_usable=2.0).configurations
+    assert configuration.threads == 1
+    asked = request(batch_sizes=(64,), world_sizes=(4,))
+    with pytest.raises(BadInputError, match="4 ranks of 1 threads are more than the 2 cores"):
+        planning.make_plan(asked, devices=("cpu",), cores_usable=2.0)
+
+
 def test_weak_scaling_gives_each_rank_the_batch_size() -> None:
     plan = ranks_plan(world_sizes=(1, 2, 4), scaling="weak")
     assert [c.batch_size for c in plan.configurations] == [64, 128, 256]
