@@ -401,3 +401,11 @@ def test_a_file_larger_than_any_picture_is_refused_unread(tmp_path: Path, monkey
     monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
     with pytest.raises(ImageError, match="is too large"):
         prepare_image(saved(tmp_path, seven()))
+
+
+@pytest.mark.parametrize(("size", "expected"), [((1, 100), (20, 1)), ((100, 1), (1, 20))])
+def test_a_hairline_is_as_wide_as_a_pixel(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    image = Image.new("L", (200, 200), 255)
+    image.paste(0, (90, 90, 90 + size[0], 90 + size[1]))
+    inked = prepare_image(image).pixels > 25
+    assert (inked.any(axis=1).sum(), inked.any(axis=0).sum()) == expected

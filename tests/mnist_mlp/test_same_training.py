@@ -371,3 +371,13 @@ def test_compiler_that_fails_is_said_to_be_the_reason(monkeypatch: pytest.Monkey
     training = Training(RECIPE, bars(), device=CPU, seed=5, engine="compiled")
     with pytest.raises(EngineUnavailableError, match="no headers"):
         training.train(training.order(0))
+
+
+@pytest.mark.parametrize("make", [fused_engine, graph_engine])
+def test_a_tally_may_be_read_after_the_next_stretch(make: Callable[[Recipe], FusedEngine]) -> None:
+    first, second = torch.arange(130), torch.arange(130, 200)
+    at_once = make(RECIPE).train(first).read()
+    engine = make(RECIPE)
+    tally = engine.train(first)
+    engine.train(second)
+    assert tally.read() == at_once
