@@ -287,6 +287,27 @@ def test_the_prior_that_variances_were_drawn_from_is_found(prior_freedom: float)
     assert variance == pytest.approx(0.0009, rel=0.05)
 
 
+CALM = [0.25, 0.5, 0.7, 0.9, 1.0, 1.0, 1.0, 1.0, 1.2, 1.5, 2.0, 4.0]
+"""Variances whose median stays 1 whatever one more of them is."""
+
+
+def test_the_prior_explains_what_log_variances_vary_beyond_chance() -> None:
+    variances, freedoms = [0.01, *CALM, 30.0], [4.0, 9.0] * 7
+    half = np.array(freedoms) / 2
+    logs = np.log(variances) - special.psi(half) + np.log(half)
+    freedom, variance = fit_prior(variances, freedoms)
+    by_chance = float(special.polygamma(1, half).mean())
+    assert special.polygamma(1, freedom / 2) + by_chance == pytest.approx(statistics.variance(logs.tolist()))
+    assert math.log(variance) == pytest.approx(logs.mean() + special.psi(freedom / 2) - math.log(freedom / 2))
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-12, 0.99e-5])
+def test_a_variance_of_next_to_nothing_does_not_reign_the_prior(least: float) -> None:
+    freedoms = [4.0] * (len(CALM) + 1)
+    assert fit_prior([*CALM, least], freedoms) == fit_prior([*CALM, 1e-5], freedoms)
+    assert fit_prior([*CALM, 1.01e-5], freedoms) != fit_prior([*CALM, 1e-5], freedoms)
+
+
 def test_equal_true_variances_are_pooled_with_all_degrees_of_freedom() -> None:
     # Chosen so that the log variances vary no more than chance has it: the prior is infinitely sure.
     family = [make_estimate(variance=v) for v in np.linspace(0.0008, 0.001, 12).tolist()]
