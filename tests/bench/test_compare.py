@@ -17,14 +17,15 @@ from bench_builders import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from stored_runs import Quiet, configurations, shuffled, side, trial, with_records
 
-from bench.compare import Comparison, Source, compare_runs
+from bench.compare import Comparison, Source, compare_runs, geometric_mean
 from bench.drift import DEFAULT_DRIFT_DEVIATION, Drift
 from bench.errors import IncomparableError
 from bench.flagged import WithoutFlagged, judge_without_flagged
-from bench.inference import independent_estimate
-from bench.judgement import Judgement, Verdict
+from bench.inference import Estimate, independent_estimate
+from bench.judgement import Judgement, Verdict, compare_times
 from bench.matching import Between, Trials, gather, make_table, match
 from bench.records import Configuration, Measurement, Run, TrialRecord, TrialWarning
 
@@ -198,6 +199,12 @@ def test_the_yardstick_takes_a_slower_machine_out_of_the_ratio() -> None:
     assert math.exp(relative) == pytest.approx(1.0)
 
 
+def test_what_is_slower_beside_its_yardstick_has_a_normalised_ratio_above_1() -> None:
+    relative = compare(side(), other(3.0)).rows[0].relative_log_ratio
+    assert relative is not None
+    assert math.exp(relative) == pytest.approx(1.5)
+
+
 @pytest.mark.parametrize("yardstick_seconds", [0.0, 5e-324])
 def test_a_trial_without_a_usable_yardstick_leaves_the_normalised_ratio_empty(yardstick_seconds: float) -> None:
     records = [trial(repeat=0), trial(repeat=1, yardstick_seconds=yardstick_seconds)]
@@ -288,6 +295,21 @@ def test_a_mean_of_one_ratio_is_that_ratio_with_its_interval() -> None:
     assert interval is not None
     assert comparison.mean.interval.low == pytest.approx(interval.low)
     assert comparison.mean.interval.high == pytest.approx(interval.high)
+
+
+def test_the_interval_of_a_mean_adds_variances_and_averages_drift() -> None:
+    estimates = [
+        Estimate(value=0.1, variance=0.01, degrees_of_freedom=4, scale=2 / 3, extra_variance=0.02**2, n=(3, 3)),
+        Estimate(value=0.3, variance=0.0025, degrees_of_freedom=9, scale=1 / 2, extra_variance=0.04**2, n=(4, 4)),
+    ]
+    (row,) = compare(side(), other()).rows
+    mean = geometric_mean([dataclasses.replace(row, time=judged) for judged in compare_times(estimates)])
+    assert mean is not None
+    variances = [0.01 * 2 / 3, 0.0025 / 2]
+    freedom = sum(variances) ** 2 / (variances[0] ** 2 / 4 + variances[1] ** 2 / 9)
+    half = stats.t.isf(0.025, freedom) * math.sqrt(sum(variances) / 4 + 0.03**2)
+    assert mean.log_ratio == pytest.approx(0.2)
+    assert (mean.interval.low, mean.interval.high) == pytest.approx((0.2 - half, 0.2 + half))
 
 
 def test_a_configuration_with_only_failed_trials_has_failed() -> None:
