@@ -81,6 +81,17 @@ def test_all_shards_make_the_trials_of_the_undivided_plan() -> None:
     assert run.footer == make_footer(measured=14, missing=0, wall_seconds=14 * 9.5)
 
 
+def test_shards_are_merged_by_number_their_trials_as_they_were_run() -> None:
+    shards = [shard(number) for number in (1, 2, 3)]
+    assert [r.trial for r in merged(*shards[::-1]).records] == [r.trial for each in shards for r in each.records]
+
+
+def test_what_is_merged_was_begun_when_the_first_of_them_was() -> None:
+    days = ["2026-11-22T03:15:00Z", "2026-11-20T03:15:00Z", "2026-11-21T03:15:00Z"]
+    shards = [shard(number, created_at=day) for number, day in enumerate(days, start=1)]
+    assert merged(*shards).header.created_at == days[1]
+
+
 def test_what_is_merged_can_be_stored_and_read_back(tmp_path: Path) -> None:
     run = merged(shard(1), shard(2), shard(3, trials=2))
     assert update_merged(tmp_path / "run.jsonl", lambda _: run) == run

@@ -82,6 +82,12 @@ def test_a_plan_is_the_same_and_divided_alike_in_whatever_order_it_was_asked_for
     assert ours == theirs
 
 
+def test_a_trial_of_four_times_the_epochs_weighs_about_as_much_as_four() -> None:
+    plan = make_plan([make_configuration(epochs=epochs, batch_size=64 + epochs) for epochs in (40, 10, 11, 12)])
+    parts = [sorted(each.epochs for each in part.configurations) for part in divide(plan, 2)]
+    assert sorted(parts) == [[10, 11, 12], [40]]
+
+
 def test_ranks_are_a_kind_of_their_own() -> None:
     plan = make_plan([make_configuration(batch_size=size, world_size=ranks) for size in (64, 256) for ranks in (1, 2)])
     assert [{each.world_size for each in part.configurations} for part in divide(plan, 2)] == [{1, 2}] * 2
