@@ -1,11 +1,12 @@
 """The worker's side of the conversation, in this process and over a real socket, with the real training."""
 
 import dataclasses
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from bench.coding import from_json, to_json
 from bench.conditions import DeviceWatch
 from bench.devices import Device
 from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Trained
-from bench.meters import machine_cpu_seconds
+from bench.meters import ContentionMeter, HostMemory, Yardstick, machine_cpu_seconds
 from bench.rates import DeviceRates
 from bench.records import Configuration, Description, Energy, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError
 from mnist_mlp import data
-from mnist_mlp.errors import EngineUnavailableError
-from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES
-from mnist_mlp.train import Training
+from mnist_mlp.errors import EngineUnavailableError, WorkloadError
+from mnist_mlp.ranks import Ranks
+from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Recipe
+from mnist_mlp.train import Score, Tally, Training
 
 THREADS = torch.get_num_threads()
 TINY = make_configuration(
@@ -57,14 +59,12 @@ def failure_of(session: worker.Session, request: dict[str, Any]) -> Failure:
     return from_json(Failure, answer["failure"])
 
 
-def test_a_trial_is_displaced_in_memory_by_its_seed(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_is_displaced_in_memory_by_its_seed(session: worker.Session) -> None:
     sizes = [len(worker.displace(seed)) for seed in range(20)]
     assert len(set(sizes)) == len(sizes)
     assert sizes == [len(worker.displace(seed)) for seed in range(20)]
-    seeds: list[int] = []
-    monkeypatch.setattr(worker, "displace", seeds.append)
     ask(session, Prepared, prepare(seed=7))
-    assert seeds == [7]
+    assert len(session._displacement) == sizes[7]  # noqa: SLF001 - it works by being there
 
 
 def test_the_peak_is_measured_with_the_threads_asked_for(session: worker.Session) -> None:
@@ -115,6 +115,35 @@ def test_engine_and_precision_of_the_configuration_are_those_trained_with(
     assert measured == losses[engine, precision] != losses["eager", "fp32"]
 
 
+def test_training_is_built_of_all_that_the_trial_says(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built: list[object] = []
+
+    def build(recipe: Recipe, dataset: data.Dataset, **keywords: object) -> None:
+        built.extend((recipe, dataset.sha256, keywords))
+        raise WorkloadError("seen enough")
+
+    monkeypatch.setattr(worker, "Training", build)
+    session.ranks = Ranks(rank=1, world_size=2)
+    configuration = dataclasses.replace(TINY, pipeline="dataloader", workers=3, engine="fused", precision="bf16")
+    assert session.answer(prepare(configuration, seed=5) | {"root": str(tmp_path)}) == {"bad_input": "seen enough"}
+    assert built == [
+        worker.recipe_of(configuration),
+        data.load("synthetic").sha256,
+        {
+            "device": torch.device("cpu"),
+            "seed": 5,
+            "pipeline": "dataloader",
+            "engine": "fused",
+            "precision": "bf16",
+            "workers": 3,
+            "root": tmp_path,
+            "ranks": session.ranks,
+        },
+    ]
+
+
 def test_engine_that_fails_on_this_machine_is_unsupported_and_not_bad_input(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,34 +176,91 @@ def test_times_and_peaks_are_measured_and_plausible(session: worker.Session) -> 
     assert finished.device_allocated_peak is None  # there is no device but the host
 
 
-def test_energy_is_summed_over_the_epochs_outside_their_timing(
+def test_rehearsal_goes_the_whole_way_and_times_a_cold_step_first_and_warm_ones_last(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+    now = pending = 0.0  # the device works while the host goes on: only who waits for it sees its time pass
+    seconds = iter([8.0, 16.0, 4.5])
+
+    def wait(_device: Device | None = None) -> None:
+        nonlocal now, pending
+        now, pending = now + pending, 0.0
+
+    class Unread:
+        def read(self) -> None:
+            wait()
+            log.append("read")
+
+    def train(_training: Training, order: torch.Tensor, *, after_step: Callable[[], None] | None = None) -> Unread:
+        nonlocal pending
+        pending += next(seconds)
+        sampled = " with samples of memory" if after_step == session._device.sample else ""  # noqa: SLF001 - the device's own
+        log.append(f"train {len(order)}{sampled}")
+        return Unread()
+
+    def evaluate(_training: Training) -> Unread:
+        nonlocal pending
+        pending += 32.0
+        log.append("evaluate")
+        return Unread()
+
+    monkeypatch.setattr(Training, "train", train)
+    monkeypatch.setattr(Training, "evaluate", evaluate)
+    monkeypatch.setattr(Training, "restart", lambda *_: log.append("restart"))
+    monkeypatch.setattr(Device, "synchronise", wait)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    prepared = ask(session, Prepared, prepare())
+    short = 60_000 % 4096
+    rehearsal = f"train {8 * 4096 + short}"
+    assert log == [
+        "train 4096",
+        f"{rehearsal} with samples of memory",
+        "read",
+        "evaluate",
+        "read",
+        rehearsal,
+        "restart",
+    ]
+    assert (prepared.cold_start_seconds, prepared.step_seconds) == (8.0, 4.5 / 9)
+    assert prepared.warm_up_seconds == 8 + 16 + 32 + 4.5
+
+
+def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_around_that(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
 
-    class Meter:
-        def start(self) -> None:
-            log.append("start")
+    def logged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: object) -> object:
+            log.append(name)
+            return function(*arguments)
 
-        def stop(self) -> None:
-            log.append("stop")
+        return call
+
+    class Meter:
+        start = logged("energy", lambda _self: None)
+        stop = logged("energy's end", lambda _self: None)
 
         def result(self) -> tuple[Energy, str]:
             return make_energy(), ""
 
-    clock = time.perf_counter
-
-    def logged_clock() -> float:
-        log.append("clock")
-        return clock()
-
     monkeypatch.setattr(worker, "make_energy_meter", lambda _device: Meter())
     ask(session, Prepared, prepare())
-    monkeypatch.setattr(time, "perf_counter", logged_clock)
+    yardstick = iter([0.25, 0.5] * 2)
+    monkeypatch.setattr(Yardstick, "seconds", logged("yardstick", lambda _self: next(yardstick)))
+    monkeypatch.setattr(Device, "reset_peak", logged("device's peak", Device.reset_peak))
+    monkeypatch.setattr(Device, "synchronise", logged("wait", Device.synchronise))
+    monkeypatch.setattr(HostMemory, "reset_peak", logged("host's peak", HostMemory.reset_peak))
+    monkeypatch.setattr(ContentionMeter, "start", logged("contention", ContentionMeter.start))
+    monkeypatch.setattr(ContentionMeter, "stop", logged("contention's end", ContentionMeter.stop))
+    monkeypatch.setattr(Training, "train", logged("train", Training.train))
+    monkeypatch.setattr(time, "perf_counter", logged("clock", time.perf_counter))
     for epoch in range(2):
-        ask(session, Trained, {"do": "train", "epoch": epoch})
-    yardstick = ["clock", "clock"]
-    assert log == [*yardstick, "start", "clock", "clock", "stop", *yardstick] * 2
+        assert ask(session, Trained, {"do": "train", "epoch": epoch}).yardstick_seconds == 0.75
+    before = ["yardstick", "device's peak", "host's peak", "energy", "wait", "contention"]
+    timed = ["clock", "train", "wait", "clock"]
+    assert log == [*before, *timed, "contention's end", "energy's end", "yardstick"] * 2
     finished = ask(session, Finished, {"do": "finish"})
     assert (finished.energy, finished.energy_reason) == (make_energy(), "")
 
@@ -222,11 +308,18 @@ def test_loss_that_is_no_number_any_more_is_a_failure_that_names_the_learning_ra
     assert "1e+30" in failure.message
 
 
-def test_test_loss_that_is_no_number_is_a_failure_too(session: worker.Session) -> None:
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "asked", [{"do": "train", "epoch": 0}, {"do": "stretch", "epoch": 0, "begin": 0, "end": 1}, {"do": "evaluate"}]
+)
+def test_a_loss_that_is_not_finite_is_a_failure_wherever_it_is_read(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], loss: float
+) -> None:
     ask(session, Prepared, prepare())
-    with torch.no_grad():
-        next(session._training.model.parameters()).fill_(float("nan"))  # noqa: SLF001 - the planted fault
-    assert failure_of(session, {"do": "evaluate"}).kind is FailureKind.NON_FINITE_LOSS
+    monkeypatch.setattr(Tally, "read", lambda _self: Score(samples=1, loss=loss, correct=0))
+    failure = failure_of(session, asked)
+    assert failure.kind is FailureKind.NON_FINITE_LOSS
+    assert f"{'test' if asked['do'] == 'evaluate' else 'train'} loss became {loss}" in failure.message
 
 
 @pytest.mark.parametrize(
