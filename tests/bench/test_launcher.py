@@ -1,15 +1,34 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
-from bench_builders import make_conditions, make_configuration, make_energy, make_epoch
+from bench_builders import (
+    make_conditions,
+    make_configuration,
+    make_contention,
+    make_energy,
+    make_epoch,
+    make_exchange,
+    make_measurement,
+)
 from fake_worker import FakeLauncher, FakeProcess, Request, die, fail_trial
 
 from bench.channel import ChannelTimeoutError, ProtocolError
 from bench.coding import to_json
 from bench.errors import BadInputError, WorkerError
 from bench.launcher import TrialFailedError, Worker, describe_place, prepare_dataset, probe_trial, run_trial
-from bench.messages import Finished, Trained
-from bench.records import EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
+from bench.messages import Evaluated, Finished, Prepared, Trained
+from bench.records import (
+    EpochRecord,
+    Failure,
+    FailureKind,
+    Measurement,
+    Peak,
+    RankRecord,
+    Trial,
+    TrialRecord,
+    TrialWarning,
+)
 
 TRIAL = Trial(configuration=make_configuration(epochs=3), seed=7, repeat=2)
 
@@ -34,22 +53,56 @@ def test_trial_asks_for_its_epochs_back_to_back_and_evaluates_after_each(fake_la
     assert record.trial == TRIAL
 
 
-def test_energy_and_conditions_reach_the_record(fake_launcher: FakeLauncher) -> None:
-    epoch = make_epoch(device_conditions=make_conditions(other_processes=1))
-    trained = Trained(**{name: getattr(epoch, name) for name in Trained.__dataclass_fields__})
-    finished = Finished(
-        host_peak=None,
-        device_allocated_peak=None,
-        device_reserved_peak=None,
-        energy=make_energy(),
-        energy_reason="",
+def test_every_answer_reaches_the_record_in_its_own_place(fake_launcher: FakeLauncher) -> None:
+    peaks = [Peak(bytes=size, method=f"method {size}") for size in range(1, 7)]
+    rank = RankRecord(
+        host=0,
+        machine="m0123456789a",
+        device="cuda:0",
+        train_seconds=(2.25, 2.0, 2.125),
+        host_peak=peaks[3],
+        device_allocated_peak=peaks[4],
+        device_reserved_peak=peaks[5],
     )
-    answers = {"train": {"answer": to_json(trained)}, "finish": {"answer": to_json(finished)}}
-    fake_launcher.on = lambda request: answers.get(request["do"])
+    expected = make_measurement(  # no two values are equal
+        epochs=tuple(
+            make_epoch(
+                train_seconds=2.0 + number,
+                train_samples=60_000 + number,
+                train_loss=0.1 + number,
+                train_correct=57_000 + number,
+                test_samples=10_000 + number,
+                test_loss=0.2 + number,
+                test_correct=9_000 + number,
+                evaluation_seconds=0.3 + number,
+                yardstick_seconds=0.4 + number,
+                contention=make_contention(involuntary_switches=20 + number),
+                device_conditions=make_conditions(other_processes=30 + number),
+            )
+            for number in range(3)
+        ),
+        host_peak=peaks[0],
+        device_allocated_peak=peaks[1],
+        device_reserved_peak=peaks[2],
+        energy=make_energy(),
+        energy_reason="for a reason",
+        ranks=(rank,),
+        exchange=make_exchange(),
+    )
+
+    kinds: dict[str, type[Any]] = {"prepare": Prepared, "train": Trained, "evaluate": Evaluated, "finish": Finished}
+
+    def answer(request: Request) -> dict[str, Any]:
+        kind = kinds[request["do"]]
+        trained = sum(each["do"] == "train" for each in fake_launcher.requests)
+        source = expected.epochs[trained - 1] if kind in {Trained, Evaluated} else expected
+        unrecorded = {"train_samples": 50_000, "step_seconds": 0.001} if kind is Prepared else {}
+        recorded = {name: getattr(source, name) for name in kind.__dataclass_fields__ if name not in unrecorded}
+        return {"answer": to_json(kind(**recorded, **unrecorded))}
+
+    fake_launcher.on = answer
     record = run(fake_launcher)
-    assert isinstance(record.outcome, Measurement)
-    assert record.outcome.energy == make_energy()
-    assert [each.device_conditions for each in record.outcome.epochs] == [epoch.device_conditions] * 3
+    assert record.outcome == expected
     assert record.warnings == (TrialWarning.DEVICE_SHARED,)
 
 
