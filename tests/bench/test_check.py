@@ -6,15 +6,24 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from bench_builders import make_configuration, make_failure, make_footer, make_machine, make_record, make_run
+from bench_builders import (
+    make_configuration,
+    make_division,
+    make_failure,
+    make_footer,
+    make_machine,
+    make_record,
+    make_run,
+)
 from stored_runs import Quiet, configurations, shuffled, side, trial, with_records
 
-from bench.check import check_runs, refresh_command
+from bench.check import ERROR_LEVEL, check_runs, refresh_command
 from bench.check_report import Finding, Gate, GateReport, Limits
 from bench.check_view import check_json, check_markdown, check_text
 from bench.compare import Source
 from bench.errors import BadInputError, ExitCode
-from bench.judgement import GATE_EXIT_CODES, Verdict, undecided
+from bench.inference import Estimate
+from bench.judgement import GATE_EXIT_CODES, Judgement, Verdict, undecided
 from bench.matching import make_table
 from bench.records import Measurement, Run, TrialWarning
 
@@ -200,6 +209,15 @@ def test_a_footer_that_calls_a_run_complete_is_not_believed_when_trials_are_miss
     assert check(side(), with_records(other, other.records[:-1])).exit_code is ExitCode.INCONCLUSIVE
 
 
+def test_shards_are_no_whole_runs_though_each_is_complete() -> None:
+    shard = {"division": make_division()}
+    report = check(side(header=shard), candidate_side(header=shard))
+    assert report.exit_code is ExitCode.INCONCLUSIVE
+    advice = [each.advice for each in report.findings if each.judgement.verdict is Verdict.INCONCLUSIVE]
+    assert len(advice) == 2
+    assert all("add shard 2 of 2 with python -m bench merge" in each for each in advice)
+
+
 def test_an_incomplete_run_that_is_slower_already_is_a_regression() -> None:
     slow = candidate_side((2.6,))
     report = check(side(), with_records(slow, slow.records[:-1], make_footer(complete=False, missing=1)))
@@ -335,6 +353,45 @@ def test_devices_are_judged_apart_and_share_the_level_of_error() -> None:
     assert both.bound is not None
     assert one.bound is not None
     assert both.bound > one.bound
+
+
+def test_what_would_be_a_regression_of_the_only_device_is_none_of_one_of_two() -> None:
+    limits = Limits(gate="time", max_slowdown=0.01)
+
+    def judge(*devices: str) -> Judgement:
+        chosen = [make_configuration(device=device) for device in devices]
+        before, after = side(dict.fromkeys(chosen, 2.0)), side(dict.fromkeys(chosen, 2.047), run_id="b0b0b0b0")
+        return check(before, after, limits=limits).findings[0].judgement
+
+    alone, one_of_two = judge("cpu"), judge("cpu", "cuda")
+    assert alone.adjusted_p is not None
+    assert ERROR_LEVEL / 2 < alone.adjusted_p < ERROR_LEVEL
+    assert alone.verdict is Verdict.REGRESSION
+    assert one_of_two.adjusted_p == alone.adjusted_p
+    assert one_of_two.verdict is Verdict.INCONCLUSIVE
+
+
+def test_trials_that_agree_by_chance_are_believed_as_far_as_those_of_the_other_configurations_allow() -> None:
+    def find_estimate(count: int) -> Estimate:
+        *_, steady = configurations(count)
+        before, after = (
+            with_records(
+                run,
+                [
+                    dataclasses.replace(each, outcome=trial().outcome) if each.trial.configuration == steady else each
+                    for each in run.records
+                ],
+            )
+            for run in (side((2.0,) * count), candidate_side((2.0,) * count))
+        )
+        report = check(before, after, limits=Limits(gate="time"))
+        (estimate,) = [each.judgement.estimate for each in report.findings if each.subject == steady]
+        assert estimate is not None
+        return estimate
+
+    alone, among_others = find_estimate(1), find_estimate(12)
+    assert among_others.variance > 1e-8 > alone.variance
+    assert among_others.degrees_of_freedom > alone.degrees_of_freedom
 
 
 # --- flagged trials

@@ -22,6 +22,7 @@ from bench.check_report import GateReport, Limits
 from bench.cli import cli
 from bench.compare import Comparison, Source, compare_runs
 from bench.comparison_view import render_comparison
+from bench.judgement import Judgement
 from bench.machines import by_machine, machine_headers, parts_by_machine
 from bench.matching import Between, make_table
 from bench.records import Configuration, Run
@@ -197,6 +198,17 @@ def test_check_judges_each_machine_by_itself_and_nothing_across() -> None:
     slower = check(old, mixed({(SMALL, 0): 1.0, (LARGE, 1): 3.0}, "b0b0b0b0"))
     (found,) = [each for each in slower.findings if each.judgement.verdict.value == "regression"]
     assert THERE.id in slower.name(found)
+
+
+def test_check_takes_one_device_of_two_machines_for_two() -> None:
+    def judge(seconds: dict[tuple[Configuration, int], float]) -> Judgement:
+        return check(mixed(seconds), mixed(seconds, "b0b0b0b0")).findings[0].judgement
+
+    alone, beside = judge({(SMALL, 0): 1.0}), judge({(SMALL, 0): 1.0, (LARGE, 1): 2.0})
+    assert alone.bound is not None
+    assert beside.bound is not None
+    assert beside.bound > alone.bound  # the machines share the levels of error
+    assert beside.adjusted_p == alone.adjusted_p  # and each is a family of its own
 
 
 def test_machines_that_share_nothing_are_incomparable_at_once() -> None:

@@ -67,6 +67,18 @@ def test_the_spread_is_pooled_over_both_stages() -> None:
     assert judgement.estimate.variance == pytest.approx((9 + 1) / 2 * calm)
 
 
+@pytest.mark.parametrize("looks", [0, 1])
+def test_pairs_that_agree_by_chance_are_believed_as_far_as_those_of_the_others_allow(looks: int) -> None:
+    slow = [shifted([share * each for each in CALM], 0.1) for share in (1e-6, *(1 + place / 10 for place in range(11)))]
+    fresh = slow if looks else [[] for _ in slow]
+    among_others = gate_pairs(slow, fresh, max_slowdown=0.05, floor=0.0, looks=looks)[0].estimate
+    alone = gate_two(slow[0], fresh[0], looks).estimate
+    assert among_others is not None
+    assert alone is not None
+    assert among_others.variance > 1e6 * alone.variance
+    assert among_others.degrees_of_freedom > alone.degrees_of_freedom
+
+
 def test_the_screen_s_spread_is_taken_with_the_trimming_of_the_fresh_pairs() -> None:
     screen, fresh = shifted([*CALM, *CALM, *CALM[2:6]], 0.06), shifted(CALM[1:4], 0.06)
     judgement = gate_two(screen, fresh)

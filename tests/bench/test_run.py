@@ -220,6 +220,16 @@ def test_budget_too_small_for_every_configuration_is_inconclusive(fake_launcher:
     assert finished.exit_code is ExitCode.INCONCLUSIVE
 
 
+def test_budget_that_ends_a_run_with_a_failed_trial_does_not_hide_it(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    fake_launcher.on = lambda request: fail_trial(FailureKind.CRASH, "gone") if request["do"] == "prepare" else None
+    finished = start(fake_launcher, options(tmp_path, budget_seconds=0.0))
+    assert finished.run.footer is not None
+    assert (finished.run.footer.complete, finished.run.footer.failed) == (False, 1)
+    assert finished.exit_code is ExitCode.FAILED_TRIAL
+
+
 def test_batch_larger_than_the_dataset_is_refused_before_anything_is_stored(
     fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:
