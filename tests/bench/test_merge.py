@@ -1,6 +1,8 @@
 """Shards put together: the plan's trials each once, the same bytes by whatever way, and refusals with the reason."""
 
 import dataclasses
+import functools
+import queue
 import re
 import threading
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from hypothesis import strategies as st
 
 from bench import runfile
 from bench.errors import BadInputError, BenchError, IncomparableError
+from bench.locks import Patience
 from bench.merge import Source, merge_runs
 from bench.plan import order_trials
 from bench.records import Plan, Run, TrialRecord
@@ -99,11 +102,14 @@ def test_what_is_merged_can_be_stored_and_read_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
 
 
-def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path) -> None:
+def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, seen = tmp_path / "run.jsonl", list[Run | None]()
     one, both = merged(shard(1)), merged(shard(1), shard(2))
+    said = queue.SimpleQueue[str]()
+    monkeypatch.setattr("bench.store.Patience", functools.partial(Patience, tell=said.put))
 
     def late(before: Run | None) -> Run:
+        said.put("merging")
         seen.append(before)
         return both
 
@@ -112,7 +118,7 @@ def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path) -> Non
     def early(before: Run | None) -> Run:
         assert before is None
         other.start()
-        other.join(0.5)  # without waiting it would be done by now
+        assert "waiting for it" in said.get(timeout=60)  # the other one's first word
         return one
 
     update_merged(path, early)
