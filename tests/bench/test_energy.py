@@ -313,6 +313,19 @@ def test_rapl_is_the_sum_of_the_packages_and_of_nothing_inside_or_around_them(tm
 
 
 @linux
+def test_a_package_that_stands_still_beside_one_that_counts_adds_nothing(tmp_path: Path) -> None:
+    counting = write_domain(tmp_path / "intel-rapl:0", "package-0", 1_000_000)
+    write_domain(tmp_path / "intel-rapl:1", "package-1", 2_000_000)
+    meter = cpu_meter(tmp_path)
+    meter.start()
+    (counting / "energy_uj").write_text("4000000")
+    meter.stop()
+    energy, _ = meter.result()
+    assert energy is not None
+    assert energy.joules == pytest.approx(3.0)
+
+
+@linux
 def test_a_package_that_wraps_around_goes_on_counting(tmp_path: Path) -> None:
     package = write_domain(tmp_path / "intel-rapl:0", "package-0", 9_000_000)
     meter = cpu_meter(tmp_path)

@@ -142,7 +142,7 @@ def test_a_trial_counts_once_whatever_its_epochs() -> None:
 def test_every_quantity_is_summed_up_from_the_measurements() -> None:
     measurement = make_measurement(
         epochs=(
-            make_epoch(train_seconds=2.0, test_correct=9_700, train_correct=30_000, test_loss=0.5),
+            make_epoch(train_seconds=2.0, test_correct=9_700, train_correct=30_000, test_loss=0.5, train_loss=0.75),
             make_epoch(train_seconds=2.0, test_correct=9_690, train_correct=45_000, test_loss=0.25, train_loss=0.125),
         ),
         cold_start_seconds=0.5,
@@ -237,13 +237,13 @@ def test_a_configuration_has_the_warnings_of_all_its_trials_once_in_fixed_order(
 
 
 def test_a_summary_counts_flagged_trials_and_tells_the_median_without_them() -> None:
-    stalled = make_record(QUIET, 2, outcome=make_timed([8.0]), warnings=(TrialWarning.STALL,))
-    failed = make_record(QUIET, 3, outcome=make_failure(), warnings=(TrialWarning.STALL,))
-    calm = [make_record(QUIET, repeat, outcome=make_timed([float(repeat + 1)])) for repeat in range(2)]
+    stalled = make_record(QUIET, 3, outcome=make_timed([8.0]), warnings=(TrialWarning.STALL,))
+    failed = make_record(QUIET, 4, outcome=make_failure(), warnings=(TrialWarning.STALL,))
+    calm = [make_record(QUIET, repeat, outcome=make_timed([time])) for repeat, time in enumerate([1.0, 1.5, 5.0])]
     (summary,) = summarise([*calm, stalled, failed])
-    assert (summary.n, summary.flagged, summary.unflagged_epoch_seconds) == (3, 1, 1.5)
+    assert (summary.n, summary.flagged, summary.unflagged_epoch_seconds) == (4, 1, 1.5)
     assert summary.epoch_seconds is not None
-    assert summary.epoch_seconds.median == 2.0
+    assert summary.epoch_seconds.median == 3.25
     (summary,) = summarise([stalled])
     assert (summary.n, summary.flagged, summary.unflagged_epoch_seconds) == (1, 1, None)
 
