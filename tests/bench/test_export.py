@@ -17,11 +17,12 @@ from matplotlib.axes import Axes
 from stored_runs import configurations, side, store, with_records
 
 from bench.cli import cli
-from bench.export import find_pictures
+from bench.export import find_pictures, left_out
 from bench.pictures import make_figure
 from bench.records import Run
 from bench.report import Report, Stored, make_report
 from bench.report_charts import Heatmap, LineChart, RatioChart
+from bench.report_figures import MAX_CHARTS, NO_MAP
 
 
 @pytest.fixture(autouse=True)
@@ -167,3 +168,33 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp
     assert isinstance(result.exception, SystemExit)
     assert f"{folder} is no folder that can be written" in result.stderr
     assert result.stdout == ""
+
+
+def test_no_map_of_very_many_models_is_said_to_be_for_their_number() -> None:
+    chosen = [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=batch_size)
+        for width in range(1, MAX_CHARTS + 2)
+        for batch_size in (64, 256)
+    ]
+    run = side(dict.fromkeys(chosen, 2.0), repeats=1)
+    lines = list(left_out(report(run), [Stored(label="", run=run)]))
+    assert [line for line in lines if NO_MAP in line] == [
+        f"0a1b2c3d: {NO_MAP} of cpu: at most {MAX_CHARTS} models are drawn, and it has {MAX_CHARTS + 1}"
+    ]
+
+
+def test_what_no_machine_has_begun_is_left_out_with_the_reason() -> None:
+    chosen = configurations(3)
+    whole = make_run(chosen, 1, records=[make_record(chosen[0]), make_record(chosen[1])])
+    plan = replace(whole.header.plan, configurations=tuple(chosen[:1]))
+    part = replace(whole, header=replace(whole.header, plan=plan), records=whole.records[:1])
+    stored = Stored(label="here", run=part, whole=whole)
+    lines = list(left_out(make_report([stored]), [stored]))
+    assert "here: 1 of the whole run's configurations: none was begun" in lines
+
+
+def test_names_of_files_differ_in_more_than_case() -> None:
+    one, other = (make_run([make_configuration()], 1, run_id=name) for name in ("aaaa1111", "bbbb2222"))
+    stored = [Stored(label="Laptop", run=one), Stored(label="laptop", run=other)]
+    names = [picture.name.casefold() for picture in find_pictures(make_report(stored))]
+    assert len(set(names)) == len(names)
