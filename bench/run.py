@@ -161,7 +161,7 @@ def start_run(
 def resume_run(
     path: Path, options: Options, crew: Crew, interrupts: Interrupts, make_progress: MakeProgress
 ) -> Finished:
-    """Carry out what is missing of the stored run at `path`.
+    """Carry out what is missing of the stored run at `path`; of a whole one nothing, wherever it was begun.
 
     Raises:
         IncomparableError: what the run was begun on is not what there is.
@@ -173,9 +173,10 @@ def resume_run(
             stack.enter_context(writer)
         if is_merged(run.header):
             raise BadInputError(f"run {run.header.run_id} was merged from several: {resumption(run.header)}")
-        crew.resume(run)
-        _prepare_data(run.header.plan, crew, run.records)
         trials = missing_trials(run.header.plan, run.records)
+        if trials:
+            crew.resume(run)
+            _prepare_data(run.header.plan, crew, run.records)
         start += _hold_devices(stack, crew, trials)
         return _carry_out(writer, run.header.plan, run.records, trials, start, options, crew, interrupts, make_progress)
 

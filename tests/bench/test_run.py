@@ -165,6 +165,18 @@ def test_resuming_with_other_software_is_incomparable_and_names_it(
     assert len(read_run(interrupted).records) == 2
 
 
+def test_resuming_a_complete_run_asks_nothing_of_where_it_was_begun(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    path = start(fake_launcher, options(tmp_path)).path
+    software = dataclasses.replace(fake_launcher.place.software, torch="9.9.9", git_commit="f" * 40)
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
+    finished = resume(fake_launcher, path, options(tmp_path))
+    assert finished.exit_code is ExitCode.PASS
+    assert finished.run.footer is not None
+    assert finished.run.footer.complete
+
+
 def test_resuming_after_a_commit_says_that_it_is_the_tree_that_differs(
     interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:
