@@ -160,26 +160,26 @@ def _columns() -> dict[str, Column]:
         for key, field in FIELDS.items()
     }
     for quantity, (header, unit) in QUANTITIES.items():
-        for key, name, statistics, cell in (
-            (quantity, header, ("median", "low", "high", "n"), _spread_cell(unit)),
-            (
-                f"{quantity}_mean_interval",
-                f"mean {header} (95 % interval)",
-                ("mean", "standard_deviation", "n"),
-                _mean_cell(unit),
-            ),
-        ):
-            fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in statistics)
-            if quantity in REACHED:
-                columns[key] = Column(key=key, header=name, fields=(*fields, FIELDS["n"]), cell=_counted(cell))
-            else:
-                columns[key] = Column(key=key, header=name, fields=fields, cell=cell)
+        spread, interval = ("median", "low", "high", "n"), ("mean", "standard_deviation", "n")
+        columns[quantity] = _quantity_column(quantity, quantity, header, spread, _spread_cell(unit))
+        key, title = f"{quantity}_mean_interval", f"mean {header} (95 % interval)"
+        columns[key] = _quantity_column(quantity, key, title, interval, _mean_cell(unit))
     # The table's one rate stands for the quantity, so it takes the quantity's header.
     rate = columns["throughput_per_second_median"]
     header = QUANTITIES["throughput_per_second"][0]
     columns[rate.key] = Column(key=rate.key, header=header, fields=rate.fields, cell=rate.cell)
     columns["n"] = Column(key="n", header="n", fields=(FIELDS["n"], FIELDS["failures"]), cell=_count_cell)
     return columns
+
+
+def _quantity_column(
+    quantity: str, key: str, header: str, statistics: Sequence[str], cell: Callable[[Sequence[Value]], str]
+) -> Column:
+    """Return a column of these `statistics` of a quantity, the last of them the number of trials that have it."""
+    fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in statistics)
+    if quantity in REACHED:
+        fields, cell = (*fields, FIELDS["n"]), _counted(cell)
+    return Column(key=key, header=header, fields=fields, cell=cell)
 
 
 COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(_columns())
