@@ -10,7 +10,7 @@ from bench.options import DEVICES, RESULTS, Choice, Duration, exit_codes, patien
 from bench.outputs import require_writable, write_atomically
 
 
-@click.command("calibrate", epilog=exit_codes(_4="a trial failed"))
+@click.command("calibrate", epilog=exit_codes({4: "a trial failed"}))
 @click.option(
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
@@ -73,7 +73,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
         write_atomically(json_path, dumps(calibration_view.report(calibrated)) + "\n")
 
 
-@click.command("selftest", epilog=exit_codes("sound", _4="a check failed"))
+@click.command("selftest", epilog=exit_codes({0: "sound", 4: "a check failed"}))
 @click.option(
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "compare", epilog=exit_codes("done, whatever the verdicts (the gates are check and ab)", _5="nothing in common")
+    "compare",
+    epilog=exit_codes({0: "done, whatever the verdicts (the gates are check and ab)", 5: "nothing in common"}),
 )
 @click.argument("baseline", metavar="BASELINE", type=RUN)
 @click.argument("candidate", metavar="CANDIDATE", type=RUN)

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
@@ -35,10 +35,9 @@ EXIT_CODES: Final = (
 """Of all commands together, and of the gates, which have them all."""
 
 
-def exit_codes(done: str = "done", **own: str) -> str:
-    """Return the exit codes of a command that is no gate: what 0 means, and those of its `own`, such as ``_5``."""
-    codes = {0: done, 2: "bad usage or input", 70: "a defect of bench", 130: "interrupted"}
-    codes |= {int(name.removeprefix("_")): meaning for name, meaning in own.items()}
+def exit_codes(own: Mapping[int, str] | None = None) -> str:
+    """Return the exit codes of a command that is no gate, with what those of its `own` mean."""
+    codes = {0: "done", 2: "bad usage or input", 70: "a defect of bench", 130: "interrupted", **(own or {})}
     return f"Exit codes: {', '.join(f'{code} {codes[code]}' for code in sorted(codes))}."
 
 

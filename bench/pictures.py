@@ -201,7 +201,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
     ranged = [(each, each.low, each.high) for each in series.points if each.low is not None and each.high is not None]
     if ranged:
         axes.vlines([each.x for each, _, _ in ranged], *zip(*((a, b) for _, a, b in ranged), strict=True), color=colour)
-    for piece in series.pieces() or [list(series.points)]:
+    for piece in series.pieces():
         axes.plot(
             [each.x for each in piece],
             [each.y for each in piece],

@@ -92,9 +92,7 @@ class Series:
     breaks: tuple[float, ...] = ()
 
     def pieces(self) -> list[list[Point]]:
-        """Return the points as the lines that join them: one, or none, or several where it breaks."""
-        if not self.has_line:
-            return []
+        """Return the points in pieces: all of them, or what is between two breaks."""
         by_piece = itertools.groupby(self.points, key=lambda point: sum(place < point.x for place in self.breaks))
         return [list(piece) for _, piece in by_piece]
 
@@ -263,7 +261,7 @@ def _curve(series: Series, x: Scale, y: Scale) -> Iterator[str]:
     if bars:
         path = "".join(f"M{a - 3:.1f} {b:.1f}h6m-3 0V{c:.1f}m-3 0h6" for a, b, c in bars)
         yield f'<path class="bar {style}" d="{path}"/>'
-    for piece in series.pieces():
+    for piece in series.pieces() if series.has_line else ():
         if len(piece) > 1:
             path = "L".join(f"{x(each.x):.1f} {y(each.y):.1f}" for each in piece)
             yield f'<path class="{"dash" if series.is_dashed else "line"} {style}" d="M{path}"/>'

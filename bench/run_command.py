@@ -45,9 +45,11 @@ if TYPE_CHECKING:
 @click.command(
     "run",
     epilog=exit_codes(
-        _3="the budget ended before every configuration was measured",
-        _4="a trial failed",
-        _5="--resume on another machine or software",
+        {
+            3: "the budget ended before every configuration was measured",
+            4: "a trial failed",
+            5: "--resume on another machine or software",
+        }
     ),
 )
 @plan_options
@@ -327,7 +329,7 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     click.get_current_context().exit(finished.exit_code)
 
 
-@click.command("devices", epilog=exit_codes(_4="the worker does not start"))
+@click.command("devices", epilog=exit_codes({4: "the worker does not start"}))
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 def devices_command(layout: str) -> None:
     """List the devices there are here, and why the others are not.

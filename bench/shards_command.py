@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bench.records import Plan, Run
 
 
-@click.command("plan", epilog=exit_codes(_4="the worker does not start"))
+@click.command("plan", epilog=exit_codes({4: "the worker does not start"}))
 @plan_options
 @click.option("--shards", type=int, default=1, show_default=True, help="Into how many parts to divide the plan.")
 @click.option("--no-estimate", is_flag=True, help="Do not start any trial to estimate times.")
@@ -131,7 +131,7 @@ def _trials(plan: "Plan") -> int:
 @click.command(
     "merge",
     epilog=exit_codes(
-        "done, and whole", _3="trials are missing", _4="a trial failed", _5="they do not belong together"
+        {0: "done, and whole", 3: "trials are missing", 4: "a trial failed", 5: "they do not belong together"}
     ),
 )
 @click.argument("references", metavar="SHARD...", nargs=-1, required=True, type=RUN)
