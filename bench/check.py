@@ -4,7 +4,7 @@ What cannot be compared, was not measured or is not known well enough is never a
 """
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -32,6 +32,7 @@ from bench.matching import (
     Matching,
     Subject,
     Trials,
+    can_be_searched,
     match,
     nearest_difference,
     software_differences,
@@ -124,23 +125,26 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
             advice=f"see that the right runs are named; the baseline was made by {refresh_command(baseline)}",
         )
         return
+    told = can_be_searched(ours, theirs)
     for subject in ours:
+        nearest = _nearest([subject], theirs) if told else ""
         yield Finding(
             subject=subject,
             quantity="trials",
-            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the candidate{_nearest([subject], theirs)}"),
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the candidate{nearest}"),
             advice=f"measure the candidate as the baseline was: {refresh_command(baseline)}",
         )
     for subject in theirs:
+        nearest = _nearest(ours, [subject]) if told else ""
         yield Finding(
             subject=subject,
             quantity="trials",
-            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the baseline{_nearest(ours, [subject])}"),
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the baseline{nearest}"),
             advice=f"refresh the baseline, if the right run is named; it was made by {refresh_command(baseline)}",
         )
 
 
-def _nearest(ours: Iterable[Subject], theirs: Iterable[Subject]) -> str:
+def _nearest(ours: Sequence[Subject], theirs: Sequence[Subject]) -> str:
     nearest = nearest_difference(ours, theirs)
     return f" (the nearest differ in {nearest})" if nearest else ""
 

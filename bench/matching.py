@@ -39,8 +39,8 @@ MAX_NAME_CHARACTERS: Final = 60
 
 _MAX_VERSION_CHARACTERS: Final = 40
 
-_SEARCHED: Final = 50
-"""Configurations a side among which the nearest is looked for: the message needs one, not the very nearest of all."""
+_SEARCHED: Final = 10_000
+"""Pairs of configurations, at most, of which the nearest is looked for: more would take seconds."""
 
 _TARGET_PERCENT: Final = 98
 """Test accuracy that `Trials.seconds_to_98_percent` is about."""
@@ -293,10 +293,20 @@ def match(baseline: Sequence[Trials], candidate: Sequence[Trials], *, ignoring: 
     return Matching(pairs=tuple(pairs), baseline_only=tuple(baseline_only), candidate_only=tuple(candidate_only))
 
 
-def nearest_difference(baseline: Iterable[Subject], candidate: Iterable[Subject]) -> str:
-    """Return in which members the two most similar configurations of two runs differ: ``epochs: 5 against 3``."""
-    ours = [subject for subject in itertools.islice(baseline, _SEARCHED) if isinstance(subject, Configuration)]
-    theirs = [subject for subject in itertools.islice(candidate, _SEARCHED) if isinstance(subject, Configuration)]
+def can_be_searched(baseline: Sequence[Subject], candidate: Sequence[Subject]) -> bool:
+    """Return whether there are so few that each can be held against each."""
+    return len(baseline) * len(candidate) <= _SEARCHED
+
+
+def nearest_difference(baseline: Sequence[Subject], candidate: Sequence[Subject]) -> str:
+    """Return in which members the two most similar configurations of two runs differ: ``epochs: 5 against 3``.
+
+    Nothing where there are none, or more than `can_be_searched`.
+    """
+    if not can_be_searched(baseline, candidate):
+        return ""
+    ours = [subject for subject in baseline if isinstance(subject, Configuration)]
+    theirs = [subject for subject in candidate if isinstance(subject, Configuration)]
     differences = (
         [
             member.name

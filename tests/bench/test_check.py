@@ -440,3 +440,12 @@ def test_a_check_says_where_nothing_would_be_left_without_flagged_trials() -> No
         report, 9_999
     )
     assert report.exit_code is ExitCode.REGRESSION
+
+
+def test_of_very_many_missing_configurations_no_nearest_is_looked_for() -> None:
+    ours = [make_configuration(batch_size=size) for size in range(1, 103)]
+    theirs = [ours[0], *(dataclasses.replace(each, epochs=9) for each in ours[1:])]
+    report = check(side(dict.fromkeys(ours, 1.0)), side(dict.fromkeys(theirs, 1.0), run_id="b0b0b0b0"))
+    missing = [each.judgement.reason for each in report.findings if "missing" in each.judgement.reason]
+    assert len(missing) == 202
+    assert not any("nearest" in reason for reason in missing)
