@@ -81,6 +81,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
 @click.option("--dataset", type=Choice(("mnist", "digits")), default="mnist", show_default=True)
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 @click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one device.")
+@wait_option
 @quiet_option
 @click.pass_context
 def selftest_command(  # noqa: PLR0913 - one parameter an option
@@ -92,6 +93,7 @@ def selftest_command(  # noqa: PLR0913 - one parameter an option
     dataset: str,
     layout: str,
     timeout: float,
+    wait: float,
 ) -> None:
     """Check the ruler itself on each device: clock, waiting, meters, precision, first losses, scores.
 
@@ -103,9 +105,13 @@ def selftest_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import selftest
     from bench.coding import dumps
+    from bench.locks import require_free
     from bench.processes import make_launcher
 
-    options = selftest.Options(devices=devices, dataset=dataset, data_root=data_root, timeout_seconds=timeout)
+    options = selftest.Options(
+        devices=devices, dataset=dataset, data_root=data_root, timeout_seconds=timeout, patience=patience(wait)
+    )
+    require_free(devices, options.patience)
     with contextlib.closing(make_launcher()) as launcher:
         checks = selftest.run_selftest(options, launcher, tell)
     click.echo(dumps(checks) if layout == "json" else selftest.render(checks))

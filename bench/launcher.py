@@ -51,10 +51,10 @@ class Worker:
             self._process.channel.send(request)
             message = self._process.channel.receive(max(0.0, self._deadline - self._clock()))
             if "failure" in message:
-                raise TrialFailedError(from_json(Failure, message["failure"]))
+                raise TrialFailedError(self._decode(Failure, message, "failure"))
             if "bad_input" in message:
-                raise BadInputError(from_json(str, message["bad_input"]))
-            return self._decode(answer_type, message)
+                raise BadInputError(self._decode(str, message, "bad_input"))
+            return self._decode(answer_type, message, "answer")
         except ChannelTimeoutError:
             self._process.kill()
             limit = f"the trial's {self._timeout_seconds:g} s"
@@ -68,9 +68,9 @@ class Worker:
             raise self._failed(FailureKind.CRASH, f"the trial's process answered out of protocol: {error}") from error
 
     @staticmethod
-    def _decode(answer_type: type[T], message: Mapping[str, Any]) -> T:
+    def _decode(answer_type: type[T], message: Mapping[str, Any], member: str) -> T:
         try:
-            return from_json(answer_type, message.get("answer"), "answer")
+            return from_json(answer_type, message.get(member), member)
         except BadInputError as error:
             raise ProtocolError(str(error)) from error
 

@@ -23,6 +23,10 @@ from bench.errors import BadInputError
 
 _DEVICE: Final = re.compile(r"([a-z]+)(?::([0-9]{1,4}))?", re.ASCII)
 
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+
+_PHYSICAL: Final = re.compile(r"[0-9A-Za-z-]{1,100}", re.ASCII)
+
 _LOCKED_BYTE: Final = 2**30
 """Where Windows locks, whose locks forbid reading: far behind the text that says who holds the lock."""
 
@@ -135,19 +139,22 @@ def device_locks(
 ) -> Iterator[None]:
     """Hold the locks of several devices, all or none of them; ``cuda`` and ``cuda:0`` are the same device.
 
-    The lock files lie in `directory`, by default a folder of this user's in the system's place for temporary files.
-    With `patience` each lock is waited for, one after the other.
+    So are those that CUDA_VISIBLE_DEVICES makes the same: ``cuda:0`` where it is ``1``, and ``cuda:1`` without it. The
+    lock files lie in `directory`, by default a folder of this user's in the system's place for temporary files. With
+    `patience` each lock is waited for, one after the other.
 
     Raises:
         HeldError: another run holds a lock; the message says which.
         BadInputError: a device name is none, or the folder cannot be made or is not this user's alone.
     """
     names = {_canonical(device) for device in devices}
+    subjects = {f"device-{kind}-{_physical(kind, index)}.lock": (kind, index) for kind, index in names}
     folder = _private_folder(directory)
     with contextlib.ExitStack() as stack:
-        for kind, index in sorted(names):  # one order for all, so that of two runs one gets everything it wants
+        # One order for all, so that of two runs one gets everything it wants.
+        for file, (kind, index) in sorted(subjects.items()):
             lock = patience.acquire(
-                folder / f"device-{kind}-{index}.lock",
+                folder / file,
                 f"device {kind}:{index}" if index else f"device {kind}",
                 "two runs on one device spoil each other's timings: wait until that one ends (--wait 1h), or stop it",
             )
@@ -174,6 +181,16 @@ def _canonical(device: str) -> tuple[str, int]:
     if match is None:
         raise BadInputError(f"{device!r} is no device name: write a kind and an optional index, such as cpu or cuda:1")
     return match[1], int(match[2] or 0)
+
+
+def _physical(kind: str, index: int) -> str:
+    """Return what device ``kind:index`` is called where all are visible: its number there, or an identity of its own.
+
+    The variable lists the visible ones in the order of their numbers here, by either.
+    """
+    visible = os.environ.get(_VISIBLE, "").split(",") if kind == "cuda" else []
+    name = visible[index].strip() if index < len(visible) else ""
+    return name if _PHYSICAL.fullmatch(name) else str(index)
 
 
 def _private_folder(directory: Path | None) -> Path:

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ if sys.platform != "win32":
 _KIBIBYTE: Final = 1024
 CGROUP: Final = Path("/sys/fs/cgroup")
 MEMBERSHIP: Final = Path("/proc/self/cgroup")
+_ONLINE: Final = Path("/sys/devices/system/cpu/online")
 
 
 class HostMemory:
@@ -89,19 +90,24 @@ def _memory_info(name: str) -> int | None:
 class ContentionMeter:
     """Measures a stretch of work from `start` to `stop` as a `Contention`.
 
-    Time stolen by the hypervisor and time used by others come from the whole machine's counters, which tick in
-    hundredths of a second; both are None where the system does not offer them or shows nothing but zeros.
+    Time stolen by the hypervisor and time used by others come from the machine's counters, which tick in hundredths of
+    a second; both are None where the system does not offer them or shows nothing but zeros. They are those of the cores
+    that this process is bound to, where Linux tells which: work on others takes no core from it.
     """
+
+    def __init__(self, *, whole_machine: bool = False, online: Path = _ONLINE) -> None:
+        """Count on the `whole_machine` where other processes take part in the work, which may have other cores."""
+        self._cores = () if whole_machine else _bound_cores(online)
 
     def start(self) -> None:
         """Begin a stretch."""
-        self._before = _contention_counters()
+        self._before = self._read()
 
     def stop(self) -> Contention:
         """Return what was counted since `start`."""
         own, busy, steal, switches = (
             None if before is None or after is None else after - before
-            for before, after in zip(self._before, _contention_counters(), strict=True)
+            for before, after in zip(self._before, self._read(), strict=True)
         )
         own = own or 0.0
         return Contention(
@@ -111,26 +117,45 @@ class ContentionMeter:
             involuntary_switches=None if switches is None else int(switches),
         )
 
+    def _read(self) -> tuple[float | None, float | None, float | None, float | None]:
+        times, busy, steal = machine_cpu_seconds(self._cores), None, None
+        if times is not None:
+            idle = ("idle", "iowait", "steal", "guest", "guest_nice")  # guest time is part of user time already
+            busy = sum(seconds for name, seconds in times.items() if name not in idle)
+            steal = times.get("steal")
+        return time.process_time(), busy, steal, _involuntary_switches()
 
-def _contention_counters() -> tuple[float | None, float | None, float | None, float | None]:
-    times, busy, steal = machine_cpu_seconds(), None, None
-    if times is not None:
-        idle = ("idle", "iowait", "steal", "guest", "guest_nice")  # guest time is part of user time already
-        busy = sum(seconds for name, seconds in times.items() if name not in idle)
-        steal = times.get("steal")
-    return time.process_time(), busy, steal, _involuntary_switches()
 
+def machine_cpu_seconds(cores: Collection[int] = ()) -> dict[str, float] | None:
+    """Return the CPU seconds by kind, idle ones included, of these `cores`, without any those of the whole machine.
 
-def machine_cpu_seconds() -> dict[str, float] | None:
-    """Return the CPU seconds of the whole machine by kind, idle ones included; None where they are not counted.
-
-    Some sandboxes (gVisor) have the counters and leave them all at zero.
+    None where they are not counted. Some sandboxes (gVisor) have the counters and leave them all at zero.
     """
     try:
-        times = psutil.cpu_times()._asdict()
-    except (OSError, RuntimeError):
+        if cores:
+            each = psutil.cpu_times(percpu=True)
+            chosen = [each[core]._asdict() for core in cores]
+        else:
+            chosen = [psutil.cpu_times()._asdict()]
+    except (OSError, RuntimeError, IndexError):
         return None
+    times = {name: sum(core[name] for core in chosen) for name in chosen[0]}
     return times if any(times.values()) else None
+
+
+def _bound_cores(online: Path) -> tuple[int, ...]:
+    """Return the cores this process is bound to, as places in the system's list; () where it may use all, or unknown.
+
+    The list leaves cores out that are offline, and a container's shows its own only: it is used where it is whole.
+    """
+    try:
+        bound = os.sched_getaffinity(0)
+        listed = len(psutil.cpu_times(percpu=True))
+        first_and_last = online.read_text().strip()
+    except (AttributeError, OSError, RuntimeError):  # macOS, Windows; a sandbox without these files
+        return ()
+    is_whole = first_and_last == f"0-{listed - 1}"
+    return tuple(sorted(bound)) if is_whole and len(bound) < listed and max(bound) < listed else ()
 
 
 def _involuntary_switches() -> int | None:

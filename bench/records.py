@@ -246,10 +246,11 @@ class DeviceConditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contention:
-    """What disturbed a stretch of work. `steal_seconds` and `other_cpu_seconds` are sums over all cores.
+    """What disturbed a stretch of work. `steal_seconds` and `other_cpu_seconds` are sums over cores.
 
+    Those are the cores that the trial was bound to, where it was to some and is one process, else all of the machine.
     `process_cpu_seconds` counts all threads of the trial but not its DataLoader workers. `other_cpu_seconds` is CPU
-    time that anything else on the machine used meanwhile, those workers included. `pressure_stall_seconds` is the time
+    time that anything else used meanwhile, those workers included. `pressure_stall_seconds` is the time
     in which any task of the machine waited for a core, `throttled_seconds` how long the cgroups' CPU quotas held back
     this process, a sum over all cores, `load_average` that of the minute before.
     """

@@ -9,7 +9,7 @@ from typing import Final
 from bench.errors import ExitCode
 from bench.launcher import TrialFailedError, Worker, describe_place, prepare_dataset
 from bench.layout import text_table
-from bench.locks import device_locks
+from bench.locks import IMPATIENT, Patience, device_locks
 from bench.plan import choose_devices
 from bench.processes import Launcher
 from bench.soundness import Check, Checked, Outcome
@@ -28,6 +28,7 @@ class Options:
     dataset: str
     data_root: Path | None
     timeout_seconds: float
+    patience: Patience = IMPATIENT
 
 
 def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], None]) -> tuple[Check, ...]:
@@ -40,7 +41,7 @@ def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], Non
     devices = choose_devices(options.devices, place.devices)
     threads = max(1, int(place.machine.cores_usable))
     checks: list[Check] = []
-    with device_locks(devices):
+    with device_locks(devices, patience=options.patience):
         prepare_dataset(launcher, options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
         for device in devices:
             tell(f"checking the ruler on {device}")

@@ -252,7 +252,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _measured(
         "other_cpu_seconds",
         "Float64",
-        "s, CPU time of everything else, sum over the epochs",
+        "s, CPU time of everything else on its cores, sum over the epochs",
         lambda m: _total(m, lambda contention: contention.other_cpu_seconds),
     ),
     _measured(

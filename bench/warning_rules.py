@@ -30,7 +30,7 @@ held up holds up all, and the sum over cores bounds the share of wall time that 
 """
 
 OTHER_CPU_SHARE: Final = 0.25
-"""CPU time of everything else on the machine, summed over all cores, over wall time.
+"""CPU time of everything else on the trial's cores, summed over them, over wall time.
 
 Not divided by the threads either, for the same reason. On a machine with idle cores the others may have cost nothing;
 they still take cache, memory bandwidth and clock, so this asks for a quieter machine rather than proves harm.

@@ -78,6 +78,7 @@ class Session:
         self._training: Training
         self._device: Device
         self._yardstick: Yardstick
+        self._contention: ContentionMeter
         self._pressure: HostPressure
         self._watch: DeviceWatch
         self._energy = EnergyMeter(None, "nothing was prepared")
@@ -150,6 +151,7 @@ class Session:
         # Not before: the cold start is to hold all initialisation.
         check_products(configuration.precision, self._device.torch_device)
         self._yardstick = Yardstick(self._device.torch_device, self._device.synchronise)
+        self._contention = ContentionMeter(whole_machine=self.ranks.world_size > 1)
         self._pressure = HostPressure()
         self._watch = make_device_watch(self._device.torch_device)
         self._energy = make_energy_meter(self._device.torch_device)
@@ -197,7 +199,6 @@ class Session:
 
     def _train(self, epoch: int) -> Trained:
         training, device = self._training, self._device
-        contention = ContentionMeter()
         yardstick_seconds = self._yardstick.seconds()
         self._watch.start()
         self._pressure.start()
@@ -206,12 +207,12 @@ class Session:
         self._energy.start()
         device.synchronise()
         self.meet()
-        contention.start()
+        self._contention.start()
         start = time.perf_counter()
         tally = training.train(training.order(epoch))
         device.synchronise()
         train_seconds = time.perf_counter() - start
-        contended = contention.stop()
+        contended = self._contention.stop()
         self._energy.stop()
         contended = self._pressure.stop(contended)
         conditions = self._watch.stop()

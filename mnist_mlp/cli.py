@@ -1,5 +1,7 @@
 """The command line: reads arguments, prints results to standard output and everything else to standard error."""
 
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -96,7 +98,8 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
     from mnist_mlp.tables import recipe_table
 
-    click.echo(recipe_table(layout))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+    click.echo(recipe_table(layout, width))
 
 
 @cli.command("train", epilog=EXIT_CODES)

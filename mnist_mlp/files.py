@@ -2,10 +2,11 @@
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from mnist_mlp.data.storage import store_files
-from mnist_mlp.errors import WorkloadError
+from mnist_mlp.errors import InvalidValueError, WorkloadError
 
 
 class OutputError(WorkloadError):
@@ -24,6 +25,18 @@ def check_writable_folder(folder: Path) -> None:
             pass
     except OSError as error:
         raise _unwritable(folder, error) from error
+
+
+def check_no_figure(what: str, path: Path, folder: Path, figures: Iterable[str]) -> None:
+    """See that none of the `figures` that `--plots` writes into `folder` is the file at `path`, which is `what`.
+
+    Raises:
+        InvalidValueError: one is.
+    """
+    if any(os.path.realpath(path) == os.path.realpath(folder / f"{figure}.png") for figure in figures):
+        raise InvalidValueError(
+            f"{what} {str(path)!r} would be overwritten by a figure of --plots {str(folder)!r}: name another path"
+        )
 
 
 def check_writable_file(path: Path) -> None:

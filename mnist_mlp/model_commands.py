@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import click
 import numpy as np
@@ -13,7 +13,7 @@ from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import Dataset, check_root_is_used, load
 from mnist_mlp.devices import choose_device
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.files import check_writable_folder
+from mnist_mlp.files import check_no_figure, check_writable_folder
 from mnist_mlp.tables import (
     Answer,
     answer_table,
@@ -28,6 +28,10 @@ from mnist_mlp.tables import (
 
 Layout = Literal["text", "json"]
 
+CONFUSION_MATRIX: Final = "confusion_matrix"
+PREDICTIONS: Final = "predictions"
+"""Names of the figures that `--plots` of ``evaluate`` writes."""
+
 
 def evaluate(  # noqa: PLR0913 - one parameter an option
     path: Path, *, dataset: str | None, data_root: Path | None, device: str, plots: Path | None, layout: Layout
@@ -36,6 +40,7 @@ def evaluate(  # noqa: PLR0913 - one parameter an option
     checkpoint = load_checkpoint(path)
     if plots is not None:
         check_writable_folder(plots)
+        check_no_figure("the model", path, plots, (CONFUSION_MATRIX, PREDICTIONS))
     classifier = Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
     data = _load_data(checkpoint, dataset, data_root)
     evaluation = classifier.evaluate(data)
@@ -57,7 +62,7 @@ def evaluate(  # noqa: PLR0913 - one parameter an option
         title = f"{checkpoint.recipe.name} on the test images of {data.name}"
         matrix = figures.confusion_matrix(evaluation, title=title)
         grid = figures.example_predictions(data, classifier, title=title)
-        written = figures.save_figures(plots, [("confusion_matrix", matrix), ("predictions", grid)])
+        written = figures.save_figures(plots, [(CONFUSION_MATRIX, matrix), (PREDICTIONS, grid)])
         if layout == "text":
             click.echo(written_lines(written))
 

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 _EPOCH_WIDTHS: Final = (9, 14)
 
+_GAP: Final = 2
+"""Spaces that tabulate puts between columns, and adds to a heading's width."""
+
+_TRAINING_WIDTH: Final = 20
+"""Characters of a line about a recipe's training, at the least."""
+
 Layout = Literal["table", "markdown", "json"]
 
 
@@ -45,37 +51,46 @@ def to_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
     return json.dumps(value, indent=2, allow_nan=False)
 
 
-def recipe_table(layout: Layout) -> str:
-    """Return the reference recipes."""
+def recipe_table(layout: Layout, width: int) -> str:
+    """Return the reference recipes, as text in lines of `width` characters as far as single words allow it."""
     rows = [_recipe_row(recipe) for recipe in RECIPES.values()]
     if layout == "json":
         return to_json(rows)
-    headers = ("recipe", "layers", "parameters", "output, loss", "optimizer", "batch", "epochs", "transform", "claimed")
+    headers = ("recipe", "layers", "parameters", "training", "claimed")
     cells = [
         (
             row["name"],
             "-".join(map(str, row["layers"])),
             f"{row['parameters']:,}",
-            f"{row['output']}, {row['loss']}",
-            f"{recipe.optimizer} {_rate(recipe)}{_extras(recipe)}{'' if recipe.shuffle else ', not shuffled'}",
-            row["batch_size"],
-            row["epochs"],
-            row["transform"],
+            _training(recipe),
             percent(row["claimed_test_accuracy"]),
         )
         for recipe, row in zip(RECIPES.values(), rows, strict=True)
     ]
-    right = ("left", "left", "right", "left", "left", "right", "right", "left", "right")
+    training = headers.index("training")
+    columns = list(zip((f"{header:{len(header) + _GAP}}" for header in headers), *cells, strict=True))
+    others = sum(max(map(len, column)) for column in (*columns[:training], *columns[training + 1 :]))
+    left = max(_TRAINING_WIDTH, width - others - _GAP * (len(headers) - 1))
     table = tabulate(
         cells,
         headers=headers,
         tablefmt="github" if layout == "markdown" else "simple",
-        colalign=right,
+        colalign=("left", "left", "right", "left", "right"),
+        maxcolwidths=None if layout == "markdown" else [left if name == "training" else None for name in headers],
         disable_numparse=True,
     )
     return (
-        f"{table}\n\noptimizer: with its learning rate, or the highest of a schedule. "
-        f"claimed: test accuracy, by the recipe's tutorial."
+        f"{table}\n\n"
+        "training: optimizer with its learning rate, or the highest of a schedule; output, loss; transform\n"
+        "claimed: test accuracy, by the recipe's tutorial"
+    )
+
+
+def _training(recipe: Recipe) -> str:
+    shuffled = "" if recipe.shuffle else " not shuffled"
+    return (
+        f"{recipe.optimizer} {_rate(recipe)}{_extras(recipe)}, batch {recipe.batch_size}{shuffled}, "
+        f"{recipe.epochs} epochs; {recipe.output}, {recipe.loss}; {recipe.transform}"
     )
 
 

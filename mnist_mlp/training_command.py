@@ -14,7 +14,7 @@ import torch
 from mnist_mlp.checkpoint import check_fits_checkpoint
 from mnist_mlp.data import check_root_is_used
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.files import check_writable_file, check_writable_folder
+from mnist_mlp.files import check_no_figure, check_writable_file, check_writable_folder
 from mnist_mlp.history import Epoch
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.tables import class_table, describe_recipe, epoch_header, epoch_row, percent, score_line, written_lines
@@ -59,13 +59,9 @@ class Outputs:
                     f"{name} {str(file)!r} is to be a file, and {other} {str(path)!r} takes it for a folder: "
                     f"name another path"
                 )
-        figures = () if self.plots is None else (self.plots / f"{name}.png" for name in (LEARNING_CURVES, PREDICTIONS))
-        for figure, (name, file) in itertools.product(figures, files.items()):
-            if file is not None and os.path.realpath(file) == os.path.realpath(figure):
-                raise InvalidValueError(
-                    f"{name} {str(file)!r} would be overwritten by a figure of --plots {str(self.plots)!r}: "
-                    f"name another path"
-                )
+        for name, file in files.items():
+            if file is not None and self.plots is not None:
+                check_no_figure(name, file, self.plots, (LEARNING_CURVES, PREDICTIONS))
 
 
 def _lies_in(path: Path, folder: Path) -> bool:

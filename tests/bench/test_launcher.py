@@ -144,6 +144,9 @@ def test_the_time_limit_is_for_the_whole_trial_and_not_for_each_answer(fake_laun
         {"answer": {"train_seconds": "fast"}},
         {"answer": None},
         {"something": "else"},
+        {"failure": {"kind": "bad luck", "message": "none"}},
+        {"failure": "none"},
+        {"bad_input": 3},
     ],
 )
 def test_answer_out_of_protocol_is_a_crash_and_the_process_is_ended(

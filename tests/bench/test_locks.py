@@ -60,6 +60,38 @@ def test_a_device_without_index_is_the_one_with_index_zero(tmp_path: Path) -> No
         device_lock("cuda:0", tmp_path).__enter__()
 
 
+@pytest.mark.parametrize(
+    ("visible", "device", "physical"),
+    [
+        ("1", "cuda", "1"),
+        ("3, 2", "cuda:1", "2"),
+        ("GPU-5a1b,GPU-77", "cuda:1", "GPU-77"),
+        ("1", "cpu", "0"),
+        ("", "cuda:1", "1"),
+        ("1", "cuda:4", "4"),  # there is none: the device itself will be refused
+        ("../x,1", "cuda", "0"),
+    ],
+)
+def test_a_device_is_locked_as_the_one_that_it_is_where_all_are_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, device: str, physical: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with device_lock(device, tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [f"device-{device.partition(':')[0]}-{physical}.lock"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,1")  # which CUDA takes for one
+    with device_locks(["cuda:0", "cuda:1"], tmp_path):
+        pass
+
+
+def test_one_device_under_two_numbers_excludes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with device_lock("cuda:1", tmp_path):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+        with device_lock("cuda:1", tmp_path):
+            pass
+        with pytest.raises(HeldError, match="device cuda is in use"):
+            device_lock("cuda:0", tmp_path).__enter__()
+
+
 def test_locks_of_several_devices_are_all_taken_or_none(tmp_path: Path) -> None:
     with (
         device_lock("cuda:1", tmp_path),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench.meters import ContentionMeter, HostMemory, Yardstick, usable_cores, usable_memory_bytes
-from bench.records import Peak
+from bench.records import Contention, Peak
 
 MEBIBYTE = 2**20
 CPU = torch.device("cpu")
@@ -183,7 +183,9 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def script(*, machine: tuple[object, object], own: tuple[float, float]) -> None:
         machine_times, own_times = iter(machine), iter(own)
 
-        def cpu_times() -> object:
+        def cpu_times(*, percpu: bool = False) -> object:
+            if percpu:
+                return [BEFORE]  # of one core, to which nobody needs to be bound
             times = next(machine_times)
             if isinstance(times, Exception):
                 raise times
@@ -197,6 +199,7 @@ def counters(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 BEFORE = LinuxTimes(100.0, 1.0, 10.0, 1000.0, 5.0, 0.5, 0.25, 2.0, 40.0, 4.0)
 AFTER = LinuxTimes(104.0, 1.5, 11.0, 1900.0, 9.0, 0.75, 0.5, 2.5, 49.0, 5.0)
+NOTHING_COUNTED = LinuxTimes(*[0.0] * 10)
 BUSY_SECONDS = 4.0 + 0.5 + 1.0 + 0.25 + 0.25
 
 
@@ -208,6 +211,54 @@ def test_what_others_used_is_busy_time_less_our_own(counters: Callable[..., None
     assert contention.process_cpu_seconds == 3.5
     assert contention.other_cpu_seconds == BUSY_SECONDS - 3.5
     assert contention.steal_seconds == 0.5
+
+
+class Cores:
+    """A machine of four cores, of which each epoch's others use as many seconds as the core's number says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, bound: set[int], online: str) -> None:
+        self.online = tmp_path / "online"
+        self.online.write_text(online)
+        self.reads = 0
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: bound, raising=False)
+        monkeypatch.setattr(psutil, "cpu_times", self.cpu_times)
+        monkeypatch.setattr(time, "process_time", lambda: 0.0)
+
+    def cpu_times(self, *, percpu: bool = False) -> object:
+        cores = [NOTHING_COUNTED._replace(user=float(core * self.reads), steal=self.reads / 8) for core in range(4)]
+        return cores if percpu else LinuxTimes(*map(sum, zip(*cores, strict=True)))
+
+    def count(self, *, whole_machine: bool = False) -> Contention:
+        meter = ContentionMeter(whole_machine=whole_machine, online=self.online)
+        self.reads = 1
+        meter.start()
+        self.reads = 2
+        return meter.stop()
+
+
+@pytest.mark.parametrize(("bound", "seconds", "steal"), [({1, 2}, 3.0, 0.25), ({3}, 3.0, 0.125), ({0}, 0.0, 0.125)])
+def test_others_count_on_the_cores_alone_to_which_the_trial_is_bound(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bound: set[int], seconds: float, steal: float
+) -> None:
+    counted = Cores(monkeypatch, tmp_path, bound=bound, online="0-3\n").count()
+    assert (counted.other_cpu_seconds, counted.steal_seconds) == (seconds, steal)
+
+
+@pytest.mark.parametrize(
+    ("bound", "online", "whole_machine"),
+    [
+        ({0, 1, 2, 3}, "0-3", False),
+        ({1, 2}, "0-3", True),  # of several ranks each may have cores of its own
+        ({1, 2}, "0-2,4", False),  # the third in the list is core 4, or is it?
+        ({1, 2}, "0-7", False),  # a container's list, in numbers of its own
+        ({5, 7}, "0-3", False),
+    ],
+)
+def test_others_count_on_the_whole_machine_where_nobody_can_tell_which_cores_are_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bound: set[int], online: str, *, whole_machine: bool
+) -> None:
+    counted = Cores(monkeypatch, tmp_path, bound=bound, online=online).count(whole_machine=whole_machine)
+    assert (counted.other_cpu_seconds, counted.steal_seconds) == (6.0, 0.5)
 
 
 def test_coarse_counters_never_make_the_others_time_negative(counters: Callable[..., None]) -> None:
@@ -224,9 +275,6 @@ def test_steal_is_none_where_the_system_has_no_such_counter(counters: Callable[.
     contention = meter.stop()
     assert contention.steal_seconds is None
     assert contention.other_cpu_seconds == 2.0
-
-
-NOTHING_COUNTED = LinuxTimes(*[0.0] * 10)
 
 
 @pytest.mark.parametrize("unknown", [PermissionError("/proc/stat"), RuntimeError("no counters"), NOTHING_COUNTED])

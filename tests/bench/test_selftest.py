@@ -1,6 +1,7 @@
 """The parent's side of `selftest`: whom it asks what, and what its table and exit code say."""
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.coding import to_json
 from bench.errors import BadInputError, ExitCode
-from bench.locks import device_lock
+from bench.locks import Patience, device_lock
 from bench.processes import Launcher
 from bench.records import DeviceStatus, FailureKind
 from bench.ruler import EXAMINATIONS
@@ -90,6 +91,24 @@ def test_a_missing_device_is_refused(fake_launcher: FakeLauncher) -> None:
 def test_a_device_in_use_is_refused(fake_launcher: FakeLauncher) -> None:
     with device_lock("cpu"), pytest.raises(BadInputError, match="device cpu is in use"):
         run(answering(fake_launcher, PASSED))
+
+
+def test_a_device_in_use_is_waited_for_as_long_as_asked(fake_launcher: FakeLauncher) -> None:
+    told: list[str] = []
+    seconds = 0.0
+
+    def sleep(wait: float) -> None:
+        nonlocal seconds
+        seconds += wait
+        if seconds >= 2:
+            held.close()
+
+    patience = Patience(seconds=5.0, tell=told.append, clock=lambda: seconds, sleep=sleep)
+    with ExitStack() as held:
+        held.enter_context(device_lock("cpu"))
+        assert run(answering(fake_launcher, PASSED), patience=patience)
+    assert seconds == 2
+    assert "waiting for it, 5 s at most" in told[0]
 
 
 def test_missing_data_is_the_users_mistake(fake_launcher: FakeLauncher) -> None:

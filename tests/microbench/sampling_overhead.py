@@ -13,6 +13,7 @@ import math
 import os
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 if __name__ == "__main__":  # the checkout need not be installed
@@ -50,8 +51,8 @@ class NoContentionMeter(NoMeter):
         )
 
 
-SAMPLERS = ("_watch", "_pressure", "_energy")
-"""What a session has to sample with, beside the contention meter of its module."""
+NO_SAMPLERS = {"_watch": NoMeter(), "_pressure": NoMeter(), "_energy": NoMeter(), "_contention": NoContentionMeter()}
+"""In the place of what a session has to sample with."""
 
 
 def main() -> None:
@@ -67,21 +68,19 @@ def main() -> None:
     trial = to_json(Trial(configuration=configuration, seed=0, repeat=0))
     with device_lock("cpu"):
         session.answer({"do": "prepare", "trial": trial, "root": None})
-        with_sampling = {name: vars(session)[name] for name in SAMPLERS}, vars(worker)["ContentionMeter"]
-        without = dict.fromkeys(SAMPLERS, NoMeter()), NoContentionMeter
+        samplers = {name: vars(session)[name] for name in NO_SAMPLERS}
 
-        def seconds(members: dict[str, object], contention_meter: type) -> float:
+        def seconds(members: Mapping[str, object]) -> float:
             vars(session).update(members)
-            vars(worker)["ContentionMeter"] = contention_meter
             answer = session.answer({"do": "train", "epoch": 0})["answer"]
             return from_json(Trained, answer).train_seconds
 
         logs = []
         for block in range(options.blocks + 1):
-            outer, inner = (with_sampling, without) if block % 2 else (without, with_sampling)
-            times = [seconds(*each) for each in (outer, inner, inner, outer)]
+            outer, inner = (samplers, NO_SAMPLERS) if block % 2 else (NO_SAMPLERS, samplers)
+            times = [seconds(each) for each in (outer, inner, inner, outer)]
             log = math.log((times[0] + times[3]) / (times[1] + times[2]))
-            logs.append(log if outer is with_sampling else -log)
+            logs.append(log if outer is samplers else -log)
     logs = logs[1:]  # the first block warms up
     mean, error = statistics.fmean(logs), statistics.stdev(logs) / math.sqrt(len(logs))
     half = float(stats.t.ppf(0.975, len(logs) - 1)) * error

@@ -46,7 +46,9 @@ def model(run: CommandLine, tmp_path: Path) -> Path:
     return path
 
 
-def test_recipes_lists_all_with_what_the_tutorials_claim(run: CommandLine) -> None:
+def test_recipes_lists_all_with_what_the_tutorials_claim(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "140")
     code, out, err = run("recipes")
     assert (code, err) == (0, "")
     for recipe in RECIPES.values():
@@ -56,10 +58,20 @@ def test_recipes_lists_all_with_what_the_tutorials_claim(run: CommandLine) -> No
         assert claimed in line.split("  ")[-1]
     assert "535,818" in out
     cells = {line.split("  ")[0]: line for line in out.splitlines()}
-    assert " sgd 0.001, not shuffled " in cells["mlp_100_100"]
-    assert " adam 0.01 (one_cycle) " in cells["speedrun"]
-    assert " sgd 0.1, momentum 0.9 " in cells["canary_sgd"]
-    assert " adam 0.001 " in cells["mlp_128"]
+    assert " sgd 0.001, batch 16 not shuffled, 5 epochs; softmax, nll_of_log; unit " in cells["mlp_100_100"]
+    assert " adam 0.01 (one_cycle), batch 256, 4 epochs; logits, cross_entropy; mnist " in cells["speedrun"]
+    assert " sgd 0.1, momentum 0.9, batch 256, 3 epochs; log_softmax, nll; mnist " in cells["canary_sgd"]
+
+
+def test_recipes_fit_a_narrow_terminal_and_keep_every_word(run: CommandLine) -> None:
+    lines = run("recipes")[1].splitlines()
+    table = lines[: lines.index("")]
+    assert max(map(len, table)) <= 80
+    begin = table[0].index("training")
+    training = " ".join(
+        line[begin : line.index("  ", begin)] if "  " in line[begin:] else line[begin:] for line in table
+    )
+    assert "sgd 0.001, batch 16 not shuffled, 5 epochs; softmax, nll_of_log; unit" in training
 
 
 def test_recipes_come_as_markdown_and_as_json_with_every_hyperparameter(run: CommandLine) -> None:
@@ -179,6 +191,16 @@ def test_file_that_a_figure_would_overwrite_is_refused_before_training(
     assert (code, out) == (2, "")
     assert "would be overwritten by a figure of --plots" in err
     assert not (tmp_path / "plots").exists()
+
+
+@pytest.mark.parametrize("figure", ["confusion_matrix.png", "predictions.png"])
+def test_model_that_a_figure_would_overwrite_is_refused(run: CommandLine, tmp_path: Path, figure: str) -> None:
+    assert run("train", *SMALL, "--save", tmp_path / figure)[0] == 0
+    saved = (tmp_path / figure).read_bytes()
+    code, out, err = run("evaluate", tmp_path / figure, "--plots", tmp_path)
+    assert (code, out) == (2, "")
+    assert "would be overwritten by a figure of --plots" in err
+    assert (tmp_path / figure).read_bytes() == saved
 
 
 def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine, tmp_path: Path) -> None:
