@@ -35,7 +35,7 @@ def predict_command(
     python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.machines import parts_by_machine
-    from bench.scaling_models import label_runs, left_out
+    from bench.scaling_models import label_runs, left_out, require_models
     from bench.scaling_view import render_prediction, render_scaling
     from bench.store import read_run, resolve
 
@@ -47,12 +47,13 @@ def predict_command(
     labels, names = zip(*map(split_label, references), strict=True)
     parts = parts_by_machine(labels, [read_run(resolve(name, results)) for name in names])
     sides = label_runs([part.run for part in parts], [part.label for part in parts])
+    models = require_models(sides)
     width = terminal_width()
     if layers is None or batch_size is None:
-        click.echo(render_scaling(sides, layout, width))
+        click.echo(render_scaling(sides, models, layout, width))
     else:
-        click.echo(render_prediction(sides, _shape(layers), _checked(batch_size), layout, width))
-    few = left_out(sides)
+        click.echo(render_prediction(sides, models, (_shape(layers), _checked(batch_size)), layout, width))
+    few = left_out(sides, models)
     if few:
         say(f"bench: too few sizes to fit a model to, so left out: {', '.join(few)}")
 

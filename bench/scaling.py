@@ -327,9 +327,9 @@ def _size(observation: Observation) -> tuple[tuple[int, ...], int, str]:
     return configuration.layers, configuration.batch_size, configuration.id
 
 
-def _name_key(configuration: Configuration) -> tuple[str, ...]:
+def _name_key(configuration: Configuration) -> tuple[str, str, int, str, str, int, int, str]:
     c = configuration
-    return c.device, c.pipeline, c.engine, c.precision, f"{c.threads:06}", c.id
+    return c.device, c.pipeline, c.workers, c.engine, c.precision, c.world_size, c.threads, c.id
 
 
 # Where one overtakes another

@@ -4,14 +4,19 @@
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.matching import Trials, gather
 from bench.records import Configuration, Header, Run
-from bench.scaling import Crossover, Fit, Measured, Prediction, contenders, crossover, fit, pairs
+from bench.scaling import Crossover, Fit, Measured, Prediction, contenders, crossover, fit, pairs, scaled_layers
+
+Layers: TypeAlias = tuple[int, ...]
+
+_COUNTED: Final = {"threads": "thread", "workers": "worker", "world_size": "rank"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +78,12 @@ def make_models(sides: Sequence[Side]) -> tuple[Model, ...]:
     )
 
 
-def left_out(sides: Sequence[Side]) -> tuple[str, ...]:
-    """Return, in words, what has too few sizes for a model, where others may have enough."""
+def left_out(sides: Sequence[Side], models: Iterable[Model]) -> tuple[str, ...]:
+    """Return, in words, what has too few sizes to be among the `models` of `sides`."""
     found = [(side, each) for side in sides for each in contenders(side.measured)]
     varying = _varying([each.configuration for _, each in found])
-    few = [(side, each) for side, each in found if fit(each) is None]
+    fitted = [model.fit.contender for model in models]
+    few = [(side, each) for side, each in found if each not in fitted]
     unmeasured = (f"{side.label} (nothing was measured)" for side in sides if not side.measured)
     return (
         *(f"{_name(side.label, each.configuration, varying)} ({len(each.observations)})" for side, each in few),
@@ -115,37 +121,91 @@ def _varying(configurations: Sequence[Configuration]) -> tuple[str, ...]:
 
 
 def _name(label: str, configuration: Configuration, varying: Iterable[str]) -> str:
-    values = ((name, getattr(configuration, name)) for name in varying)
-    told = (f"{value} thread{'s' * (value != 1)}" if name == "threads" else str(value) for name, value in values)
+    told = (_told(name, getattr(configuration, name)) for name in varying)
     return harmless(" ".join(filter(None, (label, configuration.device, *told))), 60)
 
 
-def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, tuple[int, ...], Crossover], ...]:
-    """Return the crossovers of all pairs worth comparing at each batch size and depth that both measured.
+def _told(name: str, value: str | float) -> str:
+    """Return a member of a configuration as words, of a number with what it counts: ``2 ranks``, ``momentum 0.9``."""
+    if name in _COUNTED:
+        return f"{value} {_COUNTED[name]}{'s' * (value != 1)}"
+    return value if isinstance(value, str) else f"{name} {value}"
 
-    Each comes with its two models, the one that is ahead at the narrowest width first, and the narrowest layers.
+
+def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, Layers, Crossover], ...]:
+    """Return the crossovers of all pairs worth comparing, for each shape and batch size that both measured.
+
+    Each comes with its two models, the one that is ahead at the narrowest width first, and the narrowest layers. Widths
+    are those between which both were measured.
     """
     by_fit = {id(model.fit): model for model in models}
     found = []
-    for first, second in pairs([model.fit for model in models]):
-        for depth, batch_size in sorted(_measured(first) & _measured(second)):
-            layers = [
-                o.configuration.layers
-                for each in (first, second)
-                for o in each.contender.observations
-                if len(o.configuration.layers) == depth
-            ]
-            widths = (min(each[1] for each in layers), max(each[1] for each in layers))
-            base = min(layers)
-            crossed = crossover(first, second, base, batch_size, widths)
-            found.append((by_fit[id(crossed.first)], by_fit[id(crossed.second)], base, crossed))
+    for shared in _all_shared(models):
+        for batch_size in shared.batch_sizes if shared.is_enough else ():
+            crossed = crossover(shared.first.fit, shared.second.fit, shared.widest_layers, batch_size, shared.widths)
+            narrow = scaled_layers(shared.widest_layers, crossed.narrowest)
+            found.append((by_fit[id(crossed.first)], by_fit[id(crossed.second)], narrow, crossed))
     return tuple(found)
 
 
-def _measured(one: Fit) -> set[tuple[int, int]]:
-    """Return depth and batch size of all that has a hidden layer."""
-    configurations = [o.configuration for o in one.contender.observations]
-    return {(len(c.layers), c.batch_size) for c in configurations if len(c.layers) > 2}  # noqa: PLR2004 - see there
+def uncrossed(models: Sequence[Model]) -> tuple[str, ...]:
+    """Return, in words, the pairs worth comparing and their shapes for which there is no crossover to be told."""
+    return tuple(
+        f"{shared.first.name} and {shared.second.name} of {'-'.join(map(str, shared.widest_layers))}"
+        for shared in _all_shared(models)
+        if not shared.is_enough
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """The sizes of one shape that two models have in common; `widest_layers` were measured by one of them at least."""
+
+    first: Model
+    second: Model
+    widest_layers: Layers
+    batch_sizes: Sequence[int]
+    widths: tuple[int, int]
+
+    @property
+    def is_enough(self) -> bool:
+        return bool(self.batch_sizes) and self.widths[0] < self.widths[1]
+
+
+def _all_shared(models: Sequence[Model]) -> Iterator[_Shared]:
+    by_fit = {id(model.fit): model for model in models}
+    for first, second in pairs([model.fit for model in models]):
+        sides = [
+            [o.configuration for o in each.contender.observations if o.configuration.width] for each in (first, second)
+        ]
+        for shape in _shapes({each.layers for side in sides for each in side}):
+            ours, theirs = ([each for each in side if each.layers in shape] for side in sides)
+            widths = [[each.layers[1] for each in side] for side in (ours, theirs)]
+            yield _Shared(
+                first=by_fit[id(first)],
+                second=by_fit[id(second)],
+                widest_layers=shape[0],
+                batch_sizes=sorted({each.batch_size for each in ours} & {each.batch_size for each in theirs}),
+                widths=(max(min(each, default=0) for each in widths), min(max(each, default=0) for each in widths)),
+            )
+
+
+def _shapes(measured: Iterable[Layers]) -> Sequence[Sequence[Layers]]:
+    """Return `measured` by shape, the widest layers of each first: layers of one shape are scaled to each other."""
+    found: list[list[Layers]] = []
+    for layers in sorted(measured, key=lambda each: (len(each), [-width for width in each])):
+        shape = next((each for each in found if _is_scaled(each[0], layers)), None)
+        if shape is None:
+            found.append([layers])
+        else:
+            shape.append(layers)
+    return sorted(found, key=lambda each: (len(each[0]), each[-1]))
+
+
+def _is_scaled(widest: Layers, layers: Layers) -> bool:
+    """Return whether `layers` are `widest` scaled down, give or take the unit by which either may be rounded."""
+    scaled = scaled_layers(widest, layers[1])
+    return len(layers) == len(scaled) and all(abs(a - b) <= 1 for a, b in zip(layers, scaled, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

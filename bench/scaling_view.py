@@ -10,21 +10,20 @@ from bench.fields import Value
 from bench.layout import WordTable, csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import heading
 from bench.scaling import LEVEL, Coefficient, Crossover
-from bench.scaling_models import Answer, Model, Side, crossovers, predict, require_models
+from bench.scaling_models import Answer, Model, Side, crossovers, predict, uncrossed
 from bench.units import format_bytes, format_flops, format_rate, format_seconds, format_spread
 
 _INFINITE: Final = "no limit"
 
+_LISTED: Final = 5
+"""Pairs without a crossover that are named; the others are counted."""
 
-def render_scaling(sides: Sequence[Side], layout: str, width: int) -> str:
-    """Return the models of `sides` and their crossovers as ``table``, ``markdown``, ``csv`` or ``json``.
+
+def render_scaling(sides: Sequence[Side], models: Sequence[Model], layout: str, width: int) -> str:
+    """Return the `models` of `sides` and their crossovers as ``table``, ``markdown``, ``csv`` or ``json``.
 
     CSV holds the models alone, one a row; CSV and JSON are unrounded, and what is unlimited is empty there.
-
-    Raises:
-        BadInputError: there are too few sizes of anything to fit.
     """
-    models = require_models(sides)
     if layout == "csv":
         rows = [_raw_model(model) for model in models]
         return csv_text(list(rows[0]), [list(row.values()) for row in rows])
@@ -33,6 +32,7 @@ def render_scaling(sides: Sequence[Side], layout: str, width: int) -> str:
         document = {
             "models": [_raw_model(model) for model in models],
             "crossovers": [_raw_crossover(*each) for each in crossed],
+            "uncrossed": list(uncrossed(models)),
         }
         return json.dumps(document, allow_nan=False, indent=2)
     return "\n\n".join((*_headings(sides, layout, width), *scaling_sections(models, layout, width)))
@@ -47,22 +47,35 @@ def scaling_sections(models: Sequence[Model], layout: str, width: int) -> Iterat
 
 def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
     """Yield the tables about `models`: their coefficients, and who overtakes whom where that can be told."""
+    crossed, missing = crossovers(models), _uncrossed(models)
     yield WordTable(
         title="models of a step's time",
         headers=_MODEL_HEADERS,
         rows=[_model_words(model) for model in models],
         numeric=_MODEL_NUMERIC,
-        notes=(*_MODEL_LEGEND, *map(_details, models)),
+        notes=(*_MODEL_LEGEND, *map(_details, models), *(() if crossed else missing)),
     )
-    crossed = crossovers(models)
     if crossed:
+        several = len({layers for _, _, layers, _ in crossed}) > 1
+        headers = ("narrowest", *_CROSSOVER_HEADERS) if several else _CROSSOVER_HEADERS
+        rows = [_crossover_words(*each) for each in crossed]
         yield WordTable(
             title="who overtakes whom",
-            headers=_CROSSOVER_HEADERS,
-            rows=[_crossover_words(*each) for each in crossed],
-            numeric=_CROSSOVER_NUMERIC,
-            notes=_CROSSOVER_LEGEND,
+            headers=headers,
+            rows=[row[-len(headers) :] for row in rows],
+            numeric=(False,) * (len(headers) - 3) + (True,) * 3,
+            notes=(*((_NARROWEST_LEGEND,) if several else ()), *_CROSSOVER_LEGEND, *missing),
         )
+
+
+def _uncrossed(models: Sequence[Model]) -> tuple[str, ...]:
+    """Return the note on pairs of which it is not told who overtakes whom; nothing where it is of all."""
+    found = uncrossed(models)
+    if not found:
+        return ()
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    needed = "it takes a batch size and a range of widths that both measured"
+    return (f"not told who overtakes whom: {', '.join(found[:_LISTED])}{more}: {needed}",)
 
 
 def _headings(sides: Sequence[Side], layout: str, width: int) -> Iterator[str]:
@@ -93,7 +106,7 @@ _MODEL_LEGEND: Final = (
 )
 
 _CROSSOVER_HEADERS: Final = ("ahead when narrow", "overtaken by", "batch", "from width", "undecided between")
-_CROSSOVER_NUMERIC: Final = (False, False, True, True, True)
+_NARROWEST_LEGEND: Final = "narrowest: the layers from which on they are widened, all hidden ones in proportion"
 
 _CROSSOVER_LEGEND: Final = (
     "from width: of the first hidden layer, by the models' predictions",
@@ -160,8 +173,14 @@ def _three_digits(value: float) -> str:
 
 
 def _crossover_words(first: Model, second: Model, layers: tuple[int, ...], crossed: Crossover) -> Sequence[str]:
-    del layers
-    return (first.name, second.name, str(crossed.batch_size), _from_width(crossed), _undecided(crossed))
+    return (
+        _layers(layers),
+        first.name,
+        second.name,
+        str(crossed.batch_size),
+        _from_width(crossed),
+        _undecided(crossed),
+    )
 
 
 def _from_width(crossed: Crossover) -> str:
@@ -232,13 +251,11 @@ def _layers(layers: Iterable[int]) -> str:
 # Predictions
 
 
-def render_prediction(sides: Sequence[Side], layers: tuple[int, ...], batch_size: int, layout: str, width: int) -> str:
-    """Return the predictions for one size as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
-
-    Raises:
-        BadInputError: there are too few sizes of anything to fit.
-    """
-    models = require_models(sides)
+def render_prediction(
+    sides: Sequence[Side], models: Sequence[Model], size: tuple[tuple[int, ...], int], layout: str, width: int
+) -> str:
+    """Return what `models` predict for one `size`, layers and batch size, in the layouts of `render_scaling`."""
+    layers, batch_size = size
     answers = predict(models, layers, batch_size)
     if layout == "json":
         return json.dumps([asdict(answer) for answer in answers], allow_nan=False, indent=2)

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +25,13 @@ from click.testing import CliRunner, Result
 from scipy import stats
 from stored_runs import store
 
+from bench import scaling_models
 from bench.cli import cli
+from bench.layout import WordTable
 from bench.records import Configuration, Measurement, Run, TrialRecord
-from bench.scaling import Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
+from bench.scaling import Contender, Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
 from bench.scaling_models import label_runs, make_models, predict
-from bench.scaling_view import _undecided, render_prediction, render_scaling
+from bench.scaling_view import _undecided, render_prediction, render_scaling, scaling_tables
 from mnist_mlp.costs import training_bytes, training_flops
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
@@ -323,20 +326,123 @@ def test_whether_a_batch_is_extrapolated_is_asked_of_its_size_as_it_is_given() -
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
 def test_every_format_names_every_model(layout: str) -> None:
     sides = label_runs([merged(grid(CPU), grid(CPU, engine="fused"))], [None])
-    for text in (render_scaling(sides, layout, 80), render_prediction(sides, (784, 300, 10), 100, layout, 80)):
+    models = make_models(sides)
+    prediction = render_prediction(sides, models, ((784, 300, 10), 100), layout, 80)
+    for text in (render_scaling(sides, models, layout, 80), prediction):
         assert "cpu eager" in text
         assert "cpu fused" in text
+
+
+def as_json(*runs: Run) -> dict[str, Any]:
+    sides = label_runs(runs, [None] * len(runs))
+    document: dict[str, Any] = json.loads(render_scaling(sides, make_models(sides), "json", 80))
+    return document
 
 
 def test_json_holds_models_and_crossovers_unrounded() -> None:
     slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
     run = merged(grid(slow, device="cpu"), grid(fast, device="cuda:0"))
-    document = json.loads(render_scaling(label_runs([run], [None]), "json", 80))
+    document = as_json(run)
     assert [model["model"] for model in document["models"]] == ["cpu", "cuda:0"]
     assert document["models"][0]["rate_flops_per_second"] == pytest.approx(50e9)
     assert {each["batch_size"] for each in document["crossovers"]} == set(BATCHES)
     crossed = [each for each in document["crossovers"] if each["width"] is not None]
     assert {each["overtaken_by"] for each in crossed} == {"cuda:0"}
+
+
+def deep(seconds: Law, shapes: Sequence[tuple[int, ...]], **changes: Change) -> Run:
+    """Return a run of these hidden layers at three batch sizes."""
+    layers = [(784, *hidden, 10) for hidden in shapes]
+    chosen = [
+        make_configuration(layers=each, model="-".join(map(str, each)), batch_size=batch, **changes)
+        for each in layers
+        for batch in (60, 600, 6000)
+    ]
+    times = [seconds(each.layers, each.batch_size) * SAMPLES / each.batch_size for each in chosen]
+    records = [
+        make_record(each, outcome=make_measurement(epochs=make_epochs((time,) * 3)))
+        for each, time in zip(chosen, times, strict=True)
+    ]
+    return make_run(chosen, 1, records=records)
+
+
+def tables_of(run: Run) -> list[WordTable]:
+    return list(scaling_tables(make_models(label_runs([run], [None]))))
+
+
+def crossed_at(document: dict[str, Any]) -> set[tuple[tuple[int, ...], int, int]]:
+    found = document["crossovers"]
+    return {(tuple(each["narrowest_layers"]), each["narrowest"], each["widest"]) for each in found}
+
+
+SLOW, FAST = law(20e-6, 50e9), law(400e-6, 5e12)
+
+
+def test_a_crossover_says_of_which_layers_it_is_where_there_are_several_shapes() -> None:
+    shapes = ((64,), (512,), (64, 32), (512, 256), (64, 64), (512, 512))
+    _, table = tables_of(merged(deep(SLOW, shapes), deep(FAST, shapes, engine="fused")))
+    assert table.headers[0] == "narrowest"
+    assert [row[0] for row in table.rows[::3]] == ["784-64-10", "784-64-32-10", "784-64-64-10"]
+    assert any("narrowest:" in note for note in table.notes)
+    for row in table.rows:
+        layers, batch = tuple(map(int, row[0].split("-"))), int(row[3])
+        scaled = [(width, scaled_layers(layers, width)) for width in range(64, 513)]
+        true = next((width for width, each in scaled if FAST(each, batch) < SLOW(each, batch)), 64)
+        assert row[4] == "not up to 512" if true == 64 else true <= int(row[4]) <= 1.011 * true + 1
+    _, alone = tables_of(merged(deep(SLOW, shapes[:2]), deep(FAST, shapes[:2], engine="fused")))
+    assert alone.headers[0] == "ahead when narrow"
+
+
+def test_layers_of_one_shape_are_scaled_alike_but_for_rounding() -> None:
+    shapes = ((3, 1), (10, 3), (101, 35), (1000, 345))  # rounding 345 down to 101 and 10 gives 34.8 and 3.45
+    assert crossed_at(as_json(merged(deep(SLOW, shapes), deep(FAST, shapes, engine="fused")))) == {
+        ((784, 3, 1, 10), 3, 1000)
+    }
+
+
+def test_crossovers_are_told_between_the_widths_that_both_measured() -> None:
+    run = merged(deep(SLOW, ((16,), (64,), (256,))), deep(FAST, ((64,), (256,), (2048,)), engine="fused"))
+    document = as_json(run)
+    assert crossed_at(document) == {((784, 64, 10), 64, 256)}
+    assert document["uncrossed"] == []
+
+
+@pytest.mark.parametrize("theirs", [((512,), (2048,)), ((256,), (2048,))])
+def test_no_width_or_one_that_both_measured_is_no_crossover_and_is_said(theirs: Sequence[tuple[int, ...]]) -> None:
+    run = merged(deep(SLOW, ((64,), (256,))), deep(FAST, theirs, engine="fused"))
+    assert as_json(run)["crossovers"] == []
+    (table,) = tables_of(run)
+    assert table.notes[-1] == (
+        "not told who overtakes whom: cpu eager and cpu fused of 784-2048-10: it takes a batch size and a range of "
+        "widths that both measured"
+    )
+
+
+def test_numbers_in_names_say_what_they_count_and_are_in_order() -> None:
+    run = merged(
+        *(grid(CPU, world_size=ranks) for ranks in (10, 2, 1)),
+        *(grid(CPU, optimizer="sgd", momentum=momentum, threads=1) for momentum in (0.0, 0.9)),
+    )
+    names = [model.name for model in make_models(label_runs([run], [None]))]
+    assert [name for name in names if "adam" in name] == [
+        f"cpu adam momentum 0.0 {ranks} 2 threads" for ranks in ("1 rank", "2 ranks", "10 ranks")
+    ]
+    assert {name for name in names if "sgd" in name} == {
+        f"cpu sgd momentum {momentum} 1 rank 1 thread" for momentum in ("0.0", "0.9")
+    }
+
+
+def test_every_contender_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store(merged(grid(CPU), grid(CPU, engine="fused", sizes=((16, 16), (16, 64)))), tmp_path / "run.jsonl")
+    fitted_: list[str] = []
+
+    def counting(contender: Contender) -> Fit | None:
+        fitted_.append(contender.configuration.engine)
+        return fit(contender)
+
+    monkeypatch.setattr(scaling_models, "fit", counting)
+    assert "left out: cpu fused (2)" in bench(str(path)).stderr
+    assert sorted(fitted_) == ["eager", "fused"]
 
 
 def test_runs_of_two_machines_go_by_their_labels() -> None:
