@@ -12,7 +12,11 @@ what this software reaches on the device, not what the device could do.
 The coefficients, none below zero (Lawson and Hanson, 1974), minimise the sum of squared relative errors, for times
 range over a factor of a thousand. One observation is a configuration, by the geometric mean of its trials. Intervals
 are those of linear regression, Student's t; how far a size may lie off the line, the model's own misfit, is in the
-residuals and so in every prediction's interval.
+residuals and so in every prediction's interval. A coefficient that was fitted as zero counts as estimated: its interval
+begins there, and its error is in every other interval.
+
+Sizes that do not tell all four terms apart, of one batch size or one width alone, still predict their like. But what
+they are fitted to are sums of terms, and no coefficient is told that may be such a sum.
 """
 
 import itertools
@@ -36,6 +40,9 @@ MIN_FREEDOM: Final = 2
 
 MIN_SINGULAR_VALUE: Final = 1e-3
 """Of the terms' columns at length 1. Below it they differ by a thousandth, far less than any time is known."""
+
+MIN_TOLD: Final = 0.05
+"""The same for what is told of all four terms: a smaller difference between them drowns in the times' errors."""
 
 _TERMS: Final = ("overhead", "arithmetic", "traffic", "input")
 
@@ -64,7 +71,10 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coefficient:
-    """An estimate and its interval. A bound is infinite where the data set no limit on that side."""
+    """An estimate and its interval. A bound is infinite where the data set no limit on that side.
+
+    A time that was fitted as zero was not seen, and is below `high`; a rate that was is infinite, and above `low`.
+    """
 
     value: float
     low: float
@@ -97,14 +107,16 @@ class LeaveOneOut:
 class Fit:
     """The model fitted to one contender.
 
-    `rate` is in FLOP/s and `bandwidth` in bytes/s; None where the term is absent or was fitted as zero, which is no
-    limit. `sample_seconds` is None where the term is absent. `deviation` is the relative residuals' standard deviation,
-    `r_squared` that of log times: the share of the variance of ln(seconds) that the model explains, 0 without any.
+    `rate` is in FLOP/s and `bandwidth` in bytes/s. A coefficient is None where its term is absent from the model, and
+    where it is not among those that are `told`: the sizes do not tell it from others. `deviation` is the relative
+    residuals' standard deviation, `r_squared` that of log times: the share of the variance of ln(seconds) that the
+    model explains, 0 without any.
     """
 
     contender: Contender
     terms: tuple[str, ...]
-    overhead: Coefficient
+    told: frozenset[str]
+    overhead: Coefficient | None
     rate: Coefficient | None
     bandwidth: Coefficient | None
     sample_seconds: Coefficient | None
@@ -117,16 +129,24 @@ class Fit:
 
     @property
     def half_performance_flops(self) -> float | None:
-        """FLOPs of a step in which overhead and arithmetic take equally long: Hockney's n½, in work."""
-        return None if self.rate is None else self.overhead.value * self.rate.value
+        """FLOPs of a step in which overhead and arithmetic take equally long: Hockney's n½, in work.
+
+        None where one of them is not told, or was not seen.
+        """
+        if self.overhead is None or self.rate is None or not 0 < self.overhead.value * self.rate.value < math.inf:
+            return None
+        return self.overhead.value * self.rate.value
 
     def half_performance_batch(self, layers: tuple[int, ...]) -> float | None:
         """Return the batch size at which throughput is half of what ever larger batches approach.
 
-        It is what of a step does not grow with the batch over what a sample adds; None if a sample adds nothing.
+        It is what of a step does not grow with the batch over what a sample adds; None if either is none or not told.
         """
+        still, moving = (_row(self.contender.configuration, layers, batch, _TERMS) for batch in (0.0, 1.0))
+        if not (_is_told(self.contender, still) and _is_told(self.contender, moving - still)):
+            return None
         fixed, slope = self._seconds(layers, 0.0), self._seconds(layers, 1.0) - self._seconds(layers, 0.0)
-        return fixed / slope if slope > 0 else None
+        return fixed / slope if fixed > 0 and slope > 0 else None
 
     def predict(self, layers: tuple[int, ...], batch_size: float) -> Prediction:
         """Return the predicted time of a step of `batch_size` samples through `layers`."""
@@ -219,6 +239,16 @@ def _are_distinct(contender: Contender, terms: tuple[str, ...]) -> bool:
     return smallest > MIN_SINGULAR_VALUE
 
 
+def _is_told(contender: Contender, row: Matrix) -> bool:
+    """Return whether the sizes tell what `row` makes of the coefficients of all four terms."""
+    rows, seconds = _system(contender, _TERMS)
+    normalised, scale = _normalised(rows / seconds[:, None])
+    _, sizes, directions = np.linalg.svd(normalised)
+    wanted = row / scale
+    untold = directions[sizes < MIN_TOLD] @ wanted
+    return float(np.linalg.norm(untold)) < MIN_TOLD * float(np.linalg.norm(wanted))
+
+
 def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float]) -> Fit:
     from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that other commands need not pay
 
@@ -226,18 +256,18 @@ def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float])
     rows, seconds = _system(contender, terms)
     coefficients = _solve(rows, seconds)
     relative = rows / seconds[:, None]
-    active = coefficients > 0
-    freedom = len(observations) - int(active.sum())
+    freedom = len(observations) - len(terms)
     residuals = relative @ coefficients - 1
     variance = float(residuals @ residuals) / freedom
-    covariance = np.zeros((len(terms), len(terms)))
-    chosen, scale = _normalised(relative[:, active])
-    covariance[np.ix_(active, active)] = variance * np.linalg.inv(chosen.T @ chosen) / np.outer(scale, scale)
+    normalised, scale = _normalised(relative)
+    covariance: Matrix = variance * np.linalg.inv(normalised.T @ normalised) / np.outer(scale, scale)
     quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
     half = quantile * np.sqrt(np.diag(covariance))
+    told = frozenset(term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_told(contender, row))
     known = {
         term: Coefficient(value=float(value), low=max(0.0, float(value - width)), high=float(value + width))
         for term, value, width in zip(terms, coefficients, half, strict=True)
+        if term in told
     }
     logs = np.log(seconds)
     errors = np.log(rows @ coefficients) - logs
@@ -246,9 +276,10 @@ def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float])
     return Fit(
         contender=contender,
         terms=terms,
-        overhead=known["overhead"],
-        rate=_inverse(known["arithmetic"]),
-        bandwidth=_inverse(known["traffic"]) if "traffic" in known else None,
+        told=told,
+        overhead=known.get("overhead"),
+        rate=_inverse(known.get("arithmetic")),
+        bandwidth=_inverse(known.get("traffic")),
         sample_seconds=known.get("input"),
         deviation=math.sqrt(variance),
         r_squared=1 - float(errors @ errors) / spread if spread else 0.0,
@@ -296,11 +327,14 @@ def _normalised(rows: Matrix) -> tuple[Matrix, Matrix]:
     return rows / scale, scale
 
 
-def _inverse(seconds_per_unit: Coefficient) -> Coefficient | None:
-    if seconds_per_unit.value == 0:
+def _inverse(seconds_per_unit: Coefficient | None) -> Coefficient | None:
+    if seconds_per_unit is None:
         return None
-    high = 1 / seconds_per_unit.low if seconds_per_unit.low > 0 else math.inf
-    return Coefficient(value=1 / seconds_per_unit.value, low=1 / seconds_per_unit.high, high=high)
+    value, low, high = (
+        1 / each if each > 0 else math.inf
+        for each in (seconds_per_unit.value, seconds_per_unit.high, seconds_per_unit.low)
+    )
+    return Coefficient(value=value, low=low, high=high)
 
 
 def _step_row(observation: Observation, terms: Sequence[str]) -> Matrix:

@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Final
 
 from bench.fields import Value
 from bench.layout import WordTable, csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import heading
-from bench.scaling import LEVEL, Coefficient, Crossover
+from bench.scaling import LEVEL, Coefficient, Crossover, Fit
 from bench.scaling_models import Answer, Model, Side, crossovers, predict, uncrossed
 from bench.units import format_bytes, format_flops, format_rate, format_seconds, format_spread
 
 _INFINITE: Final = "no limit"
+
+_UNKNOWN: Final = "unknown"
 
 _LISTED: Final = 5
 """Pairs without a crossover that are named; the others are counted."""
@@ -47,22 +49,23 @@ def scaling_sections(models: Sequence[Model], layout: str, width: int) -> Iterat
 
 def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
     """Yield the tables about `models`: their coefficients, and who overtakes whom where that can be told."""
+    rows = [_model_words(model) for model in models]
+    unseen = (_UNSEEN_LEGEND,) if any(cell[:1] in {"<", ">"} for row in rows for cell in row[1:]) else ()
     crossed, missing = crossovers(models), _uncrossed(models)
     yield WordTable(
         title="models of a step's time",
         headers=_MODEL_HEADERS,
-        rows=[_model_words(model) for model in models],
+        rows=rows,
         numeric=_MODEL_NUMERIC,
-        notes=(*_MODEL_LEGEND, *map(_details, models), *(() if crossed else missing)),
+        notes=(*_MODEL_LEGEND, *unseen, *map(_details, models), *(() if crossed else missing)),
     )
     if crossed:
         several = len({layers for _, _, layers, _ in crossed}) > 1
         headers = ("narrowest", *_CROSSOVER_HEADERS) if several else _CROSSOVER_HEADERS
-        rows = [_crossover_words(*each) for each in crossed]
         yield WordTable(
             title="who overtakes whom",
             headers=headers,
-            rows=[row[-len(headers) :] for row in rows],
+            rows=[_crossover_words(*each)[-len(headers) :] for each in crossed],
             numeric=(False,) * (len(headers) - 3) + (True,) * 3,
             notes=(*((_NARROWEST_LEGEND,) if several else ()), *_CROSSOVER_LEGEND, *missing),
         )
@@ -105,6 +108,8 @@ _MODEL_LEGEND: Final = (
     "left out: median error of each size's time, predicted from all others",
 )
 
+_UNSEEN_LEGEND: Final = f"<, >: not seen; the end of the {LEVEL:.0%} interval"
+
 _CROSSOVER_HEADERS: Final = ("ahead when narrow", "overtaken by", "batch", "from width", "undecided between")
 _NARROWEST_LEGEND: Final = "narrowest: the layers from which on they are widened, all hidden ones in proportion"
 
@@ -118,33 +123,29 @@ def _model_words(model: Model) -> Sequence[str]:
     one = model.fit
     return (
         model.name,
-        _seconds(one.overhead),
-        _rate(one.rate),
-        _bandwidth(one.bandwidth),
-        "" if one.sample_seconds is None else _seconds(one.sample_seconds),
+        _cell(one, "overhead", one.overhead, format_seconds),
+        _cell(one, "arithmetic", one.rate, lambda value: f"{format_flops(value)}/s", absent=_INFINITE),
+        _cell(one, "traffic", one.bandwidth, lambda value: f"{format_bytes(value)}/s", absent=_INFINITE),
+        _cell(one, "input", one.sample_seconds, format_seconds),
         _percent(one.leave_one_out.median),
     )
 
 
-def _seconds(coefficient: Coefficient) -> str:
-    return f"{format_seconds(coefficient.value)}{_relative(coefficient)}"
+def _cell(one: Fit, term: str, found: Coefficient | None, text: Callable[[float], str], *, absent: str = "") -> str:
+    """Return an estimate and the distance to its interval's farther end, the nearer one where the farther is infinite.
 
-
-def _rate(coefficient: Coefficient | None) -> str:
-    return _INFINITE if coefficient is None else f"{format_flops(coefficient.value)}/s{_relative(coefficient)}"
-
-
-def _bandwidth(coefficient: Coefficient | None) -> str:
-    return _INFINITE if coefficient is None else f"{format_bytes(coefficient.value)}/s{_relative(coefficient)}"
-
-
-def _relative(coefficient: Coefficient) -> str:
-    """Return the distance to the interval's farther end, the nearer one where the farther is infinite."""
-    value = coefficient.value
-    if value == 0:
-        return ""
-    far = coefficient.high - value if math.isfinite(coefficient.high) else value - coefficient.low
-    return f" {format_spread(far / value)}"
+    Of what was not seen, the one end that is known.
+    """
+    if term not in one.told:
+        return _UNKNOWN
+    if found is None:
+        return absent
+    if found.value == 0:
+        return f"<{text(found.high)}"
+    if math.isinf(found.value):
+        return f">{text(found.low)}"
+    far = found.high - found.value if math.isfinite(found.high) else found.value - found.low
+    return f"{text(found.value)} {format_spread(far / found.value)}"
 
 
 def _percent(fraction: float) -> str:
@@ -153,19 +154,32 @@ def _percent(fraction: float) -> str:
 
 def _details(model: Model) -> str:
     one, observations = model.fit, model.fit.contender.observations
-    layers = min(o.configuration.layers for o in observations)
     worst = one.leave_one_out.worst
-    flops, batch = one.half_performance_flops, one.half_performance_batch(layers)
-    half = "half-performance size: none, the data show no limit to the rate"
-    if flops is not None and batch is not None:
-        half = (
-            f"half-performance size {format_flops(flops)} a step; {_layers(layers)} reaches half its highest "
-            f"throughput at batch {_three_digits(batch)}"
-        )
     return (
         f"{model.name}: {len(observations)} sizes, R² of log times {one.r_squared:.3f}, largest left-out error "
-        f"{_percent(one.leave_one_out.largest)} ({_layers(worst.layers)} batch {worst.batch_size}); {half}"
+        f"{_percent(one.leave_one_out.largest)} ({_layers(worst.layers)} batch {worst.batch_size}); "
+        f"{'; '.join(_half_performance(one))}"
     )
+
+
+def _half_performance(one: Fit) -> Iterator[str]:
+    configurations = [o.configuration for o in one.contender.observations]
+    layers = min(each.layers for each in configurations)
+    flops, batch = one.half_performance_flops, one.half_performance_batch(layers)
+    if flops is not None:
+        yield f"half-performance size {format_flops(flops)} a step"
+    elif one.overhead is None or one.rate is None:
+        sizes = "these sizes"
+        if len({each.batch_size for each in configurations}) == 1:
+            sizes = "one batch size alone"
+        elif len({each.layers for each in configurations}) == 1:
+            sizes = "one width alone"
+        yield f"{_UNKNOWN}: {sizes} cannot tell it from other terms, run several widths at several batch sizes each"
+    else:
+        missing = "limit to the rate" if math.isinf(one.rate.value) else "overhead"
+        yield f"half-performance size: none, the data show no {missing}"
+    if batch is not None:
+        yield f"{_layers(layers)} reaches half its highest throughput at batch {_three_digits(batch)}"
 
 
 def _three_digits(value: float) -> str:

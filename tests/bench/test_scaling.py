@@ -29,9 +29,10 @@ from bench import scaling_models
 from bench.cli import cli
 from bench.layout import WordTable
 from bench.records import Configuration, Measurement, Run, TrialRecord
-from bench.scaling import Contender, Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
+from bench.scaling import Coefficient, Contender, Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
 from bench.scaling_models import label_runs, make_models, predict
 from bench.scaling_view import _undecided, render_prediction, render_scaling, scaling_tables
+from bench.units import format_flops, format_seconds
 from mnist_mlp.costs import training_bytes, training_flops
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
@@ -83,6 +84,11 @@ def fitted(run: Run) -> Fit:
     return found
 
 
+def overhead_of(one: Fit) -> Coefficient:
+    assert one.overhead is not None
+    return one.overhead
+
+
 def merged(*runs: Run) -> Run:
     configurations = [each for run in runs for each in run.header.plan.configurations]
     return make_run(configurations, 1, records=[record for run in runs for record in run.records])
@@ -90,7 +96,7 @@ def merged(*runs: Run) -> Run:
 
 def test_known_coefficients_come_back_though_last_batches_are_short() -> None:
     one = fitted(grid(CPU))
-    assert one.overhead.value == pytest.approx(150e-6, rel=1e-6)
+    assert overhead_of(one).value == pytest.approx(150e-6, rel=1e-6)
     assert one.rate is not None
     assert one.rate.value == pytest.approx(180e9, rel=1e-6)
     assert one.bandwidth is not None
@@ -112,7 +118,7 @@ def test_the_intervals_hold_what_they_promise() -> None:
     others = random.Random(1)  # noqa: S311 - no secret
     for seed in range(100):
         one = fitted(grid(law(150e-6, 180e9, 45e9), noise=0.08, seed=seed))
-        overhead += one.overhead.low <= 150e-6 <= one.overhead.high
+        overhead += overhead_of(one).low <= 150e-6 <= overhead_of(one).high
         layers = (784, 300, 10)
         again = law(150e-6, 180e9, 45e9)(layers, 100) * math.exp(others.gauss(0, 0.08))
         told = one.predict(layers, 100)
@@ -148,7 +154,7 @@ def test_intervals_are_those_of_linear_regression_of_relative_errors() -> None:
 
     widths = t * np.sqrt(variance * np.diag(inverse))
     lows, highs = coefficients - widths, coefficients + widths
-    assert (one.overhead.low, one.overhead.high) == pytest.approx((max(0.0, lows[0]), highs[0]))
+    assert (overhead_of(one).low, overhead_of(one).high) == pytest.approx((max(0.0, lows[0]), highs[0]))
     assert one.rate is not None
     assert lows[1] > 0
     assert (one.rate.low, one.rate.high) == pytest.approx((1e9 / highs[1], 1e9 / lows[1]))
@@ -200,8 +206,71 @@ def test_terms_that_the_sizes_cannot_tell_apart_are_not_fitted_together() -> Non
     one_batch = fitted(grid(CPU, noise=0.02, sizes=[(2**power, 256) for power in range(3, 12)]))
     assert "input" not in one_batch.terms
     for one in (one_width, one_batch):
-        assert math.isfinite(one.overhead.high)
         assert math.isfinite(one.r_squared)
+
+
+ONE_WIDTH = [(128, 2**power) for power in range(4, 13)]
+ONE_BATCH = [(2**power, 256) for power in range(3, 12)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [(ONE_WIDTH, "one width alone"), (ONE_BATCH, "one batch size alone"), ([*ONE_BATCH, (64, 600)], "these sizes")],
+)
+def test_coefficients_that_the_sizes_do_not_tell_are_left_out(sizes: Sequence[tuple[int, int]], why: str) -> None:
+    run = grid(CPU, noise=0.02, sizes=sizes)
+    one = fitted(run)
+    assert (one.overhead, one.rate, one.bandwidth, one.sample_seconds) == (None,) * 4
+    assert one.half_performance_flops is None
+    assert one.predict((784, 128, 10), 256).step_seconds == pytest.approx(CPU((784, 128, 10), 256), rel=0.1)
+    (table,) = tables_of(run)
+    assert list(table.rows[0][1:5]) == ["unknown"] * 4
+    assert f"unknown: {why} cannot tell it from other terms" in table.notes[-1]
+    (raw,) = as_json(run)["models"]
+    assert {raw[f"{key}{end}"] for key in ("overhead_seconds", "sample_seconds") for end in ("", "_low", "_high")} == {
+        None
+    }
+
+
+def test_one_width_tells_its_own_half_performance_batch_and_one_batch_size_none() -> None:
+    layers = (784, 128, 10)
+    true = CPU(layers, 0) / (CPU(layers, 1) - CPU(layers, 0))
+    assert fitted(grid(CPU, sizes=ONE_WIDTH)).half_performance_batch(layers) == pytest.approx(true, rel=1e-4)
+    assert fitted(grid(CPU, sizes=ONE_WIDTH)).half_performance_batch((784, 64, 10)) is None
+    assert fitted(grid(CPU, sizes=ONE_BATCH)).half_performance_batch(layers) is None
+
+
+def test_what_was_not_seen_has_the_upper_end_of_its_interval() -> None:
+    tiny = law(2e-6, 180e9, 45e9, 0.8e-6)
+    sizes = list(itertools.product((64, 256, 1024), (16, 256, 4096)))
+    runs = [grid(tiny, noise=0.08, seed=seed, sizes=sizes) for seed in range(60)]
+    fits = list(map(fitted, runs))
+    unseen = [(run, one) for run, one in zip(runs, fits, strict=True) if overhead_of(one).value == 0]
+    assert len(unseen) > 15  # 25 of 60 on average
+    # 57 of 60 on average at least; fewer than 50 would happen once in a thousand times at most.
+    assert sum(overhead_of(one).low <= 2e-6 <= overhead_of(one).high for one in fits) >= 50
+
+    run, one = unseen[0]
+    assert one.half_performance_flops is None
+    (table,) = tables_of(run)
+    assert table.rows[0][1] == f"<{format_seconds(overhead_of(one).high)}"
+    assert "<, >: not seen; the end of the 95% interval" in table.notes
+    assert "half-performance size: none, the data show no overhead" in table.notes[-1]
+    (raw,) = as_json(run)["models"]
+    assert (raw["overhead_seconds"], raw["overhead_seconds_low"]) == (0, 0)
+    assert raw["overhead_seconds_high"] == overhead_of(one).high > 0
+
+
+def test_a_rate_that_was_not_seen_to_have_a_limit_has_the_lower_end_of_its_interval() -> None:
+    runs = [grid(law(1e-3, math.inf), noise=0.1, seed=seed) for seed in range(20)]
+    run, one = next((run, one) for run in runs if (one := fitted(run)).rate and one.rate.value == math.inf)
+    assert one.rate is not None
+    assert 0 < one.rate.low < math.inf
+    (table,) = tables_of(run)
+    assert table.rows[0][2] == f">{format_flops(one.rate.low)}/s"
+    assert "half-performance size: none, the data show no limit to the rate" in table.notes[-1]
+    (raw,) = as_json(run)["models"]
+    assert [raw[f"rate_flops_per_second{end}"] for end in ("", "_low", "_high")] == [None, one.rate.low, None]
 
 
 def test_one_size_however_often_gives_no_model() -> None:
