@@ -5,7 +5,6 @@ would be without them is told beside it, and whoever reads it can repeat them.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -78,7 +77,7 @@ def times_without_flagged(trials: Trials) -> Trials:
     """Return the times of `trials` that are not flagged, sorted, and nothing else that is known of each trial."""
     if trials.flagged is None:
         return trials
-    kept = tuple((Counter(trials.log_seconds) - Counter(trials.flagged.log_seconds)).elements())
+    kept = trials.unflagged_log_seconds
     return replace(
         trials,
         n=len(kept),

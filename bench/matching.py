@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -94,6 +94,13 @@ class Trials:
     def mean_accuracy(self) -> float | None:
         """Mean of the final test accuracies; None without any."""
         return math.fsum(self.accuracies) / len(self.accuracies) if self.accuracies else None
+
+    @property
+    def unflagged_log_seconds(self) -> tuple[float, ...]:
+        """`log_seconds` of the trials that are not flagged."""
+        if self.flagged is None:
+            return self.log_seconds
+        return tuple((Counter(self.log_seconds) - Counter(self.flagged.log_seconds)).elements())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import Configuration
+from bench.records import Configuration, TrialWarning
 from mnist_mlp.costs import training_bytes, training_flops
 
 LEVEL: Final = 0.95
@@ -53,12 +53,19 @@ Matrix: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What was measured of one configuration: `step_seconds`, the geometric mean of its `trials`."""
+    """What was measured of one configuration: `step_seconds`, the geometric mean of its `trials`.
+
+    `flagged` of them were disturbed, of which `warnings` tell; `unflagged_step_seconds` is that of the others, None
+    without any.
+    """
 
     configuration: Configuration
     train_samples: int
     trials: int
     step_seconds: float
+    flagged: int
+    warnings: tuple[TrialWarning, ...]
+    unflagged_step_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +74,22 @@ class Contender:
 
     configuration: Configuration
     observations: tuple[Observation, ...]
+
+    @property
+    def flagged(self) -> int:
+        """How many trials were disturbed."""
+        return sum(observation.flagged for observation in self.observations)
+
+    def without_flagged(self) -> "Contender":
+        """Return what the trials measured that were not disturbed."""
+        return replace(
+            self,
+            observations=tuple(
+                replace(each, step_seconds=each.unflagged_step_seconds)
+                for each in self.observations
+                if each.unflagged_step_seconds is not None
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,30 +196,43 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """All trials of a configuration: the natural logarithms of their median epoch times."""
+    """All trials of a configuration: the natural logarithms of their median epoch times.
+
+    `unflagged_log_seconds` are those of trials that nothing disturbed; `warnings` tell what disturbed the others.
+    """
 
     configuration: Configuration
     train_samples: int
     log_seconds: Sequence[float]
+    unflagged_log_seconds: Sequence[float]
+    warnings: tuple[TrialWarning, ...]
 
 
 def contenders(measured: Iterable[Measured]) -> tuple[Contender, ...]:
     """Return what was measured, by all that is no size, in the order of their names."""
     groups: dict[Configuration, list[Observation]] = defaultdict(list)
     for each in measured:
-        steps = -(-each.train_samples // each.configuration.batch_size)
+        calm = each.unflagged_log_seconds
         groups[blanked(each.configuration)].append(
             Observation(
                 configuration=each.configuration,
                 train_samples=each.train_samples,
                 trials=len(each.log_seconds),
-                step_seconds=math.exp(statistics.fmean(each.log_seconds)) / steps,
+                step_seconds=_step_seconds(each, each.log_seconds),
+                flagged=len(each.log_seconds) - len(calm),
+                warnings=each.warnings,
+                unflagged_step_seconds=_step_seconds(each, calm) if calm else None,
             )
         )
     return tuple(
         Contender(configuration=group, observations=tuple(sorted(found, key=_size)))
         for group, found in sorted(groups.items(), key=lambda each: _name_key(each[0]))
     )
+
+
+def _step_seconds(measured: Measured, log_seconds: Iterable[float]) -> float:
+    steps = -(-measured.train_samples // measured.configuration.batch_size)
+    return math.exp(statistics.fmean(log_seconds)) / steps
 
 
 def blanked(configuration: Configuration) -> Configuration:

@@ -60,7 +60,13 @@ def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
 def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side:
     """Return the side that measured `trials`."""
     measured = [
-        Measured(configuration=each.subject, train_samples=min(each.train_samples), log_seconds=each.log_seconds)
+        Measured(
+            configuration=each.subject,
+            train_samples=min(each.train_samples),
+            log_seconds=each.log_seconds,
+            unflagged_log_seconds=each.unflagged_log_seconds,
+            warnings=() if each.flagged is None else each.flagged.warnings,
+        )
         for each in trials
         if isinstance(each.subject, Configuration) and each.n
     ]
@@ -213,6 +219,7 @@ class Answer:
     """One model's prediction of one size: seconds a step with its interval, and an epoch of the run's dataset.
 
     A batch size beyond the dataset's training samples makes one step of all of them, and that is the step told.
+    `step_seconds_without_flagged` is by a model of the trials that were not disturbed, None with too few sizes for it.
     """
 
     model: str
@@ -225,6 +232,7 @@ class Answer:
     throughput_per_second: float
     times_fastest: float
     is_extrapolated: bool
+    step_seconds_without_flagged: float | None
 
 
 def predict(models: Sequence[Model], layers: tuple[int, ...], batch_size: int) -> tuple[Answer, ...]:
@@ -239,7 +247,9 @@ def _answer(model: Model, each: Prediction, layers: tuple[int, ...], batch_size:
     samples = _train_samples(model)
     steps = -(-samples // batch_size)  # the last of them may be short, as in the epochs that were measured
     epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
-    depths = {len(o.configuration.layers) for o in model.fit.contender.observations}
+    contender = model.fit.contender
+    depths = {len(o.configuration.layers) for o in contender.observations}
+    calm = fit(contender.without_flagged()) if contender.flagged else model.fit
     is_inside = model.fit.predict(layers, batch_size).is_inside  # of what was asked for, as batch sizes are recorded
     return Answer(
         model=model.name,
@@ -252,6 +262,9 @@ def _answer(model: Model, each: Prediction, layers: tuple[int, ...], batch_size:
         throughput_per_second=samples / epoch_seconds,
         times_fastest=each.step_seconds / fastest,
         is_extrapolated=not is_inside or len(layers) not in depths,
+        step_seconds_without_flagged=(
+            None if calm is None else calm.predict(layers, min(batch_size, samples)).step_seconds
+        ),
     )
 
 

@@ -57,7 +57,7 @@ def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
         headers=_MODEL_HEADERS,
         rows=rows,
         numeric=_MODEL_NUMERIC,
-        notes=(*_MODEL_LEGEND, *unseen, *map(_details, models), *(() if crossed else missing)),
+        notes=(*_MODEL_LEGEND, *unseen, *map(_details, models), *_flagged(models), *(() if crossed else missing)),
     )
     if crossed:
         several = len({layers for _, _, layers, _ in crossed}) > 1
@@ -69,6 +69,17 @@ def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
             numeric=(False,) * (len(headers) - 3) + (True,) * 3,
             notes=(*((_NARROWEST_LEGEND,) if several else ()), *_CROSSOVER_LEGEND, *missing),
         )
+
+
+def _flagged(models: Sequence[Model]) -> tuple[str, ...]:
+    """Return the note on trials that were disturbed and are in the models nevertheless; nothing without any."""
+    observations = [each for model in models for each in model.fit.contender.observations]
+    count = sum(each.flagged for each in observations)
+    if not count:
+        return ()
+    warnings = sorted({warning for each in observations for warning in each.warnings})
+    trials = sum(each.trials for each in observations)
+    return (f"flagged: {count} of {trials} trials, disturbed while they were measured ({', '.join(warnings)})",)
 
 
 def _uncrossed(models: Sequence[Model]) -> tuple[str, ...]:
@@ -224,6 +235,8 @@ def _raw_model(model: Model) -> dict[str, Value]:
         "pipeline": configuration.pipeline,
         "threads": configuration.threads,
         "sizes": len(one.contender.observations),
+        "trials": sum(each.trials for each in one.contender.observations),
+        "flagged": one.contender.flagged,
         **_raw_coefficient("overhead_seconds", one.overhead),
         **_raw_coefficient("rate_flops_per_second", one.rate),
         **_raw_coefficient("bandwidth_bytes_per_second", one.bandwidth),
@@ -282,11 +295,26 @@ def render_prediction(
         "95 % interval: where another configuration of this size would be measured",
         *(f"{each.name}: median error of left-out sizes {_percent(each.fit.leave_one_out.median)}" for each in models),
     ]
+    notes += [f"{note}; {_without_flagged(answers)}" for note in _flagged(models)]
     outside = [answer.model for answer in answers if answer.is_extrapolated]
     if outside:
         notes.append(f"extrapolated, which is no more than a guess: {', '.join(outside)}: run sizes around this one")
     parts = (_drawn(_ANSWER_HEADERS, rows_of_words, _ANSWER_NUMERIC, layout, width), _paragraph(notes, layout, width))
     return "\n\n".join((*_headings(sides, layout, width), *parts))
+
+
+def _without_flagged(answers: Sequence[Answer]) -> str:
+    """Say what becomes of the predictions without flagged trials."""
+    told = [(each.model, each.step_seconds, each.step_seconds_without_flagged) for each in answers]
+    few = [model for model, _, calm in told if calm is None]
+    if few:
+        return f"without them there are too few sizes for a model of {', '.join(few)}"
+    calm_words = [
+        f"{model} {format_seconds(calm)}"
+        for model, seconds, calm in told
+        if calm is not None and format_seconds(calm) != format_seconds(seconds)
+    ]
+    return f"step without them: {', '.join(calm_words)}" if calm_words else "every prediction is the same without them"
 
 
 _ANSWER_HEADERS: Final = ("model", "step", "95 % interval", "epoch", "train samples", "times fastest")

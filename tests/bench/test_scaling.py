@@ -28,7 +28,7 @@ from stored_runs import store
 from bench import scaling_models
 from bench.cli import cli
 from bench.layout import WordTable
-from bench.records import Configuration, Measurement, Run, TrialRecord
+from bench.records import Configuration, Measurement, Run, TrialRecord, TrialWarning
 from bench.scaling import Coefficient, Contender, Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
 from bench.scaling_models import label_runs, make_models, predict
 from bench.scaling_view import _undecided, render_prediction, render_scaling, scaling_tables
@@ -131,10 +131,19 @@ def test_the_intervals_hold_what_they_promise() -> None:
 
 def test_a_size_counts_once_by_the_geometric_mean_of_its_trials() -> None:
     times = [1.0, 2.0, 9.0]
-    measured = Measured(configuration=configuration(64, 600), train_samples=SAMPLES, log_seconds=np.log(times).tolist())
+    logs = np.log(times).tolist()
+    measured = Measured(
+        configuration=configuration(64, 600),
+        train_samples=SAMPLES,
+        log_seconds=logs,
+        unflagged_log_seconds=logs[:2],
+        warnings=(TrialWarning.STALL,),
+    )
     ((observation,),) = (contender.observations for contender in contenders([measured]))
     assert observation.trials == 3
     assert observation.step_seconds == pytest.approx(18 ** (1 / 3) / 100)
+    assert observation.flagged == 1
+    assert observation.unflagged_step_seconds == pytest.approx(2 ** (1 / 2) / 100)
 
 
 def test_intervals_are_those_of_linear_regression_of_relative_errors() -> None:
@@ -499,6 +508,43 @@ def test_numbers_in_names_say_what_they_count_and_are_in_order() -> None:
     assert {name for name in names if "sgd" in name} == {
         f"cpu sgd momentum {momentum} 1 rank 1 thread" for momentum in ("0.0", "0.9")
     }
+
+
+def disturbed(run: Run, count: int, times: float) -> Run:
+    """Return `run` with its first `count` trials contaminated, which took `times` as long."""
+    changed = [
+        dataclasses.replace(slower(each, times), warnings=(TrialWarning.CONTAMINATION, TrialWarning.SPREAD))
+        for each in run.records[:count]
+    ]
+    return dataclasses.replace(run, records=(*changed, *run.records[count:]))
+
+
+def test_disturbed_trials_are_told_of_with_what_would_be_predicted_without_them(tmp_path: Path) -> None:
+    run = merged(disturbed(grid(CPU), 5, 3.0), grid(CPU, engine="fused"))
+    told = "flagged: 5 of 60 trials, disturbed while they were measured (contamination)"
+    table, _ = tables_of(run)
+    assert told in table.notes
+    assert [(raw["trials"], raw["flagged"]) for raw in as_json(run)["models"]] == [(30, 5), (30, 0)]
+
+    path = str(store(run, tmp_path / "run.jsonl"))
+    size = ("--layers", "784-300-10", "--batch-size", "100")
+    true = CPU((784, 300, 10), 100)
+    eager, fused = sorted(json.loads(bench(path, *size, "--format", "json").stdout), key=lambda each: each["model"])
+    assert eager["step_seconds"] > 1.01 * true
+    assert eager["step_seconds_without_flagged"] == pytest.approx(true, rel=1e-6)
+    assert fused["step_seconds_without_flagged"] == fused["step_seconds"]
+    text = bench(path, *size, "--format", "markdown").stdout
+    assert f"- {told}; step without them: cpu eager {format_seconds(true)}\n" in text
+
+
+def test_disturbed_trials_without_which_nothing_changes_or_is_left_are_said_to_be_such() -> None:
+    def note(run: Run) -> str:
+        sides = label_runs([run], [None])
+        return render_prediction(sides, make_models(sides), ((784, 300, 10), 100), "markdown", 80)
+
+    assert "; every prediction is the same without them" in note(disturbed(grid(CPU), 2, 1.0))
+    assert "; without them there are too few sizes for a model of cpu" in note(disturbed(grid(CPU), 27, 1.5))
+    assert "flagged" not in note(grid(CPU))
 
 
 def test_every_contender_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
