@@ -80,13 +80,14 @@ def _total_memory(device: str) -> int | None:
 class Device:
     """The device a trial trains on.
 
-    Peaks are of this process alone: ``allocated`` is bytes of live tensors, ``reserved`` what the caching allocator
-    holds for them. On the CPU both are None, for the host's peak says it. Where a backend has no peak counter (MPS),
-    `sample` notes what is allocated at a moment, and the largest such sample stands for the peak, labelled so.
+    Peaks are of this process alone: ``allocated`` is bytes of live tensors, and on CUDA of the workspaces that torch
+    allocates for cuBLAS, ``reserved`` what the caching allocator holds for them. On the CPU both are None, for the
+    host's peak says it. Where a backend has no peak counter (MPS), `sample` notes what is allocated at a moment, and
+    the largest such sample stands for the peak, labelled so.
     """
 
     def __init__(self, name: str) -> None:
-        """Select the device called `name`, such as ``cpu``, ``cuda:0`` or ``mps``."""
+        """Select the device called `name`, such as ``cpu``, ``cuda:0`` (never without its number) or ``mps``."""
         self.name = name
         self.torch_device = torch.device(name)
         self._on_host = self.torch_device.type == CPU

@@ -107,12 +107,22 @@ def make_arm_launchers(
     return launchers, renew
 
 
+_COMPILE_THREADS: Final = "TORCHINDUCTOR_COMPILE_THREADS"
+"""With more than one, torch.compile for CUDA starts a pool of processes that are still importing torch while a trial
+is measured, and take a core for it."""
+
+
 def worker_environment(workload: Path | None = None) -> dict[str, str]:
     """Return this process's environment, with this very `bench`, and the `mnist_mlp` meant, found before any other."""
     inherited = os.environ.get("PYTHONPATH")
     folders = [*([str(workload)] if workload else []), str(_PACKAGE_ROOT), *([inherited] if inherited else [])]
     # The present folder may be another checkout: it must not be searched before these.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONSAFEPATH": "1"}
+    return {
+        _COMPILE_THREADS: "1",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "PYTHONSAFEPATH": "1",
+    }
 
 
 def describe_end(status: int) -> str:

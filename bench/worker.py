@@ -23,9 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
-
-import torch
+from typing import TYPE_CHECKING, Any, Final
 
 from bench.channel import Channel, ChannelClosedError
 from bench.coding import from_json, to_json
@@ -40,11 +38,14 @@ from bench.records import Configuration, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError, apply_precision, check_products
 from bench.soundness import Checked
 from mnist_mlp import data
-from mnist_mlp.errors import EngineUnavailableError, WorkloadError
+from mnist_mlp.errors import EngineUnavailableError, WorkloadError, is_out_of_memory
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
 from mnist_mlp.ranks import ALONE, Ranks
 from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
 from mnist_mlp.train import Score, Training
+
+if TYPE_CHECKING:
+    import torch
 
 WARM_STEPS: Final = 8
 """Full batches of the rehearsal that follows the cold start; also what one step's time is estimated from."""
@@ -52,10 +53,6 @@ WARM_STEPS: Final = 8
 
 DISPLACEMENT_BYTES: Final = 100_000
 """Less than what the allocator would take from the system directly, leaving its heap as it is (128 KiB)."""
-
-
-_OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
-"""What plain RuntimeErrors say for want of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS's, C++'s own."""
 
 
 class TrialError(Exception):
@@ -99,11 +96,8 @@ class Session:
             return {"bad_input": str(error)}
         except TrialError as error:
             return {"failure": to_json(error.failure)}
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, error))}
         except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
-            out_of_memory = any(words in str(error) for words in _OUT_OF_MEMORY)
-            kind = FailureKind.OUT_OF_MEMORY if out_of_memory else FailureKind.CRASH
+            kind = FailureKind.OUT_OF_MEMORY if is_out_of_memory(error) else FailureKind.CRASH
             return {"failure": to_json(_failure(kind, error))}
 
     def _handle(self, request: Mapping[str, Any]) -> object:

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import click
 
 from mnist_mlp import __version__
-from mnist_mlp.errors import InvalidValueError, WorkloadError
+from mnist_mlp.errors import InvalidValueError, WorkloadError, is_out_of_memory
 from mnist_mlp.recipes import (
     DATASETS,
     ENGINES,
@@ -50,9 +50,7 @@ class Commands(click.Group):
             click.echo("mnist-mlp: interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (MemoryError, RuntimeError) as error:
-            # torch's CPU allocator raises a plain RuntimeError, its other ones a subclass.
-            text = str(error)
-            if not isinstance(error, MemoryError) and "allocate memory" not in text and "out of memory" not in text:
+            if not is_out_of_memory(error):
                 raise
             click.echo("mnist-mlp: there is not enough memory: use narrower layers or smaller batches", err=True)
             ctx.exit(EXIT_FAILED)

@@ -112,7 +112,9 @@ def check_supported(*, device: str, engine: str, precision: str, pipeline: str, 
 def has_compiler(device: str) -> bool:
     """Return whether this machine has what torch.compile turns kernels for `device` into code with."""
     if device.partition(":")[0] == "cuda":
-        return importlib.util.find_spec("triton") is not None
+        # Triton compiles a part of itself when it is first used.
+        c_compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+        return importlib.util.find_spec("triton") is not None and c_compiler is not None
     return shutil.which(_cxx()) is not None
 
 
@@ -122,7 +124,9 @@ def _torch_release() -> tuple[int, ...]:
 
 
 def _needed_compiler(kind: str) -> str:
-    return "the package triton" if kind == "cuda" else f"the C++ compiler {_cxx()!r} (the variable CXX names another)"
+    if kind == "cuda":
+        return "the package triton and a C compiler (gcc, clang, or what the variable CC names)"
+    return f"the C++ compiler {_cxx()!r} (the variable CXX names another)"
 
 
 def _cxx() -> str:

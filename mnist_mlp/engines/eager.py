@@ -131,6 +131,8 @@ class CompiledEngine(EagerEngine):
             output, loss = self._compiled(images, labels)
         except BackendCompilerFailed as error:
             cause = error.inner_exception
+            if isinstance(cause, torch.OutOfMemoryError):  # the compiler tries products at their full size
+                raise cause from error
             reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
             raise EngineUnavailableError(
                 f"engine 'compiled' cannot be used here: torch.compile failed ({reason}); use another engine"

@@ -4,7 +4,7 @@ Images are gathered and normalised for many batches at once, into a buffer that 
 are kept, and the outputs of all batches computed together from them at the end of a stretch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +30,8 @@ _BLOCK_SAMPLES: Final = 65_536
 class Batch:
     """A batch in its buffers: images, (n, 784), one-hot labels and logits, (10, n) each: classes first.
 
-    So the softmax goes along columns, which torch vectorises; along rows of ten it took ten times as long.
+    So the softmax goes along columns, which torch vectorises; along rows of ten it took ten times as long. Each lies in
+    one piece: torch would copy the logits anew before a softmax, and work through a part of longer rows row by row.
     """
 
     images: Tensor
@@ -48,20 +49,46 @@ class Block:
         self.pixels = torch.empty(samples, INPUT_FEATURES, dtype=torch.uint8, device=device)
         self.images = torch.empty(samples, INPUT_FEATURES, device=device)
         self.labels = torch.empty(samples, dtype=torch.int64, device=device)
-        self.targets = torch.empty(CLASSES, samples, device=device)
-        self.logits = torch.empty(CLASSES, samples, device=device)
+        self._targets = torch.empty(CLASSES * samples, device=device)
+        self._logits = torch.empty(CLASSES * samples, device=device)
+        self._classes = torch.arange(CLASSES, device=device).unsqueeze(1)
         self._full = [self.batch(begin, batch_size) for begin in range(0, samples - batch_size + 1, batch_size)]
 
     def batch(self, begin: int, size: int) -> Batch:
         """Return the `size` samples from `begin` on as a batch."""
-        chosen = slice(begin, begin + size)
-        return Batch(images=self.images[chosen], targets=self.targets[:, chosen], logits=self.logits[:, chosen])
+        by_class = slice(CLASSES * begin, CLASSES * (begin + size))
+        return Batch(
+            images=self.images[begin : begin + size],
+            targets=self._targets[by_class].view(CLASSES, size),
+            logits=self._logits[by_class].view(CLASSES, size),
+        )
 
     def batches(self, samples: int) -> list[tuple[int, Batch]]:
         """Return the batches of the first `samples` samples with their sizes; the last may be short."""
         full, short = divmod(samples, self._batch_size)
         batches = [(self._batch_size, batch) for batch in self._full[:full]]
         return [*batches, (short, self.batch(samples - short, short))] if short else batches
+
+    def set_targets(self, samples: int) -> None:
+        """Make the targets of the first `samples` samples, in their batches, from the labels."""
+        for targets, chosen in self._by_size(self._targets, samples):
+            labels = self.labels[chosen].view(-1, 1, targets.shape[2])
+            torch.eq(labels, self._classes, out=targets)
+
+    def copy_logits(self, samples: int, logits: Tensor) -> None:
+        """Copy those of the first `samples` samples, from their batches, to `logits`, (10, samples)."""
+        for batches, chosen in self._by_size(self._logits, samples):
+            logits[:, chosen].view(CLASSES, -1, batches.shape[2]).copy_(batches.transpose(0, 1))
+
+    def _by_size(self, buffer: Tensor, samples: int) -> Iterator[tuple[Tensor, slice]]:
+        """Yield the parts of `buffer` for the first `samples` samples: its full batches, then a short one.
+
+        Each is (batches, 10, samples of each), with the samples that it holds.
+        """
+        whole = samples - samples % self._batch_size
+        for begin, end, size in ((0, whole, self._batch_size), (whole, samples, samples - whole)):
+            if begin < end:
+                yield buffer[CLASSES * begin : CLASSES * end].view(-1, CLASSES, size), slice(begin, end)
 
 
 class Workspace:
@@ -133,7 +160,6 @@ class FusedEngine:
         schedule = schedule or constant(recipe)
         rates = DeviceRates(schedule, self._device) if self.is_captured else HostRates(schedule)
         self.optimizer = (FlatSGD if recipe.optimizer == "sgd" else FlatAdam)(recipe, self.parameters, rates)
-        self._one_hot = torch.eye(CLASSES, device=self._device)
         self._workspaces: dict[int, Workspace] = {}
         self._block: Block | None = None
 
@@ -148,7 +174,7 @@ class FusedEngine:
             count = len(chosen)
             self._fill(block, chosen)
             self._take_steps(block.batches(count), after_step)
-            logits[:, begin : begin + count] = block.logits[:, :count]
+            block.copy_logits(count, logits[:, begin : begin + count])
             labels[begin : begin + count] = block.labels[:count]
         return self._tally(logits, labels)
 
@@ -191,7 +217,7 @@ class FusedEngine:
         count = len(chosen)
         labels = block.labels[:count]
         self._pipeline.assemble(chosen, block.pixels[:count], block.images[:count], labels)
-        torch.index_select(self._one_hot, 1, labels, out=block.targets[:, :count])
+        block.set_targets(count)
 
     def _tally(self, logits: Tensor, labels: Tensor) -> Tally:
         """Return the tally of a stretch from its logits, (10, n)."""

@@ -40,7 +40,7 @@ def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream of all captures on `device`: one, for cuBLAS keeps a workspace for each."""
+    """Return the stream of all captures on `device`: one, for older torch keeps a workspace of cuBLAS for each."""
     return torch.cuda.Stream(device)
 
 

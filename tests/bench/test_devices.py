@@ -34,6 +34,7 @@ class FakeCuda:
         return SimpleNamespace() if self.memory_bytes is None else SimpleNamespace(total_memory=self.memory_bytes)
 
     def set_device(self, device: torch.device) -> None:
+        assert device.index is not None  # torch.cuda refuses it
         self.calls.append(f"set {device}")
 
     def synchronize(self) -> None:

@@ -58,8 +58,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _devices() -> Iterator[Any]:
     """Yield a parameter for each device there is, asking in a way that does not start CUDA."""
     yield "cpu"
-    for name, mark in (("cuda", pytest.mark.cuda), ("mps", pytest.mark.mps)):
-        if torch.get_device_module(name).is_available():
+    for name, mark in (("cuda:0", pytest.mark.cuda), ("mps", pytest.mark.mps)):
+        if torch.get_device_module(name.partition(":")[0]).is_available():
             yield pytest.param(name, marks=mark)
 
 

@@ -115,7 +115,8 @@ def test_gradients_are_those_of_float64(recipe: Recipe) -> None:
     loss_function(recipe.loss)(reference(images.double()), labels).backward()
     block = Block(size, size, CPU)
     block.images.copy_(images)
-    block.targets.copy_(torch.eye(10)[:, labels])
+    block.labels.copy_(labels)
+    block.set_targets(size)
     engine.workspace(size).gradients(block.batches(size)[0][1])
     found = [part for layer in engine.parameters.layers for part in (layer.weight_gradient, layer.bias_gradient)]
     for expected, gradient in zip(reference.parameters(), found, strict=True):
@@ -123,6 +124,27 @@ def test_gradients_are_those_of_float64(recipe: Recipe) -> None:
         # float32 keeps 1.2e-7; sums over 784 inputs and a few layers lose ten to a hundred times that.
         scale = float(expected.grad.abs().max())
         torch.testing.assert_close(gradient.double(), expected.grad, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("samples", [3, 8, 20, 23, 24])
+def test_a_block_holds_its_batches_each_in_one_piece_and_gives_logits_in_the_order_of_the_samples(samples: int) -> None:
+    block = Block(24, 8, CPU)
+    labels = torch.arange(24) * 7 % 10
+    block.labels.copy_(labels)
+    block.set_targets(samples)
+    begin = 0
+    for size, batch in block.batches(samples):
+        assert torch.equal(batch.targets, torch.eye(10)[:, labels[begin : begin + size]])
+        assert batch.logits.is_contiguous()
+        assert batch.targets.is_contiguous()
+        batch.logits.copy_(torch.arange(begin, begin + size) + torch.arange(10).unsqueeze(1) / 10)
+        begin += size
+    assert begin == samples
+    logits = torch.full((10, 30), -1.0)
+    block.copy_logits(samples, logits[:, 2 : 2 + samples])
+    assert torch.equal(logits[:, 2 : 2 + samples], torch.arange(samples) + torch.arange(10).unsqueeze(1) / 10)
+    assert (logits[:, :2] == -1).all()
+    assert (logits[:, 2 + samples :] == -1).all()
 
 
 @variants
@@ -359,17 +381,26 @@ def test_one_process_compiles_for_any_number_of_models(monkeypatch: pytest.Monke
         assert losses[1] == pytest.approx(losses[0], rel=1e-6)
 
 
-def test_compiler_that_fails_is_said_to_be_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (RuntimeError("no headers"), EngineUnavailableError),
+        (torch.OutOfMemoryError("no headers"), torch.OutOfMemoryError),
+    ],
+)
+def test_compiler_that_fails_is_said_to_be_the_reason_unless_memory_was_short(
+    monkeypatch: pytest.MonkeyPatch, cause: Exception, expected: type[Exception]
+) -> None:
     def compile_nothing(function: Callable[..., object], **_: object) -> Callable[..., object]:
         def fail(*_: object) -> None:
-            raise BackendCompilerFailed(function, RuntimeError("no headers"), None)
+            raise BackendCompilerFailed(function, cause, None)
 
         return fail
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
     monkeypatch.setattr("mnist_mlp.support.has_compiler", lambda _device: True)
     training = Training(RECIPE, bars(), device=CPU, seed=5, engine="compiled")
-    with pytest.raises(EngineUnavailableError, match="no headers"):
+    with pytest.raises(expected, match="no headers"):
         training.train(training.order(0))
 
 

@@ -74,6 +74,23 @@ def test_compiled_is_refused_without_a_compiler(monkeypatch: pytest.MonkeyPatch)
         check_supported(device="cpu", engine="compiled", precision="fp32", pipeline="resident")
 
 
+@pytest.mark.parametrize(
+    ("triton", "compilers", "cc", "has"),
+    [(True, {"gcc"}, "", True), (True, {"clang"}, "", True), (True, set(), "icx", True), (True, {"g++"}, "", False),
+     (False, {"gcc"}, "", False)],
+)  # fmt: skip
+def test_compiled_on_cuda_needs_triton_and_a_c_compiler(
+    monkeypatch: pytest.MonkeyPatch, compilers: set[str], cc: str, *, triton: bool, has: bool
+) -> None:
+    monkeypatch.setenv("CC", cc)
+    monkeypatch.setattr("shutil.which", lambda name: name if name in compilers else None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object() if triton else None)
+    assert has_compiler("cuda:0") == has
+    assert "triton and a C compiler" in str(
+        why_unsupported(device="cuda:0", engine="compiled", precision="fp32", pipeline="resident", compiler=False)
+    )
+
+
 def test_misspelt_engine_is_answered_with_the_nearest() -> None:
     with pytest.raises(InvalidValueError, match="did you mean 'fused'"):
         check_supported(device="cpu", engine="fusd", precision="fp32", pipeline="resident")
