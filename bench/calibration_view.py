@@ -80,11 +80,14 @@ _LEGEND: Final = (
     "  credible: |mean| + t(95 %) SE of the log ratios of the process pairs",
     "pairs SD: of one such pair; accuracy SD: of final test accuracy, over the seeds",
     "epoch: median of this session's trials; drift SD: of the sessions' medians",
+    "peak: fastest float32 products of all sessions with this torch, CUDA and BLAS;",
+    "  what utilisation and the account of taxes are shares of",
 )
 
 _RATES_LEGEND: Final = (
     "square products: the fastest of two n x n matrices; 784 to W, batch B: the three",
     "  products of such a layer in a training step; both the best of several tries",
+    "  in one process of this session",
     "copy, triad: of memory, best of several tries; copy counts 2 arrays, triad",
     "  (a = b + s c) 3, and neither what is read of lines that are overwritten",
     "step: of 784-16-10 at batch size 8, a step's overhead; median of stretches",
@@ -145,7 +148,7 @@ def _bytes(per_second: float) -> str:
 def _peak_note(figures: DeviceFigures) -> str:
     peak = figures.peak_flops_per_second
     rate = "unknown" if peak is None else _flops(peak)
-    return f"{figures.device}: peak {rate}, the fastest float32 product of two square matrices"
+    return f"{figures.device}: peak {rate}"
 
 
 def _drift_note(figures: DeviceFigures) -> str:

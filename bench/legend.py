@@ -17,6 +17,8 @@ from bench.warning_rules import ADVICE
 
 MAX_MESSAGE_CHARACTERS: Final = 200
 
+FASTER_THAN_PEAK: Final = "faster than the calibrated peak: calibrate again on a quiet machine"
+
 _LISTED: Final = 5
 """Configurations with flagged trials that are named; the others are counted."""
 
@@ -121,9 +123,23 @@ def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Col
         )
     if "peak_memory_bytes" in shown:
         yield from _memory_notes(run, summaries)
+    if any(key.startswith("flops_utilisation") for key in shown):
+        yield from _utilisation_notes(summaries)
     if any("joule" in key for key in shown):
         for reason in unmeasured_energy(run.records):
             yield f"energy unmeasured: {harmless(reason, MAX_MESSAGE_CHARACTERS)}"
+
+
+def _utilisation_notes(summaries: Sequence[Summary]) -> Iterator[str]:
+    shares = [summary.flops_utilisation for summary in summaries if summary.measured]
+    unknown, above = shares.count(None), sum(share is not None and share.high > 1 for share in shares)
+    if unknown:
+        yield (
+            f"of measured peak ({unknown} of {len(summaries)} rows empty): not calibrated with this device, precision, "
+            "threads and torch: python -m bench calibrate"
+        )
+    if above:
+        yield f"of measured peak ({above} of {len(summaries)} rows above 100 %): {FASTER_THAN_PEAK}"
 
 
 def _memory_notes(run: Run, summaries: Iterable[Summary]) -> Iterator[str]:

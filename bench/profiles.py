@@ -105,9 +105,8 @@ class DeviceFigures:
     """What a profile says of one device. Deviations are standard deviations, those of times of their logarithm.
 
     `sessions` counts those that agree with the newest one in all that decides times and accuracies (see
-    `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials,
-    `peak_flops_per_second` is the highest rate of square float32 products that it saw, `rates` and `thread_rates` are
-    its own.
+    `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials, `rates` and
+    `thread_rates` are its own. `peak_flops_per_second` is what utilisation is a share of, at fp32 with `threads`.
     """
 
     device: str
@@ -188,13 +187,20 @@ class MachineProfile:
         sessions = self._alike(device)
         return statistics.median(sessions[-1].yardstick_seconds) if sessions else None
 
-    def peak_flops_per_second(self, device: str, precision: str, threads: int) -> float | None:
-        """Return the highest rate of products that the newest session measured: squares, layers, thread scaling.
+    def peak_flops_per_second(self, device: str, precision: str, threads: int, software: Software) -> float | None:
+        """Return the highest rate of products that any session measured: squares, layers, thread scaling.
 
-        None if it measured none at this precision with so many threads: another's rate says nothing.
+        A busy machine only lowers rates, so no session lowers the peak. Those with another torch, CUDA or BLAS than
+        `software` do not count. None if none measured this precision with so many threads: another's rate says nothing.
         """
-        sessions = self._alike(device)
-        return sessions[-1].highest_flops_per_second(precision, threads) if sessions else None
+        rates = (
+            measured.highest_flops_per_second(precision, threads)
+            for session in self.sessions
+            if _libraries(session.software) == _libraries(software)
+            for measured in session.devices
+            if measured.device == device
+        )
+        return max((rate for rate in rates if rate is not None), default=None)
 
     def unused_seed(self) -> int:
         """Return the first seed above all that were trained: new seeds say more about seeds than old ones."""
@@ -207,6 +213,11 @@ class MachineProfile:
         if not sessions:
             return None
         newest = sessions[-1]
+        software = next(
+            session.software
+            for session in self.sessions[::-1]
+            if any(measured.device == device for measured in session.devices)
+        )
         return DeviceFigures(
             device=device,
             threads=newest.threads,
@@ -220,7 +231,7 @@ class MachineProfile:
             epoch_deviation=_deviation(tuple(map(math.log, newest.epoch_seconds))),
             drift_deviation=self.drift_deviation(device),
             yardstick_seconds=statistics.median(newest.yardstick_seconds),
-            peak_flops_per_second=max(newest.peak_flops_per_second, default=None),
+            peak_flops_per_second=self.peak_flops_per_second(device, "fp32", newest.threads, software),
             rates=newest.rates,
             thread_rates=newest.thread_rates,
         )
@@ -256,22 +267,28 @@ def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]
     return (
         measured.configuration,
         measured.threads,
-        software.torch,
-        software.cuda,
-        software.blas,
+        *_libraries(software),
         software.workload,
     )
+
+
+def _libraries(software: Software) -> tuple[object, ...]:
+    """Return what multiplies: products by other libraries have other rates."""
+    return software.torch, software.cuda, software.blas
 
 
 def _deviation(values: tuple[float, ...]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def peak_rate_of(profile: MachineProfile | None) -> Callable[[Configuration], float | None]:
-    """Return what tells the highest FLOP/s measured where a configuration runs; None everywhere without a profile."""
+def peak_rate_of(profile: MachineProfile | None, software: Software) -> Callable[[Configuration], float | None]:
+    """Return what tells the highest FLOP/s that `software`'s torch, CUDA and BLAS reached where a configuration runs.
+
+    It tells None everywhere without a profile.
+    """
     if profile is None:
         return lambda _: None
-    return lambda c: profile.peak_flops_per_second(c.device, c.precision, c.threads)
+    return lambda c: profile.peak_flops_per_second(c.device, c.precision, c.threads, software)
 
 
 def new_profile(machine: Machine) -> MachineProfile:

@@ -140,7 +140,7 @@ def make_report(stored: Sequence[Stored]) -> Report:
 
 def _run_report(name: str, stored: Stored) -> RunReport:
     run = stored.run
-    summaries = summarise_run(run, lambda _: peak_rate_of(stored.profile))
+    summaries = summarise_run(run, lambda header: peak_rate_of(stored.profile, header.software))
     columns = report_columns(summaries) if summaries else ()
     return RunReport(
         name=name,

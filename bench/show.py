@@ -1,7 +1,7 @@
 """A stored run as text: a table for the terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 from bench.coding import to_json
@@ -14,7 +14,7 @@ from bench.machines import machine_headers
 from bench.prices import Prices
 from bench.records import Run
 from bench.selection import nothing_meets, select
-from bench.summary import PeakRate, Summary, summarise_run
+from bench.summary import PeakRates, Summary, summarise_run
 from bench.warning_rules import ADVICE
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
@@ -31,7 +31,7 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     filters: Sequence[str] = (),
     width: int = 80,
     prices: Prices | None = None,
-    peak_rates: Callable[[str], PeakRate] = lambda _: lambda _: None,
+    peak_rates: PeakRates = lambda _: lambda _: None,
 ) -> str:
     """Return the configurations of `run` that meet `filters`, one a row, without a final line break.
 
@@ -40,8 +40,8 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     Without `columns`, table and Markdown show the columns that matter (the table as many as fit in `width` characters)
     and CSV and JSON all raw fields. With them, CSV and JSON hold the raw fields that each named column is made of:
     ``epoch_seconds`` stands for its median, low, high and n. With `prices`, every format has the columns of cost too.
-    `peak_rates` tells, by a machine's id, the highest FLOP/s measured where a configuration runs, which utilisation is
-    a share of.
+    `peak_rates` tells, by a machine's header, the highest FLOP/s measured where a configuration runs, which utilisation
+    is a share of.
 
     Raises:
         BadInputError: a column is unknown, or a filter cannot be read.

@@ -94,7 +94,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
             filters=filters,
             width=width,
             prices=prices,
-            peak_rates=lambda machine_id: peak_rate_of(load_profile(machine_id, results)),
+            peak_rates=lambda header: peak_rate_of(load_profile(header.machine.id, results), header.software),
         )
     click.echo(text)
     for warning in run.warnings:

@@ -14,12 +14,15 @@ from typing import Any, TypeAlias
 
 from bench.machines import by_machine
 from bench.ordering import configuration_key, natural_key
-from bench.records import Configuration, Failure, Measurement, Peak, Run, TrialRecord, TrialWarning
+from bench.records import Configuration, Failure, Header, Measurement, Peak, Run, TrialRecord, TrialWarning
 from bench.warning_rules import MIN_REPEATS, SPREAD_RATIO, is_flagged
 from mnist_mlp.costs import memory_floor, training_bytes, training_flops
 
 PeakRate: TypeAlias = Callable[[Configuration], float | None]
 """The highest FLOP/s that was measured where a configuration runs; None where none was."""
+
+PeakRates: TypeAlias = Callable[[Header], PeakRate]
+"""Those of a machine and software."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,13 +276,13 @@ def summarise(
     )
 
 
-def summarise_run(run: Run, peak_rates: Callable[[str], PeakRate] = lambda _: lambda _: None) -> tuple[Summary, ...]:
+def summarise_run(run: Run, peak_rates: PeakRates = lambda _: lambda _: None) -> tuple[Summary, ...]:
     """Sum up the repeats of each configuration on each machine of `run`, sorted as `summarise` does, then by machine.
 
-    `peak_rates` gives the rates of a machine by its id.
+    `peak_rates` gives the rates where the trials of a header ran.
     """
     runs = sorted(by_machine(run).items())
-    summaries = [summarise(each.records, peak_rates(machine_id), machine_id) for machine_id, each in runs]
+    summaries = [summarise(each.records, peak_rates(each.header), machine_id) for machine_id, each in runs]
     if len(summaries) == 1:
         return summaries[0]
     return tuple(sorted(itertools.chain(*summaries), key=lambda summary: configuration_key(summary.configuration)))

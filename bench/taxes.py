@@ -17,9 +17,10 @@ from bench.columns import harmless
 from bench.errors import BadInputError
 from bench.fields import Value
 from bench.layout import WordTable, csv_text, draw_word_tables
-from bench.legend import heading
-from bench.profiles import MachineProfile
+from bench.legend import FASTER_THAN_PEAK, heading
+from bench.profiles import MachineProfile, peak_rate_of
 from bench.records import Configuration, Measurement, Run
+from bench.summary import PeakRate
 from bench.units import format_flops, format_percent, format_seconds
 
 LEVEL: Final = 0.95
@@ -74,6 +75,7 @@ def make_accounts(run: Run, profile: MachineProfile | None) -> tuple[Account, ..
 
     `profile` is that of the run's machine; without one, or without a measured peak, the arithmetic is unknown.
     """
+    peak_rate = peak_rate_of(profile, run.header.software)
     groups: dict[Configuration, dict[tuple[str, str], list[tuple[Configuration, Measurement]]]] = {}
     for record in run.records:
         if isinstance(record.outcome, Measurement):
@@ -82,7 +84,7 @@ def make_accounts(run: Run, profile: MachineProfile | None) -> tuple[Account, ..
             ways = groups.setdefault(key, {})
             way = (configuration.pipeline, configuration.engine)
             ways.setdefault(way, []).append((configuration, record.outcome))
-    found = (_account(ways, profile) for ways in groups.values())
+    found = (_account(ways, peak_rate) for ways in groups.values())
     return tuple(account for account in found if account is not None)
 
 
@@ -91,7 +93,7 @@ _WAYS: Final = ((("dataloader", "eager"),), (("resident", "eager"),), (("residen
 
 
 def _account(
-    measured: dict[tuple[str, str], list[tuple[Configuration, Measurement]]], profile: MachineProfile | None
+    measured: dict[tuple[str, str], list[tuple[Configuration, Measurement]]], peak_rate: PeakRate
 ) -> Account | None:
     tutorial, resident, bare = ways = [_fastest(measured, choices) for choices in _WAYS]
     known = [way for way in ways if way is not None]
@@ -99,7 +101,7 @@ def _account(
         return None
     configuration, measurement = measured[known[0].key][0]
     whole = known[0].mean
-    peak = _peak(configuration, profile)
+    peak = _peak(configuration, peak_rate)
     flops = measurement.training_flops_per_sample * measurement.epochs[0].train_samples
     arithmetic = None if peak is None else flops / peak
     return Account(
@@ -110,7 +112,7 @@ def _account(
             _difference("loader tax", tutorial, resident, whole),
             _difference("framework tax", resident, bare, whole),
             _gap(bare, arithmetic, whole),
-            _arithmetic(flops, peak, arithmetic, whole),
+            _arithmetic(flops, peak, known, whole),
         ),
     )
 
@@ -126,13 +128,10 @@ def _fastest(
     return min(ways, key=lambda way: way.mean, default=None)
 
 
-def _peak(configuration: Configuration, profile: MachineProfile | None) -> float | None:
+def _peak(configuration: Configuration, peak_rate: PeakRate) -> float | None:
     """Return the highest rate that was measured, of several ranks that many times, as `flops_utilisation` has it."""
-    if profile is None:
-        return None
-    c = configuration
-    peak = profile.peak_flops_per_second(c.device, c.precision, c.threads)
-    return None if peak is None else peak * c.world_size
+    peak = peak_rate(configuration)
+    return None if peak is None else peak * configuration.world_size
 
 
 def _difference(name: str, dear: Way | None, cheap: Way | None, whole: float) -> Part:
@@ -172,14 +171,17 @@ def _interval(value: float, sides: Sequence[Sequence[float]]) -> tuple[float | N
     return value - half, value + half
 
 
-def _arithmetic(flops: int, peak: float | None, seconds: float | None, whole: float) -> Part:
-    meaning = (
-        "no peak is known of this machine, device, precision and thread count: python -m bench calibrate"
-        if peak is None
-        else f"{format_flops(flops)} at the measured peak, {format_flops(peak)}/s"
-    )
-    share = None if seconds is None else seconds / whole
-    return Part(name="arithmetic", seconds=seconds, low=None, high=None, share=share, meaning=meaning)
+def _arithmetic(flops: int, peak: float | None, ways: Sequence[Way], whole: float) -> Part:
+    name = "arithmetic"
+    if peak is None:
+        meaning = "no peak is known of this machine, device, precision, thread count and torch: "
+        meaning += "python -m bench calibrate"
+        return Part(name=name, seconds=None, low=None, high=None, share=None, meaning=meaning)
+    seconds = flops / peak
+    meaning = f"{format_flops(flops)} at the measured peak, {format_flops(peak)}/s"
+    if any(way.mean < seconds for way in ways):
+        meaning += f"; an epoch was {FASTER_THAN_PEAK}"
+    return Part(name=name, seconds=seconds, low=None, high=None, share=seconds / whole, meaning=meaning)
 
 
 def render_taxes(run: Run, profile: MachineProfile | None, layout: str, width: int) -> str:

@@ -400,7 +400,8 @@ def test_drift_is_shown_from_the_third_session_on_with_what_it_knows(
         run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
     text = render(run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4)))
     assert "cpu: drift over 3 sessions; it knows only the days that were measured" in text
-    assert "cpu: peak 150 GFLOP/s, the fastest float32 product of two square matrices" in text
+    assert "cpu: peak 420 GFLOP/s" in text  # that of a layer, where squares reached 400
+    assert "peak: fastest float32 products of all sessions with this torch, CUDA and BLAS;" in text
     assert text.splitlines()[3].split()[-4:] == ["0.0", "%", "15.6", "ms"]
 
 
@@ -454,6 +455,6 @@ def test_a_real_calibration_gives_plausible_figures(launcher: Launcher, tmp_path
     assert all(0.9 < accuracy < 1 for accuracy in profile.sessions[0].devices[0].test_accuracies)
     assert [rates.precision for rates in figures.rates] == ["fp32", "bf16"]
     assert figures.thread_rates[0].threads == 1
-    peak = profile.peak_flops_per_second("cpu", "fp32", figures.threads)
+    peak = figures.peak_flops_per_second
     assert peak is not None
     assert peak >= figures.rates[0].highest_flops_per_second

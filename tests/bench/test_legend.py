@@ -18,7 +18,7 @@ from bench.legend import count_failures, count_warnings, heading, is_complete, l
 from bench.machines import by_machine
 from bench.matching import is_whole
 from bench.records import Accelerator, FailureKind, Fingerprint, Footer, Peak, Run, TrialWarning
-from bench.summary import summarise
+from bench.summary import PeakRate, summarise
 from bench.warning_rules import ADVICE
 
 
@@ -26,6 +26,20 @@ def notes(run: Run, *keys: str) -> list[str]:
     summaries = summarise(run.records)
     columns = find_columns(keys) if keys else default_columns(summaries)
     return list(legend(run, summaries, columns, ()))
+
+
+def test_utilisation_above_the_peak_and_without_one_is_told() -> None:
+    run = make_run([make_configuration(threads=threads) for threads in (1, 2)])
+    columns = find_columns(("threads", "flops_utilisation"))
+
+    def told(peak_rate: PeakRate) -> str:
+        return "\n".join(legend(run, summarise(run.records, peak_rate), columns, ()))
+
+    assert "of measured peak" not in told(lambda _: 1e15)
+    text = told(lambda c: 1.0 if c.threads == 1 else None)
+    assert "(1 of 2 rows above 100 %): faster than the calibrated peak: calibrate again on a quiet machine" in text
+    assert "(1 of 2 rows empty): not calibrated with this device, precision, threads and torch" in text
+    assert not any("measured peak" in line for line in notes(run))
 
 
 def test_heading_names_run_machine_and_software() -> None:

@@ -26,11 +26,13 @@ from bench.profiles import (
     Session,
     load_profile,
     new_profile,
+    peak_rate_of,
     save_profile,
 )
 
 RATIOS = (0.03, -0.02, 0.01, 0.0, -0.015, 0.02)
 MACHINE = make_machine()
+SOFTWARE = make_software()
 
 
 def make_device(**changes: Any) -> DeviceSession:  # noqa: ANN401 - the changes go to dataclasses.replace
@@ -116,14 +118,16 @@ def measured(*rates: Any, threads: tuple[int, ...] = (), **changes: Any) -> Mach
 def test_the_peak_is_the_highest_rate_of_that_precision_and_thread_count() -> None:
     bf16 = make_rates(precision="bf16", square_flops_per_second=9e11, layers=())
     profile = measured(make_rates(), bf16, threads=(1, 2), peak_flops_per_second=(4.1e11,))
-    assert profile.peak_flops_per_second("cpu", "fp32", 2) == 4.2e11
-    assert profile.peak_flops_per_second("cpu", "bf16", 2) == 9e11
-    assert profile.peak_flops_per_second("cpu", "fp32", 1) == 2.1e11
+    assert profile.peak_flops_per_second("cpu", "fp32", 2, SOFTWARE) == 4.2e11
+    assert profile.peak_flops_per_second("cpu", "bf16", 2, SOFTWARE) == 9e11
+    assert profile.peak_flops_per_second("cpu", "fp32", 1, SOFTWARE) == 2.1e11
 
 
 def test_the_peak_includes_what_the_second_version_of_the_format_holds() -> None:
-    assert measured(peak_flops_per_second=(4e11, 5e11)).peak_flops_per_second("cpu", "fp32", 2) == 5e11
-    assert measured(make_rates(), peak_flops_per_second=(5e11,)).peak_flops_per_second("cpu", "fp32", 2) == 5e11
+    assert measured(peak_flops_per_second=(4e11, 5e11)).peak_flops_per_second("cpu", "fp32", 2, SOFTWARE) == 5e11
+    assert (
+        measured(make_rates(), peak_flops_per_second=(5e11,)).peak_flops_per_second("cpu", "fp32", 2, SOFTWARE) == 5e11
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,21 +136,35 @@ def test_the_peak_includes_what_the_second_version_of_the_format_holds() -> None
 )
 def test_what_was_not_measured_has_no_peak(device: str, precision: str, threads: int) -> None:
     profile = measured(make_rates(), threads=(1, 2), peak_flops_per_second=(4.1e11,))
-    assert profile.peak_flops_per_second(device, precision, threads) is None
-    assert make_profile().peak_flops_per_second("cpu", "fp32", 2) is None
+    assert profile.peak_flops_per_second(device, precision, threads, SOFTWARE) is None
+    assert make_profile().peak_flops_per_second("cpu", "fp32", 2, SOFTWARE) is None
 
 
 def test_an_accelerators_rates_hold_for_any_number_of_the_hosts_threads() -> None:
     profile = measured(make_rates(), device="cuda:0", peak_flops_per_second=(5e11,))
     for threads in (1, 2, 64):
-        assert profile.peak_flops_per_second("cuda:0", "fp32", threads) == 5e11
-        assert profile.peak_flops_per_second("cuda:0", "bf16", threads) is None
+        assert profile.peak_flops_per_second("cuda:0", "fp32", threads, SOFTWARE) == 5e11
+        assert profile.peak_flops_per_second("cuda:0", "bf16", threads, SOFTWARE) is None
 
 
-def test_the_peak_is_that_of_the_newest_session() -> None:
-    fast = make_session(make_device(rates=(make_rates(square_flops_per_second=9e11),)))
-    profile = make_profile(fast, make_session(make_device(rates=(make_rates(),))))
-    assert profile.peak_flops_per_second("cpu", "fp32", 2) == 4.2e11
+def test_a_calibration_on_a_busy_machine_does_not_lower_the_peak() -> None:
+    fast = make_session(make_device(rates=(make_rates(square_flops_per_second=9e11),), threads=1), workload="0.0.1")
+    profile = make_profile(fast, make_session(make_device(rates=(make_rates(),))), make_session())
+    assert profile.peak_flops_per_second("cpu", "fp32", 2, SOFTWARE) == 9e11
+    figures = profile.figures("cpu")
+    assert figures is not None
+    assert figures.peak_flops_per_second == 9e11
+
+
+@pytest.mark.parametrize("change", [{"torch": "2.12.0"}, {"cuda": None}, {"blas": "openblas"}], ids=str)
+def test_the_peak_of_a_run_is_that_of_its_own_libraries(change: dict[str, Any]) -> None:
+    other = make_session(make_device(rates=(make_rates(square_flops_per_second=9e11),)), **change)
+    profile = make_profile(make_session(make_device(rates=(make_rates(),))), other)
+    assert profile.peak_flops_per_second("cpu", "fp32", 2, SOFTWARE) == 4.2e11
+    assert profile.peak_flops_per_second("cpu", "fp32", 2, make_software(**change)) == 9e11
+    assert profile.peak_flops_per_second("cpu", "fp32", 2, make_software(torch="2.13.0")) is None
+    assert peak_rate_of(profile, SOFTWARE)(make_configuration()) == 4.2e11
+    assert peak_rate_of(None, SOFTWARE)(make_configuration()) is None
 
 
 def test_figures_hold_the_newest_sessions_rates_and_nothing_where_none_were_measured() -> None:

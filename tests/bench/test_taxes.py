@@ -131,6 +131,20 @@ def test_without_a_peak_the_arithmetic_is_unknown_and_says_how_to_know(profile: 
     assert "python -m bench calibrate" in parts["arithmetic"].meaning
 
 
+def test_the_peak_is_none_that_another_torch_reached() -> None:
+    profile = profile_with(PEAK)
+    (session,) = profile.sessions
+    other = dataclasses.replace(session, software=make_software(torch="2.12.0"))
+    parts = parts_of(run_of(TUTORIAL, RESIDENT), dataclasses.replace(profile, sessions=(other,)))
+    assert parts["arithmetic"].seconds is None
+
+
+def test_an_epoch_faster_than_the_peak_is_told() -> None:
+    for peak, is_told in ((PEAK, False), (PEAK / 8, True)):
+        meaning = parts_of(run_of(TUTORIAL, RESIDENT), profile_with(peak))["arithmetic"].meaning
+        assert ("faster than the calibrated peak: calibrate again" in meaning) == is_told
+
+
 def test_the_peak_is_that_of_float32_and_no_other_precisions() -> None:
     parts = parts_of(run_of(TUTORIAL, RESIDENT, precision="bf16"), profile_with(PEAK))
     assert parts["arithmetic"].seconds is None
@@ -166,7 +180,7 @@ def test_ranks_have_the_peak_of_all_of_them_and_are_told() -> None:
     assert "2 ranks of 2 threads" in render_taxes(run, profile, "table", 80)
     rows = list(csv.DictReader(io.StringIO(render_taxes(run, profile, "csv", 80))))
     assert {row["world_size"] for row in rows} == {"2"}
-    for summary in summarise(run.records, peak_rate_of(profile)):
+    for summary in summarise(run.records, peak_rate_of(profile, make_software())):
         assert summary.flops_utilisation is not None
         assert summary.epoch_seconds is not None
         assert summary.flops_utilisation.median * summary.epoch_seconds.median == pytest.approx(0.25)

@@ -220,7 +220,7 @@ def _use_profile(profile: MachineProfile) -> None:
         figures = profile.figures(device)
         require(figures is not None, "a calibrated device has no figures")
         dumps(figures)  # no figure may be infinite
-        profile.peak_flops_per_second(device, "fp32", 2)
+        profile.peak_flops_per_second(device, "fp32", 2, profile.sessions[-1].software)
     profile.unused_seed()
 
 
