@@ -222,7 +222,8 @@ def cost_columns(prices: Prices) -> tuple[Column, ...]:
     """
 
     def price(summary: Summary) -> float | None:
-        return prices.of(summary.configuration.device)
+        configuration = summary.configuration
+        return prices.of(configuration.device, devices=len(configuration.devices))
 
     def cost(sample: Sample | None, summary: Summary) -> float | None:
         return None if sample is None else cost_of(sample.median, price(summary))

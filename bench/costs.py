@@ -16,8 +16,9 @@ from bench.records import Configuration
 class SideCost:
     """What one side of a row costs; None without a price or a measurement.
 
-    `per_epoch` is of the geometric mean of the trials' epoch times, `to_98_percent` of the median training time to 98 %
-    test accuracy over the `reached` trials that got there.
+    `price_per_hour` is that of all accelerators that train together. `per_epoch` is of the geometric mean of the
+    trials' epoch times, `to_98_percent` of the median training time to 98 % test accuracy over the `reached` trials
+    that got there.
     """
 
     price_per_hour: float | None
@@ -40,7 +41,8 @@ class CostRatio:
 def side_cost(trials: Trials, prices: Prices, side: Side) -> SideCost:
     """Return what `trials`, those of `side`, cost."""
     subject = trials.subject
-    price = prices.of(subject.device if isinstance(subject, Configuration) else "", side)
+    device, devices = (subject.device, len(subject.devices)) if isinstance(subject, Configuration) else ("", 1)
+    price = prices.of(device, side, devices=devices)
     seconds, reached = trials.mean_log_seconds, trials.seconds_to_98_percent
     return SideCost(
         price_per_hour=price,

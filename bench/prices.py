@@ -31,14 +31,14 @@ class Prices:
 
     by_name: Mapping[str, float]
 
-    def of(self, device: str, side: Side | None = None) -> float | None:
-        """Return the price of an hour on `device`; None where none was given.
+    def of(self, device: str, side: Side | None = None, *, devices: int = 1) -> float | None:
+        """Return the price of an hour on `device`, or on so many `devices` like it; None where none was given.
 
         A side's own price comes first, then the device's, then that of its kind: of ``cuda:1`` that of ``cuda``.
         """
         for name in (side, device, device.partition(":")[0], ALL):
             if name is not None and name in self.by_name:
-                return self.by_name[name]
+                return self.by_name[name] * devices
         return None
 
     def check_devices(self, devices: Iterable[str]) -> None:
@@ -59,7 +59,10 @@ class Prices:
     def note(self) -> str:
         """Return what the costs are of and at which prices, in one line."""
         prices = ", ".join(f"{name} {price:.9g}".strip() for name, price in self.by_name.items())
-        return f"cost: training time only, without start-up, evaluation and idle hours; price per hour: {prices}"
+        return (
+            "cost: training time only, without start-up, evaluation and idle hours; of accelerators that train "
+            f"together each is paid; price per hour: {prices}"
+        )
 
 
 def parse_prices(text: str, *, has_sides: bool = False) -> Prices:

@@ -120,6 +120,14 @@ def test_costs_are_the_price_of_the_epoch_and_of_the_training_to_98_percent() ->
     assert to_98.text(neither) == ""
 
 
+@pytest.mark.parametrize(("device", "devices"), [("cuda", 4), ("cpu", 1)])
+def test_each_accelerator_that_takes_part_is_paid_and_the_cpu_once(device: str, devices: int) -> None:
+    (cost, per_hour), _ = (column.fields for column in cost_columns(parse_prices("3.6")))
+    alone, together = summarise([make_record(make_configuration(device=device, world_size=n)) for n in (1, 4)])
+    assert (per_hour.value(alone), per_hour.value(together)) == (3.6, 3.6 * devices)
+    assert (cost.value(alone), cost.value(together)) == (0.002125, 0.002125 * devices)
+
+
 def test_a_device_without_a_price_and_a_failed_configuration_have_no_cost() -> None:
     rows = (*summarise([make_record()]), *summarise([make_record(outcome=make_failure())]))
     for summary, text in zip(rows, ("cuda=1", "1"), strict=True):

@@ -19,6 +19,7 @@ from stored_runs import Quiet, side, with_records
 
 from bench.compare import Comparison, Source, compare_runs
 from bench.comparison_view import Format, render_comparison
+from bench.costs import side_cost
 from bench.inference import Interval
 from bench.judgement_text import (
     change_interval_text,
@@ -383,6 +384,14 @@ def test_exports_hold_prices_costs_and_their_ratio_only_where_prices_are_given(m
     assert "price" not in header
     with_costs = render_comparison(mixed, format="csv", prices=SIDES).splitlines()[0]
     assert with_costs.split(",")[: len(header.split(","))] == header.split(",")
+
+
+@pytest.mark.parametrize(("device", "prices"), [("cuda", [3, 6]), ("cpu", [1, 1])])
+def test_each_accelerator_that_takes_part_is_paid(device: str, prices: list[float]) -> None:
+    made = {make_configuration(device=device, world_size=ranks): 2.0 for ranks in (1, 2)}
+    found = [side_cost(trials, parse_prices("cuda=3,cpu=1"), "baseline") for trials in make_table(side(made)).trials]
+    assert [each.price_per_hour for each in found] == prices
+    assert [each.per_epoch for each in found] == pytest.approx([2.0 * price / 3600 for price in prices], rel=0.01)
 
 
 def test_one_price_for_both_sides_leaves_the_ratio_that_of_time(mixed: Comparison) -> None:

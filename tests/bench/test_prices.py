@@ -16,6 +16,12 @@ def test_a_device_has_its_own_price_or_that_of_its_kind_or_none() -> None:
     assert [prices.of(device) for device in ("cuda", "cuda:0", "cuda:1", "cpu", "mps")] == [2.5, 2.5, 3.0, 0.1, None]
 
 
+def test_accelerators_that_train_together_have_the_price_each() -> None:
+    assert parse_prices("2.5").of("cuda", devices=4) == parse_prices("cuda=2.5").of("cuda:1", devices=4) == 10
+    assert parse_prices("baseline=2,candidate=3", has_sides=True).of("cuda", "candidate", devices=2) == 6
+    assert parse_prices("cpu=1").of("cuda", devices=2) is None
+
+
 def test_a_side_has_its_price_whatever_its_device() -> None:
     prices = parse_prices("baseline=0.5,candidate=2", has_sides=True)
     assert prices.of("cpu", "baseline") == 0.5
@@ -101,6 +107,6 @@ def test_costs_have_three_significant_digits(cost: float, text: str) -> None:
 
 
 def test_the_note_says_what_is_priced_and_at_what() -> None:
-    assert parse_prices("2.50").note().endswith("evaluation and idle hours; price per hour: 2.5")
+    assert parse_prices("2.50").note().endswith("that train together each is paid; price per hour: 2.5")
     assert Prices(by_name={"cuda": 2.5, "cpu": 0.1}).note().endswith("price per hour: cuda 2.5, cpu 0.1")
     assert "training time only" in parse_prices("1").note()
