@@ -42,10 +42,10 @@ from bench.records import Exchange, Failure, FailureKind, RankRecord, Trial
 from bench.torchrun import place_in_torchrun
 from bench.worker import Session, TrialError, take_standard_streams
 
-_EXCHANGE_ORDER: Final = (True, False, False, True) * 2
+EXCHANGE_ORDER: Final = (True, False, False, True) * 2
 """Blocks with the exchange of gradients (true) and without, so that slow drift touches both alike."""
 
-_EXCHANGE_SECONDS: Final = 0.1
+EXCHANGE_SECONDS: Final = 0.1
 """About how long each block takes."""
 
 _BROKEN_CONNECTION: Final = re.compile(
@@ -147,10 +147,10 @@ class RankSession(Session):
         """Time some steps with and without the exchange of gradients. The parameters are of no use afterwards."""
         training, batch_size = self._training, self._training.recipe.batch_size
         slowest = max(self._group.exchange(self._step_seconds))
-        steps = max(1, min(math.ceil(_EXCHANGE_SECONDS / slowest), training.train_samples // batch_size))
+        steps = max(1, min(math.ceil(EXCHANGE_SECONDS / slowest), training.train_samples // batch_size))
         order = training.order(0)[: steps * batch_size]
         seconds: dict[bool, list[float]] = {True: [], False: []}
-        for together in _EXCHANGE_ORDER:
+        for together in EXCHANGE_ORDER:
             self.meet()
             if together:
                 seconds[together].append(self._timed(lambda: training.train(order)))

@@ -1,6 +1,7 @@
 """Carries out a plan: asks where it is, prepares the data, runs trial after trial, stores each as it ends."""
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import Final
 
 from bench.crew import Crew
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, NodesLostError
-from bench.estimate import Estimate, estimate_plan
+from bench.estimate import Estimate, busy_note, estimate_plan
 from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, prepare_dataset, probe_trial
 from bench.locks import IMPATIENT, Patience, device_locks
@@ -122,8 +123,9 @@ def estimate_here(
 
     devices = {device for configuration in plan.configurations for device in configuration.devices}
     with device_locks(devices, patience=patience):
+        note = busy_note(plan)
         prepare_dataset(launcher, plan.configurations[0].dataset, root, timeout_seconds=timeout_seconds)
-        return estimate_plan(plan, probe)
+        return dataclasses.replace(estimate_plan(plan, probe), note=note)
 
 
 def start_run(

@@ -297,6 +297,8 @@ def _dry_run(request: "Request", shard: tuple[int, int] | None, terms: _Terms) -
     _print_plan(plan)
     seconds = format_seconds(estimate.of(plan))
     click.echo(f"Estimated time: {seconds}, from the first steps of {estimate.probes} of them")
+    if estimate.note:
+        click.echo(estimate.note)
 
 
 def _print_plan(plan: "Plan") -> None:

@@ -99,6 +99,7 @@ def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | Non
     if estimate is not None:
         total = format_seconds(estimate.of(plan))
         lines.append(f"Estimated time: {total} in all, here, from the first steps of {estimate.probes}")
+        lines += [estimate.note] if estimate.note else []
     return "\n".join(lines)
 
 

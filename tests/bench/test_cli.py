@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -210,11 +211,13 @@ def test_stored_command_tells_no_cluster_s_address(given: tuple[str, ...]) -> No
 
 
 @pytest.mark.usefixtures("worker")
-def test_dry_run_prints_plan_and_estimate_and_stores_nothing() -> None:
+def test_dry_run_prints_plan_and_estimate_and_stores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e3, 0.0, 0.0), raising=False)
     result = bench("run", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "6 configurations x 5 repeats = 30 trials" in result.stdout
     assert "Estimated time" in result.stdout
+    assert "Others compute here (load average 1000.0, " in result.stdout.splitlines()[-1]
     assert not Path("results").exists()
 
 
