@@ -9,7 +9,6 @@ from bench.errors import BadInputError
 from bench.fields import Value
 from bench.layout import WordTable, csv_text, draw_word_tables
 from bench.legend import heading
-from bench.machines import by_machine
 from bench.rank_scaling import RankFit, Spread, fit_ranks
 from bench.records import Run
 from bench.units import format_percent, format_seconds
@@ -18,10 +17,12 @@ from bench.units import format_percent, format_seconds
 def render_ranks(run: Run, layout: str, width: int) -> str:
     """Return the fits of `run` as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
 
+    `run` is of one machine, that of its header.
+
     Raises:
         BadInputError: nothing was trained both by one process and by several ranks.
     """
-    fits = [each for part in by_machine(run).values() for each in fit_ranks(part.records)]
+    fits = fit_ranks(run.records)
     if not fits:
         raise BadInputError(
             f"run {harmless(run.header.run_id, 40)} trained nothing both by one process and by several ranks with the "

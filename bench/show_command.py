@@ -78,12 +78,11 @@ def show_command(  # noqa: PLR0913 - one parameter an option
             raise BadInputError(
                 f"{own[0]} is a table of its own: leave out --columns, --sort, --filter, --price-per-hour and the other"
             )
-        if not claims:
-            _require_one_machine(run, own[0])
-        if ranks:
-            text = render_ranks(run, layout, width)
+        if claims:
+            text = render_claims(run, layout, width)
         else:
-            text = render_claims(run, layout, width) if claims else _taxes(run, results, layout, width)
+            part = _of_one_machine(run, own[0])
+            text = render_ranks(part, layout, width) if ranks else _taxes(part, results, layout, width)
     else:
         prices = None if price_per_hour is None else _prices(price_per_hour, run)
         text = render_run(
@@ -101,14 +100,17 @@ def show_command(  # noqa: PLR0913 - one parameter an option
         say(f"bench: {warning}")
 
 
-def _require_one_machine(run: "Run", option: str) -> None:
-    from bench.machines import machine_headers
+def _of_one_machine(run: "Run", option: str) -> "Run":
+    """Return `run` under the header of the single machine that measured it, which need not be the run's own."""
+    from bench.machines import by_machine
 
-    machines = machine_headers(run)
-    if len(machines) > 1:
+    parts = by_machine(run)
+    if len(parts) > 1:
         raise BadInputError(
-            f"{option} is an account of one machine, and the run is of {', '.join(machines)}: show a shard"
+            f"{option} is an account of one machine, and the run is of {', '.join(parts)}: show a shard"
         )
+    (part,) = parts.values()
+    return part
 
 
 def _prices(text: str, run: "Run") -> "Prices":
@@ -120,9 +122,7 @@ def _prices(text: str, run: "Run") -> "Prices":
 
 
 def _taxes(run: "Run", results: Path, layout: str, width: int) -> str:
-    from bench.machines import by_machine
     from bench.profiles import load_profile
     from bench.taxes import render_taxes
 
-    (part,) = by_machine(run).values()  # of a single machine, which need not be the header's
-    return render_taxes(part, load_profile(part.header.machine.id, results), layout, width)
+    return render_taxes(run, load_profile(run.header.machine.id, results), layout, width)

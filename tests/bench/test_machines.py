@@ -273,6 +273,17 @@ def test_the_commands_take_runs_of_several_machines(tmp_path: Path) -> None:
         assert f"{option} is an account of one machine" in refused.stderr
 
 
+def test_an_account_of_one_machine_is_headed_by_the_one_that_measured(tmp_path: Path) -> None:
+    ways = [SMALL, *(dataclasses.replace(SMALL, **change) for change in ({"world_size": 2}, {"engine": "fused"}))]
+    run = mixed({(each, 1): 1.0 for each in ways}, repeats=1)
+    path = store(run, tmp_path / "run.jsonl")
+    for option in ("--taxes", "--ranks"):
+        shown = bench("show", path, option)
+        assert shown.exit_code == 0, shown.output
+        assert "Fictional CPU 1 (" in shown.stdout
+        assert "Fictional CPU 9000" not in shown.stdout
+
+
 @pytest.mark.parametrize("member", ["driver", "operating_system_release"])
 def test_machines_alike_are_one_whatever_their_drivers(member: str) -> None:
     run = dataclasses.replace(
