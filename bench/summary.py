@@ -336,8 +336,18 @@ def _flops_per_second(measurement: Measurement) -> float:
 def _flops_per_byte(configuration: Configuration) -> float:
     c = configuration
     batch_size = c.batch_size // c.world_size
-    moved = training_bytes(c.layers, batch_size, optimizer=c.optimizer, momentum=c.momentum != 0)
+    moved = training_bytes(
+        c.layers,
+        batch_size,
+        optimizer=c.optimizer,
+        momentum=c.momentum != 0,
+        activation_bytes=_activation_bytes(c),
+    )
     return batch_size * training_flops(c.layers) / moved
+
+
+def _activation_bytes(configuration: Configuration) -> int:
+    return 2 if configuration.precision == "bf16" else 4
 
 
 def _memory_floor(configuration: Configuration, measurement: Measurement) -> int:
@@ -350,7 +360,7 @@ def _memory_floor(configuration: Configuration, measurement: Measurement) -> int
         samples=epoch.train_samples + epoch.test_samples if is_kept else 0,
         optimizer=c.optimizer,
         momentum=c.momentum != 0,
-        activation_bytes=2 if c.precision == "bf16" else 4,
+        activation_bytes=_activation_bytes(c),
     )
     return of_a_rank * c.world_size if c.device == "cpu" else of_a_rank
 

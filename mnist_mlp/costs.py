@@ -28,20 +28,22 @@ def training_flops(layers: tuple[int, ...]) -> int:
     return 3 * forward_flops(layers) - 2 * layers[0] * layers[1]
 
 
-def training_bytes(layers: tuple[int, ...], batch_size: float, *, optimizer: str, momentum: bool = False) -> float:
+def training_bytes(
+    layers: tuple[int, ...], batch_size: float, *, optimizer: str, momentum: bool = False, activation_bytes: int = 4
+) -> float:
     """Return bytes that one training step moves at least, each tensor counted once for every operation that needs it.
 
     Parameters, 4 bytes each: read forward, their gradient written and read, read and written by the optimizer, its
     moments (two of Adam, one of SGD with momentum) read and written; weights but the first layer's are read backward
     too. Activations: an input image is read as a byte, written as a float and read forward and backward; a layer's
-    outputs are written and read forward, read backward, their error written and read by both products (the first layer
-    needs but one). Caches may save some of it, temporary values of a framework add to it.
+    outputs, `activation_bytes` each, are written and read forward, read backward, their error written and read by both
+    products (the first layer needs but one). Caches may save some of it, temporary values of a framework add to it.
     """
     moments = 2 if optimizer == "adam" else int(momentum)
     parameters = parameter_count(layers) * (1 + 2 + 2 + 2 * moments)
     backward = sum(inputs * outputs for inputs, outputs in itertools.pairwise(layers[1:]))
     errors = 6 * sum(layers[1:]) - layers[1]
-    return 4 * (parameters + backward) + batch_size * (layers[0] * (1 + 3 * 4) + 4 * errors)
+    return 4 * (parameters + backward) + batch_size * (layers[0] * (1 + 3 * 4) + activation_bytes * errors)
 
 
 def memory_floor(  # noqa: PLR0913 - what decides it

@@ -50,6 +50,13 @@ def test_intensity_is_of_a_step_and_grows_with_the_batch() -> None:
     assert large > 5 * small
 
 
+def test_intensity_of_bf16_is_of_activations_half_as_large() -> None:
+    moved = training_bytes(LAYERS, 64, optimizer="adam", activation_bytes=2)
+    found = summary(make_configuration(precision="bf16")).flops_per_byte
+    assert found == pytest.approx(64 * training_flops(LAYERS) / moved)
+    assert found > summary(make_configuration()).flops_per_byte
+
+
 @pytest.mark.parametrize(
     ("changes", "samples", "activation_bytes"),
     [

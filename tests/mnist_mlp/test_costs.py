@@ -25,6 +25,8 @@ def test_a_sample_moves_its_image_and_every_layers_outputs_and_errors() -> None:
     output = 2 * 6 * 4  # its error is read by two products
     each = training_bytes(LAYERS, 7, optimizer="sgd") - training_bytes(LAYERS, 6, optimizer="sgd")
     assert each == image + hidden + output
+    halves = [training_bytes(LAYERS, size, optimizer="sgd", activation_bytes=2) for size in (6, 7)]
+    assert halves[1] - halves[0] == image + (hidden + output) / 2
 
 
 def test_memory_floor_is_the_sum_of_what_must_be_alive() -> None:
