@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--price-per-hour",
     metavar="PRICE",
-    help="What an hour costs: 2.5, or cuda=2.5,cpu=0.1, or baseline=2.5,candidate=0.9: compares costs too.",
+    help="What an hour of a device costs: 2.5, or cuda=2.5,cpu=0.1, or baseline=2.5,candidate=0.9: compares costs too.",
 )
 @click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--price-per-hour",
     metavar="PRICE",
-    help="What an hour costs, such as 2.5 or cuda=2.5,cpu=0.1: adds what an epoch and 98 % accuracy cost.",
+    help="What an hour of a device costs, such as 2.5 or cuda=2.5,cpu=0.1: adds what an epoch and 98 % accuracy cost.",
 )
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
 @garbage_collection_paused()
