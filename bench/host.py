@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 
 from bench.channel import Channel
@@ -150,6 +151,8 @@ def _run_trial(control: socket.socket, conversation: socket.socket, workload: st
             sys.path.insert(0, workload)
         _serve(conversation, ranks)
         status = 0
+    except BaseException:  # noqa: BLE001 - nobody else would tell of it
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -62,7 +62,8 @@ class Worker:
             raise self._failed(FailureKind.TIMEOUT, what) from None
         except ChannelClosedError:
             self._process.kill()
-            raise self._failed(FailureKind.CRASH, f"the trial's process ended {self._process.wait()}") from None
+            what = f"the trial's process ended {self._process.wait()}{self._process.last_words()}"
+            raise self._failed(FailureKind.CRASH, what) from None
         except ProtocolError as error:
             self._process.kill()
             raise self._failed(FailureKind.CRASH, f"the trial's process answered out of protocol: {error}") from error

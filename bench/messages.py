@@ -60,15 +60,11 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretched:
-    """Answer to ``stretch``: some batches of an epoch are done. `process_cpu_seconds` is of all threads, as elsewhere.
-
-    `train_loss` is their mean loss, while the weights moved.
-    """
+    """Answer to ``stretch``: some batches of an epoch are done. `train_loss` is their mean, while the weights moved."""
 
     train_seconds: float
     train_samples: int
     train_loss: float
-    process_cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

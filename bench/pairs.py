@@ -127,7 +127,8 @@ def measure_pair(  # noqa: PLR0913 - what a pair is made of
 ) -> PairRecord:
     """Train `configuration` in a fresh process of each launcher, in turns; return what was measured.
 
-    Which arm starts first, and begins the first block, depends on whether `seed` is even.
+    Which arm starts first, and begins the first block, depends on whether `seed` is even. A turn takes about
+    `turn_seconds`, but with a DataLoader's worker processes a whole epoch.
 
     Raises:
         ArmFailedError: one of the two trials ended without a measurement.
@@ -148,6 +149,8 @@ def measure_pair(  # noqa: PLR0913 - what a pair is made of
         epoch_batches = -(-train_samples.pop() // configuration.batch_size)
         step_seconds = sum(answer.step_seconds for answer in prepared.values()) / len(prepared)
         turn_batches = min(epoch_batches, max(1, round(turn_seconds / step_seconds)))
+        if configuration.workers:  # they are started for each turn anew, as for an epoch: in a short one that is all
+            turn_batches = epoch_batches
         measured = tuple(
             _measure_block(arms if number % 2 == 0 else arms[::-1], turn_batches, epoch_batches)
             for number in range(blocks)

@@ -47,6 +47,9 @@ class Process(Protocol):
     def wait(self) -> str:
         """Wait for its end; return in words how it ended."""
 
+    def last_words(self) -> str:
+        """Return the end of what it printed as a clause to append to a message; empty where that is nothing."""
+
 
 class Launcher(Protocol):
     """Starts worker processes."""
@@ -95,7 +98,8 @@ def make_arm_launchers(
     """
     interpreters = {python for python, _ in arms}
     if sys.platform == "linux" and len(interpreters) == 1:
-        host = ForkingLauncher(python=interpreters.pop(), preload=preload, is_shared=True)
+        # The first arm's workload comes with the `bench` that another interpreter needs; each trial puts its own first.
+        host = ForkingLauncher(python=interpreters.pop(), preload=preload, workload=arms[0][1], is_shared=True)
         return tuple(SharedLauncher(host, workload) for _, workload in arms), host.renew
     launchers = tuple(make_launcher(preload, python=python, workload=workload) for python, workload in arms)
 
@@ -113,9 +117,13 @@ is measured, and take a core for it."""
 
 
 def worker_environment(workload: Path | None = None) -> dict[str, str]:
-    """Return this process's environment, with this very `bench`, and the `mnist_mlp` meant, found before any other."""
+    """Return this process's environment, with this very `bench`, and the `mnist_mlp` meant, found before any other.
+
+    A `workload` for another interpreter brings this `bench` with it: beside an installed one lies this one's torch.
+    """
     inherited = os.environ.get("PYTHONPATH")
-    folders = [*([str(workload)] if workload else []), str(_PACKAGE_ROOT), *([inherited] if inherited else [])]
+    own = [] if workload and (workload / "bench").is_dir() else [str(_PACKAGE_ROOT)]
+    folders = [*([str(workload)] if workload else []), *own, *([inherited] if inherited else [])]
     # The present folder may be another checkout: it must not be searched before these.
     return {
         _COMPILE_THREADS: "1",
@@ -154,13 +162,20 @@ class Log:
                 "a folder that you may write to"
             ) from error
 
-    def explain(self) -> str:
-        """Return the end of it as a clause to append to a message, with the remedy where the cause is known."""
-        size = os.fstat(self.file.fileno()).st_size
-        tail = os.pread(self.file.fileno(), _LOG_TAIL_BYTES, max(0, size - _LOG_TAIL_BYTES)).decode(errors="replace")
+    def size(self) -> int:
+        """Return how much was printed by now, in bytes."""
+        return os.fstat(self.file.fileno()).st_size
+
+    def explain(self, since: int = 0, silence: str = ", having printed nothing") -> str:
+        """Return the end of it as a clause to append to a message, with the remedy where the cause is known.
+
+        What was printed before it had the size `since` is left out; `silence` is returned where that leaves nothing.
+        """
+        start = max(since, self.size() - _LOG_TAIL_BYTES)
+        tail = os.pread(self.file.fileno(), _LOG_TAIL_BYTES, start).decode(errors="replace")
         lines = tail.strip().splitlines()
         if not lines:
-            return ", having printed nothing"
+            return silence
         if "torchvision::nms" in tail:
             return (
                 ": this torch and this torchvision were not built for each other "
@@ -237,28 +252,33 @@ class ForkingLauncher:
         if not self._imported:
             self._receive(HOST_START_SECONDS)
             self._imported = True
+        printed = self._log.size()
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 request = {"do": "fork", "workload": None if workload is None else str(workload), "ranks": ranks}
-                socket.send_fds(self._control, [dumps(request).encode()], [theirs.fileno()])
-            answer = self._receive(_REAP_SECONDS)
-        except BaseException as error:
+                answer = self._ask(request, [theirs.fileno()])
+        except BaseException:
             ours.close()
-            if isinstance(error, OSError):
-                raise self._died() from error
             raise
-        process = ForkedProcess(int(answer["pid"]), ours, self)
+        process = ForkedProcess(int(answer["pid"]), ours, self, lambda: self._log.explain(printed, silence=""))
         self._processes.add(process)
         return process
 
     def reap(self, pid: int) -> int:
         """Wait for the forked process; return its status as `subprocess.Popen.returncode` would be."""
+        return int(self._ask({"do": "wait", "pid": pid})["status"])
+
+    def _ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
+        """Send the host a request and return its answer; where that is interrupted, the host ends with its trials."""
         try:
-            self._control.send(dumps({"do": "wait", "pid": pid}).encode())
-        except OSError as error:
-            raise self._died() from error
-        return int(self._receive(_REAP_SECONDS)["status"])
+            socket.send_fds(self._control, [dumps(request).encode()], descriptors)
+            return self._receive(_REAP_SECONDS)
+        except BaseException as error:
+            self._control.close()
+            if isinstance(error, OSError):
+                raise self._died() from error
+            raise
 
     def _receive(self, timeout_seconds: float) -> dict[str, Any]:
         try:
@@ -318,9 +338,12 @@ class SharedLauncher:
 class ForkedProcess:
     """A trial's process, forked by the host."""
 
-    def __init__(self, pid: int, conversation: socket.socket, launcher: ForkingLauncher) -> None:
+    def __init__(
+        self, pid: int, conversation: socket.socket, launcher: ForkingLauncher, last_words: Callable[[], str]
+    ) -> None:
         """Begin the conversation."""
         self.pid = pid
+        self.last_words = last_words
         self._launcher = launcher
         self._ended: str | None = None
         self._conversation = conversation
@@ -404,6 +427,7 @@ class SpawnedProcess:
     ) -> None:
         """Start it and begin the conversation over its standard streams. `on_end` is called once it is waited for."""
         self._on_end = on_end
+        self._log, self._log_start = log, log.size()
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command,
             stdin=subprocess.PIPE,
@@ -438,3 +462,7 @@ class SpawnedProcess:
             self.channel.close()
             self._on_end(self)
         return self._ended
+
+    def last_words(self) -> str:
+        """See `Process.last_words`."""
+        return self._log.explain(self._log_start, silence="")

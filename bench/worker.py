@@ -228,21 +228,15 @@ class Session:
         """Time the batches `begin` to `end` of `epoch`; drawing the epoch's order is in its first stretch's time."""
         training, device, batch_size = self._training, self._device, self._training.recipe.batch_size
         device.synchronise()
-        cpu_start, start = time.process_time(), time.perf_counter()
+        start = time.perf_counter()
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, training.order(epoch)
         tally = training.train(self._order[1][begin * batch_size : end * batch_size])
         device.synchronise()
         train_seconds = time.perf_counter() - start
-        process_cpu_seconds = time.process_time() - cpu_start
         score = tally.read()
         self._check_finite("train loss", score, epoch)
-        return Stretched(
-            train_seconds=train_seconds,
-            train_samples=score.samples,
-            train_loss=score.loss,
-            process_cpu_seconds=process_cpu_seconds,
-        )
+        return Stretched(train_seconds=train_seconds, train_samples=score.samples, train_loss=score.loss)
 
     def _evaluate(self) -> Evaluated:
         self._device.synchronise()

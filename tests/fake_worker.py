@@ -56,6 +56,9 @@ class FakeProcess:
     def wait(self) -> str:
         return "by signal SIGKILL"
 
+    def last_words(self) -> str:
+        return ""
+
 
 class FakeLauncher:
     """Counts what was started; `on` answers a request itself, by returning something other than None."""
@@ -147,7 +150,6 @@ class FakeLauncher:
             train_seconds=next(self.batch_seconds) * batches,
             train_samples=batches * self.batch_size,
             train_loss=self.first_loss if (request["epoch"], request["begin"]) == (0, 0) else 1.0,
-            process_cpu_seconds=0.0,
         )
 
 

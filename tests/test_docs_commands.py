@@ -241,7 +241,7 @@ def every_device() -> RatesLauncher:
 
     def answer(request: Request) -> dict[str, Any] | None:
         if request["do"] == "stretch":
-            equal = Stretched(train_seconds=0.1, train_samples=640, train_loss=2.3, process_cpu_seconds=0.2)
+            equal = Stretched(train_seconds=0.1, train_samples=640, train_loss=2.3)
             return {"answer": to_json(equal)}
         if request["do"] == "selftest":
             check = Check(name="ruler", device="cpu", outcome=Outcome.PASS, measured="sound", rule="sound")

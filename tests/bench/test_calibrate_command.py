@@ -31,7 +31,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         yield
 
 
-STRETCH = {"answer": to_json(Stretched(train_seconds=0.1, train_samples=640, train_loss=2.3, process_cpu_seconds=0.2))}
+STRETCH = {"answer": to_json(Stretched(train_seconds=0.1, train_samples=640, train_loss=2.3))}
 
 
 def stretched(request: Any) -> dict[str, Any] | None:  # noqa: ANN401 - a request of the protocol

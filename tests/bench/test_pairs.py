@@ -1,5 +1,6 @@
 """One process pair: the order of turns, what each arm trains on, what a stall does, how a failure ends it."""
 
+import dataclasses
 import itertools
 import math
 
@@ -71,6 +72,13 @@ def test_one_stalled_turn_does_not_move_the_pairs_value() -> None:
     measured = pair(baseline, candidate)
     assert max(block.log_ratio for block in measured.blocks) > 2
     assert measured.log_ratio == pytest.approx(0)
+
+
+def test_a_turn_is_an_epoch_where_worker_processes_are_started_for_it() -> None:
+    baseline, candidate = FakeLauncher(), FakeLauncher()
+    loading = dataclasses.replace(CONFIGURATION, pipeline="dataloader", workers=2)
+    measure_pair(baseline, candidate, loading, seed=0, root=None, timeout_seconds=60, blocks=1)
+    assert baseline.stretches == candidate.stretches == [(0, 0, 938), (1, 0, 938)]
 
 
 def test_a_turn_ends_with_the_epoch_and_the_next_one_begins_the_next_epoch() -> None:

@@ -16,9 +16,16 @@ import pytest
 from bench_builders import make_configuration
 
 from bench import processes
-from bench.errors import WorkerError
+from bench.errors import InterruptedRunError, WorkerError
 from bench.launcher import describe_place, run_trial
-from bench.processes import ForkingLauncher, Launcher, SpawningLauncher, describe_end, make_launcher
+from bench.processes import (
+    ForkingLauncher,
+    Launcher,
+    SpawningLauncher,
+    describe_end,
+    make_arm_launchers,
+    make_launcher,
+)
 from bench.records import EpochRecord, Failure, FailureKind, Measurement, Trial
 
 TINY = make_configuration(
@@ -114,6 +121,30 @@ def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_req
         assert launcher.host_pid != late
     finally:
         launcher.close()
+
+
+def test_an_interruption_of_a_fork_leaves_no_answer_to_be_taken_for_that_to_the_next_request(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_timeout_seconds: float) -> None:
+        raise InterruptedRunError("interrupted by SIGINT")
+
+    first = launcher.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(launcher, "_receive", interrupt)
+        with pytest.raises(InterruptedRunError):
+            launcher.start()
+    first.kill()
+    assert first.wait() == "together with its host"
+    assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
+
+
+def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_words(tmp_path: Path) -> None:
+    (tmp_path / "mnist_mlp").mkdir()
+    (tmp_path / "mnist_mlp" / "__init__.py").write_text("raise ImportError('no Training in here')")
+    (arm,), _ = make_arm_launchers([(sys.executable, tmp_path)])
+    with contextlib.closing(arm), pytest.raises(WorkerError, match=r"exit status 1; its last words: .*no Training in"):
+        describe_place(arm)
 
 
 def test_host_that_cannot_import_is_explained_by_its_last_words() -> None:
