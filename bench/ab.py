@@ -4,16 +4,17 @@ Every configuration is screened on a few process pairs. What does not pass there
 alone decide: what looks slow by chance in a large family looks so only once (`bench.pair_gate`).
 """
 
+import contextlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from bench.ab_report import BUDGET, COMPLETE, Floor, Report, Row, Side
 from bench.arms import Arm
-from bench.errors import IncomparableError, WorkerError
+from bench.errors import BadInputError, IncomparableError, WorkerError
 from bench.judgement import Judgement, Verdict, undecided
 from bench.launcher import describe_place, prepare_dataset
 from bench.pair_gate import gate_pairs, needs_confirmation
@@ -61,11 +62,12 @@ class Stage:
 
 @dataclass(slots=True)
 class _Measured:
-    """What has been measured of one configuration, and what is thought of it by now."""
+    """What has been measured of one configuration, and what is thought of it by now: of `judged` confirming pairs."""
 
     screen: list[PairRecord] = field(default_factory=list)
     confirm: list[PairRecord] = field(default_factory=list)
     judgement: Judgement | None = None
+    judged: int = 0
 
     @property
     def is_broken(self) -> bool:
@@ -110,15 +112,16 @@ class LiveComparison:
             self._describe(arm, launcher) for arm, launcher in zip(self._arms, self._launchers, strict=True)
         ]
         baseline, candidate = self._places
-        devices = choose_devices(request.devices, baseline.devices)
-        choose_devices(devices, candidate.devices)
+        with _naming(self._arms[0]):
+            devices = choose_devices(request.devices, baseline.devices)
+        with _naming(self._arms[1]):
+            choose_devices(devices, candidate.devices)
         plan = make_plan(request, devices=devices, cores_usable=baseline.machine.cores_usable)
         self._seed = plan.seed
         self._measured = {configuration: _Measured() for configuration in plan.configurations}
-        root, timeout_seconds = self._options.data_root, self._options.timeout_seconds
         hashes = [
-            prepare_dataset(launcher, request.dataset, root, timeout_seconds=timeout_seconds).sha256
-            for launcher in self._launchers
+            self._dataset_hash(arm, launcher, request.dataset)
+            for arm, launcher in zip(self._arms, self._launchers, strict=True)
         ]
         if len(set(hashes)) > 1:
             raise IncomparableError(
@@ -137,6 +140,11 @@ class LiveComparison:
                 "that does"
             ) from error
 
+    def _dataset_hash(self, arm: Arm, launcher: Launcher, dataset: str) -> str:
+        root, timeout_seconds = self._options.data_root, self._options.timeout_seconds
+        with _naming(arm):
+            return prepare_dataset(launcher, dataset, root, timeout_seconds=timeout_seconds).sha256
+
     @property
     def machine(self) -> Machine:
         """The machine that both arms run on; known once planned."""
@@ -148,11 +156,12 @@ class LiveComparison:
         on_pair: Callable[[Stage], None] = lambda _stage: None,
         on_round: Callable[[], None] = lambda: None,
     ) -> str:
-        """Measure until everything is decided, as far as the options allow; return why it ended.
+        """Measure until everything is decided, as far as the options allow; return why it ended. The budget begins now.
 
         `floors` holds each device's A/A floor as a log ratio, None where unknown. `on_pair` is called before each pair
         and `on_round` after each round, outside all timing.
         """
+        self._start = self._clock()
         self._floors = floors
         name, rows, pairs = "screen", list(self._measured), self._options.screen_pairs
         last_look = MAX_LOOKS if self._options.until_decided else USUAL_LOOKS
@@ -162,7 +171,7 @@ class LiveComparison:
             self._judge(is_last=self._looks == last_look)
             on_round()
             if not is_whole:
-                return BUDGET
+                return BUDGET if any(map(_is_open, self._measured.values())) else COMPLETE
             if self._looks == last_look:
                 break
             name, pairs = "confirm", self._options.confirm_pairs
@@ -231,6 +240,7 @@ class LiveComparison:
             )
             for measured, judgement in zip(family, judgements, strict=True):
                 measured.judgement = judgement
+                measured.judged = len(measured.confirm)
 
     def report(self, ended: str) -> Report:
         """Return what is known by now; `ended` says why it is no more.
@@ -238,7 +248,12 @@ class LiveComparison:
         The pairs of a round that an interruption cut short are in the report, but have not been judged.
         """
         baseline, candidate = (
-            Side(label=arm.label, commit=arm.commit, software=place.software)
+            Side(
+                label=arm.label,
+                commit=arm.commit,
+                # The process that told of it was in the arm's copy, which is of no repository.
+                software=replace(place.software, git_commit=arm.commit, git_dirty=arm.dirty),
+            )
             for arm, place in zip(self._arms, self._places, strict=True)
         )
         return Report(
@@ -250,6 +265,7 @@ class LiveComparison:
             max_slowdown=self._options.max_slowdown,
             floors=tuple(Floor(device=device, log_ratio=floor) for device, floor in self._floors.items()),
             looks=self._looks,
+            until_decided=self._options.until_decided,
             ended=ended,
             wall_seconds=self._clock() - self._start,
             rows=tuple(
@@ -257,6 +273,7 @@ class LiveComparison:
                     configuration=configuration,
                     screen=tuple(measured.screen),
                     confirm=tuple(measured.confirm),
+                    unjudged=0 if measured.is_broken else len(measured.confirm) - measured.judged,
                     judgement=measured.judgement or undecided(Verdict.INCONCLUSIVE, _TOO_EARLY),
                 )
                 for configuration, measured in self._measured.items()
@@ -268,4 +285,13 @@ _TOO_EARLY: Final = "no round of pairs was completed"
 
 
 def _is_open(measured: _Measured) -> bool:
-    return measured.judgement is not None and needs_confirmation([measured.judgement])[0]
+    return measured.judgement is None or needs_confirmation([measured.judgement])[0]
+
+
+@contextlib.contextmanager
+def _naming(arm: Arm) -> Iterator[None]:
+    """Say whose error it is."""
+    try:
+        yield
+    except (BadInputError, WorkerError) as error:
+        raise type(error)(f"arm {arm.label}: {error}") from error

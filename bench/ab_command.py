@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.errors import InterruptedRunError
+from bench.errors import BenchError, InterruptedRunError, StorageError
 from bench.options import (
     EXIT_CODES,
     PRESET,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     help="Fresh process pairs for what is still open, in each of two rounds.",
 )
 @click.option("--until-decided", is_flag=True, help="More such rounds until every verdict is in.")
-@click.option("--budget", type=Duration(), help="Start no further pair after this time.")
+@click.option("--budget", type=Duration(), help="Start no further pair after this time of measuring.")
 @click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one pair.")
 @wait_option
 @quiet_option
@@ -79,8 +79,8 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Compare the training time of two arms, live and in turns on this machine, and gate on it.
 
-    An arm is . (this tree), rev:REVISION (the mnist_mlp of a git revision) or python:INTERPRETER (another
-    environment with its torch). The measuring code is this tree's for both.
+    An arm is . (this tree as it is now), rev:REVISION (the mnist_mlp of a git revision) or python:INTERPRETER
+    (another environment with its torch). The measuring code is this tree's for both.
 
     \b
     python -m bench ab rev:main .
@@ -89,8 +89,8 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     python -m bench ab . .                           is this machine quiet enough?
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench import ab
-    from bench.ab_report import INTERRUPTED
-    from bench.arms import open_arm
+    from bench.ab_report import FAILED, INTERRUPTED
+    from bench.arms import open_arm, tell_apart
     from bench.locks import device_locks, require_free
     from bench.processes import make_arm_launchers
     from bench.profiles import load_profile
@@ -113,7 +113,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with contextlib.ExitStack() as stack:
-        arms = stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate))
+        arms = tell_apart(stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate)))
         preload = preload_for(request.pipelines, request.dataset)
         (first, second), renew = make_arm_launchers([(arm.python, arm.workload) for arm in arms], preload)
         stack.callback(second.close)
@@ -124,12 +124,17 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
         profile = load_profile(comparison.machine.id, results)
         floors = {device: None if profile is None else profile.ab_floor(device) for device in sorted(devices)}
         try:
-            ended = comparison.run(floors, _tell, lambda: _save(comparison.report(INTERRUPTED), json_path))
-        except InterruptedRunError:
-            _finish(comparison.report(INTERRUPTED), json_path)
+            ended = comparison.run(floors, _tell, lambda: _keep(comparison.report(INTERRUPTED), json_path))
+        except BenchError as error:  # whatever it is, what was measured by then is told
+            ended = INTERRUPTED if isinstance(error, InterruptedRunError) else FAILED
+            problem = _finish(comparison.report(ended), json_path)
+            if problem is not None:
+                say(f"bench: {problem}")
             raise
         report = comparison.report(ended)
-    _finish(report, json_path)
+    problem = _finish(report, json_path)
+    if problem is not None:
+        raise problem
     ctx.exit(report.exit_code)
 
 
@@ -144,19 +149,31 @@ def _tell(stage: "Stage") -> None:
         say(f"{stage.name}: pair {stage.number} of {stage.total}")
 
 
-def _finish(report: "Report", json_path: Path | None) -> None:
+def _finish(report: "Report", json_path: Path | None) -> StorageError | None:
+    """Write the report, then print it, for who reads what is printed may be gone; return why it is not all written."""
     from bench.ab_view import render_markdown, render_table
 
-    click.echo(render_table(report, terminal_width()))
-    _save(report, json_path)
+    problem = _save(report, json_path)
     warning = append_step_summary(render_markdown(report))
     if warning is not None:
         say(f"bench: {warning}")
+    click.echo(render_table(report, terminal_width()))
+    return problem
 
 
-def _save(report: "Report", path: Path | None) -> None:
+def _keep(report: "Report", path: Path | None) -> None:
     """Write all that is known by now, so that even a kill loses no more than a round."""
-    from bench.coding import dumps
+    problem = _save(report, path)
+    if problem is not None:
+        say(f"bench: {problem}; the comparison goes on")
 
-    if path is not None:
-        write_atomically(path, dumps(report))
+
+def _save(report: "Report", path: Path | None) -> StorageError | None:
+    from bench.ab_view import render_json
+
+    try:
+        if path is not None:
+            write_atomically(path, render_json(report))
+    except StorageError as error:
+        return error
+    return None

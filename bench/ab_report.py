@@ -1,6 +1,8 @@
 """What a live comparison found: every pair it measured, and what they mean. Values only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from bench.errors import ExitCode
@@ -11,6 +13,11 @@ from bench.records import Configuration, Machine, Software
 COMPLETE: Final = "complete"
 BUDGET: Final = "budget"
 INTERRUPTED: Final = "interrupted"
+FAILED: Final = "failed"
+
+_CUT_SHORT: Final[Mapping[str, ExitCode]] = MappingProxyType(
+    {INTERRUPTED: ExitCode.INTERRUPTED, FAILED: ExitCode.FAILED_TRIAL}
+)
 
 
 SAME_LOSS: Final = 1e-3
@@ -19,7 +26,10 @@ SAME_LOSS: Final = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One arm: its label, the commit that its workload is from (None: unknown) and its software."""
+    """One arm: its label, the commit that its workload is from (None: unknown) and its software.
+
+    Whether files differ from that commit is `software.git_dirty`.
+    """
 
     label: str
     commit: str | None
@@ -28,11 +38,15 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One configuration: its pairs, screened and fresh, and the judgement."""
+    """One configuration: its pairs, screened and fresh, and the judgement.
+
+    `unjudged` counts the last of the fresh ones, whose round was cut short: the judgement knows nothing of them.
+    """
 
     configuration: Configuration
     screen: tuple[PairRecord, ...]
     confirm: tuple[PairRecord, ...]
+    unjudged: int
     judgement: Judgement
 
     @property
@@ -52,9 +66,10 @@ class Floor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A live comparison, finished or cut short. `ended` is ``complete``, ``budget`` or ``interrupted``.
+    """A live comparison, finished or cut short. `ended` is ``complete``, ``budget``, ``interrupted`` or ``failed``.
 
-    `max_slowdown` is the fraction that still passes, `looks` how often fresh pairs were judged.
+    `max_slowdown` is the fraction that still passes, `looks` how often fresh pairs were judged, `until_decided` whether
+    that was to go on until nothing is open. `wall_seconds` are those of measuring, without what came before.
     """
 
     command: tuple[str, ...]
@@ -65,6 +80,7 @@ class Report:
     max_slowdown: float
     floors: tuple[Floor, ...]
     looks: int
+    until_decided: bool
     ended: str
     wall_seconds: float
     rows: tuple[Row, ...]
@@ -78,4 +94,4 @@ class Report:
     @property
     def exit_code(self) -> ExitCode:
         """What the command ends with."""
-        return GATE_EXIT_CODES[self.verdict]
+        return _CUT_SHORT.get(self.ended, GATE_EXIT_CODES[self.verdict])

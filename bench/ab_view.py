@@ -1,15 +1,26 @@
-"""A live comparison as text: a table and what to do next, for the terminal and in Markdown."""
+"""A live comparison as text: a table and what to do next, for the terminal and in Markdown; and all of it as JSON."""
 
+import math
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
-from bench.ab_report import BUDGET, COMPLETE, Report, Row, Side
+from bench.ab_report import BUDGET, COMPLETE, FAILED, INTERRUPTED, Report, Row, Side
+from bench.coding import dumps, to_json
 from bench.columns import harmless
 from bench.judgement import GATE_EXIT_CODES, Verdict
 from bench.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.layout import escape, markdown_table, text_table, wrap
 from bench.matching import describe, dimension, software_differences, varying_dimensions
+from bench.records import Software
 from bench.units import format_seconds
+
+_ENDINGS: Final = {
+    COMPLETE: "",
+    BUDGET: "; the budget ended before all was decided",
+    INTERRUPTED: "; interrupted",
+    FAILED: "; an error ended it before all was decided",
+}
 
 _HEADERS: Final = ("verdict", "time ratio", "95 % interval", "pairs", "detect- able")
 
@@ -37,17 +48,42 @@ def render_markdown(report: Report) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def render_json(report: Report) -> str:
+    """Return everything measured and judged as JSON, unrounded; what is not finite is null."""
+    told = to_json(report)
+    for row, row_told in zip(report.rows, told["rows"], strict=True):
+        row_told["trains_alike"] = row.trains_alike
+        pairs = zip((*row.screen, *row.confirm), (*row_told["screen"], *row_told["confirm"]), strict=True)
+        for pair, pair_told in pairs:
+            pair_told["log_ratio"] = pair.log_ratio
+    outcome = {"verdict": report.verdict.value, "exit_code": int(report.exit_code), "reason": result(report)}
+    return dumps(_finite({**outcome, **told})) + "\n"
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def heading(report: Report) -> list[str]:
     """Return what was compared, and where."""
     machine = report.machine
     device = f" on {harmless(report.floors[0].device, 20)}" if len(report.floors) == 1 else ""
-    differences = software_differences(report.baseline.software, report.candidate.software)
+    differences = software_differences(*(_short_commit(side) for side in (report.baseline, report.candidate)))
     return [
         f"time of {_arm(report.candidate)} over {_arm(report.baseline)}{device}",
         f"{harmless(machine.cpu_model, 60)} ({machine.cores_usable:g} of {machine.cores_logical} logical cores), "
         f"torch {harmless(report.baseline.software.torch, 40)}"
         + "".join(f"; {harmless(line, 80)}" for line in differences),
     ]
+
+
+def _short_commit(side: Side) -> Software:
+    commit = side.software.git_commit
+    return replace(side.software, git_commit=commit and commit[:10])
 
 
 def _arm(side: Side) -> str:
@@ -77,9 +113,13 @@ def _row(row: Row) -> list[str]:
         judgement.verdict,
         "" if estimate is None else ratio_text(estimate.value),
         "" if interval is None else ratio_interval_text(interval),
-        f"{len(row.screen)}+{len(row.confirm)}" if row.confirm else str(len(row.screen)),
+        f"{len(row.screen)}+{_judged(row)}" if _judged(row) else str(len(row.screen)),
         "" if detectable is None else effect_text(detectable),
     ]
+
+
+def _judged(row: Row) -> int:
+    return len(row.confirm) - row.unjudged
 
 
 def explanations(report: Report) -> list[str]:
@@ -102,8 +142,11 @@ def _notes(report: Report) -> Iterator[str]:
         "time ratio: candidate over baseline, above 1 is slower; the interval is of that row alone; pairs: fresh pairs "
         "of processes, screened + confirming; detectable: the slowdown that would be found 4 times in 5"
     )
-    if any(row.confirm for row in report.rows):
+    if any(map(_judged, report.rows)):
         yield "a row with confirming pairs is judged by those alone"
+    unjudged = sum(row.unjudged for row in report.rows)
+    if unjudged:
+        yield f"{unjudged} confirming pairs of the round that was cut short are not judged, nor shown"
     different = [row for row in report.rows if not row.trains_alike]
     if different:
         yield (
@@ -121,8 +164,15 @@ def result(report: Report) -> str:
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     allowed = f"allowed slowdown {report.max_slowdown * 100:g} %"
     text = f"{report.verdict}: {counted} ({allowed}, {format_seconds(report.wall_seconds)})"
-    if report.ended != COMPLETE:
-        text += "; the budget ended before all was decided" if report.ended == BUDGET else "; interrupted"
-    if report.verdict is Verdict.INCONCLUSIVE:
-        text += "; more pairs: --until-decided --budget 10m"
-    return text
+    return text + _ENDINGS[report.ended] + _advice(report)
+
+
+def _advice(report: Report) -> str:
+    """Return how to get the pairs that would decide what is open; nothing where none would, or nobody let it end."""
+    open_rows = [row.judgement for row in report.rows if row.judgement.verdict is Verdict.INCONCLUSIVE]
+    would_help = any(each.estimate is None or each.needed_n is not None for each in open_rows)
+    if report.verdict is not Verdict.INCONCLUSIVE or not would_help or report.ended not in {COMPLETE, BUDGET}:
+        return ""
+    if report.ended == BUDGET:
+        return "; more pairs: a larger --budget"
+    return "; more pairs: " + ("a larger --confirm-pairs" if report.until_decided else "--until-decided --budget 10m")

@@ -1,7 +1,8 @@
 """The arms of a live comparison: this tree, a git revision of its workload, or another interpreter with its torch.
 
 The harness that measures is always this one. What differs is its subject: the `mnist_mlp` that the worker imports, or
-the interpreter that it runs in.
+the interpreter that it runs in. Each arm is copied into a folder of its own first: an edit or a checkout meanwhile must
+not change what is measured.
 """
 
 import contextlib
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from bench.errors import BadInputError
 from bench.locks import FileLock
+from bench.revision import git_state
 
 WORKLOAD: Final = "mnist_mlp"
 """The package that a revision is asked for."""
@@ -35,13 +37,15 @@ _FORMS: Final = "an arm is . (this tree), rev:<git revision> or python:<interpre
 class Arm:
     """What one side of the comparison trains. `label` is for people and for stored files: it names no folder.
 
-    `workload` is a folder that holds the arm's `mnist_mlp`, None for this tree's; `commit` the revision it is from.
+    `workload` is a folder that holds the arm's `mnist_mlp`, and for ``python:`` this `bench`; None for what lies beside
+    the harness. `commit` is what it is from and `dirty` whether it may differ from that; None where it is unknown.
     """
 
     label: str
     python: str
     workload: Path | None
     commit: str | None
+    dirty: bool | None = None
 
 
 @contextlib.contextmanager
@@ -52,17 +56,54 @@ def open_arm(text: str) -> Iterator[Arm]:
         BadInputError: `text` is no arm, or there is no such revision or interpreter.
     """
     kind, _, rest = text.partition(":")
-    if text == ".":
-        yield Arm(label=".", python=sys.executable, workload=None, commit=None)
-    elif kind == "rev" and rest:
-        with _temporary_folder() as folder:
+    if text != "." and (kind not in {"rev", "python"} or not rest):
+        raise BadInputError(f"{text!r} names no arm: {_FORMS}")
+    python = _find_interpreter(rest) if kind == "python" else sys.executable
+    with _temporary_folder() as folder:
+        if kind == "rev":
             commit = _unpack_revision(rest, folder)
             label = f"rev:{rest} ({commit[:10]})" if rest != commit[: len(rest)] else f"rev:{commit[:10]}"
-            yield Arm(label=label, python=sys.executable, workload=folder, commit=commit)
-    elif kind == "python" and rest:
-        yield Arm(label=f"python:{Path(rest).name}", python=_find_interpreter(rest), workload=None, commit=None)
-    else:
-        raise BadInputError(f"{text!r} names no arm: {_FORMS}")
+            yield Arm(label=label, python=python, workload=folder, commit=commit, dirty=False)
+            return
+        tree = _this_tree()
+        now, dirty = git_state(tree / WORKLOAD)
+        _copy(tree / WORKLOAD, folder)
+        if kind == "python":  # beside an installed `bench` lies its own torch, which must not come before the arm's
+            _copy(Path(__file__).resolve().parent, folder)
+        label = text if text == "." else f"python:{Path(rest).name}"
+        yield Arm(label=label, python=python, workload=folder, commit=now, dirty=dirty)
+
+
+def tell_apart(baseline: Arm, candidate: Arm) -> tuple[Arm, Arm]:
+    """Return both arms, with labels that differ where two interpreters have one name."""
+    if baseline.label != candidate.label or baseline.python == candidate.python:
+        return baseline, candidate
+    return (
+        replace(baseline, label=f"{baseline.label} (baseline)"),
+        replace(candidate, label=f"{candidate.label} (candidate)"),
+    )
+
+
+def _this_tree() -> Path:
+    """Return the folder whose workload ``.`` means: the harness's own, or the present one if that is an installation.
+
+    `_repository` decides alike: what is edited in a clone is what is compared with its revisions.
+    """
+    present = Path.cwd()
+    with contextlib.suppress(BadInputError):  # without git there is no clone
+        if _git(_PACKAGE_ROOT, "ls-files", "--", WORKLOAD):
+            return _PACKAGE_ROOT
+    return present if (present / WORKLOAD / "__init__.py").is_file() else _PACKAGE_ROOT
+
+
+def _copy(package: Path, folder: Path) -> None:
+    try:
+        shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    except OSError as error:  # of several files: shutil.Error
+        raise BadInputError(
+            f"this tree's {package.name} cannot be copied to measure it: {error}; make room, or set TMPDIR to a folder "
+            "that has some"
+        ) from error
 
 
 def _find_interpreter(name: str) -> str:
@@ -84,7 +125,7 @@ def _temporary_folder() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix=_FOLDER, ignore_cleanup_errors=True)
     except OSError as error:
         raise BadInputError(
-            f"a temporary folder to unpack a revision into cannot be made: {error.strerror}; make room, or set TMPDIR "
+            f"a temporary folder for an arm cannot be made: {error.strerror}; make room, or set TMPDIR "
             "to a folder that you may write to"
         ) from error
     with folder as name:
@@ -96,7 +137,7 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 def _lock(path: Path) -> FileLock:
-    return FileLock.acquire(path, f"the unpacked revision in {path.parent}", "wait until that one ends")
+    return FileLock.acquire(path, f"the arm in {path.parent}", "wait until that one ends")
 
 
 def _unpack_revision(revision: str, folder: Path) -> str:
@@ -158,23 +199,34 @@ def _write_within(folder: Path, name: str, content: bytes) -> None:
 
 def _repository(revision: str) -> Path:
     """Return the folder whose repository is meant: this tree's, or the present one where this is an installation."""
+    said: dict[str, None] = {}
     for folder in (_PACKAGE_ROOT, Path.cwd()):
-        if _git(folder, "ls-files", "--", WORKLOAD):
+        done = _run_git(folder, "ls-files", "--", WORKLOAD)
+        if done.returncode == 0 and done.stdout:
             return folder
-    raise BadInputError(f"rev:{revision}: neither this tree nor the present folder is a clone with {WORKLOAD} in it")
+        said[" ".join(os.fsdecode(done.stderr).split())[:300]] = None
+    reasons = "".join(f"; git says: {each}" for each in said if each)
+    raise BadInputError(
+        f"rev:{revision}: neither this tree nor the present folder is a clone with {WORKLOAD} in it{reasons}"
+    )
 
 
 def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes | None:
-    """Return what git prints, having read `given`; None where it fails. Without git itself the message says so."""
+    """Return what git prints, having read `given`; None where it fails."""
+    done = _run_git(folder, *arguments, given=given)
+    return done.stdout if done.returncode == 0 else None
+
+
+def _run_git(folder: Path, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run git and wait for its end. Without git itself the message says so."""
     # Within a hook, git's own variables would point at the repository of the hook.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     # What a partial clone lacks would be fetched, by whatever command its configuration names.
     environment["GIT_NO_LAZY_FETCH"] = "1"
     command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
     try:
-        done = subprocess.run(  # noqa: S603 - fixed words, and a revision that cannot pass for an option
+        return subprocess.run(  # noqa: S603 - fixed words, and a revision that cannot pass for an option
             command, input=given, capture_output=True, check=False, timeout=_GIT_SECONDS, env=environment
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise BadInputError(f"git cannot be run here ({error}): rev: needs it; {_FORMS}") from error
-    return done.stdout if done.returncode == 0 else None

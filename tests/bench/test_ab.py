@@ -16,8 +16,9 @@ from planted_workload import plant_slowdown
 from bench import plan
 from bench.ab import LiveComparison, Options, Stage
 from bench.ab_report import BUDGET, COMPLETE, INTERRUPTED, Report
+from bench.ab_view import heading, render_table, result
 from bench.arms import Arm
-from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
+from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.judgement import Verdict
 from bench.processes import make_arm_launchers
 from bench.records import FailureKind
@@ -191,7 +192,80 @@ def test_an_interruption_keeps_every_pair() -> None:
         comparison.live.run({"cpu": None}, interrupt)
     report = comparison.live.report(INTERRUPTED)
     assert sum(len(row.screen) for row in report.rows) == 7
-    assert report.exit_code is ExitCode.INCONCLUSIVE
+    assert (report.verdict, report.exit_code) == (Verdict.INCONCLUSIVE, ExitCode.INTERRUPTED)
+
+
+def test_an_interruption_of_fresh_pairs_tells_how_many_are_not_judged() -> None:
+    comparison = Comparison(1.10)
+    comparison.live.plan(REQUEST)
+
+    def interrupt(stage: Stage) -> None:
+        if (stage.name, stage.number) == ("confirm", 8):
+            raise InterruptedRunError("SIGINT")
+
+    with pytest.raises(InterruptedRunError):
+        comparison.live.run({"cpu": None}, interrupt)
+    report = comparison.live.report(INTERRUPTED)
+    assert sum(row.unjudged for row in report.rows) == sum(len(row.confirm) for row in report.rows) == 7
+    text = " ".join(render_table(report).split())
+    assert "7 confirming pairs of the round that was cut short are not judged" in text
+    assert "judged by those alone" not in text
+    assert "5+" not in text
+
+
+def test_a_budget_that_ends_when_all_is_decided_cut_nothing_short() -> None:
+    clock = itertools.count()
+    report = Comparison(budget_seconds=8.5, clock=lambda: float(next(clock))).run()
+    assert sum(len(row.screen) for row in report.rows) < 10
+    assert (verdicts(report), report.ended) == ([Verdict.PASS, Verdict.PASS], COMPLETE)
+
+
+def test_the_budget_and_the_time_taken_begin_with_the_measuring() -> None:
+    now = [0.0]
+    comparison = Comparison(budget_seconds=60.0, clock=lambda: now[0])
+    comparison.live.plan(REQUEST)
+    now[0] = 3600.0  # another run held the device
+    report = comparison.live.report(comparison.live.run({"cpu": None}))
+    assert (report.ended, report.wall_seconds) == (COMPLETE, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "factor", "floor", "words"),
+    [
+        ({}, 1.045, 0.0, "; more pairs: --until-decided --budget 10m"),
+        ({"until_decided": True, "spread": 0.08}, 1.035, 0.0, "; more pairs: a larger --confirm-pairs"),
+        ({"budget_seconds": 14.5}, 1.045, 0.0, "decided; more pairs: a larger --budget"),
+        ({}, 1.10, 0.2, " s)"),  # equal code may do that here
+    ],
+)
+def test_more_pairs_are_advised_only_where_they_would_help(
+    options: dict[str, Any], factor: float, floor: float, words: str
+) -> None:
+    clock = itertools.count()
+    ticking = (lambda: float(next(clock))) if "budget_seconds" in options else (lambda: 0.0)
+    report = Comparison(factor, clock=ticking, **{"spread": 0.02, **options}).run(floor=floor)
+    assert report.verdict is Verdict.INCONCLUSIVE
+    assert result(report).endswith(words)
+
+
+def test_sides_tell_the_commits_of_their_arms_and_not_that_of_the_copies() -> None:
+    comparison = Comparison()
+    arms = tuple(
+        dataclasses.replace(arm, commit=commit * 40, dirty=dirty)
+        for arm, commit, dirty in zip(ARMS, "ab", (False, True), strict=True)
+    )
+    comparison.live = LiveComparison((arms[0], arms[1]), (comparison.baseline, comparison.candidate), OPTIONS)
+    report = comparison.run()
+    assert (report.candidate.software.git_commit, report.candidate.software.git_dirty) == ("b" * 40, True)
+    assert "git commit: aaaaaaaaaa against bbbbbbbbbb; git dirty: False against True" in heading(report)[1]
+
+
+def test_a_dataset_that_an_arm_cannot_read_names_the_arm() -> None:
+    comparison = Comparison()
+    failing = fail_trial(FailureKind.CRASH, "TypeError: load() takes 1 argument")
+    comparison.baseline.on = lambda request: failing if request["do"] == "dataset" else None
+    with pytest.raises(WorkerError, match=r"arm rev:main: .*TypeError"):
+        comparison.run()
 
 
 def test_arms_that_compute_different_losses_are_told_apart() -> None:
@@ -221,7 +295,7 @@ def test_a_device_that_only_one_arm_has_is_refused() -> None:
     comparison = Comparison()
     available = tuple(dataclasses.replace(status, available=True) for status in comparison.baseline.place.devices)
     comparison.baseline.place = dataclasses.replace(comparison.baseline.place, devices=available)
-    with pytest.raises(BadInputError, match="cuda"):
+    with pytest.raises(BadInputError, match=r"arm \.: .*cuda"):
         comparison.run(dataclasses.replace(REQUEST, devices=("cpu", "cuda")))
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, Request, fail_trial
 
 from bench.cli import cli
-from bench.errors import InterruptedRunError
+from bench.errors import InterruptedRunError, StorageError
 from bench.processes import Launcher
 from bench.records import FailureKind
 
@@ -149,6 +149,10 @@ def test_json_holds_every_pair_with_its_blocks_and_no_folder(arms: Arms, tmp_pat
     assert len(document["rows"][0]["screen"][0]["blocks"]) == 6
     assert document["ended"] == "complete"
     assert document["rows"][0]["judgement"]["verdict"] == "pass"
+    assert (document["verdict"], document["exit_code"]) == ("pass", 0)
+    assert document["reason"].startswith("pass: 2 pass (")
+    assert document["rows"][0]["trains_alike"] is True
+    assert document["rows"][0]["screen"][0]["log_ratio"] == pytest.approx(0)
     assert str(tmp_path) not in text
 
 
@@ -164,8 +168,55 @@ def test_an_interruption_prints_and_writes_what_was_measured(arms: Arms, tmp_pat
     assert result.exit_code == 130
     assert "interrupted" in result.stdout
     document = json.loads((tmp_path / "ab.json").read_text())
-    assert document["ended"] == "interrupted"
+    assert (document["ended"], document["exit_code"]) == ("interrupted", 130)
     assert sum(len(row["screen"]) for row in document["rows"]) == 8  # 12 turns a pair
+
+
+def test_a_worker_that_cannot_be_started_any_more_leaves_what_was_measured(arms: Arms, tmp_path: Path) -> None:
+    turns = itertools.count()
+
+    def break_down(request: Request) -> None:
+        arms.candidate.broken = request["do"] == "stretch" and next(turns) >= 100
+
+    arms.candidate.on = break_down
+    result = ab(".", ".", *SMALL, "--json", str(tmp_path / "ab.json"))
+    assert result.exit_code == 4
+    assert "an error ended it" in " ".join(result.stdout.split())
+    assert "no process could be started" in result.stderr
+    document = json.loads((tmp_path / "ab.json").read_text())
+    assert (document["ended"], document["exit_code"]) == ("failed", 4)
+    assert sum(len(row["screen"]) for row in document["rows"]) >= 8
+
+
+def test_a_full_disk_ends_nothing_and_is_told_in_the_end(
+    arms: Arms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms.candidate.batch_seconds = slow(1.2)
+
+    def no_room(path: Path, _content: str) -> None:
+        raise StorageError(f"{path.name} cannot be written: No space left on device")
+
+    monkeypatch.setattr("bench.ab_command.write_atomically", no_room)
+    result = ab(".", ".", *SMALL, "--json", str(tmp_path / "ab.json"))
+    assert result.exit_code == 4
+    assert "regression: 2 regression" in result.stdout
+    assert result.stderr.count("No space left on device; the comparison goes on") == 2
+    assert result.stderr.endswith("ab.json cannot be written: No space left on device\n")
+
+
+def test_a_reader_that_is_gone_takes_nothing_from_the_files(
+    arms: Arms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del arms
+
+    def gone(_text: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe", "stdout")
+
+    monkeypatch.setattr("click.echo", gone)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    ab(".", ".", *SMALL, "--json", str(tmp_path / "ab.json"))
+    assert json.loads((tmp_path / "ab.json").read_text())["ended"] == "complete"
+    assert "bench ab: pass" in (tmp_path / "summary.md").read_text()
 
 
 def test_a_ci_jobs_summary_gets_the_table_in_markdown(

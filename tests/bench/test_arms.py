@@ -1,6 +1,7 @@
 """Arms of a live comparison: what their names mean, what is unpacked, and that nothing is left or run."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import arms
-from bench.arms import open_arm
+from bench.arms import Arm, open_arm, tell_apart
 from bench.errors import BadInputError
 
 
@@ -37,9 +38,22 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_this_tree_is_trained_by_this_interpreter() -> None:
+def test_this_tree_is_trained_as_it_was_at_the_beginning_by_this_interpreter(clone: Path) -> None:
     with open_arm(".") as arm:
-        assert (arm.label, arm.python, arm.workload, arm.commit) == (".", sys.executable, None, None)
+        (clone / "mnist_mlp" / "model.py").write_text("edited meanwhile")
+        assert (arm.label, arm.python) == (".", sys.executable)
+        assert arm.workload is not None
+        assert (arm.workload / "mnist_mlp" / "model.py").read_text() == "new"
+        assert (arm.commit, arm.dirty) == (git(clone, "rev-parse", "HEAD"), False)
+    assert not arm.workload.exists()
+    with open_arm(".") as arm:
+        assert arm.dirty
+
+
+def test_a_tree_that_cannot_be_copied_is_an_error_with_a_remedy(clone: Path) -> None:
+    (clone / "mnist_mlp" / "broken.py").symlink_to("nowhere")
+    with pytest.raises(BadInputError, match=r"mnist_mlp cannot be copied .* set TMPDIR"), open_arm("."):
+        pass
 
 
 def test_a_revision_is_unpacked_and_gone_after_the_context(clone: Path) -> None:
@@ -189,6 +203,77 @@ def test_the_present_folders_clone_serves_an_installed_harness(
         assert (arm.workload / "mnist_mlp" / "model.py").read_text() == "new"
 
 
+def test_this_tree_is_the_present_folders_where_revisions_are_read_there(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clone / "mnist_mlp" / "__init__.py").touch()
+    installed = tmp_path / "site-packages" / "mnist_mlp"
+    installed.mkdir(parents=True)
+    (installed / "model.py").write_text("installed")
+    monkeypatch.setattr(arms, "_PACKAGE_ROOT", installed.parent)
+    for folder, text in ((tmp_path, "installed"), (clone, "new")):
+        monkeypatch.chdir(folder)
+        with open_arm(".") as arm:
+            assert arm.workload is not None
+            assert (arm.workload / "mnist_mlp" / "model.py").read_text() == text
+
+
+def test_why_git_refuses_a_repository_is_told(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    del clone
+    program = tmp_path / "git"
+    program.write_text(
+        "#!/bin/sh\necho 'fatal: detected dubious ownership\nTo add an exception, call: x' >&2\nexit 128\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    words = "git says: fatal: detected dubious ownership To add an exception, call: x$"
+    with pytest.raises(BadInputError, match=words), open_arm("rev:HEAD"):
+        pass
+
+
+WHAT_AN_ARM_OF_AN_INSTALLED_HARNESS_FINDS = """
+import subprocess
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from bench import processes
+from bench.arms import open_arm
+processes.ForkingLauncher._start_host = lambda self: None
+find = "from importlib.util import find_spec as f; print(*(f(name).origin for name in ('torch', 'bench', 'mnist_mlp')))"
+with open_arm(f"python:{sys.argv[2]}") as arm:
+    shared = processes.make_arm_launchers([(arm.python, arm.workload)] * 2)[0][0]
+    for environment in (processes.worker_environment(arm.workload), shared._host._environment):
+        done = subprocess.run([arm.python, "-c", find], env=environment, capture_output=True, text=True, check=True)
+        print(done.stdout.replace(str(arm.workload), "ARM"), end="")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="hosts are shared there alone")
+def test_an_interpreter_finds_its_own_torch_and_not_that_of_an_installed_harness(tmp_path: Path) -> None:
+    for name in ("bench", "mnist_mlp"):
+        shutil.copytree(Path(__file__).parents[2] / name, tmp_path / "site-packages" / name)
+    (tmp_path / "site-packages" / "torch.py").touch()
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-c", WHAT_AN_ARM_OF_AN_INSTALLED_HARNESS_FINDS, "site-packages", sys.executable],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for line in done.stdout.splitlines():
+        own_torch, harness, workload = line.split()
+        assert Path(own_torch).name == "__init__.py"
+        assert (harness, workload) == ("ARM/bench/__init__.py", "ARM/mnist_mlp/__init__.py")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_two_interpreters_of_one_name_are_told_apart() -> None:
+    one, other = (Arm(label="python:python", python=python, workload=None, commit=None) for python in ("a", "b"))
+    assert [arm.label for arm in tell_apart(one, other)] == ["python:python (baseline)", "python:python (candidate)"]
+    assert tell_apart(one, one) == (one, one)
+
+
 def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> None:
     # A virtual environment's python is such a link, and knows by it where its packages are.
     link = tmp_path / "python-of-an-environment"
@@ -196,7 +281,6 @@ def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> Non
     with open_arm(f"python:{link}") as arm:
         assert arm.python == str(link)
         assert arm.label == "python:python-of-an-environment"  # no folder in what is stored
-        assert arm.workload is None
 
 
 @pytest.mark.parametrize(
