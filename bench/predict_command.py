@@ -47,12 +47,13 @@ def predict_command(
     labels, names = zip(*map(split_label, references), strict=True)
     parts = parts_by_machine(labels, [read_run(resolve(name, results)) for name in names])
     sides = label_runs([part.run for part in parts], [part.label for part in parts])
+    size = None if layers is None or batch_size is None else (_shape(layers), _checked(batch_size))
     models = require_models(sides)
     width = terminal_width()
-    if layers is None or batch_size is None:
+    if size is None:
         click.echo(render_scaling(sides, models, layout, width))
     else:
-        click.echo(render_prediction(sides, models, (_shape(layers), _checked(batch_size)), layout, width))
+        click.echo(render_prediction(sides, models, size, layout, width))
     few = left_out(sides, models)
     if few:
         say(f"bench: too few sizes to fit a model to, so left out: {', '.join(few)}")
