@@ -99,7 +99,8 @@ def check(session: nox.Session) -> None:
     """Gate the accuracy of this tree's training against the committed baseline (CPU, minutes)."""
     install(session)
     candidate = Path(session.create_tmp()) / "accuracy.jsonl"
-    candidate.unlink(missing_ok=True)
+    for file in (candidate, candidate.with_suffix(".csv")):
+        file.unlink(missing_ok=True)
     session.run("python", "-m", "bench", "run", "--preset", "accuracy", "--devices", "cpu", "--output", str(candidate))
     session.run("python", "-m", "bench", "check", ACCURACY_BASELINE, str(candidate), "--gate", "accuracy")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from bench.crew import Crew
-from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, NodesLostError
+from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.estimate import Estimate, busy_note, estimate_plan
 from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, prepare_dataset, probe_trial
 from bench.locks import IMPATIENT, Patience, device_locks
-from bench.messages import Prepared
+from bench.messages import DatasetReady, Prepared
 from bench.outputs import remove_abandoned, require_nameable
 from bench.plan import Request, missing_trials
 from bench.processes import Launcher
@@ -80,8 +80,8 @@ def check_output(options: Options) -> None:
     """Refuse an output that cannot be written, before anything is measured for it.
 
     Raises:
-        BadInputError: it is a file that exists, or its nearest existing folder is none or is read-only, or its name is
-            none here, or the run's name cannot be part of one.
+        BadInputError: it is a file that exists, or the table beside it does, or its nearest existing folder is none or
+            is read-only, or its name is none here, or the run's name cannot be part of one.
     """
     check_name(options.name)
     target = options.output or options.results
@@ -90,6 +90,10 @@ def check_output(options: Options) -> None:
         if target.exists():
             raise BadInputError(
                 f"{target} exists already: name a new file, or go on with that run by --resume {target}"
+            )
+        if (table := _table_of(target)).exists():
+            raise BadInputError(
+                f"{table}, where this run's table belongs, exists already: choose --output anew, or move that one away"
             )
         folder = target.parent
     elif options.output is not None and target.suffix and not target.exists():
@@ -112,7 +116,7 @@ def estimate_here(
 
     Raises:
         HeldError: another run holds one.
-        BadInputError: a probed trial could not be prepared.
+        BadInputError: a probed trial could not be prepared, or the run would be refused.
     """
 
     def probe(trial: Trial) -> Prepared:
@@ -124,7 +128,8 @@ def estimate_here(
     devices = {device for configuration in plan.configurations for device in configuration.devices}
     with device_locks(devices, patience=patience):
         note = busy_note(plan)
-        prepare_dataset(launcher, plan.configurations[0].dataset, root, timeout_seconds=timeout_seconds)
+        dataset = plan.configurations[0].dataset
+        _check_batch_sizes(plan, prepare_dataset(launcher, dataset, root, timeout_seconds=timeout_seconds))
         return dataclasses.replace(estimate_plan(plan, probe), note=note)
 
 
@@ -163,7 +168,7 @@ def start_run(
 def resume_run(
     path: Path, options: Options, crew: Crew, interrupts: Interrupts, make_progress: MakeProgress
 ) -> Finished:
-    """Carry out what is missing of the stored run at `path`; of a whole one nothing, wherever it was begun.
+    """Carry out what is missing of the stored run at `path`; a whole one stays as it is, wherever it was begun.
 
     Raises:
         IncomparableError: what the run was begun on is not what there is.
@@ -176,6 +181,10 @@ def resume_run(
         if is_merged(run.header):
             raise BadInputError(f"run {run.header.run_id} was merged from several: {resumption(run.header)}")
         trials = missing_trials(run.header.plan, run.records)
+        if not trials and run.footer is not None and run.footer.complete:
+            if not _table_of(path).exists():
+                _write_table(run, path)
+            return Finished(path=path, run=run, exit_code=_exit_code(run.footer, run.header.plan, run.records))
         if trials:
             crew.resume(run)
             _prepare_data(run.header.plan, crew, run.records)
@@ -199,11 +208,15 @@ def _prepare_data(plan: Plan, crew: Crew, records: Sequence[TrialRecord]) -> Non
             f"dataset {configurations[0].dataset!r} here has SHA-256 {ready.sha256}, the stored trials used "
             f"{', '.join(sorted(hashes))}: point --data-root at theirs, or start a new run"
         )
-    largest = max(configuration.batch_size for configuration in configurations)
+    _check_batch_sizes(plan, ready)
+
+
+def _check_batch_sizes(plan: Plan, ready: DatasetReady) -> None:
+    largest = max(configuration.batch_size for configuration in plan.configurations)
     if largest > ready.train_samples:
         raise BadInputError(
             f"--batch-sizes {largest} is more than the {ready.train_samples} training samples of "
-            f"{configurations[0].dataset}: use at most that many"
+            f"{plan.configurations[0].dataset}: use at most that many"
         )
 
 
@@ -221,7 +234,8 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
     records = list(stored)
 
     def has_time() -> bool:
-        return options.budget_seconds is None or not records or time.monotonic() - start <= options.budget_seconds
+        is_first = len(records) == len(stored)  # which is run in any case, so that resuming it comes to an end
+        return options.budget_seconds is None or is_first or time.monotonic() - start <= options.budget_seconds
 
     try:
         with contextlib.ExitStack() as stack:
@@ -233,7 +247,7 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
                     writer.append(record)
                     records.append(record)
                 progress.trial_done(record)
-    except (InterruptedRunError, NodesLostError) as error:
+    except (InterruptedRunError, WorkerError) as error:
         writer.finish(_footer(plan, records, INTERRUPTED, time.monotonic() - start))
         there = "" if options.on is None else f" --on {options.on}"
         raise type(error)(
@@ -244,10 +258,18 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
     writer.finish(footer)
     run = read_run(writer.path)
     if footer.complete:
-        table = writer.path.with_suffix(".csv")
-        remove_abandoned(table)
-        write_csv(run, table)
+        _write_table(run, writer.path)
     return Finished(path=writer.path, run=run, exit_code=_exit_code(footer, plan, records))
+
+
+def _table_of(path: Path) -> Path:
+    return path.with_suffix(".csv")
+
+
+def _write_table(run: Run, path: Path) -> None:
+    table = _table_of(path)
+    remove_abandoned(table)
+    write_csv(run, table)
 
 
 def _footer(plan: Plan, records: Sequence[TrialRecord], reason: str, wall_seconds: float) -> Footer:

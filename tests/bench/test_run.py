@@ -14,7 +14,7 @@ from fake_worker import FakeLauncher, Request, fail_trial
 
 from bench import run
 from bench.crew import LocalCrew
-from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
+from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.interrupts import Interrupts
 from bench.locks import HeldError, device_lock
 from bench.plan import Request as RunRequest
@@ -155,6 +155,49 @@ def test_resuming_a_complete_run_measures_nothing(fake_launcher: FakeLauncher, t
     assert not [request for request in fake_launcher.requests if request["do"] == "prepare"]
 
 
+def test_resuming_a_complete_run_writes_nothing_but_a_table_that_is_missing(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    path = start(fake_launcher, options(tmp_path)).path
+    table = path.with_suffix(".csv")
+    written, stored = table.read_bytes(), path.read_bytes()
+    table.write_text("mine\n")
+    first = resume(fake_launcher, path, options(tmp_path))
+    assert (first.run, first.exit_code) == (read_run(path), ExitCode.PASS)
+    assert (path.read_bytes(), table.read_text()) == (stored, "mine\n")
+    table.unlink()
+    resume(fake_launcher, path, options(tmp_path))
+    assert (path.read_bytes(), table.read_bytes()) == (stored, written)
+
+
+def test_resuming_with_a_budget_that_starting_spends_still_comes_to_an_end(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    for count in (3, 4, 5, 6):
+        assert len(resume(fake_launcher, interrupted, options(tmp_path, budget_seconds=0.0)).run.records) == count
+
+
+def test_worker_that_can_no_longer_be_started_ends_the_run_in_good_order(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    count = itertools.count()
+
+    def break_second(request: Request) -> None:
+        if request["do"] == "finish" and next(count) == 1:
+            fake_launcher.broken = True
+
+    fake_launcher.on = break_second
+    with pytest.raises(
+        WorkerError, match=r"no process could be started: 2 of 6 trials are stored in .*; go on with: .*--resume"
+    ) as caught:
+        start(fake_launcher, options(tmp_path))
+    assert caught.value.exit_code is ExitCode.FAILED_TRIAL
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    footer = read_run(path).footer
+    assert footer is not None
+    assert (footer.complete, footer.reason, footer.measured, footer.missing) == (False, "interrupted", 2, 4)
+
+
 def test_resuming_with_other_software_is_incomparable_and_names_it(
     interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:
@@ -249,6 +292,10 @@ def test_batch_larger_than_the_dataset_is_refused_before_anything_is_stored(
     with pytest.raises(BadInputError, match=r"128.*100 training samples"):
         start(fake_launcher, options(tmp_path))
     assert not (tmp_path / "results").exists()
+    plan = crew(fake_launcher).plan(REQUEST)
+    with pytest.raises(BadInputError, match=r"128.*100 training samples"):
+        run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
+    assert not [request for request in fake_launcher.requests if request["do"] == "prepare"]
 
 
 def test_missing_device_is_refused_with_the_reason(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
@@ -321,13 +368,21 @@ def test_a_run_holds_the_devices_of_all_its_ranks(
     assert held == [{"cuda:0", "cuda:1"}]
 
 
-@pytest.mark.parametrize("make", ["file", "parent_is_file", "exists"])
+@pytest.mark.parametrize("make", ["file", "parent_is_file", "exists", "table_exists", "table_is_folder"])
 def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path, make: str) -> None:
     blocker = tmp_path / "blocker"
     blocker.write_text("")
     existing = tmp_path / "x.jsonl"
     existing.write_text("")
-    output = {"file": blocker, "parent_is_file": blocker / "deep" / "run.jsonl", "exists": existing}[make]
+    (tmp_path / "table.csv").write_text("mine\n")
+    (tmp_path / "folder.csv").mkdir()
+    output = {
+        "file": blocker,
+        "parent_is_file": blocker / "deep" / "run.jsonl",
+        "exists": existing,
+        "table_exists": tmp_path / "table.jsonl",
+        "table_is_folder": tmp_path / "folder.jsonl",
+    }[make]
     with pytest.raises(BadInputError, match=r"choose --output|--resume"):
         run.check_output(options(tmp_path, output=output))
 

@@ -221,8 +221,9 @@ def test_read_only_folder_is_refused_before_anything_starts(sandbox: Sandbox) ->
 
 
 def test_table_that_cannot_be_written_is_told_and_the_run_is_whole(sandbox: Sandbox) -> None:
-    (sandbox.work / "runs" / "run.csv").mkdir(parents=True)
-    done = sandbox.run("run", *GRID, "--output", "runs/run.jsonl")
+    sandbox.run("run", *GRID, "--output", "runs/run.jsonl", "--budget", "0.1s")
+    (sandbox.work / "runs" / "run.csv").mkdir()
+    done = sandbox.run("run", "--resume", "runs/run.jsonl")
     assert done.returncode == 4
     assert "run.csv cannot be written: Is a directory" in done.stderr
     run = read_run(sandbox.work / "runs" / "run.jsonl")
