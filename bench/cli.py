@@ -1,6 +1,5 @@
 """The command line: all commands, and what their errors and interruptions become."""
 
-import sys
 import traceback
 from typing import Any
 
@@ -10,11 +9,11 @@ from bench import __version__
 from bench.ab_command import ab_command
 from bench.calibrate_command import calibrate_command, selftest_command
 from bench.compare_command import check_command, compare_command
-from bench.errors import BenchError, ExitCode
+from bench.errors import BenchError, ExitCode, StorageError
 from bench.interrupts import Interrupts
 from bench.list_command import list_command
 from bench.options import EXIT_CODES
-from bench.outputs import nowhere, say
+from bench.outputs import output_told, say
 from bench.predict_command import predict_command
 from bench.report_command import export_command, report_command
 from bench.run_command import devices_command, run_command
@@ -35,10 +34,19 @@ class Commands(click.Group):
             ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], self.commands)}: use one of --help's")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's signature
+        """Read the arguments, of which --help and --version are answered here."""
+        try:
+            with output_told():
+                return super().make_context(*arguments, **options)
+        except StorageError as error:  # click would end with 1 if nobody read it, which says regression
+            say(f"bench: {error}")
+            raise click.exceptions.Exit(error.exit_code) from None
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command; Ctrl-C and SIGTERM end it in good order."""
         try:
-            with Interrupts() as ctx.obj:
+            with Interrupts() as ctx.obj, output_told():
                 return super().invoke(ctx)
         except BenchError as error:
             say(f"bench: {error}")
@@ -47,10 +55,8 @@ class Commands(click.Group):
             if error.filename is not None:
                 say(f"bench: {error.filename!r} cannot be used: {error.strerror}; name another one")
                 ctx.exit(ExitCode.BAD_INPUT)
-            # Of an open stream there is no name.
-            sys.stdout = nowhere()
-            say(f"bench: the output cannot be written: {error.strerror}; make room, or write it elsewhere")
-            ctx.exit(ExitCode.BAD_INPUT)
+            say(f"bench: the system refused what this takes: {error.strerror}")
+            ctx.exit(ExitCode.FAILED_TRIAL)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception:  # noqa: BLE001 - whatever it is, it must not look like a verdict

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from bench.errors import BadInputError
+from bench.errors import BadInputError, ExitCode
 from bench.outputs import say
 from bench.plan import PRESETS, SCALINGS, Request
 from mnist_mlp.recipes import DATASETS, ENGINES, PIPELINES, PRECISIONS, RECIPES
@@ -29,15 +29,18 @@ FORMATS: Final = ("table", "markdown", "csv", "json")
 _VOLUME: Final = "bench.volume"
 
 EXIT_CODES: Final = (
-    "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, 5 incomparable, "
-    "70 a defect of bench, 130 interrupted."
+    "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, or a result could not "
+    "be written, 5 incomparable, 70 a defect of bench, 130 interrupted."
 )
 """Of all commands together, and of the gates, which have them all."""
 
 
 def exit_codes(own: Mapping[int, str] | None = None) -> str:
     """Return the exit codes of a command that is no gate, with what those of its `own` mean."""
-    codes = {0: "done", 2: "bad usage or input", 70: "a defect of bench", 130: "interrupted", **(own or {})}
+    unwritten = "a result could not be written"
+    codes = {0: "done", 2: "bad usage or input", 4: unwritten, 70: "a defect of bench", 130: "interrupted"}
+    for code, meaning in (own or {}).items():
+        codes[code] = f"{meaning}, or {unwritten}" if code == ExitCode.FAILED_TRIAL else meaning
     return f"Exit codes: {', '.join(f'{code} {codes[code]}' for code in sorted(codes))}."
 
 

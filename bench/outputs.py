@@ -6,9 +6,12 @@ import re
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Final, TextIO
+
+import click
 
 from bench.errors import BadInputError, StorageError
 
@@ -113,6 +116,24 @@ def nowhere() -> TextIO:
     What that one holds back could not be written when Python ends, either, and Python would end with a code of its own.
     """
     return open(os.devnull, "w")  # noqa: PTH123 - no file
+
+
+@contextlib.contextmanager
+def output_told(kept: str = "") -> Iterator[None]:
+    """Within this context, make a failure of standard output an error that ends with what is `kept` all the same.
+
+    Raises:
+        StorageError: standard output took not all of what was written to it.
+    """
+    try:
+        yield
+    except OSError as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_code is not click.echo.__code__:  # by which all output goes, click's own too
+            raise
+        sys.stdout = nowhere()
+        remedy = "" if isinstance(error, BrokenPipeError) else "; make room, or write it elsewhere"
+        raise StorageError(f"the output cannot be written: {error.strerror}{remedy}{kept}") from error
 
 
 def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:

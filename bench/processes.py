@@ -184,6 +184,13 @@ class Log:
         return f"; its last words: {lines[-1].strip()[:300]}"
 
 
+def _socket_pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair(socket.AF_UNIX, kind)
+    except OSError as error:
+        raise WorkerError(f"no connection to a worker process can be made: {error}") from error
+
+
 class ForkingLauncher:
     """One worker host, which forks a process per trial."""
 
@@ -207,7 +214,11 @@ class ForkingLauncher:
         self._host: subprocess.Popen[bytes] | None = None
         self._processes: set[ForkedProcess] = set()
         self._control: socket.socket
-        self._start_host()
+        try:
+            self._start_host()
+        except BaseException:
+            self._log.file.close()
+            raise
 
     @property
     def host_pid(self) -> int | None:
@@ -215,19 +226,23 @@ class ForkingLauncher:
         return None if self._host is None else self._host.pid
 
     def _start_host(self) -> None:
-        # Distinct packets, so that a descriptor always travels with its own request.
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._host = subprocess.Popen(  # noqa: S603 - our own module
-                [self._python, "-m", "bench.host", str(theirs.fileno()), *self._modules],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=self._log.file,
-                stderr=self._log.file,
-                env=self._environment,
-                start_new_session=True,  # a terminal's Ctrl-C is for this process alone to act on
-            )
         self._imported = False
+        # Distinct packets, so that a descriptor always travels with its own request.
+        self._control, theirs = _socket_pair(socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._host = subprocess.Popen(  # noqa: S603 - our own module
+                    [self._python, "-m", "bench.host", str(theirs.fileno()), *self._modules],
+                    pass_fds=(theirs.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log.file,
+                    stderr=self._log.file,
+                    env=self._environment,
+                    start_new_session=True,  # a terminal's Ctrl-C is for this process alone to act on
+                )
+            except OSError as error:
+                self._control.close()
+                raise WorkerError(f"the worker host could not be started: {error}") from error
 
     def start(self, ranks: int = 1) -> "ForkedProcess":
         """See `Launcher.start`. A host that has died (out of memory, say) is replaced once."""
@@ -253,7 +268,7 @@ class ForkingLauncher:
             self._receive(HOST_START_SECONDS)
             self._imported = True
         printed = self._log.size()
-        ours, theirs = socket.socketpair()
+        ours, theirs = _socket_pair(socket.SOCK_STREAM)
         try:
             with theirs:
                 request = {"do": "fork", "workload": None if workload is None else str(workload), "ranks": ranks}

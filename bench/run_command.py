@@ -29,7 +29,7 @@ from bench.options import (
     volume,
     wait_option,
 )
-from bench.outputs import say
+from bench.outputs import output_told, say
 from bench.plan import check_request
 
 if TYPE_CHECKING:
@@ -322,8 +322,9 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     from bench import run
     from bench.show import render_run
 
-    click.echo(render_run(finished.run, width=terminal_width()))
-    click.echo(f"\nStored in {finished.path}")
+    with output_told(f"; the run is stored in {finished.path}"):
+        click.echo(render_run(finished.run, width=terminal_width()))
+        click.echo(f"\nStored in {finished.path}")
     share = run.measuring_share(finished.run) if on is None else None  # of a cluster's time it would say nothing
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from bench_builders import make_run
@@ -348,6 +349,65 @@ def test_what_cannot_be_said_on_standard_error_changes_no_exit_code(arguments: t
         command = [sys.executable, "-m", "bench", *arguments]
         done = subprocess.run(command, stderr=full, check=False, env=python_path())  # noqa: S603 - our own words
     assert done.returncode == code
+
+
+@pytest.fixture(params=["full", "unread"])
+def useless(request: pytest.FixtureRequest) -> Iterator[TextIO]:
+    """A place to write to that takes nothing."""
+    if request.param == "full":
+        if not Path("/dev/full").exists():
+            pytest.skip("no /dev/full here")
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, descriptor = os.pipe()
+        os.close(reader)
+    stream = os.fdopen(descriptor, "w", closefd=False)
+    yield stream
+    os.close(descriptor)
+    with contextlib.suppress(OSError):
+        stream.close()
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("show", "--help"), ("show", "run.jsonl")])
+def test_a_result_that_cannot_be_written_is_told_and_is_never_a_verdict(
+    useless: TextIO, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    store(make_run(), tmp_path / "run.jsonl")
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-m", "bench", *arguments],
+        stdout=useless,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env=python_path(),
+    )
+    assert done.returncode == 4
+    assert re.fullmatch(
+        r"bench: the output cannot be written: (No space left on device; .*|Broken pipe)\n", done.stderr
+    )
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_whose_table_cannot_be_written_says_where_it_is_stored(
+    useless: TextIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", useless)
+        with pytest.raises(SystemExit) as ended:
+            cli(["run", "--output", "run.jsonl"], prog_name="bench")
+        sys.stdout.close()  # what was put in place of it
+    assert ended.value.code == 4
+    assert capsys.readouterr().err.endswith("; the run is stored in run.jsonl\n")
+
+
+def test_a_refusal_of_the_system_is_not_called_one_of_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("bench.store.resolve", refuse)
+    result = bench("show")
+    assert result.exit_code == 4
+    assert result.stderr == "bench: the system refused what this takes: Too many open files\n"
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,24 @@ def test_spawning_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
         launcher.start()
 
 
+def test_host_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match=r"the worker host could not be started: .*No such file"):
+        ForkingLauncher(python=str(tmp_path / "python"))
+
+
+def test_socket_that_the_system_refuses_is_a_worker_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        launcher.start()
+        monkeypatch.setattr("socket.socketpair", refuse)
+        with pytest.raises(WorkerError, match="Too many open files"):  # of the trial, then of another host for it
+            launcher.start()
+    with pytest.raises(WorkerError, match="Too many open files"):
+        ForkingLauncher()
+
+
 @pytest.fixture
 def leaving(tmp_path: Path) -> str:
     """What passes for an interpreter, but leaves something behind that holds its standard streams, and dies."""

@@ -251,7 +251,8 @@ def test_output_that_cannot_be_written_loses_no_trial(sandbox: Sandbox, stream: 
     assert len(run.records) == TRIALS
     assert "Traceback" not in done.stderr
     if stream == "stdout":
-        assert done.returncode == 2  # not 1, which would be a regression
+        assert done.returncode == 4  # not 1, which would be a regression
         assert "the output cannot be written: No space left on device" in done.stderr
+        assert "the run is stored in runs/run.jsonl" in done.stderr
     else:
         assert done.returncode == 0
