@@ -4,11 +4,15 @@ import io
 import signal
 import sys
 
+from mnist_mlp.streams import open_closed_streams
+
 
 def main() -> None:
     """Run the command line; ends the process with one of `bench.errors.ExitCode`."""
+    open_closed_streams()
     # Until the command has begun, and after it has ended, Ctrl-C has nothing to store: it ends the process, silently.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a script's job in the background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks is shown by its number, rather than ending the command.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

@@ -124,7 +124,7 @@ def calibrate(
     Raises:
         BadInputError: a device is missing or in use, or the profile is broken or cannot be written.
         CalibrationError: a trial failed; the profile is as it was.
-        InterruptedRunError: Ctrl-C or SIGTERM; the profile is as it was.
+        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; the profile is as it was.
     """
     start = time.perf_counter()
     created_at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -44,7 +44,7 @@ class Commands(click.Group):
             raise click.exceptions.Exit(error.exit_code) from None
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
-        """Run the command; Ctrl-C and SIGTERM end it in good order."""
+        """Run the command; Ctrl-C, SIGTERM and SIGHUP end it in good order."""
         try:
             with Interrupts() as ctx.obj, output_told():
                 return super().invoke(ctx)

@@ -49,6 +49,6 @@ class StorageError(BenchError):
 
 
 class InterruptedRunError(BenchError):
-    """SIGINT or SIGTERM ended the command; every finished trial is stored."""
+    """SIGINT, SIGTERM or SIGHUP ended the command; every finished trial is stored."""
 
     exit_code = ExitCode.INTERRUPTED

@@ -1,20 +1,24 @@
-"""Ctrl-C and SIGTERM end a command in good order: what is finished is stored, nothing is left running."""
+"""Ctrl-C, SIGTERM and SIGHUP end a command in good order: what is finished is stored, nothing is left running."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from bench.errors import InterruptedRunError
 
+SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What ends a command, where this system has it: SIGHUP comes when its terminal goes away."""
+
 
 class Interrupts:
-    """While this context is open, SIGINT and SIGTERM raise `InterruptedRunError` in the main thread, once.
+    """While this context is open, each of `SIGNALS` raises `InterruptedRunError` in the main thread, once.
 
-    Further signals are ignored, so that they cannot disturb the clean-up that the first one began. Within `shield` a
-    signal waits until the end of the block.
+    One that is ignored stays so: nohup ignores SIGHUP, a script's job in the background SIGINT. Further signals are
+    ignored, so that they cannot disturb the clean-up that the first one began. Within `shield` a signal waits until the
+    end of the block.
     """
 
     def __init__(self) -> None:
@@ -27,8 +31,9 @@ class Interrupts:
     def __enter__(self) -> Self:
         """Install the handlers; elsewhere than in the main thread, where Python allows none, do nothing."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

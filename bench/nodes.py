@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
+from bench.interrupts import SIGNALS
 from bench.messages import DatasetReady
 from bench.records import Description, DeviceStatus, Fingerprint, Trial, TrialRecord
 
@@ -167,11 +168,11 @@ def call_apart(call: Callable[[], R], tell: Callable[[R | Exception], None]) -> 
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Let SIGINT and SIGTERM come after this: one whose handler raises would leave a thread half started."""
+    """Let the signals that end a command come after this: a handler that raises would leave a thread half started."""
     if sys.platform == "win32":
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ _PLAIN_INTERVAL_SECONDS: Final = 30.0
 
 
 _whatever_becomes_of_the_terminal: Final = contextlib.suppress(OSError)
-"""A connection may end, and its terminal with it: the run goes on."""
+"""A terminal may go away: under nohup the run goes on, else SIGHUP ends it in good order."""
 
 
 class Progress(Protocol):

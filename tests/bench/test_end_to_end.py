@@ -6,13 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 
+from bench.interrupts import SIGNALS
 from bench.processes import worker_environment
 from bench.records import Failure, FailureKind, Measurement
 from bench.store import read_run
@@ -25,6 +26,14 @@ PROMPT_SECONDS = 30
 
 # One thread: two of them wait for each other very long when something else computes on the machine.
 GRID = ("--models", "784-16-10", "--batch-sizes", "512,4096", "--epochs", "2", "--repeats", "3", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """What is started here heeds Ctrl-C, although this may be a script's job in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -134,7 +143,7 @@ def test_same_seed_gives_bit_identical_losses_in_another_run(tmp_path: Path) -> 
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signal_ends_the_run_at_once_and_resume_completes_it(tmp_path: Path, number: signal.Signals) -> None:
     with start(tmp_path, "run", *GRID) as process:
         wait_for_trial(process, 2)

@@ -8,7 +8,7 @@ from types import FrameType
 import pytest
 
 from bench.errors import ExitCode, InterruptedRunError
-from bench.interrupts import Interrupts
+from bench.interrupts import SIGNALS, Interrupts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")
 
@@ -20,7 +20,7 @@ def handlers() -> Iterator[None]:
     def ignore(number: int, frame: FrameType | None) -> None:
         del number, frame
 
-    before = {number: signal.signal(number, ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ignore) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -31,7 +31,7 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_command_as_interrupted(number: signal.Signals) -> None:
     with pytest.raises(InterruptedRunError, match=f"^interrupted by {number.name}$") as caught, Interrupts():
         send(number)
@@ -106,13 +106,20 @@ def test_the_handlers_from_before_are_put_back() -> None:
     def mine(number: int, frame: object) -> None:
         del number, frame
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, mine)
+    for number in SIGNALS:
+        signal.signal(number, mine)
     with Interrupts():
-        assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-        assert signal.getsignal(signal.SIGTERM) is not mine
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    assert signal.getsignal(signal.SIGTERM) is mine
+        assert all(signal.getsignal(number) is not mine for number in SIGNALS)
+    assert all(signal.getsignal(number) is mine for number in SIGNALS)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(number: signal.Signals) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    with Interrupts():
+        send(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    assert signal.getsignal(number) is signal.SIG_IGN
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_is_installed() -> None:

@@ -31,6 +31,39 @@ __main__.main()
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")
+def test_ctrl_c_that_is_ignored_stays_so() -> None:
+    program = """
+import os, signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+from bench import __main__, cli
+cli.cli = lambda prog_name: os.kill(os.getpid(), signal.SIGINT)
+__main__.main()
+"""
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, env=worker_environment(), check=False).returncode == 0  # noqa: S603 - our own words
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell's words")
+@pytest.mark.parametrize(("closing", "output"), [("<&-", b"0."), ("1>&-", b""), ("2>&-", b"0."), ("<&- >&- 2>&-", b"")])
+@pytest.mark.parametrize("package", ["bench", "mnist_mlp"])
+def test_closed_standard_streams_lead_nowhere(package: str, closing: str, output: bytes) -> None:
+    program = f"""
+import os, sys
+from {package} import __main__, cli
+def command(prog_name):
+    with open(os.devnull) as file:
+        assert file.fileno() > 2
+    assert not sys.stdout.isatty() and not sys.stderr.isatty()
+    print("0.", end="", flush=True)
+cli.cli = __main__.cli = command
+__main__.main()
+"""
+    shell = ["/bin/sh", "-c", f'exec "$@" {closing}', "sh", sys.executable, "-c", program]
+    done = subprocess.run(shell, env=worker_environment(), capture_output=True, check=False)  # noqa: S603 - our own words
+    assert (done.returncode, done.stdout, done.stderr) == (0, output, b"")
+
+
 def test_characters_that_the_encoding_lacks_are_shown_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
     buffer = io.BytesIO()

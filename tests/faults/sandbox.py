@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ class Sandbox:
 
     def __init__(self, folder: Path, *, real: bool = False) -> None:
         """Use `folder`; without `real` the worker is a stand-in that needs no torch."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's job in the background: so would commands be
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.folder = folder
         self.temporary = folder / "tmp"
         self.work = folder / "work"
