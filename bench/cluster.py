@@ -51,8 +51,7 @@ class ClusterCrew:
         cores = [member.cores for member in self._members]
         devices = choose_devices(_kinds(request.devices), self._statuses())
         plan = make_plan(request, devices=devices, cores_usable=max(cores) if request.threads else min(cores))
-        check_rank_devices(plan, self._most_devices())
-        return plan
+        return check_rank_devices(plan, self._most_devices(), skip=request.skip_unsupported)
 
     def resume(self, run: Run) -> None:
         """See `Crew.resume`. A configuration that was begun goes on with on machines like the one that began it."""

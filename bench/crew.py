@@ -113,8 +113,7 @@ class LocalCrew:
         here, ranks_here = self._here(), self._ranks_here
         devices = choose_devices(request.devices, here.devices)
         plan = make_plan(request, devices=devices, cores_usable=here.machine.cores_usable, ranks_here=ranks_here)
-        check_rank_devices(plan, here.devices, ranks_here)
-        return plan
+        return check_rank_devices(plan, here.devices, ranks_here, skip=request.skip_unsupported)
 
     def resume(self, run: Run) -> None:
         """See `Crew.resume`."""

@@ -170,12 +170,16 @@ class Duration(click.ParamType["float"]):
 
     name = "duration"
 
+    def __init__(self, *, or_zero: bool = False) -> None:
+        """Remember whether it may be 0."""
+        self._or_zero = or_zero
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
         """Return seconds."""
         from bench.units import parse_duration  # noqa: PLC0415 - keeps `--help` quick
 
         del param, ctx
-        return value if isinstance(value, float) else parse_duration(value)
+        return value if isinstance(value, float) else parse_duration(value, or_zero=self._or_zero)
 
 
 def _set_volume(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
@@ -212,7 +216,7 @@ def tell(line: str) -> None:
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the option that says how long to wait for devices, in seconds; see `patience`."""
     text = "Wait so long for a device that another run is using.  [default: do not]"
-    return click.option("--wait", type=Duration(), default=0.0, show_default=False, help=text)(command)
+    return click.option("--wait", type=Duration(or_zero=True), default=0.0, show_default=False, help=text)(command)
 
 
 def patience(wait: float) -> "Patience":

@@ -3,8 +3,8 @@
 import itertools
 import random
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -31,6 +31,8 @@ AUTO: Final = "auto"
 
 _OTHER_KINDS: Final = ("xpu", "hpu", "mtia", "xla")
 """Devices of torch's that come near the name of another and are no misspelling of it."""
+
+_GPUS: Final = " (did you mean 'cuda', or on a Mac 'mps'?)"
 
 MAX_CONFIGURATIONS: Final = 100_000
 MAX_REPEATS: Final = 10_000
@@ -212,7 +214,7 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
             kind = name.partition(":")[0]
             reasons = [status.reason for status in statuses if status.device == kind and status.reason]
             known = [AUTO, *(status.device.partition(":")[0] for status in statuses)]
-            hint = "" if kind in {*known, *_OTHER_KINDS} else did_you_mean(kind, known)
+            hint = "" if kind in {*known, *_OTHER_KINDS} else _GPUS if kind == "gpu" else did_you_mean(kind, known)
             why = reasons[0] if reasons else f"there is no such device here{hint}"
             raise BadInputError(f"device {name!r} is not available: {why}. Available here: {', '.join(available)}")
     return tuple(dict.fromkeys(chosen))
@@ -247,25 +249,32 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
             _models(request), supported, threads_of_each, request.batch_sizes or (None,)
         )
     )
-    for configuration in configurations:
+
+    def check(configuration: Configuration) -> None:
         _check_ranks(configuration, cores, min(configuration.world_size, ranks_here or configuration.world_size))
+
+    configurations = _possible(configurations, check, skip=request.skip_unsupported)
     # Two requested models can be one and the same (a width that a recipe has already): it is measured once.
     return Plan(configurations=tuple(dict.fromkeys(configurations)), repeats=request.repeats, seed=request.seed)
 
 
-def check_rank_devices(plan: Plan, statuses: Iterable[DeviceStatus], ranks_here: int | None = None) -> None:
-    """Refuse configurations whose ranks need more accelerators than there are here, one each.
+def check_rank_devices(
+    plan: Plan, statuses: Iterable[DeviceStatus], ranks_here: int | None = None, *, skip: bool = False
+) -> Plan:
+    """Refuse, or leave out, configurations whose ranks need more accelerators than there are here, one each.
 
     Args:
         plan: the plan.
         statuses: the devices of this machine.
         ranks_here: the most ranks that are on this machine; None: all.
+        skip: whether to leave them out.
 
     Raises:
-        BadInputError: there are too few.
+        BadInputError: there are too few, or nothing is left.
     """
     available = [status.device.partition(":")[0] for status in statuses if status.available]
-    for configuration in plan.configurations:
+
+    def check(configuration: Configuration) -> None:
         kind, world_size = configuration.device.partition(":")[0], configuration.world_size
         needed = world_size if ranks_here is None else min(ranks_here, world_size)
         if kind != "cpu" and needed > available.count(kind):
@@ -273,6 +282,25 @@ def check_rank_devices(plan: Plan, statuses: Iterable[DeviceStatus], ranks_here:
                 f"{needed} ranks need {needed} devices of kind {kind}, but there are {available.count(kind)} here: "
                 "use a smaller --world-size, or more machines (torchrun)"
             )
+
+    return replace(plan, configurations=_possible(plan.configurations, check, skip=skip))
+
+
+def _possible(
+    configurations: Iterable[Configuration], check: Callable[[Configuration], None], *, skip: bool
+) -> tuple[Configuration, ...]:
+    """Return those that `check` does not refuse; that is an error unless it is to `skip`, and leaves something."""
+    possible, problem = [], None
+    for configuration in configurations:
+        try:
+            check(configuration)
+        except BadInputError as error:
+            problem = problem or error
+        else:
+            possible.append(configuration)
+    if problem is not None and not (skip and possible):
+        raise problem
+    return tuple(possible)
 
 
 def _check_ranks(configuration: Configuration, cores: int, ranks_here: int) -> None:

@@ -12,8 +12,14 @@ from typing import Final
 
 _PACKAGE_ROOT: Final = Path(__file__).resolve().parent.parent
 
-_FOLDERS: Final = re.compile(r"(?<![\w.~>/\\])(?:/|[A-Za-z]:[/\\]+)(?:[^/\\\s'\"`:;,(){}<>|\[\]]+[/\\]+)+")
-"""The folders of an absolute path, up to the last name; of a path with blanks only those before the first of them."""
+_FOLDERS: Final = re.compile(
+    r"(?:(?<![\w.~>/\\])(?:/|[A-Za-z]:[/\\]+|\\\\+|(?<!:)//)|(?<=file://)(?!~)/?(?:[A-Za-z]:[/\\]+)?)"
+    r"(?:[^/\\\s'\"`:;,(){}<>|\[\]]+[/\\]+)+"
+)
+"""The folders of an absolute path, up to the last name; of a path with blanks only those before the first of them.
+
+Absolute are paths from the root, of a drive, of another machine's share (``\\\\server``, ``//server``), and file URLs.
+"""
 
 _COMMON_NAMES: Final = frozenset({"root", "user", "data", "localhost"})
 """Names of users and hosts that tell nothing, and that messages use as words."""

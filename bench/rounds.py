@@ -49,11 +49,6 @@ class RoundsBenchmark:
     seconds: tuple[float, ...]
     moments: LogMoments
 
-    @property
-    def is_raw(self) -> bool:
-        """Whether every round's time was saved."""
-        return bool(self.seconds)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundsFile:

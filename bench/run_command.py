@@ -118,6 +118,8 @@ def run_command(  # noqa: PLR0913 - one parameter an option
             return
         _resume(resume, options, terms, ctx.obj)
         return
+    if dry_run and budget is not None:
+        raise BadInputError("--budget ends a run, and --dry-run estimates all of one: leave one of them out")
     if dry_run and volume() == "verbose":
         raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
     if place is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError, ExitCode
@@ -66,6 +67,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     request = make_request(preset or "quick", {option: value for option, value in grid.items() if value is not None})
     check_request(request)
     check_shards(shards, "--shards")
+    _refuse_unused(no_estimate=no_estimate)
     if not no_estimate:
         require_free(request.devices, patience(wait))
     with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
@@ -77,6 +79,14 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
                 plan, launcher, root=data_root, timeout_seconds=timeout, patience=patience(wait)
             )
     click.echo(_plan_json(plan, parts, estimate) if layout == "json" else _plan_table(plan, parts, estimate))
+
+
+def _refuse_unused(*, no_estimate: bool) -> None:
+    ctx = click.get_current_context()
+    for name in ("timeout", "wait", "data_root") if no_estimate else ():
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInputError(f"{option} is for estimating, which --no-estimate leaves out: leave one of them out")
 
 
 def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None") -> str:

@@ -29,10 +29,10 @@ _MERGE_SECONDS: Final = 60.0
 """How long a merge waits for another one into the same file: of 100 000 trials one takes 7 s."""
 
 LATEST: Final = "latest"
+"""The reference to the run that was created last."""
 
 _PUBLISHED: Final = frozenset({"reference", "baselines"})
 """Folders of runs that came with the repository."""
-"""The reference to the run that was created last."""
 
 _NAME: Final = re.compile(r"\w[\w.+-]{0,47}")
 _LISTED: Final = 10

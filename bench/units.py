@@ -95,16 +95,17 @@ def format_number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, *, or_zero: bool = False) -> float:
     """Return the seconds of a duration such as ``45``, ``90s``, ``10m``, ``1h30m`` or ``1m30.5s``.
 
     Raises:
-        BadInputError: `text` is no such duration, or it is zero, or longer than ten years.
+        BadInputError: `text` is no such duration, or it is zero unless `or_zero`, or longer than ten years.
     """
     match = _DURATION.fullmatch(text.strip())
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = hours * _HOUR_SECONDS + minutes * _MINUTE_SECONDS + seconds
-    if not 0 < total <= _LONGEST_SECONDS:
+    is_zero = match is not None and any(match.groups()) and total == 0
+    if not (0 < total <= _LONGEST_SECONDS or (or_zero and is_zero)):
         raise BadInputError(
             f"duration {text!r} is not a time above zero in hours, minutes and seconds, ten years at most: "
             "write it like 45, 90s, 10m or 1h30m"

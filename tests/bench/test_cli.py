@@ -101,6 +101,8 @@ def refused(result: Result, *words: str) -> None:
         (("--preset", "quik"), ("did you mean 'quick'",)),
         (("--timeout", "soon"), ("soon",)),
         (("--budget", "-5"), ("-5",)),
+        (("--budget", "0"), ("'0'", "above zero")),
+        (("--budget", "5m", "--dry-run"), ("--budget", "--dry-run", "leave one")),
         (("--resume", "abcdef12"), ("no stored run",)),
         (("--resume", "x.jsonl"), ("x.jsonl", "not a file")),
         (("--scaling", "weak"), ("--scaling weak", "--world-size")),
@@ -144,6 +146,11 @@ def test_missing_device_is_refused_with_reason_and_what_there_is(worker: FakeLau
 def test_threads_beyond_the_usable_cores_are_refused(worker: FakeLauncher) -> None:
     refused(bench("run", "--threads", "4000"), "--threads 4000", "usable here")
     assert worker.started == 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_waiting_for_no_time_is_what_happens_anyhow() -> None:
+    assert bench("run", "--wait", "0", "--dry-run").exit_code == 0
 
 
 @pytest.mark.usefixtures("worker")

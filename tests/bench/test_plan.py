@@ -212,6 +212,13 @@ def test_auto_leaves_out_what_is_not_available() -> None:
             "cuda:2",
             "device 'cuda:2' is not available: there is no such device here. Available here: cpu, cuda:0, cuda:1",
         ),
+        (
+            "gpu",
+            (
+                "device 'gpu' is not available: there is no such device here (did you mean 'cuda', or on a Mac 'mps'?)"
+                ". Available here: cpu, cuda:0, cuda:1"
+            ),
+        ),
         ("xpu", "device 'xpu' is not available: there is no such device here. Available here: cpu, cuda:0, cuda:1"),
     ],
 )
@@ -404,6 +411,18 @@ def test_ranks_take_a_kinds_devices_from_the_first_on() -> None:
     check_rank_devices(plan, (gpu(0), gpu(1)))
     with pytest.raises(BadInputError, match="cannot be the first of 2 ranks"):
         gpu_plan("cuda:1", asked="cuda:1")
+
+
+def test_what_ranks_cannot_have_is_left_out_where_that_is_asked_for() -> None:
+    plan = ranks_plan(world_sizes=(1, 3, 16), skip_unsupported=True)
+    assert [c.world_size for c in plan.configurations] == [1]
+    with pytest.raises(BadInputError, match="3 ranks"):
+        ranks_plan(world_sizes=(3, 16), skip_unsupported=True)
+    plan = check_rank_devices(gpu_plan("cuda:0"), (gpu(0),), skip=True)
+    assert [(c.device, c.world_size) for c in plan.configurations] == [("cuda:0", 1)]
+    two_ranks = dataclasses.replace(plan, configurations=gpu_plan("cuda:0").configurations[1:])
+    with pytest.raises(BadInputError, match="2 ranks need 2 devices"):
+        check_rank_devices(two_ranks, (gpu(0),), skip=True)
 
 
 def test_more_ranks_than_accelerators_are_refused_unless_they_are_elsewhere() -> None:

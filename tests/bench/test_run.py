@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pandas as pd
 import pytest
-from fake_worker import FakeLauncher, Request, fail_trial
+from fake_worker import CPU, FakeLauncher, Request, fail_trial
 
 from bench import run
 from bench.crew import LocalCrew
@@ -366,6 +366,15 @@ def test_a_run_holds_the_devices_of_all_its_ranks(
     request = dataclasses.replace(REQUEST, devices=("cuda",), world_sizes=(2,), repeats=1)
     run.start_run(request, options(tmp_path), crew(fake_launcher), Interrupts(), Quiet())
     assert held == [{"cuda:0", "cuda:1"}]
+
+
+def test_one_gpu_beside_a_cpu_is_measured_with_as_many_ranks_as_it_has(fake_launcher: FakeLauncher) -> None:
+    gpu = DeviceStatus(device="cuda:0", available=True, description="", reason="")
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(CPU, gpu))
+    request = dataclasses.replace(REQUEST, devices=("auto",), world_sizes=(1, 2), threads=(1,), skip_unsupported=True)
+    plan = crew(fake_launcher).plan(request)
+    found = {(c.device, c.world_size) for c in plan.configurations}
+    assert found == {("cpu", 1), ("cpu", 2), ("cuda:0", 1)}
 
 
 @pytest.mark.parametrize("make", ["file", "parent_is_file", "exists", "table_exists", "table_is_folder"])

@@ -78,6 +78,14 @@ def test_without_an_estimate_no_trial_is_started(worker: FakeLauncher) -> None:
     assert {request["do"] for request in worker.requests} == {"describe"}
 
 
+@pytest.mark.parametrize("option", [("--wait", "0"), ("--timeout", "1h"), ("--data-root", ".")])
+def test_without_an_estimate_what_only_estimating_takes_is_refused(
+    worker: FakeLauncher, option: tuple[str, str]
+) -> None:
+    refused(bench("plan", *GRID, "--no-estimate", *option), 2, f"{option[0]} is for estimating, which --no-estimate")
+    assert not worker.requests
+
+
 @pytest.mark.parametrize("command", [("plan",), ("run", "--dry-run")])
 def test_an_estimate_on_a_device_that_a_run_holds_starts_nothing(
     worker: FakeLauncher, command: tuple[str, ...]

@@ -184,6 +184,14 @@ def test_a_text_that_is_no_duration_is_refused_with_value_rule_and_remedy(text: 
     assert repr(text) in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["0", "0s", "0h0m"])
+def test_no_time_at_all_is_a_duration_only_where_that_is_allowed(text: str) -> None:
+    assert parse_duration(text, or_zero=True) == 0
+    for no_duration in ("", " ", "-0", "none"):
+        with pytest.raises(BadInputError):
+            parse_duration(no_duration, or_zero=True)
+
+
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(1, 99))
 def test_every_duration_written_in_units_is_read(hours: int, minutes: int, seconds: int) -> None:
     assert parse_duration(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds

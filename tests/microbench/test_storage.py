@@ -49,7 +49,7 @@ def test_stored_file_holds_every_round_and_names_no_host_user_or_folder(tmp_path
     assert [benchmark.name for benchmark in saved.benchmarks] == [
         "tests/microbench/test_steps.py::test_forward[784-128-10-batch64-cpu]"
     ]
-    assert saved.benchmarks[0].is_raw
+    assert saved.benchmarks[0].seconds
     assert saved.benchmarks[0].moments.n >= 5
     text = stored.read_text()
     content = json.loads(text)
