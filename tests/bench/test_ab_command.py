@@ -1,6 +1,7 @@
 """The command `ab` with scripted workers: what it prints, writes and ends with."""
 
 import contextlib
+import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -210,11 +211,12 @@ def test_a_reader_that_is_gone_takes_nothing_from_the_files(
     del arms
 
     def gone(_text: str) -> None:
-        raise BrokenPipeError(32, "Broken pipe", "stdout")
+        raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr("click.echo", gone)
+    monkeypatch.setattr("bench.outputs.nowhere", io.StringIO)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    ab(".", ".", *SMALL, "--json", str(tmp_path / "ab.json"))
+    assert ab(".", ".", *SMALL, "--json", str(tmp_path / "ab.json")).exit_code == 4
     assert json.loads((tmp_path / "ab.json").read_text())["ended"] == "complete"
     assert "bench ab: pass" in (tmp_path / "summary.md").read_text()
 
