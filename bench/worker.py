@@ -38,7 +38,7 @@ from bench.records import Configuration, Failure, FailureKind, Peak, Trial
 from bench.settings import SettingsError, apply_precision, check_products
 from bench.soundness import Checked
 from mnist_mlp import data
-from mnist_mlp.errors import EngineUnavailableError, WorkloadError, is_out_of_memory
+from mnist_mlp.errors import EngineUnavailableError, WorkloadError
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
 from mnist_mlp.ranks import ALONE, Ranks
 from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
@@ -53,6 +53,11 @@ WARM_STEPS: Final = 8
 
 DISPLACEMENT_BYTES: Final = 100_000
 """Less than what the allocator would take from the system directly, leaving its heap as it is (128 KiB)."""
+
+
+_OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "OOM trying")
+"""What RuntimeErrors say for want of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS's, C++'s, cuBLASLt's. Not
+the workload's own list, which the older revisions that `ab` compares with have not."""
 
 
 class TrialError(Exception):
@@ -97,7 +102,8 @@ class Session:
         except TrialError as error:
             return {"failure": to_json(error.failure)}
         except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
-            kind = FailureKind.OUT_OF_MEMORY if is_out_of_memory(error) else FailureKind.CRASH
+            out_of_memory = isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+            kind = FailureKind.OUT_OF_MEMORY if out_of_memory else FailureKind.CRASH
             return {"failure": to_json(_failure(kind, error))}
 
     def _handle(self, request: Mapping[str, Any]) -> object:
