@@ -7,10 +7,13 @@ processes differ by several percent (docs/measuring.md): over many pairs that av
 ABBA blocks, one working while the other waits. Printed is the geometric mean of the blocks' ratios (harness over bare
 loop) with a 95 % interval over fresh process pairs; each pair is one observation.
 
-What the same comparison says of two plain loops tells how to read that: `--arm bare` compares the plain loop with
-itself, `--arm keeping` one that keeps the outputs and labels of its steps until the epoch ends with one that does not.
+The harness tells each epoch's training loss and accuracy, and the bare loop nothing. `--against reporting` holds it
+against a loop that tells both as tutorials do, adding them up step by step. What the same comparison says of two plain
+loops tells how to read all that: `--arm bare` compares the plain loop with itself, `--arm keeping` one that keeps the
+outputs and labels of its steps until the epoch ends with one that does not.
 
-    python tests/microbench/harness_overhead.py [--arm harness] [--pairs 24] [--blocks 4] [--layers 784-128-10]
+    python tests/microbench/harness_overhead.py [--arm harness] [--against bare] [--pairs 24] [--blocks 4]
+        [--layers 784-128-10]
 """
 
 import argparse
@@ -56,8 +59,11 @@ def harness_epochs(configuration: Configuration, seed: int) -> Epoch:
     return lambda: from_json(Trained, session.answer({"do": "train", "epoch": 0})["answer"]).train_seconds
 
 
-def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = False) -> Epoch:
-    """Return what trains the next epoch as a plain loop would, which may keep what it would count afterwards."""
+def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = False, reporting: bool = False) -> Epoch:
+    """Return what trains the next epoch as a plain loop would, which may keep what it would count afterwards.
+
+    One that is `reporting` counts as it goes: the training loss and the correct answers.
+    """
     displacement = displace(seed)
     torch.set_num_threads(configuration.threads)
     dataset = load("mnist")
@@ -73,7 +79,7 @@ def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = Fals
     def train(samples: int, batch_size: int = configuration.batch_size) -> float:
         start = time.perf_counter()
         order = torch.randperm(len(labels))[:samples]
-        kept = []
+        kept, loss_sum, correct = [], 0.0, 0
         for begin in range(0, samples, batch_size):
             chosen = order[begin : begin + batch_size]
             batch = images.index_select(0, chosen).float().div_(255).sub_(0.1307).div_(0.3081)
@@ -85,6 +91,9 @@ def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = Fals
             optimizer.step()
             if keeping:
                 kept.append((output.detach(), targets))
+            if reporting:
+                loss_sum += loss.item() * len(targets)
+                correct += (output.argmax(1) == targets).sum().item()
         seconds = time.perf_counter() - start
         del displacement[:0]  # it has to live as long as the loop
         return seconds
@@ -96,6 +105,7 @@ def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = Fals
 ARMS: dict[str, Callable[[Configuration, int], Epoch]] = {
     "harness": harness_epochs,
     "keeping": functools.partial(bare_epochs, keeping=True),
+    "reporting": functools.partial(bare_epochs, reporting=True),
     "bare": bare_epochs,
 }
 
@@ -104,6 +114,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Harness epoch time over bare loop epoch time, with its interval.")
     parser.add_argument("--arm", choices=ARMS, default="harness", help="what is held against the bare loop")
+    parser.add_argument("--against", choices=ARMS, default="bare", help="what it is held against")
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--layers", default="784-128-10")
@@ -114,16 +125,19 @@ def main() -> None:
     (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
     configuration = dataclasses.replace(configuration, epochs=2 * options.blocks)
     gc.freeze()  # as a worker host does before it forks
-    pairs = [measure_pair(options.arm, configuration, seed, options.blocks) for seed in range(options.pairs)]
+    pairs = [
+        measure_pair((options.arm, options.against), configuration, seed, options.blocks)
+        for seed in range(options.pairs)
+    ]
     report(options, configuration, pairs)
 
 
-def measure_pair(arm: str, configuration: Configuration, seed: int, blocks: int) -> float:
-    """Return the mean log-ratio of one fresh pair of processes over its ABBA blocks: `arm` over the bare loop."""
+def measure_pair(arms: tuple[str, str], configuration: Configuration, seed: int, blocks: int) -> float:
+    """Return the mean log-ratio of one fresh pair of processes over its ABBA blocks: the first arm over the second."""
     fork = multiprocessing.get_context("fork")
     ends, processes = {}, []
     # Displaced by different amounts, so that their layouts are independent; who is forked first takes turns.
-    for place, (name, shift) in sorted(enumerate(((arm, seed), ("bare", -1 - seed))), reverse=seed % 2 == 1):
+    for place, (name, shift) in sorted(enumerate(zip(arms, (seed, -1 - seed), strict=True)), reverse=seed % 2 == 1):
         ends[place], theirs = fork.Pipe()
         processes.append(fork.Process(target=serve, args=(name, configuration, shift, theirs)))
         processes[-1].start()
@@ -157,7 +171,7 @@ def report(options: argparse.Namespace, configuration: Configuration, pairs: lis
     ratio, low, high = math.exp(mean), math.exp(mean - half), math.exp(mean + half)
     print(  # noqa: T201 - the result
         f"{configuration.model} batch {configuration.batch_size}, {configuration.threads} threads: {options.arm} "
-        f"/ bare loop {ratio:.4f}, 95 % interval {low:.4f} to {high:.4f} ({len(pairs)} process pairs of "
+        f"/ {options.against} loop {ratio:.4f}, 95 % interval {low:.4f} to {high:.4f} ({len(pairs)} process pairs of "
         f"{options.blocks} ABBA blocks)"
     )
     if options.json is not None:
