@@ -58,7 +58,8 @@ class EagerEngine:
         """See `Engine.train`."""
         tally = Tally.for_batches(len(order), self._batch_size, self._device, self._loss)
         for images, labels in self._pipeline.train_batches(order):
-            tally.add(self.step(images, labels)[0], labels)
+            output, _ = self.step(images, labels)
+            tally.add(output, labels)
             if after_step is not None:
                 after_step()
         return tally
@@ -73,7 +74,7 @@ class EagerEngine:
         loss.backward()
         self._set_learning_rate()
         self.optimizer.step()
-        return output.detach(), loss
+        return output.detach(), loss.detach()
 
     def _set_learning_rate(self) -> None:
         if not self._schedule.is_constant:
