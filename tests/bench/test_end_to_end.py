@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from heeded_signals import heeded
 
 from bench.interrupts import SIGNALS
 from bench.processes import worker_environment
@@ -29,11 +30,9 @@ GRID = ("--models", "784-16-10", "--batch-sizes", "512,4096", "--epochs", "2", "
 
 
 @pytest.fixture(autouse=True)
-def heeded() -> Iterator[None]:
-    """What is started here heeds Ctrl-C, although this may be a script's job in the background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+def heed_signals() -> Iterator[None]:
+    with heeded():
+        yield
 
 
 def environment(folder: Path) -> dict[str, str]:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
+from heeded_signals import heeded
 
 from bench.processes import worker_environment
 from bench.progress import describe_trial
@@ -38,8 +38,6 @@ class Sandbox:
 
     def __init__(self, folder: Path, *, real: bool = False) -> None:
         """Use `folder`; without `real` the worker is a stand-in that needs no torch."""
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's job in the background: so would commands be
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.folder = folder
         self.temporary = folder / "tmp"
         self.work = folder / "work"
@@ -56,16 +54,17 @@ class Sandbox:
 
     def start(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
         """Start `bench` with these arguments and variables; `before` is a command that takes another one to run."""
-        return subprocess.Popen(  # noqa: S603 - our own words
-            [*before, sys.executable, *self._program, *arguments],
-            cwd=self.work,
-            env=self.environment() | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            encoding="utf-8",
-        )
+        with heeded():
+            return subprocess.Popen(  # noqa: S603 - our own words
+                [*before, sys.executable, *self._program, *arguments],
+                cwd=self.work,
+                env=self.environment() | environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                bufsize=1,
+                encoding="utf-8",
+            )
 
     def run(self, *arguments: str, before: Sequence[str] = (), **environment: str) -> subprocess.CompletedProcess[str]:
         """Start `bench` likewise, and wait for its end."""
