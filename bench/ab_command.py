@@ -20,12 +20,12 @@ from bench.options import (
     make_request,
     patience,
     quiet_option,
-    terminal_width,
     volume,
     wait_option,
 )
 from bench.outputs import append_step_summary, require_writable, say, write_atomically
 from bench.plan import check_request
+from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
     from bench.ab import Stage

@@ -8,8 +8,9 @@ from click.core import ParameterSource
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, exit_codes, split_label, terminal_width
+from bench.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, exit_codes, split_label
 from bench.outputs import append_step_summary, require_writable, say, write_atomically
+from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

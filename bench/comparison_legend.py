@@ -6,7 +6,7 @@ from typing import Final
 from bench.columns import harmless
 from bench.compare import Comparison, RoundsSource, Row, Source
 from bench.fields import DIMENSIONS
-from bench.flagged import flagged_count
+from bench.flagged import flagged_count, flagged_note
 from bench.judgement_text import ratio_interval_text, ratio_text
 from bench.legend import headings
 from bench.matching import Subject, describe, dimension, varying_dimensions
@@ -91,11 +91,9 @@ def _flagged_notes(rows: Sequence[Row]) -> Iterator[str]:
     changes = [(row, change) for row in rows if (change := verdict_change(row)) is not None]
     dimensions = varying_dimensions([row.baseline.subject for row in rows]) if count else ()
     if count:
-        warnings = sorted({warning for trials in sides if trials.flagged for warning in trials.flagged.warnings})
-        yield (
-            f"flagged: {count} of {sum(trials.n for trials in sides)} trials, disturbed while they were measured "
-            f"({', '.join(warnings)})" + ("" if changes else f"; {_unchanged(rows, dimensions)}")
-        )
+        warnings = [warning for trials in sides if trials.flagged for warning in trials.flagged.warnings]
+        note = flagged_note(count, sum(trials.n for trials in sides), warnings)
+        yield note if changes else f"{note}; {_unchanged(rows, dimensions)}"
     for row, change in changes[:_LISTED]:
         yield f"{MARK} {describe(row.baseline.subject, dimensions)}: {change}"
     if len(changes) > _LISTED:

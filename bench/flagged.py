@@ -5,7 +5,7 @@ would be without them is told beside it, and whoever reads it can repeat them.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -47,6 +47,12 @@ class WithoutFlagged:
 def flagged_count(trials: Trials) -> int:
     """Return how many of `trials` are flagged."""
     return 0 if trials.flagged is None else trials.flagged.n
+
+
+def flagged_note(count: int, measured: int, warnings: Iterable[TrialWarning]) -> str:
+    """Return the note below a table that `count` of the `measured` trials in it are flagged, and by which warnings."""
+    told = ", ".join(sorted(set(warnings)))
+    return f"flagged: {count} of {measured} trials, disturbed while they were measured ({told})"
 
 
 def judge_without_flagged(

@@ -6,7 +6,8 @@ from typing import Literal
 import click
 
 from bench.errors import BadInputError
-from bench.options import FORMATS, RESULTS, Choice, exit_codes, terminal_width
+from bench.options import FORMATS, RESULTS, Choice, exit_codes
+from mnist_mlp.streams import terminal_width
 
 
 @click.command("list", epilog=exit_codes())

@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
@@ -264,11 +262,6 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
-
-
-def terminal_width() -> int:
-    """Return how many characters a line of standard output may have."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
 
 
 def command_line(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from typing import Literal
 import click
 
 from bench.errors import BadInputError
-from bench.options import FORMATS, RESULTS, RUN, Choice, exit_codes, split_label, terminal_width
+from bench.options import FORMATS, RESULTS, RUN, Choice, exit_codes, split_label
 from bench.outputs import say
+from mnist_mlp.streams import terminal_width
 
 
 @click.command("predict", epilog=exit_codes())

@@ -24,13 +24,13 @@ from bench.options import (
     plan_options,
     quiet_option,
     tell,
-    terminal_width,
     verbose_option,
     volume,
     wait_option,
 )
 from bench.outputs import output_told, say
 from bench.plan import check_request
+from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
     from bench import run

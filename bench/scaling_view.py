@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Final
 
 from bench.fields import Value
+from bench.flagged import flagged_note
 from bench.layout import WordTable, csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import heading
 from bench.scaling import LEVEL, Coefficient, Crossover, Fit
@@ -77,9 +78,8 @@ def _flagged(models: Sequence[Model]) -> tuple[str, ...]:
     count = sum(each.flagged for each in observations)
     if not count:
         return ()
-    warnings = sorted({warning for each in observations for warning in each.warnings})
-    trials = sum(each.trials for each in observations)
-    return (f"flagged: {count} of {trials} trials, disturbed while they were measured ({', '.join(warnings)})",)
+    warnings = [warning for each in observations for warning in each.warnings]
+    return (flagged_note(count, sum(each.trials for each in observations), warnings),)
 
 
 def _uncrossed(models: Sequence[Model]) -> tuple[str, ...]:

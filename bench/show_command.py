@@ -7,8 +7,9 @@ import click
 
 from bench.collection import garbage_collection_paused
 from bench.errors import BadInputError
-from bench.options import COLUMNS, FORMATS, RESULTS, RUN, Choice, exit_codes, terminal_width
+from bench.options import COLUMNS, FORMATS, RESULTS, RUN, Choice, exit_codes
 from bench.outputs import say
+from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
     from bench.prices import Prices

@@ -1,7 +1,5 @@
 """The command line: reads arguments, prints results to standard output and everything else to standard error."""
 
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -21,6 +19,7 @@ from mnist_mlp.recipes import (
     SCHEDULES,
     TRANSFORMS,
 )
+from mnist_mlp.streams import terminal_width
 from mnist_mlp.variants import customise
 
 EXIT_BAD_INPUT: Final = 2
@@ -96,8 +95,7 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
     from mnist_mlp.tables import recipe_table
 
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
-    click.echo(recipe_table(layout, width))
+    click.echo(recipe_table(layout, terminal_width()))
 
 
 @cli.command("train", epilog=EXIT_CODES)

@@ -1,7 +1,13 @@
-"""Standard streams that the shell closed (``>&-``); for both packages."""
+"""Standard streams: how wide a terminal is, and what the shell closed (``>&-``); for both packages."""
 
 import os
+import shutil
 import sys
+
+
+def terminal_width() -> int:
+    """Return how many characters a line of standard output may have."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
 
 
 def open_closed_streams() -> None:
