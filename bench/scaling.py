@@ -19,7 +19,6 @@ Sizes that do not tell all four terms apart, of one batch size or one width alon
 they are fitted to are sums of terms, and no coefficient is told that may be such a sum.
 """
 
-import itertools
 import math
 import statistics
 from collections import defaultdict
@@ -400,97 +399,3 @@ def _size(observation: Observation) -> tuple[tuple[int, ...], int, str]:
 def _name_key(configuration: Configuration) -> tuple[str, str, int, str, str, int, int, str]:
     c = configuration
     return c.device, c.pipeline, c.workers, c.engine, c.precision, c.world_size, c.threads, c.id
-
-
-# Where one overtakes another
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crossover:
-    """Where, at one batch size, `second` overtakes `first` as the width grows, or which is ahead throughout.
-
-    `width` is the first at which the second is predicted to be faster, None without one between `narrowest` and
-    `widest`. From `low` to `high` neither is known to be faster at the level of `LEVEL`; a bound is None where that
-    goes on past the widths looked at; `is_open` says that it is all of them. `log_ratios` are ln(second / first) at the
-    narrowest and the widest.
-    """
-
-    first: Fit
-    second: Fit
-    batch_size: int
-    narrowest: int
-    widest: int
-    width: int | None
-    low: int | None
-    high: int | None
-    is_open: bool
-    log_ratios: tuple[float, float]
-    is_known: tuple[bool, bool]
-
-
-def crossover(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int, widths: tuple[int, int]) -> Crossover:
-    """Return where the slower of the two at the narrowest width overtakes, for `layers` scaled between `widths`.
-
-    A width counts as decided where |ln ratio of the predictions| exceeds Student's t times its standard error, of the
-    coefficients and of both models' misfit.
-    """
-    scaled = [(width, scaled_layers(layers, width)) for width in _between(*widths)]
-    ratios = {width: _log_ratio(first, second, each, batch_size) for width, each in scaled}
-    if ratios[scaled[0][0]][0] < 0:
-        first, second = second, first
-        ratios = {width: (-value, half) for width, (value, half) in ratios.items()}
-    ordered = sorted(ratios)
-    width = next((each for each in ordered if ratios[each][0] < 0), None)
-    undecided = [each for each in ordered if abs(ratios[each][0]) <= ratios[each][1]]
-    narrowest, widest = ordered[0], ordered[-1]
-    return Crossover(
-        first=first,
-        second=second,
-        batch_size=batch_size,
-        narrowest=narrowest,
-        widest=widest,
-        width=width,
-        low=None if not undecided or undecided[0] == narrowest else undecided[0],
-        high=None if not undecided or undecided[-1] == widest else undecided[-1],
-        is_open=undecided == ordered,
-        log_ratios=(ratios[narrowest][0], ratios[widest][0]),
-        is_known=(abs(ratios[narrowest][0]) > ratios[narrowest][1], abs(ratios[widest][0]) > ratios[widest][1]),
-    )
-
-
-def pairs(fits: Iterable[Fit]) -> tuple[tuple[Fit, Fit], ...]:
-    """Return the pairs worth comparing: alike in all but device and threads, or else in all but one other member."""
-    return tuple(
-        (first, second)
-        for first, second in itertools.combinations(fits, 2)
-        if _differing(first, second) <= {"device", "threads"} or len(_differing(first, second)) == 1
-    )
-
-
-def scaled_layers(layers: tuple[int, ...], width: int) -> tuple[int, ...]:
-    """Return `layers` with `width` units in the first hidden layer, the others in proportion, at least one each."""
-    first, *others = layers[1:-1]
-    hidden = (width, *(max(1, round(each * width / first)) for each in others))
-    return (layers[0], *hidden, layers[-1])
-
-
-def _log_ratio(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int) -> tuple[float, float]:
-    """Return ln(second / first) of the predicted times and half of its interval."""
-    ours, theirs = first.predict(layers, batch_size), second.predict(layers, batch_size)
-    halves = (math.log(each.high / each.step_seconds) for each in (ours, theirs))
-    return math.log(theirs.step_seconds / ours.step_seconds), math.hypot(*halves)
-
-
-def _between(narrowest: int, widest: int) -> list[int]:
-    """Return widths from `narrowest` to `widest`, about 1 % apart, every one where they are small."""
-    widths, width = [narrowest], float(narrowest)
-    while widths[-1] < widest:
-        width = max(width * 1.01, widths[-1] + 1)
-        widths.append(min(widest, round(width)))
-    return widths
-
-
-def _differing(first: Fit, second: Fit) -> set[str]:
-    a, b = first.contender.configuration, second.contender.configuration
-    names = (name for name in Configuration.__slots__)
-    return {name for name in names if getattr(a, name) != getattr(b, name)}

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from bench.columns import harmless
+from bench.crossover import Crossover, crossover, pairs
 from bench.errors import BadInputError
 from bench.matching import Trials, gather
 from bench.records import Configuration, Header, Run
-from bench.scaling import Crossover, Fit, Measured, Prediction, contenders, crossover, fit, pairs, scaled_layers
+from bench.scaling import Fit, Measured, Prediction, contenders, fit
+from mnist_mlp.recipes import scale_layers
 
 Layers: TypeAlias = tuple[int, ...]
 
@@ -149,7 +151,7 @@ def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, Layers, Cro
     for shared in _all_shared(models):
         for batch_size in shared.batch_sizes if shared.is_enough else ():
             crossed = crossover(shared.first.fit, shared.second.fit, shared.widest_layers, batch_size, shared.widths)
-            narrow = scaled_layers(shared.widest_layers, crossed.narrowest)
+            narrow = scale_layers(shared.widest_layers, crossed.narrowest)
             found.append((by_fit[id(crossed.first)], by_fit[id(crossed.second)], narrow, crossed))
     return tuple(found)
 
@@ -210,7 +212,7 @@ def _shapes(measured: Iterable[Layers]) -> Sequence[Sequence[Layers]]:
 
 def _is_scaled(widest: Layers, layers: Layers) -> bool:
     """Return whether `layers` are `widest` scaled down, give or take the unit by which either may be rounded."""
-    scaled = scaled_layers(widest, layers[1])
+    scaled = scale_layers(widest, layers[1])
     return len(layers) == len(scaled) and all(abs(a - b) <= 1 for a, b in zip(layers, scaled, strict=True))
 
 

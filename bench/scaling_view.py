@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Final
 
+from bench.crossover import Crossover
 from bench.fields import Value
 from bench.flagged import flagged_note
 from bench.layout import WordTable, csv_text, escape, markdown_table, text_table, wrap
 from bench.legend import heading
-from bench.scaling import LEVEL, Coefficient, Crossover, Fit
+from bench.scaling import LEVEL, Coefficient, Fit
 from bench.scaling_models import Answer, Model, Side, crossovers, predict, uncrossed
 from bench.units import format_bytes, format_flops, format_rate, format_seconds, format_spread
 

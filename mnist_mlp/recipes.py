@@ -213,22 +213,29 @@ def custom_recipe(layers: Sequence[int]) -> Recipe:
 def scale_width(recipe: Recipe, width: int) -> Recipe:
     """Return `recipe` with `width` units in the first hidden layer and the other hidden layers in proportion.
 
-    512-256 at width 1024 is 1024-512; a proportional width is rounded to the nearest whole number, at least 1.
-    The result is no longer the published model, so it carries no claims, and it is named by its layers.
+    See `scale_layers`. The result is no longer the published model: it carries no claims and is named by its layers.
 
     Raises:
         InvalidValueError: `width` is out of range, or the model has no hidden layer.
     """
     width = check_positive_int("width", width)
-    first, *hidden, last = recipe.layers
-    if not hidden:
+    if not recipe.layers[1:-1]:
         raise InvalidValueError(f"model {recipe.name!r} has no hidden layer to widen: leave the width out")
-    if width == hidden[0]:
+    if width == recipe.layers[1]:
         return recipe
+    layers = scale_layers(recipe.layers, width)
+    return replace(recipe, name="-".join(map(str, layers)), layers=layers, claims=(), departures="")
+
+
+def scale_layers(layers: tuple[int, ...], width: int) -> tuple[int, ...]:
+    """Return `layers` with `width` units in the first hidden layer and the other hidden layers in proportion.
+
+    512-256 at width 1024 is 1024-512; a proportional width is rounded to the nearest whole number, at least 1.
+    """
+    first, *hidden, last = layers
     # Halves round up: round() would take them to the even neighbour, so that widths would not grow evenly.
     scaled = (max(1, (2 * units * width + hidden[0]) // (2 * hidden[0])) for units in hidden)
-    layers = (first, *scaled, last)
-    return replace(recipe, name="-".join(map(str, layers)), layers=layers, claims=(), departures="")
+    return (first, *scaled, last)
 
 
 def find_recipe(model: str) -> Recipe:

@@ -27,13 +27,15 @@ from stored_runs import store
 
 from bench import scaling_models
 from bench.cli import cli
+from bench.crossover import crossover, pairs
 from bench.layout import WordTable
 from bench.records import Configuration, Measurement, Run, TrialRecord, TrialWarning
-from bench.scaling import Coefficient, Contender, Fit, Measured, contenders, crossover, fit, pairs, scaled_layers
+from bench.scaling import Coefficient, Contender, Fit, Measured, contenders, fit
 from bench.scaling_models import label_runs, make_models, predict
 from bench.scaling_view import _undecided, render_prediction, render_scaling, scaling_tables
 from bench.units import format_flops, format_seconds
 from mnist_mlp.costs import training_bytes, training_flops
+from mnist_mlp.recipes import scale_layers
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 BATCHES = (16, 64, 256, 1024, 4096)
@@ -360,11 +362,6 @@ def test_pairs_differ_in_device_and_threads_or_in_one_thing() -> None:
     assert told == [("cpu eager", "cuda:0 eager"), ("cuda:0 eager", "cuda:0 fused")]
 
 
-def test_layers_are_scaled_in_proportion() -> None:
-    assert scaled_layers((784, 512, 256, 10), 1000) == (784, 1000, 500, 10)
-    assert scaled_layers((784, 512, 4, 10), 8) == (784, 8, 1, 10)
-
-
 def test_what_is_outside_the_measured_sizes_is_called_extrapolated() -> None:
     models = make_models(label_runs([grid(CPU)], [None]))
     assert not predict(models, (784, 300, 10), 100)[0].is_extrapolated
@@ -464,7 +461,7 @@ def test_a_crossover_says_of_which_layers_it_is_where_there_are_several_shapes()
     assert any("narrowest:" in note for note in table.notes)
     for row in table.rows:
         layers, batch = tuple(map(int, row[0].split("-"))), int(row[3])
-        scaled = [(width, scaled_layers(layers, width)) for width in range(64, 513)]
+        scaled = [(width, scale_layers(layers, width)) for width in range(64, 513)]
         true = next((width for width, each in scaled if FAST(each, batch) < SLOW(each, batch)), 64)
         assert row[4] == "not up to 512" if true == 64 else true <= int(row[4]) <= 1.011 * true + 1
     _, alone = tables_of(merged(deep(SLOW, shapes[:2]), deep(FAST, shapes[:2], engine="fused")))
