@@ -64,8 +64,8 @@ def _checks(summary: Summary) -> Iterator[ClaimCheck]:
             yield ClaimCheck(configuration=summary.configuration, claim=claim, result=result, low=low, high=high)
 
 
-def predict_one_more(sample: Sample, level: float = 0.95) -> tuple[float | None, float | None]:
-    """Return the interval that holds one further value with probability `level`; None, None for a single value.
+def predict_one_more(sample: Sample) -> tuple[float | None, float | None]:
+    """Return the interval that holds one further value with probability 95 %; None, None for a single value.
 
     For independent normal values it is mean ± t · s · √(1 + 1/n), with t of n - 1 degrees of freedom (Hahn and Meeker,
     Statistical Intervals, 1991, section 4.7).
@@ -74,7 +74,7 @@ def predict_one_more(sample: Sample, level: float = 0.95) -> tuple[float | None,
         return None, None
     from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that `show` alone need not pay
 
-    quantile = float(stdtrit(sample.n - 1, (1 + level) / 2))
+    quantile = float(stdtrit(sample.n - 1, 0.975))
     half = quantile * sample.standard_deviation * math.sqrt(1 + 1 / sample.n)
     return sample.mean - half, sample.mean + half
 

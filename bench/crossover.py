@@ -90,5 +90,4 @@ def _between(narrowest: int, widest: int) -> list[int]:
 
 def _differing(first: Fit, second: Fit) -> set[str]:
     a, b = first.contender.configuration, second.contender.configuration
-    names = (name for name in Configuration.__slots__)
-    return {name for name in names if getattr(a, name) != getattr(b, name)}
+    return {name for name in Configuration.__slots__ if getattr(a, name) != getattr(b, name)}

@@ -24,8 +24,8 @@ class Field:
     value: Callable[[Summary], Value]
 
 
-def _configuration_field(key: str, header: str, unit: Unit = "", *, numeric: bool = False) -> Field:
-    return Field(key=key, header=header, unit=unit, numeric=numeric, value=attrgetter(f"configuration.{key}"))
+def _configuration_field(key: str, header: str, *, numeric: bool = False) -> Field:
+    return Field(key=key, header=header, unit="", numeric=numeric, value=attrgetter(f"configuration.{key}"))
 
 
 def _layers(summary: Summary) -> str:

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -125,19 +124,11 @@ IMPATIENT: Final = Patience()
 """Not to wait at all."""
 
 
-def device_lock(device: str, directory: Path | None = None) -> AbstractContextManager[None]:
-    """Hold the lock of `device` (``cpu``, ``mps``, ``cuda``, ``cuda:1``, …) while the context lasts.
-
-    See `device_locks`.
-    """
-    return device_locks((device,), directory)
-
-
 @contextlib.contextmanager
 def device_locks(
     devices: Iterable[str], directory: Path | None = None, *, patience: Patience = IMPATIENT
 ) -> Iterator[None]:
-    """Hold the locks of several devices, all or none of them; ``cuda`` and ``cuda:0`` are the same device.
+    """Hold the locks of `devices` (``cpu``, ``mps``, ``cuda:1``, …), all or none; ``cuda`` and ``cuda:0`` are the same.
 
     So are those that CUDA_VISIBLE_DEVICES makes the same: ``cuda:0`` where it is ``1``, and ``cuda:1`` without it. The
     lock files lie in `directory`, by default a folder of this user's in the system's place for temporary files. With

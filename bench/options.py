@@ -127,9 +127,6 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-NAMES: Final = CommaList("names", str)
-
-
 def _list_of(names: Iterable[str]) -> CommaList[str]:
     return CommaList("names", str, lambda: names)
 

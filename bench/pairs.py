@@ -67,13 +67,11 @@ class PairRecord:
 
 
 class ArmFailedError(Exception):
-    """A trial of one arm ended without a measurement; `arm` is ``baseline`` or ``candidate``."""
+    """A trial of one arm ended without a measurement."""
 
     def __init__(self, arm: str, failure: Failure) -> None:
-        """Keep both."""
+        """Say which arm's: ``baseline`` or ``candidate``."""
         super().__init__(f"the {arm}'s trial failed: {failure.kind}: {failure.message}")
-        self.arm = arm
-        self.failure = failure
 
 
 class _Arm:

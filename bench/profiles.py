@@ -138,11 +138,6 @@ class MachineProfile:
     machine: Machine
     sessions: tuple[Session, ...]
 
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Every device that was calibrated at least once, in the order of the newest sessions."""
-        return tuple(dict.fromkeys(device.device for session in self.sessions[::-1] for device in session.devices))
-
     def ab_floor(self, device: str) -> float | None:
         """Return the largest systematic difference between identical arms that is still credible, as a log ratio.
 
@@ -181,11 +176,6 @@ class MachineProfile:
             for seed, accuracy in zip(session.seeds, session.test_accuracies, strict=True):
                 found.setdefault(seed, []).append(accuracy)
         return {seed: statistics.fmean(accuracies) for seed, accuracies in found.items()}
-
-    def yardstick_seconds(self, device: str) -> float | None:
-        """Return the newest session's median yardstick time; None if the device was never calibrated."""
-        sessions = self._alike(device)
-        return statistics.median(sessions[-1].yardstick_seconds) if sessions else None
 
     def peak_flops_per_second(self, device: str, precision: str, threads: int, software: Software) -> float | None:
         """Return the highest rate of products that any session measured: squares, layers, thread scaling.

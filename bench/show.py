@@ -6,7 +6,6 @@ from typing import Any, Final, Literal, TypeAlias
 
 from bench.coding import to_json
 from bench.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
-from bench.errors import BadInputError
 from bench.fields import FIELDS, Field
 from bench.layout import csv_text, escape, markdown_table, text_table, text_table_width, wrap
 from bench.legend import count_failures, count_warnings, is_complete, legend, run_heading
@@ -62,8 +61,6 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
             return _render_csv(summaries, _fields(chosen, prices))
         case "json":
             return _render_json(run, summaries, _fields(chosen, prices))
-        case _:
-            raise BadInputError(f"format {format!r} is unknown: use table, markdown, csv or json")
 
 
 def _fields(chosen: Sequence[Column] | None, prices: Prices | None) -> tuple[Field, ...]:

@@ -11,7 +11,7 @@ from fake_worker import FakeLauncher
 
 from bench.agent import Agent
 from bench.hosts import host_identity
-from bench.locks import HeldError, device_lock
+from bench.locks import HeldError, device_locks
 from bench.records import Measurement
 
 
@@ -51,7 +51,7 @@ def test_devices_are_held_until_it_is_closed(started: list[tuple[FakeLauncher, d
     one.hold(("cpu",), 0.0)
     with pytest.raises(HeldError):
         other.hold(("cpu",), 0.0)
-    with pytest.raises(HeldError), device_lock("cpu"):
+    with pytest.raises(HeldError), device_locks(["cpu"]):
         pass
     one.close()
     other.hold(("cpu",), 0.0)

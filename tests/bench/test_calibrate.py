@@ -17,7 +17,7 @@ from bench.calibration_view import render, report
 from bench.coding import to_json
 from bench.errors import BadInputError, ExitCode, InterruptedRunError
 from bench.interrupts import Interrupts
-from bench.locks import device_lock
+from bench.locks import device_locks
 from bench.messages import Evaluated, Trained
 from bench.pairs import ArmFailedError, ArmRecord, Block, PairRecord
 from bench.processes import Launcher
@@ -285,7 +285,7 @@ def profile_untouched(folder: Path, launcher: FakeLauncher) -> Iterator[None]:
     yield
     assert path.read_bytes() == content
     assert list(path.parent.iterdir()) == [path]
-    with device_lock("cpu"):
+    with device_locks(["cpu"]):
         pass
 
 
@@ -337,7 +337,7 @@ def test_a_missing_device_is_refused(fake_launcher: FakeLauncher, tmp_path: Path
 
 
 def test_a_device_in_use_is_refused(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    with device_lock("cpu"), pytest.raises(BadInputError, match="device cpu is in use"):
+    with device_locks(["cpu"]), pytest.raises(BadInputError, match="device cpu is in use"):
         run(options(tmp_path), fake_launcher, FakePairs())
 
 

@@ -105,9 +105,8 @@ def test_a_failing_arm_is_named_and_both_processes_are_ended(seed: int) -> None:
     candidate.on = lambda request: (
         fail_trial(FailureKind.OUT_OF_MEMORY, "no more") if request["do"] == "stretch" else None
     )
-    with pytest.raises(ArmFailedError, match="candidate's trial failed: out_of_memory: no more") as caught:
+    with pytest.raises(ArmFailedError, match="candidate's trial failed: out_of_memory: no more"):
         pair(baseline, candidate, seed=seed)
-    assert caught.value.arm == "candidate"
     assert baseline.killed == candidate.killed == 1
 
 
@@ -130,7 +129,7 @@ def test_an_arms_failure_names_no_folder_of_this_machine() -> None:
         baseline.on = lambda request, answer=answer: answer if request["do"] == "prepare" else None  # type: ignore[misc]  # mypy infers no lambda's default
         with pytest.raises(ArmFailedError, match=r"…/sets.* is damaged") as caught:
             pair(baseline, FakeLauncher())
-        assert "jane" not in caught.value.failure.message
+        assert "jane" not in str(caught.value)
 
 
 def test_a_process_that_cannot_be_started_leaves_none_behind() -> None:

@@ -16,7 +16,7 @@ from bench import run
 from bench.crew import LocalCrew
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.interrupts import Interrupts
-from bench.locks import HeldError, device_lock
+from bench.locks import HeldError, device_locks
 from bench.plan import Request as RunRequest
 from bench.records import DeviceStatus, EpochRecord, Failure, FailureKind, Trial, TrialRecord
 from bench.show import render_run
@@ -305,7 +305,7 @@ def test_missing_device_is_refused_with_the_reason(fake_launcher: FakeLauncher, 
 
 
 def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    with device_lock("cpu"), pytest.raises(BadInputError, match="device cpu is in use by process"):
+    with device_locks(["cpu"]), pytest.raises(BadInputError, match="device cpu is in use by process"):
         start(fake_launcher, options(tmp_path))
     assert not (tmp_path / "results").exists()  # where it would be the latest run, and empty
 
@@ -314,7 +314,7 @@ def test_resuming_on_a_held_device_changes_nothing_of_what_is_stored(
     interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:
     before = interrupted.read_bytes()
-    with device_lock("cpu"), pytest.raises(HeldError):
+    with device_locks(["cpu"]), pytest.raises(HeldError):
         resume(fake_launcher, interrupted, options(tmp_path))
     assert interrupted.read_bytes() == before
 
@@ -440,20 +440,20 @@ def test_estimate_holds_the_devices_while_it_probes(fake_launcher: FakeLauncher)
 
     def try_to_take(request: Request) -> None:
         if request["do"] == "prepare":
-            with pytest.raises(HeldError) as error, device_lock("cpu"):
+            with pytest.raises(HeldError) as error, device_locks(["cpu"]):
                 pass
             refused.append(error)
 
     fake_launcher.on = try_to_take
     run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
     assert refused
-    with device_lock("cpu"):
+    with device_locks(["cpu"]):
         pass
 
 
 def test_estimate_on_a_held_device_starts_no_trial(fake_launcher: FakeLauncher) -> None:
     plan = crew(fake_launcher).plan(REQUEST)
-    with device_lock("cpu"), pytest.raises(HeldError):
+    with device_locks(["cpu"]), pytest.raises(HeldError):
         run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
     assert {request["do"] for request in fake_launcher.requests} == {"describe"}
 

@@ -10,7 +10,7 @@ from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.coding import to_json
 from bench.errors import BadInputError, ExitCode
-from bench.locks import Patience, device_lock
+from bench.locks import Patience, device_locks
 from bench.processes import Launcher
 from bench.records import DeviceStatus, FailureKind
 from bench.ruler import EXAMINATIONS
@@ -89,7 +89,7 @@ def test_a_missing_device_is_refused(fake_launcher: FakeLauncher) -> None:
 
 
 def test_a_device_in_use_is_refused(fake_launcher: FakeLauncher) -> None:
-    with device_lock("cpu"), pytest.raises(BadInputError, match="device cpu is in use"):
+    with device_locks(["cpu"]), pytest.raises(BadInputError, match="device cpu is in use"):
         run(answering(fake_launcher, PASSED))
 
 
@@ -105,7 +105,7 @@ def test_a_device_in_use_is_waited_for_as_long_as_asked(fake_launcher: FakeLaunc
 
     patience = Patience(seconds=5.0, tell=told.append, clock=lambda: seconds, sleep=sleep)
     with ExitStack() as held:
-        held.enter_context(device_lock("cpu"))
+        held.enter_context(device_locks(["cpu"]))
         assert run(answering(fake_launcher, PASSED), patience=patience)
     assert seconds == 2
     assert "waiting for it, 5 s at most" in told[0]

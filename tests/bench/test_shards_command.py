@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, fail_trial
 
 from bench.cli import cli
-from bench.locks import device_lock
+from bench.locks import device_locks
 from bench.plan import order_trials
 from bench.records import FailureKind
 from bench.store import read_run
@@ -90,7 +90,7 @@ def test_without_an_estimate_what_only_estimating_takes_is_refused(
 def test_an_estimate_on_a_device_that_a_run_holds_starts_nothing(
     worker: FakeLauncher, command: tuple[str, ...]
 ) -> None:
-    with device_lock("cpu"):
+    with device_locks(["cpu"]):
         refused(bench(*command, *GRID, "--wait", "0.1s"), 2, "device cpu is in use by process", "waited")
         assert not worker.requests
         assert bench("plan", *GRID, "--no-estimate").exit_code == 0

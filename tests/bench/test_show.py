@@ -292,11 +292,6 @@ def test_bad_options_are_refused_in_every_format(format_: Format) -> None:
             render_run(make_run(), format=format_, **cast("Any", options))
 
 
-def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(BadInputError, match="format 'xml' is unknown: use table, markdown, csv or json"):
-        render_run(make_run(), format=cast("Format", "xml"))
-
-
 def test_machines_without_accelerator_name_none() -> None:
     text = render_run(make_run(machine=make_machine(accelerators=())), width=120)
     assert "Fictional CPU 9000 (4 of 8 logical cores), 16.0 GiB memory, torch 2.11.0" in text

@@ -216,7 +216,7 @@ def _profile(folder: Path) -> Reader:
 
 
 def _use_profile(profile: MachineProfile) -> None:
-    for device in profile.devices:
+    for device in {measured.device for session in profile.sessions for measured in session.devices}:
         figures = profile.figures(device)
         require(figures is not None, "a calibrated device has no figures")
         dumps(figures)  # no figure may be infinite

@@ -23,7 +23,7 @@ from scipy import stats
 
 from bench import worker
 from bench.coding import from_json, to_json
-from bench.locks import device_lock
+from bench.locks import device_locks
 from bench.messages import Trained
 from bench.plan import Request, make_plan
 from bench.records import Contention, Trial
@@ -66,7 +66,7 @@ def main() -> None:
     (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
     session = worker.Session()
     trial = to_json(Trial(configuration=configuration, seed=0, repeat=0))
-    with device_lock("cpu"):
+    with device_locks(["cpu"]):
         session.answer({"do": "prepare", "trial": trial, "root": None})
         samplers = {name: vars(session)[name] for name in NO_SAMPLERS}
 

@@ -36,7 +36,7 @@ from tabulate import tabulate
 from bench.coding import to_json
 from bench.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean
 from bench.launcher import describe_place, prepare_dataset
-from bench.locks import device_lock
+from bench.locks import device_locks
 from bench.options import command_line
 from bench.outputs import write_atomically
 from bench.processes import make_launcher
@@ -190,7 +190,7 @@ def main() -> None:
         "software": {},
         "cells": [],
     }
-    with device_lock("cpu"):
+    with device_locks(["cpu"]):
         for cell in cells:
             groups = [measure(cell, names, options, group, result["software"]) for group in range(options.groups)]
             result["cells"].append({**asdict(cell), "groups": groups})

@@ -18,7 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.locks import device_lock
+from bench.locks import device_locks
 from bench.pairs import measure_pair
 from bench.plan import Request, make_plan
 from bench.processes import make_arm_launchers, make_launcher
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
     (configuration,) = make_plan(request, devices=("cpu",), cores_usable=options.threads).configurations
-    with device_lock("cpu"):
+    with device_locks(["cpu"]):
         hosts = [measure(configuration, options.pairs, two=options.two) for _ in range(options.hosts)]
     means = [statistics.fmean(pairs) for pairs in hosts]
     within = math.sqrt(statistics.fmean(statistics.variance(pairs) for pairs in hosts))
