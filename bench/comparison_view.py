@@ -7,7 +7,7 @@ from bench.compare import Comparison, RoundsSource, Row
 from bench.comparison_columns import ACCURACY_COLUMNS, Column, cost_columns, identity_columns, time_columns
 from bench.comparison_export import csv_of, json_of
 from bench.comparison_legend import cost_notes, dropped_note, heading, legend, results
-from bench.layout import escape, markdown_table, text_table, text_table_width, wrap
+from bench.layout import draw_heading, draw_notes, draw_table, fitting
 from bench.prices import Prices
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
@@ -31,50 +31,37 @@ def render_comparison(
     """
     rows = tuple(row for row in comparison.rows if row.is_changed or not only_changed)
     match format:
-        case "table":
-            return _table_text(comparison, rows, prices, width)
-        case "markdown":
-            return _markdown_text(comparison, rows, prices)
         case "csv":
             return csv_of(comparison, rows, prices)
         case "json":
             return json_of(comparison, rows, prices)
+        case "table" | "markdown":
+            return _text(comparison, rows, prices, format, width)
 
 
-def _table_text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, width: int) -> str:
+def _text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, layout: str, width: int) -> str:
     dropped: list[Column] = []
     drawn = [
-        f"{title}\n{_fitting(columns, rows, width, dropped)}" for title, columns in tables(comparison, rows, prices)
+        _table(title, columns, rows, layout, width, dropped) for title, columns in tables(comparison, rows, prices)
     ]
-    left_out = dropped_note([column.header for column in dropped])
-    below = wrap((*notes(comparison, rows, prices, without={column.key for column in dropped}), *left_out), width)
-    return "\n\n".join((wrap(heading(comparison), width), *drawn, below))
+    below = (
+        *notes(comparison, rows, prices, without={column.key for column in dropped}),
+        *dropped_note([column.header for column in dropped]),
+    )
+    return "\n\n".join((draw_heading(heading(comparison), layout, width), *drawn, draw_notes(below, layout, width)))
 
 
-def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int, dropped: list[Column]) -> str:
-    """Return the table without the columns it has no room for, which are added to `dropped`."""
-    cells = {column.key: [column.cell(row) for row in rows] for column in columns}
-    kept = list(columns)
-    for key in _DROP_ORDER:
-        if text_table_width([column.header for column in kept], [cells[column.key] for column in kept]) <= width:
-            break
-        dropped += [column for column in kept if column.key == key]
-        kept = [column for column in kept if column.key != key]
-    in_rows = list(zip(*(cells[column.key] for column in kept), strict=True))
-    return text_table([column.header for column in kept], in_rows, [column.is_numeric for column in kept], width)
-
-
-def _markdown_text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None) -> str:
-    parts = ["  \n".join(map(escape, heading(comparison)))]
-    for title, columns in tables(comparison, rows, prices):
-        table = markdown_table(
-            [column.header for column in columns],
-            [[column.cell(row) for column in columns] for row in rows],
-            [column.is_numeric for column in columns],
-        )
-        parts.append(f"**{title}**\n\n{table}")
-    parts.append("\n".join(f"- {escape(line)}" for line in notes(comparison, rows, prices)))
-    return "\n\n".join(parts)
+def _table(  # noqa: PLR0913, PLR0917 - what a table is drawn from
+    title: str, columns: Sequence[Column], rows: Sequence[Row], layout: str, width: int, dropped: list[Column]
+) -> str:
+    """Return the table; the columns that a terminal has no room for are added to `dropped`."""
+    cells = {column.key: (column.header, [column.cell(row) for row in rows]) for column in columns}
+    keys = fitting(cells, _DROP_ORDER, width) if layout == "table" else list(cells)
+    kept = [column for column in columns if column.key in keys]
+    dropped += [column for column in columns if column.key not in keys]
+    in_rows = list(zip(*(cells[key][1] for key in keys), strict=True))
+    table = draw_table([each.header for each in kept], in_rows, [each.is_numeric for each in kept], layout, width)
+    return f"{title}\n{table}" if layout == "table" else f"**{title}**\n\n{table}"
 
 
 def notes(

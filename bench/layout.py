@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,6 +58,20 @@ def text_table_width(headers: Sequence[str], columns: Sequence[Sequence[str]]) -
         max(map(len, (*_narrow(header, column), *column))) for header, column in zip(headers, columns, strict=True)
     ]
     return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def fitting(columns: Mapping[str, tuple[str, Sequence[str]]], drop_order: Iterable[str], width: int) -> list[str]:
+    """Return the keys of the `columns`, headers with cells, that a text table of `width` characters has room for.
+
+    Where it has none for all, those of `drop_order` go, one after the other.
+    """
+    kept = list(columns)
+    for key in drop_order:
+        headers, cells = zip(*(columns[each] for each in kept), strict=True)
+        if text_table_width(headers, cells) <= width:
+            break
+        kept = [each for each in kept if each != key]
+    return kept
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
@@ -151,15 +165,32 @@ def _padded(rows: Sequence[Sequence[str]], widths: Sequence[int], numeric: Seque
     )
 
 
-def draw_word_tables(above: Sequence[str], tables: Iterable[WordTable], layout: str, width: int) -> str:
+def draw_heading(lines: Iterable[str], layout: str, width: int) -> str:
+    """Return `lines` that stand above a table, as ``table`` or ``markdown``."""
+    return wrap(lines, width) if layout == "table" else "  \n".join(map(escape, lines))
+
+
+def draw_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], layout: str, width: int
+) -> str:
+    """Return a table of at least one row, as ``table`` of at most `width` characters if it can be, or ``markdown``."""
+    if layout == "table":
+        return text_table(headers, rows, numeric, width)
+    return markdown_table(headers, rows, numeric)
+
+
+def draw_notes(lines: Iterable[str], layout: str, width: int) -> str:
+    """Return `lines` that stand below a table, as ``table`` or ``markdown``."""
+    return wrap(lines, width) if layout == "table" else "\n".join(f"- {escape(line)}" for line in lines)
+
+
+def draw_word_tables(above: Iterable[str], tables: Iterable[WordTable], layout: str, width: int) -> str:
     """Return lines `above`, then each table between its title and its notes, as ``table`` or ``markdown``."""
-    is_text = layout == "table"
-    parts = [wrap(above, width) if is_text else "  \n".join(above)]
+    parts = [draw_heading(above, layout, width)]
     for table in tables:
-        cells = table.headers, table.rows, table.numeric
         parts += (
-            wrap([table.title], width) if is_text else table.title,
-            text_table(*cells, width) if is_text else markdown_table(*cells),
-            wrap(table.notes, width) if is_text else "\n".join(f"- {line}" for line in table.notes),
+            draw_heading([table.title], layout, width),
+            draw_table(table.headers, table.rows, table.numeric, layout, width),
+            draw_notes(table.notes, layout, width),
         )
     return "\n\n".join(parts)

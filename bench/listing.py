@@ -13,7 +13,7 @@ from typing import Final, Literal
 from bench import runfile
 from bench.columns import harmless
 from bench.errors import BadInputError
-from bench.layout import csv_text, escape, markdown_table, text_table, text_table_width, wrap
+from bench.layout import csv_text, draw_notes, draw_table, fitting
 from bench.records import Footer, Header, Measurement
 from bench.store import find_files, parse_instant
 
@@ -106,16 +106,16 @@ def render_list(
         rows = [{**asdict(run), "devices": None if run.devices is None else " ".join(run.devices)} for run in runs]
         return csv_text(list(StoredRun.__slots__), ([row[key] for key in StoredRun.__slots__] for row in rows))
     listed = [run for run in runs if run.state != UNREADABLE]
-    known = {key: cell for key, cell in _COLUMNS.items() if key != "shards" or any(run.shards for run in listed)}
-    columns = known if layout == "markdown" else _fitting(known, listed, width)
-    notes = _notes(runs, directory, [key for key in known if key not in columns])
-    cells = [[cell(run) for cell in columns.values()] for run in listed]
-    numeric = [False] * len(columns)
-    if layout == "markdown":
-        below = "\n".join(f"- {escape(note)}" for note in notes)
-        return "\n\n".join(filter(None, (markdown_table(list(columns), cells, numeric) if cells else "", below)))
-    table = text_table(list(columns), cells, numeric, width) if cells else ""
-    return "\n\n".join(filter(None, (table, wrap(notes, width))))
+    columns = {
+        key: (key, [cell(run) for run in listed])
+        for key, cell in _COLUMNS.items()
+        if key != "shards" or any(run.shards for run in listed)
+    }
+    kept = fitting(columns, _DROP_ORDER, width) if layout == "table" and listed else list(columns)
+    cells = list(zip(*(columns[key][1] for key in kept), strict=True))
+    table = draw_table(kept, cells, [False] * len(kept), layout, width) if cells else ""
+    notes = _notes(runs, directory, [key for key in columns if key not in kept])
+    return "\n\n".join(filter(None, (table, draw_notes(notes, layout, width))))
 
 
 def _trials(run: StoredRun) -> str:
@@ -139,18 +139,6 @@ _COLUMNS: Final[Mapping[str, Callable[[StoredRun], str]]] = MappingProxyType(
 
 _DROP_ORDER: Final = ("machine", "devices", "name")
 """Columns that a narrow terminal goes without."""
-
-
-def _fitting(
-    known: Mapping[str, Callable[[StoredRun], str]], runs: Sequence[StoredRun], width: int
-) -> dict[str, Callable[[StoredRun], str]]:
-    columns = dict(known)
-    for key in _DROP_ORDER:
-        cells = [[cell(run) for run in runs] for cell in columns.values()]
-        if not runs or text_table_width(list(columns), cells) <= width:
-            break
-        del columns[key]
-    return columns
 
 
 def _notes(runs: Sequence[StoredRun], directory: Path, dropped: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Final
 from bench.crossover import Crossover
 from bench.fields import Value
 from bench.flagged import flagged_note
-from bench.layout import WordTable, csv_text, escape, markdown_table, text_table, wrap
+from bench.layout import WordTable, csv_text, draw_heading, draw_notes, draw_table
 from bench.legend import heading
 from bench.scaling import LEVEL, Coefficient, Fit
 from bench.scaling_models import Answer, Model, Side, crossovers, predict, uncrossed
@@ -45,8 +45,8 @@ def render_scaling(sides: Sequence[Side], models: Sequence[Model], layout: str, 
 def scaling_sections(models: Sequence[Model], layout: str, width: int) -> Iterator[str]:
     """Yield the parts of the text about `models`: their coefficients, and who overtakes whom."""
     for table in scaling_tables(models):
-        yield _drawn(table.headers, table.rows, table.numeric, layout, width)
-        yield _paragraph(table.notes, layout, width)
+        yield draw_table(table.headers, table.rows, table.numeric, layout, width)
+        yield draw_notes(table.notes, layout, width)
 
 
 def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
@@ -96,19 +96,7 @@ def _uncrossed(models: Sequence[Model]) -> tuple[str, ...]:
 def _headings(sides: Sequence[Side], layout: str, width: int) -> Iterator[str]:
     for side in sides:
         lines = [f"{side.label}: {line}" if side.label else line for line in heading(side.header)]
-        yield wrap(lines, width) if layout == "table" else "  \n".join(map(escape, lines))
-
-
-def _drawn(
-    headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], layout: str, width: int
-) -> str:
-    if layout == "table":
-        return text_table(headers, rows, numeric, width)
-    return markdown_table(headers, rows, numeric)
-
-
-def _paragraph(lines: Sequence[str], layout: str, width: int) -> str:
-    return wrap(lines, width) if layout == "table" else "\n".join(f"- {escape(line)}" for line in lines)
+        yield draw_heading(lines, layout, width)
 
 
 _MODEL_HEADERS: Final = ("model", "overhead a step", "rate", "bandwidth", "a sample", "left out")
@@ -300,8 +288,8 @@ def render_prediction(
     outside = [answer.model for answer in answers if answer.is_extrapolated]
     if outside:
         notes.append(f"extrapolated, which is no more than a guess: {', '.join(outside)}: run sizes around this one")
-    parts = (_drawn(_ANSWER_HEADERS, rows_of_words, _ANSWER_NUMERIC, layout, width), _paragraph(notes, layout, width))
-    return "\n\n".join((*_headings(sides, layout, width), *parts))
+    table = draw_table(_ANSWER_HEADERS, rows_of_words, _ANSWER_NUMERIC, layout, width)
+    return "\n\n".join((*_headings(sides, layout, width), table, draw_notes(notes, layout, width)))
 
 
 def _without_flagged(answers: Sequence[Answer]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 from bench.coding import to_json
 from bench.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
 from bench.fields import FIELDS, Field
-from bench.layout import csv_text, escape, markdown_table, text_table, text_table_width, wrap
+from bench.layout import csv_text, draw_heading, draw_notes, draw_table, fitting
 from bench.legend import count_failures, count_warnings, is_complete, legend, run_heading
 from bench.machines import machine_headers
 from bench.prices import Prices
@@ -51,16 +51,14 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     summaries = select(everything, filters=filters, sort=sort, costs=costs)
     if everything and not summaries and format in {"table", "markdown"}:
         nothing = f"{_NO_ROWS}: {nothing_meets(everything, filters)}"
-        return "\n\n".join(wrap(lines, width) for lines in (run_heading(run), [nothing]))
+        return "\n\n".join(draw_heading(lines, format, width) for lines in (run_heading(run), [nothing]))
     match format:
-        case "table":
-            return _render_table(run, summaries, chosen, width, prices)
-        case "markdown":
-            return _render_markdown(run, summaries, _shown(summaries, chosen, prices), prices)
         case "csv":
             return _render_csv(summaries, _fields(chosen, prices))
         case "json":
             return _render_json(run, summaries, _fields(chosen, prices))
+        case "table" | "markdown":
+            return _render_text(run, summaries, chosen, prices, format, width)
 
 
 def _fields(chosen: Sequence[Column] | None, prices: Prices | None) -> tuple[Field, ...]:
@@ -80,47 +78,26 @@ def _shown(summaries: Sequence[Summary], chosen: Sequence[Column] | None, prices
     return (*shown, *(column for column in _costs(prices) if column.key not in named))
 
 
-def _notes(
+def _render_text(  # noqa: PLR0913, PLR0917 - what a table is drawn from
     run: Run,
     summaries: Sequence[Summary],
-    columns: Sequence[Column],
-    dropped: Sequence[Column],
+    chosen: Sequence[Column] | None,
     prices: Prices | None,
-) -> tuple[str, ...]:
-    """Return the lines below a table."""
-    return (*legend(run, summaries, columns, dropped), *(() if prices is None else (prices.note(),)))
-
-
-def _render_table(
-    run: Run, summaries: Sequence[Summary], chosen: Sequence[Column] | None, width: int, prices: Prices | None
+    layout: str,
+    width: int,
 ) -> str:
     columns = _shown(summaries, chosen, prices)
-    dropped: list[Column] = []
-    cells = {column.key: [column.text(summary) for summary in summaries] for column in columns}
-    for key in DROP_ORDER if chosen is None and summaries else ():
-        if text_table_width([each.header for each in columns], [cells[each.key] for each in columns]) <= width:
-            break
-        dropped += [column for column in columns if column.key == key]
-        columns = tuple(column for column in columns if column.key != key)
-    headers, numeric = _heads(columns)
-    rows = list(zip(*(cells[column.key] for column in columns), strict=True))
-    table = text_table(headers, rows, numeric, width) if summaries else _NO_ROWS
-    parts = [wrap(run_heading(run), width), table, wrap(_notes(run, summaries, columns, dropped, prices), width)]
+    cells = {column.key: (column.header, [column.text(summary) for summary in summaries]) for column in columns}
+    may_drop = layout == "table" and chosen is None and summaries
+    keys = fitting(cells, DROP_ORDER, width) if may_drop else list(cells)
+    kept = [column for column in columns if column.key in keys]
+    dropped = [column for column in columns if column.key not in keys]
+    rows = list(zip(*(cells[key][1] for key in keys), strict=True))
+    numeric = [column.fields[0].numeric for column in kept]
+    table = draw_table([column.header for column in kept], rows, numeric, layout, width) if rows else _NO_ROWS
+    notes = (*legend(run, summaries, kept, dropped), *(() if prices is None else (prices.note(),)))
+    parts = draw_heading(run_heading(run), layout, width), table, draw_notes(notes, layout, width)
     return "\n\n".join(part for part in parts if part)
-
-
-def _heads(columns: Sequence[Column]) -> tuple[Sequence[str], Sequence[bool]]:
-    """Return headers, and which columns are numbers."""
-    return [column.header for column in columns], [column.fields[0].numeric for column in columns]
-
-
-def _render_markdown(run: Run, summaries: Sequence[Summary], columns: Sequence[Column], prices: Prices | None) -> str:
-    headers, numeric = _heads(columns)
-    rows = [[column.text(summary) for column in columns] for summary in summaries]
-    table = markdown_table(headers, rows, numeric) if summaries else _NO_ROWS
-    above = "  \n".join(map(escape, run_heading(run)))
-    below = "\n".join(f"- {escape(line)}" for line in _notes(run, summaries, columns, (), prices))
-    return "\n\n".join(part for part in (above, table, below) if part)
 
 
 def _render_csv(summaries: Sequence[Summary], fields: Sequence[Field]) -> str:

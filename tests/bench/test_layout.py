@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli import cli
-from bench.layout import text_table
+from bench.layout import WordTable, draw_word_tables, text_table
 
 STORED = Path(__file__).resolve().parents[2] / "results" / "reference" / "x86_64-2c-1e6182e1"
 
@@ -71,3 +71,11 @@ def test_every_table_of_the_reference_runs_fits_the_terminal(
     result = CliRunner().invoke(cli, line.split(), prog_name="bench")
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= width, result.stdout
+
+
+def test_nothing_around_a_markdown_table_is_taken_for_more_than_text() -> None:
+    table = WordTable(title="a[b](c)", headers=("n",), rows=[("1",)], numeric=(True,), notes=["<script>", "*d*"])
+    text = draw_word_tables(["run `x`"], [table], "markdown", 80)
+    assert "run \\`x\\`" in text
+    assert "a\\[b\\](c)" in text
+    assert text.endswith("- \\<script>\n- \\*d\\*")
