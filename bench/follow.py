@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import WorkerError
-from bench.launcher import TrialFailedError, Worker
+from bench.launcher import TrialFailedError, Worker, ask_once, root_text
 from bench.locks import Patience, device_locks
 from bench.messages import Awaited, Joined
 from bench.processes import Launcher
@@ -44,7 +44,7 @@ def follow(  # noqa: PLR0913 - what `run` has as options
             number += 1
             if place.rank < trial.configuration.world_size:
                 with _locks(place, trial, patience):
-                    request = {"do": "join", "root": None if root is None else str(root.resolve())}
+                    request = {"do": "join", "root": root_text(root)}
                     joined = Worker(process, timeout_seconds=timeout_seconds).ask(Joined, request)
                 trials += 1
                 if joined.failure is not None:
@@ -66,8 +66,4 @@ def _locks(place: Place, trial: Trial, patience: Patience) -> AbstractContextMan
 
 def dismiss(launcher: Launcher, world_size: int) -> None:
     """Tell the followers that there is no further trial."""
-    worker = Worker(launcher.start(world_size), timeout_seconds=60.0)
-    try:
-        worker.ask(Awaited, {"do": "dismiss"})
-    finally:
-        worker.end()
+    ask_once(launcher, Awaited, {"do": "dismiss"}, timeout_seconds=60.0, ranks=world_size)

@@ -85,12 +85,27 @@ class Worker:
         self._process.wait()
 
 
+def ask_once(
+    launcher: Launcher, answer_type: type[T], request: Mapping[str, Any], *, timeout_seconds: float, ranks: int = 1
+) -> T:
+    """Ask a fresh process, or that of so many `ranks`, one thing, and end it.
+
+    Raises:
+        TrialFailedError, BadInputError: see `Worker.ask`.
+    """
+    worker = Worker(launcher.start(ranks), timeout_seconds=timeout_seconds)
+    try:
+        return worker.ask(answer_type, request)
+    finally:
+        worker.end()
+
+
 def describe_place(launcher: Launcher) -> Description:
     """Ask a fresh process what machine and software this is and which devices there are."""
-    return _ask_once(launcher, Description, {"do": "describe"})
+    return _ask_of_place(launcher, Description, {"do": "describe"})
 
 
-def _ask_once(
+def _ask_of_place(
     launcher: Launcher,
     answer_type: type[T],
     request: Mapping[str, Any],
@@ -98,16 +113,13 @@ def _ask_once(
     timeout_seconds: float = HOST_START_SECONDS,
     remedy: str = "",
 ) -> T:
-    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
     try:
-        return worker.ask(answer_type, request)
+        return ask_once(launcher, answer_type, request, timeout_seconds=timeout_seconds)
     except TrialFailedError as error:
         what = f"failed: {error}"
         if error.failure.kind is FailureKind.TIMEOUT:  # the worker's own message is about trials
             what = f"gave no answer to {request['do']!r} within {timeout_seconds:g} s{remedy}"
         raise WorkerError(f"the worker process {what}") from error
-    finally:
-        worker.end()
 
 
 def preparation_seconds(timeout_seconds: float) -> float:
@@ -123,10 +135,10 @@ def prepare_dataset(launcher: Launcher, name: str, root: Path | None, *, timeout
 
     `timeout_seconds` is a trial's limit, see `preparation_seconds`.
     """
-    return _ask_once(
+    return _ask_of_place(
         launcher,
         DatasetReady,
-        {"do": "dataset", "name": name, "root": _text(root)},
+        {"do": "dataset", "name": name, "root": root_text(root)},
         timeout_seconds=preparation_seconds(timeout_seconds),
         remedy=": allow more with --timeout",
     )
@@ -138,12 +150,8 @@ def measure_peak(launcher: Launcher, configuration: Configuration, timeout_secon
     Raises:
         TrialFailedError: it could not.
     """
-    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
     request = {"do": "peak", "device": configuration.device, "threads": configuration.threads}
-    try:
-        return worker.ask(Peaked, request).flops_per_second
-    finally:
-        worker.end()
+    return ask_once(launcher, Peaked, request, timeout_seconds=timeout_seconds).flops_per_second
 
 
 def measure_rates(  # noqa: PLR0913 - what decides rates
@@ -156,16 +164,18 @@ def measure_rates(  # noqa: PLR0913 - what decides rates
     Raises:
         TrialFailedError: it could not.
     """
-    worker = Worker(launcher.start(), timeout_seconds=timeout_seconds)
     request = {"do": "rates", "device": device, "precision": precision, "threads": threads, "whole": whole}
-    try:
-        return worker.ask(DeviceRates, request)
-    finally:
-        worker.end()
+    return ask_once(launcher, DeviceRates, request, timeout_seconds=timeout_seconds)
 
 
-def _text(root: Path | None) -> str | None:
+def root_text(root: Path | None) -> str | None:
+    """Return the data root as requests name it: whatever folder the worker is in."""
     return None if root is None else str(root.resolve())
+
+
+def prepare_request(trial: Trial, root: Path | None) -> dict[str, Any]:
+    """Return the request to prepare `trial`."""
+    return {"do": "prepare", "trial": to_json(trial), "root": root_text(root)}
 
 
 def storable(failure: Failure, root: Path | None) -> Failure:
@@ -179,11 +189,8 @@ def probe_trial(launcher: Launcher, trial: Trial, *, root: Path | None, timeout_
     Raises:
         TrialFailedError: it could not be prepared.
     """
-    worker = Worker(launcher.start(trial.configuration.world_size), timeout_seconds=timeout_seconds)
-    try:
-        return worker.ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": _text(root)})
-    finally:
-        worker.end()
+    request, ranks = prepare_request(trial, root), trial.configuration.world_size
+    return ask_once(launcher, Prepared, request, timeout_seconds=timeout_seconds, ranks=ranks)
 
 
 def run_trial(
@@ -221,7 +228,7 @@ def run_trial(
 
 
 def _measure(worker: Worker, trial: Trial, root: Path | None, on_epoch: Callable[[EpochRecord], None]) -> Measurement:
-    prepared = worker.ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": _text(root)})
+    prepared = worker.ask(Prepared, prepare_request(trial, root))
     epochs = []
     for number in range(trial.configuration.epochs):
         trained = worker.ask(Trained, {"do": "train", "epoch": number})

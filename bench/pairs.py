@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from bench.coding import to_json
 from bench.errors import BadInputError
 from bench.inference import trimmed_mean
-from bench.launcher import TrialFailedError, Worker, storable
+from bench.launcher import TrialFailedError, Worker, prepare_request, storable
 from bench.messages import Prepared, Stretched
 from bench.processes import Launcher
 from bench.records import Configuration, Failure, FailureKind, Settings, Trial
@@ -86,8 +85,7 @@ class _Arm:
         self._batch = 0
 
     def prepare(self, trial: Trial) -> Prepared:
-        root = None if self._root is None else str(self._root.resolve())
-        return self._ask(Prepared, {"do": "prepare", "trial": to_json(trial), "root": root})
+        return self._ask(Prepared, prepare_request(trial, self._root))
 
     def turn(self, batches: int, epoch_batches: int) -> Stretched:
         """Train the next `batches`, or what is left of the epoch."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import ExitCode
-from bench.launcher import TrialFailedError, Worker, describe_place, prepare_dataset
+from bench.launcher import TrialFailedError, ask_once, describe_place, prepare_dataset, root_text
 from bench.layout import text_table
 from bench.locks import IMPATIENT, Patience, device_locks
 from bench.plan import choose_devices
@@ -50,11 +50,10 @@ def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], Non
 
 
 def _check_device(device: str, threads: int, options: Options, launcher: Launcher) -> tuple[Check, ...]:
-    root = None if options.data_root is None else str(options.data_root.resolve())
+    root = root_text(options.data_root)
     request = {"do": "selftest", "device": device, "threads": threads, "dataset": options.dataset, "root": root}
-    worker = Worker(launcher.start(), timeout_seconds=options.timeout_seconds)
     try:
-        return worker.ask(Checked, request).checks
+        return ask_once(launcher, Checked, request, timeout_seconds=options.timeout_seconds).checks
     except TrialFailedError as error:
         return (
             Check(
@@ -65,8 +64,6 @@ def _check_device(device: str, threads: int, options: Options, launcher: Launche
                 rule="a worker process makes every check and reports it",
             ),
         )
-    finally:
-        worker.end()
 
 
 def exit_code(checks: Sequence[Check]) -> ExitCode:
