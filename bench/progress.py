@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, TextIO, TypeAlias
+from typing import Any, Final, Literal, Protocol, Self, TextIO
 
 from bench.outputs import say
 from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
@@ -114,15 +114,6 @@ class QuietProgress:
         """Write to `stream`."""
         self._stream = stream
 
-    def __enter__(self) -> Self:
-        """Return this display."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Nothing is left to clear."""
-
     def trial_started(self, number: int, trial: Trial) -> None:
         """See `Progress.trial_started`."""
 
@@ -161,15 +152,6 @@ class PlainProgress:
         self._trial: Trial | None = None
         self._last_line = clock()
         self._epochs_done = 0
-
-    def __enter__(self) -> Self:
-        """Return this display."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Nothing is left to clear."""
 
     def _line(self, number: int, text: str) -> None:
         seconds = self._remaining.seconds()
@@ -270,15 +252,13 @@ class TerminalProgress:
             self._bar.update(self._task, refresh=True, **changes)
 
 
-Display: TypeAlias = QuietProgress | PlainProgress | TerminalProgress
-
-
 def make_progress(
     trials: tuple[Trial, ...], stream: TextIO, volume: Literal["quiet", "verbose"] | None = None, *, at_once: int = 1
-) -> Display:
+) -> contextlib.AbstractContextManager[Progress]:
     """Return the display that suits `stream` and what was asked for, for so many trials `at_once`."""
     if volume == "quiet":
-        return QuietProgress(stream)
+        return contextlib.nullcontext(QuietProgress(stream))
     if volume == "verbose" or not stream.isatty():
-        return PlainProgress(trials, stream, in_detail=volume == "verbose", at_once=at_once)
+        plain = PlainProgress(trials, stream, in_detail=volume == "verbose", at_once=at_once)
+        return contextlib.nullcontext(plain)
     return TerminalProgress(trials, stream, at_once=at_once)

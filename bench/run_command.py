@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bench.crew import Crew, LocalCrew
     from bench.plan import Request
     from bench.processes import Launcher
-    from bench.progress import Display
+    from bench.progress import Progress
     from bench.records import Plan, Trial
     from bench.torchrun import Place
 
@@ -267,7 +267,7 @@ def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: I
         _print_finished(run.resume_run(path, options, crew, interrupts, _progress), terms.on)
 
 
-def _progress(trials: tuple["Trial", ...], at_once: int) -> "Display":
+def _progress(trials: tuple["Trial", ...], at_once: int) -> "contextlib.AbstractContextManager[Progress]":
     from bench.progress import make_progress
 
     return make_progress(trials, sys.stderr, volume(), at_once=at_once)

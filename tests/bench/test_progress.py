@@ -96,12 +96,12 @@ def test_a_failure_is_told_with_kind_and_message() -> None:
 def test_each_finished_trial_is_one_line_with_the_time_left() -> None:
     trials = trials_of((SMALL, 3))
     stream = io.StringIO()
-    with PlainProgress(trials, stream, clock=FakeClock()) as progress:
-        for number, trial in enumerate(trials[:2], start=1):
-            progress.trial_started(number, trial)
-            progress.epoch_done(make_epoch())
-            outcome = make_measurement() if number == 1 else make_failure()
-            progress.trial_done(make_record(SMALL, trial.repeat, wall_seconds=9.5, outcome=outcome))
+    progress = PlainProgress(trials, stream, clock=FakeClock())
+    for number, trial in enumerate(trials[:2], start=1):
+        progress.trial_started(number, trial)
+        progress.epoch_done(make_epoch())
+        outcome = make_measurement() if number == 1 else make_failure()
+        progress.trial_done(make_record(SMALL, trial.repeat, wall_seconds=9.5, outcome=outcome))
     measured = "2.12 s an epoch, 28.2k/s, test accuracy 98.10 %"
     assert stream.getvalue().splitlines() == [
         f"[1/3] cpu 784-128-10 batch 1024 seed 42: {measured}; about 19.0 s left",
@@ -231,8 +231,10 @@ def test_no_colour_is_used_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_display_suits_the_stream() -> None:
-    assert isinstance(make_progress(trials_of((SMALL, 1)), FakeTerminal()), TerminalProgress)
-    assert isinstance(make_progress(trials_of((SMALL, 1)), io.StringIO()), PlainProgress)
+    with make_progress(trials_of((SMALL, 1)), FakeTerminal()) as live:
+        assert isinstance(live, TerminalProgress)
+    with make_progress(trials_of((SMALL, 1)), io.StringIO()) as plain:
+        assert isinstance(plain, PlainProgress)
 
 
 def test_a_log_that_cannot_be_written_does_not_end_the_run() -> None:

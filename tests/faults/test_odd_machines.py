@@ -17,7 +17,7 @@ from bench.crew import LocalCrew
 from bench.interrupts import Interrupts
 from bench.plan import Request
 from bench.processes import SpawningLauncher
-from bench.progress import PlainProgress
+from bench.progress import make_progress
 from bench.records import Measurement, TrialWarning
 from bench.run import Options, start_run
 from bench.store import RunWriter, read_run
@@ -119,7 +119,7 @@ def test_real_run_with_a_new_interpreter_a_trial_as_on_other_systems(
     launcher = SpawningLauncher()
     try:
         crew = LocalCrew(launcher, root=None, timeout_seconds=HANG_SECONDS)
-        finished = start_run(request, options, crew, Interrupts(), lambda trials, _: PlainProgress(trials, sys.stderr))
+        finished = start_run(request, options, crew, Interrupts(), lambda trials, _: make_progress(trials, sys.stderr))
     finally:
         launcher.close()
     (record,) = read_run(finished.path).records

@@ -17,7 +17,7 @@ from bench.errors import ExitCode
 from bench.interrupts import Interrupts
 from bench.plan import Request
 from bench.processes import ForkingLauncher
-from bench.progress import PlainProgress
+from bench.progress import make_progress
 from bench.records import Failure, FailureKind, Measurement, TrialRecord
 from bench.store import read_run
 
@@ -61,7 +61,7 @@ def finished(sandbox: Sandbox) -> Iterator[run.Finished]:
         with contextlib.closing(ForkingLauncher(preload=("planted_host",))) as launcher:
             crew = LocalCrew(launcher, root=sandbox.work / "private", timeout_seconds=10.0)
             yield run.start_run(
-                REQUEST, options, crew, Interrupts(), lambda trials, _: PlainProgress(trials, sys.stderr)
+                REQUEST, options, crew, Interrupts(), lambda trials, _: make_progress(trials, sys.stderr)
             )
 
 
