@@ -18,7 +18,7 @@ from typing import Final
 
 from bench.errors import BadInputError
 from bench.locks import FileLock
-from bench.revision import git_state
+from bench.revision import git_state, run_git
 
 WORKLOAD: Final = "mnist_mlp"
 """The package that a revision is asked for."""
@@ -219,14 +219,7 @@ def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes | None:
 
 def _run_git(folder: Path, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run git and wait for its end. Without git itself the message says so."""
-    # Within a hook, git's own variables would point at the repository of the hook.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # What a partial clone lacks would be fetched, by whatever command its configuration names.
-    environment["GIT_NO_LAZY_FETCH"] = "1"
-    command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
     try:
-        return subprocess.run(  # noqa: S603 - fixed words, and a revision that cannot pass for an option
-            command, input=given, capture_output=True, check=False, timeout=_GIT_SECONDS, env=environment
-        )
+        return run_git(folder, *arguments, given=given, timeout_seconds=_GIT_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
         raise BadInputError(f"git cannot be run here ({error}): rev: needs it; {_FORMS}") from error

@@ -1,10 +1,8 @@
 """Where the ranks of a training find and tell each other things: torch's process group and its store. Worker only."""
 
 import os
-import socket
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
@@ -12,9 +10,8 @@ from torch import distributed
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from bench.coding import dumps, loads
+from bench.hosts import host_identity
 from mnist_mlp.ranks import Ranks
-
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _LONG: Final = timedelta(days=30)
 """Longer than any trial's time limit, which the harness keeps: it ends the ranks, so none waits for ever."""
@@ -42,8 +39,8 @@ class Group:
         self._store = PrefixStore(name, store)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
         distributed.init_process_group(backend, store=self._store, rank=rank, world_size=world_size, timeout=_LONG)
-        names = self.exchange(_host_name())
-        self.hosts: tuple[int, ...] = tuple(list(dict.fromkeys(names)).index(name) for name in names)
+        found = self.exchange(host_identity())
+        self.hosts: tuple[int, ...] = tuple(list(dict.fromkeys(found)).index(host) for host in found)
 
     def meet(self) -> None:
         """Wait until all ranks are here."""
@@ -86,11 +83,3 @@ class Group:
 def _report_in(store: Store) -> dict[str, Any]:
     answer: dict[str, Any] = loads(store.get(_REPORT))
     return answer
-
-
-def _host_name() -> str:
-    """Return what tells this host from others; it is compared between ranks and never stored."""
-    try:
-        return f"{socket.gethostname()} {_BOOT_ID.read_text()}"
-    except OSError:
-        return socket.gethostname()

@@ -1,8 +1,27 @@
-"""Which commit a folder is of."""
+"""Git, asked about a folder: which commit it is of."""
 
 import os
 import subprocess
 from pathlib import Path
+
+
+def run_git(
+    folder: Path, *arguments: str, given: bytes = b"", timeout_seconds: float = 10.0
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git in `folder`, where it reads `given`, and wait for its end. No hook of the repository runs.
+
+    Raises:
+        OSError: there is no git.
+        subprocess.TimeoutExpired: it does not end in time.
+    """
+    # Within a hook, git's own variables would point everywhere at the repository of the hook.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # What a partial clone lacks would be fetched, by whatever command its configuration names.
+    environment["GIT_NO_LAZY_FETCH"] = "1"
+    command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
+    return subprocess.run(  # noqa: S603 - fixed words, and a revision that cannot pass for an option
+        command, input=given, capture_output=True, check=False, timeout=timeout_seconds, env=environment
+    )
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
@@ -11,18 +30,14 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
     A checkout counts only if it tracks `folder`: an environment's site-packages inside some project's tree does not.
     """
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
-        # Within a hook, git's own variables would point everywhere at the repository of the hook.
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-        done = subprocess.run(  # noqa: S603 - fixed words
-            command, capture_output=True, text=True, check=True, timeout=10, env=environment
-        )
+    def git(*arguments: str) -> bytes:
+        done = run_git(folder, *arguments)
+        done.check_returncode()
         return done.stdout.strip()
 
     try:
         if not git("ls-files", "."):
             return None, None
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+        return git("rev-parse", "HEAD").decode(), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None

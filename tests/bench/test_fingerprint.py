@@ -218,6 +218,17 @@ def test_a_hooks_own_repository_is_not_taken_for_the_folders(checkout: Path, mon
 
 
 @needs_git
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell script")
+def test_asking_for_the_state_runs_no_program_that_the_repository_names(checkout: Path) -> None:
+    monitor = checkout / "monitor"
+    monitor.write_text(f"#!/bin/sh\ntouch '{checkout / 'ran'}'\n")
+    monitor.chmod(0o755)
+    git(checkout, "config", "core.fsmonitor", str(monitor))
+    assert git_state(checkout)[1] is False
+    assert not (checkout / "ran").exists()
+
+
+@needs_git
 def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     assert re.fullmatch("[0-9a-f]{40}", commit)
