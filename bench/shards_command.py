@@ -21,6 +21,7 @@ from bench.options import (
     wait_option,
 )
 from bench.plan import check_request
+from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,20 +91,19 @@ def _refuse_unused(*, no_estimate: bool) -> None:
 
 
 def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None") -> str:
-    from tabulate import tabulate
-
+    from bench.layout import text_table
     from bench.shards import plan_id
     from bench.units import format_seconds
 
     count, shards = len(plan.configurations), len(parts)
     rows = [
-        (f"{number}/{shards}", len(part.configurations), _trials(part))
+        (f"{number}/{shards}", str(len(part.configurations)), str(_trials(part)))
         + (() if estimate is None else (format_seconds(estimate.of(part)),))
         for number, part in enumerate(parts, start=1)
     ]
     headers = ("shard", "configurations", "trials", "estimated time")
     lines = [
-        tabulate(rows, headers=headers[: len(rows[0])], disable_numparse=[3] if estimate is not None else []),
+        text_table(headers[: len(rows[0])], rows, (False, True, True, True)[: len(rows[0])], terminal_width()),
         f"\nPlan {plan_id(plan)}: {count} configurations x {plan.repeats} repeats = {_trials(plan)} trials",
     ]
     if estimate is not None:
