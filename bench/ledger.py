@@ -1,9 +1,10 @@
-"""Which trials a stored run holds, and the rules that a line must keep to be one more."""
+"""Which trials a stored run holds, the rules that a line must keep to be one more, and what its footer counts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.errors import BadInputError
-from bench.records import Fingerprint, Header, Measurement, TrialRecord
+from bench.records import Failure, Fingerprint, Footer, Header, Measurement, TrialRecord
 
 
 class Ledger:
@@ -63,6 +64,23 @@ class Ledger:
     def forget(self, record: TrialRecord) -> None:
         """Take an admitted `record` out again."""
         self._stored.remove(self._places[record.trial.configuration] * self._plan.repeats + record.trial.repeat)
+
+
+def footer_of(records: Sequence[TrialRecord], *, planned: int, reason: str, wall_seconds: float) -> Footer:
+    """Return the footer of a run that stops with these of its `planned` trials, for this `reason` if some are missing.
+
+    Where none is, the reason is ``complete``.
+    """
+    failed = sum(isinstance(record.outcome, Failure) for record in records)
+    missing = planned - len(records)
+    return Footer(
+        complete=missing == 0,
+        reason=reason if missing else "complete",
+        measured=len(records) - failed,
+        failed=failed,
+        missing=missing,
+        wall_seconds=wall_seconds,
+    )
 
 
 def _require_possible(measurement: Measurement) -> None:

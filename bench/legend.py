@@ -194,7 +194,7 @@ def _incomplete_notes(run: Run) -> Iterator[str]:
         )
     if run.footer is not None and run.footer.complete and not lost_trials(run):
         return
-    planned = len(plan.configurations) * plan.repeats
+    planned = plan.trial_count
     done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
     if run.footer is None or len(done) < planned:
         yield (

@@ -84,7 +84,7 @@ def _stored(path: Path, header: Header, footer: Footer | None, counts: tuple[int
         machine=header.machine.id,
         devices=tuple(dict.fromkeys(configuration.device for configuration in configurations)),
         shards=_shards(header),
-        planned=len(configurations) * header.plan.repeats,
+        planned=header.plan.trial_count,
         measured=counts[0],
         failed=counts[1],
     )

@@ -10,15 +10,14 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from bench.coding import dumps
 from bench.errors import BadInputError, IncomparableError
+from bench.ledger import footer_of
 from bench.records import (
     SCHEMA_VERSION,
     Configuration,
     Division,
-    Failure,
     Fingerprint,
     Footer,
     Header,
@@ -29,10 +28,6 @@ from bench.records import (
     TrialRecord,
 )
 from bench.shards import plan_id, without_option
-
-COMPLETE: Final = "complete"
-MERGED: Final = "merged"
-"""Why a merged run stops where it does: nothing is missing, or the shards did not hold more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,12 +230,5 @@ def _footer(header: Header, records: Sequence[TrialRecord]) -> Footer:
     """Count against the complete plan. The time is that of all trials, on however many machines."""
     division = header.division
     planned = division.configurations * header.plan.repeats if division else 0
-    failed = sum(isinstance(record.outcome, Failure) for record in records)
-    return Footer(
-        complete=len(records) == planned,
-        reason=COMPLETE if len(records) == planned else MERGED,
-        measured=len(records) - failed,
-        failed=failed,
-        missing=planned - len(records),
-        wall_seconds=math.fsum(record.wall_seconds for record in records),
-    )
+    wall_seconds = math.fsum(record.wall_seconds for record in records)
+    return footer_of(records, planned=planned, reason="merged", wall_seconds=wall_seconds)

@@ -107,6 +107,11 @@ class Plan:
     repeats: int
     seed: int
 
+    @property
+    def trial_count(self) -> int:
+        """How many trials that makes."""
+        return len(self.configurations) * self.repeats
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:

@@ -1,20 +1,19 @@
 """Carries out a plan: asks where it is, prepares the data, runs trial after trial, stores each as it ends."""
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from bench.crew import Crew
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.estimate import Estimate, busy_note, estimate_plan
 from bench.interrupts import Interrupts
 from bench.launcher import TrialFailedError, prepare_dataset, probe_trial
+from bench.ledger import footer_of
 from bench.locks import IMPATIENT, Patience, device_locks
 from bench.messages import DatasetReady, Prepared
 from bench.outputs import remove_abandoned, require_nameable
@@ -23,7 +22,6 @@ from bench.processes import Launcher
 from bench.progress import Progress
 from bench.records import (
     SCHEMA_VERSION,
-    Failure,
     Footer,
     Header,
     Measurement,
@@ -38,10 +36,6 @@ from bench.table import write_csv
 
 MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextManager[Progress]]
 """Returns the display for trials of which so many go on at once."""
-
-COMPLETE: Final = "complete"
-INTERRUPTED: Final = "interrupted"
-BUDGET: Final = "budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +124,7 @@ def estimate_here(
         note = busy_note(plan)
         dataset = plan.configurations[0].dataset
         _check_batch_sizes(plan, prepare_dataset(launcher, dataset, root, timeout_seconds=timeout_seconds))
-        return dataclasses.replace(estimate_plan(plan, probe), note=note)
+        return replace(estimate_plan(plan, probe), note=note)
 
 
 def start_run(
@@ -237,6 +231,10 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
         is_first = len(records) == len(stored)  # which is run in any case, so that resuming it comes to an end
         return options.budget_seconds is None or is_first or time.monotonic() - start <= options.budget_seconds
 
+    def footer(reason: str) -> Footer:
+        seconds = time.monotonic() - start
+        return footer_of(records, planned=plan.trial_count, reason=reason, wall_seconds=seconds)
+
     try:
         with contextlib.ExitStack() as stack:
             progress = stack.enter_context(make_progress(trials, crew.at_once))
@@ -248,18 +246,18 @@ def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
                     records.append(record)
                 progress.trial_done(record)
     except (InterruptedRunError, WorkerError) as error:
-        writer.finish(_footer(plan, records, INTERRUPTED, time.monotonic() - start))
+        writer.finish(footer("interrupted"))
         there = "" if options.on is None else f" --on {options.on}"
         raise type(error)(
-            f"{error}: {len(records)} of {len(plan.configurations) * plan.repeats} trials are stored in "
+            f"{error}: {len(records)} of {plan.trial_count} trials are stored in "
             f"{writer.path}; go on with: python -m bench run --resume {writer.path}{there}"
         ) from None
-    footer = _footer(plan, records, BUDGET, time.monotonic() - start)
-    writer.finish(footer)
+    ended = footer("budget")
+    writer.finish(ended)
     run = read_run(writer.path)
-    if footer.complete:
+    if ended.complete:
         _write_table(run, writer.path)
-    return Finished(path=writer.path, run=run, exit_code=_exit_code(footer, plan, records))
+    return Finished(path=writer.path, run=run, exit_code=_exit_code(ended, plan, records))
 
 
 def _table_of(path: Path) -> Path:
@@ -270,19 +268,6 @@ def _write_table(run: Run, path: Path) -> None:
     table = _table_of(path)
     remove_abandoned(table)
     write_csv(run, table)
-
-
-def _footer(plan: Plan, records: Sequence[TrialRecord], reason: str, wall_seconds: float) -> Footer:
-    failed = sum(isinstance(record.outcome, Failure) for record in records)
-    missing = len(plan.configurations) * plan.repeats - len(records)
-    return Footer(
-        complete=missing == 0,
-        reason=COMPLETE if missing == 0 else reason,
-        measured=len(records) - failed,
-        failed=failed,
-        missing=missing,
-        wall_seconds=wall_seconds,
-    )
 
 
 def _exit_code(footer: Footer, plan: Plan, records: Sequence[TrialRecord]) -> ExitCode:

@@ -316,8 +316,7 @@ def _print_plan(plan: "Plan") -> None:
     ]
     numeric = [header in {"batch", "epochs", "threads", "ranks"} for header in headers]
     click.echo(text_table(headers, rows, numeric, terminal_width()))
-    count = len(plan.configurations)
-    click.echo(f"\n{count} configurations x {plan.repeats} repeats = {count * plan.repeats} trials")
+    click.echo(f"\n{len(plan.configurations)} configurations x {plan.repeats} repeats = {plan.trial_count} trials")
 
 
 def _print_finished(finished: "run.Finished", on: str | None) -> None:

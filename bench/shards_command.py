@@ -97,14 +97,14 @@ def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | Non
 
     count, shards = len(plan.configurations), len(parts)
     rows = [
-        (f"{number}/{shards}", str(len(part.configurations)), str(_trials(part)))
+        (f"{number}/{shards}", str(len(part.configurations)), str(part.trial_count))
         + (() if estimate is None else (format_seconds(estimate.of(part)),))
         for number, part in enumerate(parts, start=1)
     ]
     headers = ("shard", "configurations", "trials", "estimated time")
     lines = [
         text_table(headers[: len(rows[0])], rows, (False, True, True, True)[: len(rows[0])], terminal_width()),
-        f"\nPlan {plan_id(plan)}: {count} configurations x {plan.repeats} repeats = {_trials(plan)} trials",
+        f"\nPlan {plan_id(plan)}: {count} configurations x {plan.repeats} repeats = {plan.trial_count} trials",
     ]
     if estimate is not None:
         total = format_seconds(estimate.of(plan))
@@ -121,7 +121,7 @@ def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None
     def row(part: "Plan") -> dict[str, Any]:
         return {
             "configurations": len(part.configurations),
-            "trials": _trials(part),
+            "trials": part.trial_count,
             "estimated_seconds": None if estimate is None else estimate.of(part),
         }
 
@@ -133,10 +133,6 @@ def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None
         "shards": [{"shard": f"{number}/{len(parts)}", **row(part)} for number, part in enumerate(parts, start=1)],
     }
     return json.dumps(document, indent=2, allow_nan=False)
-
-
-def _trials(plan: "Plan") -> int:
-    return len(plan.configurations) * plan.repeats
 
 
 @click.command(
