@@ -132,12 +132,8 @@ def explanations(report: Report) -> list[str]:
     ]
 
 
-def notes(report: Report) -> list[str]:
-    """Return how to read the table, and what about this comparison deserves a caution."""
-    return list(_notes(report))
-
-
-def _notes(report: Report) -> Iterator[str]:
+def notes(report: Report) -> Iterator[str]:
+    """Yield how to read the table, and what about this comparison deserves a caution."""
     yield (
         "time ratio: candidate over baseline, above 1 is slower; the interval is of that row alone; pairs: fresh pairs "
         "of processes, screened + confirming; detectable: the slowdown that would be found 4 times in 5"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Final, Protocol
+from typing import Final
 
 from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunError
 from bench.interrupts import Interrupts
@@ -56,21 +56,6 @@ class CalibrationError(BenchError):
     """A trial failed while calibrating; the profile is as it was."""
 
     exit_code = ExitCode.FAILED_TRIAL
-
-
-class PairMeter(Protocol):
-    """Measures one process pair, as `bench.pairs.measure_pair` does."""
-
-    def __call__(  # noqa: D102, PLR0913 - see there
-        self,
-        baseline: Launcher,
-        candidate: Launcher,
-        configuration: Configuration,
-        *,
-        seed: int,
-        root: Path | None,
-        timeout_seconds: float,
-    ) -> PairRecord: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +100,11 @@ def calibrate(
     launchers: tuple[Launcher, Launcher],
     interrupts: Interrupts,
     tell: Callable[[str], None],
-    measure: PairMeter = measure_pair,
+    measure: Callable[..., PairRecord] = measure_pair,
 ) -> Calibrated:
     """Calibrate each device and append the session to the machine's profile; `tell` gets a line per measurement.
+
+    `measure` is called as `bench.pairs.measure_pair` is.
 
     The arms come from two launchers, as those of `ab` do for two versions of the code: they share one worker host.
 
@@ -184,7 +171,7 @@ class _Session:
     options: Options
     launchers: tuple[Launcher, Launcher]
     tell: Callable[[str], None]
-    measure: PairMeter
+    measure: Callable[..., PairRecord]
 
     def measure_device(self, configuration: Configuration, first_seed: int) -> DeviceSession:
         """Measure pairs and trials in turn, so that both are spread over the same minute."""

@@ -1,7 +1,5 @@
 """Claimed against reproduced: what the recipes' authors published, and what this run's seeds gave."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -9,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.errors import BadInputError
-from bench.layout import markdown_table, text_table, wrap
+from bench.fields import Value
+from bench.layout import csv_text, markdown_table, text_table, wrap
 from bench.records import Configuration, Run
 from bench.summary import Sample, Summary, summarise
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim
@@ -101,11 +100,7 @@ def render_claims(run: Run, layout: str, width: int = 80) -> str:
     rows = [_raw(check) for check in checks]
     if layout == "json":
         return json.dumps(rows, allow_nan=False, indent=2)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().rstrip("\n")
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def _table(checks: Sequence[ClaimCheck], width: int) -> str:
@@ -156,7 +151,7 @@ def _words(check: ClaimCheck) -> tuple[str, ...]:
     )
 
 
-def _raw(check: ClaimCheck) -> dict[str, object]:
+def _raw(check: ClaimCheck) -> dict[str, Value]:
     return {
         "recipe": check.configuration.model,
         "device": check.configuration.device,

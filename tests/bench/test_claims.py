@@ -122,6 +122,7 @@ def test_all_formats_hold_the_same_numbers() -> None:
     assert [row["metric"] for row in rows] == ["test_accuracy", "test_loss", "train_accuracy", "train_loss"]
     table = list(csv.DictReader(io.StringIO(render_claims(run, "csv"))))
     assert [float(row["mean"]) for row in table] == [row["mean"] for row in rows]
+    assert [json.loads(row["reproduced"]) for row in table] == [row["reproduced"] for row in rows]
     for layout in ("table", "markdown"):
         text = render_claims(run, layout)
         assert "97.87 %" in text
