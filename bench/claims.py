@@ -10,6 +10,7 @@ from bench.errors import BadInputError
 from bench.fields import Value
 from bench.layout import csv_text, markdown_table, text_table, wrap
 from bench.records import Configuration, Run
+from bench.student import t_quantile
 from bench.summary import Sample, Summary, summarise
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim
 
@@ -71,10 +72,7 @@ def predict_one_more(sample: Sample) -> tuple[float | None, float | None]:
     """
     if sample.standard_deviation is None:
         return None, None
-    from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that `show` alone need not pay
-
-    quantile = float(stdtrit(sample.n - 1, 0.975))
-    half = quantile * sample.standard_deviation * math.sqrt(1 + 1 / sample.n)
+    half = t_quantile(sample.n - 1) * sample.standard_deviation * math.sqrt(1 + 1 / sample.n)
     return sample.mean - half, sample.mean + half
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from bench.errors import BadInputError
 from bench.fields import FIELDS, IDENTITY, QUANTITIES, STATISTICS, Field, Unit, Value, hidden_dimensions
 from bench.prices import Prices, cost_of, format_cost
+from bench.student import t_quantile
 from bench.summary import Sample, Summary
 from bench.units import (
     format_bytes,
@@ -112,9 +113,7 @@ def _mean_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
         text = _FORMATS[unit](mean)
         if deviation is None:
             return text
-        from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that other columns need not pay
-
-        half = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
+        half = t_quantile(n - 1) * deviation / math.sqrt(n)
         return f"{text} ({_FORMATS[unit](mean - half)} to {_FORMATS[unit](mean + half)})"
 
     return cell

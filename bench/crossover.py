@@ -15,9 +15,9 @@ class Crossover:
     """Where, at one batch size, `second` overtakes `first` as the width grows, or which is ahead throughout.
 
     `width` is the first at which the second is predicted to be faster, None without one between `narrowest` and
-    `widest`. From `low` to `high` neither is known to be faster at the level of `LEVEL`; a bound is None where that
-    goes on past the widths looked at; `is_open` says that it is all of them. `log_ratios` are ln(second / first) at the
-    narrowest and the widest.
+    `widest`. From `low` to `high` neither is known to be faster (95 %); a bound is None where that goes on past the
+    widths looked at; `is_open` says that it is all of them. `log_ratios` are ln(second / first) at the narrowest and
+    the widest.
     """
 
     first: Fit

@@ -16,6 +16,7 @@ from bench.errors import BadInputError, IncomparableError, StorageError
 from bench.outputs import write_atomically
 from bench.rates import DeviceRates, ThreadRates, flops_per_second
 from bench.records import Configuration, Machine, Software
+from bench.student import t_quantile
 
 SCHEMA_VERSION: Final = 3
 """Version of the stored format. History: 1, the first; 2, `DeviceSession.peak_flops_per_second`; 3, its `rates` and
@@ -35,9 +36,6 @@ MIN_SESSIONS: Final = 3
 
 MIN_SEEDS: Final = 3
 """Seeds that a deviation from seed to seed needs: two can well get equally many test images right."""
-
-CREDIBLE_LEVEL: Final = 0.95
-"""Level of the interval whose farther end is the A/A floor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,10 +146,9 @@ class MachineProfile:
         ratios = sessions[-1].aa_log_ratios if sessions else ()
         if len(ratios) < MIN_PAIRS:
             return None
-        from scipy.special import stdtrit  # noqa: PLC0415 - commands that read no profile need not pay for it
-
-        quantile = float(stdtrit(len(ratios) - 1, (1 + CREDIBLE_LEVEL) / 2))
-        return abs(statistics.fmean(ratios)) + quantile * statistics.stdev(ratios) / math.sqrt(len(ratios))
+        return abs(statistics.fmean(ratios)) + t_quantile(len(ratios) - 1) * statistics.stdev(ratios) / math.sqrt(
+            len(ratios)
+        )
 
     def drift_deviation(self, device: str) -> float | None:
         """Return the standard deviation, over sessions, of ln(the session's median epoch time); None below 3 sessions.

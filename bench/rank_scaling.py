@@ -17,8 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from bench.records import Configuration, Measurement, TrialRecord
-
-LEVEL: Final = 0.95
+from bench.student import t_quantile
 
 FURTHER: Final = 2
 """How many doublings of the largest measured world size are predicted."""
@@ -123,7 +122,5 @@ def _spread(values: Sequence[float]) -> Spread:
     mean = statistics.fmean(values)
     if len(values) < 2:  # noqa: PLR2004 - one value tells no spread
         return Spread(mean=mean, low=None, high=None)
-    from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that most tables need not pay
-
-    half = float(stdtrit(len(values) - 1, (1 + LEVEL) / 2)) * statistics.stdev(values) / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Spread(mean=mean, low=mean - half, high=mean + half)

@@ -30,9 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.records import Configuration, TrialWarning
+from bench.student import t_quantile
 from mnist_mlp.costs import training_bytes, training_flops
-
-LEVEL: Final = 0.95
 
 MIN_FREEDOM: Final = 2
 """Observations beyond the coefficients; with fewer there is neither an interval nor a test of the model."""
@@ -285,8 +284,6 @@ def _is_told(contender: Contender, row: Matrix) -> bool:
 
 
 def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float]) -> Fit:
-    from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that other commands need not pay
-
     observations = contender.observations
     rows, seconds = _system(contender, terms)
     coefficients = _solve(rows, seconds)
@@ -296,7 +293,7 @@ def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float])
     variance = float(residuals @ residuals) / freedom
     normalised, scale = _normalised(relative)
     covariance: Matrix = variance * np.linalg.inv(normalised.T @ normalised) / np.outer(scale, scale)
-    quantile = float(stdtrit(freedom, (1 + LEVEL) / 2))
+    quantile = t_quantile(freedom)
     half = quantile * np.sqrt(np.diag(covariance))
     told = frozenset(term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_told(contender, row))
     known = {

@@ -11,8 +11,9 @@ from bench.fields import Value
 from bench.flagged import flagged_note
 from bench.layout import WordTable, csv_text, draw_heading, draw_notes, draw_table
 from bench.legend import heading
-from bench.scaling import LEVEL, Coefficient, Fit
+from bench.scaling import Coefficient, Fit
 from bench.scaling_models import Answer, Model, Side, crossovers, predict, uncrossed
+from bench.student import LEVEL
 from bench.units import format_bytes, format_flops, format_rate, format_seconds, format_spread
 
 _INFINITE: Final = "no limit"

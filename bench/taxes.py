@@ -20,10 +20,9 @@ from bench.layout import WordTable, csv_text, draw_word_tables
 from bench.legend import FASTER_THAN_PEAK, heading
 from bench.profiles import MachineProfile, peak_rate_of
 from bench.records import Configuration, Measurement, Run
+from bench.student import t_quantile
 from bench.summary import PeakRate
 from bench.units import format_flops, format_percent, format_seconds
-
-LEVEL: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,14 +159,12 @@ def _interval(value: float, sides: Sequence[Sequence[float]]) -> tuple[float | N
     """Return the interval of a mean or a difference of means: Student's t, with Welch's degrees of freedom for two."""
     if min(map(len, sides)) < 2:  # noqa: PLR2004 - one value tells no spread
         return None, None
-    from scipy.special import stdtrit  # noqa: PLC0415 - a fraction of a second that only this needs
-
     squares = [statistics.variance(side) / len(side) for side in sides]
     spread = math.fsum(squares)
     if spread == 0:
         return value, value
     freedom = spread**2 / math.fsum(square**2 / (len(side) - 1) for square, side in zip(squares, sides, strict=True))
-    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(spread)
+    half = t_quantile(freedom) * math.sqrt(spread)
     return value - half, value + half
 
 
