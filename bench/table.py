@@ -4,15 +4,16 @@ Values are unrounded SI base units; what was not measured is None in a row and a
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from bench.outputs import write_atomically
 from bench.records import (
     Configuration,
-    Contention,
     DeviceConditions,
     Failure,
     Fingerprint,
@@ -26,8 +27,6 @@ MEASURED: Final = "measured"
 """Status of a trial that has a measurement; any other is the kind of its failure."""
 
 Value = str | int | float | bool | None
-
-Number = TypeVar("Number", int, float)
 
 _FORMULA_STARTS: Final = ("=", "+", "-", "@")
 
@@ -88,12 +87,16 @@ def _configured(name: str, dtype: Literal["string", "boolean", "Int64", "Float64
 
 
 def _measured(
-    name: str, dtype: Literal["string", "Int64", "Float64"], description: str, get: Callable[[Measurement], Value]
+    name: str,
+    dtype: Literal["string", "Int64", "Float64"],
+    description: str,
+    get: Callable[[Measurement], Value] | None = None,
 ) -> Column:
-    """Return a column that is empty where a trial failed."""
+    """Return a column that is empty where a trial failed: what `get` takes of a measurement, or else its `name`."""
+    taken = get or attrgetter(name)
 
     def value(_run: Run, record: TrialRecord) -> Value:
-        return get(record.outcome) if isinstance(record.outcome, Measurement) else None
+        return taken(record.outcome) if isinstance(record.outcome, Measurement) else None
 
     return Column(name=name, dtype=dtype, description=description, value=value)
 
@@ -116,19 +119,40 @@ def _peak(field: str, what: str) -> tuple[Column, Column]:
     )
 
 
-def _total(measurement: Measurement, get: Callable[[Contention], float | None]) -> float | None:
-    """Return the sum over all epochs; None where an epoch lacks its part, because part of a sum is no sum."""
-    parts = [get(epoch.contention) for epoch in measurement.epochs]
-    known = [part for part in parts if part is not None]
-    return sum(known) if len(known) == len(parts) else None
+def _summed(name: str, dtype: Literal["Int64", "Float64"], description: str) -> Column:
+    """Return the column of a contention's field, a sum over the epochs; empty where one lacks its part."""
+
+    def get(measurement: Measurement) -> Value:
+        parts = [getattr(epoch.contention, name) for epoch in measurement.epochs]
+        return None if None in parts else sum(parts)
+
+    return _measured(name, dtype, description, get)
+
+
+def _extreme(
+    name: str,
+    dtype: Literal["Int64", "Float64"],
+    description: str,
+    choose: Callable[[Iterable[float]], float],
+    field: str,
+) -> Column:
+    """Return the column of the extreme, over the samples beside the epochs, of a field of the device's conditions."""
+
+    def get(measurement: Measurement) -> Value:
+        known = [each for sample in _conditions(measurement) if (each := getattr(sample, field)) is not None]
+        return choose(known) if known else None
+
+    return _measured(name, dtype, description, get)
+
+
+def _energy(name: str, dtype: Literal["string", "Float64"], description: str) -> Column:
+    """Return the column of a field of the energy."""
+    field = name.removeprefix("energy_")
+    return _measured(name, dtype, description, lambda m: None if m.energy is None else getattr(m.energy, field))
 
 
 def _conditions(measurement: Measurement) -> list[DeviceConditions]:
     return [epoch.device_conditions for epoch in measurement.epochs if epoch.device_conditions is not None]
-
-
-def _known(values: Iterable[Number | None]) -> Iterator[Number]:
-    return (value for value in values if value is not None)
 
 
 def _clock_reasons(measurement: Measurement) -> str | None:
@@ -196,145 +220,80 @@ COLUMNS: Final[tuple[Column, ...]] = (
         description="s, from asking for a process to its end",
         value=lambda _, record: record.wall_seconds,
     ),
-    _measured(
-        "epoch_seconds", "Float64", "s, median training time of an epoch, without evaluation", lambda m: m.epoch_seconds
-    ),
-    _measured(
-        "throughput_per_second",
-        "Float64",
-        "training samples/s at the median epoch time",
-        lambda m: m.throughput_per_second,
-    ),
-    _measured("cold_start_seconds", "Float64", "s, first training step", lambda m: m.cold_start_seconds),
-    _measured("warm_up_seconds", "Float64", "s, all rehearsal, cold start included", lambda m: m.warm_up_seconds),
-    _measured(
-        "preparation_seconds", "Float64", "s, loading data and building the model", lambda m: m.preparation_seconds
-    ),
+    _measured("epoch_seconds", "Float64", "s, median training time of an epoch, without evaluation"),
+    _measured("throughput_per_second", "Float64", "training samples/s at the median epoch time"),
+    _measured("cold_start_seconds", "Float64", "s, first training step"),
+    _measured("warm_up_seconds", "Float64", "s, all rehearsal, cold start included"),
+    _measured("preparation_seconds", "Float64", "s, loading data and building the model"),
     _measured("train_loss", "Float64", "mean of the final epoch", lambda m: m.epochs[-1].train_loss),
     _measured("train_accuracy", "Float64", "fraction, final epoch, while the weights move", _train_accuracy),
     _measured("test_loss", "Float64", "after the final epoch", lambda m: m.epochs[-1].test_loss),
-    _measured("test_accuracy", "Float64", "fraction, after the final epoch", lambda m: m.test_accuracy),
-    _measured(
-        "seconds_to_97_percent",
-        "Float64",
-        "s of training until test accuracy first reaches 97 %; empty if it never does",
-        lambda m: m.seconds_to_accuracy(0.97),
+    _measured("test_accuracy", "Float64", "fraction, after the final epoch"),
+    *(
+        _measured(
+            f"seconds_to_{percent}_percent",
+            "Float64",
+            f"s of training until test accuracy first reaches {percent} %; empty if it never does",
+            partial(Measurement.seconds_to_accuracy, target=percent / 100),
+        )
+        for percent in (97, 98)
     ),
-    _measured(
-        "seconds_to_98_percent",
-        "Float64",
-        "s of training until test accuracy first reaches 98 %; empty if it never does",
-        lambda m: m.seconds_to_accuracy(0.98),
-    ),
-    _measured("host_baseline_bytes", "Int64", "bytes resident before any data", lambda m: m.host_baseline_bytes),
+    _measured("host_baseline_bytes", "Int64", "bytes resident before any data"),
     *_peak("host_peak", "bytes, highest resident memory above the baseline"),
     *_peak("device_allocated_peak", "bytes, most in live tensors"),
     *_peak("device_reserved_peak", "bytes, most held by the caching allocator"),
-    _measured(
-        "forward_flops_per_sample", "Int64", "FLOPs of one sample's forward pass", lambda m: m.forward_flops_per_sample
-    ),
-    _measured(
-        "training_flops_per_sample", "Int64", "FLOPs of one sample's training", lambda m: m.training_flops_per_sample
-    ),
-    _measured("parameters", "Int64", "trainable numbers of the model", lambda m: m.parameters),
+    _measured("forward_flops_per_sample", "Int64", "FLOPs of one sample's forward pass"),
+    _measured("training_flops_per_sample", "Int64", "FLOPs of one sample's training"),
+    _measured("parameters", "Int64", "trainable numbers of the model"),
     _measured(
         "yardstick_seconds",
         "Float64",
         "s, median over the epochs of a fixed matrix product's time",
         lambda m: statistics.median(epoch.yardstick_seconds for epoch in m.epochs),
     ),
-    _measured(
-        "process_cpu_seconds",
-        "Float64",
-        "s, CPU time of the trial's threads, sum over the epochs",
-        lambda m: _total(m, lambda contention: contention.process_cpu_seconds),
-    ),
-    _measured(
-        "other_cpu_seconds",
-        "Float64",
-        "s, CPU time of everything else on its cores, sum over the epochs",
-        lambda m: _total(m, lambda contention: contention.other_cpu_seconds),
-    ),
-    _measured(
-        "steal_seconds",
-        "Float64",
-        "s, CPU time that the hypervisor gave to others, sum over the epochs",
-        lambda m: _total(m, lambda contention: contention.steal_seconds),
-    ),
-    _measured(
-        "involuntary_switches",
-        "Int64",
-        "how often a thread of the trial was made to wait, sum over the epochs",
-        lambda m: _total(m, lambda contention: contention.involuntary_switches),
-    ),
+    _summed("process_cpu_seconds", "Float64", "s, CPU time of the trial's threads, sum over the epochs"),
+    _summed("other_cpu_seconds", "Float64", "s, CPU time of everything else on its cores, sum over the epochs"),
+    _summed("steal_seconds", "Float64", "s, CPU time that the hypervisor gave to others, sum over the epochs"),
+    _summed("involuntary_switches", "Int64", "how often a thread of the trial was made to wait, sum over the epochs"),
     _text(
         "warnings", "what the trial is warned about, joined by ;", lambda _, record: ";".join(record.warnings) or None
     ),
     _text("torch", "version of torch", lambda run, record: _fingerprint(run, record).software.torch),
     _text("python", "version of Python", lambda run, record: _fingerprint(run, record).software.python),
-    _measured(
-        "energy_joules",
-        "Float64",
-        "J that the device drew, sum over the epochs, idle power included",
-        lambda m: None if m.energy is None else m.energy.joules,
-    ),
-    _measured(
-        "energy_seconds",
-        "Float64",
-        "s in which energy_joules was counted",
-        lambda m: None if m.energy is None else m.energy.seconds,
-    ),
-    _measured(
-        "energy_method",
-        "string",
-        "how energy_joules was measured",
-        lambda m: None if m.energy is None else m.energy.method,
-    ),
+    _energy("energy_joules", "Float64", "J that the device drew, sum over the epochs, idle power included"),
+    _energy("energy_seconds", "Float64", "s in which energy_joules was counted"),
+    _energy("energy_method", "string", "how energy_joules was measured"),
     _measured("energy_reason", "string", "why energy_joules is empty", lambda m: m.energy_reason or None),
-    _measured("joules_per_epoch", "Float64", "J, mean over the epochs", lambda m: m.joules_per_epoch),
-    _measured("samples_per_joule", "Float64", "training samples/J over all epochs", lambda m: m.samples_per_joule),
-    _measured(
-        "pressure_stall_seconds",
-        "Float64",
-        "s in which any task of the machine waited for a core, sum over the epochs",
-        lambda m: _total(m, lambda contention: contention.pressure_stall_seconds),
+    _measured("joules_per_epoch", "Float64", "J, mean over the epochs"),
+    _measured("samples_per_joule", "Float64", "training samples/J over all epochs"),
+    _summed(
+        "pressure_stall_seconds", "Float64", "s in which any task of the machine waited for a core, sum over the epochs"
     ),
-    _measured(
-        "throttled_seconds",
-        "Float64",
-        "s that CPU quotas held the trial back, sum over cores and epochs",
-        lambda m: _total(m, lambda contention: contention.throttled_seconds),
-    ),
+    _summed("throttled_seconds", "Float64", "s that CPU quotas held the trial back, sum over cores and epochs"),
     _measured(
         "load_average",
         "Float64",
         "of the minute before an epoch, the highest",
-        lambda m: max(_known(epoch.contention.load_average for epoch in m.epochs), default=None),
+        lambda m: max(
+            (load for epoch in m.epochs if (load := epoch.contention.load_average) is not None), default=None
+        ),
     ),
-    _measured(
-        "device_clock_hertz",
-        "Float64",
-        "Hz beside the epochs, the lowest",
-        lambda m: min(_known(sample.clock_hertz for sample in _conditions(m)), default=None),
-    ),
-    _measured(
-        "device_max_clock_hertz",
-        "Float64",
-        "Hz that the device can reach",
-        lambda m: max(_known(sample.max_clock_hertz for sample in _conditions(m)), default=None),
-    ),
-    _measured(
+    _extreme("device_clock_hertz", "Float64", "Hz beside the epochs, the lowest", min, "clock_hertz"),
+    _extreme("device_max_clock_hertz", "Float64", "Hz that the device can reach", max, "max_clock_hertz"),
+    _extreme(
         "device_temperature_celsius",
         "Float64",
         "degrees Celsius beside the epochs, the highest",
-        lambda m: max(_known(sample.temperature_celsius for sample in _conditions(m)), default=None),
+        max,
+        "temperature_celsius",
     ),
     _measured("device_clock_reasons", "string", "why the clock was not higher, joined by ;", _clock_reasons),
-    _measured(
+    _extreme(
         "device_other_processes",
         "Int64",
         "other programs that compute on the device, the most beside an epoch",
-        lambda m: max(_known(sample.other_processes for sample in _conditions(m)), default=None),
+        max,
+        "other_processes",
     ),
     _configured("world_size", "Int64", "ranks: processes that train one model together"),
     _measured(
