@@ -7,7 +7,7 @@ from typing import Final
 from bench.compare import Row
 from bench.comparison_legend import MARK, configurations, verdict_change
 from bench.costs import CostRatio, SideCost, cost_ratio, side_cost
-from bench.fields import IDENTITY
+from bench.fields import IDENTITY, NUMERIC
 from bench.flagged import flagged_count
 from bench.judgement import Judgement
 from bench.judgement_text import (
@@ -21,8 +21,6 @@ from bench.judgement_text import (
 from bench.matching import describe, dimension, varying_dimensions
 from bench.prices import SIDES, Prices, Side, format_cost
 from bench.units import format_percent
-
-_NUMERIC_DIMENSIONS: Final = frozenset({"batch_size", "workers", "threads", "epochs", "width"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +50,7 @@ def _dimension_column(key: str) -> Column:
     return Column(
         key=key,
         header=key.replace("_", " "),
-        is_numeric=key in _NUMERIC_DIMENSIONS,
+        is_numeric=key in NUMERIC,
         cell=lambda row: " / ".join(dict.fromkeys(dimension(each, key) for each in configurations(row))),
     )
 

@@ -24,41 +24,6 @@ class Field:
     value: Callable[[Summary], Value]
 
 
-def _configuration_field(key: str, header: str, *, numeric: bool = False) -> Field:
-    return Field(key=key, header=header, unit="", numeric=numeric, value=attrgetter(f"configuration.{key}"))
-
-
-def _layers(summary: Summary) -> str:
-    return "-".join(map(str, summary.configuration.layers))
-
-
-_CONFIGURATION_FIELDS: Final = (
-    _configuration_field("device", "device"),
-    _configuration_field("model", "model"),
-    _configuration_field("batch_size", "batch size", numeric=True),
-    _configuration_field("dataset", "dataset"),
-    _configuration_field("pipeline", "pipeline"),
-    _configuration_field("workers", "workers", numeric=True),
-    _configuration_field("engine", "engine"),
-    _configuration_field("precision", "precision"),
-    _configuration_field("threads", "threads", numeric=True),
-    _configuration_field("world_size", "ranks", numeric=True),
-    _configuration_field("epochs", "epochs", numeric=True),
-    _configuration_field("width", "width", numeric=True),
-    Field(key="layers", header="layers", unit="", numeric=False, value=_layers),
-    _configuration_field("activation", "activation"),
-    _configuration_field("output", "output"),
-    _configuration_field("loss", "loss"),
-    _configuration_field("optimizer", "optimizer"),
-    _configuration_field("learning_rate", "learning rate", numeric=True),
-    _configuration_field("schedule", "schedule"),
-    _configuration_field("momentum", "momentum", numeric=True),
-    _configuration_field("weight_decay", "weight decay", numeric=True),
-    _configuration_field("test_batch_size", "test batch size", numeric=True),
-    _configuration_field("transform", "transform"),
-    _configuration_field("shuffle", "shuffle"),
-)
-
 IDENTITY: Final = ("device", "model", "batch_size")
 """Columns that a table always starts with."""
 
@@ -92,6 +57,33 @@ DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 Recipes differ in loss, transform and more, all of which their name stands for; only where one model was trained in two
 ways does its name hide something.
 """
+
+NUMERIC: Final = frozenset(
+    {
+        "batch_size",
+        "workers",
+        "threads",
+        "world_size",
+        "epochs",
+        "width",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "test_batch_size",
+    }
+)
+"""The dimensions that are numbers."""
+
+
+def _configuration_field(key: str) -> Field:
+    header = "ranks" if key == "world_size" else key.replace("_", " ")
+    value = _layers if key == "layers" else attrgetter(f"configuration.{key}")
+    return Field(key=key, header=header, unit="", numeric=key in NUMERIC, value=value)
+
+
+def _layers(summary: Summary) -> str:
+    return "-".join(map(str, summary.configuration.layers))
+
 
 QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
     {
@@ -193,7 +185,7 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
     {
         field.key: field
         for field in (
-            *_CONFIGURATION_FIELDS,
+            *map(_configuration_field, (*IDENTITY, *DIMENSIONS)),
             *_COUNT_FIELDS,
             *(field for quantity in QUANTITIES for field in _quantity_fields(quantity)),
             *_LAST_FIELDS,

@@ -13,6 +13,7 @@ to it break, which gloo's do at once. On NCCL they would wait for ever: a thread
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import math
 import os
@@ -123,15 +124,7 @@ class RankSession(Session):
             device_allocated_peak=finished.device_allocated_peak,
             device_reserved_peak=finished.device_reserved_peak,
         )
-        return Finished(
-            host_peak=finished.host_peak,
-            device_allocated_peak=finished.device_allocated_peak,
-            device_reserved_peak=finished.device_reserved_peak,
-            energy=finished.energy,
-            energy_reason=finished.energy_reason,
-            ranks=(record,),
-            exchange=self._measure_exchange(),
-        )
+        return dataclasses.replace(finished, ranks=(record,), exchange=self._measure_exchange())
 
     def _check_agreement(self) -> None:
         """Refuse a training whose ranks have not ended with the same parameters, bit for bit."""

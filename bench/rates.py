@@ -5,7 +5,7 @@ not measured is None or an empty tuple.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from bench.errors import BadInputError
@@ -15,7 +15,18 @@ MAX_THREAD_COUNTS: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerRate:
+class _Measured:
+    """What was measured of a device: none of its numbers can be zero or below."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot have been measured."""
+        for value in (getattr(self, field.name) for field in fields(self)):
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+                raise BadInputError(f"a rate, size or time of a device must be above zero, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRate(_Measured):
     """FLOP/s of the three products of a layer of 784 inputs and `width` outputs, in a training step of `batch_size`.
 
     The three are outputs, gradient of the weights and error of the inputs, 2 · 784 · width · batch size FLOPs each,
@@ -26,13 +37,9 @@ class LayerRate:
     batch_size: int
     flops_per_second: float
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
-        _check_above_zero(self.width, self.batch_size, self.flops_per_second)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bandwidth:
+class Bandwidth(_Measured):
     """Bytes per second that float32 arrays of `array_bytes` each are moved at within the device's memory.
 
     Copy (a = b) counts two arrays, triad (a = b + s · c) three, as STREAM does: what the processor reads of memory that
@@ -43,26 +50,18 @@ class Bandwidth:
     copy_bytes_per_second: float
     triad_bytes_per_second: float
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
-        _check_above_zero(self.array_bytes, self.copy_bytes_per_second, self.triad_bytes_per_second)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransferRate:
+class TransferRate(_Measured):
     """Bytes per second between the host's memory and the device's, one way; `pinned` if the host's was page-locked."""
 
     to_device: bool
     pinned: bool
     bytes_per_second: float
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
-        _check_above_zero(self.bytes_per_second)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepTime:
+class StepTime(_Measured):
     """Seconds of one training step of a tiny model with `engine`, the median of several stretches of steps.
 
     The model has next to no arithmetic, so this is what a step costs however small the model: its overhead.
@@ -71,13 +70,9 @@ class StepTime:
     engine: str
     seconds: float
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
-        _check_above_zero(self.seconds)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IdlePower:
+class IdlePower(_Measured):
     """Mean power of the device while nothing runs but a process that has it open and sleeps, by the counter `method`.
 
     Where `watts` is None, `reason` says why, and `method` is empty.
@@ -87,14 +82,9 @@ class IdlePower:
     method: str
     reason: str
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
-        if self.watts is not None:
-            _check_above_zero(self.watts)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceRates:
+class DeviceRates(_Measured):
     """What one device does at one precision with one number of threads, measured in one process.
 
     `square_flops_per_second` is of the fastest product of two square matrices (`bench.peak`). Idle power, bandwidth and
@@ -110,10 +100,6 @@ class DeviceRates:
     transfers: tuple[TransferRate, ...] = ()
     idle_power: IdlePower | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
-        _check_above_zero(self.threads, self.square_flops_per_second)
-
     @property
     def highest_flops_per_second(self) -> float:
         """The highest rate of all products."""
@@ -121,21 +107,12 @@ class DeviceRates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThreadRates:
+class ThreadRates(_Measured):
     """What the CPU does with `threads` threads: its fastest fp32 product of two square matrices, its memory's triad."""
 
     threads: int
     square_flops_per_second: float
     triad_bytes_per_second: float
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
-        _check_above_zero(self.threads, self.square_flops_per_second, self.triad_bytes_per_second)
-
-
-def _check_above_zero(*values: float) -> None:
-    if min(values) <= 0:
-        raise BadInputError(f"a rate, size or time of a device must be above zero, not {min(values)}")
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:

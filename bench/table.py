@@ -18,7 +18,6 @@ from bench.records import (
     Failure,
     Fingerprint,
     Measurement,
-    Peak,
     Run,
     TrialRecord,
 )
@@ -101,22 +100,21 @@ def _measured(
     return Column(name=name, dtype=dtype, description=description, value=value)
 
 
-def _peak(field: str, what: str) -> tuple[Column, Column]:
+def _part(member: str, field: str, dtype: Literal["string", "Int64", "Float64"], description: str) -> Column:
+    """Return the column of a field of a member of the measurement; empty where that is None."""
+
+    def get(measurement: Measurement) -> Value:
+        part = getattr(measurement, member)
+        value: Value = None if part is None else getattr(part, field)
+        return value
+
+    return _measured(f"{member}_{field}", dtype, description, get)
+
+
+def _peak(member: str, what: str) -> tuple[Column, Column]:
     """Return the columns of a peak and of the method that measured it."""
-
-    def get(measurement: Measurement) -> Peak | None:
-        peak: Peak | None = getattr(measurement, field)
-        return peak
-
-    return (
-        _measured(f"{field}_bytes", "Int64", what, lambda m: None if (peak := get(m)) is None else peak.bytes),
-        _measured(
-            f"{field}_method",
-            "string",
-            f"how {field}_bytes was measured",
-            lambda m: None if (peak := get(m)) is None else peak.method,
-        ),
-    )
+    how = f"how {member}_bytes was measured"
+    return _part(member, "bytes", "Int64", what), _part(member, "method", "string", how)
 
 
 def _summed(name: str, dtype: Literal["Int64", "Float64"], description: str) -> Column:
@@ -143,12 +141,6 @@ def _extreme(
         return choose(known) if known else None
 
     return _measured(name, dtype, description, get)
-
-
-def _energy(name: str, dtype: Literal["string", "Float64"], description: str) -> Column:
-    """Return the column of a field of the energy."""
-    field = name.removeprefix("energy_")
-    return _measured(name, dtype, description, lambda m: None if m.energy is None else getattr(m.energy, field))
 
 
 def _conditions(measurement: Measurement) -> list[DeviceConditions]:
@@ -260,9 +252,9 @@ COLUMNS: Final[tuple[Column, ...]] = (
     ),
     _text("torch", "version of torch", lambda run, record: _fingerprint(run, record).software.torch),
     _text("python", "version of Python", lambda run, record: _fingerprint(run, record).software.python),
-    _energy("energy_joules", "Float64", "J that the device drew, sum over the epochs, idle power included"),
-    _energy("energy_seconds", "Float64", "s in which energy_joules was counted"),
-    _energy("energy_method", "string", "how energy_joules was measured"),
+    _part("energy", "joules", "Float64", "J that the device drew, sum over the epochs, idle power included"),
+    _part("energy", "seconds", "Float64", "s in which energy_joules was counted"),
+    _part("energy", "method", "string", "how energy_joules was measured"),
     _measured("energy_reason", "string", "why energy_joules is empty", lambda m: m.energy_reason or None),
     _measured("joules_per_epoch", "Float64", "J, mean over the epochs"),
     _measured("samples_per_joule", "Float64", "training samples/J over all epochs"),
