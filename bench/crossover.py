@@ -1,8 +1,6 @@
 """Where one device, engine or setting overtakes another as a model grows, by their fitted models of a step's time."""
 
-import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bench.records import Configuration
@@ -63,13 +61,11 @@ def crossover(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int,
     )
 
 
-def pairs(fits: Iterable[Fit]) -> tuple[tuple[Fit, Fit], ...]:
-    """Return the pairs worth comparing: alike in all but device and threads, or else in all but one other member."""
-    return tuple(
-        (first, second)
-        for first, second in itertools.combinations(fits, 2)
-        if _differing(first, second) <= {"device", "threads"} or len(_differing(first, second)) == 1
-    )
+def is_worth_comparing(first: Fit, second: Fit) -> bool:
+    """Return whether the two are alike in all but device and threads, or else in all but one other member."""
+    a, b = first.contender.configuration, second.contender.configuration
+    differing = {name for name in Configuration.__slots__ if getattr(a, name) != getattr(b, name)}
+    return differing <= {"device", "threads"} or len(differing) == 1
 
 
 def _log_ratio(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int) -> tuple[float, float]:
@@ -86,8 +82,3 @@ def _between(narrowest: int, widest: int) -> list[int]:
         width = max(width * 1.01, widths[-1] + 1)
         widths.append(min(widest, round(width)))
     return widths
-
-
-def _differing(first: Fit, second: Fit) -> set[str]:
-    a, b = first.contender.configuration, second.contender.configuration
-    return {name for name in Configuration.__slots__ if getattr(a, name) != getattr(b, name)}

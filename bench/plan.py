@@ -14,6 +14,7 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import (
     DATASETS,
     ENGINES,
+    HYPERPARAMETERS,
     PIPELINES,
     PRECISIONS,
     TORCHVISION_DATASETS,
@@ -355,30 +356,18 @@ def _configuration(
     recipe: Recipe, request: Request, combination: _Combination, threads: int, batch_size: int | None
 ) -> Configuration:
     scale = combination.world_size if request.scaling == "weak" else 1
+    members = {name: getattr(recipe, name) for name in HYPERPARAMETERS}
+    members |= {
+        "batch_size": (batch_size or recipe.batch_size) * scale,
+        "epochs": request.epochs or recipe.epochs,
+    }
     return Configuration(
-        device=combination.device,
         model=recipe.name,
-        layers=recipe.layers,
-        activation=recipe.activation,
-        output=recipe.output,
-        loss=recipe.loss,
-        optimizer=recipe.optimizer,
-        learning_rate=float(recipe.learning_rate),
-        schedule=recipe.schedule,
-        momentum=float(recipe.momentum),
-        weight_decay=float(recipe.weight_decay),
-        batch_size=(batch_size or recipe.batch_size) * scale,
-        test_batch_size=recipe.test_batch_size,
-        epochs=request.epochs or recipe.epochs,
-        transform=recipe.transform,
-        shuffle=recipe.shuffle,
         dataset=request.dataset,
-        precision=combination.precision,
-        engine=combination.engine,
-        pipeline=combination.pipeline,
         workers=request.workers if combination.pipeline == "dataloader" else 0,
         threads=threads,
-        world_size=combination.world_size,
+        **combination._asdict(),
+        **members,
     )
 
 

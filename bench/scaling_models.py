@@ -3,13 +3,14 @@
 `bench.scaling` fits them, `bench.scaling_view` shows them.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from bench.columns import harmless
-from bench.crossover import Crossover, crossover, pairs
+from bench.crossover import Crossover, crossover, is_worth_comparing
 from bench.errors import BadInputError
 from bench.matching import Trials, gather
 from bench.records import Configuration, Header, Run
@@ -146,13 +147,14 @@ def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, Layers, Cro
     Each comes with its two models, the one that is ahead at the narrowest width first, and the narrowest layers. Widths
     are those between which both were measured.
     """
-    by_fit = {id(model.fit): model for model in models}
     found = []
     for shared in _all_shared(models):
+        first, second = shared.first, shared.second
         for batch_size in shared.batch_sizes if shared.is_enough else ():
-            crossed = crossover(shared.first.fit, shared.second.fit, shared.widest_layers, batch_size, shared.widths)
+            crossed = crossover(first.fit, second.fit, shared.widest_layers, batch_size, shared.widths)
             narrow = scale_layers(shared.widest_layers, crossed.narrowest)
-            found.append((by_fit[id(crossed.first)], by_fit[id(crossed.second)], narrow, crossed))
+            ahead, behind = (first, second) if crossed.first is first.fit else (second, first)
+            found.append((ahead, behind, narrow, crossed))
     return tuple(found)
 
 
@@ -181,17 +183,19 @@ class _Shared:
 
 
 def _all_shared(models: Sequence[Model]) -> Iterator[_Shared]:
-    by_fit = {id(model.fit): model for model in models}
-    for first, second in pairs([model.fit for model in models]):
+    for first, second in itertools.combinations(models, 2):
+        if not is_worth_comparing(first.fit, second.fit):
+            continue
         sides = [
-            [o.configuration for o in each.contender.observations if o.configuration.width] for each in (first, second)
+            [o.configuration for o in each.fit.contender.observations if o.configuration.width]
+            for each in (first, second)
         ]
         for shape in _shapes({each.layers for side in sides for each in side}):
             ours, theirs = ([each for each in side if each.layers in shape] for side in sides)
             widths = [[each.layers[1] for each in side] for side in (ours, theirs)]
             yield _Shared(
-                first=by_fit[id(first)],
-                second=by_fit[id(second)],
+                first=first,
+                second=second,
                 widest_layers=shape[0],
                 batch_sizes=sorted({each.batch_size for each in ours} & {each.batch_size for each in theirs}),
                 widths=(max(min(each, default=0) for each in widths), min(max(each, default=0) for each in widths)),

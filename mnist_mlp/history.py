@@ -66,11 +66,6 @@ class History(Sequence[Epoch]):
         """Return the epochs, one a line."""
         return "History([" + "".join(f"\n  {epoch}," for epoch in self._epochs) + "\n])"
 
-    @property
-    def has_validation(self) -> bool:
-        """Whether every epoch was validated, and there is one."""
-        return len(self) > 0 and all(epoch.validation_loss is not None for epoch in self)
-
     def to_csv(self, path: Path | str) -> None:
         """Write one row per epoch, unrounded, with the fields of `Epoch` as columns; what was not measured is empty.
 

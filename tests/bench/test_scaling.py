@@ -27,7 +27,7 @@ from stored_runs import store
 
 from bench import scaling_models
 from bench.cli import cli
-from bench.crossover import crossover, pairs
+from bench.crossover import crossover, is_worth_comparing
 from bench.layout import WordTable
 from bench.records import Configuration, Measurement, Run, TrialRecord, TrialWarning
 from bench.scaling import Coefficient, Contender, Fit, Measured, contenders, fit
@@ -357,7 +357,8 @@ def test_pairs_differ_in_device_and_threads_or_in_one_thing() -> None:
     fits = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
     told = [
         tuple(f"{c.device} {c.engine}" for c in (a.contender.configuration, b.contender.configuration))
-        for a, b in pairs(fits)
+        for a, b in itertools.combinations(fits, 2)
+        if is_worth_comparing(a, b)
     ]
     assert told == [("cpu eager", "cuda:0 eager"), ("cuda:0 eager", "cuda:0 fused")]
 

@@ -30,12 +30,6 @@ def test_history_is_a_sequence_of_its_epochs() -> None:
     assert VALIDATED in history
 
 
-def test_history_has_validation_only_if_every_epoch_was_validated() -> None:
-    assert History([VALIDATED]).has_validation
-    assert not History([PLAIN, VALIDATED]).has_validation
-    assert not History().has_validation
-
-
 def test_csv_keeps_every_digit_and_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     History([PLAIN, VALIDATED]).to_csv(tmp_path / "history.csv")
     with (tmp_path / "history.csv").open(newline="") as file:

@@ -234,7 +234,6 @@ def test_without_a_split_nothing_is_validated(dataset: Dataset) -> None:
     trainer = make(dataset)
     history = trainer.fit(1)
     assert history[0].validation_loss is history[0].validation_accuracy is None
-    assert not history.has_validation
     with pytest.raises(InvalidValueError, match="validation_split above 0"):
         trainer.evaluate("validation")
 
