@@ -26,8 +26,6 @@ from bench.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.plan import Request, choose_devices, make_plan
 from bench.processes import Launcher
 from bench.profiles import (
-    MIN_PAIRS,
-    MIN_SEEDS,
     DeviceSession,
     MachineProfile,
     Session,
@@ -47,9 +45,6 @@ MODEL: Final = "784-128-10"
 BATCH_SIZE: Final = 256
 EPOCHS: Final = 3
 """The reference configuration: small enough for a minute in all, large enough that a step is not overhead alone."""
-
-MAX_COUNT: Final = 1000
-"""More pairs or seeds than this is a typing mistake: they would take hours."""
 
 
 class CalibrationError(BenchError):
@@ -82,17 +77,6 @@ class Calibrated:
     path: Path
     profile: MachineProfile
     devices: tuple[str, ...]
-
-
-def check_options(options: Options) -> None:
-    """Refuse counts that cannot give a figure, before anything is started.
-
-    Raises:
-        BadInputError: a count is out of range.
-    """
-    for option, count, lowest in (("--pairs", options.pairs, MIN_PAIRS), ("--seeds", options.seeds, MIN_SEEDS)):
-        if not lowest <= count <= MAX_COUNT:
-            raise BadInputError(f"{option} {count} is out of range: use a whole number from {lowest} to {MAX_COUNT}")
 
 
 def calibrate(

@@ -14,8 +14,14 @@ from bench.outputs import require_writable, write_atomically
 @click.option(
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
-@click.option("--pairs", type=int, default=8, show_default=True, help="A/A process pairs a device.")
-@click.option("--seeds", type=int, default=5, show_default=True, help="Full trials a device, each with a new seed.")
+@click.option("--pairs", type=click.IntRange(3, 1000), default=8, show_default=True, help="A/A process pairs a device.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(3, 1000),
+    default=5,
+    show_default=True,
+    help="Full trials a device, each with a new seed.",
+)
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are kept.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
 @click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one trial.")
@@ -60,7 +66,6 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
         timeout_seconds=timeout,
         patience=patience(wait),
     )
-    calibrate.check_options(options)
     if json_path is not None:
         require_writable(json_path)
     require_free(devices, options.patience)

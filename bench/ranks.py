@@ -35,6 +35,7 @@ import bench
 import mnist_mlp
 from bench.channel import Channel, ChannelClosedError
 from bench.coding import dumps, from_json, loads, to_json
+from bench.estimate import EXCHANGE_BLOCKS, EXCHANGE_SECONDS
 from bench.fingerprint import describe_machine
 from bench.messages import Awaited, Evaluated, Finished, Joined, Prepared, Trained
 from bench.rank_answers import merge_answers
@@ -43,11 +44,8 @@ from bench.records import Exchange, Failure, FailureKind, RankRecord, Trial
 from bench.torchrun import place_in_torchrun
 from bench.worker import Session, TrialError, take_standard_streams
 
-EXCHANGE_ORDER: Final = (True, False, False, True) * 2
+EXCHANGE_ORDER: Final = (True, False, False, True) * (EXCHANGE_BLOCKS // 4)
 """Blocks with the exchange of gradients (true) and without, so that slow drift touches both alike."""
-
-EXCHANGE_SECONDS: Final = 0.1
-"""About how long each block takes."""
 
 _BROKEN_CONNECTION: Final = re.compile(
     r"[Cc]onnection (closed|reset|refused)|remote (worker|process)|[Bb]roken pipe|NCCL"

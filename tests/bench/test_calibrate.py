@@ -12,7 +12,7 @@ from bench_builders import make_contention, make_epoch, make_epochs, make_measur
 from fake_worker import FakeLauncher, fail_trial
 from rates_builders import RatesLauncher, make_transfers
 
-from bench.calibrate import Calibrated, CalibrationError, Options, calibrate, check_options
+from bench.calibrate import Calibrated, CalibrationError, Options, calibrate
 from bench.calibration_view import render, report
 from bench.coding import to_json
 from bench.errors import BadInputError, ExitCode, InterruptedRunError
@@ -362,21 +362,6 @@ def test_results_that_are_no_folder_are_refused_before_measuring(fake_launcher: 
     (tmp_path / "results").write_text("a file")
     with pytest.raises(BadInputError, match="--results"):
         run(options(tmp_path), fake_launcher, FakePairs())
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"pairs": 2}, "--pairs 2"),
-        ({"pairs": 1001}, "--pairs 1001"),
-        ({"seeds": 2}, "--seeds 2"),
-        ({"seeds": -1}, "-1"),
-    ],
-)
-def test_counts_that_give_no_figure_are_refused(tmp_path: Path, change: dict[str, int], words: str) -> None:
-    with pytest.raises(BadInputError, match=words):
-        check_options(options(tmp_path, **change))
-    check_options(options(tmp_path, pairs=3, seeds=3))
 
 
 # What is shown

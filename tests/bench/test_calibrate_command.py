@@ -107,8 +107,8 @@ def test_calibrate_prints_the_table_and_stores_the_profile(worker: FakeLauncher,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--pairs", "2"), ("--pairs 2", "from 3 to")),
-        (("--seeds", "2"), ("--seeds 2", "from 3 to")),
+        (("--pairs", "2"), ("--pairs", "2 is not in the range 3<=x<=1000")),
+        (("--seeds", "-1"), ("--seeds", "-1 is not in the range 3<=x<=1000")),
         (("--devices", "cuda"), ("'cuda' is not available", "no driver", "Available here: cpu")),
         (("--devices", ""), ("empty place",)),
         (("--json", "missing/figures.json"), ("missing", "cannot be written")),

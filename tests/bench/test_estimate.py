@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from bench_builders import TRAIN_SAMPLES, make_configuration, make_plan, make_settings
 
-from bench import ranks
-from bench.estimate import EXCHANGE_BLOCKS, EXCHANGE_SECONDS, Estimate, busy_note, estimate_plan
+from bench.estimate import Estimate, busy_note, estimate_plan
 from bench.messages import Prepared
 from bench.records import Configuration, Plan, Trial
 
@@ -102,11 +101,6 @@ def test_ranks_evaluate_by_one_of_them_and_then_measure_their_exchange(overhead:
     trained = configuration.epochs * epoch * (1 + 2 * EVALUATION_SHARE)
     expected = probe.start_seconds(configuration) + trained + 8 * block
     assert estimated(plan, probe).of(plan) == pytest.approx(expected)
-
-
-def test_the_exchange_is_what_ranks_measure() -> None:
-    assert len(ranks.EXCHANGE_ORDER) == EXCHANGE_BLOCKS
-    assert ranks.EXCHANGE_SECONDS == EXCHANGE_SECONDS
 
 
 @pytest.mark.parametrize(
