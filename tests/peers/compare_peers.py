@@ -7,6 +7,7 @@ is one observation. Printed are geometric means with 95 % intervals by Student's
 moderated over the cells as those of a comparison are (`bench.inference.moderate`).
 
     uv tool run nox -s peers
+    python tests/peers/compare_peers.py --device cuda
     python tests/peers/compare_peers.py --show results/peers/MACHINE.json
 """
 
@@ -34,11 +35,13 @@ from peer import SAMPLES, Spec
 from tabulate import tabulate
 
 from bench.coding import to_json
+from bench.errors import BadInputError
 from bench.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean
 from bench.launcher import describe_place, prepare_dataset
 from bench.locks import device_locks
 from bench.options import command_line
 from bench.outputs import write_atomically
+from bench.plan import choose_devices
 from bench.processes import make_launcher
 from mnist_mlp.data import default_root
 from mnist_mlp.recipes import RECIPES
@@ -49,6 +52,7 @@ REFERENCE: Final = "fused"
 PEERS: Final = {
     "fused": ("peer_ours.py", "fused"),
     "eager": ("peer_ours.py", "eager"),
+    "graph": ("peer_ours.py", "graph"),
     "jax": ("peer_jax.py",),
     "keras": ("peer_keras.py",),
     "sklearn": ("peer_sklearn.py",),
@@ -57,7 +61,19 @@ PEERS: Final = {
 }
 """Name of a peer → its program and arguments."""
 
-RECIPE_PEERS: Final = {"fused", "eager", "tutorial"}
+DEVICE_PEERS: Final = {
+    "cpu": [name for name in PEERS if name != "graph"],
+    "cuda": ["fused", "eager", "graph", "jax", "tutorial"],
+}
+"""Device → those that train on it."""
+
+DEVICE_VARIABLES: Final = {
+    "cpu": {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
+    "cuda": {"JAX_PLATFORMS": "cuda"},
+}
+"""Device → the variables that keep every peer to it: JAX and TensorFlow take a GPU wherever there is one."""
+
+RECIPE_PEERS: Final = {"fused", "eager", "graph", "tutorial"}
 """Those that train any recipe; the others train by Adam and cross-entropy."""
 
 LEARNING_RATE: Final = 1e-3
@@ -90,7 +106,8 @@ class Peer:
         self.name = name
         program, *arguments = PEERS[name]
         threads = str(spec.threads)
-        environment = os.environ | {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+        limits = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads}
+        environment = os.environ | limits | DEVICE_VARIABLES[spec.device]
         first = [threads] if name == "numpy" else arguments
         self._process = subprocess.Popen(  # noqa: S603 - our own programs
             [sys.executable, str(HERE / program), *first],
@@ -144,14 +161,15 @@ class Peer:
 
     def close(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
+        with self._process:
+            self._process.kill()
 
 
 def main() -> None:
     """Measure or show."""
     parser = argparse.ArgumentParser(description="Time of other software over that of engine fused.")
-    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), default=list(PEERS))
+    parser.add_argument("--device", choices=tuple(DEVICE_PEERS), default="cpu")
+    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), help="by default all that train on the device")
     parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024])
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256, 1024])
@@ -160,37 +178,48 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer in a group")
     parser.add_argument("--turn-seconds", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json")
+    parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json, or MACHINE-cuda.json")
     parser.add_argument("--show", type=Path, help="print the table of a stored comparison, measure nothing")
     parser.add_argument("--summary", action="store_true", help="print a row for each software, not for each cell")
     options = parser.parse_args()
     if options.show is not None:
         (show_summary if options.summary else show)(json.loads(options.show.read_text()))
         return
+    able = DEVICE_PEERS[options.device]
+    chosen = options.peers or able
+    if others := set(chosen) - set(able):
+        parser.error(f"{', '.join(sorted(others))} are not compared on {options.device}: give --peers {' '.join(able)}")
+    if options.recipes is not None and (others := set(chosen) - RECIPE_PEERS):
+        usual = " ".join(name for name in able if name in RECIPE_PEERS)
+        parser.error(f"{', '.join(sorted(others))} cannot train recipes: give --peers {usual}")
     with contextlib.closing(make_launcher()) as launcher:
         place = describe_place(launcher)
+        try:
+            choose_devices((options.device,), place.devices)
+        except BadInputError as error:
+            parser.error(str(error))
         prepare_dataset(launcher, "mnist", None, timeout_seconds=3600)
-    path = options.output or Path("results/peers") / f"{place.machine.id}.json"
+    suffix = "" if options.device == "cpu" else f"-{options.device}"
+    path = options.output or Path("results/peers") / f"{place.machine.id}{suffix}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [
         Cell(layers=[784, *[width] * depth, 10], batch_size=size)
         for width, depth, size in itertools.product(options.widths, options.depths, options.batch_sizes)
     ]
     if options.recipes is not None:
-        if others := set(options.peers) - RECIPE_PEERS:
-            parser.error(f"{', '.join(sorted(others))} cannot train recipes: give --peers {' '.join(RECIPE_PEERS)}")
         recipes = [RECIPES[name] for name in options.recipes]
         cells = [Cell(layers=list(one.layers), batch_size=one.batch_size, recipe=one.name) for one in recipes]
-    names = list(dict.fromkeys([REFERENCE, *options.peers]))
+    names = list(dict.fromkeys([REFERENCE, *chosen]))
     result: dict[str, Any] = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(sys.argv[1:]),
         "machine": to_json(place.machine),
+        "device": options.device,
         "threads": options.threads,
         "software": {},
         "cells": [],
     }
-    with device_locks(["cpu"]):
+    with device_locks([options.device]):
         for cell in cells:
             groups = [measure(cell, names, options, group, result["software"]) for group in range(options.groups)]
             result["cells"].append({**asdict(cell), "groups": groups})
@@ -211,6 +240,7 @@ def measure(
         threads=options.threads,
         folder=str(default_root() / "MNIST" / "raw"),
         recipe=cell.recipe,
+        device=options.device,
     )
     shuffler = random.Random(group)  # noqa: S311 - no secret
     with contextlib.ExitStack() as stack:
@@ -278,7 +308,7 @@ def show(result: dict[str, Any]) -> None:
     for place, entry in enumerate(result["cells"]):
         seconds = sorted(turn[REFERENCE][0] for group in entry["groups"] for turn in group)
         texts = [ratio_text(estimates[place]) for estimates in ratios.values()]
-        rows.append([name_of(entry), f"{seconds[len(seconds) // 2]:.2f} s", *texts])
+        rows.append([name_of(entry), epoch_text(seconds[len(seconds) // 2]), *texts])
     overall = [ratio_text(mean_ratio(estimates)) for estimates in ratios.values()]
     rows.append([f"geometric mean of {len(result['cells'])} cells", "", *overall])
     headers = ["cell", "fused, an epoch", *(f"{name} / fused" for name in ratios)]
@@ -303,12 +333,25 @@ def show_summary(result: dict[str, Any]) -> None:
 def print_notes(result: dict[str, Any]) -> None:
     """Print what was compared, where and how."""
     groups = " or ".join(map(str, sorted({len(entry["groups"]) for entry in result["cells"]})))
-    where = f"{result['machine']['cpu_model']}, {result['threads']} threads"
+    where = f"{device_of(result)}, {result['threads']} threads"
     command = shlex.join(["python", "tests/peers/compare_peers.py", *result["command"]])
     print(f"- {len(result['cells'])} cells, {groups} groups of fresh processes each; {where}")  # noqa: T201 - the result
     print(f"- `{command}`")  # noqa: T201 - the result
     for name, software in result["software"].items():
         print(f"- {name}: {software}")  # noqa: T201 - the result
+
+
+def epoch_text(seconds: float) -> str:
+    """Return an epoch's time; on a GPU it may take milliseconds."""
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
+
+
+def device_of(result: dict[str, Any]) -> str:
+    """Return what a stored comparison trained on; those without a device are of the CPU."""
+    kind, machine = result.get("device", "cpu"), result["machine"]
+    if kind == "cpu":
+        return str(machine["cpu_model"])
+    return str(next(each["name"] for each in machine["accelerators"] if each["device"].startswith(kind)))
 
 
 def name_of(entry: dict[str, Any]) -> str:

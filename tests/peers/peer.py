@@ -31,7 +31,7 @@ MEAN, DEVIATION = 0.1307, 0.3081
 class Spec:
     """What to train: an MLP with ReLU, cross-entropy, Adam without decay; or, for some peers, the recipe of that name.
 
-    `folder` holds MNIST's four decoded files.
+    `folder` holds MNIST's four decoded files, `device` is ``cpu`` or ``cuda``.
     """
 
     layers: list[int]
@@ -41,6 +41,7 @@ class Spec:
     threads: int
     folder: str
     recipe: str | None = None
+    device: str = "cpu"
 
 
 Train: TypeAlias = Callable[[int], float]

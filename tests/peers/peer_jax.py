@@ -19,6 +19,7 @@ def loss_of(parameters: Parameters, images: Any, labels: Any) -> Any:  # noqa: A
 
 
 def make(spec: Spec) -> tuple[Train, str]:
+    jax.config.update("jax_default_matmul_precision", "highest")  # as all peers; by default it takes TF32 on GPUs
     arrays = training_set(spec)
     images, labels = jax.device_put(arrays[0]), jax.device_put(arrays[1].astype("int32"))
     optimizer = optax.adam(spec.learning_rate)

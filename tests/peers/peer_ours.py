@@ -15,7 +15,7 @@ def make(spec: Spec) -> tuple[Train, str]:
     engine = sys.argv[1]
     torch.set_num_threads(spec.threads)
     dataset = load("mnist", Path(spec.folder).parents[1])
-    training = Training(recipe_of(spec), dataset, device=torch.device("cpu"), seed=spec.seed, engine=engine)
+    training = Training(recipe_of(spec), dataset, device=torch.device(spec.device), seed=spec.seed, engine=engine)
     epoch = 0
 
     def train(samples: int) -> float:

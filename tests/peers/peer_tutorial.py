@@ -37,7 +37,7 @@ def make(spec: Spec) -> tuple[Train, str]:
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in zip(recipe.layers, recipe.layers[1:], strict=False):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    model = nn.Sequential(*layers[:-1], *OUTPUTS[recipe.output])
+    model = nn.Sequential(*layers[:-1], *OUTPUTS[recipe.output]).to(spec.device)
     criterion = LOSSES[recipe.loss]
     kind = torch.optim.SGD if recipe.optimizer == "sgd" else torch.optim.Adam
     optimizer = kind(model.parameters(), lr=recipe.learning_rate)
@@ -45,7 +45,8 @@ def make(spec: Spec) -> tuple[Train, str]:
     def train(samples: int) -> float:
         model.train()
         running, seen = 0.0, 0
-        for images, labels in itertools.islice(loader, -(-samples // recipe.batch_size)):
+        for batch in itertools.islice(loader, -(-samples // recipe.batch_size)):
+            images, labels = (tensor.to(spec.device) for tensor in batch)
             optimizer.zero_grad()
             loss = criterion(model(images), labels)
             loss.backward()

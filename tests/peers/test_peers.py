@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import compare_peers
 import pytest
 from peer import SAMPLES, Spec, initial_weights, train_on
 
@@ -91,7 +92,7 @@ def test_more_samples_than_there_are_become_passes(samples: int, expected: list[
     assert asked == expected
 
 
-def stored(tmp_path: Path, ratios: list[list[float]]) -> Path:
+def stored(tmp_path: Path, ratios: list[list[float]], **members: object) -> Path:
     cells = [
         {
             "layers": [784, width, 10],
@@ -107,6 +108,7 @@ def stored(tmp_path: Path, ratios: list[list[float]]) -> Path:
         "threads": 2,
         "software": {"fused": "engine fused", "jax": "jax 1"},
         "cells": cells,
+        **members,
     }
     path = tmp_path / "peers.json"
     path.write_text(json.dumps(result))
@@ -130,3 +132,49 @@ def test_ratios_are_geometric_means_over_groups_and_cells(tmp_path: Path) -> Non
     summary = next(line for line in show(path, "--summary").splitlines() if line.startswith("| jax"))
     assert summary.index(" 1.00 (") < summary.index("784-256-10 batch 64") < summary.index("784-512-10 batch 64")
     assert math.isclose(overall, 2.06, rel_tol=0.01)
+
+
+def test_an_epoch_of_milliseconds_on_a_gpu_is_shown_with_both(tmp_path: Path) -> None:
+    machine = {"cpu_model": "a processor", "accelerators": [{"device": "cuda:0", "name": "Fictional GPU F1"}]}
+    path = stored(tmp_path, [[2.0, 2.0]] * 3, device="cuda", machine=machine)
+    path.write_text(path.read_text().replace('"fused": [1.0', '"fused": [0.0123'))
+    table = show(path)
+    assert "| 12.3 ms" in table
+    assert "Fictional GPU F1, 2 threads" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--device cuda --peers jax keras", "keras are not compared on cuda: give --peers fused eager graph jax"),
+        ("--peers graph", "graph are not compared on cpu"),
+        ("--device cuda --recipes mlp_128", "jax cannot train recipes: give --peers fused eager graph tutorial"),
+    ],
+)
+def test_peers_that_cannot_take_part_are_refused_before_anything_starts(arguments: str, message: str) -> None:
+    command = [sys.executable, str(HERE / "compare_peers.py"), *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own programs
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("cpu", {"platforms": "cpu", "visible": ""}), ("cuda", {"platforms": "cuda", "visible": "3"})],
+)
+def test_no_peer_takes_another_device(
+    device: str, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "peer_echo.py"
+    program.write_text(
+        "import json, os, sys\n"
+        "seen = {'platforms': os.environ['JAX_PLATFORMS'], 'visible': os.environ['CUDA_VISIBLE_DEVICES']}\n"
+        "print(json.dumps({'software': json.dumps([seen, json.loads(sys.stdin.readline())['device']])}), flush=True)\n"
+    )
+    monkeypatch.setitem(compare_peers.PEERS, "fused", (str(program),))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    peer = compare_peers.Peer("fused", spec(device=device))
+    try:
+        assert json.loads(peer.wait()) == [expected, device]
+    finally:
+        peer.close()
