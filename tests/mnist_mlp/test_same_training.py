@@ -106,19 +106,21 @@ def graph_engine(recipe: Recipe) -> GraphEngine:
     return GraphEngine(recipe, model, pipeline_of(recipe), schedule=schedule_of(recipe, 200), capture=record)
 
 
-def assert_same_training(recipe: Recipe, engine: str) -> None:
-    """Train one epoch with `engine` and with eager.
+def assert_same_training(recipe: Recipe, engine: str, device: torch.device = CPU) -> None:
+    """Train one epoch with `engine` on `device`, and with eager on the CPU.
 
     Rounding differs by some units of 6e-8 in each sum. SGD passes that on, times the learning rate; Adam divides by the
     gradient's own size, so a gradient near nothing can turn a step of one learning rate by a good part of it.
     """
-    reference, other = (Training(recipe, bars(), device=CPU, seed=5, engine=name) for name in ("eager", engine))
+    arms = (("eager", CPU), (engine, device))
+    reference, other = (Training(recipe, bars(), device=place, seed=5, engine=name) for name, place in arms)
     order = reference.order(0)
     scores = [training.train(order).read() for training in (reference, other)]
     assert scores[1].samples == scores[0].samples
     assert scores[1].loss == pytest.approx(scores[0].loss, rel=1e-4)
     assert abs(scores[1].correct - scores[0].correct) <= 1
-    for one, two in zip(reference.model.parameters(), other.model.parameters(), strict=True):
+    for one, there in zip(reference.model.parameters(), other.model.parameters(), strict=True):
+        two = there.to(CPU)
         if recipe.optimizer == "sgd":
             torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-6)
         else:
@@ -226,6 +228,14 @@ def test_graph_is_captured_on_the_device_that_its_step_works_on(monkeypatch: pyt
     capture(lambda: seen.append(("current", current[-1])), device)
     assert seen == [("stream", "cuda:1"), ("current", "cuda:1")]
     assert current == ["cuda:0"]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("engine", ["eager", "fused", "graph"])
+@variants
+def test_every_engine_trains_on_cuda_as_eager_does_on_the_cpu(recipe: Recipe, engine: str) -> None:
+    assert_same_training(recipe, engine, torch.device("cuda:0"))
 
 
 @pytest.mark.cuda
