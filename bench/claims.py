@@ -98,7 +98,7 @@ def render_claims(run: Run, layout: str, width: int = 80) -> str:
     rows = [_raw(check) for check in checks]
     if layout == "json":
         return json.dumps(rows, allow_nan=False, indent=2)
-    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+    return csv_text(rows[0], rows)
 
 
 def _table(checks: Sequence[ClaimCheck], width: int) -> str:

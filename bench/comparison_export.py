@@ -21,7 +21,7 @@ def csv_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = 
     """Return `rows` of `comparison` as CSV, whose columns do not depend on which rows they are."""
     differing = _differing(comparison)
     keys = raw_row(comparison.rows[0], prices, differing).keys()
-    return csv_text(list(keys), (list(raw_row(row, prices, differing).values()) for row in rows))
+    return csv_text(keys, (raw_row(row, prices, differing) for row in rows))
 
 
 def json_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:

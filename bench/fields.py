@@ -144,41 +144,33 @@ def _peak_memory(summary: Summary) -> Value:
     return None if sample is None else sample.median
 
 
+def _field(
+    key: str, header: str, unit: Unit = "", *, numeric: bool = True, value: Callable[[Summary], Value] | None = None
+) -> Field:
+    """Return the field of a summary's own value, or what `value` makes of it."""
+    return Field(key=key, header=header, unit=unit, numeric=numeric, value=value or attrgetter(key))
+
+
 _COUNT_FIELDS: Final = (
-    Field(key="n", header="n", unit="", numeric=True, value=attrgetter("n")),
-    Field(key="failures", header="failures", unit="", numeric=True, value=lambda summary: len(summary.failures)),
-    Field(key="flagged", header="flagged", unit="", numeric=True, value=attrgetter("flagged")),
+    _field("n", "n"),
+    _field("failures", "failures", value=lambda summary: len(summary.failures)),
+    _field("flagged", "flagged"),
 )
 
 _LAST_FIELDS: Final = (
-    Field(
-        key="unflagged_epoch_seconds",
-        header="unflagged epoch time",
-        unit="s",
-        numeric=True,
-        value=attrgetter("unflagged_epoch_seconds"),
-    ),
-    Field(key="flops_per_byte", header="FLOPs a byte", unit="", numeric=True, value=attrgetter("flops_per_byte")),
-    Field(
-        key="memory_floor_bytes", header="memory floor", unit="B", numeric=True, value=attrgetter("memory_floor_bytes")
-    ),
-    Field(key="peak_memory_bytes", header="peak memory", unit="B", numeric=True, value=_peak_memory),
-    Field(
-        key="failure_kinds",
-        header="failure kinds",
-        unit="",
+    _field("unflagged_epoch_seconds", "unflagged epoch time", "s"),
+    _field("flops_per_byte", "FLOPs a byte"),
+    _field("memory_floor_bytes", "memory floor", "B"),
+    _field("peak_memory_bytes", "peak memory", "B", value=_peak_memory),
+    _field(
+        "failure_kinds",
+        "failure kinds",
         numeric=False,
         value=lambda summary: " ".join(sorted({failure.kind for failure in summary.failures})),
     ),
-    Field(key="warnings", header="warnings", unit="", numeric=False, value=lambda summary: " ".join(summary.warnings)),
-    Field(
-        key="configuration_id",
-        header="configuration id",
-        unit="",
-        numeric=False,
-        value=attrgetter("configuration.id"),
-    ),
-    Field(key="machine_id", header="machine", unit="", numeric=False, value=attrgetter("machine_id")),
+    _field("warnings", "warnings", numeric=False, value=lambda summary: " ".join(summary.warnings)),
+    _field("configuration_id", "configuration id", numeric=False, value=attrgetter("configuration.id")),
+    _field("machine_id", "machine", numeric=False),
 )
 
 FIELDS: Final[Mapping[str, Field]] = MappingProxyType(

@@ -100,12 +100,13 @@ def wrap(lines: Iterable[str], width: int) -> str:
     return "\n".join(map(fill, lines))
 
 
-def csv_text(keys: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
-    """Return CSV without a final line break; what is None is empty, and texts are harmless."""
+def csv_text(keys: Iterable[str], rows: Iterable[Mapping[str, Value]]) -> str:
+    """Return CSV without a final line break, with a column a key; what is None is empty, and texts are harmless."""
+    columns = list(keys)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(keys)
-    writer.writerows([_csv_cell(value) for value in row] for row in rows)
+    writer.writerow(columns)
+    writer.writerows([_csv_cell(row[key]) for key in columns] for row in rows)
     return text.getvalue().removesuffix("\n")
 
 

@@ -104,7 +104,7 @@ def render_list(
         return json.dumps([asdict(run) for run in runs], indent=2, ensure_ascii=True)
     if layout == "csv":
         rows = [{**asdict(run), "devices": None if run.devices is None else " ".join(run.devices)} for run in runs]
-        return csv_text(list(StoredRun.__slots__), ([row[key] for key in StoredRun.__slots__] for row in rows))
+        return csv_text(StoredRun.__slots__, rows)
     listed = [run for run in runs if run.state != UNREADABLE]
     columns = {
         key: (key, [cell(run) for run in listed])

@@ -32,7 +32,7 @@ def render_ranks(run: Run, layout: str, width: int) -> str:
         return json.dumps([asdict(each) for each in fits], allow_nan=False, indent=2)
     if layout == "csv":
         rows = [row for each in fits for row in _raw_rows(each)]
-        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+        return csv_text(rows[0], rows)
     return draw_word_tables(heading(run.header), map(ranks_table, fits), layout, width)
 
 

@@ -31,7 +31,7 @@ def render_scaling(sides: Sequence[Side], models: Sequence[Model], layout: str, 
     """
     if layout == "csv":
         rows = [_raw_model(model) for model in models]
-        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+        return csv_text(rows[0], rows)
     crossed = crossovers(models)
     if layout == "json":
         document = {
@@ -278,7 +278,7 @@ def render_prediction(
         return json.dumps([asdict(answer) for answer in answers], allow_nan=False, indent=2)
     if layout == "csv":
         rows = [{**asdict(answer), "layers": _layers(answer.layers)} for answer in answers]
-        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+        return csv_text(rows[0], rows)
     rows_of_words = [_answer_words(answer) for answer in answers]
     notes = [
         f"{_layers(layers)}, batch {batch_size}: predicted from the sizes that were run",

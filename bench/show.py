@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from bench.coding import to_json
 from bench.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
-from bench.fields import FIELDS, Field
+from bench.fields import FIELDS, Field, Value
 from bench.layout import csv_text, draw_heading, draw_notes, draw_table, fitting
 from bench.legend import count_failures, count_warnings, is_complete, legend, run_heading
 from bench.machines import machine_headers
@@ -54,7 +54,8 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
         return "\n\n".join(draw_heading(lines, format, width) for lines in (run_heading(run), [nothing]))
     match format:
         case "csv":
-            return _render_csv(summaries, _fields(chosen, prices))
+            fields = _fields(chosen, prices)
+            return csv_text([field.key for field in fields], (_raw_row(each, fields) for each in summaries))
         case "json":
             return _render_json(run, summaries, _fields(chosen, prices))
         case "table" | "markdown":
@@ -100,8 +101,8 @@ def _render_text(  # noqa: PLR0913, PLR0917 - what a table is drawn from
     return "\n\n".join(part for part in parts if part)
 
 
-def _render_csv(summaries: Sequence[Summary], fields: Sequence[Field]) -> str:
-    return csv_text([field.key for field in fields], ([field.value(each) for field in fields] for each in summaries))
+def _raw_row(summary: Summary, fields: Sequence[Field]) -> dict[str, Value]:
+    return {field.key: field.value(summary) for field in fields}
 
 
 def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]) -> str:
@@ -111,7 +112,7 @@ def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]
         "software": to_json(run.header.software),
         "machines": {name: to_json(header.machine) for name, header in machine_headers(run).items()},
         "complete": is_complete(run),
-        "rows": [{field.key: field.value(summary) for field in fields} for summary in summaries],
+        "rows": [_raw_row(summary, fields) for summary in summaries],
         "failures": [to_json(failed) for failed in count_failures(summaries)],
         "warnings": [
             *(

@@ -197,7 +197,7 @@ def render_taxes(run: Run, profile: MachineProfile | None, layout: str, width: i
         return json.dumps([_raw_account(account) for account in accounts], allow_nan=False, indent=2)
     if layout == "csv":
         rows = [row for account in accounts for row in _raw_rows(account)]
-        return csv_text(list(rows[0]), [list(row.values()) for row in rows])
+        return csv_text(rows[0], rows)
     return draw_word_tables(heading(run.header), map(tax_table, accounts), layout, width)
 
 
