@@ -107,7 +107,6 @@ def read(path: Path) -> Reading:
     Raises:
         BadInputError: it is no stored run, or a line in it breaks a rule.
     """
-    require_file(path)
     with garbage_collection_paused():
         return _read(path)
 
@@ -153,7 +152,6 @@ def peek(path: Path) -> dict[str, Any]:
     Raises:
         BadInputError: there is none.
     """
-    require_file(path)
     return _header_body(path, _first(path, _lines(path)))
 
 
@@ -165,7 +163,6 @@ def skim(path: Path) -> tuple[Header, Footer | None]:
     Raises:
         BadInputError: it is no stored run, or one of a later version.
     """
-    require_file(path)
     header = _read_header(path, _first(path, _lines(path)))
     try:
         with path.open("rb") as file:
@@ -205,6 +202,7 @@ class _Line(NamedTuple):
 
 
 def _lines(path: Path) -> Iterator[_Line]:
+    require_file(path)
     number = end = 0
     try:
         with path.open("rb", buffering=_BUFFER_BYTES) as file:

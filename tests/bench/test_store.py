@@ -336,6 +336,10 @@ BROKEN: Final = {
         dataclasses.replace(make_division((1,)), configurations=0),
         make_division((2, -1)),
         dataclasses.replace(make_division((1, 0)), held=make_division((1, 0)).held[::-1]),
+        dataclasses.replace(
+            make_division((1, 0)),
+            held=tuple(dataclasses.replace(each, number=2) for each in make_division((1, 0)).held),
+        ),
     ],
 )
 def test_a_division_that_could_not_be_is_refused(tmp_path: Path, division: Division) -> None:
@@ -366,6 +370,7 @@ def test_a_newer_schema_is_refused_before_its_unknown_members(tmp_path: Path) ->
         (b"run_id,device\n1,cpu\n", "its first line is not valid JSON"),
         (b'{"a":1}\n', "its first line is not a header"),
         (b'{"header":[]}\n', "its first line is not a header"),
+        (b'["header"]\n', "its first line is not a header"),
         (b"[" * 100_000 + b"\n", "nested too deeply"),
         (b"{", "its first line is cut off, or is not a header"),
     ],
@@ -531,6 +536,7 @@ def test_an_exception_in_the_midst_of_a_write_leaves_no_part_of_the_line(
             patch.setattr(os, "fsync", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 writer.append(RECORDS[1])
+        assert read_run(tmp_path / "run.jsonl").records == RECORDS[:1]
         writer.append(RECORDS[1])
     assert read_run(tmp_path / "run.jsonl").records == RECORDS[:2]
 
