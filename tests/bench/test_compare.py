@@ -126,6 +126,7 @@ def test_a_run_against_itself_is_the_same_everywhere_even_from_one_trial() -> No
         run = side((0.5, 2.0, 30.0), repeats=repeats)
         comparison = compare(run, run, None)
         assert time_verdicts(comparison) == [Verdict.SAME] * 3
+        assert "both sides are one run: this shows nothing about any change" in comparison.notes
         for row in comparison.rows:
             assert row.time.reason == "the very same measurements"
             assert row.time.interval is not None
@@ -199,8 +200,9 @@ def test_the_yardstick_takes_a_slower_machine_out_of_the_ratio() -> None:
     assert math.exp(relative) == pytest.approx(1.0)
 
 
-def test_what_is_slower_beside_its_yardstick_has_a_normalised_ratio_above_1() -> None:
-    relative = compare(side(), other(3.0)).rows[0].relative_log_ratio
+@pytest.mark.parametrize("seconds", [2.0, 0.002])  # longer than the yardstick, and shorter
+def test_what_is_slower_beside_its_yardstick_has_a_normalised_ratio_above_1(seconds: float) -> None:
+    relative = compare(side((seconds,)), other(1.5 * seconds)).rows[0].relative_log_ratio
     assert relative is not None
     assert math.exp(relative) == pytest.approx(1.5)
 
@@ -258,8 +260,16 @@ def test_rows_are_sorted_as_show_sorts_whatever_the_plan() -> None:
 def test_nothing_in_common_is_an_error_that_names_the_nearest_difference() -> None:
     ours, theirs = make_configuration(epochs=5), make_configuration(epochs=3)
     far = make_configuration(model="784-10", layers=(784, 10), batch_size=7)
-    with pytest.raises(IncomparableError, match=r"A has 1 configuration and B has 2 .*epochs: 5 against 3"):
+    with pytest.raises(
+        IncomparableError, match=r"A has 1 configuration and B has 2 .* the nearest two differ in epochs: 5 against 3;"
+    ):
         compare(make_run([ours]), make_run([far, theirs], run_id="b0b0b0b0"))
+
+
+def test_of_very_many_with_nothing_in_common_no_nearest_is_looked_for() -> None:
+    ours, theirs = ([make_configuration(epochs=e, batch_size=1 + i) for i in range(101)] for e in (5, 3))
+    with pytest.raises(IncomparableError, match="none of them in both: measure both with the same options"):
+        compare(make_run(ours, 1, records=[]), make_run(theirs, 1, records=[], run_id="b0b0b0b0"))
 
 
 def test_the_geometric_mean_is_over_matched_configurations() -> None:
@@ -336,7 +346,8 @@ def test_some_failed_trials_are_counted_and_the_others_compared() -> None:
 def test_what_is_planned_and_not_yet_measured_cannot_be_compared() -> None:
     comparison = compare(side((1.0, 2.0)), with_records(side((1.0, 2.0), run_id="b0b0b0b0"), []))
     assert time_verdicts(comparison) == [Verdict.INCOMPARABLE] * 2
-    assert any("--resume b0b0b0b0" in note for note in comparison.notes)
+    (note,) = (note for note in comparison.notes if "--resume" in note)
+    assert note.startswith("the candidate is incomplete: resume with python -m bench run --resume b0b0b0b0")
 
 
 def test_other_hardware_is_a_hardware_comparison_in_which_threads_may_differ() -> None:
@@ -346,6 +357,7 @@ def test_other_hardware_is_a_hardware_comparison_in_which_threads_may_differ() -
     assert comparison.is_hardware
     assert time_verdicts(comparison) == [Verdict.FASTER]
     assert [row.candidate.subject for row in comparison.rows] == [theirs]
+    assert any("differ only in threads are paired" in note for note in comparison.notes)
     with pytest.raises(IncomparableError, match="threads: 2 against 16"):
         compare(side((2.0,)), side({theirs: 1.0}, run_id="b0b0b0b0"))
 

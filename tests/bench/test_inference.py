@@ -413,11 +413,12 @@ def test_required_n_is_the_smallest_that_reaches_the_power(
 
 
 def test_required_n_of_uneven_sides_is_that_of_even_ones() -> None:
-    uneven = Estimate(value=0.0, variance=0.01, degrees_of_freedom=40, scale=1 / 2 + 1 / 40, n=(2, 40))
-    even_n = 2 / (1 / 2 + 1 / 40)
-    needed = required_n(uneven, 0.05, 0.01)
+    uneven = Estimate(value=0.0, variance=0.01, degrees_of_freedom=6, scale=1 / 2 + 1 / 6, n=(2, 6))
+    even = dataclasses.replace(uneven, n=(3, 3))
+    mirrored = dataclasses.replace(uneven, n=(6, 2))
+    needed = required_n(even, 0.05, 0.01)
     assert needed is not None
-    assert needed > even_n
+    assert required_n(uneven, 0.05, 0.01) == required_n(mirrored, 0.05, 0.01) == needed
 
 
 def test_no_number_of_trials_overcomes_drift_or_a_distance_of_nothing() -> None:

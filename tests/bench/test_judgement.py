@@ -112,11 +112,20 @@ def test_one_trial_a_side_is_inconclusive_and_says_why(family: int) -> None:
     assert (judgement.adjusted_p, judgement.minimum_detectable_effect) == (None, None)
 
 
+def test_one_degree_of_freedom_is_enough_to_be_judged() -> None:
+    judgement = gate_time(make_estimate(0.0, error=1e-4, freedom=1))
+    assert judgement.verdict is Verdict.PASS
+    assert judgement.minimum_detectable_effect is not None
+    assert judgement.minimum_detectable_effect < LIMIT + 0.001
+
+
 def test_what_would_decide_a_pass_is_said() -> None:
     judgement = gate_time(make_estimate(0.01, error=0.03))
     assert judgement.needed_n is not None
     assert judgement.needed_n > 6
-    assert f"about {judgement.needed_n} trials a side would decide" in judgement.reason
+    assert (
+        f"slower is possible; 5 % is allowed; about {judgement.needed_n} trials a side would decide" in judgement.reason
+    )
     more = judgement.needed_n
     grown = make_estimate(0.01, error=0.03 * math.sqrt(6 / more), freedom=10 + more - 6, n=more)
     assert gate_time(grown).verdict is Verdict.PASS
@@ -124,6 +133,8 @@ def test_what_would_decide_a_pass_is_said() -> None:
 
 def test_what_would_decide_a_regression_is_said() -> None:
     judgement = gate_time(make_estimate(0.08, error=0.04))
+    assert judgement.adjusted_p is not None
+    assert f"it may be noise (adjusted p = {judgement.adjusted_p:.2g})" in judgement.reason
     assert judgement.needed_n is not None
     more = judgement.needed_n
     grown = make_estimate(0.08, error=0.04 * math.sqrt(6 / more), freedom=10 + more - 6, n=more)
@@ -273,6 +284,12 @@ def test_a_drop_that_may_be_chance_is_inconclusive_and_says_what_would_decide() 
     assert f"about {judgement.needed_n} trials a side" in judgement.reason
 
 
+def test_a_drop_that_no_number_of_seeds_would_decide_is_inconclusive() -> None:
+    judgement = gate_accuracies([make_estimate(-0.002, error=9.0)], max_drop=0.005)[0]
+    assert (judgement.verdict, judgement.needed_n) == (Verdict.INCONCLUSIVE, None)
+    assert "no number of trials would decide" in judgement.reason
+
+
 def test_accuracies_pass_by_the_family_s_lower_bound() -> None:
     error = 0.005 / stats.t.isf(0.05 / 10, 10)
     others = [make_estimate(0.0, error=1e-5)] * 9
@@ -366,7 +383,9 @@ def test_without_any_spread_a_difference_within_the_margin_is_none() -> None:
 
 
 def test_an_undecided_comparison_says_how_many_trials_would_decide() -> None:
-    judgement = compare_time(make_estimate(0.01, error=0.04))
+    estimate = make_estimate(0.01, error=0.04)
+    judgement = compare_time(estimate)
+    assert judgement.needed_n == required_n(estimate, LIMIT - 0.01, 0.05 / 2, power=0.9)
     assert judgement.needed_n is not None
     more = judgement.needed_n
     grown = make_estimate(0.01, error=0.04 * math.sqrt(6 / more), freedom=10 + more - 6, n=more)
@@ -479,6 +498,8 @@ def judge_first_of_ten(judge: str, estimate: Estimate) -> Judgement:
         ("gate of times", 0.01, 0.03, LIMIT - 0.01, 0.05),
         ("gate of times", 0.08, 0.04, 0.08, 0.01),
         ("gate of accuracies", -0.0005, 0.004, 0.0045, 0.05),
+        ("gate of accuracies", -0.002, 0.004, 0.005 - 0.002, 0.05),  # a pass would take fewer than a regression
+        ("gate of accuracies", -0.004, 0.004, 0.004 - 0.001, 0.01),  # and the other way round
         ("gate of accuracies", -0.006, 0.004, 0.006 - 0.001, 0.01),
         ("times", 0.08, 0.04, 0.08, 0.01 / 2),
         ("accuracies", -0.008, 0.004, 0.008, 0.01 / 2),

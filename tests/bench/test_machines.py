@@ -24,7 +24,7 @@ from bench.compare import Comparison, Source, compare_runs
 from bench.comparison_view import render_comparison
 from bench.judgement import Judgement
 from bench.machines import by_machine, machine_headers, parts_by_machine
-from bench.matching import Between, make_table
+from bench.matching import Between, gather, make_table
 from bench.records import Configuration, Run
 from bench.show import render_run
 from bench.summary import summarise_run
@@ -101,6 +101,13 @@ def test_no_cell_of_a_table_is_of_two_machines() -> None:
     medians = {each.machine_id: each.epoch_seconds and round(each.epoch_seconds.median) for each in summaries}
     assert medians == {HERE.id: 1, THERE.id: 2}
     assert [each.n for each in summaries] == [2, 2]
+
+
+def test_the_order_of_records_says_nothing_of_the_machines() -> None:
+    run = spread()
+    turned = dataclasses.replace(run, records=run.records[::-1])
+    assert gather(turned) == gather(run)
+    assert [each.machine_id for each in gather(run)] == sorted([HERE.id, THERE.id])
 
 
 def test_show_names_the_machines_where_there_are_several() -> None:
