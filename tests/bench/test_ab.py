@@ -95,6 +95,24 @@ def test_a_slower_candidate_is_a_regression_on_fresh_pairs() -> None:
         assert row.judgement.estimate.value == pytest.approx(0.0953, abs=0.02)
 
 
+def test_pairs_are_seeded_one_after_the_other_from_the_seed_asked_for() -> None:
+    report = Comparison(1.10).run(dataclasses.replace(REQUEST, seed=7))
+    for row in report.rows:
+        assert [pair.seed for pair in (*row.screen, *row.confirm)] == list(range(7, 20))
+
+
+def test_each_device_is_judged_by_its_own_floor() -> None:
+    comparison = Comparison(1.10)
+    have_all(comparison.baseline)
+    have_all(comparison.candidate)
+    comparison.live.plan(dataclasses.replace(REQUEST, devices=("cpu", "cuda"), batch_sizes=(64,)))
+    report = comparison.live.report(comparison.live.run({"cpu": 0.01, "cuda": 0.2}))
+    assert {row.configuration.device: row.judgement.verdict for row in report.rows} == {
+        "cpu": Verdict.REGRESSION,
+        "cuda": Verdict.INCONCLUSIVE,
+    }
+
+
 def test_a_slowdown_within_the_machines_floor_is_no_regression() -> None:
     report = Comparison(1.10).run(floor=0.2)
     assert verdicts(report) == [Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE]
@@ -144,7 +162,7 @@ def test_every_round_visits_all_configurations_before_any_a_second_time() -> Non
     comparison.baseline.on = note
     comparison.run()
     assert all({*prepared[at : at + 2]} == {64, 256} for at in range(0, 10, 2))
-    assert [stage.number for stage in comparison.stages] == list(range(1, 11))
+    assert [(stage.number, stage.total) for stage in comparison.stages] == [(number, 10) for number in range(1, 11)]
 
 
 def test_a_budget_ends_the_measuring_and_what_is_open_is_inconclusive() -> None:
@@ -178,6 +196,21 @@ def test_a_failing_arm_fails_its_configuration_and_the_other_goes_on(answer: dic
     assert "candidate" in report.rows[0].judgement.reason
     assert report.exit_code is ExitCode.FAILED_TRIAL
     assert len(report.rows[0].screen) == 0  # not tried again and again
+
+
+def test_a_configuration_that_fails_after_good_pairs_stays_failed() -> None:
+    comparison = Comparison()
+    prepared: list[int] = []
+
+    def respond(request: Request) -> dict[str, Any] | None:
+        if request["do"] == "prepare":
+            prepared.append(request["trial"]["configuration"]["batch_size"])
+        return die() if request["do"] == "stretch" and prepared[-1] == 64 and prepared.count(64) == 3 else None
+
+    comparison.candidate.on = respond
+    report = comparison.run()
+    assert verdicts(report) == [Verdict.FAILED, Verdict.PASS]
+    assert [len(row.screen) for row in report.rows] == [2, 5]
 
 
 def test_an_interruption_keeps_every_pair() -> None:
@@ -291,11 +324,16 @@ def test_an_arm_that_cannot_start_is_incomparable_and_named() -> None:
         comparison.run()
 
 
-def test_a_device_that_only_one_arm_has_is_refused() -> None:
+def have_all(arm: FakeLauncher) -> None:
+    available = tuple(dataclasses.replace(status, available=True) for status in arm.place.devices)
+    arm.place = dataclasses.replace(arm.place, devices=available)
+
+
+@pytest.mark.parametrize(("having", "lacking"), [("baseline", r"\."), ("candidate", "rev:main")])
+def test_a_device_that_only_one_arm_has_is_refused(having: str, lacking: str) -> None:
     comparison = Comparison()
-    available = tuple(dataclasses.replace(status, available=True) for status in comparison.baseline.place.devices)
-    comparison.baseline.place = dataclasses.replace(comparison.baseline.place, devices=available)
-    with pytest.raises(BadInputError, match=r"arm \.: .*cuda"):
+    have_all(getattr(comparison, having))
+    with pytest.raises(BadInputError, match=rf"arm {lacking}: .*cuda"):
         comparison.run(dataclasses.replace(REQUEST, devices=("cpu", "cuda")))
 
 
