@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench_builders import make_configuration, make_epoch, make_measurement, make_record, make_run
+from bench_builders import make_configuration, make_epoch, make_failure, make_measurement, make_record, make_run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +76,12 @@ def test_recipe_that_was_changed_is_not_held_to_its_claims(change: dict[str, Any
     assert check_claims(run_of(documented("mlp_128", **change), (0.97, 0.98))) == ()
 
 
+def test_recipe_of_failed_trials_alone_has_no_claim_to_be_held_to() -> None:
+    run = run_of(documented("mlp_128"), (0.97, 0.98))
+    failed = tuple(dataclasses.replace(record, outcome=make_failure()) for record in run.records)
+    assert check_claims(dataclasses.replace(run, records=failed)) == ()
+
+
 @pytest.mark.parametrize("change", [{"device": "cuda:0"}, {"pipeline": "dataloader"}, {"threads": 7}])
 def test_where_and_how_fast_it_was_trained_does_not_matter(change: dict[str, Any]) -> None:
     assert len(check_claims(run_of(documented("mlp_128", **change), (0.97, 0.98)))) == 1
@@ -123,6 +129,7 @@ def test_all_formats_hold_the_same_numbers() -> None:
     table = list(csv.DictReader(io.StringIO(render_claims(run, "csv"))))
     assert [float(row["mean"]) for row in table] == [row["mean"] for row in rows]
     assert [json.loads(row["reproduced"]) for row in table] == [row["reproduced"] for row in rows]
+    assert rows[0]["prediction_low"] < rows[0]["mean"] < rows[0]["prediction_high"]
     for layout in ("table", "markdown"):
         text = render_claims(run, layout)
         assert "97.87 %" in text

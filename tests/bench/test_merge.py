@@ -29,7 +29,7 @@ from bench.errors import BadInputError, BenchError, IncomparableError
 from bench.locks import Patience
 from bench.merge import Source, merge_runs
 from bench.plan import order_trials
-from bench.records import Plan, Run, TrialRecord
+from bench.records import SCHEMA_VERSION, Plan, Run, TrialRecord
 from bench.shards import take_shard
 from bench.store import read_run, update_merged
 
@@ -93,6 +93,11 @@ def test_what_is_merged_was_begun_when_the_first_of_them_was() -> None:
     days = ["2026-11-22T03:15:00Z", "2026-11-20T03:15:00Z", "2026-11-21T03:15:00Z"]
     shards = [shard(number, created_at=day) for number, day in enumerate(days, start=1)]
     assert merged(*shards).header.created_at == days[1]
+
+
+def test_shards_of_an_earlier_version_make_a_run_of_this_one() -> None:
+    run = merged(*(shard(number, schema_version=SCHEMA_VERSION - 1) for number in (1, 2, 3)))
+    assert run.header.schema_version == SCHEMA_VERSION
 
 
 def test_what_is_merged_can_be_stored_and_read_back(tmp_path: Path) -> None:

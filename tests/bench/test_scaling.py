@@ -45,9 +45,17 @@ Law = Callable[[tuple[int, ...], float], float]
 """Layers and samples of a step → its seconds."""
 
 
-def law(overhead: float, rate: float, bandwidth: float = math.inf, sample: float = 0.0) -> Law:
+def law(  # noqa: PLR0913 - what decides it
+    overhead: float,
+    rate: float,
+    bandwidth: float = math.inf,
+    sample: float = 0.0,
+    *,
+    optimizer: str = "adam",
+    momentum: bool = False,
+) -> Law:
     def seconds(layers: tuple[int, ...], batch: float) -> float:
-        sweeps = training_bytes(layers, 0, optimizer="adam")
+        sweeps = training_bytes(layers, 0, optimizer=optimizer, momentum=momentum)
         return overhead + batch * training_flops(layers) / rate + sweeps / bandwidth + batch * sample
 
     return seconds
@@ -96,8 +104,10 @@ def merged(*runs: Run) -> Run:
     return make_run(configurations, 1, records=[record for run in runs for record in run.records])
 
 
-def test_known_coefficients_come_back_though_last_batches_are_short() -> None:
-    one = fitted(grid(CPU))
+@pytest.mark.parametrize(("optimizer", "momentum"), [("adam", 0.0), ("sgd", 0.0), ("sgd", 0.9)])
+def test_known_coefficients_come_back_though_last_batches_are_short(optimizer: str, momentum: float) -> None:
+    known = law(150e-6, 180e9, 45e9, 0.8e-6, optimizer=optimizer, momentum=momentum > 0)
+    one = fitted(grid(known, optimizer=optimizer, momentum=momentum))
     assert overhead_of(one).value == pytest.approx(150e-6, rel=1e-6)
     assert one.rate is not None
     assert one.rate.value == pytest.approx(180e9, rel=1e-6)
@@ -163,6 +173,9 @@ def test_intervals_are_those_of_linear_regression_of_relative_errors() -> None:
     variance = float(((relative @ coefficients - 1) ** 2).sum()) / 2
     t = stats.t.isf(0.025, 2)
 
+    errors = np.log(relative @ coefficients)
+    assert one.r_squared == pytest.approx(1 - float(errors @ errors) / (4 * np.log(seconds).var()))
+
     widths = t * np.sqrt(variance * np.diag(inverse))
     lows, highs = coefficients - widths, coefficients + widths
     assert (overhead_of(one).low, overhead_of(one).high) == pytest.approx((max(0.0, lows[0]), highs[0]))
@@ -202,6 +215,12 @@ def test_contenders_are_told_apart_by_all_but_their_sizes() -> None:
         ("fused", 2),
     ]
     assert {len(c.observations) for c in found} == {30}
+
+
+def test_what_does_not_decide_a_steps_time_makes_no_other_contender() -> None:
+    changed = grid(CPU, learning_rate=0.5, schedule="one_cycle", weight_decay=0.1, shuffle=False, test_batch_size=7)
+    (found,) = contenders(measured_in(merged(grid(CPU), changed)))
+    assert len(found.observations) == 60
 
 
 def test_failed_trials_and_too_few_sizes_give_no_model() -> None:

@@ -28,6 +28,7 @@ from bench.profiles import DeviceSession, MachineProfile, Session, new_profile, 
 from bench.records import Run
 from bench.summary import summarise
 from bench.taxes import Account, Part, make_accounts, render_taxes
+from bench.units import format_seconds
 
 FLOPS = make_measurement().training_flops_per_sample * make_epoch().train_samples
 PEAK = FLOPS / 0.5
@@ -198,12 +199,16 @@ def test_table_fits_80_columns_and_tells_what_each_part_means() -> None:
     text = render_taxes(run_of(TUTORIAL, RESIDENT, FUSED), profile_with(PEAK), "table", 80)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    assert "21.0 s an epoch with dataloader + eager (mean of 3)" in words
+    assert "batch size 64, 2 threads, fp32: 21.0 s an epoch with dataloader + eager (mean of 3)" in words
     assert "loader tax: dataloader + eager over resident + eager" in words
     assert "GFLOP at the measured peak, " in words
     (row,) = (line for line in text.splitlines() if line.startswith("loader tax "))
     assert "18.9 s" in row
     assert "90.00 %" in row
+    loader = parts_of(run_of(TUTORIAL, RESIDENT, FUSED))["loader tax"]
+    assert loader.low is not None
+    assert loader.high is not None
+    assert f"{format_seconds(loader.low)} to {format_seconds(loader.high)}" in row
 
 
 def test_json_and_csv_hold_the_same_unrounded_numbers() -> None:
@@ -214,10 +219,11 @@ def test_json_and_csv_hold_the_same_unrounded_numbers() -> None:
     for part, row in zip(account["parts"], rows, strict=True):
         known = expected[part["name"]]
         assert row["part"] == part["name"]
-        assert (part["seconds"], part["low"], part["share"]) == (known.seconds, known.low, known.share)
-        assert known.seconds is not None
-        assert math.isclose(float(row["seconds"]), known.seconds, rel_tol=1e-15)
-    assert rows[-1]["low"] == ""
+        for name in ("seconds", "low", "high", "share"):
+            value = getattr(known, name)
+            assert part[name] == value
+            assert row[name] == "" if value is None else math.isclose(float(row[name]), value, rel_tol=1e-15)
+    assert rows[-1]["low"] == rows[-1]["high"] == ""
 
 
 def test_markdown_holds_a_table() -> None:
