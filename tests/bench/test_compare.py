@@ -76,6 +76,8 @@ def test_a_slower_candidate_is_slower_and_a_faster_one_faster() -> None:
     assert time_verdicts(compare(side(), other(2.6))) == [Verdict.SLOWER]
     assert time_verdicts(compare(side(), other(1.6))) == [Verdict.FASTER]
     assert time_verdicts(compare(side(), other(2.0))) == [Verdict.SAME]
+    (note,) = compare(side(), other(2.0)).notes
+    assert note.startswith("intervals of cpu include a drift")
 
 
 def test_drift_that_repeats_do_not_show_keeps_a_difference_from_being_called() -> None:

@@ -339,6 +339,8 @@ def test_too_few_configurations_are_left_alone() -> None:
     family = draw_family(MIN_CONFIGURATIONS, 4, 5.0)
     assert moderate(family) != tuple(family)
     assert moderate(family[1:]) == tuple(family[1:])
+    pairs_of_two = draw_family(MIN_CONFIGURATIONS, 1, math.inf)
+    assert moderate(pairs_of_two) != tuple(pairs_of_two)
     unknown = [independent_estimate([1.0], [1.0])] * 20
     assert moderate([*family[1:], *unknown]) == (*family[1:], *unknown)
     assert moderate([]) == ()

@@ -511,7 +511,7 @@ def test_what_cannot_be_resumed_is_refused_and_left_unlocked(tmp_path: Path, mon
     path.write_text("no run\n")
     with pytest.raises(BadInputError, match="is not a stored run"):
         RunWriter.resume(path)
-    with pytest.raises(BadInputError, match="No such file"):
+    with pytest.raises(BadInputError, match="is not a stored run: it cannot be opened: No such file"):
         RunWriter.resume(tmp_path / "missing.jsonl")
 
     def denied(*_: object, **__: object) -> None:
