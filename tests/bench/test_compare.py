@@ -364,6 +364,13 @@ def test_other_hardware_is_a_hardware_comparison_in_which_threads_may_differ() -
         compare(side((2.0,)), side({theirs: 1.0}, run_id="b0b0b0b0"))
 
 
+@pytest.mark.parametrize("failed", [True, False])
+def test_what_only_failed_elsewhere_ran_there_and_what_never_ran_did_not(*, failed: bool) -> None:
+    records = [make_record(outcome=make_failure())] if failed else []
+    elsewhere = make_run(repeats=1, records=records, run_id="b0b0b0b0", machine=ELSEWHERE)
+    assert compare(side(), elsewhere).is_hardware is failed
+
+
 def test_threads_are_never_guessed_where_several_could_be_meant() -> None:
     ours = gather(make_run([make_configuration(threads=threads) for threads in (1, 2, 4)]))
     theirs = gather(make_run([make_configuration(threads=threads) for threads in (2, 8)]))

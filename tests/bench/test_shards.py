@@ -60,6 +60,8 @@ def test_the_shards_trials_are_those_of_the_plan_each_once(plan: Plan, data: st.
     trials = Counter(itertools.chain.from_iterable(map(order_trials, parts)))
     assert trials == Counter(order_trials(plan))
     assert all(part.configurations for part in parts)
+    place = plan.configurations.index
+    assert all(sorted(part.configurations, key=place) == list(part.configurations) for part in parts)
 
 
 @given(plan=plans, data=st.data())
