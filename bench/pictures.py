@@ -7,12 +7,13 @@ and cells hold their numbers. Figures are made without pyplot, so no global stat
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -42,6 +43,8 @@ FORMATS: Final[tuple[Format, ...]] = ("svg", "png")
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 """Okabe and Ito, "Color Universal Design" (2008), with grey for their yellow, which paper swallows."""
+
+_HEAT: Final = colormaps["cividis_r"]
 
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -183,9 +186,10 @@ def _set_axis(axes: Axes, name: Literal["x", "y"], label: str, scale: Scale, tex
 
 
 def _draw_traces(figure: Figure, axes: Axes, series: Series) -> None:
-    """Draw the single trials: thin lines, or small dots beside the bar, which would hide them."""
+    """Draw the single trials: thin lines, or small dots, beside a bar that would hide them."""
     colour = _COLOURS[series.style]
-    aside = axes.transData + ScaledTranslation(_RAW_OFFSET_POINTS / _POINTS_PER_INCH, 0, figure.dpi_scale_trans)
+    points = _RAW_OFFSET_POINTS if series.has_bars else 0
+    aside = axes.transData + ScaledTranslation(points / _POINTS_PER_INCH, 0, figure.dpi_scale_trans)
     dots = [trace[0] for trace in series.traces if len(trace) == 1]
     if dots:
         axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=3, alpha=0.7, transform=aside)
@@ -225,8 +229,8 @@ def _heatmap(chart: Heatmap) -> Figure:
     width = max(4.0, 1.0 + _widest_inches(chart.rows) + 0.8 * len(chart.columns))
     figure, axes = _figure(width, 1.5 + 0.32 * len(chart.rows))
     shades = np.log(np.array(chart.values, dtype=float))  # None becomes NaN, which is left white
-    norm = Normalize(float(np.nanmin(shades)), float(np.nanmax(shades)))
-    axes.imshow(shades, cmap="cividis_r", norm=norm, aspect="auto")
+    norm = Normalize(*chart.shades())
+    axes.imshow(shades, cmap=_HEAT, norm=norm, aspect="auto")
     axes.set_xticks(range(len(chart.columns)), [harmless(each, _NAME_CHARACTERS) for each in chart.columns])
     axes.set_yticks(range(len(chart.rows)), [harmless(each, _NAME_CHARACTERS) for each in chart.rows])
     axes.set_xlabel(chart.column_label)
@@ -235,9 +239,17 @@ def _heatmap(chart: Heatmap) -> Figure:
     axes.spines[:].set_visible(False)
     for row, texts in enumerate(chart.texts):
         for column, text in enumerate(texts):
-            colour = "white" if norm(shades[row, column]) > 1 / 2 else "black"  # the map is dark from its middle on
+            colour = _text_colour(_HEAT(norm(shades[row, column])))
             axes.text(column, row, harmless(text, _NAME_CHARACTERS), ha="center", va="center", color=colour, fontsize=8)
     return figure
+
+
+def _text_colour(behind: Sequence[float]) -> Literal["black", "white"]:
+    """Return the one that stands out more from the colour `behind`, by WCAG 2's relative luminance."""
+    linear = 0.04045  # up to here
+    parts = (part / 12.92 if part <= linear else ((part + 0.055) / 1.055) ** 2.4 for part in behind[:3])
+    luminance = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+    return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"
 
 
 # Ratios

@@ -30,7 +30,8 @@ from bench.ranks_view import ranks_table
 from bench.records import Failure, Measurement, Run
 from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
-from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, throughput_figures, trials_of
+from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, trials_of
+from bench.report_throughput import throughput_figures
 from bench.scaling_models import label_runs, make_models, models_of_all, side_of_trials
 from bench.scaling_view import scaling_tables
 from bench.shards import listed
@@ -289,13 +290,13 @@ def _compare(first: Source, other: Source) -> ComparisonReport:
     return ComparisonReport(
         name=name,
         heading=tuple(comparison_heading(comparison)),
-        figures=tuple(_ratio_figures(comparison)),
+        figures=tuple(_ratio_figures(name, comparison)),
         tables=tuple(tables),
         notes=tuple(comparison_notes(comparison, rows)),
     )
 
 
-def _ratio_figures(comparison: Comparison) -> Iterator[Figure]:
+def _ratio_figures(name: str, comparison: Comparison) -> Iterator[Figure]:
     rows = [row for row in comparison.rows if row.time.estimate is not None]
     if not rows:
         return
@@ -318,13 +319,14 @@ def _ratio_figures(comparison: Comparison) -> Iterator[Figure]:
     chart = RatioChart(
         kind=Kind.RATIOS,
         subject="epoch time",
-        title="Ratio of epoch times with 95 % intervals",
+        title=f"Ratio of epoch times with 95 % intervals: {name}",
+        caption="Ratio of epoch times with 95 % intervals",
         description="Candidate over baseline, above 1 the candidate is slower. "
         + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
         label="epoch time, candidate / baseline",
         marks=(
             "triangle up: slower, triangle down: faster, square: same, circle: inconclusive; bars: 95 % intervals",
-            "the dotted line is 1",
+            "right of the dotted line, above 1, the candidate takes longer",
         ),
         ratios=tuple(ratios),
     )

@@ -23,7 +23,7 @@ class Axis:
     """What an axis shows: its label, its numbers as text, and where its ticks are: chosen, or at `ticks` alone.
 
     Such ticks are round numbers of `unit`. With `has_zero` it begins at zero, unless it is logarithmic, which None for
-    `is_log` leaves to the values.
+    `is_log` leaves to the values. It goes no further than `most`, which no value can exceed.
     """
 
     label: str
@@ -33,6 +33,7 @@ class Axis:
     is_log: bool | None = False
     is_whole: bool = False
     has_zero: bool = False
+    most: float = math.inf
 
     def log_for(self, values: Iterable[float]) -> bool:
         """Return whether the axis is logarithmic; where that is None, whether `values` ask for it."""
@@ -65,6 +66,7 @@ def make_scale(axis: Axis, values: Sequence[float], start: float, end: float) ->
     low, high = _padded(min(values, default=0.0), max(values, default=1.0), is_log=is_log)
     if axis.has_zero and not is_log:
         low = min(low, 0.0)
+    high = min(high, axis.most)
     ticks = axis.ticks or _ticks(axis, low, high, is_log=is_log)
     scale = Scale(low=low, high=high, start=start, end=end, is_log=is_log, ticks=())
     inside = [tick for tick in ticks if low <= tick <= high]

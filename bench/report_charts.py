@@ -51,6 +51,7 @@ _MARKERS: Final = (
 class Kind(enum.StrEnum):
     """What a chart shows; of what is its `subject`. Together they are a short name for it, unique in its run."""
 
+    SIDE_BY_SIDE = "side-by-side"
     THROUGHPUT_MAP = "throughput-map"
     THROUGHPUT = "throughput"
     TIME_TO_ACCURACY = "time-to-accuracy"
@@ -91,6 +92,11 @@ class Series:
     level: float | None = None
     breaks: tuple[float, ...] = ()
 
+    @property
+    def has_bars(self) -> bool:
+        """Whether any point has a range, whose bar would hide raw points at its place."""
+        return any(point.low is not None for point in self.points)
+
     def pieces(self) -> list[list[Point]]:
         """Return the points in pieces: all of them, or what is between two breaks."""
         by_piece = itertools.groupby(self.points, key=lambda point: sum(place < point.x for place in self.breaks))
@@ -99,11 +105,15 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Titled:
-    """What every chart says of itself. `marks` tells what is drawn how, `description` what there is to see."""
+    """What every chart says of itself. `marks` tells what is drawn how, `description` what there is to see.
+
+    `caption` is the title for a place that says already what the charts there have in common.
+    """
 
     kind: Kind
     subject: str
     title: str
+    caption: str
     description: str
     marks: tuple[str, ...]
 
@@ -128,6 +138,16 @@ class Heatmap(_Titled):
     rows: tuple[str, ...]
     values: tuple[tuple[float | None, ...], ...]
     texts: tuple[tuple[str, ...], ...]
+
+    def shades(self) -> tuple[float, float]:
+        """Return the logarithms that the faintest and the strongest shade stand for, at least a factor of two apart.
+
+        Values that hardly differ would otherwise look as far from each other as those that differ a hundredfold.
+        """
+        logs = [math.log(value) for row in self.values for value in row if value is not None]
+        low, high = min(logs, default=0.0), max(logs, default=0.0)
+        missing = max(0.0, math.log(2) - (high - low))
+        return low - missing / 2, high + missing / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,8 +261,8 @@ def _traces(series: Series, x: Scale, y: Scale) -> Iterator[str]:
     dots = [trace[0] for trace in series.traces if len(trace) == 1]
     lines = [trace for trace in series.traces if len(trace) > 1]
     if dots:
-        # Beside their bar, which would hide them.
-        path = "".join(f"M{x(a) + 7:.1f} {y(b):.1f}h0" for a, b in dots)
+        aside = 7 if series.has_bars else 0
+        path = "".join(f"M{x(a) + aside:.1f} {y(b):.1f}h0" for a, b in dots)
         yield f'<path class="dots s{series.style}" d="{path}"/>'
     if lines:
         path = "".join(f"M{'L'.join(f'{x(a):.1f} {y(b):.1f}' for a, b in trace)}" for trace in lines)
@@ -314,14 +334,13 @@ def _heatmap(chart: Heatmap) -> tuple[int, int, Iterator[str]]:
 
 
 def _cells(chart: Heatmap, cell: int, left: int, height: int) -> Iterator[str]:
-    logs = [math.log(value) for row in chart.values for value in row if value is not None]
-    low, span = min(logs, default=0.0), max(logs, default=0.0) - min(logs, default=0.0)
+    low, high = chart.shades()
     for i, (name, values, texts) in enumerate(zip(chart.rows, chart.values, chart.texts, strict=True)):
         y = 6 + 26 * i
         yield _text(left - 8, y + 17, _safe(name), "tick", "end")
         for j, (value, text) in enumerate(zip(values, texts, strict=True)):
             x = left + cell * j
-            shade = "none" if value is None else f"h{round(8 * (math.log(value) - low) / span) if span else 4}"
+            shade = "none" if value is None else f"h{round(8 * (math.log(value) - low) / (high - low))}"
             yield f'<rect class="cell {shade}" x="{x}" y="{y}" width="{cell - 2}" height="24" rx="3"/>'
             yield _text(x + cell / 2 - 1, y + 16, _safe(text), "value", "mid")
     bottom = 6 + 26 * len(chart.rows)

@@ -146,7 +146,7 @@ _EPOCH_AXIS: Final = Axis(label="epoch", text=lambda value: f"{value:.0f}", is_w
 
 
 def _accuracy_axis(what: str) -> Axis:
-    return Axis(label=what, text=format_percent)
+    return Axis(label=what, text=format_percent, most=1.0)
 
 
 def _time_to_accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> LineChart:
@@ -163,9 +163,10 @@ def _time_to_accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, .
         kind=Kind.TIME_TO_ACCURACY,
         subject=name,
         title=f"Test accuracy over training time: {name}",
+        caption="Test accuracy over training time",
         description=f"Mean after each epoch. {_ends(series, format_percent)}",
         marks=marks,
-        x=Axis(label="training seconds", text=format_seconds, is_log=None),
+        x=Axis(label="training time", text=format_seconds, is_log=None, has_zero=True),
         y=_accuracy_axis("test accuracy"),
         series=tuple(series),
         guides=_TARGETS,
@@ -178,6 +179,7 @@ def _accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> 
         kind=Kind.ACCURACY,
         subject=name,
         title=f"Accuracy by epoch: {name}",
+        caption="Accuracy by epoch",
         description=f"Test accuracy, and dashed that on the training data. {_ends(series, format_percent)}",
         marks=marks,
         x=_EPOCH_AXIS,
@@ -192,6 +194,7 @@ def _loss(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> Line
         kind=Kind.LOSS,
         subject=name,
         title=f"Loss by epoch: {name}",
+        caption="Loss by epoch",
         description=f"Test loss, and dashed that on the training data. {_ends(series, format_number)}",
         marks=marks,
         x=_EPOCH_AXIS,
@@ -241,6 +244,7 @@ def _by_seed(name: str, courses: Sequence[_Course], trials: Mapping[Configuratio
         kind=Kind.ACCURACY_BY_SEED,
         subject=name,
         title=f"Final test accuracy by seed: {name}",
+        caption="Final test accuracy by seed",
         description=f"One marker a trial; dashes: the mean. Means: {', '.join(means)}.",
         marks=("by seed: a marker a trial; dashes: the mean of the trials",),
         x=Axis(label="seed", text=lambda place: str(seeds[round(place)]), ticks=tuple(map(float, places.values()))),

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,6 +14,7 @@ import pytest
 from bench_builders import make_configuration, make_failure, make_measurement, make_record, make_run
 from click.testing import CliRunner, Result
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from stored_runs import configurations, side, store, with_records
 
 from bench.cli import cli
@@ -103,6 +104,42 @@ def test_series_differ_by_marker_and_not_by_colour_alone() -> None:
     figure = make_figure(chart)
     shown = [(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()]
     assert len({marker for _, marker in shown}) == len({colour for colour, _ in shown}) == 2
+
+
+def contrast(one: Sequence[float], other: Sequence[float]) -> float:
+    """WCAG 2's ratio of two colours, red, green and blue from 0 to 1."""
+    luminances = []
+    for colour in (one, other):
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+        luminances.append(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
+def test_numbers_of_a_map_stand_out_from_their_cells() -> None:
+    chosen = [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=size)
+        for width in range(1, 11)
+        for size in (16, 32, 64, 128, 256)
+    ]
+    run = side({each: 1.2**place for place, each in enumerate(chosen)}, repeats=1)
+    chart = next(each.chart for each in find_pictures(report(run)) if each.chart.kind == "throughput-map")
+    axes = make_figure(chart).axes[0]
+    (image,) = axes.images
+    shades = image.to_rgba(np.asarray(image.get_array()))
+    ratios = []
+    for text in axes.texts:
+        column, row = text.get_position()
+        ratios.append(contrast(shades[int(row)][int(column)], to_rgb(text.get_color())))
+    assert len(ratios) == 50
+    assert min(ratios) >= 4.5
+
+
+def test_single_trials_of_one_epoch_are_drawn_at_their_own_time() -> None:
+    chart = next(each.chart for each in find_pictures(report(side((2.0,)))) if each.chart.kind == "time-to-accuracy")
+    axes = make_figure(chart).axes[0]
+    (dots,) = (line for line in axes.get_lines() if line.get_marker() == ".")
+    places = dots.get_transform().transform(dots.get_xydata())
+    assert places == pytest.approx(axes.transData.transform(dots.get_xydata()))
 
 
 def test_names_of_files_begin_with_the_label_and_hold_nothing_odd(tmp_path: Path) -> None:
