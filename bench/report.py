@@ -24,6 +24,7 @@ from bench.judgement_text import from_log, ratio_text
 from bench.layout import WordTable
 from bench.legend import is_complete, legend, lost_trials, run_heading
 from bench.matching import make_table
+from bench.ordering import natural_key
 from bench.profiles import MachineProfile, peak_rate_of
 from bench.rank_scaling import fit_ranks
 from bench.ranks_view import ranks_table
@@ -166,32 +167,47 @@ def report_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
 def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]:
     run = stored.run
     trials, found = trials_of(run), groups(summaries)
-    for title, figures in (
-        ("Throughput", throughput_figures(found, trials)),
-        ("Accuracy and loss", epoch_figures(found, trials)),
-        ("Memory", memory_figures(found)),
-    ):
-        drawn = _limited(title, figures)
-        if drawn:
-            yield Section(title=title, figures=drawn)
-    accounts = make_accounts(run, stored.profile)
-    if accounts:
-        tables = tuple(map(tax_table, accounts))
-        if len(tables) <= MAX_OPEN_ACCOUNTS:
-            yield Section(title="Where an epoch goes", figures=(), tables=tables)
-        else:
-            folded = Figure(title=f"{len(tables)} accounts of taxes", charts=(), tables=tables)
-            yield Section(title="Where an epoch goes", figures=(folded,))
+    # Time first; what has a figure for every model comes last.
+    yield from _drawn("Throughput", throughput_figures(found, trials))
     fits = fit_ranks(run.records)
     if fits:
         yield Section(title="More ranks", figures=(), tables=tuple(map(ranks_table, fits)))
     models = make_models(label_runs([run], [None]))
     if models:
         yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))
+    accounts = tuple(map(tax_table, make_accounts(run, stored.profile)))
+    if len(accounts) > MAX_OPEN_ACCOUNTS:
+        folded = Figure(title="Times and intervals", charts=(), tables=accounts)
+        yield Section(title="Where an epoch's time goes", figures=(folded,), tables=(_shares(accounts),))
+    elif accounts:
+        yield Section(title="Where an epoch's time goes", figures=(), tables=accounts)
+    yield from _drawn("Memory", memory_figures(found))
+    yield from _drawn("Accuracy and loss", epoch_figures(found, trials))
 
 
-def _limited(title: str, figures: Iterable[Figure]) -> tuple[Figure, ...]:
-    found = tuple(figures)
+def _shares(accounts: Sequence[WordTable]) -> WordTable:
+    """Return the shares of all `accounts` as one table: a row each, a column a part."""
+    share = accounts[0].headers.index("share")
+    parts = [row[0] for row in accounts[0].rows]
+    rows = []
+    for each in sorted(accounts, key=lambda account: natural_key(account.title)):
+        what, _, epoch = each.title.rpartition(": ")
+        rows.append([what, epoch, *(row[share] for row in each.rows)])
+    return WordTable(
+        title="shares of an epoch's time",
+        headers=("what is trained", "its epoch", *parts),
+        rows=rows,
+        numeric=(False, False, *(True for _ in parts)),
+    )
+
+
+def _drawn(title: str, figures: Iterable[Figure]) -> Iterator[Section]:
+    drawn = _limited(title, tuple(figures))
+    if drawn:
+        yield Section(title=title, figures=drawn)
+
+
+def _limited(title: str, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
     if len(found) <= MAX_CHARTS + 1:
         return found
     note = (
@@ -207,9 +223,9 @@ def _facts(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
     yield "command", f"python -m bench {shlex.join(header.command)}"
     yield "state", _state(whole or run)
     if whole is not None:
-        yield "on this machine", f"{len(run.header.plan.configurations)} configurations, {_trials(run)}"
-    last = plan.seed + plan.repeats - 1
-    yield "plan", f"{len(plan.configurations)} configurations, {plan.repeats} repeats, seeds {plan.seed} to {last}"
+        yield "on this machine", f"{_count(len(run.header.plan.configurations), 'configuration')}, {_trials(run)}"
+    seeds = f"seeds {plan.seed} to {plan.seed + plan.repeats - 1}" if plan.repeats > 1 else f"seed {plan.seed}"
+    yield "plan", f"{_count(len(plan.configurations), 'configuration')}, {_count(plan.repeats, 'repeat')}, {seeds}"
     yield "data", "; ".join(_datasets(run))
     yield "machine", machine.id
     yield "processor", f"{machine.cpu_model}, {machine.cores_usable:g} of {machine.cores_logical} logical cores"
@@ -221,16 +237,24 @@ def _facts(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
     for member in dataclasses.fields(header.software):
         value = getattr(header.software, member.name)
         if value is not None:
-            yield member.name.replace("_", " "), {True: "yes", False: "no"}.get(value, value)
+            yield member.name.replace("_", " "), _word(value)
     measured = [each.outcome for each in run.records if isinstance(each.outcome, Measurement)]
     for settings in dict.fromkeys(each.settings for each in measured):
-        words = (f"{name.replace('_', ' ')} {value}" for name, value in dataclasses.asdict(settings).items())
+        words = (f"{name.replace('_', ' ')} {_word(value)}" for name, value in dataclasses.asdict(settings).items())
         yield "settings read back", ", ".join(words)
     warnings = Counter(warning.value for record in run.records for warning in record.warnings)
     if warnings:
         yield "trials with warnings", ", ".join(f"{name} {count}" for name, count in sorted(warnings.items()))
     for text in run.warnings:
         yield "file", text
+
+
+def _word(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _state(run: Run) -> str:
@@ -252,7 +276,7 @@ def _trials(run: Run) -> str:
     """Return how many trials there are of `run`, and how long they took together."""
     failed = sum(isinstance(record.outcome, Failure) for record in run.records)
     seconds = format_seconds(sum(record.wall_seconds for record in run.records))
-    return f"{len(run.records) - failed} trials measured and {failed} failed in {seconds}"
+    return f"{_count(len(run.records) - failed, 'trial')} measured and {failed} failed in {seconds}"
 
 
 def _datasets(run: Run) -> list[str]:

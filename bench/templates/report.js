@@ -25,6 +25,13 @@
     ">": (a, b) => a > b, ">=": (a, b) => a >= b, "~": (a, b) => String(a).includes(b),
   };
 
+  // A plain number, of a fraction also as a percentage; NaN for anything else.
+  const numberOf = (text, isFraction) => {
+    const found = /^([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(%?)$/i.exec(text);
+    if (found === null || (found[2] && !isFraction)) return NaN;
+    return found[2] ? Number(found[1]) / 100 : Number(found[1]);
+  };
+
   // A condition is a column's key, a comparison and a value, as in `show --filter`; any other word is looked for in each
   // cell. What is wrong with a condition is thrown, to be told.
   const conditionOf = (word, headers) => {
@@ -36,12 +43,15 @@
     const place = headers.findIndex((header) => header.dataset.key === key);
     if (place < 0) throw `no column ${key}; there are ${headers.map((header) => header.dataset.key).join(", ")}`;
     const isNumeric = headers[place].classList.contains("n");
+    const isFraction = headers[place].dataset.unit === "fraction";
+    const number = numberOf(text, isFraction);
     if (text === "") throw `${key}${sign} wants a value`;
-    if (isNumeric && (sign === "~" || Number.isNaN(Number(text)))) throw `${key} wants = != < <= > >= and a plain number`;
+    if (isNumeric && (sign === "~" || Number.isNaN(number))) throw `${key} wants = != < <= > >= and a plain number`;
+    if (isFraction && Math.abs(number) >= 2) throw `${key} is a fraction: write ${number / 100} or ${number}%`;
     if (!isNumeric && !["=", "!=", "~"].includes(sign)) throw `${key} holds words, which = != and ~ compare`;
     return (row) => {
       const value = valueOf(row.cells[place]);
-      return value === null ? sign === "!=" : comparisons[sign](value, isNumeric ? Number(text) : text);
+      return value === null ? sign === "!=" : comparisons[sign](value, isNumeric ? number : text);
     };
   };
 
@@ -63,7 +73,11 @@
 
   for (const table of document.querySelectorAll("table.configurations")) {
     for (const header of table.tHead.rows[0].cells) {
-      header.querySelector("button").addEventListener("click", () => sortBy(table, header));
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...header.childNodes);
+      button.addEventListener("click", () => sortBy(table, header));
+      header.append(button);
     }
   }
   for (const input of document.querySelectorAll("input[data-table]")) {

@@ -36,7 +36,7 @@ from bench.comparison_export import raw_row
 from bench.layout import text_table
 from bench.matching import make_table
 from bench.records import FailureKind, Run, TrialWarning
-from bench.report import MAX_RATIOS, Report, Stored, make_report, report_columns
+from bench.report import MAX_OPEN_ACCOUNTS, MAX_RATIOS, Report, Stored, make_report, report_columns
 from bench.report_charts import Heatmap, RatioChart
 from bench.report_epochs import MAX_EPOCHS
 from bench.report_figures import MAX_CHARTS
@@ -393,6 +393,27 @@ def test_the_account_of_taxes_is_that_of_show() -> None:
     assert page(run).has_table(table.headers, table.rows)
 
 
+def test_many_accounts_of_taxes_share_a_table() -> None:
+    run = side(
+        {
+            make_configuration(batch_size=batch_size, engine=engine): seconds
+            for batch_size in (1024, 64, 256, 4096)
+            for engine, seconds in (("eager", 2.0), ("fused", 100.0 / batch_size))
+        },
+        repeats=3,
+    )
+    accounts = [tax_table(account) for account in make_accounts(run, None)]
+    assert len(accounts) > MAX_OPEN_ACCOUNTS
+    (section,) = (each for each in report(run).runs[0].sections if each.title == "Where an epoch's time goes")
+    (table,) = section.tables
+    assert table.headers == ("what is trained", "its epoch", *(row[0] for row in accounts[0].rows))
+    shares = {": ".join(row[:2]): list(row[2:]) for row in table.rows}
+    assert shares == {account.title: [row[3] for row in account.rows] for account in accounts}
+    assert [row[0].split(", ")[1] for row in table.rows] == [f"batch size {size}" for size in (64, 256, 1024, 4096)]
+    (folded,) = section.figures
+    assert folded.tables == tuple(accounts)
+
+
 def test_columns_with_nothing_to_see_are_left_out() -> None:
     keys = {column.key for column in report_columns(summarise(varied().records))}
     assert "joules_per_epoch" not in keys
@@ -504,6 +525,37 @@ def test_command_tells_what_was_wrong_with_a_file(elsewhere: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "was cut off" in result.stderr
     assert "was cut off" in (elsewhere / "report.html").read_text()
+
+
+def test_results_come_before_where_they_are_from() -> None:
+    run = varied()
+    other = replace(run, header=replace(run.header, run_id="ffff0000"))
+    sections = [each["id"] for each in page(run, other).find("section")]
+    assert sections == ["comparison-1", "run-1", "run-2"]
+    headings = [each["id"] for each in page(run).find("h3")]
+    assert headings[0] == "run-1-configurations"
+    assert headings[-1] == "run-1-provenance"
+
+
+def test_contents_are_listed_where_there_are_several() -> None:
+    run = varied()
+    other = replace(run, header=replace(run.header, run_id="ffff0000"))
+    assert "Contents" not in [each["aria-label"] for each in page(run).find("nav")]
+    assert "Contents" in [each["aria-label"] for each in page(run, other).find("nav")]
+
+
+def test_nothing_looks_as_if_it_did_something_where_script_is_off() -> None:
+    found = page(varied())
+    assert not found.find("button")
+    (filtering,) = (each for each in found.find("div") if each.get("class") == "filter")
+    assert "hidden" in filtering
+
+
+def test_provenance_counts_one_and_says_yes_and_no() -> None:
+    text = "\n".join(page(side({make_configuration(): 2.0}, repeats=1)).text)
+    assert "1 trial measured and 0 failed" in text
+    assert "1 configuration, 1 repeat, seed 42" in text
+    assert "tf32 matmul no" in text
 
 
 def test_a_part_of_a_run_tells_what_is_missing_of_the_whole() -> None:

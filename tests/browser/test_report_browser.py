@@ -158,6 +158,8 @@ def test_filter_takes_words_and_conditions(opened: Driver) -> None:
         ("batch_size>=", "batch_size>= wants a value"),
         ("batch_size>=abc", "batch_size wants = != < <= > >= and a plain number"),
         ("model>784-1000-10", "model holds words"),
+        ("batch_size>=50%", "batch_size wants = != < <= > >= and a plain number"),
+        ("test_accuracy>=97", "test_accuracy is a fraction: write 0.97 or 97%"),
     ],
 )
 def test_filter_tells_what_is_wrong_with_a_condition(opened: Driver, condition: str, words: str) -> None:
@@ -166,6 +168,14 @@ def test_filter_tells_what_is_wrong_with_a_condition(opened: Driver, condition: 
     count = opened.find_element("css selector", "[data-count='table-1']").text
     assert count.startswith(f"{everything} of {everything} rows: ")
     assert words in count
+
+
+def test_filter_takes_percentages_of_fractions_as_show_does(opened: Driver) -> None:
+    type_filter(opened, "test_accuracy>=0.97")
+    chosen = column(opened, "test_accuracy")
+    assert chosen
+    type_filter(opened, "test_accuracy>=97%")
+    assert column(opened, "test_accuracy") == chosen
 
 
 def test_words_are_looked_for_within_a_cell(opened: Driver) -> None:
@@ -183,6 +193,40 @@ def test_print_shows_the_rows_that_a_filter_hides(opened: Driver) -> None:
     everything = opened.execute_script(shown)
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert everything == few + opened.execute_script(hidden)
+
+
+def test_headers_of_a_table_are_printed_on_every_page_that_it_takes(opened: Driver) -> None:
+    # Chromium repeats a header that may not be broken, without the buttons in it.
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    head = opened.find_element("css selector", "#table-1 thead")
+    button = header(opened, "model").find_element("tag name", "button")
+    found = head.value_of_css_property("break-inside"), button.value_of_css_property("display")
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert found == ("avoid", "contents")
+
+
+def test_texts_of_charts_take_the_colours_of_a_forced_palette(opened: Driver) -> None:
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "forced-colors", "value": "active"}]})
+    fills: list[str] = opened.execute_script(
+        """
+        const probe = document.body.appendChild(document.createElement('p'));
+        probe.style.setProperty('color', 'CanvasText');
+        const wanted = getComputedStyle(probe).color;
+        probe.remove();
+        return [wanted, ...[...document.querySelectorAll('svg text')].map((each) => getComputedStyle(each).fill)];
+        """
+    )
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(set(fills)) == 1
+
+
+def test_charts_keep_their_size_on_a_narrow_page(opened: Driver) -> None:
+    opened.set_window_size(390, 900)
+    shrunk: int = opened.execute_script(
+        "return [...document.querySelectorAll('svg')].filter((svg) =>"
+        " svg.getBoundingClientRect().width < Number(svg.getAttribute('width')) - 1).length"
+    )
+    assert shrunk == 0
 
 
 @pytest.mark.parametrize("width", [390, 1400])
