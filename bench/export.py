@@ -56,7 +56,7 @@ def left_out(report: Report, stored: Sequence[Stored]) -> Iterator[str]:
         notes = tuple(dict.fromkeys(note for figure in figures for note in figure.notes))
         has_map = any(chart.kind is Kind.THROUGHPUT_MAP for figure in figures for chart in figure.charts)
         if not has_map and not any(note.startswith(NO_MAP) for note in notes):
-            yield f"{part.name}: {NO_MAP}: it needs two models and two batch sizes, trained in one way"
+            yield f"{part.name}: {NO_MAP}: it needs two models and two batch sizes that they share, trained in one way"
         yield from (f"{part.name}: {note}" for note in notes)
     for compared in report.comparisons:
         if not compared.figures:

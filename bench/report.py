@@ -7,8 +7,9 @@ be laid out comes out, and `bench.report_page` makes HTML of it.
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from bench.columns import COLUMNS, Column, default_columns, find_columns, harmless
@@ -46,20 +47,27 @@ MAX_RATIOS: Final = 60
 MAX_OPEN_ACCOUNTS: Final = 3
 """Accounts of taxes that stand on the page unfolded."""
 
-_EXTRA_COLUMNS: Final = (
-    "training_flops_per_second",
-    "flops_utilisation",
-    "memory_floor_bytes",
-    "cold_start_seconds",
-    "seconds_to_97_percent",
-    "seconds_to_98_percent",
-    "joules_per_epoch",
-    "samples_per_joule",
-    "flagged",
-    "failure_kinds",
-    "warnings",
+_REACHED: Final = "seconds of training until test accuracy first reached it; (k of n): in so many of the trials"
+
+_EXTRA_COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "training_flops_per_second": "the model's FLOPs a second of training",
+        "flops_utilisation": "the arithmetic as a share of the highest rate that calibrate measured on this machine",
+        "memory_floor_bytes": "the least that must be alive in a step, counted from the model",
+        "cold_start_seconds": "the first training step, before the warm-up",
+        "seconds_to_97_percent": _REACHED,
+        "seconds_to_98_percent": _REACHED,
+        "joules_per_epoch": "energy of the device, mean of the epochs",
+        "samples_per_joule": "training samples for each joule of the device",
+        "flagged": "trials that were disturbed while they were measured",
+        "failure_kinds": "how trials ended that measured nothing",
+        "warnings": "",
+    }
 )
-"""Columns beside those of `show` that stand in the table where any row has something in them."""
+"""Columns beside those of `show` that stand in the table where any row has something in them, with what they mean.
+
+What warnings mean `legend` says.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +161,7 @@ def _run_report(name: str, stored: Stored) -> RunReport:
             tuple(Cell(text=column.text(summary), value=column.fields[0].value(summary)) for column in columns)
             for summary in summaries
         ),
-        notes=legend(run, summaries, columns, (), whole=stored.whole),
+        notes=(*legend(run, summaries, columns, (), whole=stored.whole), *_meanings(columns)),
         sections=tuple(_sections(stored, summaries)),
     )
 
@@ -162,6 +170,15 @@ def report_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
     """Return the columns of `show`, and those of `_EXTRA_COLUMNS` in which there is something to see."""
     extra = [key for key in _EXTRA_COLUMNS if any(COLUMNS[key].text(summary) not in {"", "0"} for summary in summaries)]
     return find_columns((*(column.key for column in default_columns(summaries)), *extra))
+
+
+def _meanings(columns: Sequence[Column]) -> Iterator[str]:
+    """Say what the columns beside those of `show` mean, of several that mean the same once."""
+    headers: dict[str, list[str]] = {}
+    for column in columns:
+        if _EXTRA_COLUMNS.get(column.key):
+            headers.setdefault(_EXTRA_COLUMNS[column.key], []).append(column.header)
+    return (f"{', '.join(named)}: {meaning}" for meaning, named in headers.items())
 
 
 def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]:

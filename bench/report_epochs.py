@@ -9,8 +9,8 @@ from bench.columns import find_columns
 from bench.layout import WordTable
 from bench.records import Configuration, EpochRecord, Measurement
 from bench.report_axes import Axis
-from bench.report_charts import MAX_SERIES, Chart, Kind, LineChart, Point, Series, Trace
-from bench.report_figures import MAX_CHARTS, Figure, Group, Line, Trials
+from bench.report_charts import Chart, Kind, LineChart, Point, Series, Trace
+from bench.report_figures import MAX_CHARTS, Figure, Group, Trials, parts
 from bench.summary import Summary, mean
 from bench.units import format_number, format_percent, format_seconds
 
@@ -71,10 +71,15 @@ def epoch_figures(found: Sequence[Group], trials: Mapping[Configuration, Trials]
     """Yield a figure for every model of every group, at most `MAX_CHARTS` of them."""
     total = sum(len(trial.epochs) for of_one in trials.values() for _, trial in of_one)
     stride = -(-total // MAX_RAW_POINTS)
-    lines = [(group, part, lines) for group in found for line in group.lines for part, lines in _chunks(line)]
-    for group, part, line in lines[:MAX_CHARTS]:
-        courses = [_course(summary, style, trials, max(1, stride)) for style, summary in enumerate(line.summaries)]
-        yield _figure(f"{line.name} on {group.name}{part}", courses, trials)
+    lines = [
+        (f"{line.name} on {group.name}{part}", summaries)
+        for group in found
+        for line in group.lines
+        for part, summaries in parts(line.summaries)
+    ]
+    for name, summaries in lines[:MAX_CHARTS]:
+        courses = [_course(summary, style, trials, max(1, stride)) for style, summary in enumerate(summaries)]
+        yield _figure(name, courses, trials)
     if len(lines) > MAX_CHARTS:
         yield Figure(
             title="Further models",
@@ -84,13 +89,6 @@ def epoch_figures(found: Sequence[Group], trials: Mapping[Configuration, Trials]
                 f"accuracy, loss: drawn for the first {MAX_CHARTS} of {len(lines)}; see show --columns for the others",
             ),
         )
-
-
-def _chunks(line: Line) -> Iterator[tuple[str, Line]]:
-    count = -(-len(line.summaries) // MAX_SERIES)
-    for part in range(count):
-        chosen = line.summaries[part * MAX_SERIES : (part + 1) * MAX_SERIES]
-        yield (f", part {part + 1} of {count}" if count > 1 else ""), Line(name=line.name, summaries=chosen)
 
 
 def _course(summary: Summary, style: int, trials: Mapping[Configuration, Trials], stride: int) -> _Course:

@@ -30,7 +30,7 @@ from click.testing import CliRunner, Result
 from stored_runs import side, store, with_records
 
 from bench.cli import cli
-from bench.columns import COLUMNS
+from bench.columns import COLUMNS, default_columns
 from bench.compare import Source, compare_runs
 from bench.comparison_export import raw_row
 from bench.layout import text_table
@@ -391,6 +391,18 @@ def test_the_account_of_taxes_is_that_of_show() -> None:
     (account,) = make_accounts(run, None)
     table = tax_table(account)
     assert page(run).has_table(table.headers, table.rows)
+
+
+def test_columns_that_show_does_not_have_are_explained() -> None:
+    run = varied()
+    half = with_records(run, [*run.records[:-1], replace(run.records[-1], warnings=(TrialWarning.STALL,))])
+    (made,) = report(half).runs
+    usual = {column.key for column in default_columns(summarise(half.records))}
+    explained = [note.split(":")[0].split(", ") for note in made.notes]
+    headers = {header for each in explained for header in each}
+    extra = [column for column in made.columns if column.key not in usual]
+    assert {"memory floor", "time to 97 %"} <= {column.header for column in extra}
+    assert {column.header for column in extra} - headers == {"warnings"}
 
 
 def test_many_accounts_of_taxes_share_a_table() -> None:
