@@ -4,8 +4,6 @@ Every number is `show`'s, `compare`'s or `predict`'s, by their own functions. Pu
 be laid out comes out, and `bench.report_page` makes HTML of it.
 """
 
-import dataclasses
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,23 +21,22 @@ from bench.errors import BenchError
 from bench.fields import Value
 from bench.judgement_text import from_log, ratio_text
 from bench.layout import WordTable
-from bench.legend import is_complete, legend, lost_trials, run_heading
+from bench.legend import legend, run_heading
 from bench.matching import make_table
 from bench.ordering import natural_key
 from bench.profiles import MachineProfile, peak_rate_of
 from bench.rank_scaling import fit_ranks
 from bench.ranks_view import ranks_table
-from bench.records import Failure, Measurement, Run
+from bench.records import Run
 from bench.report_charts import Kind, Ratio, RatioChart
 from bench.report_epochs import epoch_figures
 from bench.report_figures import MAX_CHARTS, Figure, groups, memory_figures, trials_of
+from bench.report_provenance import provenance
 from bench.report_throughput import throughput_figures
 from bench.scaling_models import label_runs, make_models, models_of_all, side_of_trials
 from bench.scaling_view import scaling_tables
-from bench.shards import listed
 from bench.summary import Summary, summarise_run
 from bench.taxes import make_accounts, tax_table
-from bench.units import format_bytes, format_seconds
 
 MAX_RATIOS: Final = 60
 """Rows of a chart of ratios."""
@@ -155,7 +152,7 @@ def _run_report(name: str, stored: Stored) -> RunReport:
     return RunReport(
         name=name,
         heading=run_heading(run),
-        facts=tuple(_facts(run, stored.whole)),
+        facts=tuple(provenance(run, stored.whole)),
         columns=columns,
         rows=tuple(
             tuple(Cell(text=column.text(summary), value=column.fields[0].value(summary)) for column in columns)
@@ -231,81 +228,6 @@ def _limited(title: str, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
         f"{title.lower()}: drawn for the first {MAX_CHARTS} of {len(found)}; the table of configurations has them all"
     )
     return (*found[:MAX_CHARTS], Figure(title="Further ones", charts=(), tables=(), notes=(note,)))
-
-
-def _facts(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
-    """Yield what there is to know of where the numbers come from, each with its name."""
-    header, plan, machine = run.header, (whole or run).header.plan, run.header.machine
-    yield "run", ", ".join(filter(None, (header.run_id, header.name, header.created_at)))
-    yield "command", f"python -m bench {shlex.join(header.command)}"
-    yield "state", _state(whole or run)
-    if whole is not None:
-        yield "on this machine", f"{_count(len(run.header.plan.configurations), 'configuration')}, {_trials(run)}"
-    seeds = f"seeds {plan.seed} to {plan.seed + plan.repeats - 1}" if plan.repeats > 1 else f"seed {plan.seed}"
-    yield "plan", f"{_count(len(plan.configurations), 'configuration')}, {_count(plan.repeats, 'repeat')}, {seeds}"
-    yield "data", "; ".join(_datasets(run))
-    yield "machine", machine.id
-    yield "processor", f"{machine.cpu_model}, {machine.cores_usable:g} of {machine.cores_logical} logical cores"
-    yield "memory", format_bytes(machine.memory_bytes)
-    for each in machine.accelerators:
-        memory = "" if each.memory_bytes is None else f", {format_bytes(each.memory_bytes)}"
-        yield f"accelerator {each.device}", f"{each.name}{memory}"
-    yield "operating system", f"{machine.operating_system} ({machine.architecture})"
-    for member in dataclasses.fields(header.software):
-        value = getattr(header.software, member.name)
-        if value is not None:
-            yield member.name.replace("_", " "), _word(value)
-    measured = [each.outcome for each in run.records if isinstance(each.outcome, Measurement)]
-    for settings in dict.fromkeys(each.settings for each in measured):
-        words = (f"{name.replace('_', ' ')} {_word(value)}" for name, value in dataclasses.asdict(settings).items())
-        yield "settings read back", ", ".join(words)
-    warnings = Counter(warning.value for record in run.records for warning in record.warnings)
-    if warnings:
-        yield "trials with warnings", ", ".join(f"{name} {count}" for name, count in sorted(warnings.items()))
-    for text in run.warnings:
-        yield "file", text
-
-
-def _word(value: object) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _state(run: Run) -> str:
-    if run.footer is None:
-        return "incomplete: it did not stop in good order, or is still running"
-    footer, lost, division = run.footer, lost_trials(run), run.header.division
-    if is_complete(run):
-        state = "complete"
-    elif lost:
-        state = "incomplete (lines of its file are gone)"
-    elif footer.complete and division is not None:
-        state = f"shard {listed([shard.number for shard in division.held])} of {division.shards}, complete in itself"
-    else:
-        state = f"incomplete ({footer.reason})"
-    return f"{state}: {_trials(run)}, {footer.missing + lost} missing"
-
-
-def _trials(run: Run) -> str:
-    """Return how many trials there are of `run`, and how long they took together."""
-    failed = sum(isinstance(record.outcome, Failure) for record in run.records)
-    seconds = format_seconds(sum(record.wall_seconds for record in run.records))
-    return f"{_count(len(run.records) - failed, 'trial')} measured and {failed} failed in {seconds}"
-
-
-def _datasets(run: Run) -> list[str]:
-    """Return each dataset's name with the SHA-256 of what was trained on, where anything was measured."""
-    names = dict.fromkeys(configuration.dataset for configuration in run.header.plan.configurations)
-    found = {
-        (record.trial.configuration.dataset, record.outcome.dataset_sha256)
-        for record in run.records
-        if isinstance(record.outcome, Measurement)
-    }
-    hashes = {name: [sha256 for dataset, sha256 in sorted(found) if dataset == name] for name in names}
-    return [f"{name}, SHA-256 {' and '.join(sha256)}" if sha256 else name for name, sha256 in hashes.items()]
 
 
 def _compare(first: Source, other: Source) -> ComparisonReport:
