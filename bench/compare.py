@@ -302,7 +302,6 @@ def geometric_mean(rows: Iterable[Row]) -> Mean | None:
     uncertainty = math.fsum(
         variance**2 / each.degrees_of_freedom if each.degrees_of_freedom else math.inf
         for each, variance in zip(estimates, variances, strict=True)
-        if variance or not each.degrees_of_freedom
     )
     mean = Estimate(
         value=math.fsum(each.value for each in estimates) / count,

@@ -176,8 +176,7 @@ def gate_accuracies(
         if bound > -max_drop:
             reason = f"accuracy {said}, at worst {_points(bound)}; a drop of {max_drop * 100:g} pp is allowed"
             return shared.judgement(i, Verdict.PASS, reason, bound, drop_p[i])
-        ways = [to_pass[i] if -change < max_drop else None, to_fail[i] if -change > tolerated else None]
-        needed = min((n for n in ways if n is not None), default=None)
+        needed = min((n for n in (to_pass[i], to_fail[i]) if n is not None), default=None)
         reason = (
             f"accuracy {said}, but {_points(bound)} is possible and a drop of {max_drop * 100:g} pp is allowed"
             f"{_more(needed, 'trials a side')}"
