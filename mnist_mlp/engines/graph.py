@@ -4,8 +4,10 @@ A step finds its batch by a cursor on the device, so that nothing changes betwee
 moves on.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 import torch
@@ -32,10 +34,25 @@ def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None
     # when it was first wanted.
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=_capture_stream(device)):
+        with _collecting_no_garbage(), torch.cuda.graph(graph, stream=_capture_stream(device)):
             work()
     replay: Callable[[], None] = graph.replay
     return replay
+
+
+@contextlib.contextmanager
+def _collecting_no_garbage() -> Iterator[None]:
+    """Keep Python's collector from destroying an older graph meanwhile, which CUDA forbids while a stream captures.
+
+    It would end the capture with an error (pytorch/pytorch#161037).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @functools.cache
@@ -98,21 +115,26 @@ class GraphEngine(FusedEngine):
         return self._replays[size]
 
     def _make_step(self, size: int) -> Callable[[], None]:
-        """Return a step on the `size` samples at the cursor, which it moves on; all its tensors are made here."""
+        """Return a step on the `size` samples at the cursor, which it moves on; all its tensors are made here.
+
+        It does not refer to the engine, whose graphs and memory so go with the last reference to it.
+        """
         block = Block(size, size, self._device)
         ((_, batch),) = block.batches(size)
-        work = self.workspace(size)
+        work, optimizer, assemble = self.workspace(size), self.optimizer, self._pipeline.assemble
+        order, cursor, logits, labels = self._order, self._cursor, self._logits, self._labels
         offsets = torch.arange(size, device=self._device)
         positions, chosen = torch.empty_like(offsets), torch.empty_like(offsets)
 
         def step() -> None:
-            torch.add(offsets, self._cursor, out=positions)
-            torch.index_select(self._order, 0, positions, out=chosen)
-            self._fill(block, chosen)
+            torch.add(offsets, cursor, out=positions)
+            torch.index_select(order, 0, positions, out=chosen)
+            assemble(chosen, block.pixels, block.images, block.labels)
+            block.set_targets(size)
             work.gradients(batch)
-            self.optimizer.step()
-            self._logits.index_copy_(1, positions, batch.logits)
-            self._labels.index_copy_(0, positions, block.labels)
-            self._cursor.add_(size)
+            optimizer.step()
+            logits.index_copy_(1, positions, batch.logits)
+            labels.index_copy_(0, positions, block.labels)
+            cursor.add_(size)
 
         return step

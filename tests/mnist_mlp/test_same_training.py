@@ -1,10 +1,11 @@
 """Every engine computes the same training: against eager, against float64, in odd shapes, and back to the start."""
 
 import functools
+import gc
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -228,6 +229,35 @@ def test_graph_is_captured_on_the_device_that_its_step_works_on(monkeypatch: pyt
     capture(lambda: seen.append(("current", current[-1])), device)
     assert seen == [("stream", "cuda:1"), ("current", "cuda:1")]
     assert current == ["cuda:0"]
+
+
+def test_no_garbage_is_collected_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        collecting.append(gc.isenabled())
+        raise ValueError("out of memory, say")
+
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr("mnist_mlp.engines.graph._capture_stream", lambda _device: None)
+    collecting = [gc.isenabled()]
+    capture(lambda: collecting.append(gc.isenabled()), CPU)
+    with pytest.raises(ValueError, match="out of memory"):
+        capture(fail, CPU)
+    assert [*collecting, gc.isenabled()] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("make", [fused_engine, graph_engine])
+def test_an_engines_memory_goes_with_the_last_reference_to_it(make: Callable[[Recipe], FusedEngine]) -> None:
+    engine = make(RECIPE)
+    engine.train(torch.arange(130))
+    remembered = weakref.ref(engine)
+    gc.disable()
+    try:
+        del engine
+        assert remembered() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.cuda
