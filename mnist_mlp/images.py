@@ -2,7 +2,8 @@
 
 MNIST's digits were cropped to their ink, scaled to fit 20 by 20 pixels with their aspect ratio kept and anti-aliased,
 and placed in 28 by 28 so that their centre of mass lies at its centre (LeCun, Cortes and Burges, "The MNIST database of
-handwritten digits"). Before that, `prepare_image` finds out which of the picture's pixels are ink.
+handwritten digits"). Before that, `prepare_image` finds out which of the picture's pixels are ink: by their distance
+from the paper, whose level a photo's light changes from place to place, and not by single pixels, which may be noise.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial.polynomial import polygrid2d, polyvander2d
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mnist_mlp.errors import WorkloadError
@@ -46,6 +48,12 @@ INK_THRESHOLD: Final = 0.2
 
 _BORDER_SHARE: Final = 0.04
 """Width of the border that shows the paper, as a share of the shorter side."""
+
+_PAPER_SAMPLES: Final = 100
+"""Pixels along the longer side, at the most, that the surface of a photo's paper is worked out from."""
+
+_SQUARES: Final = 50
+"""Squares along the shorter side in which a digit is looked for."""
 
 _STRIP_ROWS: Final = 256
 """About so many rows of a picture with opacity are converted at a time."""
@@ -92,6 +100,11 @@ def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
     if isinstance(source, Image.Image):
         with _reading("the picture"):
             return _prepare(*_split(ImageOps.exif_transpose(source)))  # a copy: the caller's stays as it is
+    if not isinstance(source, str | Path):
+        raise ImageError(
+            f"a picture of type {type(source).__name__} is not read: give a file's path, or a picture of Pillow's, as "
+            "Image.fromarray makes one of an array"
+        )
     with _reading(f"picture {str(source)!r}"):
         return _prepare(*_split(_open(Path(source))))
 
@@ -197,7 +210,7 @@ def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
     darkest = float(ink.max(initial=0))
     if darkest < MIN_CONTRAST:
         raise ImageError(f"is empty: its ink and paper differ by only {darkest:.0%}; draw a digit in it")
-    digit = _fit(_crop(ink, INK_THRESHOLD * darkest))
+    digit = _fit(_crop(ink))
     return PreparedImage(pixels=_centre(digit), polarity=polarity)
 
 
@@ -215,24 +228,65 @@ def _find_ink(grey: Grey, alpha: Grey | None) -> tuple[Polarity, Grey]:
     if alpha is not None:
         backdrop = 1 if polarity == "dark on light" else 0
         grey = (grey * alpha + backdrop * (1 - alpha)).astype(np.float32)
-    paper = np.float32(_border_level(grey))
+    paper = _paper(grey, polarity)
     ink = paper - grey if polarity == "dark on light" else grey - paper
     return polarity, np.maximum(ink, np.float32(0))
 
 
+def _paper(grey: Grey, polarity: Polarity) -> Grey:
+    """Return the level of the paper at each pixel; a photo's is lighter on one side, or in the middle.
+
+    A drawing's paper has one level, the border's. Else it is a surface, of second degree each way, through the pixels
+    that are nearer to the paper than to the ink: first to the border's level, then to the surface so found.
+    """
+    border = _border(grey)
+    level = np.float32(np.median(border))
+    if np.mean(border == level) >= 1 / 2:
+        return np.full_like(grey, level)
+    rows, columns = (np.linspace(-1, 1, length) for length in grey.shape)
+    step = math.ceil(max(grey.shape) / _PAPER_SAMPLES)
+    sample = grey[::step, ::step]
+    terms = polyvander2d(*np.meshgrid(rows[::step], columns[::step], indexing="ij"), (2, 2))
+    paper = np.full(sample.shape, level, dtype=np.float64)
+    for _ in range(2):
+        ink = paper - sample if polarity == "dark on light" else sample - paper
+        near = np.abs(ink) <= max(0, ink.max()) / 2
+        surface = np.linalg.lstsq(terms[near], sample[near])[0]
+        paper = terms @ surface
+    return np.asarray(polygrid2d(rows, columns, surface.reshape(3, 3)), dtype=np.float32)
+
+
 def _border_level(values: Grey) -> float:
     """Return the median of `values` along the picture's border."""
+    return float(np.median(_border(values)))
+
+
+def _border(values: Grey) -> Grey:
+    """Return the `values` along the picture's border, in one row."""
     width = max(1, math.ceil(_BORDER_SHARE * min(values.shape)))
     inner = np.ones(values.shape, dtype=bool)
     inner[width:-width, width:-width] = False
-    return float(np.median(values[inner]))
+    return values[inner]
 
 
-def _crop(ink: Grey, threshold: float) -> Grey:
-    """Return the smallest part of `ink` that holds every pixel above `threshold`."""
-    drawn = ink > threshold
-    rows, columns = (np.flatnonzero(drawn.any(axis=axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def _crop(ink: Grey) -> Grey:
+    """Return the smallest part of `ink` that holds every pixel above the threshold.
+
+    Of a photo most such pixels may be noise. So the part is first narrowed by means over squares, small beside the
+    picture and then beside the digit; what lies outside has no say.
+    """
+    for _ in range(2):
+        ink = _drawn(ink, max(1, min(ink.shape) // _SQUARES))
+    return _drawn(ink, 1)
+
+
+def _drawn(ink: Grey, side: int) -> Grey:
+    """Return the part of `ink` with squares of this side whose mean is above the threshold, and its next pixels."""
+    means = np.asarray(Image.fromarray(ink).reduce(side))
+    drawn = means > INK_THRESHOLD * means.max()
+    top, bottom, left, right = (end for axis in (1, 0) for end in np.flatnonzero(drawn.any(axis=axis))[[0, -1]] * side)
+    near = side - 1
+    return ink[max(0, top - near) : bottom + side + near, max(0, left - near) : right + side + near]
 
 
 def _fit(ink: Grey) -> Grey:

@@ -86,6 +86,25 @@ def test_faint_ink_and_grey_paper_come_out_as_black_on_white() -> None:
     assert difference(prepare_image(seven(ink=120, paper=190)).pixels, REFERENCE) < 0.03
 
 
+@pytest.mark.parametrize("noise", [0, 15])
+@pytest.mark.parametrize("shade", ["even", "side", "corners"])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_shade_and_noise_of_a_photo_do_not_matter(shade: str, noise: int, inverted: bool) -> None:  # noqa: FBT001 - a case
+    canvas = Image.new("L", (640, 480), 255)
+    canvas.paste(seven().resize((240, 240)), (250, 90))
+    ink = 1 - np.asarray(canvas) / 255
+    y, x = np.meshgrid(np.linspace(-1, 1, 480), np.linspace(-1, 1, 640), indexing="ij")
+    light = {"even": 1 + 0 * x, "side": 0.8 + 0.2 * x, "corners": 1 - 0.2 * (x * x + y * y)}[shade]
+    levels = light * (200 - 160 * ink) + np.random.default_rng(0).normal(0, noise, ink.shape)
+    levels = 255 - levels if inverted else levels
+    photo = prepare_image(Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)))
+    assert photo.polarity == ("light on dark" if inverted else "dark on light")
+    drawing = prepare_image(canvas).pixels.astype(int)
+    # Its centre of mass may have moved to the next pixel.
+    moved = [np.roll(photo.pixels, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    assert min(np.abs(pixels - drawing).mean() for pixels in moved) < 10
+
+
 def test_position_and_margin_do_not_matter() -> None:
     wide = Image.new("L", (700, 400), 255)
     wide.paste(seven(), (430, 20))
@@ -252,6 +271,12 @@ def test_camera_orientation_is_honoured(tmp_path: Path) -> None:
 def test_empty_picture_is_refused(image: Image.Image) -> None:
     with pytest.raises(ImageError, match="is empty: its ink and paper differ by only"):
         prepare_image(image)
+
+
+def test_source_that_is_neither_path_nor_picture_is_refused_with_the_way_to_make_one() -> None:
+    pixels: Any = np.zeros((28, 28), np.uint8)
+    with pytest.raises(ImageError, match=r"of type ndarray is not read: .* Image\.fromarray"):
+        prepare_image(pixels)
 
 
 def test_missing_file_folder_text_and_cut_file_are_refused_by_name(tmp_path: Path) -> None:
