@@ -35,6 +35,7 @@ _MANY_EPOCHS: Final = 30
 
 _SAMPLES_PER_CLASS: Final = 6
 _SHADING_EXPONENT: Final = 0.4
+_SHADING_TICKS: Final = (0, 1, 5, 10, 20, 40, 60, 80, 100)
 _FIRST_EXAMPLES: Final = 24
 _WRONG_EXAMPLES: Final = 8
 
@@ -171,7 +172,8 @@ def confusion_matrix(evaluation: Evaluation, *, title: str = "") -> Figure:
     # Mistakes are a few percent: a scale that is stretched there lets them be seen beside the diagonal.
     scale = PowerNorm(_SHADING_EXPONENT, vmin=0, vmax=100)
     shading = axes.imshow(shares, cmap="cividis", norm=scale)
-    figure.colorbar(shading, ax=axes, label="share of the true class (%, stretched at the low end)")
+    label = "share of the true class (%, stretched at the low end)"
+    figure.colorbar(shading, ax=axes, ticks=_SHADING_TICKS, label=label)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     axes.set_xticks(range(CLASSES))

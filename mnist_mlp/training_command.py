@@ -101,7 +101,7 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
         data_root=data_root,
     )
     _print_task(trainer)
-    _fit(trainer)
+    _fit(trainer, outputs.history)
     written = _write_model(trainer, outputs)
     _print_final(trainer)
     if outputs.plots is not None:
@@ -120,7 +120,8 @@ def _print_task(trainer: Trainer) -> None:
     )
 
 
-def _fit(trainer: Trainer) -> None:
+def _fit(trainer: Trainer, history: Path | None) -> None:
+    """Train; each epoch is printed and written when it ends, so that what was measured outlives an interruption."""
     from mnist_mlp.progress import StepBar  # noqa: PLC0415 - 0.1 s that only terminals need
 
     bar = StepBar(trainer.steps_per_epoch) if sys.stderr.isatty() else None
@@ -128,6 +129,8 @@ def _fit(trainer: Trainer) -> None:
     def show(epoch: Epoch) -> None:
         with bar.paused() if bar else nullcontext():
             click.echo(epoch_row(epoch, trainer.recipe.epochs))
+        if history is not None:
+            trainer.history.to_csv(history)
 
     click.echo(epoch_header(validation=trainer.validation_samples > 0))
     with bar or nullcontext():
@@ -136,8 +139,6 @@ def _fit(trainer: Trainer) -> None:
 
 
 def _write_model(trainer: Trainer, outputs: Outputs) -> list[Path]:
-    if outputs.history is not None:
-        trainer.history.to_csv(outputs.history)
     if outputs.save is not None:
         trainer.save(outputs.save)
     return [path for path in (outputs.history, outputs.save) if path is not None]

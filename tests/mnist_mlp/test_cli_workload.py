@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from workload_builders import CommandLine
 
-from mnist_mlp import checkpoint, load_dataset, load_model
+from mnist_mlp import Epoch, Trainer, checkpoint, load_dataset, load_model
 from mnist_mlp.cli import EXIT_CODES, cli
 from mnist_mlp.data import Dataset
 from mnist_mlp.progress import StepBar
@@ -327,6 +327,25 @@ def test_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
         assert process.stderr.read() == "mnist-mlp: interrupted\n"
         assert process.wait(30) == 130
     assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_training_leaves_the_history_of_its_finished_epochs(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    train_epoch = Trainer._train_epoch  # noqa: SLF001 - the second one is interrupted
+
+    def interrupt_the_second(trainer: Trainer, index: int, on_step: Callable[[], None] | None) -> Epoch:
+        if index == 1:
+            raise KeyboardInterrupt
+        return train_epoch(trainer, index, on_step)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", interrupt_the_second)
+    code, _, _ = run("train", *SMALL, "--history", tmp_path / "h.csv", "--save", tmp_path / "m.pth")
+    assert code == 130
+    header, *rows = (tmp_path / "h.csv").read_text().splitlines()
+    assert header.startswith("epoch,")
+    assert [row.split(",")[0] for row in rows] == ["1"]
+    assert not (tmp_path / "m.pth").exists()
 
 
 def test_interrupt_within_this_process_is_exit_code_130(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
