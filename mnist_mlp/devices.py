@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.recipes import check_choice
+from mnist_mlp.recipes import check_type
 
 DEVICE_KINDS: Final = ("cpu", "cuda", "mps")
 
@@ -28,8 +28,12 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
         name = str(name) if name.type == "cuda" else name.type  # a tensor's own device is mps:0
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _count(kind)))
+    check_type("device", name, str, "its name, like cpu, cuda, cuda:1 or mps")
     kind, _, index = name.partition(":")
-    check_choice("device", kind, ("auto", *DEVICE_KINDS))
+    if kind not in DEVICE_KINDS:  # without the nearest name: for gpu it would be cpu
+        raise InvalidValueError(
+            f"device {name!r} is unknown: use auto, cpu, cuda (a GPU of NVIDIA's or AMD's) or mps (Apple's)"
+        )
     if ":" in name and (kind != "cuda" or re.fullmatch("0|[1-9][0-9]{0,2}", index) is None):
         raise InvalidValueError(f"device {name!r} is not a device's name: write it like cpu, cuda, cuda:1 or mps")
     count = _count(kind)

@@ -8,6 +8,7 @@ narrower relatives of either.
 
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from numbers import Integral, Real
@@ -105,6 +106,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raise `InvalidValueError` if a field breaks its rule, whoever built the recipe; keep plain numbers."""
+        check_type("name", self.name, str, "text")
+        check_type("shuffle", self.shuffle, bool, "True or False")
         self._keep("layers", check_layers(self.layers))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("output", self.output, OUTPUTS)
@@ -129,7 +132,10 @@ class Recipe:
         if self.seed is not None:
             self._keep("seed", check_whole("seed", self.seed))
         if self.optimizer != "sgd" and self.momentum != 0:
-            raise InvalidValueError(f"momentum {self.momentum} applies to sgd only: make it 0 for {self.optimizer}")
+            raise InvalidValueError(
+                f"momentum {self.momentum} applies to sgd only, and the optimizer is {self.optimizer}: "
+                f"make it 0, or use optimizer sgd"
+            )
 
     def _keep(self, name: str, value: float | tuple[int, ...]) -> None:
         object.__setattr__(self, name, value)  # frozen for all others
@@ -145,8 +151,14 @@ def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise `InvalidValueError`, with the nearest valid name, unless `value` is one of `choices`."""
     if value in choices:
         return
-    hint = did_you_mean(value, choices)
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     raise InvalidValueError(f"{what} {value!r} is unknown{hint}: use one of {', '.join(choices)}")
+
+
+def check_type(what: str, value: object, kind: type, remedy: str) -> None:
+    """Raise `InvalidValueError`, with what to give instead, unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise InvalidValueError(f"{what} {reprlib.repr(value)} is of type {type(value).__name__}: give {remedy}")
 
 
 def check_whole(what: str, value: int) -> int:
@@ -244,6 +256,7 @@ def find_recipe(model: str) -> Recipe:
     Raises:
         InvalidValueError: neither; a misspelt recipe name is answered with the nearest one.
     """
+    check_type("model", model, str, "a recipe's name, or layers as text, like '784-128-10'")
     if model in RECIPES:
         return RECIPES[model]
     if model[:1].isdigit():

@@ -5,6 +5,7 @@ It never prints and never reads a clock; `Trainer.fit` calls back so that others
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from mnist_mlp.data import Dataset, load
 from mnist_mlp.devices import check_precision, choose_device, float32_products
 from mnist_mlp.errors import InvalidValueError, WorkloadError
 from mnist_mlp.history import Epoch, History
-from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, find_recipe
+from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, check_whole, find_recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
 from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, check_seed, seeded_generator
 
@@ -75,13 +76,13 @@ class Trainer:
         data_root: Path | str | None = None,
     ) -> None:
         """Build model, optimizer and pipeline."""
-        self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+        self.recipe = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
         self.seed = check_seed(next(number for number in (seed, self.recipe.seed, 0) if number is not None))
         self.device = choose_device(device)
         check_precision(precision, self.device)
         self._precision = precision
         self.validation_split = validation_split
-        self.dataset = load(dataset, data_root) if isinstance(dataset, str) else dataset
+        self.dataset = dataset if isinstance(dataset, Dataset) else load(dataset, data_root)
         if self.dataset.name == "synthetic":
             raise InvalidValueError("dataset 'synthetic' is noise for timing, with nothing to learn: use another one")
         if pipeline == "dataloader" and isinstance(dataset, Dataset):
@@ -89,7 +90,7 @@ class Trainer:
                 f"pipeline 'dataloader' reads files itself, and not the dataset {dataset.name!r} that was loaded: "
                 f"give the dataset's name, with data_root if it is not in the default one, or use pipeline resident"
             )
-        if workers < 0:
+        if check_whole("workers", workers) < 0:
             raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
         if workers and pipeline == "resident":
             raise InvalidValueError(f"workers {workers} are for pipeline dataloader only: use it, or 0")
@@ -253,8 +254,8 @@ class Trainer:
 
 def _draw_held_out(samples: int, fraction: float, seed: int) -> Tensor | None:
     """Return the positions of `fraction` of `samples`, drawn without regard to class, ascending; None for none."""
-    if not 0 <= fraction < 1:
-        raise InvalidValueError(f"validation split {fraction} is out of range: use a fraction from 0 to below 1")
+    if not isinstance(fraction, Real) or not 0 <= fraction < 1:
+        raise InvalidValueError(f"validation split {fraction!r} is out of range: use a fraction from 0 to below 1")
     if fraction == 0:
         return None
     count = round(samples * fraction)

@@ -38,7 +38,7 @@ def customise(recipe: Recipe | str, *, width: int | None = None, **changes: Unpa
     """
     for name in changes:
         check_choice("ingredient", name, ("width", *Changes.__annotations__))
-    base = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    base = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
     widened = base if width is None else scale_width(base, width)
     different = {
         name: value for name, value in changes.items() if value is not None and value != getattr(widened, name)

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from mnist_mlp.data import generated
-from mnist_mlp.data.layout import FASHION_MNIST, MNIST, Arrays, Layout, encode_files, verify_hashes
+from mnist_mlp.data.layout import FASHION_MNIST, IMAGE_SIDE, MNIST, Arrays, Layout, encode_files, verify_hashes
 from mnist_mlp.data.sources import Found, Source, SourceName, default_sources, obtain
 from mnist_mlp.data.storage import default_root
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.recipes import DATASETS, check_choice
+from mnist_mlp.recipes import CLASSES, DATASETS, check_choice, check_type
 
 _LAYOUTS = (MNIST, FASHION_MNIST)
 
@@ -21,7 +21,7 @@ class Dataset:
     """A dataset in host memory, with what identifies it.
 
     Attributes:
-        name: one of `DATASETS`.
+        name: one of `DATASETS`; for data of your own, any other.
         sha256: SHA-256 of the text that `sha256sum` prints for the dataset's four decoded IDX files, in the order
             train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte: a line
             "<hash>  <file name>" each. For datasets that are not kept in files, of the files that would hold them.
@@ -30,6 +30,9 @@ class Dataset:
         train_labels: (n,) int64, 0 to 9.
         test_images: (m, 28, 28) uint8.
         test_labels: (m,) int64, 0 to 9.
+
+    Raises:
+        InvalidValueError: a tensor is not as above.
     """
 
     name: str
@@ -39,6 +42,30 @@ class Dataset:
     train_labels: torch.Tensor
     test_images: torch.Tensor
     test_labels: torch.Tensor
+
+    def __post_init__(self) -> None:
+        """Check the tensors, whoever made them."""
+        _check_tensors("train", self.train_images, self.train_labels)
+        _check_tensors("test", self.test_images, self.test_labels)
+
+
+def _check_tensors(part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
+    count = len(labels)
+    for name, tensor, shape, dtype in (
+        (f"{part}_images", images, (count, IMAGE_SIDE, IMAGE_SIDE), torch.uint8),
+        (f"{part}_labels", labels, (count,), torch.int64),
+    ):
+        check_type(name, tensor, torch.Tensor, "a tensor, which torch.from_numpy makes of an array")
+        if count == 0 or tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            raise InvalidValueError(
+                f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype} do not fit: give at least "
+                f"one label as (n,) torch.int64, and as many images as (n, 28, 28) torch.uint8, ink high on paper 0"
+            )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= CLASSES:
+        raise InvalidValueError(
+            f"{part}_labels go from {low} to {high}, but classes are 0 to {CLASSES - 1}: renumber them"
+        )
 
 
 def prepare(name: str, root: Path | str | None = None, *, sources: Sequence[Source] | None = None) -> SourceName:
@@ -89,6 +116,7 @@ def check_root_is_used(name: str, root: Path | None) -> None:
 
 
 def _find(name: str, root: Path | str | None, sources: Sequence[Source] | None) -> Found:
+    check_type("dataset", name, str, "its name, or a Dataset")
     check_choice("dataset", name, DATASETS)
     if name == "digits":
         return _found_here(name, generated.digits(), "scikit-learn")

@@ -271,15 +271,15 @@ def _checkpoint(path: Path) -> Reader:
     )
     torch.manual_seed(0)
     network = MLP(recipe.layers, activation=recipe.activation, output=recipe.output)
-    empty = torch.zeros((0, 28, 28), dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
+    images, labels = torch.zeros((1, 28, 28), dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
     data_set = Dataset(
         name="mnist",
         sha256="0" * 64,
         source="root",
-        train_images=empty[0],
-        train_labels=empty[1],
-        test_images=empty[0],
-        test_labels=empty[1],
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
     )
     training = TrainingSummary(seed=0, epochs=1, validation_split=0.0, test_loss=0.5, test_accuracy=0.9)
     save_checkpoint(path, Classifier(recipe, network), data_set, training)

@@ -398,9 +398,30 @@ def test_learning_rate_of_zero_is_refused_while_momentum_and_weight_decay_may_be
     assert changed(optimizer="sgd", momentum=0.0, weight_decay=0.0).momentum == 0
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "remedy"), [("shuffle", "no", "True or False"), ("shuffle", 1, "True"), ("name", 3, "text")]
+)
+def test_name_and_shuffle_of_another_type_are_refused(field: str, value: object, remedy: str) -> None:
+    with pytest.raises(InvalidValueError, match=rf"{field} .* is of type \w+: give {remedy}"):
+        changed(**{field: value})
+
+
+def test_model_that_is_no_text_is_refused_with_the_way_to_write_it() -> None:
+    layers: Any = (784, 100, 10)
+    with pytest.raises(InvalidValueError, match=r"model \(784, 100, 10\) is of type tuple: .* like '784-128-10'"):
+        find_recipe(layers)
+    with pytest.raises(InvalidValueError, match=r"model \(784, 100, 10\) is of type tuple"):
+        mnist_mlp.customise(layers, epochs=2)
+
+
+def test_names_in_capitals_are_recognised() -> None:
+    with pytest.raises(InvalidValueError, match=r"'MLP_128' is unknown \(did you mean 'mlp_128'\?\)"):
+        find_recipe("MLP_128")
+
+
 def test_momentum_is_for_sgd_only() -> None:
     assert changed(optimizer="sgd", momentum=0.9).momentum == 0.9
-    with pytest.raises(InvalidValueError, match=r"momentum 0\.9 applies to sgd only: make it 0 for adam"):
+    with pytest.raises(InvalidValueError, match=r"momentum 0\.9 applies to sgd only.* adam: .*optimizer sgd"):
         changed(momentum=0.9)
 
 

@@ -281,12 +281,31 @@ def test_training_that_diverges_in_its_last_step_is_found_out_by_the_test_loss(d
         ({"seed": -1, "validation_split": 0.5}, "seed -1"),
         ({"workers": -1}, "workers -1"),
         ({"pipeline": "residant"}, "did you mean 'resident'"),
-        ({"device": "gpu"}, "device 'gpu' is unknown"),
+        ({"workers": "2"}, "workers '2' is of type str: give a whole number"),
+        ({"validation_split": "0.1"}, "validation split '0.1' is out of range"),
+        ({"engine": None}, "engine None is unknown: use one of eager"),
+        ({"recipe": (784, 100, 10)}, "of type tuple: give a recipe's name"),
+        ({"device": "gpu"}, "device 'gpu' is unknown: use auto, cpu, cuda"),
+        ({"device": 0}, "device 0 is of type int: give its name"),
     ],
 )
 def test_bad_argument_is_named(dataset: Dataset, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         make(dataset, **options)
+
+
+def test_dataset_that_is_none_is_refused() -> None:
+    nothing: Any = None
+    with pytest.raises(InvalidValueError, match="dataset None is of type NoneType: give its name, or a Dataset"):
+        make(nothing)
+
+
+def test_model_of_ones_own_data_is_saved_and_loaded(dataset: Dataset, tmp_path: Path) -> None:
+    trainer = make(replace(dataset, name="our class", sha256=""))
+    trainer.fit(1)
+    trainer.save(tmp_path / "m.pth")
+    loaded = load_model(tmp_path / "m.pth")
+    assert torch.equal(loaded.probabilities(dataset.test_images), trainer.probabilities(dataset.test_images))
 
 
 def test_noise_is_not_trained_on(dataset: Dataset) -> None:

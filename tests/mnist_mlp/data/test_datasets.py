@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,25 @@ def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> Non
     for function in (data.prepare, data.load):
         with pytest.raises(InvalidValueError, match=r"dataset 'minst' is unknown .*'mnist'"):
             function("minst", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_images": torch.zeros(3, 28, 28)}, r"train_images of shape \(3, 28, 28\) and type torch\.float32"),
+        ({"train_images": torch.zeros(3, 784, dtype=torch.uint8)}, r"train_images of shape \(3, 784\)"),
+        ({"train_images": torch.zeros(2, 28, 28, dtype=torch.uint8)}, r"as many images as \(n, 28, 28\) torch\.uint8"),
+        ({"train_labels": torch.zeros(3)}, r"train_labels of shape \(3,\) and type torch\.float32"),
+        ({"train_labels": torch.tensor([0, 1, 10])}, r"train_labels go from 0 to 10, but classes are 0 to 9"),
+        ({"test_labels": torch.tensor([-1, 1, 2])}, r"test_labels go from -1 to 2"),
+        ({"test_images": np.zeros((3, 28, 28), np.uint8)}, r"test_images .* is of type ndarray: .* torch\.from_numpy"),
+    ],
+)
+def test_dataset_of_other_tensors_is_refused(changes: dict[str, Any], message: str) -> None:
+    images, labels = torch.zeros(3, 28, 28, dtype=torch.uint8), torch.tensor([0, 1, 2])
+    tensors = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    with pytest.raises(InvalidValueError, match=message):
+        data.Dataset(name="mine", sha256="", source="generated", **{**tensors, **changes})
 
 
 def test_every_dataset_name_is_known_to_load(tmp_path: Path) -> None:
