@@ -58,7 +58,7 @@ def _table(  # noqa: PLR0913, PLR0917 - what a table is drawn from
     cells = {column.key: (column.header, [column.cell(row) for row in rows]) for column in columns}
     keys = fitting(cells, _DROP_ORDER, width) if layout == "table" else list(cells)
     kept = [column for column in columns if column.key in keys]
-    dropped += [column for column in columns if column.key not in keys]
+    dropped += [column for key in _DROP_ORDER for column in columns if column.key == key and key not in keys]
     in_rows = list(zip(*(cells[key][1] for key in keys), strict=True))
     table = draw_table([each.header for each in kept], in_rows, [each.is_numeric for each in kept], layout, width)
     return f"{title}\n{table}" if layout == "table" else f"**{title}**\n\n{table}"

@@ -96,6 +96,8 @@ def test_columns_are_left_out_in_order_and_named(mixed: Comparison) -> None:
     assert "left out for want of room: normed" in narrow
     assert "normed: the same of epoch times" not in narrow  # what is not shown needs no explaining
     assert "verdict" in narrow
+    narrowest = " ".join(render_comparison(mixed, width=20).split())
+    assert "left out for want of room: normed, least found, n, baseline" in narrowest
     roomier = " ".join(render_comparison(mixed, width=80).split())
     assert "least found: the smallest difference" in roomier
 
