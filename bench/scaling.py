@@ -9,6 +9,14 @@ each sample costs whatever the layers: its input pipeline. The last two are ther
 of sizes left out better. FLOPs and bytes are counted from the layers (`mnist_mlp.costs`), so rate and bandwidth are
 what this software reaches on the device, not what the device could do.
 
+An accelerator works while the host prepares what follows, and a step takes as long as the busier of the two:
+
+    seconds a step = max(overhead, FLOPs / rate + bytes / bandwidth + samples * seconds a sample)
+
+With a DataLoader the samples are the host's too. Which of the two forms holds of an accelerator, the sizes left out
+tell: what it does one after the other, as in a graph, adds up. Where it is known which side decides each size, the
+second form is a sum as well, of that side's terms (`bench.step_forms`). Intervals take the division for known.
+
 The coefficients, none below zero (Lawson and Hanson, 1974), minimise the sum of squared relative errors, for times
 range over a factor of a thousand. One observation is a configuration, by the geometric mean of its trials. Intervals
 are those of linear regression, Student's t; how far a size may lie off the line, the model's own misfit, is in the
@@ -22,14 +30,14 @@ they are fitted to are sums of terms, and no coefficient is told that may be suc
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.records import Configuration, TrialWarning
+from bench.step_forms import Form, Matrix, Solution, normalised, search, solve
 from bench.student import t_quantile
 from mnist_mlp.costs import training_bytes, training_flops
 
@@ -45,8 +53,6 @@ MIN_TOLD: Final = 0.05
 _TERMS: Final = ("overhead", "arithmetic", "traffic", "input")
 
 _CANDIDATES: Final = (_TERMS[:2], _TERMS[:3], ("overhead", "arithmetic", "input"), _TERMS)
-
-Matrix: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +134,7 @@ class LeaveOneOut:
 class Fit:
     """The model fitted to one contender.
 
+    `is_overlapped` says that the host's overhead and the device's work go on at the same time, and do not add up.
     `rate` is in FLOP/s and `bandwidth` in bytes/s. A coefficient is None where its term is absent from the model, and
     where it is not among those that are `told`: the sizes do not tell it from others. `deviation` is the relative
     residuals' standard deviation, `r_squared` that of log times: the share of the variance of ln(seconds) that the
@@ -136,6 +143,7 @@ class Fit:
 
     contender: Contender
     terms: tuple[str, ...]
+    is_overlapped: bool
     told: frozenset[str]
     overhead: Coefficient | None
     rate: Coefficient | None
@@ -144,34 +152,43 @@ class Fit:
     deviation: float
     r_squared: float
     leave_one_out: LeaveOneOut
-    _coefficients: Matrix
+    _solution: Solution
     _covariance: Matrix
     _quantile: float
 
     @property
     def half_performance_flops(self) -> float | None:
-        """FLOPs of a step in which overhead and arithmetic take equally long: Hockney's n½, in work.
+        """FLOPs of a step that reaches half of `rate`, but for other terms: Hockney's n½, in work.
 
-        None where one of them is not told, or was not seen.
+        Arithmetic takes as long as the overhead there, or half as long where the two overlap. None where one of them is
+        not told, or was not seen.
         """
         if self.overhead is None or self.rate is None or not 0 < self.overhead.value * self.rate.value < math.inf:
             return None
-        return self.overhead.value * self.rate.value
+        return self.overhead.value * self.rate.value / (2 if self.is_overlapped else 1)
 
     def half_performance_batch(self, layers: tuple[int, ...]) -> float | None:
         """Return the batch size at which throughput is half of what ever larger batches approach.
 
-        It is what of a step does not grow with the batch over what a sample adds; None if either is none or not told.
+        Where all adds up it is what of a step does not grow with the batch over what a sample adds. None if either is
+        none or not told.
         """
-        still, moving = (_row(self.contender.configuration, layers, batch, _TERMS) for batch in (0.0, 1.0))
-        if not (_is_told(self.contender, still) and _is_told(self.contender, moving - still)):
+        solution, configuration = self._solution, self.contender.configuration
+        still, one = (_row(configuration, layers, batch, _TERMS) for batch in (0.0, 1.0))
+        sides = solution.form.sides(_TERMS)
+        if not all(_is_told(self.contender, solution, row) for row in (*sides * still, *sides * (one - still))):
             return None
-        fixed, slope = self._seconds(layers, 0.0), self._seconds(layers, 1.0) - self._seconds(layers, 0.0)
-        return fixed / slope if fixed > 0 and slope > 0 else None
+        fixed, first = (self._side_seconds(layers, batch) for batch in (0.0, 1.0))
+        slopes = first - fixed
+        if slopes.max() <= 0:
+            return None
+        # There the longer side takes twice as long as at the largest slope alone.
+        batch = float(max(fixed / (2 * slopes.max() - slopes)))
+        return batch if batch > 0 else None
 
     def predict(self, layers: tuple[int, ...], batch_size: float) -> Prediction:
         """Return the predicted time of a step of `batch_size` samples through `layers`."""
-        seconds = self._seconds(layers, batch_size)
+        seconds = float(self._side_seconds(layers, batch_size).max())
         half = self._quantile * math.sqrt(self.deviation**2 + self.variance(layers, batch_size))
         known = [o.configuration for o in self.contender.observations]
         weights, sizes = [each.weights for each in known], [each.batch_size for each in known]
@@ -183,13 +200,14 @@ class Fit:
 
     def variance(self, layers: tuple[int, ...], batch_size: float) -> float:
         """Return the variance of ln(predicted seconds) from the coefficients' errors alone."""
+        seconds = self._side_seconds(layers, batch_size)
         row = _row(self.contender.configuration, layers, batch_size, self.terms)
-        seconds = float(row @ self._coefficients)
-        return float(row @ self._covariance @ row) / seconds**2
+        row = row * self._solution.form.sides(self.terms)[seconds.argmax()]
+        return float(row @ self._covariance @ row) / float(seconds.max()) ** 2
 
-    def _seconds(self, layers: tuple[int, ...], batch_size: float) -> float:
+    def _side_seconds(self, layers: tuple[int, ...], batch_size: float) -> Matrix:
         row = _row(self.contender.configuration, layers, batch_size, self.terms)
-        return float(row @ self._coefficients)
+        return self._solution.form.seconds(row, self._solution.coefficients)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,62 +270,77 @@ def blanked(configuration: Configuration) -> Configuration:
 def fit(contender: Contender) -> Fit | None:
     """Return the model fitted to `contender`; None with too few sizes to fit and test one.
 
-    Of the model with and without its last terms that one is taken which predicts left-out sizes best (root mean square
-    of the relative errors). Terms that the sizes cannot tell apart are not tried together: with one width alone, the
-    traffic of the parameters looks like overhead.
+    Of the forms, with and without the last terms, that one is taken which predicts left-out sizes best (root mean
+    square of the relative errors). Terms that the sizes cannot tell apart are not tried together: with one width alone,
+    the traffic of the parameters looks like overhead.
     """
     count = len(contender.observations)
-    candidates = [
-        terms for terms in _CANDIDATES if count >= len(terms) + MIN_FREEDOM and _are_distinct(contender, terms)
-    ]
-    if not candidates:
+    tried = [_solved(contender, form) for form in _forms(contender) if count >= len(form.terms) + MIN_FREEDOM]
+    left_out = [(each, _left_out(contender, each)) for each in tried if _is_possible(contender, each)]
+    if not left_out:
         return None
-    left_out = {terms: _left_out(contender, terms) for terms in candidates}
-    best = min(candidates, key=lambda terms: statistics.fmean(error**2 for error in left_out[terms]))
-    return _finish(contender, best, left_out[best])
+    return _finish(contender, *min(left_out, key=lambda each: statistics.fmean(error**2 for error in each[1])))
 
 
-def _are_distinct(contender: Contender, terms: tuple[str, ...]) -> bool:
-    rows, seconds = _system(contender, terms)
-    smallest = float(np.linalg.svd(_normalised(rows / seconds[:, None])[0], compute_uv=False)[-1])
-    return smallest > MIN_SINGULAR_VALUE
+def _forms(contender: Contender) -> Iterator[Form]:
+    """Yield the forms to try. On the CPU nothing overlaps: the host is the device."""
+    configuration = contender.configuration
+    host = {"overhead", "input"} if configuration.pipeline == "dataloader" else {"overhead"}
+    for terms in _CANDIDATES:
+        yield Form(terms=terms)
+        if configuration.device != "cpu":
+            yield Form(terms=terms, host=frozenset(host))
 
 
-def _is_told(contender: Contender, row: Matrix) -> bool:
+def _solved(contender: Contender, form: Form) -> Solution:
+    rows, seconds = _system(contender, form.terms)
+    return solve(form, rows, seconds, rows[:, form.terms.index("arithmetic")])
+
+
+def _is_possible(contender: Contender, solution: Solution) -> bool:
+    rows, seconds = _system(contender, solution.form.terms)
+    relative = solution.effective(rows, solution.form.terms) / seconds[:, None]
+    smallest = float(np.linalg.svd(normalised(relative)[0], compute_uv=False)[-1])
+    return solution.is_supported and smallest > MIN_SINGULAR_VALUE
+
+
+def _is_told(contender: Contender, solution: Solution, row: Matrix) -> bool:
     """Return whether the sizes tell what `row` makes of the coefficients of all four terms."""
     rows, seconds = _system(contender, _TERMS)
-    normalised, scale = _normalised(rows / seconds[:, None])
-    _, sizes, directions = np.linalg.svd(normalised)
+    columns, scale = normalised(solution.effective(rows, _TERMS) / seconds[:, None])
+    _, sizes, directions = np.linalg.svd(columns)
     wanted = row / scale
     untold = directions[sizes < MIN_TOLD] @ wanted
-    return float(np.linalg.norm(untold)) < MIN_TOLD * float(np.linalg.norm(wanted))
+    return float(np.linalg.norm(untold)) <= MIN_TOLD * float(np.linalg.norm(wanted))
 
 
-def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float]) -> Fit:
-    observations = contender.observations
+def _finish(contender: Contender, solution: Solution, left_out: list[float]) -> Fit:
+    observations, terms, coefficients = contender.observations, solution.form.terms, solution.coefficients
     rows, seconds = _system(contender, terms)
-    coefficients = _solve(rows, seconds)
-    relative = rows / seconds[:, None]
+    relative = solution.effective(rows, terms) / seconds[:, None]
     freedom = len(observations) - len(terms)
     residuals = relative @ coefficients - 1
     variance = float(residuals @ residuals) / freedom
-    normalised, scale = _normalised(relative)
-    covariance: Matrix = variance * np.linalg.inv(normalised.T @ normalised) / np.outer(scale, scale)
+    columns, scale = normalised(relative)
+    covariance: Matrix = variance * np.linalg.inv(columns.T @ columns) / np.outer(scale, scale)
     quantile = t_quantile(freedom)
     half = quantile * np.sqrt(np.diag(covariance))
-    told = frozenset(term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_told(contender, row))
+    told = frozenset(
+        term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_told(contender, solution, row)
+    )
     known = {
         term: Coefficient(value=float(value), low=max(0.0, float(value - width)), high=float(value + width))
         for term, value, width in zip(terms, coefficients, half, strict=True)
         if term in told
     }
     logs = np.log(seconds)
-    errors = np.log(rows @ coefficients) - logs
+    errors = np.log(relative @ coefficients)
     spread = float(((logs - logs.mean()) ** 2).sum())
     worst = int(np.argmax(left_out))
     return Fit(
         contender=contender,
         terms=terms,
+        is_overlapped=bool(solution.form.host),
         told=told,
         overhead=known.get("overhead"),
         rate=_inverse(known.get("arithmetic")),
@@ -320,19 +353,22 @@ def _finish(contender: Contender, terms: tuple[str, ...], left_out: list[float])
             largest=left_out[worst],
             worst=observations[worst].configuration,
         ),
-        _coefficients=coefficients,
+        _solution=solution,
         _covariance=covariance,
         _quantile=quantile,
     )
 
 
-def _left_out(contender: Contender, terms: tuple[str, ...]) -> list[float]:
-    rows, seconds = _system(contender, terms)
+def _left_out(contender: Contender, solution: Solution) -> list[float]:
+    """Return the error of each size, predicted from the others, which may then be divided between sides anew."""
+    form = solution.form
+    rows, seconds = _system(contender, form.terms)
     everyone = np.arange(len(seconds))
     errors = []
     for left_out in everyone:
         others = everyone != left_out
-        predicted = float(rows[left_out] @ _solve(rows[others], seconds[others]))
+        without = search(form, rows[others], seconds[others], solution.deciding[others])
+        predicted = float(form.seconds(rows[left_out], without.coefficients).max())
         errors.append(abs(predicted / float(seconds[left_out]) - 1))
     return errors
 
@@ -341,22 +377,6 @@ def _system(contender: Contender, terms: tuple[str, ...]) -> tuple[Matrix, Matri
     rows = [_step_row(observation, terms) for observation in contender.observations]
     seconds = [observation.step_seconds for observation in contender.observations]
     return np.array(rows, dtype=np.float64), np.array(seconds, dtype=np.float64)
-
-
-def _solve(rows: Matrix, seconds: Matrix) -> Matrix:
-    """Return the coefficients at or above zero with the least sum of squared relative errors."""
-    from scipy.optimize import nnls  # noqa: PLC0415 - a fraction of a second that other commands need not pay
-
-    relative, scale = _normalised(rows / seconds[:, None])
-    solution: Any = nnls(relative, np.ones(len(seconds)))
-    coefficients: Matrix = solution[0] / scale
-    return coefficients
-
-
-def _normalised(rows: Matrix) -> tuple[Matrix, Matrix]:
-    """Return `rows` with columns of length 1, and what they were divided by: they differ by 12 orders of magnitude."""
-    scale = np.linalg.norm(rows, axis=0)
-    return rows / scale, scale
 
 
 def _inverse(seconds_per_unit: Coefficient | None) -> Coefficient | None:

@@ -60,7 +60,14 @@ def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
         headers=_MODEL_HEADERS,
         rows=rows,
         numeric=_MODEL_NUMERIC,
-        notes=(*_MODEL_LEGEND, *unseen, *map(_details, models), *_flagged(models), *(() if crossed else missing)),
+        notes=(
+            *_MODEL_LEGEND,
+            *unseen,
+            *_overlaps(models),
+            *map(_details, models),
+            *_flagged(models),
+            *(() if crossed else missing),
+        ),
     )
     if crossed:
         several = len({layers for _, _, layers, _ in crossed}) > 1
@@ -72,6 +79,15 @@ def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
             numeric=(False,) * (len(headers) - 3) + (True,) * 3,
             notes=(*((_NARROWEST_LEGEND,) if several else ()), *_CROSSOVER_LEGEND, *missing),
         )
+
+
+def _overlaps(models: Sequence[Model]) -> Iterator[str]:
+    """Yield the notes on models whose terms do not all add up."""
+    for model in models:
+        if model.fit.is_overlapped:
+            loads = model.fit.contender.configuration.pipeline == "dataloader"
+            host = "overhead and its samples' time" if loads else "overhead"
+            yield f"{model.name}: the host's {host} and the device's work go on at the same time; the longer one counts"
 
 
 def _flagged(models: Sequence[Model]) -> tuple[str, ...]:
@@ -236,6 +252,7 @@ def _raw_model(model: Model) -> dict[str, Value]:
         "left_out_median": one.leave_one_out.median,
         "left_out_largest": one.leave_one_out.largest,
         "half_performance_flops": half,
+        "is_overlapped": one.is_overlapped,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fake_cluster import FakeCluster, FakeNode, describe, gpu
 from fake_worker import FakeLauncher
+from heeded_signals import heeded
 
 from bench import run
 from bench.cluster import ClusterCrew
@@ -343,7 +344,7 @@ def test_a_signal_while_a_call_is_begun_comes_after_it(monkeypatch: pytest.Monke
         begin(thread)
 
     monkeypatch.setattr(threading.Thread, "start", begin_with_a_signal)
-    with Interrupts(), pytest.raises(InterruptedRunError):
+    with heeded(), Interrupts(), pytest.raises(InterruptedRunError):
         call_apart(lambda: 7, answers.put)
     assert answers.get(timeout=10) == 7
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from heeded_signals import heeded
 
 from bench import __main__, cli
 from bench.processes import worker_environment
@@ -24,9 +25,10 @@ def interrupt(name, *arguments, **keywords):
 builtins.__import__ = interrupt
 __main__.main()
 """
-    done = subprocess.run(  # noqa: S603 - our own words
-        [sys.executable, "-c", program], env=worker_environment(), capture_output=True, text=True, check=False
-    )
+    with heeded():
+        done = subprocess.run(  # noqa: S603 - our own words
+            [sys.executable, "-c", program], env=worker_environment(), capture_output=True, text=True, check=False
+        )
     assert done.returncode == -signal.SIGINT
     assert done.stderr == ""
 

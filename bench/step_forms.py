@@ -1,0 +1,115 @@
+"""Least squares for the forms that a step's time can have: a sum of terms, or the longer of two such sums.
+
+All is by `rows`, (sizes, terms): what the coefficients of a form's terms are multiplied by, and `seconds`, (sizes,).
+The longer of two sums is linear once it is known which side decides each size. So the sizes are fitted and divided
+between the sides by turns, from several beginnings, each until nothing changes any more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix: TypeAlias = NDArray[np.float64]
+Places: TypeAlias = NDArray[np.intp]
+
+_BEGINNINGS: Final = 8
+"""Divisions of the sizes, by their arithmetic, that the search for the best one starts from."""
+
+_MAX_TURNS: Final = 20
+"""Of one search, which mostly ends after three; it could go round in circles."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """The terms of a model, and which of them the `host` works off while the device does the others; none: all add up.
+
+    So a step has one side or two, numbered from 0, the host's first, of which the longer one decides.
+    """
+
+    terms: tuple[str, ...]
+    host: frozenset[str] = frozenset()
+
+    def sides(self, terms: Sequence[str]) -> Matrix:
+        """Return a row for each side: 1 for those of `terms` that are its own, 0 for the others."""
+        if not self.host:
+            return np.ones((1, len(terms)))
+        is_host = np.array([term in self.host for term in terms])
+        return np.stack([is_host, ~is_host]).astype(np.float64)
+
+    def seconds(self, rows: Matrix, coefficients: Matrix) -> Matrix:
+        """Return what each side takes for each of `rows`, (sizes, sides)."""
+        seconds: Matrix = rows @ (self.sides(self.terms) * coefficients).T
+        return seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Solution:
+    """A form's coefficients, and the side that decides each observation."""
+
+    form: Form
+    coefficients: Matrix
+    deciding: Places
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether each side decides more sizes than it has terms."""
+        sides = self.form.sides(self.form.terms)
+        counts = np.bincount(self.deciding, minlength=len(sides))
+        return bool((counts > sides.sum(axis=1)).all())
+
+    def effective(self, rows: Matrix, terms: Sequence[str]) -> Matrix:
+        """Return the observations' `rows` of `terms` without the terms of sides that do not decide."""
+        effective: Matrix = rows * self.form.sides(terms)[self.deciding]
+        return effective
+
+
+def solve(form: Form, rows: Matrix, seconds: Matrix, work: Matrix) -> Solution:
+    """Return the solution with the least sum of squared relative errors that was found.
+
+    Where all adds up it is the best there is. Else the searches begin with the host deciding the sizes of least `work`.
+    """
+    count = len(seconds)
+    if not form.host:
+        return search(form, rows, seconds, np.zeros(count, dtype=np.intp))
+    rank = work.argsort().argsort()
+    beginnings = sorted({round(each) for each in np.linspace(1, count - 1, _BEGINNINGS)})
+    found = [search(form, rows, seconds, (rank >= first).astype(np.intp)) for first in beginnings]
+
+    def misfit(solution: Solution) -> float:
+        errors = form.seconds(rows, solution.coefficients).max(axis=1) / seconds - 1
+        return float(errors @ errors)
+
+    return min(found, key=misfit)
+
+
+def search(form: Form, rows: Matrix, seconds: Matrix, deciding: Places) -> Solution:
+    """Return what fitting and dividing the sizes between the sides come to by turns, where `deciding` is the first."""
+    for _ in range(_MAX_TURNS):
+        coefficients = _least_squares(rows * form.sides(form.terms)[deciding], seconds)
+        before, deciding = deciding, form.seconds(rows, coefficients).argmax(axis=1)
+        if (before == deciding).all():
+            break
+    return Solution(form=form, coefficients=coefficients, deciding=deciding)
+
+
+def _least_squares(rows: Matrix, seconds: Matrix) -> Matrix:
+    """Return the coefficients at or above zero with the least sum of squared relative errors."""
+    from scipy.optimize import nnls  # noqa: PLC0415 - a fraction of a second that other commands need not pay
+
+    relative, scale = normalised(rows / seconds[:, None])
+    solution: Any = nnls(relative, np.ones(len(seconds)))
+    coefficients: Matrix = solution[0] / scale
+    return coefficients
+
+
+def normalised(rows: Matrix) -> tuple[Matrix, Matrix]:
+    """Return `rows` with columns of length 1, and what they were divided by: they differ by 12 orders of magnitude.
+
+    A column of zeros, of a side that decides nothing, stays one.
+    """
+    lengths = np.linalg.norm(rows, axis=0)
+    scale = np.where(lengths > 0, lengths, 1.0)
+    return rows / scale, scale
