@@ -300,8 +300,13 @@ def _possible(
         else:
             possible.append(configuration)
     if problem is not None and not (skip and possible):
-        raise problem
+        raise _refusal(problem, others=len(possible)) from problem
     return tuple(possible)
+
+
+def _refusal(problem: Exception, others: int) -> BadInputError:
+    """Return `problem` as an error of the user's, with the way to have the `others` without it."""
+    return BadInputError(f"{problem}; --skip-unsupported goes on without it" if others else str(problem))
 
 
 def _check_ranks(configuration: Configuration, cores: int, ranks_here: int) -> None:
@@ -348,7 +353,7 @@ def _supported(request: Request, devices: Sequence[str]) -> list[_Combination]:
         else:
             supported.append(combination)
     if problem is not None and not (request.skip_unsupported and supported):
-        raise BadInputError(str(problem)) from problem
+        raise _refusal(problem, others=len(supported)) from problem
     return supported
 
 

@@ -325,8 +325,16 @@ def test_what_cannot_be_had_is_left_out_where_that_is_asked_for() -> None:
 
 
 def test_nothing_left_is_refused_all_the_same() -> None:
-    with pytest.raises(BadInputError, match="engine 'graph' replays CUDA graphs"):
+    with pytest.raises(BadInputError, match="engine 'graph' replays CUDA graphs") as refused:
         configurations(request(engines=("graph",), skip_unsupported=True))
+    assert "--skip-unsupported" not in str(refused.value)
+
+
+def test_a_refusal_of_some_tells_how_to_have_the_others() -> None:
+    with pytest.raises(BadInputError, match="use engine fused; --skip-unsupported goes on without it"):
+        configurations(request(engines=("eager", "graph")))
+    with pytest.raises(BadInputError, match=r"3 ranks.*--skip-unsupported goes on without it"):
+        ranks_plan(world_sizes=(1, 3))
 
 
 def test_the_taxes_preset_is_a_tutorials_loop_and_what_is_less_than_it() -> None:
