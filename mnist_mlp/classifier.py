@@ -45,6 +45,10 @@ class Classifier:
         self.recipe = recipe
         self.network = network
 
+    def __repr__(self) -> str:
+        """Return whose weights it has, and where."""
+        return f"Classifier({self.recipe.name!r}, device {str(self.device)!r})"
+
     @property
     def device(self) -> torch.device:
         """Where the network is."""

@@ -104,7 +104,7 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
 @click.option("--output-kind", "output", type=click.Choice(OUTPUTS), help="What the network returns.")
 @click.option("--loss", type=click.Choice(tuple(LOSSES)), help="nll is of log_softmax, nll_of_log of softmax.")
 @click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Adam, or SGD with --momentum.")
-@click.option("--learning-rate", type=float, help="Of each step, or the highest of a schedule.")
+@click.option("--learning-rate", "--lr", type=float, help="Of each step, or the highest of a schedule.")
 @click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves.")
 @click.option("--momentum", type=float, help="For sgd.")
 @click.option("--weight-decay", type=float, help="Added to a weight's gradient, times the weight.")

@@ -111,6 +111,13 @@ class Trainer:
         self.history = History()
         self._unfinished = False
 
+    def __repr__(self) -> str:
+        """Return what is trained on what, and how far it is."""
+        return (
+            f"Trainer({self.recipe.name!r}, dataset {self.dataset.name!r}, seed {self.seed}, "
+            f"device {str(self.device)!r}, {len(self.history)} epochs)"
+        )
+
     @property
     def train_samples(self) -> int:
         """Samples trained on in an epoch."""

@@ -48,6 +48,11 @@ class Dataset:
         _check_tensors("train", self.train_images, self.train_labels)
         _check_tensors("test", self.test_images, self.test_labels)
 
+    def __repr__(self) -> str:
+        """Return what it is, without its tensors."""
+        counts = f"{len(self.train_labels)} training and {len(self.test_labels)} test images"
+        return f"Dataset({self.name!r}, {counts}, source {self.source!r})"
+
 
 def _check_tensors(part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
     count = len(labels)

@@ -281,7 +281,9 @@ def test_recipe_is_found_by_its_name(name: str) -> None:
     assert find_recipe(name) is RECIPES[name]
 
 
-@pytest.mark.parametrize(("misspelt", "meant"), [("mlp_512_265", "mlp_512_256"), ("mpl_128", "mlp_128")])
+@pytest.mark.parametrize(
+    ("misspelt", "meant"), [("mlp_512_265", "mlp_512_256"), ("mpl_128", "mlp_128"), ("mlp_512", "mlp_512_256")]
+)
 def test_misspelt_recipe_is_answered_with_the_nearest_one(misspelt: str, meant: str) -> None:
     with pytest.raises(InvalidValueError) as caught:
         find_recipe(misspelt)

@@ -48,6 +48,16 @@ def test_fit_learns_and_its_last_epoch_is_what_evaluate_finds(dataset: Dataset) 
     assert evaluation.samples == 70
 
 
+def test_objects_say_in_a_notebook_what_they_are(dataset: Dataset) -> None:
+    trainer = make(dataset)
+    trainer.fit(epochs=2)
+    assert "seed 1, device 'cpu', 2 epochs" in repr(trainer)
+    assert repr(RECIPE.name) in repr(trainer)
+    assert repr(RECIPE.name) in repr(trainer.model)
+    assert f"{len(dataset.train_labels)} training and {len(dataset.test_labels)} test images" in repr(dataset)
+    assert "tensor" not in repr(dataset)
+
+
 def test_final_training_accuracy_is_that_of_the_final_weights(dataset: Dataset) -> None:
     trainer = make(dataset)
     history = trainer.fit(1)
