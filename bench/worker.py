@@ -60,6 +60,15 @@ _OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "ba
 the workload's own list, which the older revisions that `ab` compares with have not."""
 
 
+def _shortage_of_memory(error: BaseException | None) -> BaseException | None:
+    """Return the want of memory that `error` is or came of: a capture that it cuts short ends in another error."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+            return error
+        error = error.__context__
+    return None
+
+
 class TrialError(Exception):
     """The trial cannot go on; carries the `Failure` to report."""
 
@@ -102,9 +111,10 @@ class Session:
         except TrialError as error:
             return {"failure": to_json(error.failure)}
         except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
-            out_of_memory = isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
-            kind = FailureKind.OUT_OF_MEMORY if out_of_memory else FailureKind.CRASH
-            return {"failure": to_json(_failure(kind, error))}
+            shortage = _shortage_of_memory(error)
+            if shortage is not None:
+                return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, shortage))}
+            return {"failure": to_json(_failure(FailureKind.CRASH, error))}
 
     def _handle(self, request: Mapping[str, Any]) -> object:
         handlers: dict[str, Callable[[], object]] = {

@@ -349,6 +349,21 @@ def test_exception_in_a_request_becomes_the_failure_it_means(
     assert str(error) in failure.message
 
 
+def test_want_of_memory_is_told_though_what_it_interrupted_fails_in_another_way(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(data, "load", fail)
+    failure = failure_of(session, prepare())
+    assert failure.kind is FailureKind.OUT_OF_MEMORY
+    assert "Tried to allocate 9 TiB" in failure.message
+
+
 def test_products_are_checked_when_the_cold_start_is_over_and_refuse_the_trial(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
