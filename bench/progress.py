@@ -42,13 +42,13 @@ class RemainingTime:
     def __init__(self, trials: tuple[Trial, ...], at_once: int = 1) -> None:
         """Start with all of `trials` to do, so many `at_once`."""
         self._at_once = at_once
-        self._left = collections.Counter(trial.key for trial in trials)
+        self._left = collections.Counter(trial.configuration for trial in trials)
         self._seen: dict[Configuration, list[float]] = {}
 
     def finish(self, record: TrialRecord) -> None:
         """Take a finished trial into account."""
-        self._left[record.trial.key] -= 1
-        self._seen.setdefault(record.trial.key, []).append(record.wall_seconds)
+        self._left[record.trial.configuration] -= 1
+        self._seen.setdefault(record.trial.configuration, []).append(record.wall_seconds)
 
     def seconds(self) -> float | None:
         """Return the estimate; None before the first trial has ended. An unseen configuration counts as the mean."""

@@ -90,11 +90,6 @@ class Trial:
     seed: int
     repeat: int
 
-    @property
-    def key(self) -> Configuration:
-        """What this trial shares with its repeats: all but seed and repeat."""
-        return self.configuration
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

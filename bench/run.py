@@ -274,7 +274,7 @@ def _exit_code(footer: Footer, plan: Plan, records: Sequence[TrialRecord]) -> Ex
     """Failed trials come first; a budget spent before every configuration was measured once leaves things open."""
     if footer.failed:
         return ExitCode.FAILED_TRIAL
-    measured = {record.trial.key for record in records}
+    measured = {record.trial.configuration for record in records}
     return ExitCode.PASS if len(measured) == len(plan.configurations) else ExitCode.INCONCLUSIVE
 
 

@@ -263,7 +263,7 @@ def summarise(
     """
     groups: dict[Configuration, list[TrialRecord]] = defaultdict(list)
     for record in records:
-        groups[record.trial.key].append(record)
+        groups[record.trial.configuration].append(record)
     return tuple(
         Summary(
             configuration=configuration,

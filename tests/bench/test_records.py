@@ -8,7 +8,6 @@ from bench_builders import (
     make_epochs,
     make_machine,
     make_measurement,
-    make_trial,
 )
 
 from bench.coding import dumps, from_json, loads
@@ -62,12 +61,6 @@ def test_width_is_the_first_hidden_layer_and_weights_are_all_products(
     configuration = make_configuration(layers=layers)
     assert configuration.width == width
     assert configuration.weights == weights
-
-
-def test_repeats_share_their_key_and_differ_as_trials() -> None:
-    first, second = make_trial(repeat=0), make_trial(repeat=1)
-    assert first.key == second.key == make_configuration()
-    assert first != second
 
 
 # Machine
