@@ -28,7 +28,9 @@ _BLOCK_SAMPLES: Final = 65_536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch in its buffers: images, (n, 784), one-hot labels and logits, (10, n) each: classes first.
+    """A batch in its buffers: images, (n, 784), targets and logits, (10, n) each: classes first.
+
+    The targets are -1/n for each sample's label, else 0: what the labels add to the gradient of the mean loss.
 
     So the softmax goes along columns, which torch vectorises; along rows of ten it took ten times as long. Each lies in
     one piece: torch would copy the logits anew before a softmax, and work through a part of longer rows row by row.
@@ -74,6 +76,7 @@ class Block:
         for targets, chosen in self._by_size(self._targets, samples):
             labels = self.labels[chosen].view(-1, 1, targets.shape[2])
             torch.eq(labels, self._classes, out=targets)
+            targets.mul_(-1 / targets.shape[2])
 
     def copy_logits(self, samples: int, logits: Tensor) -> None:
         """Copy those of the first `samples` samples, from their batches, to `logits`, (10, samples)."""
@@ -103,8 +106,7 @@ class Workspace:
         device = parameters.values.device
         *self._hidden, self._last = [make_layer(layer, size) for layer in parameters.layers]
         self._error = torch.empty(CLASSES, size, device=device)
-        # A tensor, not a number: torch would make a tensor of the number anew in every step, which costs a microsecond.
-        self._scale = torch.tensor(1 / size, device=device)
+        self._share = 1 / size
         self._quotient = torch.empty_like(self._error) if recipe.loss == "nll_of_log" else None
 
     def gradients(self, batch: Batch) -> None:
@@ -131,9 +133,9 @@ class Workspace:
         """
         error = torch.softmax(batch.logits, 0, out=self._error)
         if self._quotient is None:
-            error.sub_(batch.targets).mul_(self._scale)
+            torch.add(batch.targets, error, alpha=self._share, out=error)
         else:
-            torch.div(batch.targets, error, out=self._quotient).mul_(self._scale).neg_()
+            torch.div(batch.targets, error, out=self._quotient)
             _softmax_backward(self._quotient, error, 0, torch.float32, grad_input=error)
         return error
 

@@ -1,7 +1,7 @@
-"""Fused steps as CUDA graphs: a step, its batch's assembly included, is one launch.
+"""Fused steps as CUDA graphs: several steps, with the assembly of their batches, are one launch.
 
-A step finds its batch by a cursor on the device, so that nothing changes between launches but what the step itself
-moves on.
+A launch finds its batches by a cursor on the device, so that nothing changes between launches but what they move on
+themselves. Assembling takes as many kernels for all batches of a launch as it would for one, and as a step has itself.
 """
 
 import contextlib
@@ -20,8 +20,14 @@ from mnist_mlp.recipes import CLASSES, Recipe
 from mnist_mlp.schedules import Schedule
 from mnist_mlp.tally import Tally
 
-_WARM_STEPS: Final = 3
-"""Steps taken before a capture, as torch's documentation of CUDA graphs asks: libraries initialise themselves there."""
+_WARM_LAUNCHES: Final = 3
+"""Made before a capture, as torch's documentation of CUDA graphs asks: libraries initialise themselves there."""
+
+_MAX_STEPS: Final = 32
+"""In a graph; by then what they share costs each of them little."""
+
+_MAX_SAMPLES: Final = 8192
+"""Of the batches of a graph: 25 MiB as float32."""
 
 
 Capture: TypeAlias = Callable[[Callable[[], None], torch.device], Callable[[], None]]
@@ -62,7 +68,7 @@ def _capture_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class GraphEngine(FusedEngine):
-    """The fused engine with its steps replayed from graphs, one for each batch size."""
+    """The fused engine with its steps replayed from graphs, one for each batch size and number of steps."""
 
     is_captured = True
 
@@ -75,66 +81,84 @@ class GraphEngine(FusedEngine):
         schedule: Schedule | None = None,
         capture: Capture = capture,
     ) -> None:
-        """Put what all steps share on the device; `capture` turns a step into its replay."""
+        """Put what all steps share on the device; `capture` turns work into its replay."""
         super().__init__(recipe, model, pipeline, schedule=schedule)
         samples = pipeline.train_samples
         self._capture = capture
-        self._replays: dict[int, Callable[[], None]] = {}
-        # A graph works on the memory of its step's tensors, but does not keep them: here they live as long as it.
-        self._steps: dict[int, Callable[[], None]] = {}
+        self._replays: dict[tuple[int, int], Callable[[], None]] = {}
+        # A graph works on the memory of its tensors, but does not keep them: here they live as long as it.
+        self._captured: dict[tuple[int, int], Callable[[], None]] = {}
         self._order = torch.zeros(samples, dtype=torch.int64, device=self._device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self._device)
         self._logits = torch.empty(CLASSES, samples, device=self._device)
         self._labels = torch.empty(samples, dtype=torch.int64, device=self._device)
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
-        """See `mnist_mlp.engines.Engine.train`; `order` is at most as long as the training set."""
-        full, short = divmod(len(order), self._recipe.batch_size)
-        sizes = [self._recipe.batch_size] * full + [short] * (short > 0)
-        replays = [self._replay(size) for size in sizes]
+        """See `mnist_mlp.engines.Engine.train`; `order` is at most as long as the training set.
+
+        The first call also captures what whole epochs need.
+        """
+        for size, steps in dict.fromkeys((*self._launches(len(self._order)), *self._launches(len(order)))):
+            self._replay(size, steps)
         self._order[: len(order)].copy_(order)
         self._cursor.zero_()
-        for replay in replays:
-            replay()
+        for size, steps in self._launches(len(order)):
+            self._replay(size, steps)()
             if after_step is not None:
-                after_step()
+                for _ in range(steps):
+                    after_step()
         return self._tally(self._logits[:, : len(order)].clone(), self._labels[: len(order)].clone())
 
-    def _replay(self, size: int) -> Callable[[], None]:
-        """Return the launch of a step of `size` samples, captured when first asked for."""
-        if size not in self._replays:
-            step = self._make_step(size)
+    def _launches(self, samples: int) -> list[tuple[int, int]]:
+        """Return the launches that train on so many samples: of each the batch size and the number of steps.
+
+        An epoch's full batches are divided into launches of as many steps each; what that leaves is done step by step.
+        """
+        size = self._recipe.batch_size
+        in_epoch, (full, short) = len(self._order) // size, divmod(samples, size)
+        most = max(1, min(_MAX_STEPS, _MAX_SAMPLES // size))
+        steps = max(1, in_epoch // -(-in_epoch // most)) if in_epoch else 1
+        launches, singles = divmod(full, steps)
+        return [(size, steps)] * launches + [(size, 1)] * singles + [(short, 1)] * (short > 0)
+
+    def _replay(self, size: int, steps: int) -> Callable[[], None]:
+        """Return the launch of `steps` steps of `size` samples each, captured when first asked for."""
+        if (size, steps) not in self._replays:
+            work = self._make_work(size, steps)
             state = (self.parameters.values, *self.optimizer.state, self._cursor)
             kept = [value.clone() for value in state]
-            for _ in range(_WARM_STEPS):
+            for _ in range(_WARM_LAUNCHES):
                 self._cursor.zero_()
-                step()
-            self._replays[size], self._steps[size] = self._capture(step, self._device), step
+                work()
+            self._replays[size, steps], self._captured[size, steps] = self._capture(work, self._device), work
             for value, before in zip(state, kept, strict=True):
                 value.copy_(before)
-        return self._replays[size]
+        return self._replays[size, steps]
 
-    def _make_step(self, size: int) -> Callable[[], None]:
-        """Return a step on the `size` samples at the cursor, which it moves on; all its tensors are made here.
+    def _make_work(self, size: int, steps: int) -> Callable[[], None]:
+        """Return `steps` steps on the samples at the cursor, which they move on; all their tensors are made here.
 
-        It does not refer to the engine, whose graphs and memory so go with the last reference to it.
+        They do not refer to the engine, whose graphs and memory so go with the last reference to it.
         """
-        block = Block(size, size, self._device)
-        ((_, batch),) = block.batches(size)
-        work, optimizer, assemble = self.workspace(size), self.optimizer, self._pipeline.assemble
+        samples = size * steps
+        block = Block(samples, size, self._device)
+        workspace, optimizer, assemble = self.workspace(size), self.optimizer, self._pipeline.assemble
         order, cursor, logits, labels = self._order, self._cursor, self._logits, self._labels
-        offsets = torch.arange(size, device=self._device)
+        offsets = torch.arange(samples, device=self._device)
         positions, chosen = torch.empty_like(offsets), torch.empty_like(offsets)
+        block_logits = torch.empty(CLASSES, samples, device=self._device)
 
-        def step() -> None:
+        def work() -> None:
             torch.add(offsets, cursor, out=positions)
             torch.index_select(order, 0, positions, out=chosen)
             assemble(chosen, block.pixels, block.images, block.labels)
-            block.set_targets(size)
-            work.gradients(batch)
-            optimizer.step()
-            logits.index_copy_(1, positions, batch.logits)
+            block.set_targets(samples)
+            for _, batch in block.batches(samples):
+                workspace.gradients(batch)
+                optimizer.step()
+            block.copy_logits(samples, block_logits)
+            logits.index_copy_(1, positions, block_logits)
             labels.index_copy_(0, positions, block.labels)
-            cursor.add_(size)
+            cursor.add_(samples)
 
-        return step
+        return work

@@ -18,7 +18,7 @@ from workload_builders import RECIPE, bars
 
 from mnist_mlp.engines import FusedEngine, GraphEngine, layers
 from mnist_mlp.engines.fused import Block
-from mnist_mlp.engines.graph import _capture_stream, capture
+from mnist_mlp.engines.graph import Capture, _capture_stream, capture
 from mnist_mlp.errors import EngineUnavailableError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import ResidentPipeline
@@ -102,9 +102,9 @@ def fused_engine(recipe: Recipe) -> FusedEngine:
     return FusedEngine(recipe, model, pipeline_of(recipe), schedule=schedule_of(recipe, 200))
 
 
-def graph_engine(recipe: Recipe) -> GraphEngine:
+def graph_engine(recipe: Recipe, capture: Capture = record) -> GraphEngine:
     model = build_model(recipe.layers, activation="relu", output=recipe.output, seed=5, device=CPU)
-    return GraphEngine(recipe, model, pipeline_of(recipe), schedule=schedule_of(recipe, 200), capture=record)
+    return GraphEngine(recipe, model, pipeline_of(recipe), schedule=schedule_of(recipe, 200), capture=capture)
 
 
 def assert_same_training(recipe: Recipe, engine: str, device: torch.device = CPU) -> None:
@@ -171,7 +171,7 @@ def test_a_block_holds_its_batches_each_in_one_piece_and_gives_logits_in_the_ord
     block.set_targets(samples)
     begin = 0
     for size, batch in block.batches(samples):
-        assert torch.equal(batch.targets, torch.eye(10)[:, labels[begin : begin + size]])
+        assert torch.equal(batch.targets, torch.eye(10)[:, labels[begin : begin + size]] * (-1 / size))
         assert batch.logits.is_contiguous()
         assert batch.targets.is_contiguous()
         batch.logits.copy_(torch.arange(begin, begin + size) + torch.arange(10).unsqueeze(1) / 10)
@@ -201,7 +201,7 @@ def test_graph_steps_are_the_fused_ones_bit_for_bit(recipe: Recipe, monkeypatch:
 def test_capturing_a_graph_trains_nothing() -> None:
     engine = graph_engine(RECIPE)
     before = engine.parameters.values.clone()
-    engine._replay(20)  # noqa: SLF001 - what `train` does first
+    engine._replay(20, 10)  # noqa: SLF001 - what `train` does first
     assert torch.equal(engine.parameters.values, before)
     assert not any(value.any() for value in engine.optimizer.state)
 
@@ -287,9 +287,42 @@ def test_graph_engine_captures_on_the_device_of_its_model() -> None:
         devices.append(device)
         return work
 
-    model = build_model(RECIPE.layers, activation="relu", output=RECIPE.output, seed=5, device=CPU)
-    GraphEngine(RECIPE, model, pipeline_of(RECIPE), capture=record).train(torch.arange(130))
-    assert devices == [CPU, CPU]
+    graph_engine(RECIPE, capture=record).train(torch.arange(130))
+    assert devices == [CPU] * 3  # ten steps of an epoch, a single one, and that of a short batch
+
+
+@pytest.mark.parametrize(("batch_size", "samples", "launches"), [(3, 200, 3 + 1), (3, 50, 16 + 1), (7, 200, 1 + 1)])
+def test_an_epochs_steps_share_few_launches(batch_size: int, samples: int, launches: int) -> None:
+    launched, steps = [], []
+
+    def count(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        replay = record(work, device)
+
+        def launch() -> None:
+            launched.append(work)
+            replay()
+
+        return launch
+
+    engine = graph_engine(replace(RECIPE, batch_size=batch_size), capture=count)
+    tally = engine.train(torch.arange(samples), after_step=lambda: steps.append(0))
+    assert tally.read().samples == samples
+    assert len(launched) == launches
+    assert len(steps) == -(-samples // batch_size)
+
+
+def test_an_epoch_captures_nothing_that_its_rehearsal_has_not() -> None:
+    captured = []
+
+    def note(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        captured.append(work)
+        return record(work, device)
+
+    engine = graph_engine(replace(RECIPE, batch_size=3), capture=note)
+    engine.train(torch.arange(3))
+    rehearsed = len(captured)
+    engine.train(torch.arange(200))
+    assert len(captured) == rehearsed
 
 
 def test_what_a_captured_step_works_on_lives_as_long_as_its_engine() -> None:
