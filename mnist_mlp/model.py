@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mnist_mlp.costs import forward_flops, parameter_count, training_flops
+from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.recipes import ACTIVATIONS, OUTPUTS, check_choice
 
 __all__ = [
     "MLP",
@@ -75,11 +77,18 @@ class MLP(nn.Module):
         layers: widths from input to output, such as ``(784, 128, 10)``.
         activation: applied after every layer but the last.
         output: ``logits``, ``log_softmax`` or ``softmax``: what `forward` returns.
+
+    Raises:
+        InvalidValueError: an activation or output has another name, or there are fewer than two widths.
     """
 
     def __init__(self, layers: tuple[int, ...], *, activation: str = "relu", output: str = "logits") -> None:
         """Build the layers on the CPU, in float32."""
         super().__init__()
+        check_choice("activation", activation, ACTIVATIONS)
+        check_choice("output", output, OUTPUTS)
+        if len(layers) < 2:  # noqa: PLR2004 - an input and an output
+            raise InvalidValueError(f"layers {layers!r} are too few: give at least input and output, like (784, 10)")
         modules: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(layers):
             modules += [nn.Linear(inputs, outputs), _ACTIVATIONS[activation]()]

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import MLP, build_model, forward_flops, loss_function, parameter_count, training_flops
 from mnist_mlp.recipes import LOSSES, OUTPUTS, RECIPES
 
@@ -24,6 +25,19 @@ def seeded(layers: tuple[int, ...], *, output: str = "logits", seed: int = 0) ->
 
 def noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ((784,), {}, r"layers \(784,\) are too few"),
+        ((784, 10), {"output": "soft"}, r"output 'soft' is unknown \(did you mean 'softmax'\?\)"),
+        ((784, 10), {"activation": "relo"}, r"activation 'relo' is unknown \(did you mean 'relu'\?\)"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(arguments: tuple[int, ...], options: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidValueError, match=words):
+        MLP(arguments, **options)
 
 
 @pytest.mark.parametrize("layers", LAYER_LISTS)
