@@ -8,16 +8,19 @@ import click
 
 from bench.options import DEVICES, RESULTS, Choice, Duration, exit_codes, patience, quiet_option, tell, wait_option
 from bench.outputs import require_writable, write_atomically
+from bench.profiles import MIN_PAIRS, MIN_SEEDS
 
 
 @click.command("calibrate", epilog=exit_codes({4: "a trial failed"}))
 @click.option(
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
-@click.option("--pairs", type=click.IntRange(3, 1000), default=8, show_default=True, help="A/A process pairs a device.")
+@click.option(
+    "--pairs", type=click.IntRange(MIN_PAIRS, 1000), default=8, show_default=True, help="A/A process pairs a device."
+)
 @click.option(
     "--seeds",
-    type=click.IntRange(3, 1000),
+    type=click.IntRange(MIN_SEEDS, 1000),
     default=5,
     show_default=True,
     help="Full trials a device, each with a new seed.",
