@@ -130,7 +130,10 @@ class GraphEngine(FusedEngine):
             for _ in range(_WARM_LAUNCHES):
                 self._cursor.zero_()
                 work()
-            self._replays[size, steps], self._captured[size, steps] = self._capture(work, self._device), work
+            replay = self._capture(work, self._device)
+            self._cursor.zero_()
+            replay()  # the first time CUDA also brings the graph to the device, which is no part of an epoch
+            self._replays[size, steps], self._captured[size, steps] = replay, work
             for value, before in zip(state, kept, strict=True):
                 value.copy_(before)
         return self._replays[size, steps]
