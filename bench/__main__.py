@@ -19,7 +19,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     from bench.cli import cli  # noqa: PLC0415 - it takes long enough to import for a Ctrl-C to come meanwhile
     from bench.errors import ExitCode  # noqa: PLC0415 - likewise
-    from bench.outputs import nowhere  # noqa: PLC0415 - likewise
+    from bench.system.outputs import nowhere  # noqa: PLC0415 - likewise
 
     try:
         cli(prog_name="bench")

@@ -6,19 +6,19 @@ from typing import Any
 import click
 
 from bench import __version__
-from bench.ab_command import ab_command
-from bench.calibrate_command import calibrate_command, selftest_command
-from bench.compare_command import check_command, compare_command
+from bench.commands.ab import ab_command
+from bench.commands.calibrate import calibrate_command, selftest_command
+from bench.commands.compare import check_command, compare_command
+from bench.commands.list import list_command
+from bench.commands.options import EXIT_CODES
+from bench.commands.predict import predict_command
+from bench.commands.report import export_command, report_command
+from bench.commands.run import devices_command, run_command
+from bench.commands.shards import merge_command, plan_command
+from bench.commands.show import show_command
 from bench.errors import BenchError, ExitCode, StorageError
-from bench.interrupts import Interrupts
-from bench.list_command import list_command
-from bench.options import EXIT_CODES
-from bench.outputs import output_told, say
-from bench.predict_command import predict_command
-from bench.report_command import export_command, report_command
-from bench.run_command import devices_command, run_command
-from bench.shards_command import merge_command, plan_command
-from bench.show_command import show_command
+from bench.system.interrupts import Interrupts
+from bench.system.outputs import output_told, say
 
 
 class Commands(click.Group):

@@ -233,8 +233,8 @@ class DeviceConditions:
     """The worse of two samples, right before and right after an epoch, in each respect: clock, heat, reasons, others.
 
     Clocks are of the streaming multiprocessors, but for samples of an idle GPU, on the CPU of its fastest usable core.
-    `clock_reasons` are NVML's names for why the clock is not higher, see `bench.conditions.CLOCK_REASONS`; none of them
-    may apply. `other_processes` counts other programs that have a context to compute on the device.
+    `clock_reasons` are NVML's names for why the clock is not higher, see `bench.worker.conditions.CLOCK_REASONS`; none
+    of them may apply. `other_processes` counts other programs that have a context to compute on the device.
     """
 
     clock_hertz: float | None
@@ -453,8 +453,8 @@ class Shard:
 class Division:
     """The complete plan that a run is a part of, and which of its `shards` the run holds, by ascending number.
 
-    `plan_id` identifies the complete plan (`bench.shards`), which has this many `configurations`. The run's own plan
-    holds those of the shards in `held`, shard by shard.
+    `plan_id` identifies the complete plan (`bench.planning.shards`), which has this many `configurations`. The run's
+    own plan holds those of the shards in `held`, shard by shard.
     """
 
     plan_id: str

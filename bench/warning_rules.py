@@ -54,7 +54,7 @@ microsecond, so that no wall time is too short for it.
 """
 
 SLOWED_CLOCK_REASONS: Final = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake"})
-"""Why a device's clock was not higher (`bench.conditions.CLOCK_REASONS`) where that is a fault of its surroundings.
+"""Why a device's clock was not higher (`bench.worker.conditions.CLOCK_REASONS`) where its surroundings are to blame.
 
 Heat, and a power supply that asks for less, make the device another one than it was an hour ago. Its own power limit
 (``sw_power_cap``) does not: to run at that limit is how a device works under full load, as idling (``gpu_idle``) and

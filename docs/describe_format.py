@@ -15,10 +15,10 @@ if __name__ == "__main__":  # the checkout need not be installed
 from tabulate import tabulate
 
 from bench.coding import later_defaults, member_hints
-from bench.columns import COLUMNS as SHOWN
-from bench.fields import QUANTITIES
 from bench.records import Fingerprint, Footer, Header, TrialRecord
-from bench.table import COLUMNS
+from bench.storage.table import COLUMNS
+from bench.tables.columns import COLUMNS as SHOWN
+from bench.tables.fields import QUANTITIES
 
 _WORDS = {str: "text", int: "integer", float: "number", bool: "true or false"}
 _UNIT_WORDS = {"": "", "s": "s", "B": "bytes", "/s": "1/s", "FLOP/s": "FLOP/s", "fraction": "0 to 1"}

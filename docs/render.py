@@ -22,10 +22,10 @@ import matplotlib as mpl
 from click.testing import CliRunner
 
 from bench.cli import cli
-from bench.export import find_pictures
-from bench.pictures import draw_picture
-from bench.report import Stored, make_report
-from bench.store import read_run
+from bench.report.contents import Stored, make_report
+from bench.report.export import find_pictures
+from bench.report.pictures import draw_picture
+from bench.storage.store import read_run
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").rglob("README.md")))
 BLOCK = re.compile(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+from checkout import ROOT
+
 CLUSTERS: Final = (ROOT / "docs" / "clusters.md", ROOT / "docs" / "ranks.md")
 """Pages whose commands take several machines or devices: `tests/test_clusters_docs.py` checks them."""
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from bench_builders import make_header, make_measurement
 from fake_worker import CPU, NO_CUDA, TRAIN_SAMPLES
 
-from bench.messages import DatasetReady
-from bench.nodes import Introduction, NodeLostError
+from bench.execution.nodes import Introduction, NodeLostError
+from bench.protocol.messages import DatasetReady
 from bench.records import Accelerator, Description, DeviceStatus, Trial, TrialRecord
 
 TRIAL_SECONDS = 0.002

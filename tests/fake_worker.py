@@ -6,10 +6,10 @@ from typing import Any
 
 from bench_builders import make_header, make_measurement
 
-from bench.channel import ChannelClosedError
 from bench.coding import from_json, to_json
 from bench.errors import WorkerError
-from bench.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
+from bench.protocol.channel import ChannelClosedError
+from bench.protocol.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
 from bench.records import Description, DeviceStatus, Failure, FailureKind, Trial
 
 Request = Mapping[str, Any]

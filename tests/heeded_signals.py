@@ -4,7 +4,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-from bench.interrupts import SIGNALS
+from bench.system.interrupts import SIGNALS
 
 
 @contextlib.contextmanager

@@ -11,12 +11,12 @@ from typing import TypeAlias
 import torch
 from bench_builders import make_configuration, make_epoch, make_measurement, make_record, make_run
 
-from bench.check import check_runs
-from bench.check_report import Limits
-from bench.compare import Source
-from bench.judgement import Verdict
-from bench.matching import make_table
+from bench.compare.check import check_runs
+from bench.compare.check_report import Limits
+from bench.compare.comparison import Source
+from bench.compare.matching import make_table
 from bench.records import Configuration, Failure, FailureKind, Measurement
+from bench.stats.judgement import Verdict
 from mnist_mlp.data import Dataset
 from mnist_mlp.model import MLP
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Recipe

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 import torch
 
-from bench.messages import Prepared, Trained
-from bench.rank_group import Group
-from bench.ranks import RankSession
+from bench.protocol.messages import Prepared, Trained
 from bench.records import FailureKind, Trial
-from bench.worker import TrialError
+from bench.worker.rank_group import Group
+from bench.worker.ranks import RankSession
+from bench.worker.session import TrialError
 
 EXHAUSTED: Final = 101
 """The second rank runs out of memory within the first epoch."""

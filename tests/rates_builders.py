@@ -5,7 +5,7 @@ from typing import Any
 
 from fake_worker import FakeLauncher, Request
 
-from bench.rates import Bandwidth, DeviceRates, IdlePower, LayerRate, StepTime, ThreadRates, TransferRate
+from bench.protocol.rates import Bandwidth, DeviceRates, IdlePower, LayerRate, StepTime, ThreadRates, TransferRate
 
 # Any: the changes go to dataclasses.replace, which mypy cannot check either.
 Change = Any

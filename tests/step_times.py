@@ -16,11 +16,11 @@ from bench_builders import (
     make_run,
 )
 
-from bench.layout import WordTable
+from bench.analysis.scaling import Coefficient, Fit, Measured, contenders, fit
+from bench.analysis.scaling_models import label_runs, make_models
+from bench.analysis.scaling_view import render_scaling, scaling_tables
 from bench.records import Configuration, Run
-from bench.scaling import Coefficient, Fit, Measured, contenders, fit
-from bench.scaling_models import label_runs, make_models
-from bench.scaling_view import render_scaling, scaling_tables
+from bench.tables.layout import WordTable
 from mnist_mlp.costs import training_bytes, training_flops
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)

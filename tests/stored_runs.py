@@ -16,11 +16,11 @@ from bench_builders import (
     make_run,
 )
 
-from bench.plan import order_trials
+from bench.planning.plan import order_trials
+from bench.planning.shards import take_shard
 from bench.records import Configuration, Footer, Run, TrialRecord
-from bench.runfile import lines_of
-from bench.shards import take_shard
-from bench.store import RunWriter
+from bench.storage.runfile import lines_of
+from bench.storage.store import RunWriter
 
 WOBBLE = (0.0, 0.01, -0.01, 0.005, -0.005, 0.008, -0.008, 0.002)
 """Relative differences of trials: a standard deviation of just under 1 %."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 import pytest
+from checkout import ROOT
 
 from bench.cli import cli
-from bench.plan import PRESETS
+from bench.planning.plan import PRESETS
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "ci.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
 (WORKFLOW,) = (text for language, text in BLOCKS if language == "yaml")

@@ -9,7 +9,7 @@ from docs_commands import CLUSTERS
 from test_ci_docs import bench_arguments, require_indented
 
 from bench.cli import cli
-from bench.plan import PRESETS
+from bench.planning.plan import PRESETS
 
 BLOCKS = [block for page in CLUSTERS for block in re.findall(r"```(\w+)\n(.*?)```", page.read_text(), flags=re.DOTALL)]
 COMMANDS = [

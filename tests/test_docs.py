@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs_commands import PAGES, ROOT
+from checkout import ROOT
+from docs_commands import PAGES
 
 LINK = re.compile(r"\]\((?!https://)([^)#]*)(?:#([^)]*))?\)")
 
@@ -42,3 +43,12 @@ def test_tables_in_the_docs_are_what_their_commands_print_from_the_stored_runs()
 def test_ci_and_readme_run_the_same_test_command() -> None:
     assert "uv tool run nox\n" in (ROOT / ".ci" / "run").read_text()
     assert "uv tool run nox " in (ROOT / "README.md").read_text()
+
+
+def test_the_architecture_names_every_module_of_the_harness_beside_its_package() -> None:
+    rows = dict(
+        re.findall(r"^\| (`[^|]+) \|[^|]*\| ([^\n]*)\|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    )
+    for package in {path.parent.name for path in (ROOT / "bench").glob("*/*.py")} - {"commands"}:
+        modules = {path.stem for path in (ROOT / "bench" / package).glob("*.py")} - {"__init__"}
+        assert sorted(modules - set(re.findall(r"`(\w+)`", rows[f"`{package}`"]))) == [], package

@@ -16,18 +16,20 @@ from typing import Any, Final
 import click
 import pytest
 from bench_builders import make_machine
+from checkout import ROOT
 from click.testing import CliRunner
-from docs_commands import PAGES, ROOT, Command, blocks, commands
+from docs_commands import PAGES, Command, blocks, commands
 from fake_worker import Request
 from rates_builders import RatesLauncher
 from stored_runs import store
 
 from bench.cli import cli as bench_cli
 from bench.coding import to_json
-from bench.messages import Stretched
+from bench.execution import processes
+from bench.protocol.messages import Stretched
+from bench.protocol.soundness import Check, Checked, Outcome
 from bench.records import DeviceStatus, Run
-from bench.soundness import Check, Checked, Outcome
-from bench.store import read_run
+from bench.storage.store import read_run
 from mnist_mlp import Trainer
 from mnist_mlp.cli import cli as workload_cli
 
@@ -39,7 +41,7 @@ EXEMPT: Final = {
     ("pytest", "-m", "not slow"): "these tests",
     ("python", "-m", "pytest", "-m", "faults", "tests/faults"): "these tests",
     ("mv", "accuracy.jsonl", "accuracy.csv", "results/baselines/"): "no command of ours",
-    ("eval", "$(_BENCH_COMPLETE=bash_source bench)"): "tests/bench/test_completion.py completes",
+    ("eval", "$(_BENCH_COMPLETE=bash_source bench)"): "tests/bench/commands/test_completion.py completes",
     ("eval", "$(_BENCH_COMPLETE=zsh_source bench)"): "likewise",
     ("_BENCH_COMPLETE=fish_source", "bench"): "likewise",
     ("source",): "fish's own",
@@ -60,7 +62,7 @@ CHEAPER_PYTHON: Final = {
 """What is put in the place of a training that takes long, or looks for MNIST."""
 
 ARMS: Final = re.compile(r"rev:[\w./~^-]+|python:[\w./-]+")
-"""Arms that are not here; `tests/bench/test_arms.py` opens such ones."""
+"""Arms that are not here; `tests/bench/ab/test_arms.py` opens such ones."""
 
 
 def of_this_project(command: Command) -> tuple[str, tuple[str, ...]] | None:
@@ -200,8 +202,8 @@ def sandbox(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     launcher = every_device()
-    monkeypatch.setattr("bench.processes.make_launcher", lambda _preload=(): launcher)
-    monkeypatch.setattr("bench.processes.make_arm_launchers", lambda *_, **__: ((launcher, launcher), lambda: None))
+    monkeypatch.setattr(processes, "make_launcher", lambda _preload=(): launcher)
+    monkeypatch.setattr(processes, "make_arm_launchers", lambda *_, **__: ((launcher, launcher), lambda: None))
     folder = tmp_path / "reader"
     shutil.copytree(prepared, folder)
     with contextlib.chdir(folder):

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 from click.testing import CliRunner
 
 import bench
@@ -12,7 +13,6 @@ import mnist_mlp
 from bench.cli import cli as bench_cli
 from mnist_mlp.cli import cli as workload_cli
 
-ROOT = Path(__file__).resolve().parent.parent
 CITATION = (ROOT / "CITATION.cff").read_text()
 TEMPLATES = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md"))
 

@@ -19,10 +19,10 @@ from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.cli import cli
+from bench.commands.options import command_line
 from bench.errors import ExitCode
-from bench.options import command_line
 from bench.records import FailureKind, Run
-from bench.store import RunWriter, read_run
+from bench.storage.store import RunWriter, read_run
 
 
 @pytest.fixture(autouse=True)
@@ -36,14 +36,14 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.fixture
 def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
     """The scripted worker in place of the real one."""
-    monkeypatch.setattr("bench.processes.make_launcher", lambda _preload=(): fake_launcher)
+    monkeypatch.setattr("bench.execution.processes.make_launcher", lambda _preload=(): fake_launcher)
     return fake_launcher
 
 
 @pytest.fixture
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make starting a worker an error: what is wrong must be found before."""
-    monkeypatch.setattr("bench.processes.ForkingLauncher", pytest.fail)
+    monkeypatch.setattr("bench.execution.processes.ForkingLauncher", pytest.fail)
 
 
 def bench(*arguments: str) -> Result:
@@ -134,7 +134,7 @@ def test_torchrun_and_a_cluster_do_not_go_together(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("no_worker")
 def test_without_ray_a_cluster_is_refused_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "bench.ray_cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "bench.execution.ray_cluster", raising=False)
     refused(bench("run", "--on", "ray"), "--on ray needs Ray", ".[ray]", "uv run --extra ray")
 
 
@@ -411,7 +411,7 @@ def test_a_refusal_of_the_system_is_not_called_one_of_the_output(monkeypatch: py
     def refuse(*_arguments: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("bench.store.resolve", refuse)
+    monkeypatch.setattr("bench.storage.store.resolve", refuse)
     result = bench("show")
     assert result.exit_code == 4
     assert result.stderr == "bench: the system refused what this takes: Too many open files\n"
@@ -432,7 +432,7 @@ def test_the_stored_command_tells_values_without_folders_and_addresses(given: st
 
 
 def test_a_defect_is_told_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.store.resolve", lambda *_: 1 // 0)
+    monkeypatch.setattr("bench.storage.store.resolve", lambda *_: 1 // 0)
     result = bench("show")
     assert result.exit_code == ExitCode.DEFECT
     assert "ZeroDivisionError" in result.stderr
@@ -495,6 +495,6 @@ def test_help_and_show_import_nothing_heavy(tmp_path: Path, arguments: tuple[str
 
 
 def python_path() -> dict[str, str]:
-    from bench.processes import worker_environment  # noqa: PLC0415 - only here
+    from bench.execution.processes import worker_environment  # noqa: PLC0415 - only here
 
     return worker_environment()

@@ -14,11 +14,11 @@ import psutil
 import pytest
 from heeded_signals import heeded
 
-from bench.interrupts import SIGNALS
-from bench.processes import worker_environment
+from bench.execution.processes import worker_environment
 from bench.records import Failure, FailureKind, Measurement
-from bench.store import read_run
-from bench.summary import summarise
+from bench.storage.store import read_run
+from bench.system.interrupts import SIGNALS
+from bench.tables.summary import summarise
 
 pytestmark = [pytest.mark.mnist, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 from heeded_signals import heeded
 
 from bench import __main__, cli
-from bench.processes import worker_environment
+from bench.execution.processes import worker_environment
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-TESTS = Path(__file__).resolve().parent.parent
+from checkout import TESTS
 
 WITHOUT_POSIX = """
 import asyncio, multiprocessing.connection, os, signal, socket, subprocess, sys, tempfile, types
@@ -39,7 +38,8 @@ sys.modules["msvcrt"] = locked
 sys.platform = "win32"
 
 from pathlib import Path
-from bench import cli, processes
+from bench import cli
+from bench.execution import processes
 import fake_worker
 
 assert isinstance(processes.make_launcher(), processes.SpawningLauncher)

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkout import REFERENCE
 
-from bench.report import Stored, make_report
-from bench.report_page import render_page
-from bench.show import render_run
-from bench.store import read_run
+from bench.report.contents import Stored, make_report
+from bench.report.page import render_page
+from bench.storage.store import read_run
+from bench.tables.show import render_run
 
 pytestmark = pytest.mark.browser
 
-STORED = Path(__file__).resolve().parents[2] / "results" / "reference" / "x86_64-2c-1e6182e1"
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -65,7 +65,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
-    runs = [read_run(STORED / name) for name in ("scaling.jsonl", "quick.jsonl")]
+    runs = [read_run(REFERENCE / name) for name in ("scaling.jsonl", "quick.jsonl")]
     path.write_text(render_page(make_report([Stored(label="", run=run) for run in runs])), encoding="utf-8")
     return path
 
@@ -110,7 +110,7 @@ def test_page_loads_without_an_error_and_asks_for_nothing(opened: Driver, page: 
 
 
 def test_numbers_are_those_of_the_stored_run(opened: Driver) -> None:
-    rows = json.loads(render_run(read_run(STORED / "scaling.jsonl"), format="json"))["rows"]
+    rows = json.loads(render_run(read_run(REFERENCE / "scaling.jsonl"), format="json"))["rows"]
     for key, field in (("epoch_seconds", "epoch_seconds_median"), ("test_accuracy", "test_accuracy_median")):
         assert [float(value) for value in column(opened, key)] == [row[field] for row in rows]
     assert column(opened, "model") == [row["model"] for row in rows]

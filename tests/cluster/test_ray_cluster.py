@@ -17,13 +17,14 @@ from typing import Any
 
 import psutil
 import pytest
-from sandbox import GONE_SECONDS, MARK, TESTS, Sandbox, stored_trials, told
+from checkout import TESTS
+from sandbox import GONE_SECONDS, MARK, Sandbox, stored_trials, told
 
 import mnist_mlp
-from bench.plan import order_trials
+from bench.planning.plan import order_trials
 from bench.records import Measurement, Run
-from bench.revision import git_state
-from bench.store import read_run
+from bench.storage.store import read_run
+from bench.system.revision import git_state
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -93,7 +94,7 @@ def left_behind(sandbox: Sandbox) -> list[list[str]]:
     deadline = time.monotonic() + GONE_SECONDS
     while True:
         words = [words_of(process) for process in sandbox.family()]
-        ours = [line for line in words if any("bench.host" in word or "ray::Agent" in word for word in line)]
+        ours = [line for line in words if any("bench.worker.host" in word or "ray::Agent" in word for word in line)]
         if not ours or time.monotonic() > deadline:
             return ours
         time.sleep(0.1)

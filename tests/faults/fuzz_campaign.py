@@ -54,16 +54,16 @@ from mutations import Mutator
 from PIL import Image
 from rates_builders import make_rates, make_thread_rates
 
-from bench import runfile
+from bench.calibration.profiles import DeviceSession, MachineProfile, Session, load_profile, new_profile, profile_path
 from bench.coding import dumps, from_json, loads
+from bench.compare.rounds import read_rounds
 from bench.errors import BadInputError, BenchError
-from bench.messages import Trained
-from bench.prices import parse_prices
-from bench.profiles import DeviceSession, MachineProfile, Session, load_profile, new_profile, profile_path
+from bench.protocol.messages import Trained
 from bench.records import Configuration, Run, Settings, TrialRecord
-from bench.rounds import read_rounds
-from bench.show import render_run
-from bench.table import trial_rows
+from bench.storage import runfile
+from bench.storage.table import trial_rows
+from bench.tables.prices import parse_prices
+from bench.tables.show import render_run
 from mnist_mlp.checkpoint import TrainingSummary, load_checkpoint, save_checkpoint
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.data import idx, layout

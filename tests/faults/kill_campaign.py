@@ -34,7 +34,7 @@ import click
 import psutil
 from sandbox import HANG_SECONDS, Sandbox, host_and_trials, is_locked, read_if_begun, stored_trials, told
 
-from bench.plan import missing_trials
+from bench.planning.plan import missing_trials
 from bench.records import Run
 
 Target = Literal["parent", "host", "trial"]

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import torch
 
-from bench import worker
-from bench.channel import MAX_LINE_BYTES, Channel
+from bench.protocol.channel import MAX_LINE_BYTES, Channel
 from bench.records import FailureKind
+from bench.worker import session as worker
 
 _SECONDS = "600"
 

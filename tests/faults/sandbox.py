@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
+from checkout import TESTS
 from heeded_signals import heeded
 
-from bench.processes import worker_environment
-from bench.progress import describe_trial
+from bench.execution.processes import worker_environment
+from bench.execution.progress import describe_trial
 from bench.records import Run
-from bench.store import read_run
+from bench.storage.store import read_run
 
-TESTS = Path(__file__).resolve().parent.parent
 MARK = "BENCH_FAULTS_MARK"
 """An environment variable, which everything that a command starts inherits."""
 
@@ -104,7 +104,7 @@ class Sandbox:
 def host_and_trials(process: subprocess.Popen[str]) -> tuple[list[psutil.Process], list[psutil.Process]]:
     """Return the worker hosts of the command `process`, and the trials that they have forked."""
     with contextlib.suppress(psutil.Error):
-        hosts = [each for each in psutil.Process(process.pid).children() if "bench.host" in _words(each)]
+        hosts = [each for each in psutil.Process(process.pid).children() if "bench.worker.host" in _words(each)]
         return hosts, [trial for host in hosts for trial in _children(host) if _words(trial) == _words(host)]
     return [], []
 

@@ -31,7 +31,7 @@ from sandbox import HANG_SECONDS, Sandbox, host_and_trials, told
 from scipy.stats import theilslopes
 
 from bench.records import Measurement
-from bench.store import read_run
+from bench.storage.store import read_run
 
 GRID: Final = ("--models", "784-8-10", "--batch-sizes", "512", "--epochs", "1", "--threads", "1", "--dataset", "digits")
 

@@ -1,12 +1,12 @@
-"""`python -m bench` whose worker host imports `stand_in_worker` instead of torch and `bench.worker`."""
+"""`python -m bench` whose worker host imports `stand_in_worker` instead of torch and `bench.worker.session`."""
 
 import signal
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as `bench.__main__` does before its imports
 
-    from bench import processes
     from bench.__main__ import main
+    from bench.execution import processes
 
     processes._ALWAYS = ("stand_in_worker",)  # type: ignore[assignment,misc]  # noqa: SLF001 - no option
     processes._WORKER = "stand_in_worker"  # type: ignore[misc]  # noqa: SLF001 - likewise

@@ -1,4 +1,4 @@
-"""A worker without torch, which a worker host imports in the place of `bench.worker`: a trial costs milliseconds.
+"""A worker without torch, imported by a worker host for `bench.worker.session`: a trial costs milliseconds.
 
 Everything else of a run is real: the parent's command line, the host, the fork, the protocol, the store and the locks.
 What a trial answers is fiction (`fake_worker`); each request takes as long as the seed says, up to `LONGEST_SECONDS`.
@@ -11,13 +11,13 @@ import time
 
 from fake_worker import FakeLauncher
 
-from bench.channel import Channel, ChannelClosedError
+from bench.protocol.channel import Channel, ChannelClosedError
 
 LONGEST_SECONDS = 0.05
 
 
 def serve(channel: Channel) -> None:
-    """See `bench.worker.serve`."""
+    """See `bench.worker.session.serve`."""
     answers, random_seconds = FakeLauncher(), random.Random(os.getpid())  # noqa: S311 - no secret
     try:
         while True:
@@ -30,4 +30,4 @@ def serve(channel: Channel) -> None:
         return
 
 
-sys.modules["bench.worker"] = sys.modules[__name__]
+sys.modules["bench.worker.session"] = sys.modules[__name__]

@@ -11,7 +11,7 @@ import pytest
 from kill_campaign import GRID, TRIALS
 from sandbox import HANG_SECONDS, Sandbox, told
 
-from bench.store import read_run
+from bench.storage.store import read_run
 
 pytestmark = [
     pytest.mark.faults,

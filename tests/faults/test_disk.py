@@ -15,8 +15,8 @@ from kill_campaign import GRID, TRIALS
 from sandbox import HANG_SECONDS, SHELL, Sandbox, told
 
 from bench.errors import StorageError
-from bench.runfile import encode
-from bench.store import RunWriter, read_run
+from bench.storage.runfile import encode
+from bench.storage.store import RunWriter, read_run
 
 pytestmark = [
     pytest.mark.faults,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import mutations
 import pytest
+from checkout import TESTS
 from PIL import Image
-from sandbox import TESTS, Sandbox
+from sandbox import Sandbox
 
 from mnist_mlp.images import MAX_PIXELS
 

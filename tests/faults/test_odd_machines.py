@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 from bench_builders import make_failure, make_header, make_plan, make_record
+from checkout import TESTS
 from kill_campaign import GRID, TRIALS
-from sandbox import HANG_SECONDS, SHELL, TESTS, Sandbox
+from sandbox import HANG_SECONDS, SHELL, Sandbox
 
-from bench.crew import LocalCrew
-from bench.interrupts import Interrupts
-from bench.plan import Request
-from bench.processes import SpawningLauncher
-from bench.progress import make_progress
+from bench.execution.crew import LocalCrew
+from bench.execution.processes import SpawningLauncher
+from bench.execution.progress import make_progress
+from bench.execution.run import Options, start_run
+from bench.planning.plan import Request
 from bench.records import Measurement, TrialWarning
-from bench.run import Options, start_run
-from bench.store import RunWriter, read_run
+from bench.storage.store import RunWriter, read_run
+from bench.system.interrupts import Interrupts
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="ways of Linux")]
 

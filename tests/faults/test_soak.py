@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 import pytest
-from sandbox import TESTS
+from checkout import TESTS
 from soak import ROOM_BYTES, Sample, assess
 
 pytestmark = [

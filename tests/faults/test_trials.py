@@ -8,18 +8,19 @@ from pathlib import Path
 
 import planted_trials
 import pytest
+from checkout import TESTS
 from planted_trials import FAULTS, NAN_SEED
-from sandbox import MARK, TESTS, Sandbox
+from sandbox import MARK, Sandbox
 
-from bench import run
-from bench.crew import LocalCrew
 from bench.errors import ExitCode
-from bench.interrupts import Interrupts
-from bench.plan import Request
-from bench.processes import ForkingLauncher
-from bench.progress import make_progress
+from bench.execution import run
+from bench.execution.crew import LocalCrew
+from bench.execution.processes import ForkingLauncher
+from bench.execution.progress import make_progress
+from bench.planning.plan import Request
 from bench.records import Failure, FailureKind, Measurement, TrialRecord
-from bench.store import read_run
+from bench.storage.store import read_run
+from bench.system.interrupts import Interrupts
 
 pytestmark = [
     pytest.mark.faults,
@@ -123,5 +124,5 @@ def test_stored_files_hold_no_place_of_this_machine(finished: run.Finished, sand
 def test_nothing_is_left_of_any_trial(finished: run.Finished, sandbox: Sandbox) -> None:
     del finished
     (host,) = sandbox.family()
-    assert "bench.host" in host.cmdline()
+    assert "bench.worker.host" in host.cmdline()
     assert not sandbox.leftovers()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.devices import Device
+from bench.worker.devices import Device
 from mnist_mlp.data import Dataset, load
 
 MACHINE_MEMBERS = frozenset(

@@ -41,10 +41,10 @@ from scipy import stats
 from torch import nn
 
 from bench.coding import from_json, to_json
-from bench.messages import Trained
-from bench.plan import Request, make_plan
+from bench.planning.plan import Request, make_plan
+from bench.protocol.messages import Trained
 from bench.records import Configuration, Trial
-from bench.worker import Session, displace
+from bench.worker.session import Session, displace
 from mnist_mlp.data import load
 
 Epoch = Callable[[], float]

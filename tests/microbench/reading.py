@@ -33,7 +33,7 @@ from bench_builders import (
 
 from bench import coding
 from bench.records import EpochRecord, Footer, Header, Peak, TrialRecord
-from bench.store import read_run
+from bench.storage.store import read_run
 
 MEBIBYTE: Final = 2**20
 READ: Final = "--read"

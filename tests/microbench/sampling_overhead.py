@@ -21,12 +21,12 @@ if __name__ == "__main__":  # the checkout need not be installed
 
 from scipy import stats
 
-from bench import worker
 from bench.coding import from_json, to_json
-from bench.locks import device_locks
-from bench.messages import Trained
-from bench.plan import Request, make_plan
+from bench.planning.plan import Request, make_plan
+from bench.protocol.messages import Trained
 from bench.records import Contention, Trial
+from bench.system.locks import device_locks
+from bench.worker import session as worker
 
 
 class NoMeter:

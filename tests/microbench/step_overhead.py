@@ -29,7 +29,7 @@ import torch._dynamo  # as a worker host: the first optimizer would import it
 from scipy import stats
 from torch import Tensor, nn
 
-from bench.worker import displace
+from bench.worker.session import displace
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.engines import EagerEngine
 from mnist_mlp.recipes import Recipe, find_recipe, scale_width

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # the checkout need not be installed
 
 import torch
 
-from bench.inference import interval, paired_estimate
+from bench.stats.inference import interval, paired_estimate
 from mnist_mlp.data import load
 from mnist_mlp.engines.layers import mkl_is_held_back, onednn_linear
 from mnist_mlp.recipes import find_recipe

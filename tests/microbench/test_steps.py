@@ -16,7 +16,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from bench.devices import Device
+from bench.worker.devices import Device
 from mnist_mlp.data import Dataset
 from mnist_mlp.engines import make_optimizer
 from mnist_mlp.model import MLP, build_model, loss_function

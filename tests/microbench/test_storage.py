@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from checkout import ROOT
 
-from bench.rounds import read_rounds
+from bench.compare.rounds import read_rounds
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = "a fictional user of a fictional host"
 
 

@@ -4,7 +4,7 @@ For each cell (width, depth, batch size) fresh processes of all peers load MNIST
 about `--turn-seconds` in rounds of shuffled order, one computing while the others wait. A round gives each peer's time
 for a sample over that of engine fused; a group of fresh processes gives the trimmed mean of its rounds' logarithms, and
 is one observation. Printed are geometric means with 95 % intervals by Student's t over the groups, the variances
-moderated over the cells as those of a comparison are (`bench.inference.moderate`).
+moderated over the cells as those of a comparison are (`bench.stats.inference.moderate`).
 
     uv tool run nox -s peers
     python tests/peers/compare_peers.py --device cuda
@@ -35,14 +35,14 @@ from peer import SAMPLES, Spec
 from tabulate import tabulate
 
 from bench.coding import to_json
+from bench.commands.options import command_line
 from bench.errors import BadInputError
-from bench.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean
-from bench.launcher import describe_place, prepare_dataset
-from bench.locks import device_locks
-from bench.options import command_line
-from bench.outputs import write_atomically
-from bench.plan import choose_devices
-from bench.processes import make_launcher
+from bench.execution.launcher import describe_place, prepare_dataset
+from bench.execution.processes import make_launcher
+from bench.planning.plan import choose_devices
+from bench.stats.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean
+from bench.system.locks import device_locks
+from bench.system.outputs import write_atomically
 from mnist_mlp.data import default_root
 from mnist_mlp.recipes import RECIPES
 

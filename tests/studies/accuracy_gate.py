@@ -1,7 +1,7 @@
 """How often does the accuracy gate cry wolf, and how often does it catch a bug? A study on real trainings.
 
 A pool of seeds is trained once for each configuration, without a bug and with each of `planted_bugs.BUGS`. Then random
-subsets of the pool stand for stored runs, and `bench.check` judges them:
+subsets of the pool stand for stored runs, and `bench.compare.check` judges them:
 
 - A/A: two disjoint subsets of the bug-free pool. Anything but a pass is a false alarm or an undecided check.
 - Each bug: a bug-free subset against a subset trained with the bug.
@@ -32,8 +32,8 @@ import torch
 from bench_builders import make_epoch, make_failure, make_measurement
 from planted_bugs import ADAM, BUGS, NONE, SGD, Outcomes, gate, train
 
-from bench.judgement import Verdict
 from bench.records import Failure, FailureKind, Measurement
+from bench.stats.judgement import Verdict
 from mnist_mlp.data import load
 from mnist_mlp.recipes import Recipe
 

@@ -18,11 +18,11 @@ from pathlib import Path
 if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench.locks import device_locks
-from bench.pairs import measure_pair
-from bench.plan import Request, make_plan
-from bench.processes import make_arm_launchers, make_launcher
+from bench.ab.pairs import measure_pair
+from bench.execution.processes import make_arm_launchers, make_launcher
+from bench.planning.plan import Request, make_plan
 from bench.records import Configuration
+from bench.system.locks import device_locks
 
 
 def main() -> None:

@@ -25,12 +25,12 @@ if __name__ == "__main__":  # the checkout need not be installed
 
 from planted_workload import plant_slowdown
 
-from bench.ab import LiveComparison, Options
-from bench.ab_report import Report
-from bench.arms import Arm
-from bench.locks import device_locks
-from bench.plan import PRESETS
-from bench.processes import make_arm_launchers
+from bench.ab.arms import Arm
+from bench.ab.comparison import LiveComparison, Options
+from bench.ab.report import Report
+from bench.execution.processes import make_arm_launchers
+from bench.planning.plan import PRESETS
+from bench.system.locks import device_locks
 
 EQUAL = Arm(label=".", python=sys.executable, workload=None, commit=None)
 

@@ -30,8 +30,8 @@ if __name__ == "__main__":  # the checkout need not be installed
 import numpy as np
 from scipy import stats
 
-from bench.ab import USUAL_LOOKS
-from bench.inference import (
+from bench.ab.comparison import USUAL_LOOKS
+from bench.stats.inference import (
     Estimate,
     Family,
     fit_prior,
@@ -42,8 +42,8 @@ from bench.inference import (
     paired_estimate,
     robust_paired_estimate,
 )
-from bench.judgement import Judgement, Verdict, gate_accuracies, gate_times
-from bench.pair_gate import gate_pairs, needs_confirmation
+from bench.stats.judgement import Judgement, Verdict, gate_accuracies, gate_times
+from bench.stats.pair_gate import gate_pairs, needs_confirmation
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -317,7 +317,7 @@ def choices(noise: Noise, families: int) -> Iterator[str]:
 
 
 def shrink(estimates: Sequence[Estimate], *, raise_only: bool) -> list[Estimate]:
-    """Moderate as `bench.inference.moderate` does for a family of any size, or as Smyth does, both ways."""
+    """Moderate as `bench.stats.inference.moderate` does for a family of any size, or as Smyth does, both ways."""
     prior_freedom, prior_variance = fit_prior(
         [each.variance for each in estimates], [each.degrees_of_freedom for each in estimates]
     )

@@ -1,0 +1,297 @@
+"""The live comparison of two arms on one machine: the gate of time.
+
+Every configuration is screened on a few process pairs. What does not pass there is measured again on fresh pairs, which
+alone decide: what looks slow by chance in a large family looks so only once (`bench.stats.pair_gate`).
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from bench.ab.arms import Arm
+from bench.ab.pairs import ArmFailedError, PairRecord, measure_pair
+from bench.ab.report import BUDGET, COMPLETE, Floor, Report, Row, Side
+from bench.errors import BadInputError, IncomparableError, WorkerError
+from bench.execution.launcher import describe_place, prepare_dataset
+from bench.execution.processes import Launcher
+from bench.planning.plan import Request, choose_devices, make_plan
+from bench.records import Configuration, Description, Machine
+from bench.stats.judgement import Judgement, Verdict, undecided
+from bench.stats.pair_gate import gate_pairs, needs_confirmation
+
+USUAL_LOOKS: Final = 2
+"""Rounds of fresh pairs at most: the first decides what is clear, the second most of the rest."""
+
+MAX_LOOKS: Final = 8
+"""Rounds after which `--until-decided` gives up: the difference is then at the allowance itself."""
+
+ERROR_LEVEL: Final = 0.01
+"""Probability of any false regression in one command, over all its configurations, devices and looks."""
+
+PASS_LEVEL: Final = 0.05
+"""Probability of any false pass, likewise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to compare. `max_slowdown` is a fraction; `screen_pairs` and `confirm_pairs` count the pairs of a round."""
+
+    max_slowdown: float
+    screen_pairs: int
+    confirm_pairs: int
+    until_decided: bool
+    budget_seconds: float | None
+    data_root: Path | None
+    timeout_seconds: float
+    command: tuple[str, ...]
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """How far the comparison is, for people: pair `number` of `total` of the round called `name`."""
+
+    name: str
+    number: int
+    total: int
+
+
+@dataclass(slots=True)
+class _Measured:
+    """What has been measured of one configuration, and what is thought of it by now: of `judged` confirming pairs."""
+
+    screen: list[PairRecord] = field(default_factory=list)
+    confirm: list[PairRecord] = field(default_factory=list)
+    judgement: Judgement | None = None
+    judged: int = 0
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing can be measured of it any more."""
+        return self.judgement is not None and self.judgement.verdict in {Verdict.FAILED, Verdict.INCOMPARABLE}
+
+
+class LiveComparison:
+    """Measures round after round. `report` can be asked for at any time, after an interruption too."""
+
+    def __init__(
+        self,
+        arms: tuple[Arm, Arm],
+        launchers: tuple[Launcher, Launcher],
+        options: Options,
+        *,
+        renew: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Remember what to compare; nothing is started. `renew` is called between rounds over the configurations."""
+        self._arms = arms
+        self._launchers = launchers
+        self._options = options
+        self._renew = renew
+        self._clock = clock
+        self._start = clock()
+        self._places: list[Description] = []
+        self._floors: Mapping[str, float | None] = {}
+        self._measured: dict[Configuration, _Measured] = {}
+        self._seed = 0
+        self._looks = 0
+        self._rounds = 0
+
+    def plan(self, request: Request) -> tuple[Configuration, ...]:
+        """Ask both arms where they are and have them verify the data; return what will be compared.
+
+        Raises:
+            BadInputError: a device is not available to both arms, or the request is wrong.
+            IncomparableError: an arm does not work with this harness, or reads other data.
+        """
+        self._places = [
+            self._describe(arm, launcher) for arm, launcher in zip(self._arms, self._launchers, strict=True)
+        ]
+        baseline, candidate = self._places
+        with _naming(self._arms[0]):
+            devices = choose_devices(request.devices, baseline.devices)
+        with _naming(self._arms[1]):
+            choose_devices(devices, candidate.devices)
+        plan = make_plan(request, devices=devices, cores_usable=baseline.machine.cores_usable)
+        self._seed = plan.seed
+        self._measured = {configuration: _Measured() for configuration in plan.configurations}
+        hashes = [
+            self._dataset_hash(arm, launcher, request.dataset)
+            for arm, launcher in zip(self._arms, self._launchers, strict=True)
+        ]
+        if len(set(hashes)) > 1:
+            raise IncomparableError(
+                f"the arms read different data under the name {request.dataset!r} (SHA-256 {', '.join(hashes)}): use a "
+                "dataset that both read alike"
+            )
+        return plan.configurations
+
+    @staticmethod
+    def _describe(arm: Arm, launcher: Launcher) -> Description:
+        try:
+            return describe_place(launcher)
+        except WorkerError as error:
+            raise IncomparableError(
+                f"arm {arm.label} does not work with this harness: {error}; compare with a revision or an interpreter "
+                "that does"
+            ) from error
+
+    def _dataset_hash(self, arm: Arm, launcher: Launcher, dataset: str) -> str:
+        root, timeout_seconds = self._options.data_root, self._options.timeout_seconds
+        with _naming(arm):
+            return prepare_dataset(launcher, dataset, root, timeout_seconds=timeout_seconds).sha256
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that both arms run on; known once planned."""
+        return self._places[0].machine
+
+    def run(
+        self,
+        floors: Mapping[str, float | None],
+        on_pair: Callable[[Stage], None] = lambda _stage: None,
+        on_round: Callable[[], None] = lambda: None,
+    ) -> str:
+        """Measure until everything is decided, as far as the options allow; return why it ended. The budget begins now.
+
+        `floors` holds each device's A/A floor as a log ratio, None where unknown. `on_pair` is called before each pair
+        and `on_round` after each round, outside all timing.
+        """
+        self._start = self._clock()
+        self._floors = floors
+        name, rows, pairs = "screen", list(self._measured), self._options.screen_pairs
+        last_look = MAX_LOOKS if self._options.until_decided else USUAL_LOOKS
+        while rows:
+            is_whole = self._round(name, rows, pairs, on_pair)
+            self._looks += name == "confirm"
+            self._judge(is_last=self._looks == last_look)
+            on_round()
+            if not is_whole:
+                return BUDGET if any(map(_is_open, self._measured.values())) else COMPLETE
+            if self._looks == last_look:
+                break
+            name, pairs = "confirm", self._options.confirm_pairs
+            rows = [each for each, measured in self._measured.items() if _is_open(measured)]
+        return COMPLETE
+
+    def _round(self, name: str, rows: Sequence[Configuration], pairs: int, on_pair: Callable[[Stage], None]) -> bool:
+        """Measure `pairs` more pairs of each of `rows`; return False if the budget ended before that."""
+        shuffler = random.Random(self._seed)  # noqa: S311 - no secret
+        number = 0
+        for _ in range(pairs):
+            seed, self._seed = self._seed, self._seed + 1
+            if self._rounds:  # the first one finds its hosts fresh
+                self._renew()
+            self._rounds += 1
+            for configuration in shuffler.sample(rows, len(rows)):
+                number += 1
+                if self._measured[configuration].is_broken:
+                    continue
+                if self._is_spent():
+                    return False
+                on_pair(Stage(name=name, number=number, total=pairs * len(rows)))
+                self._measure(configuration, seed, name)
+        return True
+
+    def _is_spent(self) -> bool:
+        budget = self._options.budget_seconds
+        return budget is not None and self._clock() - self._start > budget
+
+    def _measure(self, configuration: Configuration, seed: int, name: str) -> None:
+        measured = self._measured[configuration]
+        try:
+            pair = measure_pair(
+                *self._launchers,
+                configuration,
+                seed=seed,
+                root=self._options.data_root,
+                timeout_seconds=self._options.timeout_seconds,
+            )
+        except ArmFailedError as error:
+            measured.judgement = undecided(Verdict.FAILED, str(error))
+            return
+        (measured.screen if name == "screen" else measured.confirm).append(pair)
+        if pair.baseline.settings != pair.candidate.settings:
+            reason = f"the arms ran with different settings: {pair.baseline.settings} and {pair.candidate.settings}"
+            measured.judgement = undecided(Verdict.INCOMPARABLE, reason)
+
+    def _judge(self, *, is_last: bool) -> None:
+        """Judge what can be judged; each device's configurations are a family of their own."""
+        judged = {
+            each: measured for each, measured in self._measured.items() if measured.screen and not measured.is_broken
+        }
+        devices = dict.fromkeys(each.device for each in judged)
+        for device in devices:
+            family = [measured for each, measured in judged.items() if each.device == device]
+            judgements = gate_pairs(
+                [[pair.log_ratio for pair in measured.screen] for measured in family],
+                [[pair.log_ratio for pair in measured.confirm] for measured in family],
+                max_slowdown=self._options.max_slowdown,
+                floor=self._floors.get(device) or 0.0,
+                looks=self._looks,
+                last_look=is_last,
+                earlier=[measured.judgement for measured in family if measured.judgement is not None],
+                error_level=ERROR_LEVEL / len(devices),
+                pass_level=PASS_LEVEL / len(devices),
+            )
+            for measured, judgement in zip(family, judgements, strict=True):
+                measured.judgement = judgement
+                measured.judged = len(measured.confirm)
+
+    def report(self, ended: str) -> Report:
+        """Return what is known by now; `ended` says why it is no more.
+
+        The pairs of a round that an interruption cut short are in the report, but have not been judged.
+        """
+        baseline, candidate = (
+            Side(
+                label=arm.label,
+                commit=arm.commit,
+                # The process that told of it was in the arm's copy, which is of no repository.
+                software=replace(place.software, git_commit=arm.commit, git_dirty=arm.dirty),
+            )
+            for arm, place in zip(self._arms, self._places, strict=True)
+        )
+        return Report(
+            command=self._options.command,
+            created_at=self._options.created_at,
+            machine=self.machine,
+            baseline=baseline,
+            candidate=candidate,
+            max_slowdown=self._options.max_slowdown,
+            floors=tuple(Floor(device=device, log_ratio=floor) for device, floor in self._floors.items()),
+            looks=self._looks,
+            until_decided=self._options.until_decided,
+            ended=ended,
+            wall_seconds=self._clock() - self._start,
+            rows=tuple(
+                Row(
+                    configuration=configuration,
+                    screen=tuple(measured.screen),
+                    confirm=tuple(measured.confirm),
+                    unjudged=0 if measured.is_broken else len(measured.confirm) - measured.judged,
+                    judgement=measured.judgement or undecided(Verdict.INCONCLUSIVE, _TOO_EARLY),
+                )
+                for configuration, measured in self._measured.items()
+            ),
+        )
+
+
+_TOO_EARLY: Final = "no round of pairs was completed"
+
+
+def _is_open(measured: _Measured) -> bool:
+    return measured.judgement is None or needs_confirmation([measured.judgement])[0]
+
+
+@contextlib.contextmanager
+def _naming(arm: Arm) -> Iterator[None]:
+    """Say whose error it is."""
+    try:
+        yield
+    except (BadInputError, WorkerError) as error:
+        raise type(error)(f"arm {arm.label}: {error}") from error

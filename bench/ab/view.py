@@ -1,0 +1,174 @@
+"""A live comparison as text: a table and what to do next, for the terminal and in Markdown; and all of it as JSON."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Final
+
+from bench.ab.report import BUDGET, COMPLETE, FAILED, INTERRUPTED, Report, Row, Side
+from bench.coding import dumps, to_json
+from bench.compare.matching import describe, dimension, software_differences, varying_dimensions
+from bench.records import Software
+from bench.stats.judgement import GATE_EXIT_CODES, Verdict
+from bench.stats.judgement_text import effect_text, ratio_interval_text, ratio_text
+from bench.tables.columns import harmless
+from bench.tables.layout import escape, markdown_table, text_table, wrap
+from bench.units import format_seconds
+
+_ENDINGS: Final = {
+    COMPLETE: "",
+    BUDGET: "; the budget ended before all was decided",
+    INTERRUPTED: "; interrupted",
+    FAILED: "; an error ended it before all was decided",
+}
+
+_HEADERS: Final = ("verdict", "time ratio", "95 % interval", "pairs", "detect- able")
+
+
+def render_table(report: Report, width: int = 80) -> str:
+    """Return `report` for the terminal, without a final line break."""
+    headers, rows, numeric = _cells(report)
+    table = text_table(headers, rows, numeric, width)
+    parts = (heading(report), table, explanations(report), notes(report), [result(report)])
+    return "\n\n".join(part if isinstance(part, str) else wrap(part, width) for part in parts if part)
+
+
+def render_markdown(report: Report) -> str:
+    """Return `report` in Markdown, for a CI's summary page."""
+    headers, rows, numeric = _cells(report)
+    said = "\n".join(f"- {escape(line)}" for line in (*explanations(report), *notes(report)))
+    top = "  \n".join(map(escape, heading(report)))
+    parts = (
+        f"### bench ab: {report.verdict}",
+        top,
+        markdown_table(headers, rows, numeric),
+        said,
+        escape(result(report)),
+    )
+    return "\n\n".join(part for part in parts if part)
+
+
+def render_json(report: Report) -> str:
+    """Return everything measured and judged as JSON, unrounded; what is not finite is null."""
+    told = to_json(report)
+    for row, row_told in zip(report.rows, told["rows"], strict=True):
+        row_told["trains_alike"] = row.trains_alike
+        pairs = zip((*row.screen, *row.confirm), (*row_told["screen"], *row_told["confirm"]), strict=True)
+        for pair, pair_told in pairs:
+            pair_told["log_ratio"] = pair.log_ratio
+    outcome = {"verdict": report.verdict.value, "exit_code": int(report.exit_code), "reason": result(report)}
+    return dumps(_finite({**outcome, **told})) + "\n"
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def heading(report: Report) -> list[str]:
+    """Return what was compared, and where."""
+    machine = report.machine
+    device = f" on {harmless(report.floors[0].device, 20)}" if len(report.floors) == 1 else ""
+    differences = software_differences(*(_short_commit(side) for side in (report.baseline, report.candidate)))
+    return [
+        f"time of {_arm(report.candidate)} over {_arm(report.baseline)}{device}",
+        f"{harmless(machine.cpu_model, 60)} ({machine.cores_usable:g} of {machine.cores_logical} logical cores), "
+        f"torch {harmless(report.baseline.software.torch, 40)}"
+        + "".join(f"; {harmless(line, 80)}" for line in differences),
+    ]
+
+
+def _short_commit(side: Side) -> Software:
+    commit = side.software.git_commit
+    return replace(side.software, git_commit=commit and commit[:10])
+
+
+def _arm(side: Side) -> str:
+    return harmless(side.label, 80)
+
+
+def _cells(report: Report) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Return headers, rows and which columns hold numbers.
+
+    A device that all rows share stands above the table; dimensions that tell rows apart have columns.
+    """
+    extra = varying_dimensions([row.configuration for row in report.rows])
+    names = (*(("device",) if len(report.floors) > 1 else ()), "model", "batch_size", *extra)
+    headers = [*(key.replace("_size", "").replace("_", " ") for key in names), *_HEADERS]
+    numeric = [key == "batch_size" for key in names] + [header != "verdict" for header in _HEADERS]
+    return (
+        headers,
+        [[*(dimension(row.configuration, key) for key in names), *_row(row)] for row in report.rows],
+        numeric,
+    )
+
+
+def _row(row: Row) -> list[str]:
+    judgement = row.judgement
+    estimate, interval, detectable = judgement.estimate, judgement.interval, judgement.minimum_detectable_effect
+    return [
+        judgement.verdict,
+        "" if estimate is None else ratio_text(estimate.value),
+        "" if interval is None else ratio_interval_text(interval),
+        f"{len(row.screen)}+{_judged(row)}" if _judged(row) else str(len(row.screen)),
+        "" if detectable is None else effect_text(detectable),
+    ]
+
+
+def _judged(row: Row) -> int:
+    return len(row.confirm) - row.unjudged
+
+
+def explanations(report: Report) -> list[str]:
+    """Return why each configuration that does not pass does not, and what would help."""
+    extra = varying_dimensions([row.configuration for row in report.rows])
+    return [
+        f"{row.judgement.verdict}: {describe(row.configuration, extra)}: {harmless(row.judgement.reason, 400)}"
+        for row in report.rows
+        if row.judgement.verdict is not Verdict.PASS
+    ]
+
+
+def notes(report: Report) -> Iterator[str]:
+    """Yield how to read the table, and what about this comparison deserves a caution."""
+    yield (
+        "time ratio: candidate over baseline, above 1 is slower; the interval is of that row alone; pairs: fresh pairs "
+        "of processes, screened + confirming; detectable: the slowdown that would be found 4 times in 5"
+    )
+    if any(map(_judged, report.rows)):
+        yield "a row with confirming pairs is judged by those alone"
+    unjudged = sum(row.unjudged for row in report.rows)
+    if unjudged:
+        yield f"{unjudged} confirming pairs of the round that was cut short are not judged, nor shown"
+    different = [row for row in report.rows if not row.trains_alike]
+    if different:
+        yield (
+            f"the arms do not train alike ({len(different)} of {len(report.rows)} rows have other losses in the "
+            "first batches): the times are of different work; gate the accuracy with `bench run` and `bench check`"
+        )
+    unknown = [harmless(floor.device, 20) for floor in report.floors if floor.log_ratio is None]
+    if unknown:
+        yield f"no A/A floor is known of {', '.join(unknown)} on this machine: python -m bench calibrate"
+
+
+def result(report: Report) -> str:
+    """Return the last line: the overall verdict, what it cost, and what to do where it is open."""
+    counts = {verdict: sum(row.judgement.verdict is verdict for row in report.rows) for verdict in GATE_EXIT_CODES}
+    counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    allowed = f"allowed slowdown {report.max_slowdown * 100:g} %"
+    text = f"{report.verdict}: {counted} ({allowed}, {format_seconds(report.wall_seconds)})"
+    return text + _ENDINGS[report.ended] + _advice(report)
+
+
+def _advice(report: Report) -> str:
+    """Return how to get the pairs that would decide what is open; nothing where none would, or nobody let it end."""
+    open_rows = [row.judgement for row in report.rows if row.judgement.verdict is Verdict.INCONCLUSIVE]
+    would_help = any(each.estimate is None or each.needed_n is not None for each in open_rows)
+    if report.verdict is not Verdict.INCONCLUSIVE or not would_help or report.ended not in {COMPLETE, BUDGET}:
+        return ""
+    if report.ended == BUDGET:
+        return "; more pairs: a larger --budget"
+    return "; more pairs: " + ("a larger --confirm-pairs" if report.until_decided else "--until-decided --budget 10m")

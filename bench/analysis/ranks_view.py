@@ -1,0 +1,113 @@
+"""How time shrinks with the number of ranks, as text: the fitted terms, and what they predict."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+
+from bench.analysis.rank_scaling import RankFit, Spread, fit_ranks
+from bench.errors import BadInputError
+from bench.records import Run
+from bench.tables.columns import harmless
+from bench.tables.fields import Value
+from bench.tables.layout import WordTable, csv_text, draw_word_tables
+from bench.tables.legend import heading
+from bench.units import format_percent, format_seconds
+
+
+def render_ranks(run: Run, layout: str, width: int) -> str:
+    """Return the fits of `run` as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
+
+    `run` is of one machine, that of its header.
+
+    Raises:
+        BadInputError: nothing was trained both by one process and by several ranks.
+    """
+    fits = fit_ranks(run.records)
+    if not fits:
+        raise BadInputError(
+            f"run {harmless(run.header.run_id, 40)} trained nothing both by one process and by several ranks with the "
+            "same batch size: make one with python -m bench run --world-size 1,2"
+        )
+    if layout == "json":
+        return json.dumps([asdict(each) for each in fits], allow_nan=False, indent=2)
+    if layout == "csv":
+        rows = [row for each in fits for row in _raw_rows(each)]
+        return csv_text(rows[0], rows)
+    return draw_word_tables(heading(run.header), map(ranks_table, fits), layout, width)
+
+
+def ranks_table(found: RankFit) -> WordTable:
+    """Return what `found` measured and predicts, a row a world size."""
+    c = found.configuration
+    whole = found.predicted[1].mean
+    terms = (
+        ("serial", found.serial_seconds, "the same however many ranks"),
+        ("parallel", found.parallel_seconds, "divided by the ranks"),
+        (
+            "exchange",
+            found.exchange_seconds,
+            "times 2 (ranks - 1) / ranks: gradients, and waiting for the slowest rank",
+        ),
+    )
+    return WordTable(
+        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size} of all ranks, "
+        f"{c.threads} thread{'s' * (c.threads != 1)} each, {c.precision}, {c.pipeline} + {c.engine} "
+        f"({found.repeats} repeats)",
+        headers=("ranks", "epoch time", "fitted", "95 % interval", "efficiency", "95 % interval"),
+        rows=[_row(found, ranks) for ranks in found.predicted],
+        numeric=(True,) * 6,
+        notes=[
+            *(
+                f"{name}: {_seconds(term)}, {format_percent(term.mean / whole)} of one rank's epoch; {meaning}"
+                for name, term, meaning in terms
+            ),
+            "epoch time: mean of the repeats, empty where only predicted; intervals are of the fit over repeats",
+            "beyond the measured ranks, latency is left out: a lower bound where steps are short",
+        ],
+    )
+
+
+def _row(found: RankFit, ranks: int) -> Sequence[str]:
+    seconds, efficiency = found.predicted[ranks], found.efficiencies[ranks]
+    return (
+        str(ranks),
+        format_seconds(found.measured[ranks]) if ranks in found.measured else "",
+        format_seconds(seconds.mean),
+        _interval(seconds, format_seconds),
+        format_percent(efficiency.mean),
+        _interval(efficiency, format_percent),
+    )
+
+
+def _seconds(spread: Spread) -> str:
+    interval = _interval(spread, format_seconds)
+    return format_seconds(spread.mean) + (f" ({interval})" if interval else "")
+
+
+def _interval(spread: Spread, form: Callable[[float], str]) -> str:
+    return "" if spread.low is None or spread.high is None else f"{form(spread.low)} to {form(spread.high)}"
+
+
+def _raw_rows(found: RankFit) -> Iterator[dict[str, Value]]:
+    c = found.configuration
+    for ranks, seconds in found.predicted.items():
+        efficiency = found.efficiencies[ranks]
+        yield {
+            "device": c.device,
+            "model": c.model,
+            "batch_size": c.batch_size,
+            "threads": c.threads,
+            "precision": c.precision,
+            "repeats": found.repeats,
+            "ranks": ranks,
+            "epoch_seconds": found.measured.get(ranks),
+            "fitted_seconds": seconds.mean,
+            "fitted_low": seconds.low,
+            "fitted_high": seconds.high,
+            "efficiency": efficiency.mean,
+            "efficiency_low": efficiency.low,
+            "efficiency_high": efficiency.high,
+            "serial_seconds": found.serial_seconds.mean,
+            "parallel_seconds": found.parallel_seconds.mean,
+            "exchange_seconds": found.exchange_seconds.mean,
+        }

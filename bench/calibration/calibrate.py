@@ -1,0 +1,285 @@
+"""Calibration: how finely this machine can measure, per device, measured on a reference configuration and kept.
+
+Three things are learnt. Identical arms in live process pairs (A/A) show what difference `ab` would report where there
+is none. Full trials with different seeds show how much accuracy differs from seed to seed and how long an epoch takes
+today. And the device's rates (`bench.protocol.rates`), at each precision and, of the CPU, with each number of threads,
+show what training could take at the least. A further measurement of a device is a field of
+`bench.calibration.profiles.DeviceSession` and a line of the function that makes one here.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from bench.ab.pairs import ArmFailedError, PairRecord, measure_pair
+from bench.calibration.profiles import (
+    DeviceSession,
+    MachineProfile,
+    Session,
+    load_profile,
+    new_profile,
+    profile_path,
+    save_profile,
+)
+from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunError
+from bench.execution.launcher import (
+    TrialFailedError,
+    describe_place,
+    measure_peak,
+    measure_rates,
+    prepare_dataset,
+    run_trial,
+)
+from bench.execution.processes import Launcher
+from bench.planning.plan import Request, choose_devices, make_plan
+from bench.protocol.rates import DeviceRates, ThreadRates, thread_counts
+from bench.records import Configuration, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
+from bench.system.interrupts import Interrupts
+from bench.system.locks import IMPATIENT, Patience, device_locks
+from bench.system.outputs import remove_abandoned
+from bench.units import format_flops, format_seconds
+from bench.warning_rules import ADVICE
+from mnist_mlp.recipes import PRECISIONS
+from mnist_mlp.support import why_unsupported
+
+MODEL: Final = "784-128-10"
+BATCH_SIZE: Final = 256
+EPOCHS: Final = 3
+"""The reference configuration: small enough for a minute in all, large enough that a step is not overhead alone."""
+
+
+class CalibrationError(BenchError):
+    """A trial failed while calibrating; the profile is as it was."""
+
+    exit_code = ExitCode.FAILED_TRIAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to calibrate, how thoroughly, and where to keep it. `timeout_seconds` is for one trial or pair.
+
+    `patience` is how long to wait for what another calibration or run holds.
+    """
+
+    devices: tuple[str, ...]
+    pairs: int
+    seeds: int
+    results: Path
+    data_root: Path | None
+    timeout_seconds: float
+    dataset: str = "mnist"
+    patience: Patience = IMPATIENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """A stored calibration: the file, what it holds now, and the devices of this session."""
+
+    path: Path
+    profile: MachineProfile
+    devices: tuple[str, ...]
+
+
+def calibrate(
+    options: Options,
+    launchers: tuple[Launcher, Launcher],
+    interrupts: Interrupts,
+    tell: Callable[[str], None],
+    measure: Callable[..., PairRecord] = measure_pair,
+) -> Calibrated:
+    """Calibrate each device and append the session to the machine's profile; `tell` gets a line per measurement.
+
+    `measure` is called as `bench.ab.pairs.measure_pair` is.
+
+    The arms come from two launchers, as those of `ab` do for two versions of the code: they share one worker host.
+
+    Raises:
+        BadInputError: a device is missing or in use, or the profile is broken or cannot be written.
+        CalibrationError: a trial failed; the profile is as it was.
+        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; the profile is as it was.
+    """
+    start = time.perf_counter()
+    created_at = datetime.now(UTC).isoformat(timespec="seconds")
+    place = describe_place(launchers[0])
+    devices = choose_devices(options.devices, place.devices)
+    path, patience = profile_path(place.machine.id, options.results), options.patience
+    with _profile_lock(path, patience), device_locks(devices, patience=patience):
+        profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
+        prepare_dataset(launchers[0], options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
+        plan = make_plan(_reference(options.dataset), devices=devices, cores_usable=place.machine.cores_usable)
+        session = _Session(options=options, launchers=launchers, tell=tell, measure=measure)
+        try:
+            measured = tuple(session.measure_device(each, profile.unused_seed()) for each in plan.configurations)
+        except InterruptedRunError as interruption:
+            raise InterruptedRunError(f"{interruption}: nothing of this calibration is stored") from None
+        with interrupts.shield():
+            profile = profile.with_session(
+                place.machine,
+                Session(
+                    created_at=created_at,
+                    software=place.software,
+                    wall_seconds=time.perf_counter() - start,
+                    devices=measured,
+                ),
+            )
+            remove_abandoned(path)
+            save_profile(profile, options.results)
+    return Calibrated(path=path, profile=profile, devices=devices)
+
+
+def _reference(dataset: str) -> Request:
+    return Request(models=(MODEL,), batch_sizes=(BATCH_SIZE,), epochs=EPOCHS, repeats=1, dataset=dataset)
+
+
+@contextlib.contextmanager
+def _profile_lock(path: Path, patience: Patience) -> Iterator[None]:
+    """Hold the machine's profile, so that of two calibrations none is lost; find out now whether it can be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInputError(f"{path.parent} cannot be made: {error.strerror}; choose another --results") from error
+    lock = patience.acquire(
+        path.with_name(f".{path.name}.lock"),
+        f"machine profile {path}",
+        "two calibrations at once spoil each other's timings: wait until that one ends",
+    )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Session:
+    """What all measurements of one calibration have in common."""
+
+    options: Options
+    launchers: tuple[Launcher, Launcher]
+    tell: Callable[[str], None]
+    measure: Callable[..., PairRecord]
+
+    def measure_device(self, configuration: Configuration, first_seed: int) -> DeviceSession:
+        """Measure pairs and trials in turn, so that both are spread over the same minute."""
+        options, ratios, trials, peaks = self.options, list[float](), list[Measurement](), list[float]()
+        warnings: set[TrialWarning] = set()
+        for number in range(max(options.pairs, options.seeds)):
+            if number < options.pairs:
+                ratios.append(self._log_ratio(configuration, number))
+                percent = 100 * math.expm1(ratios[-1])
+                self.tell(f"{configuration.device}: A/A pair {number + 1} of {options.pairs}: {percent:+.1f} %")
+            if number < options.seeds:
+                record, measurement = self._trial(configuration, first_seed + number)
+                trials.append(measurement)
+                warnings.update(record.warnings)
+                peaks.append(self._peak(configuration))
+                seconds = format_seconds(measurement.epoch_seconds)
+                self.tell(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
+        rates, thread_rates = self._rates(configuration), self._thread_rates(configuration)
+        for warning in sorted(warnings):
+            self.tell(f"{configuration.device}: {warning}: {ADVICE[warning]}")
+        return DeviceSession(
+            device=configuration.device,
+            threads=configuration.threads,
+            configuration=configuration,
+            aa_log_ratios=tuple(ratios),
+            seeds=tuple(range(first_seed, first_seed + options.seeds)),
+            epoch_seconds=tuple(trial.epoch_seconds for trial in trials),
+            test_accuracies=tuple(trial.test_accuracy for trial in trials if trial.test_accuracy is not None),
+            yardstick_seconds=tuple(median(epoch.yardstick_seconds for epoch in trial.epochs) for trial in trials),
+            peak_flops_per_second=tuple(peaks),
+            rates=rates,
+            thread_rates=thread_rates,
+        )
+
+    def _log_ratio(self, configuration: Configuration, number: int) -> float:
+        try:
+            pair = self.measure(
+                *self.launchers,
+                configuration,
+                seed=number,  # which arm begins depends on it: half of the pairs each
+                root=self.options.data_root,
+                timeout_seconds=self.options.timeout_seconds,
+            )
+        except ArmFailedError as error:
+            raise _failed(f"A/A pair {number + 1} on {configuration.device}: {error}") from error
+        return pair.log_ratio
+
+    def _trial(self, configuration: Configuration, seed: int) -> tuple[TrialRecord, Measurement]:
+        record = run_trial(
+            self.launchers[0],
+            Trial(configuration=configuration, seed=seed, repeat=0),
+            root=self.options.data_root,
+            timeout_seconds=self.options.timeout_seconds,
+        )
+        if isinstance(record.outcome, Measurement):
+            return record, record.outcome
+        what = f"the trial with seed {seed} on {configuration.device} failed"
+        raise _failed(f"{what}: {record.outcome.kind}: {record.outcome.message}")
+
+    def _peak(self, configuration: Configuration) -> float:
+        try:
+            return measure_peak(self.launchers[0], configuration, self.options.timeout_seconds)
+        except TrialFailedError as error:
+            failure = error.failure
+            what = f"measuring the peak of {configuration.device} failed"
+            raise _failed(f"{what}: {failure.kind}: {failure.message}") from error
+
+    def _rates(self, configuration: Configuration) -> tuple[DeviceRates, ...]:
+        """Return the device's rates at each precision that it has; one that turns out not to take effect is told."""
+        device, threads, found = configuration.device, configuration.threads, list[DeviceRates]()
+        for precision in PRECISIONS:
+            if why_unsupported(device=device, engine="eager", precision=precision, pipeline="resident") is not None:
+                continue
+            try:
+                found.append(self._rates_at(device, precision, threads, whole=True))
+            except TrialFailedError as error:
+                if precision == "fp32" or error.failure.kind != FailureKind.UNSUPPORTED:
+                    raise _rates_failed(device, precision, threads, error) from error
+                self.tell(f"{device}: no rates at {precision}: {error}")
+        return tuple(found)
+
+    def _thread_rates(self, configuration: Configuration) -> tuple[ThreadRates, ...]:
+        """Return the CPU's rates with one thread, two, four, … and all; an accelerator's products take none."""
+        device, found = configuration.device, list[ThreadRates]()
+        for threads in thread_counts(configuration.threads) if device == "cpu" else ():
+            try:
+                rates = self._rates_at(device, "fp32", threads, whole=False)
+            except TrialFailedError as error:
+                raise _rates_failed(device, "fp32", threads, error) from error
+            if rates.bandwidth is not None:
+                found.append(
+                    ThreadRates(
+                        threads=threads,
+                        square_flops_per_second=rates.square_flops_per_second,
+                        triad_bytes_per_second=rates.bandwidth.triad_bytes_per_second,
+                    )
+                )
+        return tuple(found)
+
+    def _rates_at(self, device: str, precision: str, threads: int, *, whole: bool) -> DeviceRates:
+        rates = measure_rates(
+            self.launchers[0],
+            device,
+            precision=precision,
+            threads=threads,
+            whole=whole,
+            timeout_seconds=self.options.timeout_seconds,
+        )
+        rate = f"{format_flops(rates.highest_flops_per_second)}/s"
+        self.tell(f"{device}: rates at {precision} with {threads} thread{'s' * (threads > 1)}: up to {rate}")
+        return rates
+
+
+def _rates_failed(device: str, precision: str, threads: int, error: TrialFailedError) -> CalibrationError:
+    what = f"measuring the rates of {device} at {precision} with {threads} threads failed"
+    return _failed(f"{what}: {error.failure.kind}: {error.failure.message}")
+
+
+def _failed(what: str) -> CalibrationError:
+    return CalibrationError(f"{what}. Nothing of this calibration is stored: remove the cause and calibrate again")

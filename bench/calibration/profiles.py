@@ -1,0 +1,346 @@
+"""Machine profiles: how finely one machine can measure, learnt from its own calibrations and kept between them.
+
+A profile holds raw values of the last calibrations, ``results/machines/<machine id>.json``; every figure is recomputed
+from them. What cannot be told from so few values is None.
+"""
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from bench import coding
+from bench.errors import BadInputError, IncomparableError, StorageError
+from bench.protocol.rates import DeviceRates, ThreadRates, flops_per_second
+from bench.records import Configuration, Machine, Software
+from bench.stats.student import t_quantile
+from bench.system.outputs import write_atomically
+
+SCHEMA_VERSION: Final = 3
+"""Version of the stored format. History: 1, the first; 2, `DeviceSession.peak_flops_per_second`; 3, its `rates` and
+`thread_rates`. Each reads all before it, see `coding.LATER`."""
+
+FOLDER: Final = "machines"
+"""Below the folder of stored runs."""
+
+MAX_SESSIONS: Final = 50
+"""Sessions kept. A machine that is calibrated weekly keeps a year."""
+
+MIN_PAIRS: Final = 3
+"""A/A pairs that a floor needs. Two leave one degree of freedom, whose interval is 13 standard errors wide."""
+
+MIN_SESSIONS: Final = 3
+"""Sessions that the drift between them needs, for the same reason."""
+
+MIN_SEEDS: Final = 3
+"""Seeds that a deviation from seed to seed needs: two can well get equally many test images right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSession:
+    """What one calibration measured on one device; raw values only.
+
+    `aa_log_ratios` holds one value a process pair: ln(candidate time / baseline time) of identical arms. The other
+    tuples hold one value a full trial of `configuration`, with the seed at the same place in `seeds`: its median epoch
+    time, its final test accuracy (a fraction), its median yardstick time. `peak_flops_per_second` holds one value a
+    process that measured it (`bench.worker.peak`), none in the first version of the format. `rates` holds one value a
+    precision, `thread_rates` one a thread count, none on accelerators; both none in the first two versions.
+
+    Raises:
+        BadInputError: a value cannot have been measured.
+    """
+
+    device: str
+    threads: int
+    configuration: Configuration
+    aa_log_ratios: tuple[float, ...]
+    seeds: tuple[int, ...]
+    epoch_seconds: tuple[float, ...]
+    test_accuracies: tuple[float, ...]
+    yardstick_seconds: tuple[float, ...]
+    peak_flops_per_second: tuple[float, ...] = field(default=(), metadata=coding.LATER)
+    rates: tuple[DeviceRates, ...] = field(default=(), metadata=coding.LATER)
+    thread_rates: tuple[ThreadRates, ...] = field(default=(), metadata=coding.LATER)
+
+    def __post_init__(self) -> None:
+        """Refuse what would make nonsense of every figure derived from it."""
+        lengths = {len(values) for values in (self.seeds, self.epoch_seconds, self.test_accuracies)}
+        if lengths != {len(self.yardstick_seconds)} or 0 in lengths:
+            raise BadInputError(f"a calibration of {self.device} must hold as many values as seeds, and at least one")
+        if min(*self.epoch_seconds, *self.yardstick_seconds, *self.peak_flops_per_second) <= 0:
+            raise BadInputError(f"a calibration of {self.device} holds a time or rate that is not above zero")
+        if not all(0 <= accuracy <= 1 for accuracy in self.test_accuracies):
+            raise BadInputError(f"a calibration of {self.device} holds an accuracy outside 0 to 1")
+
+    def highest_flops_per_second(self, precision: str, threads: int) -> float | None:
+        """Return the highest rate of products measured at `precision` with `threads` threads; None without any.
+
+        On an accelerator every thread count is the same: the host's threads take no part in its products.
+        """
+        found = list(flops_per_second(self.rates, self.thread_rates, precision, self._told_apart(threads)))
+        if (precision, self._told_apart(threads)) in {("fp32", self.threads), ("fp32", None)}:
+            found += self.peak_flops_per_second
+        return max(found, default=None)
+
+    def _told_apart(self, threads: int) -> int | None:
+        return threads if self.device == "cpu" else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """One calibration. `created_at` is UTC in ISO 8601; `wall_seconds` is all of it."""
+
+    created_at: str
+    software: Software
+    wall_seconds: float
+    devices: tuple[DeviceSession, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFigures:
+    """What a profile says of one device. Deviations are standard deviations, those of times of their logarithm.
+
+    `sessions` counts those that agree with the newest one in all that decides times and accuracies (see
+    `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials, `rates` and
+    `thread_rates` are its own. `peak_flops_per_second` is what utilisation is a share of, at fp32 with `threads`.
+    """
+
+    device: str
+    threads: int
+    sessions: int
+    pairs: int
+    ab_floor: float | None
+    pair_deviation: float | None
+    seeds: int
+    accuracy_deviation: float | None
+    epoch_seconds: float
+    epoch_deviation: float | None
+    drift_deviation: float | None
+    yardstick_seconds: float
+    peak_flops_per_second: float | None
+    rates: tuple[DeviceRates, ...]
+    thread_rates: tuple[ThreadRates, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineProfile:
+    """The calibrations of one machine, oldest first.
+
+    Sessions are taken together only if they measured the same configuration with the same thread count, torch, CUDA,
+    BLAS and workload version as the newest one of the device.
+    """
+
+    schema_version: int
+    machine: Machine
+    sessions: tuple[Session, ...]
+
+    def ab_floor(self, device: str) -> float | None:
+        """Return the largest systematic difference between identical arms that is still credible, as a log ratio.
+
+        It is the farther end of the mean's two-sided 95 % interval over the newest session's n process pairs,
+        |mean| + t(0.975, n - 1) · s / √n, by Student's t. None with fewer than 3 pairs.
+        """
+        sessions = self._alike(device)
+        ratios = sessions[-1].aa_log_ratios if sessions else ()
+        if len(ratios) < MIN_PAIRS:
+            return None
+        return abs(statistics.fmean(ratios)) + t_quantile(len(ratios) - 1) * statistics.stdev(ratios) / math.sqrt(
+            len(ratios)
+        )
+
+    def drift_deviation(self, device: str) -> float | None:
+        """Return the standard deviation, over sessions, of ln(the session's median epoch time); None below 3 sessions.
+
+        It knows only the drift between the sessions that were measured: of three within an hour, that of an hour.
+        """
+        medians = [math.log(statistics.median(session.epoch_seconds)) for session in self._alike(device)]
+        return statistics.stdev(medians) if len(medians) >= MIN_SESSIONS else None
+
+    def accuracy_deviation(self, device: str) -> float | None:
+        """Return the standard deviation of final test accuracy (a fraction) from seed to seed; None below 3 seeds.
+
+        A seed that was trained more than once counts once, by its mean: repeating it says nothing of other seeds.
+        """
+        accuracies = list(self._accuracies(device).values())
+        return statistics.stdev(accuracies) if len(accuracies) >= MIN_SEEDS else None
+
+    def _accuracies(self, device: str) -> dict[int, float]:
+        """Return each seed's mean test accuracy."""
+        found: dict[int, list[float]] = {}
+        for session in self._alike(device):
+            for seed, accuracy in zip(session.seeds, session.test_accuracies, strict=True):
+                found.setdefault(seed, []).append(accuracy)
+        return {seed: statistics.fmean(accuracies) for seed, accuracies in found.items()}
+
+    def peak_flops_per_second(self, device: str, precision: str, threads: int, software: Software) -> float | None:
+        """Return the highest rate of products that any session measured: squares, layers, thread scaling.
+
+        A busy machine only lowers rates, so no session lowers the peak. Those with another torch, CUDA or BLAS than
+        `software` do not count. None if none measured this precision with so many threads: another's rate says nothing.
+        """
+        rates = (
+            measured.highest_flops_per_second(precision, threads)
+            for session in self.sessions
+            if _libraries(session.software) == _libraries(software)
+            for measured in session.devices
+            if measured.device == device
+        )
+        return max((rate for rate in rates if rate is not None), default=None)
+
+    def unused_seed(self) -> int:
+        """Return the first seed above all that were trained: new seeds say more about seeds than old ones."""
+        used = [seed for session in self.sessions for device in session.devices for seed in device.seeds]
+        return max(used, default=-1) + 1
+
+    def figures(self, device: str) -> DeviceFigures | None:
+        """Return what is known of `device`; None if it was never calibrated."""
+        sessions = self._alike(device)
+        if not sessions:
+            return None
+        newest = sessions[-1]
+        software = next(
+            session.software
+            for session in self.sessions[::-1]
+            if any(measured.device == device for measured in session.devices)
+        )
+        return DeviceFigures(
+            device=device,
+            threads=newest.threads,
+            sessions=len(sessions),
+            pairs=len(newest.aa_log_ratios),
+            ab_floor=self.ab_floor(device),
+            pair_deviation=_deviation(newest.aa_log_ratios),
+            seeds=len(self._accuracies(device)),
+            accuracy_deviation=self.accuracy_deviation(device),
+            epoch_seconds=statistics.median(newest.epoch_seconds),
+            epoch_deviation=_deviation(tuple(map(math.log, newest.epoch_seconds))),
+            drift_deviation=self.drift_deviation(device),
+            yardstick_seconds=statistics.median(newest.yardstick_seconds),
+            peak_flops_per_second=self.peak_flops_per_second(device, "fp32", newest.threads, software),
+            rates=newest.rates,
+            thread_rates=newest.thread_rates,
+        )
+
+    def with_session(self, machine: Machine, session: Session) -> "MachineProfile":
+        """Return this profile with `session` appended, the oldest ones beyond `MAX_SESSIONS` left out.
+
+        Raises:
+            IncomparableError: `machine` is another one.
+        """
+        if machine.id != self.machine.id:
+            raise IncomparableError(
+                f"the profile is of machine {self.machine.id} and the calibration of {machine.id}: "
+                "a profile holds one machine; keep each in a file of its own"
+            )
+        return replace(
+            self, schema_version=SCHEMA_VERSION, machine=machine, sessions=(*self.sessions, session)[-MAX_SESSIONS:]
+        )
+
+    def _alike(self, device: str) -> list[DeviceSession]:
+        """Return the calibrations of `device` that may be taken together, oldest first."""
+        found = [
+            (_decisive(session.software, measured), measured)
+            for session in self.sessions
+            for measured in session.devices
+            if measured.device == device
+        ]
+        return [measured for decisive, measured in found if decisive == found[-1][0]]
+
+
+def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]:
+    """Return what decides times and accuracies, beside the machine: calibrations that differ here do not mix."""
+    return (
+        measured.configuration,
+        measured.threads,
+        *_libraries(software),
+        software.workload,
+    )
+
+
+def _libraries(software: Software) -> tuple[object, ...]:
+    """Return what multiplies: products by other libraries have other rates."""
+    return software.torch, software.cuda, software.blas
+
+
+def _deviation(values: tuple[float, ...]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def peak_rate_of(profile: MachineProfile | None, software: Software) -> Callable[[Configuration], float | None]:
+    """Return what tells the highest FLOP/s that `software`'s torch, CUDA and BLAS reached where a configuration runs.
+
+    It tells None everywhere without a profile.
+    """
+    if profile is None:
+        return lambda _: None
+    return lambda c: profile.peak_flops_per_second(c.device, c.precision, c.threads, software)
+
+
+def new_profile(machine: Machine) -> MachineProfile:
+    """Return the profile of a machine that was never calibrated."""
+    return MachineProfile(schema_version=SCHEMA_VERSION, machine=machine, sessions=())
+
+
+def profile_path(machine_id: str, results: Path) -> Path:
+    """Return where the profile of a machine lies.
+
+    Raises:
+        BadInputError: `machine_id` is no name of one file.
+    """
+    if Path(machine_id).name != machine_id or "\\" in machine_id:
+        raise BadInputError(f"machine id {machine_id!r} is no file name: it comes from a file that bench did not write")
+    return results / FOLDER / f"{machine_id}.json"
+
+
+def load_profile(machine_id: str, results: Path) -> MachineProfile | None:
+    """Return the profile of the machine `machine_id` below the folder `results`; None where there is none.
+
+    Raises:
+        BadInputError: it cannot be read, is broken, of a newer schema, or of another machine.
+    """
+    path = profile_path(machine_id, results)
+    remedy = "restore it, or move it away and run: python -m bench calibrate"
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInputError(f"machine profile {path} cannot be read: {error.strerror}; {remedy}") from error
+    try:
+        data = coding.loads(text)
+        _check_version(data)
+        profile = coding.from_json(MachineProfile, data, "profile")
+    except BadInputError as error:
+        raise BadInputError(f"machine profile {path}: {error}; {remedy}") from error
+    if profile.machine.id != machine_id:
+        raise BadInputError(
+            f"machine profile {path} is of machine {profile.machine.id}: a profile says nothing of another; {remedy}"
+        )
+    return profile
+
+
+def _check_version(data: Any) -> None:  # noqa: ANN401 - parsed JSON has no narrower type
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise BadInputError(
+            f"schema version {version} is newer than {SCHEMA_VERSION}, the newest known here: use a newer bench"
+        )
+    if type(version) is not int or version < 1:
+        raise BadInputError(f"schema version {version!r} is unknown")
+
+
+def save_profile(profile: MachineProfile, results: Path) -> Path:
+    """Write `profile` to its place below `results`, at once: a reader sees the old file or the whole new one.
+
+    Raises:
+        StorageError: it cannot be written; a profile that was there before is untouched.
+    """
+    path = profile_path(profile.machine.id, results)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path.parent} cannot be made: {error.strerror}; choose another --results") from error
+    write_atomically(path, coding.dumps(profile) + "\n")
+    return path

@@ -1,0 +1,137 @@
+"""The commands `calibrate` and `selftest`: how finely this machine measures, and whether the ruler is sound."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from bench.calibration.profiles import MIN_PAIRS, MIN_SEEDS
+from bench.commands.options import (
+    DEVICES,
+    RESULTS,
+    Choice,
+    Duration,
+    exit_codes,
+    patience,
+    quiet_option,
+    tell,
+    wait_option,
+)
+from bench.system.outputs import require_writable, write_atomically
+
+
+@click.command("calibrate", epilog=exit_codes({4: "a trial failed"}))
+@click.option(
+    "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
+)
+@click.option(
+    "--pairs", type=click.IntRange(MIN_PAIRS, 1000), default=8, show_default=True, help="A/A process pairs a device."
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(MIN_SEEDS, 1000),
+    default=5,
+    show_default=True,
+    help="Full trials a device, each with a new seed.",
+)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are kept.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one trial.")
+@wait_option
+@quiet_option
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
+@click.pass_context
+def calibrate_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    devices: tuple[str, ...],
+    pairs: int,
+    seeds: int,
+    results: Path,
+    data_root: Path | None,
+    timeout: float,
+    wait: float,
+    json_path: Path | None,
+) -> None:
+    """Measure how finely this machine can measure, and what its devices can do. A minute or two a device.
+
+    It is kept for `ab`, `check` and `show`.
+
+    Run it on different days: drift between sessions is known from the third on.
+
+    \b
+    python -m bench calibrate
+    python -m bench calibrate --devices cpu --pairs 16
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.calibration import calibrate
+    from bench.calibration import view as calibration_view
+    from bench.coding import dumps
+    from bench.execution.processes import make_arm_launchers
+    from bench.system.locks import require_free
+
+    options = calibrate.Options(
+        devices=devices,
+        pairs=pairs,
+        seeds=seeds,
+        results=results,
+        data_root=data_root,
+        timeout_seconds=timeout,
+        patience=patience(wait),
+    )
+    if json_path is not None:
+        require_writable(json_path)
+    require_free(devices, options.patience)
+    (one, other), _ = make_arm_launchers([(sys.executable, None)] * 2)
+    with contextlib.closing(one), contextlib.closing(other):
+        calibrated = calibrate.calibrate(options, (one, other), ctx.obj, tell)
+    click.echo(calibration_view.render(calibrated))
+    click.echo(f"\nStored in {calibrated.path}")
+    if json_path is not None:
+        write_atomically(json_path, dumps(calibration_view.report(calibrated)) + "\n")
+
+
+@click.command("selftest", epilog=exit_codes({0: "sound", 4: "a check failed"}))
+@click.option(
+    "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
+)
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--dataset", type=Choice(("mnist", "digits")), default="mnist", show_default=True)
+@click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
+@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one device.")
+@wait_option
+@quiet_option
+@click.pass_context
+def selftest_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    devices: tuple[str, ...],
+    data_root: Path | None,
+    dataset: str,
+    layout: str,
+    timeout: float,
+    wait: float,
+) -> None:
+    """Check the ruler itself on each device: clock, waiting, meters, precision, first losses, scores.
+
+    Ends with 4 if a check fails.
+
+    \b
+    python -m bench selftest
+    python -m bench selftest --devices cpu --dataset digits
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.calibration import selftest
+    from bench.coding import dumps
+    from bench.execution.processes import make_launcher
+    from bench.system.locks import require_free
+
+    options = selftest.Options(
+        devices=devices, dataset=dataset, data_root=data_root, timeout_seconds=timeout, patience=patience(wait)
+    )
+    require_free(devices, options.patience)
+    with contextlib.closing(make_launcher()) as launcher:
+        checks = selftest.run_selftest(options, launcher, tell)
+    click.echo(dumps(checks) if layout == "json" else selftest.render(checks))
+    ctx.exit(selftest.exit_code(checks))

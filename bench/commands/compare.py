@@ -1,0 +1,254 @@
+"""The commands `compare` and `check`: two stored runs side by side, and the gate on them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+from click.core import ParameterSource
+
+from bench.commands.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, exit_codes, split_label
+from bench.errors import BadInputError
+from bench.system.collection import garbage_collection_paused
+from bench.system.outputs import append_step_summary, require_writable, say, write_atomically
+from mnist_mlp.streams import terminal_width
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.compare.comparison import Comparison, RoundsSource, Source
+    from bench.compare.matching import Between
+    from bench.tables.prices import Prices
+
+
+@click.command(
+    "compare",
+    epilog=exit_codes({0: "done, whatever the verdicts (the gates are check and ab)", 5: "nothing in common"}),
+)
+@click.argument("baseline", metavar="BASELINE", type=RUN)
+@click.argument("candidate", metavar="CANDIDATE", type=RUN)
+@click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
+@click.option("--only-changed", is_flag=True, help="Leave out what is the same or inconclusive.")
+@click.option(
+    "--between",
+    metavar="DIMENSION=A,B",
+    help="Compare what has A on one side with what has B on the other: device=cpu,cuda or engine=eager,fused.",
+)
+@click.option(
+    "--price-per-hour",
+    metavar="PRICE",
+    help="What an hour of a device costs: 2.5, or cuda=2.5,cpu=0.1, or baseline=2.5,candidate=0.9: compares costs too.",
+)
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
+)
+@garbage_collection_paused()
+def compare_command(  # noqa: PLR0913 - one parameter an option
+    baseline: str,
+    candidate: str,
+    *,
+    layout: Literal["table", "markdown", "csv", "json"],
+    only_changed: bool,
+    between: str | None,
+    price_per_hour: str | None,
+    results: Path,
+) -> None:
+    """Compare two stored runs, one row per configuration that both have. Ratios are candidate / baseline.
+
+    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest, each with a label to show if you like:
+    label=path. Two JSON files of pytest-benchmark can be compared too.
+
+    \b
+    python -m bench compare 1a2b latest
+    python -m bench compare laptop=a.jsonl server=b.jsonl --format markdown
+    python -m bench compare a.jsonl b.jsonl --price-per-hour cuda=2.5,cpu=0.1
+    python -m bench compare latest latest --between device=cpu,cuda
+    python -m bench compare 0001_main.json 0002_branch.json --only-changed
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.compare.compare_rounds import compare_rounds
+    from bench.compare.comparison import RoundsSource, Source, compare_runs
+    from bench.compare.view import render_comparison
+
+    ours, theirs = _read_both(baseline, candidate, results)
+    prices = None if price_per_hour is None else _prices(price_per_hour, ours, theirs)
+    chosen = None if between is None else _between(between)
+    if isinstance(ours, Source) and isinstance(theirs, Source):
+        comparison = compare_runs(ours, theirs, chosen)
+    elif isinstance(ours, RoundsSource) and isinstance(theirs, RoundsSource) and chosen is None:
+        comparison = compare_rounds(ours, theirs)
+    else:
+        raise BadInputError(
+            f"{ours.label} and {theirs.label}: name two stored runs, or two files of pytest-benchmark (these without "
+            "--between)"
+        )
+    text = render_comparison(
+        comparison, format=layout, only_changed=only_changed, width=terminal_width(), prices=prices
+    )
+    click.echo(text)
+    if comparison.is_hardware and layout in {"table", "markdown"}:
+        for part in _scaling(comparison, layout):
+            click.echo(f"\n{part}")
+    _print_warnings(ours, theirs)
+
+
+def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
+    """Yield how the step times of two machines or devices grow, and who overtakes whom, where both have the sizes."""
+    from bench.analysis.scaling_models import models_of_all, side_of_trials
+    from bench.analysis.scaling_view import scaling_sections
+    from bench.compare.comparison import Source
+
+    sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
+    if any(len({trials.machine_id for trials in source.table.trials}) > 1 for source in sources):
+        return  # a model is of one machine
+    # The devices of one machine have names of their own.
+    labelled = len({trials.machine_id for source in sources for trials in source.table.trials}) > 1
+    sides = [
+        side_of_trials(source.label if labelled else "", source.table.header, source.table.trials) for source in sources
+    ]
+    models = models_of_all(sides)
+    if models:
+        yield from scaling_sections(models, layout, terminal_width())
+
+
+def _between(text: str) -> "Between":
+    from bench.compare.matching import Between
+    from bench.records import Configuration
+    from mnist_mlp.spelling import did_you_mean
+
+    name, equals, values = text.partition("=")
+    name = name.strip().replace("-", "_")
+    known = [*(member for member in Configuration.__slots__ if member != "model"), "machine_id"]
+    sides = [value.strip() for value in values.split(",")]
+    if not equals or len(sides) != 2 or not all(sides) or sides[0] == sides[1]:  # noqa: PLR2004 - a pair
+        raise BadInputError(f"--between {text!r} is no dimension with two values: write it like device=cpu,cuda")
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise BadInputError(f"--between: dimension {name!r} is unknown{hint}: use one of {', '.join(known)}")
+    return Between(dimension=name, baseline=sides[0], candidate=sides[1])
+
+
+@click.command("check", epilog=EXIT_CODES)
+@click.argument("baseline", metavar="BASELINE", type=RUN)
+@click.argument("candidate", metavar="CANDIDATE", type=RUN)
+@click.option("--max-slowdown", type=Share(), default="10%", show_default=True, help="Longer epoch time still a pass.")
+@click.option(
+    "--max-accuracy-drop",
+    type=Share("pp"),
+    default="0.5pp",
+    show_default=True,
+    help="Loss of test accuracy still a pass, in percentage points.",
+)
+@click.option(
+    "--gate",
+    type=Choice(("all", "accuracy", "time")),
+    default="all",
+    show_default=True,
+    help="What to judge. Accuracy can be judged across machines.",
+)
+@click.option("--min-accuracy", type=Share(), help="Final test accuracy that every trial must reach.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the whole judgement to this file.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
+)
+@garbage_collection_paused()
+def check_command(  # noqa: PLR0913 - one parameter an option
+    baseline: str,
+    candidate: str,
+    *,
+    max_slowdown: float,
+    max_accuracy_drop: float,
+    gate: Literal["all", "accuracy", "time"],
+    min_accuracy: float | None,
+    json_path: Path | None,
+    results: Path,
+) -> None:
+    """Judge a stored run by a baseline: is it still as fast and as accurate? Ends with the exit code of the verdict.
+
+    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest. What is missing, failed, incomplete or not to be
+    compared is never a pass. For a change of code on this machine, `bench ab` judges time far more finely.
+
+    \b
+    python -m bench check results/baselines/accuracy.jsonl latest --gate accuracy
+    python -m bench check 1a2b latest --max-slowdown 20% --json verdict.json
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.compare.check import check_runs
+    from bench.compare.check_report import Limits
+    from bench.compare.check_view import check_json, check_markdown, check_text
+    from bench.compare.comparison import Source
+
+    idle = {"time": "max_accuracy_drop", "accuracy": "max_slowdown"}.get(gate)
+    if idle and click.get_current_context().get_parameter_source(idle) is ParameterSource.COMMANDLINE:
+        raise BadInputError(f"--{idle.replace('_', '-')} does nothing with --gate {gate}: leave one of them out")
+    limits = Limits(
+        max_slowdown=max_slowdown, max_accuracy_drop=max_accuracy_drop, gate=gate, min_accuracy=min_accuracy
+    )
+    if json_path is not None:
+        require_writable(json_path)
+        if any(_is_same_file(json_path, reference, results) for reference in (baseline, candidate)):
+            raise BadInputError(f"--json {json_path} is a run to be judged, which it would replace: name another file")
+    ours, theirs = _read_both(baseline, candidate, results)
+    if not isinstance(ours, Source) or not isinstance(theirs, Source):
+        raise BadInputError("check judges stored runs, not files of pytest-benchmark: use python -m bench compare")
+    report = check_runs(ours, theirs, limits)
+    click.echo(check_text(report, terminal_width()))
+    _print_warnings(ours, theirs)
+    warning = append_step_summary(check_markdown(report))
+    if warning is not None:
+        say(f"bench: {warning}")
+    if json_path is not None:
+        write_atomically(json_path, check_json(report))
+    click.get_current_context().exit(report.exit_code)
+
+
+def _prices(text: str, *sources: "Source | RoundsSource") -> "Prices":
+    from bench.compare.comparison import Source, device_of
+    from bench.tables.prices import parse_prices
+
+    prices = parse_prices(text, has_sides=True)
+    tables = [source.table for source in sources if isinstance(source, Source)]
+    if len(tables) < len(sources):
+        raise BadInputError(
+            "--price-per-hour prices epochs of training, and files of pytest-benchmark hold none: leave it out"
+        )
+    prices.check_devices(device_of(trials) for table in tables for trials in table.trials)
+    return prices
+
+
+def _is_same_file(path: Path, reference: str, results: Path) -> bool:
+    from bench.storage.store import resolve
+
+    return path.exists() and path.samefile(resolve(split_label(reference)[1], results))
+
+
+def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | RoundsSource, Source | RoundsSource]":
+    from bench.calibration.profiles import load_profile
+    from bench.compare.comparison import RoundsSource, Source
+    from bench.compare.reading import read_tables
+    from bench.compare.rounds import is_rounds_file, read_rounds
+    from bench.storage.store import resolve
+    from bench.tables.columns import harmless
+
+    labels, references = zip(*map(split_label, (baseline, candidate)), strict=True)
+    paths = [resolve(reference, results) for reference in references]
+    is_rounds = [is_rounds_file(path) for path in paths]
+    tables = iter(read_tables([path for path, rounds in zip(paths, is_rounds, strict=True) if not rounds]))
+
+    def source(label: str | None, path: Path, *, rounds: bool) -> Source | RoundsSource:
+        if rounds:
+            return RoundsSource(label=harmless(label or path.name, 60), file=read_rounds(path))
+        table = next(tables)
+        # A profile is of one machine; of several the drift is not known, and the cautious value is assumed.
+        profile = load_profile(table.header.machine.id, results) if len(table.headers) == 1 else None
+        return Source(label=harmless(label or table.header.run_id, 60), table=table, profile=profile)
+
+    ours, theirs = (
+        source(label, path, rounds=rounds) for label, path, rounds in zip(labels, paths, is_rounds, strict=True)
+    )
+    return ours, theirs
+
+
+def _print_warnings(*sources: "Source | RoundsSource") -> None:
+    from bench.compare.comparison import Source
+
+    for source in sources:
+        for warning in source.table.warnings if isinstance(source, Source) else ():
+            say(f"bench: {source.label}: {warning}")

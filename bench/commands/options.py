@@ -1,0 +1,303 @@
+"""What the commands' options have in common: kinds of values, defaults and words of help."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from bench.errors import BadInputError, ExitCode
+from bench.planning.plan import PRESETS, SCALINGS, Request
+from bench.system.outputs import say
+from mnist_mlp.recipes import DATASETS, ENGINES, PIPELINES, PRECISIONS, RECIPES
+
+if TYPE_CHECKING:
+    from bench.system.locks import Patience
+
+T = TypeVar("T")
+
+RESULTS: Final = Path("results")
+"""Where runs are stored, and looked up by id, unless told otherwise: under the present folder."""
+
+FORMATS: Final = ("table", "markdown", "csv", "json")
+
+_VOLUME: Final = "bench.volume"
+
+EXIT_CODES: Final = (
+    "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, or a result could not "
+    "be written, 5 incomparable, 70 a defect of bench, 130 interrupted."
+)
+"""Of all commands together, and of the gates, which have them all."""
+
+
+def exit_codes(own: Mapping[int, str] | None = None) -> str:
+    """Return the exit codes of a command that is no gate, with what those of its `own` mean."""
+    unwritten = "a result could not be written"
+    codes = {0: "done", 2: "bad usage or input", 4: unwritten, 70: "a defect of bench", 130: "interrupted"}
+    for code, meaning in (own or {}).items():
+        codes[code] = f"{meaning}, or {unwritten}" if code == ExitCode.FAILED_TRIAL else meaning
+    return f"Exit codes: {', '.join(f'{code} {codes[code]}' for code in sorted(codes))}."
+
+
+class Choice(click.Choice[str]):
+    """One of a few names; of a misspelt one the nearest is named."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's signature
+        """Return the name."""
+        from mnist_mlp.spelling import did_you_mean
+
+        if value not in self.choices:
+            hint = did_you_mean(value, self.choices)
+            self.fail(f"{value!r} is unknown{hint}: use one of {', '.join(self.choices)}", param, ctx)
+        return str(value)
+
+
+class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
+    """Values separated by commas, each read by `read`. A shell completes those that are `known`."""
+
+    def __init__(self, name: str, read: Callable[[str], T], known: Callable[[], Iterable[str]] = tuple) -> None:
+        """Name the kind of value for help and messages."""
+        self.name = name
+        self._read = read
+        self._known = known
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[T, ...]:  # noqa: ANN401 - click's signature
+        """Return the values; blanks around them do not count."""
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            self.fail(f"{value!r} has an empty place: name at least one, separated by single commas", param, ctx)
+        try:
+            return tuple(self._read(part) for part in parts)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers: write them like 64,256,1024", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last value; those before it are not offered again."""
+        del ctx, param
+        before, comma, last = incomplete.rpartition(",")
+        offered = (name for name in self._known() if name.startswith(last) and name not in before.split(","))
+        return [CompletionItem(f"{before}{comma}{name}") for name in offered]
+
+
+class Name(click.ParamType["str"]):
+    """A name that is checked later. A shell completes those that are `known`."""
+
+    name = "name"
+
+    def __init__(self, known: Iterable[str]) -> None:
+        """Remember what a shell completes."""
+        self._known = known
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the name."""
+        del ctx, param
+        return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
+
+
+class RunReference(click.ParamType["str"]):
+    """A stored run: a path, the beginning of a run id, or ``latest``; looked up later."""
+
+    name = "run"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete ``latest`` and the ids of stored runs, the newest first, and the names of files."""
+        from bench.storage.store import LATEST, find_runs
+
+        del param
+        found = sorted(find_runs(ctx.params.get("results") or RESULTS), key=lambda run: run.created_at, reverse=True)
+        items = [CompletionItem(LATEST), *(CompletionItem(run.run_id, help=run.path.name) for run in found)]
+        # Files come first: bash then falls back on them where nothing else fits.
+        return [CompletionItem(incomplete, type="file"), *(each for each in items if each.value.startswith(incomplete))]
+
+
+def _column_names() -> Iterable[str]:
+    from bench.tables.columns import COLUMNS
+
+    return COLUMNS
+
+
+def _whole_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:  # noqa: PLR2004 - what always fits 64 bits
+        raise ValueError(text)
+    return int(text)
+
+
+def _list_of(names: Iterable[str]) -> CommaList[str]:
+    return CommaList("names", str, lambda: names)
+
+
+COLUMNS: Final = CommaList("names", str, _column_names)
+DEVICES: Final = _list_of(("auto", "cpu", "cuda", "mps"))
+PRESET: Final = Name(PRESETS)
+RUN: Final = RunReference()
+NUMBERS: Final = CommaList("numbers", _whole_number)
+
+
+class Share(click.ParamType["float"]):
+    """A share of 1 given in percent (``5%``, ``5``) or, where `unit` is ``pp``, in percentage points (``0.5pp``)."""
+
+    def __init__(self, unit: str = "%") -> None:
+        """Remember the unit, which may be written or left out."""
+        self.name = "percent" if unit == "%" else "points"
+        self._unit = unit
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
+        """Return the share as a fraction, above 0 and below 1."""
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,6}})?) ?(?:{self._unit})?", value.strip(), flags=re.ASCII)
+        if match is None or not 0 < float(match[1]) < 100:  # noqa: PLR2004 - of a hundred
+            self.fail(
+                f"{value!r} is out of range or no number: write it like 5{self._unit}, above 0 and below 100",
+                param,
+                ctx,
+            )
+        return float(match[1]) / 100
+
+
+class Duration(click.ParamType["float"]):
+    """Seconds, or a duration such as 90s, 10m or 1h30m."""
+
+    name = "duration"
+
+    def __init__(self, *, or_zero: bool = False) -> None:
+        """Remember whether it may be 0."""
+        self._or_zero = or_zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
+        """Return seconds."""
+        from bench.units import parse_duration
+
+        del param, ctx
+        return value if isinstance(value, float) else parse_duration(value, or_zero=self._or_zero)
+
+
+def _set_volume(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
+    if value:
+        if _VOLUME in ctx.meta:
+            raise BadInputError("--quiet and --verbose ask for opposite things: give one of them")
+        ctx.meta[_VOLUME] = parameter.name
+
+
+def quiet_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the option that keeps its progress to itself; see `tell`."""
+    text = "No progress on standard error; results and errors stay."
+    return click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_volume, help=text)(command)
+
+
+def verbose_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the option to tell more than `tell` does; see `volume`."""
+    text = "On standard error each epoch, and of each trial its times, memory and warnings."
+    return click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_set_volume, help=text)(command)
+
+
+def volume() -> Literal["quiet", "verbose"] | None:
+    """Return how much progress the running command was asked to tell; None where it was not."""
+    asked: Literal["quiet", "verbose"] | None = click.get_current_context().meta.get(_VOLUME)
+    return asked
+
+
+def tell(line: str) -> None:
+    """Say on standard error how far the command is, unless it was asked to be quiet."""
+    if volume() != "quiet":
+        say(line)
+
+
+def wait_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the option that says how long to wait for devices, in seconds; see `patience`."""
+    text = "Wait so long for a device that another run is using.  [default: do not]"
+    return click.option("--wait", type=Duration(or_zero=True), default=0.0, show_default=False, help=text)(command)
+
+
+def patience(wait: float) -> "Patience":
+    """Return how to wait for devices: so many seconds, telling how long."""
+    from bench.system.locks import Patience
+
+    return Patience(seconds=wait, tell=tell)
+
+
+_GRID: Final = (
+    click.option("--devices", type=DEVICES, help="Devices, such as cpu,cuda:1,mps.  [default: auto, all available]"),
+    click.option("--models", type=_list_of(RECIPES), help="Recipes or layer lists, such as mlp_128,784-512-256-10."),
+    click.option("--widths", type=NUMBERS, help="Units of the first hidden layer; the others follow in proportion."),
+    click.option("--batch-sizes", type=NUMBERS, help="Training samples per step."),
+    click.option("--precisions", type=_list_of(PRECISIONS), help="Arithmetic: fp32, tf32, bf16."),
+    click.option("--engines", type=_list_of(ENGINES), help="How a step is executed: eager, compiled, fused, graph."),
+    click.option("--pipelines", type=_list_of(PIPELINES), help="Where batches come from: resident, dataloader."),
+    click.option("--skip-unsupported", is_flag=True, default=None, help="Leave out combinations that cannot be had."),
+    click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]"),
+    click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]"),
+    click.option("--dataset", type=Name(DATASETS), help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]"),
+)
+
+
+def grid_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options that name configurations, in the order of `make_request`'s parts."""
+    for option in reversed(_GRID):
+        command = option(command)
+    return command
+
+
+def plan_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` the options that say what to plan: a preset, the grid, epochs, repeats and seed."""
+    seed = "Seed of the first repeat; the next repeat has the next seed.  [default: 0]"
+    ranks = "Processes that train one model together, such as 1,2,4."
+    scaling = "What a batch size is of: all ranks (strong) or each (weak).  [default: strong]"
+    for option in (
+        click.option("--scaling", type=Name(SCALINGS), help=scaling),
+        click.option("--world-size", "world_sizes", type=NUMBERS, help=ranks),
+        click.option("--seed", type=int, help=seed),
+        click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own."),
+        click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]"),
+        grid_options,
+        click.option("--preset", type=PRESET, help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]"),
+    ):
+        command = option(command)
+    return command
+
+
+def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments without folders, which would tell of the user's home, and without a cluster's address."""
+    return tuple(map(_told, arguments))
+
+
+def _told(argument: str) -> str:
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    value = re.sub("^ray:.*", "ray", value)
+    is_path = ("/" in value or "\\" in value) and not re.fullmatch("[0-9]+/[0-9]+", value)  # that is a shard
+    return f"{option}{equals}{Path(value).name if is_path else value}"
+
+
+def make_request(preset: str, asked: dict[str, Any]) -> Request:
+    """Return the preset's request with the parts in `asked` replaced.
+
+    Raises:
+        BadInputError: there is no such preset.
+    """
+    from dataclasses import replace
+
+    from mnist_mlp.errors import InvalidValueError
+    from mnist_mlp.recipes import check_choice
+
+    try:
+        check_choice("--preset", preset, tuple(PRESETS))
+    except InvalidValueError as error:
+        raise BadInputError(str(error)) from error
+    base = PRESETS[preset]
+    if "models" in asked:
+        # A preset's widths and batch sizes belong to its models: other models bring their own.
+        base = replace(base, widths=(), batch_sizes=())
+    return replace(base, **asked)
+
+
+def split_label(reference: str) -> tuple[str | None, str]:
+    """Return the label of ``label=path`` and the path; None where there is no label, or the whole is a file's name."""
+    label, equals, rest = reference.partition("=")
+    if not equals or not label or os.path.isfile(reference):  # noqa: PTH113 - Path.is_file raises on names too long
+        return None, reference
+    return label, rest

@@ -1,0 +1,78 @@
+"""The command `predict`: how long a step of a size that was not run would take."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from bench.commands.options import FORMATS, RESULTS, RUN, Choice, exit_codes, split_label
+from bench.errors import BadInputError
+from bench.system.outputs import say
+from mnist_mlp.streams import terminal_width
+
+
+@click.command("predict", epilog=exit_codes())
+@click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
+@click.option("--layers", metavar="LAYERS", help="Layers from input to output, such as 784-300-10, or a recipe's name.")
+@click.option("--batch-size", type=int, help="Training samples a step.")
+@click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+def predict_command(
+    references: tuple[str, ...],
+    *,
+    layers: str | None,
+    batch_size: int | None,
+    layout: Literal["table", "markdown", "csv", "json"],
+    results: Path,
+) -> None:
+    """Tell how the time of a step grows with its size on each device, and where one overtakes another.
+
+    With --layers and --batch-size: predict the time of that size, measured or not. RUN is a path, the beginning of a
+    run id, or latest, each with a label to show if you like: label=path. Its sizes are what the models are fitted to.
+
+    \b
+    python -m bench predict latest
+    python -m bench predict latest --layers 784-300-10 --batch-size 100
+    python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.analysis.scaling_models import label_runs, left_out, require_models
+    from bench.analysis.scaling_view import render_prediction, render_scaling
+    from bench.storage.store import read_run, resolve
+    from bench.tables.machines import parts_by_machine
+
+    if (layers is None) != (batch_size is None):
+        missing = "--batch-size" if batch_size is None else "--layers"
+        raise BadInputError(
+            f"{missing} is missing: a size is --layers and --batch-size; without both, models are shown"
+        )
+    labels, names = zip(*map(split_label, references), strict=True)
+    parts = parts_by_machine(labels, [read_run(resolve(name, results)) for name in names])
+    sides = label_runs([part.run for part in parts], [part.label for part in parts])
+    size = None if layers is None or batch_size is None else (_shape(layers), _checked(batch_size))
+    models = require_models(sides)
+    width = terminal_width()
+    if size is None:
+        click.echo(render_scaling(sides, models, layout, width))
+    else:
+        click.echo(render_prediction(sides, models, size, layout, width))
+    few = left_out(sides, models)
+    if few:
+        say(f"bench: too few sizes to fit a model to, so left out: {', '.join(few)}")
+
+
+def _shape(layers: str) -> tuple[int, ...]:
+    from mnist_mlp.errors import InvalidValueError
+    from mnist_mlp.recipes import find_recipe
+
+    try:
+        return find_recipe(layers).layers
+    except InvalidValueError as error:
+        raise BadInputError(f"--layers: {error}") from error
+
+
+def _checked(batch_size: int) -> int:
+    from bench.planning.plan import MAX_BATCH_SIZE
+
+    if not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise BadInputError(f"--batch-size {batch_size} is out of range: use a whole number from 1 to {MAX_BATCH_SIZE}")
+    return batch_size

@@ -1,0 +1,357 @@
+"""The commands `run` and `devices`: what measures, and where it can."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.commands.options import (
+    RESULTS,
+    RUN,
+    Choice,
+    Duration,
+    command_line,
+    exit_codes,
+    make_request,
+    patience,
+    plan_options,
+    quiet_option,
+    tell,
+    verbose_option,
+    volume,
+    wait_option,
+)
+from bench.errors import BadInputError
+from bench.planning.plan import check_request
+from bench.system.interrupts import Interrupts
+from bench.system.outputs import output_told, say
+from mnist_mlp.streams import terminal_width
+
+if TYPE_CHECKING:
+    from bench.execution import run
+    from bench.execution.crew import Crew, LocalCrew
+    from bench.execution.processes import Launcher
+    from bench.execution.progress import Progress
+    from bench.planning.plan import Request
+    from bench.records import Plan, Trial
+    from bench.system.torchrun import Place
+
+
+@click.command(
+    "run",
+    epilog=exit_codes(
+        {
+            3: "the budget ended before every configuration was measured",
+            4: "a trial failed",
+            5: "--resume on another machine or software",
+        }
+    ),
+)
+@plan_options
+@click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge puts the parts together.")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
+@click.option("--budget", type=Duration(), help="Start no further trial after this time.")
+@wait_option
+@quiet_option
+@verbose_option
+@click.option("--on", metavar="PLACE", help="A Ray cluster: ray, the one this machine is part of, or ray:HOST:PORT.")
+@click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
+@click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--resume", type=RUN, help="Complete this stored run (a path, a run id or latest).")
+@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; measure nothing.")
+@click.pass_context
+def run_command(  # noqa: PLR0913 - one parameter an option
+    ctx: click.Context,
+    /,
+    *,
+    preset: str | None,
+    timeout: float,
+    budget: float | None,
+    wait: float,
+    on: str | None,
+    name: str | None,
+    output: Path | None,
+    data_root: Path | None,
+    shard: str | None,
+    resume: str | None,
+    dry_run: bool,
+    **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
+) -> None:
+    """Train every configuration of a grid, repeatedly, each time in a fresh process, and store what was measured.
+
+    \b
+    python -m bench run --dry-run
+    python -m bench run --preset recipes
+    python -m bench run --models 784-128-10 --widths 64,256 --batch-sizes 512
+    python -m bench run --world-size 1,2 --scaling weak
+    python -m bench run --resume 1a2b3c4d
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.execution import run
+    from bench.planning.shards import parse_shard
+    from bench.system.locks import require_free
+    from bench.system.torchrun import check_world_size, place_in_torchrun
+
+    place = place_in_torchrun(os.environ)
+    asked = {option: value for option, value in grid.items() if value is not None}
+    options = run.Options(
+        name=name or preset or ("custom" if asked else "quick"),
+        results=RESULTS,
+        output=output,
+        budget_seconds=budget,
+        command=command_line(sys.argv[1:]),
+        shard=None if shard is None else parse_shard(shard),
+        on=on,
+    )
+    if on is not None and place is not None:
+        raise BadInputError("--on runs every trial on one node of a cluster, torchrun over several: use one of them")
+    terms = _Terms(on=on, place=place, data_root=data_root, timeout_seconds=timeout, wait_seconds=wait)
+    if resume is not None:
+        _refuse_beside_resume(asked, preset=preset, name=name, output=output, shard=shard, dry_run=dry_run)
+        if place is not None and place.rank > 0:
+            _follow(place, terms, _preload_elsewhere(resume))
+            return
+        _resume(resume, options, terms, ctx.obj)
+        return
+    if dry_run and budget is not None:
+        raise BadInputError("--budget ends a run, and --dry-run estimates all of one: leave one of them out")
+    if dry_run and volume() == "verbose":
+        raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
+    if place is not None:
+        asked.setdefault("world_sizes", (place.world_size,))
+    request = make_request(preset or "quick", asked)
+    check_request(request)
+    check_world_size(max(request.world_sizes), place)
+    preload = run.preload_for(request.pipelines, request.dataset)
+    if place is not None and place.rank > 0:
+        _follow(place, terms, preload)
+        return
+    run.check_output(options)
+    if on is None:
+        require_free(request.devices, patience(wait))
+    if dry_run:
+        _dry_run(request, options.shard, terms)
+        return
+    with _crew(terms, preload) as crew:
+        _print_finished(run.start_run(request, options, crew, ctx.obj, _progress), on)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    """Where trials run, and on what terms; `place` is this process's in a run of torchrun."""
+
+    on: str | None
+    place: "Place | None"
+    data_root: Path | None
+    timeout_seconds: float
+    wait_seconds: float
+
+
+@contextlib.contextmanager
+def _crew(terms: _Terms, preload: tuple[str, ...]) -> Iterator["Crew"]:
+    """Have ready who carries out trials: this machine, or the cluster that ``--on`` names."""
+    if terms.on is None:
+        with _launcher(preload, terms.place) as launcher:
+            yield _local_crew(launcher, terms)
+        return
+    address = _address(terms.on)
+    from bench.execution.cluster import ClusterCrew
+    from bench.execution.ray_cluster import Terms, connected
+
+    cluster_terms = Terms(
+        preload=preload,
+        data_root=terms.data_root,
+        timeout_seconds=terms.timeout_seconds,
+        patience_seconds=terms.wait_seconds,
+    )
+    with connected(address, cluster_terms) as cluster:
+        yield ClusterCrew(cluster, patience_seconds=terms.wait_seconds, tell=tell)
+
+
+def _local_crew(launcher: "Launcher", terms: _Terms) -> "LocalCrew":
+    from bench.execution.crew import LocalCrew
+
+    return LocalCrew(
+        launcher,
+        root=terms.data_root,
+        timeout_seconds=terms.timeout_seconds,
+        patience=patience(terms.wait_seconds),
+        ranks_here=None if terms.place is None else terms.place.local_world_size,
+    )
+
+
+def _address(place: str) -> str:
+    """Return the address of the Ray cluster in ``ray:ADDRESS``; of ``ray`` alone ``auto``, as Ray has it."""
+    name, colon, address = place.partition(":")
+    if name != "ray" or (colon and not address):
+        raise BadInputError(f"--on {place!r} is no place to run: write ray, or ray:HOST:PORT of a Ray cluster's head")
+    return address or "auto"
+
+
+def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
+    # A number may be 0 and still be given; a flag that is not given is False.
+    given = [option for option, value in (asked | others).items() if value is not None and value is not False]
+    if given:
+        names = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
+        options = ", ".join(names[option] for option in given)
+        raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
+
+
+@contextlib.contextmanager
+def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Launcher"]:
+    """Open the launcher of worker processes; under torchrun, let the other ranks go at the end, however it comes."""
+    from bench.execution.follow import dismiss
+    from bench.execution.processes import make_launcher
+
+    with contextlib.closing(make_launcher(preload)) as launcher:
+        try:
+            yield launcher
+        finally:
+            if place is not None and place.world_size > 1:
+                dismiss(launcher, place.world_size)
+
+
+def _follow(place: "Place", terms: _Terms, preload: tuple[str, ...]) -> None:
+    from bench.execution.follow import follow
+    from bench.execution.processes import make_launcher
+
+    with contextlib.closing(make_launcher(preload)) as launcher:
+        count = follow(
+            place,
+            launcher,
+            root=terms.data_root,
+            timeout_seconds=terms.timeout_seconds,
+            patience=patience(terms.wait_seconds),
+            tell=say,
+        )
+    say(f"rank {place.rank} took part in {count} trials, which the first rank stores")
+
+
+def _preload_elsewhere(reference: str) -> tuple[str, ...]:
+    """Return what trials of this stored run import; nothing where only another host, the first rank's, has it."""
+    from bench.storage.store import read_run, resolve
+
+    try:
+        return _preload_of(read_run(resolve(reference, RESULTS)).header.plan)
+    except BadInputError:
+        return ()
+
+
+def _preload_of(plan: "Plan") -> tuple[str, ...]:
+    from bench.execution import run
+
+    return run.preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
+
+
+def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: Interrupts) -> None:
+    from bench.execution import run
+    from bench.planning.plan import missing_trials
+    from bench.storage.store import read_run, resolve
+    from bench.system.locks import require_free
+    from bench.system.torchrun import check_world_size
+
+    path = resolve(reference, options.results)
+    stored = read_run(path)
+    plan = stored.header.plan
+    missing = missing_trials(plan, stored.records)
+    check_world_size(max(configuration.world_size for configuration in plan.configurations), terms.place)
+    if terms.on is None:
+        devices = {device for trial in missing for device in trial.configuration.devices}
+        require_free(devices, patience(terms.wait_seconds))
+    with _crew(terms, _preload_of(plan)) as crew:
+        _print_finished(run.resume_run(path, options, crew, interrupts, _progress), terms.on)
+
+
+def _progress(trials: tuple["Trial", ...], at_once: int) -> "contextlib.AbstractContextManager[Progress]":
+    from bench.execution.progress import make_progress
+
+    return make_progress(trials, sys.stderr, volume(), at_once=at_once)
+
+
+def _dry_run(request: "Request", shard: tuple[int, int] | None, terms: _Terms) -> None:
+    """Print the plan, and what it will take here. Of a cluster's nodes, which may differ, that is not estimated."""
+    from bench.execution import run
+    from bench.planning.shards import divide
+    from bench.units import format_seconds
+
+    def part(plan: "Plan") -> "Plan":
+        return plan if shard is None else divide(plan, shard[1])[shard[0] - 1]
+
+    preload = run.preload_for(request.pipelines, request.dataset)
+    if terms.on is not None:
+        with _crew(terms, preload) as crew:
+            _print_plan(part(crew.plan(request)))
+        return
+    with _launcher(preload, terms.place) as launcher:
+        plan = part(_local_crew(launcher, terms).plan(request))
+        estimate = run.estimate_here(
+            plan,
+            launcher,
+            root=terms.data_root,
+            timeout_seconds=terms.timeout_seconds,
+            patience=patience(terms.wait_seconds),
+        )
+    _print_plan(plan)
+    seconds = format_seconds(estimate.of(plan))
+    click.echo(f"Estimated time: {seconds}, from the first steps of {estimate.probes} of them")
+    if estimate.note:
+        click.echo(estimate.note)
+
+
+def _print_plan(plan: "Plan") -> None:
+    from bench.tables.layout import text_table
+
+    headers = ("device", "model", "batch", "epochs", "pipeline", "engine", "precision", "threads", "ranks")
+    rows = [
+        (
+            *(c.device, c.model, str(c.batch_size), str(c.epochs), c.pipeline, c.engine, c.precision),
+            *(str(c.threads), str(c.world_size)),
+        )
+        for c in plan.configurations
+    ]
+    numeric = [header in {"batch", "epochs", "threads", "ranks"} for header in headers]
+    click.echo(text_table(headers, rows, numeric, terminal_width()))
+    click.echo(f"\n{len(plan.configurations)} configurations x {plan.repeats} repeats = {plan.trial_count} trials")
+
+
+def _print_finished(finished: "run.Finished", on: str | None) -> None:
+    from bench.execution import run
+    from bench.tables.show import render_run
+
+    with output_told(f"; the run is stored in {finished.path}"):
+        click.echo(render_run(finished.run, width=terminal_width()))
+        click.echo(f"\nStored in {finished.path}")
+    share = run.measuring_share(finished.run) if on is None else None  # of a cluster's time it would say nothing
+    if share is not None and finished.run.footer is not None:
+        wall = finished.run.footer.wall_seconds
+        tell(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
+    click.get_current_context().exit(finished.exit_code)
+
+
+@click.command("devices", epilog=exit_codes({4: "the worker does not start"}))
+@click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
+def devices_command(layout: str) -> None:
+    """List the devices there are here, and why the others are not.
+
+    \b
+    python -m bench devices
+    python -m bench devices --format json
+    """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.coding import dumps
+    from bench.execution.launcher import describe_place
+    from bench.execution.processes import make_launcher
+    from bench.tables.layout import text_table
+
+    with contextlib.closing(make_launcher()) as launcher:
+        statuses = describe_place(launcher).devices
+    if layout == "json":
+        click.echo(dumps(statuses))
+        return
+    rows = [(s.device, "yes" if s.available else "no", s.description if s.available else s.reason) for s in statuses]
+    headers = ("device", "available", "what it is, or why not")
+    click.echo(text_table(headers, rows, (False,) * 3, terminal_width()))

@@ -1,0 +1,304 @@
+"""The gate on stored runs: is the candidate still as fast and as accurate as the baseline? It fails closed.
+
+What cannot be compared, was not measured or is not known well enough is never a pass, and the reason says what to do.
+"""
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from bench.compare.check_report import Finding, GateReport, Limits
+from bench.compare.comparison import (
+    Source,
+    dataset_reason,
+    device_of,
+    epoch_reason,
+    ignored_by_machines,
+    is_across,
+    judge_prepared,
+    missing_reason,
+    moderated,
+    place_both,
+    time_estimate,
+)
+from bench.compare.flagged import judge_without_flagged
+from bench.compare.matching import (
+    Matching,
+    Subject,
+    Trials,
+    can_be_searched,
+    match,
+    nearest_difference,
+    software_differences,
+    varying_dimensions,
+)
+from bench.errors import BadInputError
+from bench.planning.shards import completion, without_option
+from bench.records import Header
+from bench.stats.drift import Drift, NoiseProfile
+from bench.stats.inference import Estimate, independent_estimate
+from bench.stats.judgement import ROUNDING, Judgement, Verdict, gate_accuracies, gate_times, undecided
+from bench.tables.columns import harmless
+from bench.units import format_percent
+
+ERROR_LEVEL: Final = 0.01
+"""Probability of any false regression of time, and of accuracy, in one check."""
+
+PASS_LEVEL: Final = 0.05
+"""Probability that a pass of time, or of accuracy, hides more than is allowed."""
+
+_MAX_COMMAND_CHARACTERS: Final = 400
+
+
+def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateReport:
+    """Judge `candidate` by `baseline`; the order of records does not matter.
+
+    Raises:
+        BadInputError: both are one run, which would pass whatever happened to the code.
+    """
+    if baseline.table.header.run_id == candidate.table.header.run_id:
+        raise BadInputError(
+            f"baseline and candidate are one run, {harmless(baseline.table.header.run_id, 40)}: measure the candidate, "
+            "and name its run"
+        )
+    baseline, candidate = place_both(baseline, candidate)
+    ignoring = ignored_by_machines(baseline, candidate)
+    matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
+    subjects = [trials.subject for trials in _all(matching)]
+    drift = Drift(baseline.profile, candidate.profile)
+    findings = [
+        *_whole_findings(baseline, candidate),
+        *_missing_findings(matching, baseline.table.header),
+        *_failure_findings(matching, baseline.table.header),
+    ]
+    # What failed or was never measured is said once already: the quantities of such a pair have nothing to add.
+    sound = [pair for pair in matching.pairs if missing_reason(*pair) is None]
+    if limits.gate != "accuracy":
+        findings += _time_findings(sound, limits, drift, baseline, candidate)
+    if limits.gate != "time":
+        findings += _floor_findings(matching, limits.min_accuracy)
+        findings += _accuracy_findings(sound, limits, baseline.table.header)
+    differences = software_differences(baseline.table.header.software, candidate.table.header.software)
+    return GateReport(
+        baseline=baseline,
+        candidate=candidate,
+        limits=limits,
+        findings=tuple(findings),
+        dimensions=varying_dimensions(subjects),
+        notes=(*(f"software differs: {each}" for each in differences), *drift.notes()),
+    )
+
+
+def refresh_command(header: Header) -> str:
+    """Return the command that measured a run, as harmless text to copy; its file is not to be made a second time."""
+    command = without_option(header.command, "--output")
+    return f"python -m bench {harmless(shlex.join(command), _MAX_COMMAND_CHARACTERS)}"
+
+
+def _all(matching: Matching) -> Iterator[Trials]:
+    for pair in matching.pairs:
+        yield from pair
+    yield from matching.baseline_only
+    yield from matching.candidate_only
+
+
+def _whole_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
+    for side, source in (("baseline", baseline), ("candidate", candidate)):
+        if not source.table.is_whole:
+            yield Finding(
+                subject=None,
+                quantity="trials",
+                judgement=undecided(Verdict.INCONCLUSIVE, f"the {side} run is incomplete"),
+                advice=f"complete it: {harmless(completion(source.table.header), _MAX_COMMAND_CHARACTERS)}",
+            )
+
+
+def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:
+    ours = [trials.subject for trials in matching.baseline_only]
+    theirs = [trials.subject for trials in matching.candidate_only]
+    if ours and theirs and not matching.pairs:
+        yield Finding(
+            subject=None,
+            quantity="trials",
+            judgement=undecided(Verdict.INCOMPARABLE, f"no configuration is in both runs{_nearest(ours, theirs)}"),
+            advice=f"see that the right runs are named; the baseline was made by {refresh_command(baseline)}",
+        )
+        return
+    told = can_be_searched(ours, theirs)
+    for subject in ours:
+        nearest = _nearest([subject], theirs) if told else ""
+        yield Finding(
+            subject=subject,
+            quantity="trials",
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the candidate{nearest}"),
+            advice=f"measure the candidate as the baseline was: {refresh_command(baseline)}",
+        )
+    for subject in theirs:
+        nearest = _nearest(ours, [subject]) if told else ""
+        yield Finding(
+            subject=subject,
+            quantity="trials",
+            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the baseline{nearest}"),
+            advice=f"refresh the baseline, if the right run is named; it was made by {refresh_command(baseline)}",
+        )
+
+
+def _nearest(ours: Sequence[Subject], theirs: Sequence[Subject]) -> str:
+    nearest = nearest_difference(ours, theirs)
+    return f" (the nearest differ in {nearest})" if nearest else ""
+
+
+def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:
+    """Yield what failed or was never measured, on either side, matched or not."""
+    sides = (
+        (
+            "baseline",
+            (*(ours for ours, _ in matching.pairs), *matching.baseline_only),
+            f"refresh the baseline: {refresh_command(baseline)}",
+        ),
+        (
+            "candidate",
+            (*(theirs for _, theirs in matching.pairs), *matching.candidate_only),
+            "look at what failed: python -m bench show",
+        ),
+    )
+    for side, family, advice in sides:
+        for trials in family:
+            if trials.failures:
+                yield _failed(trials, side, advice)
+            elif not trials.n:
+                judgement = undecided(Verdict.INCONCLUSIVE, f"no trial of the {side} is measured yet")
+                yield Finding(subject=trials.subject, quantity="trials", judgement=judgement, advice="")
+
+
+def _failed(trials: Trials, side: str, advice: str) -> Finding:
+    failed, first = len(trials.failures), trials.failures[0]
+    reason = (
+        f"{failed} of {failed + trials.n} trials of the {side} failed, {first.kind}: {harmless(first.message, 120)}"
+    )
+    return Finding(
+        subject=trials.subject, quantity="trials", judgement=undecided(Verdict.FAILED, reason), advice=advice
+    )
+
+
+def _time_findings(
+    pairs: Sequence[tuple[Trials, Trials]], limits: Limits, drift: Drift, baseline: Source, candidate: Source
+) -> Iterator[Finding]:
+    if baseline.machine_ids.isdisjoint(candidate.machine_ids):
+        yield _other_machines(None, baseline.machine_ids, candidate.machine_ids, baseline.table.header)
+        return
+    groups: dict[tuple[str, str], list[tuple[Trials, Trials]]] = {}
+    for pair in pairs:
+        if is_across(pair):
+            ours, theirs = pair
+            yield _other_machines(ours.subject, {ours.machine_id}, {theirs.machine_id}, baseline.table.header)
+        else:
+            groups.setdefault((pair[0].machine_id, device_of(pair[0])), []).append(pair)
+    for (_, device), group in groups.items():
+        judge = _time_judge(limits, device, _floor(baseline.profile, device), len(groups))
+        raw = [_data_judgement(*pair) or _epoch_judgement(*pair) or time_estimate(*pair, drift) for pair in group]
+        calm = judge_without_flagged(group, raw, lambda ours, theirs: time_estimate(ours, theirs, drift), judge)
+        for (ours, _), judgement, without in zip(group, judge(raw), calm, strict=True):
+            yield Finding(
+                subject=ours.subject,
+                quantity="epoch time",
+                judgement=judgement,
+                advice=_advice(judgement, baseline.table.header, is_time=True),
+                without_flagged=without,
+            )
+
+
+def _other_machines(
+    subject: Subject | None, ours: AbstractSet[str], theirs: AbstractSet[str], baseline: Header
+) -> Finding:
+    names = (", ".join(harmless(each, 60) for each in sorted(ids)) for ids in (ours, theirs))
+    return Finding(
+        subject=subject,
+        quantity="epoch time",
+        judgement=undecided(Verdict.INCOMPARABLE, f"measured on different machines, {' and '.join(names)}"),
+        advice=(
+            "gate accuracy alone with --gate accuracy, or refresh the baseline on this machine: "
+            f"{refresh_command(baseline)}"
+        ),
+    )
+
+
+def _time_judge(
+    limits: Limits, device: str, floor: float, families: int
+) -> Callable[[Sequence[Estimate | Judgement]], tuple[Judgement, ...]]:
+    """Return what judges the times of `device`. Devices are judged apart, and share the levels of error evenly."""
+
+    def gate(estimates: Sequence[Estimate]) -> tuple[Judgement, ...]:
+        return gate_times(
+            estimates,
+            max_slowdown=limits.max_slowdown,
+            floor=floor,
+            error_level=ERROR_LEVEL / families,
+            pass_level=PASS_LEVEL / families,
+        )
+
+    return lambda prepared: judge_prepared(moderated(prepared, [device] * len(prepared)), gate)
+
+
+def _accuracy_findings(pairs: Sequence[tuple[Trials, Trials]], limits: Limits, baseline: Header) -> Iterator[Finding]:
+    judgements = judge_prepared(
+        [_accuracy_or_judgement(*pair) for pair in pairs],
+        lambda estimates: gate_accuracies(
+            estimates, max_drop=limits.max_accuracy_drop, error_level=ERROR_LEVEL, pass_level=PASS_LEVEL
+        ),
+    )
+    for (ours, _), judgement in zip(pairs, judgements, strict=True):
+        advice = _advice(judgement, baseline, is_time=False)
+        yield Finding(subject=ours.subject, quantity="test accuracy", judgement=judgement, advice=advice)
+
+
+def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[Finding]:
+    """Yield a regression for every configuration of the candidate with a trial below the floor, matched or not."""
+    if min_accuracy is None:
+        return
+    for trials in (*(theirs for _, theirs in matching.pairs), *matching.candidate_only):
+        if trials.accuracies and trials.accuracies[0] < min_accuracy - ROUNDING:
+            reason = (
+                f"a trial ends at {format_percent(trials.accuracies[0])}, below the least allowed "
+                f"{format_percent(min_accuracy)}"
+            )
+            yield Finding(
+                subject=trials.subject,
+                quantity="test accuracy",
+                judgement=undecided(Verdict.REGRESSION, reason),
+                advice="",
+            )
+
+
+def _accuracy_or_judgement(baseline: Trials, candidate: Trials) -> Estimate | Judgement:
+    judgement = _data_judgement(baseline, candidate)
+    if judgement is not None:
+        return judgement
+    if not baseline.accuracies or not candidate.accuracies:
+        return undecided(Verdict.INCOMPARABLE, "there is no accuracy where labels are noise: gate with --gate time")
+    return independent_estimate(baseline.accuracies, candidate.accuracies)
+
+
+def _data_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
+    reason = dataset_reason(baseline, candidate)
+    return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
+
+
+def _epoch_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
+    reason = epoch_reason(baseline, candidate)
+    return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
+
+
+def _advice(judgement: Judgement, baseline: Header, *, is_time: bool) -> str:
+    if judgement.verdict is Verdict.INCOMPARABLE:
+        return f"refresh the baseline: {refresh_command(baseline)}"
+    if judgement.verdict is not Verdict.INCONCLUSIVE:
+        return ""
+    repeats = "" if judgement.needed_n is None else f"measure both with --repeats {judgement.needed_n}"
+    live = "python -m bench ab, where machine drift cancels" if is_time else ""
+    return " or use ".join(each for each in (repeats, live) if each)
+
+
+def _floor(profile: NoiseProfile | None, device: str) -> float:
+    return (None if profile is None else profile.ab_floor(device)) or 0.0

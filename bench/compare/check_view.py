@@ -1,0 +1,154 @@
+"""A finished check as text, Markdown and JSON."""
+
+import json
+import math
+from collections import Counter
+from typing import Any, Final
+
+from bench.coding import to_json
+from bench.compare.check_report import Finding, GateReport
+from bench.compare.comparison import Source
+from bench.records import Configuration
+from bench.stats.judgement_text import (
+    UNKNOWN,
+    change_interval_text,
+    change_text,
+    effect_text,
+    points_effect_text,
+    points_interval_text,
+    points_text,
+)
+from bench.tables.columns import harmless
+from bench.tables.layout import escape, markdown_table, wrap
+
+_MAX_CHARACTERS: Final = 600
+
+
+def check_text(report: GateReport, width: int = 80) -> str:
+    """Return a line a judgement, the notes and the overall verdict last, without a final line break.
+
+    What to do next stands in the judgement's line, or once for all those that share it.
+    """
+    counts = Counter(finding.advice for finding in report.findings if finding.advice)
+    lines = [
+        _line(report, finding) + ("" if counts[finding.advice] > 1 else _next(finding)) for finding in report.findings
+    ]
+    lines += [f"next, for {count} of the above: {advice}" for advice, count in counts.items() if count > 1]
+    notes = [f"note: {harmless(note, _MAX_CHARACTERS)}" for note in report.notes]
+    return wrap((_title(report), *lines, *notes, _conclusion(report)), width)
+
+
+def check_markdown(report: GateReport) -> str:
+    """Return the same as a table, for the summary of a CI job; it ends with a line break."""
+    rows = [_cells(report, finding) for finding in report.findings]
+    headers = ("verdict", "what", "difference", "95 % interval", "n", "least found", "why, and what next")
+    table = markdown_table(headers, rows, (False, False, True, True, True, True, False)) if rows else ""
+    notes = "\n".join(f"- {escape(harmless(note, _MAX_CHARACTERS))}" for note in report.notes)
+    parts = (f"### {escape(_title(report))}", f"**{escape(_conclusion(report))}**", table, notes)
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def check_json(report: GateReport) -> str:
+    """Return the whole judgement as JSON, unrounded; it ends with a line break."""
+    document = {
+        "verdict": report.verdict.value,
+        "exit_code": int(report.exit_code),
+        "reason": report.reason,
+        "limits": to_json(report.limits),
+        "baseline": _side(report.baseline),
+        "candidate": _side(report.candidate),
+        "findings": [_finding(report, finding) for finding in report.findings],
+        "notes": list(report.notes),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _title(report: GateReport) -> str:
+    return f"check of {harmless(report.candidate.label, 60)} against {harmless(report.baseline.label, 60)}"
+
+
+def _conclusion(report: GateReport) -> str:
+    return f"verdict: {report.verdict} ({harmless(report.reason, _MAX_CHARACTERS)})"
+
+
+def _line(report: GateReport, finding: Finding) -> str:
+    """Return a finding in one line, without what to do next; the numbers behind its reason stand in brackets."""
+    numbers, brackets = _numbers(finding), ""
+    if numbers is not None:
+        difference, interval, n, least = numbers
+        brackets = f" [{difference}, 95 % interval {interval}, n {n}{least and f', least found {least}'}]"
+    reason = harmless(finding.judgement.reason, _MAX_CHARACTERS)
+    return f"{finding.judgement.verdict}: {report.name(finding)}: {reason}{brackets}{_change(finding)}"
+
+
+def _cells(report: GateReport, finding: Finding) -> tuple[str, ...]:
+    numbers = _numbers(finding) or ("", "", "", "")
+    reason = f"{harmless(finding.judgement.reason, _MAX_CHARACTERS)}{_change(finding)}{_next(finding)}"
+    return finding.judgement.verdict.value, report.name(finding), *numbers, reason
+
+
+def _numbers(finding: Finding) -> tuple[str, str, str, str] | None:
+    """Return difference, interval, n and the least effect found, with units; None where nothing was estimated."""
+    judgement = finding.judgement
+    estimate, interval, least = judgement.estimate, judgement.interval, judgement.minimum_detectable_effect
+    if estimate is None:
+        return None
+    n = f"{estimate.n[0]}/{estimate.n[1]}"
+    if finding.quantity == "epoch time":
+        span = UNKNOWN if interval is None else change_interval_text(interval)
+        return change_text(estimate.value), span, n, effect_text(least)
+    span = UNKNOWN if interval is None else f"{points_interval_text(interval)} pp"
+    effect = points_effect_text(least)
+    return f"{points_text(estimate.value)} pp", span, n, f"{effect} pp" if effect else ""
+
+
+def _change(finding: Finding) -> str:
+    return "" if finding.change is None else f"; flagged trials matter: {finding.change}"
+
+
+def _next(finding: Finding) -> str:
+    return f"; next: {finding.advice}" if finding.advice else ""
+
+
+def _side(source: Source) -> dict[str, Any]:
+    header = source.table.header
+    return {
+        "label": source.label,
+        "run_id": header.run_id,
+        "complete": source.table.is_whole,
+        "machine": ", ".join(sorted(source.machine_ids)),
+        "command": list(header.command),
+    }
+
+
+def _finding(report: GateReport, finding: Finding) -> dict[str, Any]:
+    """Return a finding; of times, estimate, interval, bound and effect are log ratios, of accuracies fractions."""
+    judgement, subject = finding.judgement, finding.subject
+    estimate, interval = judgement.estimate, judgement.interval
+    calm = finding.without_flagged
+    return {
+        "name": report.name(finding),
+        "configuration": to_json(subject) if isinstance(subject, Configuration) else None,
+        "configuration_id": subject.id if isinstance(subject, Configuration) else None,
+        "quantity": finding.quantity,
+        "verdict": judgement.verdict.value,
+        "reason": judgement.reason,
+        "flagged": None if calm is None else list(calm.counts),
+        "verdict_without_flagged": None if calm is None else calm.judgement.verdict.value,
+        "reason_without_flagged": None if calm is None else calm.judgement.reason,
+        "next": finding.advice,
+        "scale": "log ratio" if finding.quantity == "epoch time" else "fraction",
+        "estimate": None if estimate is None else estimate.value,
+        "standard_error": None if estimate is None else _finite(estimate.standard_error),
+        "degrees_of_freedom": None if estimate is None else _finite(estimate.degrees_of_freedom),
+        "n": None if estimate is None else list(estimate.n),
+        "interval": None if interval is None else [_finite(interval.low), _finite(interval.high)],
+        "bound": _finite(judgement.bound),
+        "adjusted_p": judgement.adjusted_p,
+        "minimum_detectable_effect": _finite(judgement.minimum_detectable_effect),
+        "needed_n": judgement.needed_n,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

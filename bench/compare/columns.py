@@ -1,0 +1,173 @@
+"""The columns of a comparison's tables: of epoch time, of test accuracy, of cost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.compare.comparison import Row
+from bench.compare.costs import CostRatio, SideCost, cost_ratio, side_cost
+from bench.compare.flagged import flagged_count
+from bench.compare.legend import MARK, configurations, verdict_change
+from bench.compare.matching import describe, dimension, varying_dimensions
+from bench.stats.judgement import Judgement
+from bench.stats.judgement_text import (
+    effect_text,
+    points_effect_text,
+    points_interval_text,
+    points_text,
+    ratio_interval_text,
+    ratio_text,
+)
+from bench.tables.fields import IDENTITY, NUMERIC
+from bench.tables.prices import SIDES, Prices, Side, format_cost
+from bench.units import format_percent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column: its key, its header and the text of each row's cell. Numbers end flush right."""
+
+    key: str
+    header: str
+    is_numeric: bool = True
+    cell: Callable[[Row], str]
+
+
+def identity_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns that tell `rows` apart."""
+    chosen = [each for row in rows for each in configurations(row)]
+    if not chosen:
+        return [
+            Column(key="name", header="benchmark", is_numeric=False, cell=lambda row: describe(row.baseline.subject))
+        ]
+    has_devices = len({each.device for each in chosen}) > 1
+    keys = [key for key in (*IDENTITY, *varying_dimensions(chosen)) if key != "device" or has_devices]
+    return [_dimension_column(key) for key in keys]
+
+
+def _dimension_column(key: str) -> Column:
+    """Make a column of a configuration's dimension, with both values where the two sides differ in it."""
+    return Column(
+        key=key,
+        header=key.replace("_", " "),
+        is_numeric=key in NUMERIC,
+        cell=lambda row: " / ".join(dict.fromkeys(dimension(each, key) for each in configurations(row))),
+    )
+
+
+def time_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns of epoch time, without those that would be empty in all `rows`."""
+    columns = [_RATIO, _RATIO_INTERVAL]
+    if any(row.relative_log_ratio is not None for row in rows):
+        columns.append(_NORMED)
+    columns.append(_N)
+    if any(row.baseline.failures or row.candidate.failures for row in rows):
+        columns.append(_FAILED)
+    if any(row.baseline.flagged or row.candidate.flagged for row in rows):
+        columns.append(_FLAGGED)
+    return [*columns, _DETECTABLE, _VERDICT]
+
+
+def cost_columns(prices: Prices) -> list[Column]:
+    """Return the columns of what training costs on either side, and the ratio of what an epoch does."""
+
+    def cost(row: Row, side: Side) -> SideCost:
+        return side_cost(row.baseline if side == "baseline" else row.candidate, prices, side)
+
+    def ratio(row: Row) -> CostRatio | None:
+        return cost_ratio(row.time, cost(row, "baseline"), cost(row, "candidate"))
+
+    def per_epoch(row: Row) -> str:
+        return " / ".join(_cost_text(cost(row, side).per_epoch) for side in SIDES)
+
+    def to_98_percent(row: Row) -> str:
+        return " / ".join(_cost_text(cost(row, side).to_98_percent) for side in SIDES)
+
+    def reached(row: Row) -> str:
+        return "/".join(str(cost(row, side).reached) for side in SIDES)
+
+    def ratio_cell(row: Row) -> str:
+        found = ratio(row)
+        return "" if found is None else ratio_text(found.log_ratio)
+
+    def interval_cell(row: Row) -> str:
+        found = ratio(row)
+        return "" if found is None or found.interval is None else ratio_interval_text(found.interval)
+
+    return [
+        Column(key="per_epoch", header="an epoch", cell=per_epoch),
+        Column(key="ratio", header="ratio", cell=ratio_cell),
+        Column(key="interval", header="95 % interval", cell=interval_cell),
+        Column(key="to_98", header="to 98 %", cell=to_98_percent),
+        Column(key="reached", header="reached", cell=reached),
+    ]
+
+
+def _cost_text(cost: float | None) -> str:
+    return "-" if cost is None else format_cost(cost)
+
+
+def _text(judgement: Judgement | None, present: Callable[[float], str]) -> str:
+    """Return the judgement's estimate; empty without one."""
+    return "" if judgement is None or judgement.estimate is None else present(judgement.estimate.value)
+
+
+_RATIO: Final = Column(key="ratio", header="ratio", cell=lambda row: _text(row.time, ratio_text))
+_RATIO_INTERVAL: Final = Column(
+    key="interval",
+    header="95 % interval",
+    cell=lambda row: "" if row.time.interval is None else ratio_interval_text(row.time.interval),
+)
+_NORMED: Final = Column(
+    key="normed",
+    header="normed",
+    cell=lambda row: "" if row.relative_log_ratio is None else ratio_text(row.relative_log_ratio),
+)
+_N: Final = Column(key="n", header="n", cell=lambda row: f"{row.baseline.n}/{row.candidate.n}")
+_FAILED: Final = Column(
+    key="failed",
+    header="failed",
+    cell=lambda row: f"{len(row.baseline.failures)}/{len(row.candidate.failures)}",
+)
+_FLAGGED: Final = Column(
+    key="flagged",
+    header="flagged",
+    cell=lambda row: f"{flagged_count(row.baseline)}/{flagged_count(row.candidate)}",
+)
+_DETECTABLE: Final = Column(
+    key="detectable", header="least found", cell=lambda row: effect_text(row.time.minimum_detectable_effect)
+)
+_VERDICT: Final = Column(
+    key="verdict",
+    header="verdict",
+    is_numeric=False,
+    cell=lambda row: f"{row.time.verdict} {MARK}" if verdict_change(row) else row.time.verdict.value,
+)
+
+ACCURACY_COLUMNS: Final = (
+    Column(
+        key="baseline",
+        header="baseline",
+        cell=lambda row: format_percent(row.baseline.mean_accuracy) if row.baseline.mean_accuracy is not None else "",
+    ),
+    Column(key="difference", header="change", cell=lambda row: _text(row.accuracy, points_text)),
+    Column(
+        key="interval",
+        header="95 % interval",
+        cell=lambda row: (
+            "" if row.accuracy is None or row.accuracy.interval is None else points_interval_text(row.accuracy.interval)
+        ),
+    ),
+    _N,
+    Column(
+        key="detectable",
+        header="least found",
+        cell=lambda row: "" if row.accuracy is None else points_effect_text(row.accuracy.minimum_detectable_effect),
+    ),
+    Column(
+        key="verdict",
+        header="verdict",
+        is_numeric=False,
+        cell=lambda row: "" if row.accuracy is None else row.accuracy.verdict.value,
+    ),
+)

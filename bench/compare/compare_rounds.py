@@ -1,0 +1,95 @@
+"""The comparison of two files of pytest-benchmark: benchmarks matched by name, parameters included."""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from bench.compare.comparison import (
+    Comparison,
+    RoundsSource,
+    Row,
+    geometric_mean,
+    judge_prepared,
+    require_overlap,
+    very_same,
+)
+from bench.compare.matching import Trials, match
+from bench.compare.rounds import LogMoments, RoundsBenchmark, RoundsFile
+from bench.stats.drift import DEFAULT_DRIFT_DEVIATION
+from bench.stats.inference import Estimate
+from bench.stats.judgement import Judgement, compare_times
+from bench.tables.ordering import natural_key
+
+ROUNDS_NOTE: Final = (
+    "the rounds of a benchmark ran in one process and are not independent trials: alone they give intervals too narrow "
+    "for what differs from process to process and from hour to hour, so every interval includes "
+    f"{DEFAULT_DRIFT_DEVIATION * 100:g} % (standard deviation) a side for that"
+)
+
+
+def compare_rounds(baseline: RoundsSource, candidate: RoundsSource) -> Comparison:
+    """Compare two files benchmark by benchmark, by the rounds' times.
+
+    Raises:
+        IncomparableError: they have no benchmark in common.
+    """
+    matching = match(_trials(baseline.file), _trials(candidate.file))
+    require_overlap(matching, baseline.label, candidate.label)
+    is_one_file = baseline.file == candidate.file
+    ours, theirs = _moments(baseline.file), _moments(candidate.file)
+
+    def prepare(trials: Trials) -> Estimate | Judgement:
+        name = str(trials.subject)
+        return very_same(trials) if is_one_file else difference_of_moments(ours[name], theirs[name])
+
+    times = judge_prepared([prepare(trials) for trials, _ in matching.pairs], compare_times)
+    rows = tuple(
+        Row(baseline=first, candidate=second, time=time, relative_log_ratio=None, accuracy=None)
+        for (first, second), time in zip(matching.pairs, times, strict=True)
+    )
+    return Comparison(
+        baseline=baseline,
+        candidate=candidate,
+        is_hardware=baseline.file.cpu != candidate.file.cpu,
+        differences=tuple(_differences(baseline.file, candidate.file)),
+        rows=rows,
+        baseline_only=tuple(trials.subject for trials in matching.baseline_only),
+        candidate_only=tuple(trials.subject for trials in matching.candidate_only),
+        mean=geometric_mean(rows),
+        notes=(("both sides are one file: this shows nothing about any change",) if is_one_file else (ROUNDS_NOTE,)),
+    )
+
+
+def difference_of_moments(baseline: LogMoments, candidate: LogMoments) -> Estimate:
+    """Return the estimate of ln(candidate / baseline) with pooled variance, as `independent_estimate` has it."""
+    degrees = baseline.n + candidate.n - 2
+    squares = (baseline.n - 1) * baseline.variance + (candidate.n - 1) * candidate.variance
+    return Estimate(
+        value=candidate.mean - baseline.mean,
+        variance=squares / degrees if degrees else 0.0,
+        degrees_of_freedom=degrees,
+        scale=1 / baseline.n + 1 / candidate.n,
+        extra_variance=2 * DEFAULT_DRIFT_DEVIATION**2,
+        n=(baseline.n, candidate.n),
+    )
+
+
+def _moments(file: RoundsFile) -> dict[str, LogMoments]:
+    return {benchmark.name: benchmark.moments for benchmark in file.benchmarks}
+
+
+def _trials(file: RoundsFile) -> tuple[Trials, ...]:
+    return tuple(map(_one, sorted(file.benchmarks, key=lambda benchmark: natural_key(benchmark.name))))
+
+
+def _one(benchmark: RoundsBenchmark) -> Trials:
+    logs = tuple(sorted(map(math.log, benchmark.seconds)))
+    moments = benchmark.moments
+    return Trials(subject=benchmark.name, n=moments.n, mean_log_seconds=moments.mean, log_seconds=logs)
+
+
+def _differences(baseline: RoundsFile, candidate: RoundsFile) -> Iterator[str]:
+    for name in ("cpu", "python", "commit", "dirty"):
+        ours, theirs = getattr(baseline, name), getattr(candidate, name)
+        if ours != theirs:
+            yield f"{name}: {'unknown' if ours is None else ours} against {'unknown' if theirs is None else theirs}"

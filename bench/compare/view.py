@@ -1,0 +1,89 @@
+"""A comparison as text: tables of time, accuracy and cost for a terminal and in Markdown; CSV and JSON unrounded."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Final, Literal, TypeAlias
+
+from bench.compare.columns import ACCURACY_COLUMNS, Column, cost_columns, identity_columns, time_columns
+from bench.compare.comparison import Comparison, RoundsSource, Row
+from bench.compare.export import csv_of, json_of
+from bench.compare.legend import cost_notes, dropped_note, heading, legend, results
+from bench.tables.layout import draw_heading, draw_notes, draw_table, fitting
+from bench.tables.prices import Prices
+
+Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
+
+_DROP_ORDER: Final = ("normed", "reached", "flagged", "detectable", "n", "baseline")
+"""Columns that a narrow terminal goes without, first the one that says least beside the others."""
+
+
+def render_comparison(
+    comparison: Comparison,
+    *,
+    format: Format = "table",  # noqa: A002 - the option's name
+    only_changed: bool = False,
+    width: int = 80,
+    prices: Prices | None = None,
+) -> str:
+    """Return `comparison` as text, without a final line break; the table as many columns as fit in `width` characters.
+
+    With `only_changed`, rows where nothing is shown to differ are left out of every format. With `prices`, every format
+    has costs too.
+    """
+    rows = tuple(row for row in comparison.rows if row.is_changed or not only_changed)
+    match format:
+        case "csv":
+            return csv_of(comparison, rows, prices)
+        case "json":
+            return json_of(comparison, rows, prices)
+        case "table" | "markdown":
+            return _text(comparison, rows, prices, format, width)
+
+
+def _text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, layout: str, width: int) -> str:
+    dropped: list[Column] = []
+    drawn = [
+        _table(title, columns, rows, layout, width, dropped) for title, columns in tables(comparison, rows, prices)
+    ]
+    below = (
+        *notes(comparison, rows, prices, without={column.key for column in dropped}),
+        *dropped_note([column.header for column in dropped]),
+    )
+    return "\n\n".join((draw_heading(heading(comparison), layout, width), *drawn, draw_notes(below, layout, width)))
+
+
+def _table(  # noqa: PLR0913, PLR0917 - what a table is drawn from
+    title: str, columns: Sequence[Column], rows: Sequence[Row], layout: str, width: int, dropped: list[Column]
+) -> str:
+    """Return the table; the columns that a terminal has no room for are added to `dropped`."""
+    cells = {column.key: (column.header, [column.cell(row) for row in rows]) for column in columns}
+    keys = fitting(cells, _DROP_ORDER, width) if layout == "table" else list(cells)
+    kept = [column for column in columns if column.key in keys]
+    dropped += [column for key in _DROP_ORDER for column in columns if column.key == key and key not in keys]
+    in_rows = list(zip(*(cells[key][1] for key in keys), strict=True))
+    table = draw_table([each.header for each in kept], in_rows, [each.is_numeric for each in kept], layout, width)
+    return f"{title}\n{table}" if layout == "table" else f"**{title}**\n\n{table}"
+
+
+def notes(
+    comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None, without: Collection[str] = ()
+) -> Iterator[str]:
+    """Yield the lines below the tables, which go `without` some columns."""
+    yield from results(comparison, rows)
+    yield from legend(comparison, rows, without)
+    if prices is not None:
+        yield from cost_notes(prices)
+
+
+def tables(
+    comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None
+) -> Iterator[tuple[str, list[Column]]]:
+    """Yield the tables there are rows for, each with its title and columns."""
+    if not rows:
+        return
+    identity = identity_columns(rows)
+    quantity = "benchmark time" if isinstance(comparison.baseline, RoundsSource) else "epoch time"
+    yield f"{quantity}, candidate / baseline", [*identity, *time_columns(rows)]
+    if any(row.accuracy is not None for row in rows):
+        yield "test accuracy, candidate - baseline in percentage points", [*identity, *ACCURACY_COLUMNS]
+    if prices is not None:
+        yield "cost of training, baseline / candidate", [*identity, *cost_columns(prices)]

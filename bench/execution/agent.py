@@ -1,0 +1,92 @@
+"""This run's process on a node of a cluster: it measures by the launcher, and the locks, that a run there has."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.execution.launcher import describe_place, prepare_dataset, run_trial
+from bench.execution.nodes import Introduction, kind_of
+from bench.execution.processes import Launcher, make_launcher
+from bench.protocol.messages import DatasetReady
+from bench.records import Trial, TrialRecord
+from bench.system.hosts import host_identity
+from bench.system.locks import Patience, device_locks
+
+_THREADS: Final = "OMP_NUM_THREADS"
+_VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
+
+
+class Agent:
+    """Holds a node's devices and runs trials on them, each in a fresh process, one at a time a device."""
+
+    def __init__(self, preload: Sequence[str], root: str | None, timeout_seconds: float) -> None:
+        """Start nothing yet. `root` is the data root, a path on this node; None stands for the node's own."""
+        # Ray sets it to the CPUs that an actor asks for; a trial sets its own threads, as everywhere.
+        os.environ.pop(_THREADS, None)
+        self._remarks = _have_usual_priority()
+        self._preload = tuple(preload)
+        self._root = None if root is None else Path(root)
+        self._timeout_seconds = timeout_seconds
+        self._held = contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self._launchers: dict[str | None, Launcher] = {}
+
+    def introduce(self) -> Introduction:
+        """See `bench.execution.nodes.Node.introduce`."""
+        description = describe_place(self._launcher(None))
+        return Introduction(host=host_identity(), description=description, remarks=self._remarks)
+
+    def hold(self, devices: Collection[str], patience_seconds: float) -> None:
+        """See `bench.execution.nodes.Node.hold`."""
+        self._held.enter_context(device_locks(devices, patience=Patience(seconds=patience_seconds)))
+
+    def prepare(self, dataset: str) -> DatasetReady:
+        """See `bench.execution.nodes.Node.prepare`."""
+        return prepare_dataset(self._launcher(None), dataset, self._root, timeout_seconds=self._timeout_seconds)
+
+    def run(self, trial: Trial, device: str) -> TrialRecord:
+        """See `bench.execution.nodes.Node.run`."""
+        launcher = self._launcher(device if device != trial.configuration.device else None)
+        return run_trial(launcher, trial, root=self._root, timeout_seconds=self._timeout_seconds)
+
+    def _launcher(self, device: str | None) -> Launcher:
+        """Return what starts processes that see only `device`, as the first of its kind; None: all, as they are."""
+        with self._lock:
+            if device not in self._launchers:
+                variables = None if device is None else _mask(device)
+                self._launchers[device] = make_launcher(self._preload, variables=variables)
+            return self._launchers[device]
+
+    def close(self) -> None:
+        """End what runs, and let go of the devices."""
+        for launcher in self._launchers.values():
+            launcher.close()
+        self._held.close()
+
+
+def _mask(device: str) -> dict[str, str]:
+    place = int(device.removeprefix(f"{kind_of(device)}:"))
+    visible = os.environ.get(_VISIBLE)
+    return {_VISIBLE: visible.split(",")[place] if visible else str(place)}
+
+
+def _have_usual_priority() -> tuple[str, ...]:
+    """Take back the low priority that Ray gives its processes, or say that it stays."""
+    if sys.platform == "win32":
+        return ()
+    try:
+        threads = [int(entry.name) for entry in Path("/proc/self/task").iterdir()]  # on Linux each thread has its own
+    except OSError:
+        threads = [0]
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        for thread in threads:
+            os.setpriority(os.PRIO_PROCESS, thread, 0)
+    except PermissionError:
+        remedy = "start Ray on it with RAY_worker_niceness=0"
+        return (f"trials run there at niceness {niceness}, so that other programs go first: {remedy}",)
+    return ()

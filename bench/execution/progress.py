@@ -1,0 +1,264 @@
+"""Progress on standard error: a live display on a terminal, plain lines elsewhere."""
+
+import collections
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self, TextIO
+
+from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
+from bench.system.outputs import say
+from bench.units import format_bytes, format_number, format_percent, format_rate, format_seconds
+from bench.warning_rules import ADVICE
+
+_PLAIN_INTERVAL_SECONDS: Final = 30.0
+
+
+_whatever_becomes_of_the_terminal: Final = contextlib.suppress(OSError)
+"""A terminal may go away: under nohup the run goes on, else SIGHUP ends it in good order."""
+
+
+class Progress(Protocol):
+    """What a run tells while it goes on."""
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """Trial `number`, counted from 1, begins."""
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """The current trial has finished an epoch."""
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """A trial has ended and is stored."""
+
+    def note(self, text: str) -> None:
+        """Something happened that the user should know."""
+
+
+class RemainingTime:
+    """Estimates a run's remaining seconds from the wall times of its finished trials, by configuration."""
+
+    def __init__(self, trials: tuple[Trial, ...], at_once: int = 1) -> None:
+        """Start with all of `trials` to do, so many `at_once`."""
+        self._at_once = at_once
+        self._left = collections.Counter(trial.configuration for trial in trials)
+        self._seen: dict[Configuration, list[float]] = {}
+
+    def finish(self, record: TrialRecord) -> None:
+        """Take a finished trial into account."""
+        self._left[record.trial.configuration] -= 1
+        self._seen.setdefault(record.trial.configuration, []).append(record.wall_seconds)
+
+    def seconds(self) -> float | None:
+        """Return the estimate; None before the first trial has ended. An unseen configuration counts as the mean."""
+        if not self._seen:
+            return None
+        known = {key: statistics.median(walls) for key, walls in self._seen.items()}
+        mean = statistics.fmean(known.values())
+        return sum(count * known.get(key, mean) for key, count in self._left.items()) / self._at_once
+
+
+def describe_trial(trial: Trial) -> str:
+    """Return the trial in a few words."""
+    configuration = trial.configuration
+    return f"{configuration.device} {configuration.model} batch {configuration.batch_size} seed {trial.seed}"
+
+
+def describe_outcome(record: TrialRecord) -> str:
+    """Return what came of a trial in a few words."""
+    outcome = record.outcome
+    if not isinstance(outcome, Measurement):
+        return f"FAILED ({outcome.kind}): {outcome.message}"
+    rate = f"{format_seconds(outcome.epoch_seconds)} an epoch, {format_rate(outcome.throughput_per_second)}"
+    return rate if outcome.test_accuracy is None else f"{rate}, test accuracy {format_percent(outcome.test_accuracy)}"
+
+
+def describe_epoch(number: int, epoch: EpochRecord, *, in_detail: bool) -> str:
+    """Return what came of an epoch in a few words; in detail with its time and what the test images gave."""
+    text = f"epoch {number}, {format_rate(epoch.train_samples / epoch.train_seconds)}"
+    if not in_detail:
+        return text
+    text = f"{text}, {format_seconds(epoch.train_seconds)}, test loss {format_number(epoch.test_loss)}"
+    return text if epoch.test_accuracy is None else f"{text}, test accuracy {format_percent(epoch.test_accuracy)}"
+
+
+def describe_details(record: TrialRecord) -> Iterator[str]:
+    """Yield what else there is to know of a trial, a line each; of its warnings what to do about them."""
+    outcome = record.outcome
+    if isinstance(outcome, Measurement):
+        training = sum(epoch.train_seconds for epoch in outcome.epochs)
+        yield (
+            f"whole trial {format_seconds(record.wall_seconds)}: preparation "
+            f"{format_seconds(outcome.preparation_seconds)}, warm-up {format_seconds(outcome.warm_up_seconds)} (cold "
+            f"start {format_seconds(outcome.cold_start_seconds)}), training {format_seconds(training)}"
+        )
+        peaks = (
+            ("host", outcome.host_peak),
+            ("allocated", outcome.device_allocated_peak),
+            ("reserved", outcome.device_reserved_peak),
+        )
+        yield from (f"{name} peak {format_bytes(peak.bytes)} ({peak.method})" for name, peak in peaks if peak)
+        if outcome.energy is not None:
+            yield f"energy {outcome.energy.joules:.3g} J ({outcome.energy.method})"
+        elif outcome.energy_reason:
+            yield f"energy unmeasured: {outcome.energy_reason}"
+    for warning in record.warnings:
+        yield f"warning {warning}: {ADVICE[warning]}"
+
+
+class QuietProgress:
+    """Nothing but the trials that failed: a line each."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Write to `stream`."""
+        self._stream = stream
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """See `Progress.trial_started`."""
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """See `Progress.epoch_done`."""
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """See `Progress.trial_done`."""
+        if not isinstance(record.outcome, Measurement):
+            say(f"{describe_trial(record.trial)}: {describe_outcome(record)}", stream=self._stream)
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+
+
+class PlainProgress:
+    """One line per finished trial, and one now and then during a long one; in detail: one an epoch, more a trial."""
+
+    def __init__(
+        self,
+        trials: tuple[Trial, ...],
+        stream: TextIO,
+        *,
+        in_detail: bool = False,
+        at_once: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Write to `stream`."""
+        self._in_detail = in_detail
+        self._total = len(trials)
+        self._remaining = RemainingTime(trials, at_once)
+        self._stream = stream
+        self._clock = clock
+        self._number = 0
+        self._done = 0
+        self._trial: Trial | None = None
+        self._last_line = clock()
+        self._epochs_done = 0
+
+    def _line(self, number: int, text: str) -> None:
+        seconds = self._remaining.seconds()
+        left = "" if seconds is None else f"; about {format_seconds(seconds)} left"
+        say(f"[{number}/{self._total}] {text}{left}", stream=self._stream)
+        self._last_line = self._clock()
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """See `Progress.trial_started`."""
+        self._number, self._trial, self._epochs_done = number, trial, 0
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """See `Progress.epoch_done`."""
+        self._epochs_done += 1
+        if self._trial is None:
+            return
+        if self._in_detail or self._clock() - self._last_line >= _PLAIN_INTERVAL_SECONDS:
+            epochs = describe_epoch(self._epochs_done, epoch, in_detail=self._in_detail)
+            self._line(self._number, f"{describe_trial(self._trial)}: {epochs}")
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """See `Progress.trial_done`."""
+        self._remaining.finish(record)
+        self._done += 1
+        self._line(self._done, f"{describe_trial(record.trial)}: {describe_outcome(record)}")
+        for line in describe_details(record) if self._in_detail else ():
+            say(f"    {line}", stream=self._stream)
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        say(text, stream=self._stream)
+
+
+class TerminalProgress:
+    """A bar with the current trial, its throughput and the time left, below the lines of failed trials."""
+
+    def __init__(self, trials: tuple[Trial, ...], stream: TextIO, *, at_once: int = 1) -> None:
+        """Draw on `stream`, a terminal."""
+        from rich.console import Console  # noqa: PLC0415 - only a live display needs it
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - only a terminal needs it
+        from rich.progress import Progress as RichProgress  # noqa: PLC0415 - only a terminal needs it
+
+        self._remaining = RemainingTime(trials, at_once)
+        self._bar = RichProgress(
+            MofNCompleteColumn(),
+            BarColumn(bar_width=16),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=Console(file=stream, stderr=True),
+            transient=True,
+            auto_refresh=False,  # a timer would redraw while a trial is being timed on the same cores
+        )
+        self._task = self._bar.add_task("starting", total=len(trials), left="")
+        self._trial = ""
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        with _whatever_becomes_of_the_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Clear the display."""
+        with _whatever_becomes_of_the_terminal:
+            self._bar.stop()
+
+    def trial_started(self, number: int, trial: Trial) -> None:
+        """See `Progress.trial_started`. The bar counts by itself."""
+        del number
+        self._trial = describe_trial(trial)
+        self._update(description=self._trial)
+
+    def epoch_done(self, epoch: EpochRecord) -> None:
+        """See `Progress.epoch_done`."""
+        rate = format_rate(epoch.train_samples / epoch.train_seconds)
+        self._update(description=f"{self._trial}: {rate}")
+
+    def trial_done(self, record: TrialRecord) -> None:
+        """See `Progress.trial_done`."""
+        self._remaining.finish(record)
+        seconds = self._remaining.seconds()
+        left = "" if seconds is None else f"{format_seconds(seconds)} left"
+        self._update(advance=1, left=left)
+        if not isinstance(record.outcome, Measurement):
+            text = f"{describe_trial(record.trial)}: {describe_outcome(record)}"
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """See `Progress.note`."""
+        with _whatever_becomes_of_the_terminal:
+            self._bar.console.print(text, markup=False, emoji=False, highlight=False)
+
+    def _update(self, **changes: Any) -> None:  # noqa: ANN401 - rich's options
+        with _whatever_becomes_of_the_terminal:
+            self._bar.update(self._task, refresh=True, **changes)
+
+
+def make_progress(
+    trials: tuple[Trial, ...], stream: TextIO, volume: Literal["quiet", "verbose"] | None = None, *, at_once: int = 1
+) -> contextlib.AbstractContextManager[Progress]:
+    """Return the display that suits `stream` and what was asked for, for so many trials `at_once`."""
+    if volume == "quiet":
+        return contextlib.nullcontext(QuietProgress(stream))
+    if volume == "verbose" or not stream.isatty():
+        plain = PlainProgress(trials, stream, in_detail=volume == "verbose", at_once=at_once)
+        return contextlib.nullcontext(plain)
+    return TerminalProgress(trials, stream, at_once=at_once)

@@ -1,0 +1,1 @@
+"""Stored runs as one HTML page, and its charts as pictures."""

@@ -1,0 +1,317 @@
+"""What a report holds: stored runs as the words, tables and charts of one page.
+
+Every number is `show`'s, `compare`'s or `predict`'s, by their own functions. Pure: what was stored goes in, what is to
+be laid out comes out, and `bench.report.page` makes HTML of it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from bench.analysis.rank_scaling import fit_ranks
+from bench.analysis.ranks_view import ranks_table
+from bench.analysis.scaling_models import label_runs, make_models, models_of_all, side_of_trials
+from bench.analysis.scaling_view import scaling_tables
+from bench.analysis.taxes import make_accounts, tax_table
+from bench.calibration.profiles import MachineProfile, peak_rate_of
+from bench.compare.columns import Column as RowColumn
+from bench.compare.columns import identity_columns
+from bench.compare.comparison import Comparison, Row, Source, compare_runs
+from bench.compare.legend import heading as comparison_heading
+from bench.compare.matching import make_table
+from bench.compare.view import notes as comparison_notes
+from bench.compare.view import tables as comparison_tables
+from bench.errors import BenchError
+from bench.records import Run
+from bench.report.charts import Kind, Ratio, RatioChart
+from bench.report.epochs import epoch_figures
+from bench.report.figures import MAX_CHARTS, Figure, groups, memory_figures, trials_of
+from bench.report.provenance import provenance
+from bench.report.throughput import throughput_figures
+from bench.stats.judgement_text import from_log, ratio_text
+from bench.tables.columns import COLUMNS, Column, default_columns, find_columns, harmless
+from bench.tables.fields import Value
+from bench.tables.layout import WordTable
+from bench.tables.legend import legend, run_heading
+from bench.tables.ordering import natural_key
+from bench.tables.summary import Summary, summarise_run
+
+MAX_RATIOS: Final = 60
+"""Rows of a chart of ratios."""
+
+MAX_OPEN_ACCOUNTS: Final = 3
+"""Accounts of taxes that stand on the page unfolded."""
+
+_REACHED: Final = "seconds of training until test accuracy first reached it; (k of n): in so many of the trials"
+
+_EXTRA_COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "training_flops_per_second": "the model's FLOPs a second of training",
+        "flops_utilisation": "the arithmetic as a share of the highest rate that calibrate measured on this machine",
+        "memory_floor_bytes": "the least that must be alive in a step, counted from the model",
+        "cold_start_seconds": "the first training step, before the warm-up",
+        "seconds_to_97_percent": _REACHED,
+        "seconds_to_98_percent": _REACHED,
+        "joules_per_epoch": "energy of the device, mean of the epochs",
+        "samples_per_joule": "training samples for each joule of the device",
+        "flagged": "trials that were disturbed while they were measured",
+        "failure_kinds": "how trials ended that measured nothing",
+        "warnings": "",
+    }
+)
+"""Columns beside those of `show` that stand in the table where any row has something in them, with what they mean.
+
+What warnings mean `legend` says.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A stored run to be reported: its label, empty without one, and the profile of its machine, None without one.
+
+    Where `run` is only what one machine has of a run, `whole` is all of that.
+    """
+
+    label: str
+    run: Run
+    profile: MachineProfile | None = None
+    whole: Run | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell as `show` prints it, and the raw value to sort and filter by, in SI base units."""
+
+    text: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A titled part of a run's report."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    tables: tuple[WordTable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """One run: where it comes from, its configurations as a table with notes, and its sections."""
+
+    name: str
+    heading: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonReport:
+    """One run against the first. `failure` says why they cannot be compared; then there is nothing else."""
+
+    name: str
+    heading: tuple[str, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[WordTable, ...] = ()
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The whole page."""
+
+    title: str
+    runs: tuple[RunReport, ...]
+    comparisons: tuple[ComparisonReport, ...]
+
+
+def make_report(stored: Sequence[Stored]) -> Report:
+    """Return the report of `stored`, at least one; every later run is compared with the first."""
+    names = [harmless(each.label or each.run.header.run_id, 60) for each in stored]
+    first, *others = [
+        Source(label=name, table=make_table(each.run), profile=each.profile)
+        for name, each in zip(names, stored, strict=True)
+    ]
+    return Report(
+        title=f"Benchmark report: {', '.join(names)}",
+        runs=tuple(_run_report(name, each) for name, each in zip(names, stored, strict=True)),
+        comparisons=tuple(_compare(first, other) for other in others),
+    )
+
+
+def _run_report(name: str, stored: Stored) -> RunReport:
+    run = stored.run
+    summaries = summarise_run(run, lambda header: peak_rate_of(stored.profile, header.software))
+    columns = report_columns(summaries) if summaries else ()
+    return RunReport(
+        name=name,
+        heading=run_heading(run),
+        facts=tuple(provenance(run, stored.whole)),
+        columns=columns,
+        rows=tuple(
+            tuple(Cell(text=column.text(summary), value=column.fields[0].value(summary)) for column in columns)
+            for summary in summaries
+        ),
+        notes=(*legend(run, summaries, columns, (), whole=stored.whole), *_meanings(columns)),
+        sections=tuple(_sections(stored, summaries)),
+    )
+
+
+def report_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
+    """Return the columns of `show`, and those of `_EXTRA_COLUMNS` in which there is something to see."""
+    extra = [key for key in _EXTRA_COLUMNS if any(COLUMNS[key].text(summary) not in {"", "0"} for summary in summaries)]
+    return find_columns((*(column.key for column in default_columns(summaries)), *extra))
+
+
+def _meanings(columns: Sequence[Column]) -> Iterator[str]:
+    """Say what the columns beside those of `show` mean, of several that mean the same once."""
+    headers: dict[str, list[str]] = {}
+    for column in columns:
+        if _EXTRA_COLUMNS.get(column.key):
+            headers.setdefault(_EXTRA_COLUMNS[column.key], []).append(column.header)
+    return (f"{', '.join(named)}: {meaning}" for meaning, named in headers.items())
+
+
+def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]:
+    run = stored.run
+    trials, found = trials_of(run), groups(summaries)
+    # Time first; what has a figure for every model comes last.
+    yield from _drawn("Throughput", throughput_figures(found, trials))
+    fits = fit_ranks(run.records)
+    if fits:
+        yield Section(title="More ranks", figures=(), tables=tuple(map(ranks_table, fits)))
+    models = make_models(label_runs([run], [None]))
+    if models:
+        yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))
+    accounts = tuple(map(tax_table, make_accounts(run, stored.profile)))
+    if len(accounts) > MAX_OPEN_ACCOUNTS:
+        folded = Figure(title="Times and intervals", charts=(), tables=accounts)
+        yield Section(title="Where an epoch's time goes", figures=(folded,), tables=(_shares(accounts),))
+    elif accounts:
+        yield Section(title="Where an epoch's time goes", figures=(), tables=accounts)
+    yield from _drawn("Memory", memory_figures(found))
+    yield from _drawn("Accuracy and loss", epoch_figures(found, trials))
+
+
+def _shares(accounts: Sequence[WordTable]) -> WordTable:
+    """Return the shares of all `accounts` as one table: a row each, a column a part."""
+    share = accounts[0].headers.index("share")
+    parts = [row[0] for row in accounts[0].rows]
+    rows = []
+    for each in sorted(accounts, key=lambda account: natural_key(account.title)):
+        what, _, epoch = each.title.rpartition(": ")
+        rows.append([what, epoch, *(row[share] for row in each.rows)])
+    return WordTable(
+        title="shares of an epoch's time",
+        headers=("what is trained", "its epoch", *parts),
+        rows=rows,
+        numeric=(False, False, *(True for _ in parts)),
+    )
+
+
+def _drawn(title: str, figures: Iterable[Figure]) -> Iterator[Section]:
+    drawn = _limited(title, tuple(figures))
+    if drawn:
+        yield Section(title=title, figures=drawn)
+
+
+def _limited(title: str, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
+    if len(found) <= MAX_CHARTS + 1:
+        return found
+    note = (
+        f"{title.lower()}: drawn for the first {MAX_CHARTS} of {len(found)}; the table of configurations has them all"
+    )
+    return (*found[:MAX_CHARTS], Figure(title="Further ones", charts=(), tables=(), notes=(note,)))
+
+
+def _compare(first: Source, other: Source) -> ComparisonReport:
+    name = f"{other.label} against {first.label}"
+    try:
+        comparison = compare_runs(first, other)
+    except BenchError as error:
+        return ComparisonReport(name=name, failure=str(error))
+    rows = comparison.rows
+    tables = [
+        WordTable(
+            title=title,
+            headers=[column.header for column in columns],
+            rows=[[column.cell(row) for column in columns] for row in rows],
+            numeric=[column.is_numeric for column in columns],
+        )
+        for title, columns in comparison_tables(comparison, rows)
+    ]
+    if comparison.is_hardware:
+        sides = [side_of_trials(each.label, each.table.header, each.table.trials) for each in (first, other)]
+        models = models_of_all(sides)
+        tables += scaling_tables(models) if models else ()
+    return ComparisonReport(
+        name=name,
+        heading=tuple(comparison_heading(comparison)),
+        figures=tuple(_ratio_figures(name, comparison)),
+        tables=tuple(tables),
+        notes=tuple(comparison_notes(comparison, rows)),
+    )
+
+
+def _ratio_figures(name: str, comparison: Comparison) -> Iterator[Figure]:
+    rows = [row for row in comparison.rows if row.time.estimate is not None]
+    if not rows:
+        return
+    columns = _telling(identity_columns(comparison.rows), rows)
+    ratios = []
+    for row in rows[:MAX_RATIOS]:
+        estimate, span = row.time.estimate, row.time.interval
+        value = 0.0 if estimate is None else estimate.value
+        ratios.append(
+            Ratio(
+                name=" ".join(_named(column, row) for column in columns),
+                value=from_log(value),
+                low=None if span is None else _bound(span.low),
+                high=None if span is None else _bound(span.high),
+                text=ratio_text(value),
+                verdict=row.time.verdict.value,
+            )
+        )
+    counts = Counter(row.time.verdict.value for row in rows)
+    chart = RatioChart(
+        kind=Kind.RATIOS,
+        subject="epoch time",
+        title=f"Ratio of epoch times with 95 % intervals: {name}",
+        caption="Ratio of epoch times with 95 % intervals",
+        description="Candidate over baseline, above 1 the candidate is slower. "
+        + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
+        label="epoch time, candidate / baseline",
+        marks=(
+            "triangle up: slower, triangle down: faster, square: same, circle: inconclusive; bars: 95 % intervals",
+            "right of the dotted line, above 1, the candidate takes longer",
+        ),
+        ratios=tuple(ratios),
+    )
+    note = f"ratios: drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all"
+    yield Figure(title="Ratios", charts=(chart,), tables=(), notes=(note,) if len(rows) > MAX_RATIOS else ())
+
+
+def _telling(columns: Sequence[RowColumn], rows: Sequence[Row]) -> list[RowColumn]:
+    """Return the columns that tell `rows` apart, and model and batch size."""
+    return [each for each in columns if each.key in _ALWAYS_NAMED or len({each.cell(row) for row in rows}) > 1]
+
+
+def _named(column: RowColumn, row: Row) -> str:
+    """Return the cell, of a number with what it counts."""
+    words = "batch" if column.key == "batch_size" else column.header
+    return f"{words} {column.cell(row)}" if column.is_numeric else column.cell(row)
+
+
+_ALWAYS_NAMED: Final = frozenset({"model", "batch_size"})
+
+
+def _bound(log_value: float) -> float | None:
+    """Return a bound to draw, None where it is unknown."""
+    value = from_log(log_value)
+    return value if 0 < value < float("inf") else None

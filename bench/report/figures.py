@@ -1,0 +1,211 @@
+"""What a run's charts are of: what was measured, in groups and lines, and the figures they make. Memory's are here.
+
+Values over a configuration's trials come from `bench.tables.summary`, as in `show`. One chart holds what differs in one
+thing only: models over batch sizes for one device and engine, batch sizes over epochs for one model.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias, TypeVar
+
+from bench.records import Configuration, Measurement, Run
+from bench.report.axes import Axis
+from bench.report.charts import MAX_SERIES, Chart, Kind, LineChart, Point, Series
+from bench.tables.columns import COLUMNS, find_columns
+from bench.tables.fields import FIELDS, IDENTITY, hidden_dimensions
+from bench.tables.layout import WordTable
+from bench.tables.summary import Summary
+from bench.units import format_bytes
+
+Trials: TypeAlias = Sequence[tuple[int, Measurement]]
+"""Seed and measurement of each measured trial of a configuration, by repeat."""
+
+Several = TypeVar("Several")
+
+MAX_CHARTS: Final = 40
+"""Of a kind and run: nobody looks at more, and what they would show stands in the table."""
+
+NO_MAP: Final = "no map of throughput"
+"""How the reason begins for which there is none."""
+
+_OF_MODEL: Final = frozenset({"width", "layers", "epochs"})
+"""Dimensions that tell models apart: in these the same way to train gives other lines of one chart."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """Charts that belong together, with the tables that tell the same. `notes` say what is not drawn, and why."""
+
+    title: str
+    charts: tuple[Chart, ...]
+    tables: tuple[WordTable, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def legend(self) -> tuple[str, ...]:
+        """What the marks of all charts mean, each said once, and the notes."""
+        return (*dict.fromkeys(mark for chart in self.charts for mark in chart.marks), *self.notes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One model: its configurations by batch size, and the batch sizes at which every trial failed."""
+
+    name: str
+    summaries: tuple[Summary, ...]
+    failed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One way to train, device and engine and whatever else the run varies: its lines by model."""
+
+    name: str
+    lines: tuple[Line, ...]
+
+
+def trials_of(run: Run) -> Mapping[Configuration, Trials]:
+    """Return the measured trials of each configuration."""
+    found: dict[Configuration, list[tuple[int, Measurement]]] = defaultdict(list)
+    for record in sorted(run.records, key=lambda each: each.trial.repeat):
+        if isinstance(record.outcome, Measurement):
+            found[record.trial.configuration].append((record.trial.seed, record.outcome))
+    return found
+
+
+def groups(summaries: Sequence[Summary]) -> tuple[Group, ...]:
+    """Return what was measured of `summaries`, in their order; names tell every dimension in which they differ."""
+    varying = hidden_dimensions(summaries, IDENTITY)
+    ways = ("device", *(key for key in varying if key not in _OF_MODEL))
+    models = ("model", *(key for key in varying if key in _OF_MODEL))
+    found: dict[tuple[str, ...], dict[tuple[str, ...], list[Summary]]] = defaultdict(lambda: defaultdict(list))
+    for summary in summaries:
+        if summary.n or summary.failures:
+            found[_texts(summary, ways)][_texts(summary, models)].append(summary)
+    made = (
+        Group(
+            name=", ".join(way),
+            lines=tuple(
+                _line(", ".join(model), sorted(of_model, key=batch_size))
+                for model, of_model in by_model.items()
+                if any(summary.n for summary in of_model)
+            ),
+        )
+        for way, by_model in found.items()
+    )
+    return tuple(group for group in made if group.lines)
+
+
+def _line(name: str, summaries: Iterable[Summary]) -> Line:
+    measured: list[Summary] = []
+    failed: list[Summary] = []
+    for summary in summaries:
+        (measured if summary.n else failed).append(summary)
+    return Line(name=name, summaries=tuple(measured), failed=tuple(map(batch_size, failed)))
+
+
+def _texts(summary: Summary, keys: Iterable[str]) -> tuple[str, ...]:
+    """Return the cells of `keys` as `show` has them; of numbers with their headers, which say what they count."""
+    columns = [COLUMNS[key] for key in keys]
+    return tuple(
+        f"{column.header} {column.text(summary)}" if column.fields[0].numeric else column.text(summary)
+        for column in columns
+    )
+
+
+def batch_size(summary: Summary) -> int:
+    """Return the batch size of a configuration."""
+    return summary.configuration.batch_size
+
+
+def group_table(title: str, group: Group, keys: Sequence[str]) -> WordTable:
+    """Return the columns `keys` of every configuration of `group`, as `show` has them."""
+    columns = find_columns(("model", "batch_size", *keys))
+    return WordTable(
+        title=f"{title}: {group.name}",
+        headers=["model", *(column.header for column in columns[1:])],
+        rows=[
+            [line.name, *(column.text(summary) for column in columns[1:])]
+            for line in group.lines
+            for summary in line.summaries
+        ],
+        numeric=[column.fields[0].numeric for column in columns],
+    )
+
+
+def extremes(series: Iterable[Series], text: Callable[[float], str]) -> str:
+    """Say between which values lines over batch size run: what a look at the chart would tell first."""
+    points = [(point, each.name) for each in series for point in each.points]
+    if not points:
+        return "Nothing was measured."
+    (low, least), (high, most) = (choose(points, key=lambda each: each[0].y) for choose in (min, max))
+    return f"From {text(low.y)} ({least}, batch {low.x:.0f}) to {text(high.y)} ({most}, batch {high.x:.0f})."
+
+
+def batch_axis(lines: Iterable[Line]) -> Axis:
+    """Return the axis of the batch sizes of `lines`."""
+    sizes = sorted({float(batch_size(summary)) for line in lines for summary in line.summaries})
+    return Axis(label="batch size", text=lambda value: f"{value:.0f}", ticks=tuple(sizes), is_log=True)
+
+
+def parts(several: Sequence[Several]) -> Iterator[tuple[str, Sequence[Several]]]:
+    """Yield `several` as many at a time as a chart can tell apart, each with the end of its title."""
+    count = -(-len(several) // MAX_SERIES)
+    for part in range(count):
+        chosen = several[part * MAX_SERIES : (part + 1) * MAX_SERIES]
+        yield (f", part {part + 1} of {count}" if count > 1 else ""), chosen
+
+
+def memory_figures(found: Sequence[Group]) -> Iterator[Figure]:
+    """Yield the measured peak of each group's memory beside the least that must be alive."""
+    for group in found:
+        charts = [_memory_chart(group, part, lines) for part, lines in parts(group.lines)]
+        drawn = tuple(chart for chart in charts if any(each.points for each in chart.series if not each.is_dashed))
+        yield Figure(
+            title=f"Memory: {group.name}",
+            charts=drawn,
+            tables=(group_table("memory", group, ("peak_memory_bytes", "memory_floor_bytes", "n")),),
+            notes=() if drawn else (f"no memory is drawn of {group.name}: its peak was not measured",),
+        )
+
+
+def _memory_chart(group: Group, part: str, lines: Sequence[Line]) -> LineChart:
+    peaks = [_field_series(line, style, "peak_memory_bytes") for style, line in enumerate(lines)]
+    floors = [_field_series(line, style, "memory_floor_bytes") for style, line in enumerate(lines)]
+    return LineChart(
+        kind=Kind.MEMORY,
+        subject=f"{group.name}{part}",
+        title=f"Peak memory and memory floor over batch size{part}: {group.name}",
+        caption=f"Peak memory and memory floor over batch size{part}",
+        description=f"Two lines a model: the measured peak and, dashed, the floor. {extremes(peaks, format_bytes)}",
+        marks=(
+            "filled markers: peak memory, measured, median of the trials",
+            "hollow markers on dashes: memory floor, the least that must be alive, counted from the model",
+        ),
+        x=batch_axis(lines),
+        y=Axis(label="memory", text=format_bytes, unit=_binary_unit(peaks), is_log=None, has_zero=True),
+        series=(*floors, *peaks),
+    )
+
+
+def _binary_unit(series: Iterable[Series]) -> float:
+    """Return the largest of 1, 1024, 1024 squared, … that the highest value reaches: bytes are read in such units."""
+    most = max((point.y for each in series for point in each.points), default=0.0)
+    unit = 1.0
+    while most >= 1024 * unit:
+        unit *= 1024
+    return unit
+
+
+def _field_series(line: Line, style: int, key: str) -> Series:
+    values = [(summary, FIELDS[key].value(summary)) for summary in line.summaries]
+    points = [Point(x=batch_size(each), y=float(value)) for each, value in values if isinstance(value, int | float)]
+    is_floor = key == "memory_floor_bytes"
+    return Series(
+        name="" if is_floor else line.name,
+        style=style,
+        points=tuple(points),
+        is_dashed=is_floor,
+        breaks=line.failed,
+    )

@@ -1,0 +1,89 @@
+"""Where a report's numbers come from: the run, its command and state, its data, machine, software and settings."""
+
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+
+from bench.planning.shards import listed
+from bench.records import Failure, Measurement, Run
+from bench.tables.legend import is_complete, lost_trials
+from bench.units import format_bytes, format_seconds
+
+
+def provenance(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
+    """Yield what there is to know of where the numbers of `run` come from, each with its name.
+
+    Where `run` is only what one machine has of a run, `whole` is all of that.
+    """
+    header, plan, machine = run.header, (whole or run).header.plan, run.header.machine
+    yield "run", ", ".join(filter(None, (header.run_id, header.name, header.created_at)))
+    yield "command", f"python -m bench {shlex.join(header.command)}"
+    yield "state", _state(whole or run)
+    if whole is not None:
+        yield "on this machine", f"{_count(len(run.header.plan.configurations), 'configuration')}, {_trials(run)}"
+    seeds = f"seeds {plan.seed} to {plan.seed + plan.repeats - 1}" if plan.repeats > 1 else f"seed {plan.seed}"
+    yield "plan", f"{_count(len(plan.configurations), 'configuration')}, {_count(plan.repeats, 'repeat')}, {seeds}"
+    yield "data", "; ".join(_datasets(run))
+    yield "machine", machine.id
+    yield "processor", f"{machine.cpu_model}, {machine.cores_usable:g} of {machine.cores_logical} logical cores"
+    yield "memory", format_bytes(machine.memory_bytes)
+    for each in machine.accelerators:
+        memory = "" if each.memory_bytes is None else f", {format_bytes(each.memory_bytes)}"
+        yield f"accelerator {each.device}", f"{each.name}{memory}"
+    yield "operating system", f"{machine.operating_system} ({machine.architecture})"
+    for member in dataclasses.fields(header.software):
+        value = getattr(header.software, member.name)
+        if value is not None:
+            yield member.name.replace("_", " "), _word(value)
+    measured = [each.outcome for each in run.records if isinstance(each.outcome, Measurement)]
+    for settings in dict.fromkeys(each.settings for each in measured):
+        words = (f"{name.replace('_', ' ')} {_word(value)}" for name, value in dataclasses.asdict(settings).items())
+        yield "settings read back", ", ".join(words)
+    warnings = Counter(warning.value for record in run.records for warning in record.warnings)
+    if warnings:
+        yield "trials with warnings", ", ".join(f"{name} {count}" for name, count in sorted(warnings.items()))
+    for text in run.warnings:
+        yield "file", text
+
+
+def _word(value: object) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _state(run: Run) -> str:
+    if run.footer is None:
+        return "incomplete: it did not stop in good order, or is still running"
+    footer, lost, division = run.footer, lost_trials(run), run.header.division
+    if is_complete(run):
+        state = "complete"
+    elif lost:
+        state = "incomplete (lines of its file are gone)"
+    elif footer.complete and division is not None:
+        state = f"shard {listed([shard.number for shard in division.held])} of {division.shards}, complete in itself"
+    else:
+        state = f"incomplete ({footer.reason})"
+    return f"{state}: {_trials(run)}, {footer.missing + lost} missing"
+
+
+def _trials(run: Run) -> str:
+    """Return how many trials there are of `run`, and how long they took together."""
+    failed = sum(isinstance(record.outcome, Failure) for record in run.records)
+    seconds = format_seconds(sum(record.wall_seconds for record in run.records))
+    return f"{_count(len(run.records) - failed, 'trial')} measured and {failed} failed in {seconds}"
+
+
+def _datasets(run: Run) -> list[str]:
+    """Return each dataset's name with the SHA-256 of what was trained on, where anything was measured."""
+    names = dict.fromkeys(configuration.dataset for configuration in run.header.plan.configurations)
+    found = {
+        (record.trial.configuration.dataset, record.outcome.dataset_sha256)
+        for record in run.records
+        if isinstance(record.outcome, Measurement)
+    }
+    hashes = {name: [sha256 for dataset, sha256 in sorted(found) if dataset == name] for name in names}
+    return [f"{name}, SHA-256 {' and '.join(sha256)}" if sha256 else name for name, sha256 in hashes.items()]

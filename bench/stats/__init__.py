@@ -1,0 +1,1 @@
+"""Estimates, intervals and the rules of verdicts. Pure mathematics: no torch, no pandas, no input or output."""

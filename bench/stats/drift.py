@@ -1,0 +1,77 @@
+"""The error that two tables of one machine share and no repeat shows: the machine's drift from one to the next."""
+
+import math
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+DEFAULT_DRIFT_DEVIATION: Final = 0.10
+"""Standard deviation of ln(epoch time) from one table to the next where the machine was never calibrated.
+
+Shared machines drift by about this much within an hour; quiet ones do far better, and `bench calibrate` tells.
+"""
+
+
+class NoiseProfile(Protocol):
+    """What a comparison asks of a machine's profile; `bench.calibration.profiles.MachineProfile` is one."""
+
+    def ab_floor(self, device: str) -> float | None:
+        """Return the largest credible difference between identical arms, as a log ratio."""
+
+    def drift_deviation(self, device: str) -> float | None:
+        """Return the standard deviation of ln(epoch time) between tables."""
+
+
+class NoDrift:
+    """The profile of one run's own trials: they were measured in turn, so nothing drifts from one side to the other."""
+
+    def ab_floor(self, device: str) -> float | None:  # noqa: ARG002 - as `NoiseProfile` has it
+        """Return None: nothing was calibrated."""
+        return None
+
+    def drift_deviation(self, device: str) -> float:  # noqa: ARG002 - as `NoiseProfile` has it
+        """Return 0."""
+        return 0.0
+
+
+class Drift:
+    """Variance of a log ratio of two tables that their trials do not show: each side's drift, squared and added."""
+
+    def __init__(self, baseline: NoiseProfile | None, candidate: NoiseProfile | None) -> None:
+        """Remember the profiles of the two machines, which may be one."""
+        self._profiles = (baseline, candidate)
+        self._known: dict[tuple[str, str], tuple[float, ...]] = {}
+        self._assumed: set[tuple[str, str]] = set()
+
+    def variance(self, device: str, candidate_device: str | None = None) -> float:
+        """Return the variance for `device`; without a profile that knows it, `DEFAULT_DRIFT_DEVIATION` is assumed.
+
+        The candidate's device is another one where two devices are compared.
+        """
+        return math.fsum(deviation**2 for deviation in self._deviations((device, candidate_device or device)))
+
+    def notes(self) -> Iterator[str]:
+        """Yield what the intervals include, for every device, or pair of them, that was asked for."""
+        for devices in sorted(devices for devices, known in self._known.items() if any(known)):
+            percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(self._known[devices]))
+            name = " against ".join(dict.fromkeys(devices))
+            if devices in self._assumed:
+                yield (
+                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
+                    "assumed until python -m bench calibrate has measured this machine's in three sessions or more; "
+                    "for a change of code, python -m bench ab avoids it"
+                )
+            else:
+                yield (
+                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
+                    "from the machine's profile; python -m bench ab avoids it"
+                )
+
+    def _deviations(self, devices: tuple[str, str]) -> tuple[float, ...]:
+        """Return the standard deviation of either side."""
+        if devices not in self._known:
+            sides = zip(self._profiles, devices, strict=True)
+            known = [None if profile is None else profile.drift_deviation(device) for profile, device in sides]
+            if None in known:
+                self._assumed.add(devices)
+            self._known[devices] = tuple(DEFAULT_DRIFT_DEVIATION if each is None else each for each in known)
+        return self._known[devices]

@@ -1,0 +1,442 @@
+"""The rules of verdicts: estimates of a family of configurations in, one verdict with its reason for each out. Pure.
+
+Times are log ratios candidate / baseline (above 0: slower), accuracies differences candidate - baseline as fractions.
+A family is all that one command judges at once: levels hold for the family, not for each configuration. Rules, levels
+and studies are explained in docs/statistics.md.
+"""
+
+import enum
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from bench.errors import BadInputError, ExitCode
+from bench.stats.inference import Estimate, Family, Interval, holm
+
+INTERVAL_LEVEL: Final = 0.95
+"""Of the two-sided interval shown beside each estimate, which holds for that configuration alone."""
+
+TOLERATED_SHARE: Final = 0.2
+"""Of the allowed drop in accuracy: what a drop must surely exceed to be a regression. 0.1 pp of the usual 0.5 pp.
+
+Testing against "no drop at all" instead would call one A/A check in a hundred a regression, at any number of seeds; so,
+with 10 seeds a side, it is one in three thousand (docs/statistics.md).
+"""
+
+ROUNDING: Final = 1e-12
+"""Differences of fractions of counts carry the rounding of binary fractions: 0.98 - 0.979 falls short of 0.001.
+
+Far below one image in any test set, far above that rounding.
+"""
+
+
+class Verdict(enum.StrEnum):
+    """What a comparison or a gate says of one configuration."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    HIGHER = "higher"
+    LOWER = "lower"
+    SAME = "same"
+    INCONCLUSIVE = "inconclusive"
+    PASS = "pass"  # noqa: S105 - no password
+    REGRESSION = "regression"
+    FAILED = "failed"
+    INCOMPARABLE = "incomparable"
+
+
+GATE_EXIT_CODES: Final[Mapping[Verdict, ExitCode]] = MappingProxyType(
+    {
+        Verdict.FAILED: ExitCode.FAILED_TRIAL,
+        Verdict.REGRESSION: ExitCode.REGRESSION,
+        Verdict.INCOMPARABLE: ExitCode.INCOMPARABLE,
+        Verdict.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+        Verdict.PASS: ExitCode.PASS,
+    }
+)
+"""The verdicts of a gate, the worst first, and what a command ends with that found no worse."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A verdict and what it rests on; None where a quantity does not exist or the standard error is unknown.
+
+    Attributes:
+        verdict: the verdict.
+        estimate: what was estimated, its variance as it was used.
+        interval: two-sided 95 % interval of this configuration alone.
+        bound: the one-sided bound, simultaneous over the family, that the rule for a pass uses.
+        adjusted_p: Holm-adjusted p-value that the rule for a difference uses.
+        minimum_detectable_effect: the true effect (log ratio or fraction) that the rule for a difference, at the level
+            of the family's first step, would find with probability 0.8.
+        needed_n: trials a side (or pairs) in all that would decide with probability 0.8 or more if the estimate stands;
+            None where it is decided or no number would do.
+        reason: a short sentence for humans.
+    """
+
+    verdict: Verdict
+    estimate: Estimate | None
+    interval: Interval | None
+    bound: float | None
+    adjusted_p: float | None
+    minimum_detectable_effect: float | None
+    needed_n: int | None
+    reason: str
+
+
+def undecided(verdict: Verdict, reason: str) -> Judgement:
+    """Return a judgement that rests on no estimate."""
+    return Judgement(
+        verdict=verdict,
+        estimate=None,
+        interval=None,
+        bound=None,
+        adjusted_p=None,
+        minimum_detectable_effect=None,
+        needed_n=None,
+        reason=reason,
+    )
+
+
+def gate_times(
+    estimates: Sequence[Estimate],
+    *,
+    max_slowdown: float,
+    floor: float = 0.0,
+    error_level: float = 0.01,
+    pass_level: float = 0.05,
+) -> tuple[Judgement, ...]:
+    """Gate log ratios of time: regression, pass or inconclusive.
+
+    Regression: the Holm-adjusted one-sided p-value of "not slower" is below `error_level`, and the estimate is at least
+    ln(1 + `max_slowdown`) and above `floor`, the machine's A/A floor (a log ratio). Pass: the simultaneous upper bound
+    (Bonferroni at `pass_level`) is below ln(1 + `max_slowdown`).
+
+    Raises:
+        BadInputError: a threshold or level that makes no sense, or an estimate that is not finite.
+    """
+    family = family_of(estimates)
+    rule = TimeRule.checked(max_slowdown, floor, error_level, pass_level, len(estimates), "trials a side")
+    return rule.judge(family, holm(family.p_above().tolist()))
+
+
+def gate_accuracies(
+    estimates: Sequence[Estimate], *, max_drop: float, error_level: float = 0.01, pass_level: float = 0.05
+) -> tuple[Judgement, ...]:
+    """Gate differences of final test accuracy: regression, pass, incomparable or inconclusive.
+
+    Regression: the Holm-adjusted one-sided p-value of "the drop is at most the tolerated one" is below `error_level`;
+    tolerated is `TOLERATED_SHARE` of `max_drop`. Incomparable: a rise of at least `max_drop` whose Holm-adjusted
+    two-sided p-value is below `error_level`; no change of speed makes a model that much better, but a wrong test split
+    does. Pass: the simultaneous lower bound (Bonferroni at `pass_level`) is above -`max_drop`.
+
+    Where all trials of both sides agree, nothing is known of the spread (one seed repeated, or a small test set), and
+    the difference itself decides: a drop up to the tolerated one or a rise below `max_drop` passes, a drop beyond
+    `max_drop` is a regression, a rise of `max_drop` is incomparable, and a drop between is inconclusive.
+
+    Raises:
+        BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
+    """
+    _check_settings(max_drop, error_level, pass_level)
+    family = family_of(estimates)
+    size = max(len(estimates), 1)
+    value, exact = family.value, family.standard_error == 0
+    tolerated = max_drop * TOLERATED_SHARE
+    dropped = [
+        float(drop <= max_drop + ROUNDING) if sure else p
+        for p, drop, sure in zip(family.p_below(-tolerated).tolist(), (-value).tolist(), exact.tolist(), strict=True)
+    ]
+    drop_p = holm(dropped)
+    sides = zip(family.p_below().tolist(), family.p_above().tolist(), strict=True)
+    rise_p = holm([min(1.0, 2 * min(pair)) for pair in sides])
+    low = value - family.half_widths(1 - pass_level / size)
+    shared = _Shared.of(family, error_level / size, tested_against=tolerated, without_spread=max_drop)
+    to_pass = family.required_n((value + max_drop).tolist(), pass_level / size)
+    to_fail = family.required_n((-value - tolerated).tolist(), error_level / size)
+
+    def judge(i: int) -> Judgement:
+        if not shared.known[i]:
+            return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
+        change, bound = float(value[i]), float(low[i])
+        said = _points(change)
+        if drop_p[i] < error_level:
+            reason = f"accuracy {said} ({_p(drop_p[i])})"
+            return shared.judgement(i, Verdict.REGRESSION, reason, bound, drop_p[i])
+        if change >= max_drop - ROUNDING and rise_p[i] < error_level:
+            reason = (
+                f"accuracy {said}: evaluation or training changed (wrong split?); "
+                "if that was intended, refresh the baseline"
+            )
+            return shared.judgement(i, Verdict.INCOMPARABLE, reason, bound, rise_p[i])
+        if exact[i] and -change > tolerated + ROUNDING:
+            reason = f"accuracy {said}, but equal trials tell no spread: use different seeds"
+            return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, drop_p[i])
+        if bound > -max_drop:
+            reason = f"accuracy {said}, at worst {_points(bound)}; a drop of {max_drop * 100:g} pp is allowed"
+            return shared.judgement(i, Verdict.PASS, reason, bound, drop_p[i])
+        needed = min((n for n in (to_pass[i], to_fail[i]) if n is not None), default=None)
+        reason = (
+            f"accuracy {said}, but {_points(bound)} is possible and a drop of {max_drop * 100:g} pp is allowed"
+            f"{_more(needed, 'trials a side')}"
+        )
+        return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, drop_p[i], needed)
+
+    return tuple(map(judge, range(len(estimates))))
+
+
+def compare_times(
+    estimates: Sequence[Estimate], *, same_within: float = 0.05, error_level: float = 0.01
+) -> tuple[Judgement, ...]:
+    """Compare times: faster or slower, same, or inconclusive. Swapping the sides mirrors every verdict.
+
+    Faster or slower: the Holm-adjusted two-sided p-value is below `error_level` and the 95 % interval excludes 0. Same:
+    the 95 % interval lies within ±ln(1 + `same_within`), two one-sided tests at 2.5 %. Where there is no spread
+    at all, the difference itself is held against that margin.
+
+    Raises:
+        BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
+    """
+    _check_settings(same_within, error_level)
+    return _compare(estimates, math.log1p(same_within), error_level, _percent, (Verdict.FASTER, Verdict.SLOWER))
+
+
+def compare_accuracies(
+    estimates: Sequence[Estimate], *, same_within: float = 0.005, error_level: float = 0.01
+) -> tuple[Judgement, ...]:
+    """Compare accuracies: higher or lower, same within ±`same_within`, or inconclusive; see `compare_times`.
+
+    Raises:
+        BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
+    """
+    _check_settings(same_within, error_level)
+    return _compare(estimates, same_within + ROUNDING, error_level, _points, (Verdict.LOWER, Verdict.HIGHER))
+
+
+def _compare(
+    estimates: Sequence[Estimate],
+    margin: float,
+    error_level: float,
+    describe: Callable[[float], str],
+    sides: tuple[Verdict, Verdict],
+) -> tuple[Judgement, ...]:
+    family = family_of(estimates)
+    size = max(len(estimates), 1)
+    two_sided = [
+        (float(abs(value) <= margin) if error == 0 else min(1.0, 2 * min(below, above)))
+        for value, error, below, above in zip(
+            family.value.tolist(),
+            family.standard_error.tolist(),
+            family.p_below().tolist(),
+            family.p_above().tolist(),
+            strict=True,
+        )
+    ]
+    adjusted = holm(two_sided)
+    shared = _Shared.of(family, error_level / 2 / size, without_spread=margin)
+    to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
+    # "Same" takes both one-sided tests: with 0.9 for each both are passed with 0.8, even if they never fail together.
+    to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2, power=0.9)
+
+    def judge(i: int) -> Judgement:
+        interval = shared.interval(i)
+        if interval is None:
+            return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
+        value, p = estimates[i].value, adjusted[i]
+        if p < error_level and not interval.low <= 0 <= interval.high:
+            return shared.judgement(i, sides[1] if value > 0 else sides[0], f"{describe(value)} ({_p(p)})", None, p)
+        span = f"95 % interval {describe(interval.low)} to {describe(interval.high)}"
+        if -margin <= interval.low and interval.high <= margin:
+            return shared.judgement(i, Verdict.SAME, f"{describe(value)}, {span}", None, p)
+        needed = min((n for n in (to_differ[i], to_agree[i]) if n is not None), default=None)
+        reason = f"{describe(value)}, {span}{_more(needed, 'trials a side')}"
+        return shared.judgement(i, Verdict.INCONCLUSIVE, reason, None, p, needed)
+
+    return tuple(map(judge, range(len(estimates))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shared:
+    """What every judgement of a family carries, whatever its rule."""
+
+    family: Family
+    half_widths: Sequence[float]
+    detectable: Sequence[float]
+    known: Sequence[bool]
+
+    @classmethod
+    def of(
+        cls,
+        family: Family,
+        level: float,
+        *,
+        without_spread: float,
+        tested_against: float = 0.0,
+        estimated_at_least: float = 0.0,
+    ) -> "_Shared":
+        """Return it for a rule that tests, at `level`, whether an effect is above `tested_against`.
+
+        The rule also wants an estimate of `estimated_at_least`; where there is no spread, `without_spread` decides.
+        """
+        tested = (tested_against + family.minimum_detectable_effects(level)).tolist()
+        reached = family.effects_that_reach(estimated_at_least).tolist()
+        exact = (family.standard_error == 0).tolist()
+        return cls(
+            family=family,
+            half_widths=family.half_widths((1 + INTERVAL_LEVEL) / 2).tolist(),
+            detectable=[
+                without_spread if sure else max(pair) for sure, *pair in zip(exact, tested, reached, strict=True)
+            ],
+            known=(family.degrees_of_freedom > 0).tolist(),
+        )
+
+    def interval(self, i: int) -> Interval | None:
+        if not self.known[i]:
+            return None
+        value, half = self.family.estimates[i].value, self.half_widths[i]
+        return Interval(low=value - half, high=value + half, level=INTERVAL_LEVEL)
+
+    def judgement(  # noqa: PLR0913, PLR0917 - the fields that rules differ in
+        self,
+        i: int,
+        verdict: Verdict,
+        reason: str,
+        bound: float | None,
+        adjusted_p: float | None,
+        needed_n: int | None = None,
+    ) -> Judgement:
+        return Judgement(
+            verdict=verdict,
+            estimate=self.family.estimates[i],
+            interval=self.interval(i),
+            bound=bound,
+            adjusted_p=adjusted_p,
+            minimum_detectable_effect=self.detectable[i] if self.known[i] else None,
+            needed_n=needed_n,
+            reason=reason,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeRule:
+    """The rule for log ratios of time; `size` is the number of configurations that the levels are shared among.
+
+    `unit` says what a further measurement is called.
+    """
+
+    max_slowdown: float
+    floor: float
+    error_level: float
+    pass_level: float
+    size: int
+    unit: str
+
+    @classmethod
+    def checked(  # noqa: PLR0913, PLR0917 - one per field
+        cls, max_slowdown: float, floor: float, error_level: float, pass_level: float, size: int, unit: str
+    ) -> "TimeRule":
+        """Return the rule.
+
+        Raises:
+            BadInputError: a margin, floor or level that makes no sense.
+        """
+        _check_settings(max_slowdown, error_level, pass_level)
+        if not 0 <= floor < math.inf:
+            raise BadInputError(f"A/A floor {floor} must be a finite log ratio of at least 0; use 0 if it is unknown")
+        return cls(
+            max_slowdown=max_slowdown,
+            floor=floor,
+            error_level=error_level,
+            pass_level=pass_level,
+            size=max(size, 1),
+            unit=unit,
+        )
+
+    def judge(self, family: Family, adjusted: Sequence[float] | None) -> tuple[Judgement, ...]:
+        """Judge all; without adjusted p-values only a pass can be found."""
+        limit = math.log1p(self.max_slowdown)
+        least = max(limit, self.floor)
+        shared = _Shared.of(family, self.error_level / self.size, estimated_at_least=least, without_spread=least)
+        upper = (family.value + family.half_widths(1 - self.pass_level / self.size)).tolist()
+        passed = [bound < limit for bound in upper]
+        # A distance of 0 asks for nothing, which spares the search where the answer is not wanted.
+        to_pass = family.required_n(
+            [0.0 if done else limit - each.value for done, each in zip(passed, family.estimates, strict=True)],
+            self.pass_level / self.size,
+        )
+        to_fail = family.required_n(
+            [each.value if each.value >= limit else 0.0 for each in family.estimates], self.error_level / self.size
+        )
+
+        def judge_one(i: int) -> Judgement:
+            if not shared.known[i]:
+                return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
+            value, bound, p = family.estimates[i].value, upper[i], None if adjusted is None else adjusted[i]
+            slow, allowed = value >= limit, f"{self.max_slowdown * 100:g} % is allowed"
+            if slow and value > self.floor and p is not None and p < self.error_level:
+                reason = f"{_percent(value)} ({_p(p)}); {allowed}"
+                return shared.judgement(i, Verdict.REGRESSION, reason, bound, p)
+            if passed[i]:
+                reason = f"{_percent(value)}, at worst {_percent(bound)}; {allowed}"
+                return shared.judgement(i, Verdict.PASS, reason, bound, p)
+            needed = to_pass[i] if not slow else to_fail[i] if value > self.floor else None
+            if slow and value <= self.floor:
+                reason = f"{_percent(value)}, which equal code shows on this machine too (A/A floor)"
+            else:
+                reason = self._doubt(value, bound, p, allowed) + _more(needed, self.unit)
+            return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, p, needed)
+
+        return tuple(map(judge_one, range(len(family.estimates))))
+
+    def _doubt(self, value: float, bound: float, p: float | None, allowed: str) -> str:
+        if p is None:
+            return f"{_percent(value)} at the screen, {_percent(bound)} is possible; {allowed}"
+        if value >= math.log1p(self.max_slowdown):
+            return f"{_percent(value)}, but it may be noise ({_p(p)}); {allowed}"
+        return f"{_percent(value)}, but {_percent(bound)} is possible; {allowed}"
+
+
+_ONE_TRIAL: Final = "one trial tells no spread: measure at least 3 a side"
+
+
+def family_of(estimates: Sequence[Estimate]) -> Family:
+    """Return the estimates as a family that can be judged.
+
+    Raises:
+        BadInputError: one of them is not finite, or negative where it cannot be.
+    """
+    for each in estimates:
+        numbers = (each.value, each.variance, each.scale, each.extra_variance)
+        if not all(map(math.isfinite, numbers)) or math.isnan(each.degrees_of_freedom):
+            raise BadInputError(f"an estimate that is not finite cannot be judged: {each}")
+        if min(each.variance, each.scale, each.extra_variance, each.degrees_of_freedom) < 0:
+            raise BadInputError(f"an estimate with a negative variance, scale or freedom cannot be judged: {each}")
+    return Family(estimates=estimates)
+
+
+def _check_settings(margin: float, *levels: float) -> None:
+    if not 0 < margin < math.inf:
+        raise BadInputError(f"margin {margin} must be a finite fraction above 0, such as 0.05 for 5 %")
+    for level in levels:
+        if not 0 < level < 0.5:  # noqa: PLR2004 - from one half on a bound lies on the wrong side of the estimate
+            raise BadInputError(f"level {level} must be above 0 and below 0.5, such as 0.01")
+
+
+def _percent(log_ratio: float) -> str:
+    """Say a log ratio of time in words: ``3.2 % slower``."""
+    percent = math.expm1(log_ratio) * 100 if log_ratio < 100 else math.inf  # noqa: PLR2004 - exp must not overflow
+    return f"{abs(percent):.1f} % {'faster' if percent < 0 else 'slower'}"
+
+
+def _points(difference: float) -> str:
+    """Say a difference of accuracies in words: ``0.12 pp lower``."""
+    return f"{abs(difference) * 100:.2f} pp {'lower' if difference < 0 else 'higher'}"
+
+
+def _p(adjusted: float) -> str:
+    return "adjusted p < 0.0001" if adjusted < 0.0001 else f"adjusted p = {adjusted:.2g}"  # noqa: PLR2004 - as said
+
+
+def _more(needed: int | None, unit: str) -> str:
+    return "; no number of trials would decide" if needed is None else f"; about {needed} {unit} would decide"

@@ -1,0 +1,234 @@
+"""One run made of shards: their trials in one file, or the reason why they do not belong together.
+
+What is made depends on nothing but what the shards hold: not on their order, not on how often one is given, not on
+whether they are put together at once or one after the other.
+"""
+
+import bisect
+import hashlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bench.coding import dumps
+from bench.errors import BadInputError, IncomparableError
+from bench.planning.shards import plan_id, without_option
+from bench.records import (
+    SCHEMA_VERSION,
+    Configuration,
+    Division,
+    Fingerprint,
+    Footer,
+    Header,
+    Measurement,
+    Plan,
+    Run,
+    Shard,
+    TrialRecord,
+)
+from bench.storage.ledger import footer_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A run to be merged, and its label for people."""
+
+    label: str
+    run: Run
+
+    @property
+    def division(self) -> Division:
+        """What the run is a part of."""
+        division = self.run.header.division
+        if division is None:
+            raise BadInputError(
+                f"{self.label} is no shard but a run of a plan of its own: only what `python -m bench run --shard I/N` "
+                "wrote can be merged; to hold two runs against each other there is `python -m bench compare`"
+            )
+        return division
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """A shard as one source holds it; `records`, by place of the configuration and repeat, with where each ran."""
+
+    source: Source
+    shard: Shard
+    configurations: tuple[Configuration, ...]
+    records: Mapping[tuple[int, int], tuple[TrialRecord, Fingerprint]]
+
+
+def merge_runs(sources: Sequence[Source]) -> Run:
+    """Return the run that `sources`, shards or what was merged of them, make together.
+
+    Raises:
+        IncomparableError: they are of different plans, software or datasets.
+        BadInputError: one is no shard, or two hold one shard or one trial in two ways.
+    """
+    _require_one_plan(sources)
+    _require_one_software(sources)
+    _require_one_dataset(sources)
+    parts = _joined_parts(sources)
+    header = _header(sources, parts)
+    places = {Fingerprint(machine=header.machine, software=header.software): 0}
+    records = []
+    for part in parts:
+        for record, fingerprint in _in_order(part):
+            number = places.setdefault(fingerprint, len(places))
+            records.append(record if record.fingerprint == number else replace(record, fingerprint=number))
+    return Run(
+        header=header,
+        records=tuple(records),
+        footer=_footer(header, records),
+        other_fingerprints=tuple(places)[1:],
+    )
+
+
+def _require_one_plan(sources: Sequence[Source]) -> None:
+    first = sources[0]
+    for other in sources:
+        ours, theirs = first.division, other.division
+        if ours.plan_id != theirs.plan_id:
+            differences = "".join(
+                f"; {each}" for each in _plan_differences(first.run.header.plan, other.run.header.plan)
+            )
+            raise IncomparableError(
+                f"{other.label} is of plan {theirs.plan_id}, {first.label} of plan {ours.plan_id}{differences}: run "
+                "all shards with the same options, --devices and --threads among them"
+            )
+        if ours.shards != theirs.shards:
+            raise IncomparableError(
+                f"{other.label} is of the plan in {theirs.shards} shards, {first.label} of the same in {ours.shards}: "
+                "run all shards of one division"
+            )
+
+
+def _plan_differences(ours: Plan, theirs: Plan) -> Iterator[str]:
+    """Yield in what two plans have no value in common: mostly what was left to machines that differ."""
+    for name in ("repeats", "seed", "device", "threads", "dataset", "epochs"):
+        mine, yours = (_values(plan, name) for plan in (ours, theirs))
+        if mine.isdisjoint(yours):
+            yield f"{name}: {', '.join(sorted(yours))} against {', '.join(sorted(mine))}"
+
+
+def _values(plan: Plan, name: str) -> set[str]:
+    holders = (plan,) if name in {"repeats", "seed"} else plan.configurations
+    return {str(getattr(holder, name)) for holder in holders}
+
+
+def _require_one_software(sources: Sequence[Source]) -> None:
+    first = sources[0]
+    for other in sources:
+        for fingerprint in other.run.fingerprints:
+            different = first.run.header.software.differences(fingerprint.software)
+            if different:
+                raise IncomparableError(
+                    f"{other.label} was measured with other software than {first.label}: {'; '.join(different)}: run "
+                    "all shards from one commit in equal environments, or compare them"
+                )
+
+
+def _require_one_dataset(sources: Sequence[Source]) -> None:
+    found: dict[str, str] = {}
+    for source in sources:
+        for record in source.run.records:
+            if isinstance(record.outcome, Measurement):
+                found.setdefault(record.outcome.dataset_sha256, source.label)
+    if len(found) > 1:
+        told = ", ".join(f"{sha256[:8]} in {label}" for sha256, label in found.items())
+        raise IncomparableError(f"the datasets differ (SHA-256 {told}): point --data-root at one and the same data")
+
+
+def _joined_parts(sources: Sequence[Source]) -> list[_Part]:
+    """Return each shard once, in the order of their numbers."""
+    joined: dict[int, _Part] = {}
+    for source in sources:
+        for part in _parts(source):
+            number = part.shard.number
+            joined[number] = _joined(joined[number], part) if number in joined else part
+    return [joined[number] for number in sorted(joined)]
+
+
+def _parts(source: Source) -> Iterator[_Part]:
+    """Yield the shards that `source` holds. Records of a run share its plan's configurations, see `runfile.read`."""
+    run, held = source.run, source.division.held
+    configurations = run.header.plan.configurations
+    places = {id(configuration): place for place, configuration in enumerate(configurations)}
+    ends = list(itertools.accumulate(shard.configurations for shard in held))
+    records: list[dict[tuple[int, int], tuple[TrialRecord, Fingerprint]]] = [{} for _ in held]
+    for record in run.records:
+        place = places[id(record.trial.configuration)]
+        key = (place, record.trial.repeat)
+        records[bisect.bisect_right(ends, place)][key] = (record, run.fingerprints[record.fingerprint])
+    for shard, end, found in zip(held, ends, records, strict=True):
+        begin = end - shard.configurations
+        yield _Part(
+            source=source,
+            shard=shard,
+            configurations=configurations[begin:end],
+            records={(place - begin, repeat): each for (place, repeat), each in found.items()},
+        )
+
+
+def _joined(ours: _Part, theirs: _Part) -> _Part:
+    """Return what two sources hold of one shard; they may hold it at different stages."""
+    where = f"{ours.source.label} and {theirs.source.label}"
+    if ours.shard != theirs.shard:
+        raise BadInputError(
+            f"{where} overlap: both hold shard {ours.shard.number}, of runs {ours.shard.run_id} and "
+            f"{theirs.shard.run_id}: give one of them; bench compare holds them against each other"
+        )
+    if ours.configurations != theirs.configurations:
+        raise BadInputError(f"{where} hold other configurations of shard {ours.shard.number}: one of them was changed")
+    for key in ours.records.keys() & theirs.records.keys():
+        (mine, here), (yours, there) = ours.records[key], theirs.records[key]
+        if here != there or mine != replace(yours, fingerprint=mine.fingerprint):
+            raise BadInputError(
+                f"{where} hold different results of configuration {mine.trial.configuration.id}, repeat "
+                f"{mine.trial.repeat}, of the same run {ours.shard.run_id}: one of them was changed"
+            )
+    return replace(ours, records={**ours.records, **theirs.records})
+
+
+def _in_order(part: _Part) -> Iterator[tuple[TrialRecord, Fingerprint]]:
+    """Yield the records of `part` as they were run; what began at the same moment in the order of the plan."""
+    for _, found in sorted(part.records.items(), key=lambda item: (item[1][0].started_at, item[0])):
+        yield found
+
+
+def _header(sources: Sequence[Source], parts: Sequence[_Part]) -> Header:
+    """Return the header of the parts together: that of the first but for what they share."""
+    first = parts[0].source.run.header
+    division = replace(parts[0].source.division, held=tuple(part.shard for part in parts))
+    plan = replace(first.plan, configurations=tuple(c for part in parts for c in part.configurations))
+    if len(set(plan.configurations)) < len(plan.configurations):
+        raise BadInputError("two shards hold one configuration: one of the files was changed")
+    if not division.missing and plan_id(plan) != division.plan_id:
+        raise BadInputError(
+            f"all shards together are plan {plan_id(plan)}, and say that they are of {division.plan_id}: one of the "
+            "files was changed"
+        )
+    return replace(
+        first,
+        schema_version=SCHEMA_VERSION,
+        run_id=_run_id(division.held),
+        created_at=min(source.run.header.created_at for source in sources),
+        command=without_option(first.command, "--shard"),
+        plan=plan,
+        division=division,
+    )
+
+
+def _run_id(shards: Iterable[Shard]) -> str:
+    """Return 8 hexadecimal digits, the first of them a letter, that stand for these runs."""
+    digest = hashlib.sha256(dumps(tuple(shards)).encode()).hexdigest()
+    return f"{'abcd'[int(digest[0], 16) % 4]}{digest[1:8]}"
+
+
+def _footer(header: Header, records: Sequence[TrialRecord]) -> Footer:
+    """Count against the complete plan. The time is that of all trials, on however many machines."""
+    division = header.division
+    planned = division.configurations * header.plan.repeats if division else 0
+    wall_seconds = math.fsum(record.wall_seconds for record in records)
+    return footer_of(records, planned=planned, reason="merged", wall_seconds=wall_seconds)

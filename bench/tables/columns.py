@@ -1,0 +1,250 @@
+"""The columns of a table, each made of one raw field or of a few that belong together (median, low, high, n).
+
+A cell is computed from the values of those fields and nothing else, so that every format tells the same.
+"""
+
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from bench.errors import BadInputError
+from bench.stats.student import t_quantile
+from bench.tables.fields import FIELDS, IDENTITY, QUANTITIES, STATISTICS, Field, Unit, Value, hidden_dimensions
+from bench.tables.prices import Prices, cost_of, format_cost
+from bench.tables.summary import Sample, Summary
+from bench.units import (
+    format_bytes,
+    format_flops,
+    format_number,
+    format_percent,
+    format_points,
+    format_rate,
+    format_seconds,
+    format_spread,
+)
+from mnist_mlp.spelling import did_you_mean
+
+MAX_CELL_CHARACTERS: Final = 40
+"""Longer texts are cut: a layer list of nine layers still fits."""
+
+_FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = MappingProxyType(
+    {
+        "": format_number,
+        "s": format_seconds,
+        "B": format_bytes,
+        "/s": format_rate,
+        "FLOP/s": lambda rate: f"{format_flops(rate)}/s",
+        "fraction": format_percent,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a table: its raw `fields`, and the text that their values make. Sorting uses the first field."""
+
+    key: str
+    header: str
+    fields: tuple[Field, ...]
+    cell: Callable[[Sequence[Value]], str]
+
+    def text(self, summary: Summary) -> str:
+        """Return this column's cell for `summary`; empty where nothing was measured."""
+        return self.cell([field.value(summary) for field in self.fields])
+
+
+def harmless(text: str, limit: int) -> str:
+    """Return `text` on one line, without anything that could command a terminal, cut to `limit` characters.
+
+    White space becomes spaces; control and format characters (escape sequences, direction marks) and surrogates become
+    ``?``.
+    """
+    if len(text) <= limit and text.isprintable():  # at once: tables can have very many cells
+        return text
+    kept = "".join(map(_harmless_letter, text[: limit + 1]))
+    return kept if len(kept) <= limit else f"{kept[: limit - 1]}…"
+
+
+def _harmless_letter(letter: str) -> str:
+    if letter.isspace():
+        return " "
+    return "?" if unicodedata.category(letter).startswith("C") else letter
+
+
+def _plain_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
+    def cell(values: Sequence[Value]) -> str:
+        (value,) = values
+        if value is None:
+            return ""
+        if isinstance(value, bool):
+            return "true" if value else "false"
+        return harmless(value, MAX_CELL_CHARACTERS) if isinstance(value, str) else _FORMATS[unit](value)
+
+    return cell
+
+
+def _spread_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
+    """Make a cell of median, low, high and n: the median, and half the range where there is more than one value."""
+
+    def cell(values: Sequence[Value]) -> str:
+        median, low, high, n = (value if isinstance(value, int | float) else None for value in values)
+        if median is None or low is None or high is None or n is None:
+            return ""
+        text = _FORMATS[unit](median)
+        if n < 2:  # noqa: PLR2004 - one value has no range
+            return text
+        if unit == "fraction":
+            return f"{text} {format_points((high - low) / 2)}"
+        return f"{text} {format_spread((high - low) / 2 / median)}" if median else text
+
+    return cell
+
+
+def _mean_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
+    """Make a cell of mean, standard deviation and n: the mean, and its 95 % interval by Student's t."""
+
+    def cell(values: Sequence[Value]) -> str:
+        mean, deviation, n = (value if isinstance(value, int | float) else None for value in values)
+        if mean is None or n is None:
+            return ""
+        text = _FORMATS[unit](mean)
+        if deviation is None:
+            return text
+        half = t_quantile(n - 1) * deviation / math.sqrt(n)
+        return f"{text} ({_FORMATS[unit](mean - half)} to {_FORMATS[unit](mean + half)})"
+
+    return cell
+
+
+def _counted(cell: Callable[[Sequence[Value]], str]) -> Callable[[Sequence[Value]], str]:
+    """Make a cell of what only some trials may have reached: of `cell`'s values, the last their number, and of all."""
+
+    def counted(values: Sequence[Value]) -> str:
+        *of_reached, n = values
+        text, reached = cell(of_reached), of_reached[-1]
+        return f"{text} ({reached} of {n})" if text and reached != n else text
+
+    return counted
+
+
+def _count_cell(values: Sequence[Value]) -> str:
+    n, failed = values
+    return f"{n}+{failed} failed" if failed else str(n)
+
+
+DEFAULT_METRICS: Final = (
+    "epoch_seconds",
+    "throughput_per_second_median",
+    "peak_memory_bytes",
+    "test_accuracy",
+    "n",
+)
+
+REACHED: Final = frozenset({"seconds_to_97_percent", "seconds_to_98_percent"})
+"""Quantities that a trial may not have, though it was measured: their cells say how many do, where not all."""
+
+RANK_METRICS: Final = ("strong_efficiency", "weak_efficiency", "exchange_share")
+"""Further ones, shown where several ranks trained."""
+
+DROP_ORDER: Final = ("throughput_per_second_median", "peak_memory_bytes", "test_accuracy")
+"""Default columns that a narrow terminal goes without, first the one that says least beside the others."""
+
+
+def _columns() -> dict[str, Column]:
+    columns = {
+        key: Column(key=key, header=field.header, fields=(field,), cell=_plain_cell(field.unit))
+        for key, field in FIELDS.items()
+    }
+    for quantity, (header, unit) in QUANTITIES.items():
+        spread, interval = ("median", "low", "high", "n"), ("mean", "standard_deviation", "n")
+        columns[quantity] = _quantity_column(quantity, quantity, header, spread, _spread_cell(unit))
+        key, title = f"{quantity}_mean_interval", f"mean {header} (95 % interval)"
+        columns[key] = _quantity_column(quantity, key, title, interval, _mean_cell(unit))
+    # The table's one rate stands for the quantity, so it takes the quantity's header.
+    rate = columns["throughput_per_second_median"]
+    header = QUANTITIES["throughput_per_second"][0]
+    columns[rate.key] = Column(key=rate.key, header=header, fields=rate.fields, cell=rate.cell)
+    columns["n"] = Column(key="n", header="n", fields=(FIELDS["n"], FIELDS["failures"]), cell=_count_cell)
+    return columns
+
+
+def _quantity_column(
+    quantity: str, key: str, header: str, statistics: Sequence[str], cell: Callable[[Sequence[Value]], str]
+) -> Column:
+    """Return a column of these `statistics` of a quantity, the last of them the number of trials that have it."""
+    fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in statistics)
+    if quantity in REACHED:
+        fields, cell = (*fields, FIELDS["n"]), _counted(cell)
+    return Column(key=key, header=header, fields=fields, cell=cell)
+
+
+COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(_columns())
+"""Every column by its key: each field, each quantity with its spread, and ``n`` with the failures."""
+
+
+def find_columns(keys: Iterable[str], costs: Sequence[Column] = ()) -> tuple[Column, ...]:
+    """Return the columns named by `keys`, each once; with `costs` among those there are, where prices are known.
+
+    Raises:
+        BadInputError: no key is given, or one is unknown.
+    """
+    chosen = tuple(dict.fromkeys(keys))
+    if not chosen:
+        raise BadInputError(f"no column is named: use some of {_known_keys()}")
+    known = {**COLUMNS, **{column.key: column for column in costs}}
+    for key in chosen:
+        if key not in known:
+            if key in COST_KEYS:
+                raise BadInputError(f"column {key!r} needs to know what an hour costs: add --price-per-hour")
+            hint = did_you_mean(key, known)
+            raise BadInputError(f"column {harmless(key, 60)!r} is unknown{hint}: use some of {_known_keys()}")
+    return tuple(known[key] for key in chosen)
+
+
+def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
+    """Return the columns of a table that hides no dimension in which `summaries` differ."""
+    of_ranks = [key for key in RANK_METRICS if any(getattr(summary, key) is not None for summary in summaries)]
+    return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *of_ranks, *DEFAULT_METRICS))
+
+
+COST_KEYS: Final = ("cost_per_epoch", "cost_to_98_percent")
+"""Columns that there are only where prices are known."""
+
+
+def cost_columns(prices: Prices) -> tuple[Column, ...]:
+    """Return the columns of what an epoch costs at `prices`, and what training to 98 % test accuracy does.
+
+    Of the latter only the trials that got there count; where some did not, the cell says how many did.
+    """
+
+    def price(summary: Summary) -> float | None:
+        configuration = summary.configuration
+        return prices.of(configuration.device, devices=len(configuration.devices))
+
+    def cost(sample: Sample | None, summary: Summary) -> float | None:
+        return None if sample is None else cost_of(sample.median, price(summary))
+
+    def field(key: str, header: str, value: Callable[[Summary], Value]) -> Field:
+        return Field(key=key, header=header, unit="", numeric=True, value=value)
+
+    per_hour = field("price_per_hour", "price per hour", price)
+    epoch = field(COST_KEYS[0], "cost per epoch", lambda summary: cost(summary.epoch_seconds, summary))
+    to_98 = field(COST_KEYS[1], "cost to 98 %", lambda summary: cost(summary.seconds_to_98_percent, summary))
+    reached, n = FIELDS["seconds_to_98_percent_n"], FIELDS["n"]
+    return (
+        Column(key=epoch.key, header=epoch.header, fields=(epoch, per_hour), cell=_cost_cell),
+        Column(key=to_98.key, header=to_98.header, fields=(to_98, reached, n), cell=_counted(_cost_cell)),
+    )
+
+
+def _cost_cell(values: Sequence[Value]) -> str:
+    cost = values[0]
+    return format_cost(cost) if isinstance(cost, int | float) else ""
+
+
+def _known_keys() -> str:
+    plain = [key for key in COLUMNS if not any(key.startswith(f"{quantity}_") for quantity in QUANTITIES)]
+    return f"{', '.join(plain)}; to a quantity add {', '.join(f'_{name}' for name in (*STATISTICS, 'mean_interval'))}"

@@ -1,0 +1,213 @@
+"""The raw values that can be told of a configuration, in SI base units: what is exported, sorted and filtered by."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+from bench.records import Configuration
+from bench.tables.summary import Sample, Summary
+
+Value: TypeAlias = str | int | float | bool | None
+Unit: TypeAlias = Literal["", "s", "B", "/s", "FLOP/s", "fraction"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One raw value of a configuration's summary. `numeric` tells whether it can be compared by size."""
+
+    key: str
+    header: str
+    unit: Unit
+    numeric: bool
+    value: Callable[[Summary], Value]
+
+
+IDENTITY: Final = ("device", "model", "batch_size")
+"""Columns that a table always starts with."""
+
+DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "dataset": (),
+        "pipeline": (),
+        "workers": ("pipeline",),
+        "engine": (),
+        "precision": (),
+        "threads": (),
+        "world_size": (),
+        "epochs": (),
+        "width": ("model",),
+        "layers": ("model", "width"),
+        "activation": ("model",),
+        "output": ("model",),
+        "loss": ("model",),
+        "optimizer": ("model",),
+        "learning_rate": ("model",),
+        "schedule": ("model",),
+        "momentum": ("model",),
+        "weight_decay": ("model",),
+        "test_batch_size": ("model",),
+        "transform": ("model",),
+        "shuffle": ("model",),
+    }
+)
+"""Every other dimension of a configuration → the columns that tell it already.
+
+Recipes differ in loss, transform and more, all of which their name stands for; only where one model was trained in two
+ways does its name hide something.
+"""
+
+NUMERIC: Final = frozenset(
+    {
+        "batch_size",
+        "workers",
+        "threads",
+        "world_size",
+        "epochs",
+        "width",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "test_batch_size",
+    }
+)
+"""The dimensions that are numbers."""
+
+
+def _configuration_field(key: str) -> Field:
+    header = "ranks" if key == "world_size" else key.replace("_", " ")
+    value = _layers if key == "layers" else attrgetter(f"configuration.{key}")
+    return Field(key=key, header=header, unit="", numeric=key in NUMERIC, value=value)
+
+
+def _layers(summary: Summary) -> str:
+    return "-".join(map(str, summary.configuration.layers))
+
+
+QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
+    {
+        "epoch_seconds": ("epoch time", "s"),
+        "training_seconds": ("training time", "s"),
+        "throughput_per_second": ("train samples", "/s"),
+        "training_flops_per_second": ("arithmetic", "FLOP/s"),
+        "flops_utilisation": ("of measured peak", "fraction"),
+        "cold_start_seconds": ("cold start", "s"),
+        "host_peak_bytes": ("host peak", "B"),
+        "device_allocated_peak_bytes": ("allocated peak", "B"),
+        "device_reserved_peak_bytes": ("reserved peak", "B"),
+        "joules_per_epoch": ("J per epoch", ""),
+        "samples_per_joule": ("train samples per J", ""),
+        "train_loss": ("train loss", ""),
+        "train_accuracy": ("train accuracy", "fraction"),
+        "test_accuracy": ("test accuracy", "fraction"),
+        "test_loss": ("test loss", ""),
+        "seconds_to_97_percent": ("time to 97 %", "s"),
+        "seconds_to_98_percent": ("time to 98 %", "s"),
+        "strong_efficiency": ("strong efficiency", "fraction"),
+        "weak_efficiency": ("weak efficiency", "fraction"),
+        "exchange_share": ("exchange share", "fraction"),
+    }
+)
+"""Every `Sample` of a `Summary` → header and unit."""
+
+STATISTICS: Final = ("median", "low", "high", "n", "mean", "standard_deviation")
+
+
+def _statistic(quantity: str, statistic: str) -> Callable[[Summary], Value]:
+    def value(summary: Summary) -> Value:
+        sample: Sample | None = getattr(summary, quantity)
+        number: Value = None if sample is None else getattr(sample, statistic)
+        return number
+
+    return value
+
+
+def _quantity_fields(quantity: str) -> tuple[Field, ...]:
+    header, unit = QUANTITIES[quantity]
+    return tuple(
+        Field(
+            key=f"{quantity}_{statistic}",
+            header=f"{header} {statistic.replace('_', ' ')}",
+            unit="" if statistic == "n" else unit,
+            numeric=True,
+            value=_statistic(quantity, statistic),
+        )
+        for statistic in STATISTICS
+    )
+
+
+def _peak_memory(summary: Summary) -> Value:
+    """Return the peak that limits the configuration: the host's on the CPU, else what tensors took on the device."""
+    on_host = summary.configuration.device == "cpu"
+    sample = summary.host_peak_bytes if on_host else summary.device_allocated_peak_bytes
+    return None if sample is None else sample.median
+
+
+def _field(
+    key: str, header: str, unit: Unit = "", *, numeric: bool = True, value: Callable[[Summary], Value] | None = None
+) -> Field:
+    """Return the field of a summary's own value, or what `value` makes of it."""
+    return Field(key=key, header=header, unit=unit, numeric=numeric, value=value or attrgetter(key))
+
+
+_COUNT_FIELDS: Final = (
+    _field("n", "n"),
+    _field("failures", "failures", value=lambda summary: len(summary.failures)),
+    _field("flagged", "flagged"),
+)
+
+_LAST_FIELDS: Final = (
+    _field("unflagged_epoch_seconds", "unflagged epoch time", "s"),
+    _field("flops_per_byte", "FLOPs a byte"),
+    _field("memory_floor_bytes", "memory floor", "B"),
+    _field("peak_memory_bytes", "peak memory", "B", value=_peak_memory),
+    _field(
+        "failure_kinds",
+        "failure kinds",
+        numeric=False,
+        value=lambda summary: " ".join(sorted({failure.kind for failure in summary.failures})),
+    ),
+    _field("warnings", "warnings", numeric=False, value=lambda summary: " ".join(summary.warnings)),
+    _field("configuration_id", "configuration id", numeric=False, value=attrgetter("configuration.id")),
+    _field("machine_id", "machine", numeric=False),
+)
+
+FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
+    {
+        field.key: field
+        for field in (
+            *map(_configuration_field, (*IDENTITY, *DIMENSIONS)),
+            *_COUNT_FIELDS,
+            *(field for quantity in QUANTITIES for field in _quantity_fields(quantity)),
+            *_LAST_FIELDS,
+        )
+    }
+)
+"""Every raw field by its key, in the order of exports."""
+
+
+def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys, not among `shown`, of dimensions in which `summaries` differ and which no other one tells."""
+    found = set(varying_members([summary.configuration for summary in summaries]))
+    if len({summary.machine_id for summary in summaries}) > 1:
+        found.add("machine_id")
+    return tuple(key for key in (*IDENTITY, "machine_id", *DIMENSIONS) if key in found and key not in shown)
+
+
+def varying_members(configurations: Sequence[Configuration]) -> tuple[str, ...]:
+    """Return the keys among `IDENTITY` and `DIMENSIONS` in which they differ and which no other one tells."""
+    if not configurations:
+        return ()
+    keys = (*IDENTITY, *DIMENSIONS)
+    # One by one: there can be very many, and for each key anew they would be fetched from far memory.
+    rows = map(attrgetter(*keys), configurations)
+    values = dict(zip(keys, zip(*rows, strict=True), strict=True))
+    return tuple(key for key in keys if _varies(values[key], [values[other] for other in DIMENSIONS.get(key, ())]))
+
+
+def _varies(values: Sequence[object], others: Sequence[Sequence[object]]) -> bool:
+    """Return whether there are several of `values` where the `others` beside them are equal."""
+    if len(set(values)) <= 1:  # most do not
+        return False
+    return len(set(zip(*others, values, strict=True))) > max(1, len(set(zip(*others, strict=True))))

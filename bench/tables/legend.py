@@ -1,0 +1,258 @@
+"""The words around a table of results: where it was measured, how to read it, and what to beware of."""
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bench.planning.shards import completion, listed, resumption
+from bench.records import FailureKind, Header, Measurement, Peak, Run, TrialWarning
+from bench.tables.columns import COLUMNS, Column, harmless
+from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
+from bench.tables.machines import machine_headers
+from bench.tables.summary import Summary, unmeasured_energy
+from bench.units import format_bytes, format_seconds
+from bench.warning_rules import ADVICE
+
+MAX_MESSAGE_CHARACTERS: Final = 200
+
+FASTER_THAN_PEAK: Final = "faster than the calibrated peak: calibrate again on a quiet machine"
+
+_LISTED: Final = 5
+"""Configurations with flagged trials that are named; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureCount:
+    """How many shown trials failed in one way, and what the first of them said."""
+
+    kind: FailureKind
+    count: int
+    message: str
+
+
+def heading(header: Header) -> tuple[str, str]:
+    """Return which run this is, and the machine and software it was measured on."""
+    machine, software = header.machine, header.software
+    accelerators = [harmless(accelerator.name, 60) for accelerator in machine.accelerators]
+    hardware = (
+        f"{harmless(machine.cpu_model, 60)} ({machine.cores_usable:g} of {machine.cores_logical} logical cores)",
+        *(f"{name} x {n}" if n > 1 else name for name, n in Counter(accelerators).items()),
+        f"{format_bytes(machine.memory_bytes)} memory",
+    )
+    versions = (
+        f"torch {harmless(software.torch, 40)}",
+        f"Python {harmless(software.python, 40)}",
+        harmless(machine.operating_system, 40),
+    )
+    title = ", ".join(harmless(text, 40) for text in (f"run {header.run_id}", header.name, header.created_at) if text)
+    return title, ", ".join((*hardware, *versions))
+
+
+def run_heading(run: Run) -> tuple[str, ...]:
+    """Return which run this is, and each machine, by its id where there are several."""
+    return headings(machine_headers(run))
+
+
+def headings(headers: Mapping[str, Header]) -> tuple[str, ...]:
+    """Return the heading of a run that has these headers, one for each machine."""
+    (title, place), *others = map(heading, headers.values())
+    if not others:
+        return title, place
+    places = (place, *(other for _, other in others))
+    return title, *(f"{harmless(name, 60)}: {each}" for name, each in zip(headers, places, strict=True))
+
+
+def count_failures(summaries: Iterable[Summary]) -> tuple[FailureCount, ...]:
+    """Count the failures in `summaries` by kind."""
+    failures = [failure for summary in summaries for failure in summary.failures]
+    counts = Counter(failure.kind for failure in failures)
+    first = {failure.kind: failure.message for failure in reversed(failures)}
+    return tuple(
+        FailureCount(kind=kind, count=counts[kind], message=first[kind]) for kind in FailureKind if counts[kind]
+    )
+
+
+def count_warnings(summaries: Iterable[Summary]) -> dict[TrialWarning, int]:
+    """Return each warning in `summaries` with the number of configurations that have it."""
+    counts = Counter(warning for summary in summaries for warning in summary.warnings)
+    return {warning: counts[warning] for warning in TrialWarning if counts[warning]}
+
+
+def legend(
+    run: Run,
+    summaries: Sequence[Summary],
+    columns: Sequence[Column],
+    dropped: Sequence[Column],
+    *,
+    whole: Run | None = None,
+) -> tuple[str, ...]:
+    """Return the notes under a table of `summaries` that shows `columns` and had no room for those `dropped`.
+
+    Where `run` is only what one machine has of a run, `whole` is all of that: what is missing is missing of it.
+    """
+    return (
+        *_reading_notes(run, summaries, columns),
+        *_missing_columns(summaries, columns, dropped),
+        *_cautions(summaries),
+        *_incomplete_notes(whole or run),
+        *(f"file: {harmless(text, MAX_MESSAGE_CHARACTERS)}" for text in run.warnings),
+    )
+
+
+def _is_worth_telling(key: str, values: Collection[Value]) -> bool:
+    """Return whether a dimension has one value only, and not the one that goes without saying."""
+    return len(values) == 1 and not (key == "world_size" and 1 in values)
+
+
+def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> Iterator[str]:
+    shown = {column.key for column in columns}
+    several = ("machine_id",) if len(machine_headers(run)) > 1 else ()
+    constant = [
+        f"{COLUMNS[key].header} {COLUMNS[key].text(summaries[0])}"
+        for key in (*several, *(key for key, others in DIMENSIONS.items() if not others))
+        if key not in shown and _is_worth_telling(key, set(map(FIELDS[key].value, summaries)))
+    ]
+    if constant:
+        yield f"every row: {', '.join(constant)}"
+    repeated = [summary for summary in summaries if summary.n > 1]  # one value has no range
+    if any("±" in column.text(summary) for column in columns for summary in repeated):
+        yield (
+            "±: half the range of the trials around their median, in percent of it; of accuracies in percentage points"
+        )
+    if "peak_memory_bytes" in shown:
+        yield from _memory_notes(run, summaries)
+    if any(key.startswith("flops_utilisation") for key in shown):
+        yield from _utilisation_notes(summaries)
+    if any("joule" in key for key in shown):
+        for reason in unmeasured_energy(run.records):
+            yield f"energy unmeasured: {harmless(reason, MAX_MESSAGE_CHARACTERS)}"
+
+
+def _utilisation_notes(summaries: Sequence[Summary]) -> Iterator[str]:
+    shares = [summary.flops_utilisation for summary in summaries if summary.measured]
+    unknown, above = shares.count(None), sum(share is not None and share.high > 1 for share in shares)
+    if unknown:
+        yield (
+            f"of measured peak ({unknown} of {len(summaries)} rows empty): not calibrated with this device, precision, "
+            "threads and torch: python -m bench calibrate"
+        )
+    if above:
+        yield f"of measured peak ({above} of {len(summaries)} rows above 100 %): {FASTER_THAN_PEAK}"
+
+
+def _memory_notes(run: Run, summaries: Iterable[Summary]) -> Iterator[str]:
+    shown = {summary.configuration for summary in summaries}
+    host, device = set[str](), set[str]()
+    for record in run.records:
+        if record.trial.configuration not in shown or not isinstance(record.outcome, Measurement):
+            continue
+        if record.trial.configuration.device == "cpu":
+            host.update(_method(record.outcome.host_peak))
+        else:
+            device.update(_method(record.outcome.device_allocated_peak))
+    if host:
+        yield f"peak memory on cpu: of the host, above what the imports took ({', '.join(sorted(host))})"
+    if device:
+        yield f"peak memory on accelerators: of tensors on the device ({', '.join(sorted(device))})"
+
+
+def _method(peak: Peak | None) -> tuple[str, ...]:
+    return () if peak is None else (harmless(peak.method, 60),)
+
+
+def _missing_columns(
+    summaries: Sequence[Summary], columns: Sequence[Column], dropped: Sequence[Column]
+) -> Iterator[str]:
+    if dropped:
+        keys = ", ".join(column.key for column in dropped)
+        yield f"left out for want of room: {keys}; widen the terminal or choose with --columns"
+    hidden = hidden_dimensions(summaries, [column.key for column in columns])
+    if hidden:
+        yield f"rows also differ in {', '.join(hidden)}: add to --columns"
+
+
+def _cautions(summaries: Sequence[Summary]) -> Iterator[str]:
+    for failed in count_failures(summaries):
+        trials = "trial" if failed.count == 1 else "trials"
+        message = harmless(failed.message, MAX_MESSAGE_CHARACTERS)
+        yield f"failed: {failed.count} {trials} with {failed.kind}, first: {message}"
+    for warning, count in count_warnings(summaries).items():
+        yield f"warning {warning} ({count} of {len(summaries)} rows): {ADVICE[warning]}"
+    yield from _flagged_notes(summaries)
+
+
+def _incomplete_notes(run: Run) -> Iterator[str]:
+    division, plan = run.header.division, run.header.plan
+    if division is not None and division.missing:
+        held = listed([shard.number for shard in division.held])
+        missing = (division.configurations - len(plan.configurations)) * plan.repeats
+        yield (
+            f"shard {held} of {division.shards}: {missing} of {division.configurations * plan.repeats} trials are in "
+            f"others, {completion(run.header)}"
+        )
+    if run.footer is not None and run.footer.complete and not lost_trials(run):
+        return
+    planned = plan.trial_count
+    done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
+    if run.footer is None or len(done) < planned:
+        yield (
+            f"run incomplete: {max(0, planned - len(done))} of {planned} trials missing, "
+            f"{harmless(resumption(run.header), MAX_MESSAGE_CHARACTERS)}"
+        )
+
+
+def _flagged_notes(summaries: Sequence[Summary]) -> Iterator[str]:
+    """Yield how many trials of a configuration are flagged and its epoch time without them, the most moved first.
+
+    A single trial has no others to be held against: its warning says all there is to say.
+    """
+    flagged = [each for each in summaries if each.flagged and each.n > 1 and each.epoch_seconds is not None]
+    if not flagged:
+        return
+    flagged.sort(key=_moved_by_flagged, reverse=True)
+    dimensions = hidden_dimensions(summaries, IDENTITY)
+    for summary in flagged[:_LISTED]:
+        yield f"{_name(summary, dimensions)}: {_without_flagged(summary)}"
+    if len(flagged) > _LISTED:
+        yield (
+            f"and {len(flagged) - _LISTED} more with flagged trials: "
+            "add flagged and unflagged_epoch_seconds to --columns"
+        )
+
+
+def _moved_by_flagged(summary: Summary) -> float:
+    """Return by which factor flagged trials move the median epoch time, as a size; infinity if all are flagged."""
+    with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
+    if with_them is None or without is None:
+        return math.inf
+    return abs(math.log(with_them.median / without))
+
+
+def _without_flagged(summary: Summary) -> str:
+    with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
+    if with_them is None or without is None:
+        return f"all {summary.n} trials are flagged, and nothing would be left without them"
+    texts = format_seconds(with_them.median), format_seconds(without)
+    if texts[0] == texts[1]:
+        return f"{summary.flagged} of {summary.n} trials flagged, {texts[0]} with and without"
+    return f"{texts[0]} with, {texts[1]} without the {summary.flagged} flagged of {summary.n} trials"
+
+
+def _name(summary: Summary, dimensions: Sequence[str]) -> str:
+    device, model, batch_size = (COLUMNS[key].text(summary) for key in IDENTITY)
+    others = (f"{COLUMNS[key].header} {COLUMNS[key].text(summary)}" for key in dimensions)
+    return ", ".join((f"{device} {model} batch {batch_size}", *others))
+
+
+def lost_trials(run: Run) -> int:
+    """Return how many trials the footer counts that the file holds no more, as after a line of it was deleted."""
+    return 0 if run.footer is None else max(0, run.footer.measured + run.footer.failed - len(run.records))
+
+
+def is_complete(run: Run) -> bool:
+    """Return whether the run ended with nothing of its plan left out, nor of the plan that it is a part of."""
+    division = run.header.division
+    ended = run.footer is not None and run.footer.complete and not lost_trials(run)
+    return ended and not (division is not None and division.missing)

@@ -1,0 +1,149 @@
+"""Which configurations are shown and in which order: the language of ``--filter`` and ``--sort``."""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+from bench.errors import BadInputError
+from bench.tables.columns import COLUMNS, Column, find_columns, harmless
+from bench.tables.fields import Field, Unit, Value
+from bench.tables.ordering import natural_key
+from bench.tables.summary import Summary
+
+Condition: TypeAlias = Callable[[Summary], bool]
+
+_FILTER: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>|~)\s*(.*?)\s*", flags=re.ASCII | re.DOTALL)
+
+_UNITS: Final[Mapping[Unit, tuple[str, str]]] = MappingProxyType(
+    {
+        "": ("", "256"),
+        "s": (" of seconds", "0.5"),
+        "B": (" of bytes", "1e9"),
+        "/s": (" a second", "1e5"),
+        "FLOP/s": (" of FLOP/s", "1e11"),
+        "fraction": (" from 0 to 1, or a percentage", "0.97"),
+    }
+)
+"""What a filter's number counts, and an example."""
+
+_NO_FRACTION: Final = 2.0
+"""From here on a number was meant as a percentage: a share can exceed 1, but not by so much."""
+
+_LISTED: Final = 8
+"""Values of a column that are named where a filter finds none."""
+
+_ORDERINGS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyType(
+    {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne}
+)
+
+
+def select(
+    summaries: Sequence[Summary], *, filters: Sequence[str], sort: Sequence[str], costs: Sequence[Column] = ()
+) -> tuple[Summary, ...]:
+    """Return the `summaries` that meet all `filters`, sorted by the keys `sort`, the first one foremost.
+
+    A filter is a column's key, one of ``= != < <= > >= ~`` (contains) and a value in SI base units, such as
+    ``batch_size>=256``; of fractions a percentage will do. What was not measured meets ``!=`` only. A sort key with a
+    leading ``-`` sorts downwards; what was not measured always comes last. `costs` are the columns there are beside the
+    usual ones.
+
+    Raises:
+        BadInputError: a filter cannot be read or names an unknown column; a sort key is unknown.
+    """
+    conditions = [_parse_filter(text, costs) for text in filters]
+    selected = [summary for summary in summaries if all(holds(summary) for holds in conditions)]
+    # A stable sort by the least important key first leaves the most important one in charge.
+    for key in reversed(sort):
+        selected = _sorted(selected, _find_field(key.removeprefix("-"), costs), descending=key.startswith("-"))
+    return tuple(selected)
+
+
+def _sorted(summaries: Sequence[Summary], field: Field, *, descending: bool) -> list[Summary]:
+    known = [summary for summary in summaries if field.value(summary) is not None]
+    unknown = [summary for summary in summaries if field.value(summary) is None]
+    return sorted(known, key=lambda summary: _sort_key(field.value(summary)), reverse=descending) + unknown
+
+
+def _sort_key(value: Value) -> tuple[float, tuple[tuple[int, str], ...]]:
+    """Return a key that orders numbers by size and texts with their numbers by size."""
+    return (0.0, natural_key(value)) if isinstance(value, str) else (float(value or 0), ())
+
+
+def _find_field(key: str, costs: Sequence[Column]) -> Field:
+    (column,) = find_columns((key,), costs)
+    return column.fields[0]
+
+
+def _parse_filter(text: str, costs: Sequence[Column]) -> Condition:
+    match = _FILTER.fullmatch(text)
+    if match is None:
+        raise BadInputError(
+            f"filter {harmless(text, 60)!r} is not a column, one of = != < <= > >= ~, and a value: "
+            "write it like batch_size>=256 or device=cpu"
+        )
+    key, sign, wanted = match.groups()
+    field = _find_field(key, costs)
+    return _number_condition(field, key, sign, wanted) if field.numeric else _text_condition(field, sign, wanted)
+
+
+def _number_condition(field: Field, key: str, sign: str, wanted: str) -> Condition:
+    number = _number(field, wanted)
+    if sign == "~" or math.isnan(number):
+        raise BadInputError(
+            f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a number: use = != < <= > >= "
+            f"and a plain number{_UNITS[field.unit][0]}, like {key}>={_UNITS[field.unit][1]}"
+        )
+    if field.unit == "fraction" and abs(number) >= _NO_FRACTION:
+        raise BadInputError(
+            f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a fraction: "
+            f"write {number / 100:g} or {number:g}%"
+        )
+    compare = _ORDERINGS[sign]
+
+    def holds(summary: Summary) -> bool:
+        value = field.value(summary)
+        return compare(value, number) if isinstance(value, int | float) else sign == "!="
+
+    return holds
+
+
+def _number(field: Field, text: str) -> float:
+    """Return the number that a filter names, of fractions also in percent; NaN for none."""
+    percent = field.unit == "fraction" and text.endswith("%")
+    try:
+        return float(text.removesuffix("%")) / 100 if percent else float(text)
+    except ValueError:
+        return math.nan
+
+
+def nothing_meets(summaries: Sequence[Summary], filters: Sequence[str]) -> str:
+    """Return that none of `summaries` meets all the `filters`, and which values there are of their columns."""
+    matches = (_FILTER.fullmatch(text) for text in filters)
+    columns = dict.fromkeys(match[1] for match in matches if match is not None)
+    told = (f"{key} is {_listed(summaries, key)}" for key in columns if key in COLUMNS)
+    return "; ".join((f"of {len(summaries)} configurations none meets {' and '.join(filters)}", *told))
+
+
+def _listed(summaries: Sequence[Summary], key: str) -> str:
+    texts = list(dict.fromkeys(COLUMNS[key].text(summary) or "unmeasured" for summary in summaries))
+    return f"{', '.join(texts[:_LISTED])}{', …' * (len(texts) > _LISTED)}"
+
+
+def _text_condition(field: Field, sign: str, wanted: str) -> Condition:
+    if sign not in ("=", "!=", "~"):
+        raise BadInputError(
+            f"filter {harmless(f'{field.key}{sign}{wanted}', 60)!r} orders texts, which have no size: "
+            f"use {field.key}=…, {field.key}!=… or {field.key}~… (contains)"
+        )
+
+    def holds(summary: Summary) -> bool:
+        value = field.value(summary)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        if sign == "~":
+            return wanted in text
+        return (text == wanted) == (sign == "=")
+
+    return holds

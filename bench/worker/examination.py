@@ -1,0 +1,172 @@
+"""What an examination of the ruler is made of: the parts on trial, real trials to ask, and findings. Worker only.
+
+What trials are measured with is held against what is known beforehand. Every part is taken from `Parts`, so that tests
+can put a faulty one in its place and see the check fail.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from bench.coding import from_json, to_json
+from bench.protocol.messages import Prepared, Stretched
+from bench.protocol.soundness import Outcome
+from bench.records import Configuration, Settings, Trial
+from bench.worker.devices import CPU, Device
+from bench.worker.meters import ContentionMeter, HostMemory
+from bench.worker.settings import apply_precision, check_products
+from mnist_mlp.data import Dataset
+from mnist_mlp.recipes import CLASSES, HYPERPARAMETERS, INPUT_FEATURES, Recipe
+from mnist_mlp.train import Training
+
+T = TypeVar("T")
+
+SEED: Final = 0
+"""Of every trial and training here: any would do."""
+
+
+class Conversation(Protocol):
+    """The worker's side of a trial, asked directly: `bench.worker.session.Session`."""
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what `request` asks and return the answer as JSON values."""
+
+
+class Products:
+    """Known work: float32 products of two `size` by `size` matrices."""
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        """Make the matrices and multiply them once, so that nothing lazy is left."""
+        generator = torch.Generator().manual_seed(0)
+        self._left, self._right = (torch.rand(size, size, generator=generator).to(device) for _ in range(2))
+        self._product = torch.empty_like(self._left)
+        self(1)
+
+    def __call__(self, count: int) -> None:
+        """Launch `count` products; on an accelerator this returns before they are done."""
+        for _ in range(count):
+            torch.mm(self._left, self._right, out=self._product)
+
+
+def apply_fp32(threads: int, device: torch.device) -> Settings:
+    """Set this process to plain float32, as trials of precision ``fp32`` do."""
+    settings = apply_precision("fp32", threads)
+    check_products("fp32", device)
+    return settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What is checked, and with what. The defaults are what trials are measured with."""
+
+    device: Device
+    threads: int
+    dataset: Dataset
+    root: Path | None
+    make_session: Callable[[], Conversation]
+    clock: Callable[[], float] = time.perf_counter
+    other_clock: Callable[[], float] = time.time
+    make_work: Callable[[torch.device, int], Callable[[int], None]] = Products
+    host_memory: Callable[[], HostMemory] = HostMemory
+    contention: Callable[[], ContentionMeter] = ContentionMeter
+    apply_settings: Callable[[int, torch.device], Settings] = apply_fp32
+    multiply: Callable[[Tensor, Tensor], Tensor] = torch.mm
+    make_training: Callable[..., Training] = Training
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the device is the CPU, whose work is done when its call returns."""
+        return self.device.torch_device.type == CPU
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Time `work` as trials are timed."""
+        self.device.synchronise()
+        start = self.clock()
+        work()
+        self.device.synchronise()
+        return self.clock() - start
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found: its outcome, and the measured values or the reason in words."""
+
+    outcome: Outcome
+    measured: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """A check to be made: `attempts` is how often a failing one is repeated, for machines are noisy."""
+
+    name: str
+    rule: str
+    examine: Callable[[Parts], Finding]
+    attempts: int = 1
+
+
+class ExaminationError(Exception):
+    """A check could not be carried through."""
+
+
+def passed_if(measured: str, *, sound: bool) -> Finding:
+    """Return the finding of a check that could be made: passed if the ruler is `sound`."""
+    return Finding(Outcome.PASS if sound else Outcome.FAIL, measured)
+
+
+def not_applicable(reason: str) -> Finding:
+    """Return the finding where there is nothing to check, and why."""
+    return Finding(Outcome.NOT_APPLICABLE, reason)
+
+
+def small_recipe(**changes: Any) -> Recipe:  # noqa: ANN401 - a recipe checks its own fields
+    """Return the recipe of 784-128-10 with `changes`."""
+    return Recipe(**{"name": "784-128-10", "layers": (INPUT_FEATURES, 128, CLASSES), **changes})
+
+
+def _configuration(parts: Parts, recipe: Recipe, threads: int) -> Configuration:
+    return Configuration(
+        device=parts.device.name,
+        model=recipe.name,
+        dataset=parts.dataset.name,
+        precision="fp32",
+        engine="eager",
+        pipeline="resident",
+        workers=0,
+        threads=threads,
+        **{name: getattr(recipe, name) for name in HYPERPARAMETERS},
+    )
+
+
+def prepared_trial(parts: Parts, recipe: Recipe, *, threads: int | None = None) -> Conversation:
+    """Return a real trial of `recipe` that stands, warmed up, before its first epoch; with all threads by default.
+
+    Raises:
+        ExaminationError: it could not be prepared.
+    """
+    session = parts.make_session()
+    trial = Trial(configuration=_configuration(parts, recipe, threads or parts.threads), seed=SEED, repeat=0)
+    root = None if parts.root is None else str(parts.root)
+    _ask(session, Prepared, {"do": "prepare", "trial": to_json(trial), "root": root})
+    return session
+
+
+def stretch(session: Conversation, begin: int, end: int) -> Stretched:
+    """Have the trial train the batches `begin` to `end` of its first epoch; return what it reports.
+
+    Raises:
+        ExaminationError: it did not.
+    """
+    return _ask(session, Stretched, {"do": "stretch", "epoch": 0, "begin": begin, "end": end})
+
+
+def _ask(session: Conversation, answer_type: type[T], request: Mapping[str, Any]) -> T:
+    message = session.answer(request)
+    if "answer" not in message:
+        raise ExaminationError(f"the trial answered {request['do']!r} with {message}")
+    return from_json(answer_type, message["answer"])

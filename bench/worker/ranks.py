@@ -1,0 +1,395 @@
+"""A training by several ranks: processes with a `Session` each, all doing what the first is asked. Worker only.
+
+On one machine torch's elastic launcher starts the ranks of each trial. Under `torchrun`, which has started a harness on
+each rank's place, each of these starts a fresh process for each trial: that of the first harness leads, the others
+follow what it leaves in torchrun's store:
+
+    await number     → Awaited    the trial with this number, counted from 0; None once there will be no further one
+    join             → Joined     take part in it, to its end
+    dismiss          → Awaited    (asked of the first) there will be no further trial
+
+A rank that fails leaves its failure in the store and ends: the others then wait for it in vain, until their connections
+to it break, which gloo's do at once. On NCCL they would wait for ever: a thread, waiting for that failure, ends them.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import torch
+
+import bench
+import mnist_mlp
+from bench.coding import dumps, from_json, loads, to_json
+from bench.planning.estimate import EXCHANGE_BLOCKS, EXCHANGE_SECONDS
+from bench.protocol.channel import Channel, ChannelClosedError
+from bench.protocol.messages import Awaited, Evaluated, Finished, Joined, Prepared, Trained
+from bench.records import Exchange, Failure, FailureKind, RankRecord, Trial
+from bench.system.torchrun import place_in_torchrun
+from bench.worker.fingerprint import describe_machine
+from bench.worker.rank_answers import merge_answers
+from bench.worker.rank_group import Group, open_store
+from bench.worker.session import Session, TrialError, take_standard_streams
+
+EXCHANGE_ORDER: Final = (True, False, False, True) * (EXCHANGE_BLOCKS // 4)
+"""Blocks with the exchange of gradients (true) and without, so that slow drift touches both alike."""
+
+_BROKEN_CONNECTION: Final = re.compile(
+    r"[Cc]onnection (closed|reset|refused)|remote (worker|process)|[Bb]roken pipe|NCCL"
+)
+"""How torch's backends say that another rank is gone."""
+
+_NO_REASON: Final = "a rank has ended, and did not say why"
+"""What is told of ranks where none has left its failure."""
+
+_LAST_WORDS_SECONDS: Final = 2.0
+"""How long a rank has, once told to end or of another's failure, to say itself what happened."""
+
+
+class RankSession(Session):
+    """The session of one rank."""
+
+    def __init__(self, group: Group) -> None:
+        """Take part in `group`."""
+        super().__init__()
+        self._group = group
+        self.ranks = group.ranks
+        self._step_seconds = 0.0
+        self._train_seconds: list[float] = []
+
+    def own_device(self, first: str) -> str:
+        """See `Session.own_device`."""
+        kind = torch.device(first).type
+        return first if kind == "cpu" else f"{kind}:{self._group.local_rank}"
+
+    def meet(self) -> None:
+        """See `Session.meet`."""
+        self._group.meet()
+
+    def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
+        prepared = super()._prepare(trial, root)
+        self._check_alike(self._traits(prepared))
+        self._step_seconds = prepared.step_seconds
+        return prepared
+
+    def _traits(self, prepared: Prepared) -> dict[str, str]:
+        """Return what has to be the same wherever a rank runs."""
+        versions = {"torch": torch.__version__, "workload": mnist_mlp.__version__, "harness": bench.__version__}
+        return {**versions, "dataset": prepared.dataset_sha256}
+
+    def _check_alike(self, traits: Mapping[str, str]) -> None:
+        """Refuse ranks on machines with other software or data than the first one's: one trial is of one of each."""
+        first, *others = self._group.exchange(traits)
+        for rank, other in enumerate(others, start=1):
+            for name, value in other.items():
+                if value != first[name]:
+                    raise TrialError(
+                        FailureKind.UNSUPPORTED,
+                        f"rank {rank} has {name} {value}, the first rank {first[name]}: give all machines the same",
+                    )
+
+    def _train(self, epoch: int) -> Trained:
+        trained = super()._train(epoch)
+        self._train_seconds.append(trained.train_seconds)
+        return trained
+
+    def _evaluate(self) -> Evaluated | None:  # type: ignore[override]  # the first rank's answer counts
+        """Evaluate in the first rank alone: all have the same parameters."""
+        return super()._evaluate() if self.ranks.rank == 0 else None
+
+    def _finish(self) -> Finished:
+        self._check_agreement()
+        finished = super()._finish()
+        record = RankRecord(
+            host=0,  # its number is given by `merge_answers`, which knows of all
+            machine=describe_machine().id,
+            device=self._device.name,
+            train_seconds=tuple(self._train_seconds),
+            host_peak=finished.host_peak,
+            device_allocated_peak=finished.device_allocated_peak,
+            device_reserved_peak=finished.device_reserved_peak,
+        )
+        return dataclasses.replace(finished, ranks=(record,), exchange=self._measure_exchange())
+
+    def _check_agreement(self) -> None:
+        """Refuse a training whose ranks have not ended with the same parameters, bit for bit."""
+        flat = torch.cat([parameter.detach().flatten() for parameter in self._training.model.parameters()])
+        digests = self._group.exchange(hashlib.sha256(flat.cpu().numpy().tobytes()).hexdigest())
+        if len(set(digests)) > 1:
+            raise TrialError(
+                FailureKind.CRASH,
+                "the ranks ended with different parameters: gradients were not exchanged as they should be",
+            )
+
+    def _measure_exchange(self) -> Exchange:
+        """Time some steps with and without the exchange of gradients. The parameters are of no use afterwards."""
+        training, batch_size = self._training, self._training.recipe.batch_size
+        slowest = max(self._group.exchange(self._step_seconds))
+        steps = max(1, min(math.ceil(EXCHANGE_SECONDS / slowest), training.train_samples // batch_size))
+        order = training.order(0)[: steps * batch_size]
+        seconds: dict[bool, list[float]] = {True: [], False: []}
+        for together in EXCHANGE_ORDER:
+            self.meet()
+            if together:
+                seconds[together].append(self._timed(lambda: training.train(order)))
+            else:
+                with training.apart():
+                    seconds[together].append(self._timed(lambda: training.train(order)))
+        return Exchange(steps=steps, together_seconds=tuple(seconds[True]), apart_seconds=tuple(seconds[False]))
+
+
+def lead(channel: Channel, group: Group, request: Mapping[str, Any] | None = None) -> None:
+    """Be the first rank: answer requests for all, until ``finish`` is answered or one rank has failed.
+
+    `request` is the first one where it has been received already.
+    """
+    session = RankSession(group)
+    while True:
+        request = channel.receive() if request is None else request
+        answer = _answer_together(session, group, request)
+        if "answer" not in answer:
+            group.report(_as_of_rank(answer, group.ranks.rank))
+        channel.send(answer)
+        if request.get("do") == "finish" or "answer" not in answer:
+            return
+        request = None
+
+
+def _answer_together(session: RankSession, group: Group, request: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        own = session.answer(group.share(request))
+        if "answer" not in own:
+            return group.reported() or _without_torch_s_guesses(own)
+        answers = group.exchange(own["answer"])
+    except RuntimeError as error:  # what torch raises when a connection breaks
+        return group.reported() or _without_torch_s_guesses(_crash(_first_line(error)))
+    return {"answer": merge_answers(str(request["do"]), answers, group.hosts)}
+
+
+def take_part(group: Group, own: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any] | None:
+    """Be another rank: do what the first is asked, to the end; return the failing answer if one was given.
+
+    Members of `own` take the place of those of the first rank's requests: they are this machine's.
+    """
+    session = RankSession(group)
+    while True:
+        try:
+            request = {**group.share(None), **own}
+            answer = session.answer(request)
+            if "answer" not in answer:
+                answer = _as_of_rank(answer, group.ranks.rank)
+                group.report(answer)
+                return answer
+            group.exchange(answer["answer"])
+        except RuntimeError as error:
+            return _crash(f"the first rank has ended: {_first_line(error)}")
+        if request["do"] == "finish":
+            return None
+
+
+def _without_torch_s_guesses(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a failing answer, in plain words where it came about because a connection to another rank broke."""
+    message = str(answer.get("failure", {}).get("message", ""))
+    return _crash(_NO_REASON) if _BROKEN_CONNECTION.search(message) else answer
+
+
+def _crash(message: str) -> dict[str, Any]:
+    return {"failure": to_json(Failure(kind=FailureKind.CRASH, message=message))}
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def _as_of_rank(answer: Mapping[str, Any], rank: int) -> dict[str, Any]:
+    if "bad_input" in answer:
+        return {"bad_input": f"rank {rank}: {answer['bad_input']}"}
+    failure = from_json(Failure, answer["failure"])
+    return {"failure": to_json(Failure(kind=failure.kind, message=f"rank {rank}: {failure.message}"))}
+
+
+def serve(reader: Connection, writer: Connection, world_size: int) -> None:
+    """Serve one conversation about a training by `world_size` ranks, from where this process finds itself."""
+    place = place_in_torchrun(os.environ)
+    if place is None:
+        _launch(reader, writer, world_size)
+    elif place.rank == 0:
+        _lead_torchrun(_channel(reader, writer))
+    else:
+        _follow_torchrun(_channel(reader, writer), place.rank)
+
+
+def _channel(reader: Connection, writer: Connection) -> Channel:
+    streams = os.fdopen(os.dup(reader.fileno()), "rb"), os.fdopen(os.dup(writer.fileno()), "wb")
+    return Channel(*streams, on_close=lambda: os._exit(1))
+
+
+def _launch(reader: Connection, writer: Connection, world_size: int) -> None:
+    """Have torch's elastic launcher start the ranks on this machine; the first one takes over the conversation."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # noqa: PLC0415 - where ranks are launched
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415 - likewise
+    from torch.numa.binding import AffinityMode, NumaOptions  # noqa: PLC0415 - likewise
+
+    # All on this machine: by the loopback, whatever the host's name resolves to.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world_size,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        run_id="trial",
+        max_restarts=0,
+        monitor_interval=0.05,
+        # As the trial itself was: forked where forking is safe, else started anew.
+        start_method="fork" if sys.platform == "linux" else "spawn",
+        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
+        # Given none, it would ask about devices to choose some: CUDA could then not be used in forked ranks.
+        numa_options=NumaOptions(affinity_mode=AffinityMode.NODE),
+    )
+    config.numa_options = None  # ranks are bound to no processors, as trials of one process are not
+    elastic_launch(config, _launched_rank)(reader, writer)
+
+
+def _launched_rank(reader: Connection, writer: Connection) -> None:
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank == 0:
+        channel = _channel(reader, writer)
+        spokesman = _Spokesman(channel)
+        spokesman.heed_signal()
+    reader.close()
+    writer.close()
+    with Group(open_store(), "trial", rank=rank, world_size=world_size) as group:
+        if rank == 0:
+            spokesman.heed_report(group)
+            lead(channel, group)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            if take_part(group) is not None:
+                os._exit(1)  # so that connections to this rank break, and the launcher ends the others
+
+
+class _Spokesman:
+    """Answers for a rank once another has failed, and ends it: it may be too busy to, waiting for that one in vain.
+
+    Its threads sleep until there is something to say, and so take no time from what is measured.
+    """
+
+    def __init__(self, channel: Channel, word: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
+        """Answer over `channel`, a failing answer being put there as `word` does it."""
+        self._channel = channel
+        self._word = word
+        self._failing = _crash(_NO_REASON)
+        self._speaking = threading.Lock()
+
+    def heed_signal(self) -> None:
+        """Have a thread answer when the launcher asks this rank to end.
+
+        The launcher does that when a rank has ended in any way but in good order.
+        """
+        receiving, sending = socket.socketpair()
+        sending.setblocking(False)  # noqa: FBT003 - its only parameter
+
+        def watch(receiving: socket.socket, _kept_open: socket.socket) -> None:
+            receiving.recv(1)
+            self._answer_and_end()
+
+        threading.Thread(target=watch, name="end-watch", args=(receiving, sending), daemon=True).start()
+        signal.set_wakeup_fd(sending.fileno())
+        signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def heed_report(self, group: Group) -> None:
+        """Have a thread answer when a rank of `group` has left its failure; that is then told at a signal, too."""
+
+        def watch() -> None:
+            try:
+                self._failing = group.await_report()
+            except RuntimeError:  # the store has gone, and with it the launcher that kept it
+                return
+            self._answer_and_end()
+
+        threading.Thread(target=watch, name="report-watch", daemon=True).start()
+
+    def _answer_and_end(self) -> None:
+        time.sleep(_LAST_WORDS_SECONDS)
+        with self._speaking:  # for good: it is said once
+            self._channel.send(self._word(self._failing))
+            os._exit(1)
+
+
+_COUNT: Final = "bench/trials"
+"""The store's count of trials so far."""
+
+
+def _key(number: int) -> str:
+    return f"bench/trial/{number}"
+
+
+def _lead_torchrun(channel: Channel) -> None:
+    """Be torchrun's first rank for one trial, or tell the others that there will be none."""
+    request = channel.receive()
+    store = open_store()
+    key = _key(store.add(_COUNT, 1) - 1)
+    if request.get("do") == "dismiss":
+        store.set(key, dumps(None))
+        channel.send({"answer": to_json(Awaited(trial=None))})
+        return
+    store.set(key, dumps(request["trial"]))
+    world_size = from_json(Trial, request["trial"]).configuration.world_size
+    with Group(store, key, rank=0, world_size=world_size) as group:
+        _Spokesman(channel).heed_report(group)
+        lead(channel, group, request)
+
+
+def _follow_torchrun(channel: Channel, rank: int) -> None:
+    """Be another of torchrun's ranks: wait for a trial, and take part in it when told to."""
+    request = channel.receive()
+    store = open_store()
+    key = _key(request["number"])
+    awaited = loads(store.get(key))
+    trial = None if awaited is None else from_json(Trial, awaited)
+    channel.send({"answer": to_json(Awaited(trial=trial))})
+    request = channel.receive()
+    if trial is None:
+        return
+    with Group(store, key, rank=rank, world_size=trial.configuration.world_size) as group:
+        _Spokesman(channel, _joined).heed_report(group)
+        failed = take_part(group, {"root": request["root"]})
+        channel.send(_joined(failed))
+
+
+def _joined(failed: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"answer": to_json(Joined(failure=None if failed is None else _as_failure(failed)))}
+
+
+def _as_failure(answer: Mapping[str, Any]) -> Failure:
+    if "bad_input" in answer:
+        return Failure(kind=FailureKind.UNSUPPORTED, message=answer["bad_input"])
+    return from_json(Failure, answer["failure"])
+
+
+def main() -> None:
+    """Serve one conversation over standard input and output (where processes are spawned, not forked)."""
+    reader, writer = take_standard_streams()
+    with contextlib.suppress(ChannelClosedError):
+        serve(Connection(reader, writable=False), Connection(writer, readable=False), int(sys.argv[1]))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

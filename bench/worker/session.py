@@ -1,0 +1,383 @@
+"""The only bridge from the harness to the workload: one process, one trial, measured where it runs.
+
+The conversation, each line a request and its answer (`bench.protocol.messages`):
+
+    describe                   → Description
+    dataset name root          → DatasetReady
+    prepare trial root         → Prepared       settings, data, model; cold start; warm-up, undone again; products
+    train epoch                → Trained        yardstick, the timed epoch, yardstick
+    stretch epoch begin end    → Stretched      the timed batches begin to end of an epoch, nothing else
+    evaluate                   → Evaluated
+    finish                     → Finished       peaks; then the process ends
+    peak device threads        → Peaked         the highest rate of fp32 matrix products
+    rates device threads precision whole → DeviceRates   what the device can do
+    selftest device threads dataset root → Checked   the ruler's own checks, in a process of their own
+
+A request that fails is answered with ``failure`` (the trial's end, with its kind) or ``bad_input`` (the caller's
+mistake, with the message for the user). The process ends when its peer is gone, whatever it is doing.
+"""
+
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from bench.coding import from_json, to_json
+from bench.protocol.channel import Channel, ChannelClosedError
+from bench.protocol.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
+from bench.protocol.rates import DeviceRates
+from bench.protocol.soundness import Checked
+from bench.records import Configuration, Failure, FailureKind, Peak, Trial
+from bench.worker.conditions import DeviceWatch, HostPressure, make_device_watch
+from bench.worker.devices import Device
+from bench.worker.energy import EnergyMeter, make_energy_meter
+from bench.worker.fingerprint import describe
+from bench.worker.meters import ContentionMeter, HostMemory, Yardstick
+from bench.worker.settings import SettingsError, apply_precision, check_products
+from mnist_mlp import data
+from mnist_mlp.errors import EngineUnavailableError, WorkloadError
+from mnist_mlp.model import forward_flops, parameter_count, training_flops
+from mnist_mlp.ranks import ALONE, Ranks
+from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
+from mnist_mlp.train import Score, Training
+
+if TYPE_CHECKING:
+    import torch
+
+WARM_STEPS: Final = 8
+"""Full batches of the rehearsal that follows the cold start; also what one step's time is estimated from."""
+
+
+DISPLACEMENT_BYTES: Final = 100_000
+"""Less than what the allocator would take from the system directly, leaving its heap as it is (128 KiB)."""
+
+
+_OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "OOM trying")
+"""What RuntimeErrors say for want of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS's, C++'s, cuBLASLt's. Not
+the workload's own list, which the older revisions that `ab` compares with have not."""
+
+
+def _shortage_of_memory(error: BaseException | None) -> BaseException | None:
+    """Return the want of memory that `error` is or came of: a capture that it cuts short ends in another error."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
+            return error
+        error = error.__context__
+    return None
+
+
+class TrialError(Exception):
+    """The trial cannot go on; carries the `Failure` to report."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        """Keep the failure."""
+        super().__init__(message)
+        self.failure = Failure(kind=kind, message=message)
+
+
+class Session:
+    """The worker's side of one conversation."""
+
+    ranks: Ranks = ALONE
+
+    def __init__(self) -> None:
+        """Note the memory that the imports alone take."""
+        self._host_memory = HostMemory()
+        self._training: Training
+        self._device: Device
+        self._yardstick: Yardstick
+        self._contention: ContentionMeter
+        self._pressure: HostPressure
+        self._watch: DeviceWatch
+        self._energy = EnergyMeter(None, "nothing was prepared")
+        self._has_labels = True
+        self._displacement: bytearray
+        self._order: tuple[int, torch.Tensor] | None = None
+        self._host_peak: Peak | None = None
+        self._allocated_peak: Peak | None = None
+        self._reserved_peak: Peak | None = None
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what `request` asks; return the answer as JSON values. This is the boundary that no exception crosses."""
+        try:
+            return {"answer": to_json(self._handle(request))}
+        except (SettingsError, EngineUnavailableError) as error:
+            return {"failure": to_json(_failure(FailureKind.UNSUPPORTED, error))}
+        except WorkloadError as error:
+            return {"bad_input": str(error)}
+        except TrialError as error:
+            return {"failure": to_json(error.failure)}
+        except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
+            shortage = _shortage_of_memory(error)
+            if shortage is not None:
+                return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, shortage))}
+            return {"failure": to_json(_failure(FailureKind.CRASH, error))}
+
+    def _handle(self, request: Mapping[str, Any]) -> object:
+        handlers: dict[str, Callable[[], object]] = {
+            "describe": describe,
+            "dataset": lambda: _prepare_dataset(request["name"], _root(request)),
+            "prepare": lambda: self._prepare(from_json(Trial, request["trial"]), _root(request)),
+            "train": lambda: self._train(request["epoch"]),
+            "stretch": lambda: self._stretch(request["epoch"], request["begin"], request["end"]),
+            "evaluate": self._evaluate,
+            "peak": lambda: _measure_peak(request["device"], request["threads"]),
+            "rates": lambda: _measure_rates(request),
+            "selftest": lambda: _check_ruler(request),
+            "finish": self._finish,
+        }
+        handler = handlers.get(str(request.get("do")))
+        if handler is None:
+            raise TrialError(FailureKind.CRASH, f"request {request.get('do')!r} is unknown to the worker")
+        return handler()
+
+    def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
+        configuration = trial.configuration
+        start = time.perf_counter()
+        self._displacement = displace(trial.seed)
+        self._device = Device(self.own_device(configuration.device))
+        settings = apply_precision(configuration.precision, configuration.threads)
+        dataset = data.load(configuration.dataset, root)
+        self._has_labels = configuration.dataset != "synthetic"
+        self._training = Training(
+            recipe_of(configuration),
+            dataset,
+            device=self._device.torch_device,
+            seed=trial.seed,
+            pipeline=configuration.pipeline,
+            engine=configuration.engine,
+            precision=configuration.precision,
+            workers=configuration.workers,
+            root=root,
+            ranks=self.ranks,
+        )
+        self._device.synchronise()
+        prepared = time.perf_counter()
+        cold_start_seconds, step_seconds = self._warm_up()
+        warm = time.perf_counter()
+        # Not before: the cold start is to hold all initialisation.
+        check_products(configuration.precision, self._device.torch_device)
+        self._yardstick = Yardstick(self._device.torch_device, self._device.synchronise)
+        self._contention = ContentionMeter(whole_machine=self.ranks.world_size > 1)
+        self._pressure = HostPressure()
+        self._watch = make_device_watch(self._device.torch_device)
+        self._energy = make_energy_meter(self._device.torch_device)
+        return Prepared(
+            settings=settings,
+            dataset_sha256=dataset.sha256,
+            parameters=parameter_count(configuration.layers),
+            forward_flops_per_sample=forward_flops(configuration.layers),
+            training_flops_per_sample=training_flops(configuration.layers),
+            train_samples=self._training.train_samples,
+            step_seconds=step_seconds,
+            preparation_seconds=prepared - start,
+            cold_start_seconds=cold_start_seconds,
+            warm_up_seconds=warm - prepared,
+            host_baseline_bytes=self._host_memory.baseline_bytes,
+        )
+
+    def own_device(self, first: str) -> str:
+        """Return the device that this process trains on, where the trial's `first` one is given."""
+        return first
+
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
+
+    def _warm_up(self) -> tuple[float, float]:
+        """Rehearse every shape of the real path, then undo it; return the first step's seconds and a warm one's."""
+        training, device = self._training, self._device
+        untrained = training.snapshot()
+        one_batch = training.order(0)[: training.recipe.batch_size]
+        cold = self._timed(lambda: training.train(one_batch))
+        order = training.rehearsal_order(WARM_STEPS)
+        training.train(order, after_step=device.sample).read()
+        training.evaluate().read()
+        warm = self._timed(lambda: training.train(order))
+        training.restart(untrained)
+        device.synchronise()
+        return cold, warm / -(-len(order) // training.recipe.batch_size)
+
+    def _timed(self, work: Callable[[], object]) -> float:
+        self._device.synchronise()
+        start = time.perf_counter()
+        work()
+        self._device.synchronise()
+        return time.perf_counter() - start
+
+    def _train(self, epoch: int) -> Trained:
+        training, device = self._training, self._device
+        yardstick_seconds = self._yardstick.seconds()
+        self._watch.start()
+        self._pressure.start()
+        device.reset_peak()
+        self._host_memory.reset_peak()
+        self._energy.start()
+        device.synchronise()
+        self.meet()
+        self._contention.start()
+        start = time.perf_counter()
+        tally = training.train(training.order(epoch))
+        device.synchronise()
+        train_seconds = time.perf_counter() - start
+        contended = self._contention.stop()
+        self._energy.stop()
+        contended = self._pressure.stop(contended)
+        conditions = self._watch.stop()
+        self._note_peaks()
+        yardstick_seconds += self._yardstick.seconds()
+        score = tally.read()
+        self._check_finite("train loss", score, epoch)
+        return Trained(
+            train_seconds=train_seconds,
+            train_samples=score.samples,
+            train_loss=score.loss,
+            train_correct=score.correct if self._has_labels else None,
+            yardstick_seconds=yardstick_seconds,
+            contention=contended,
+            device_conditions=conditions,
+        )
+
+    def _stretch(self, epoch: int, begin: int, end: int) -> Stretched:
+        """Time the batches `begin` to `end` of `epoch`; drawing the epoch's order is in its first stretch's time."""
+        training, device, batch_size = self._training, self._device, self._training.recipe.batch_size
+        device.synchronise()
+        start = time.perf_counter()
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, training.order(epoch)
+        tally = training.train(self._order[1][begin * batch_size : end * batch_size])
+        device.synchronise()
+        train_seconds = time.perf_counter() - start
+        score = tally.read()
+        self._check_finite("train loss", score, epoch)
+        return Stretched(train_seconds=train_seconds, train_samples=score.samples, train_loss=score.loss)
+
+    def _evaluate(self) -> Evaluated:
+        self._device.synchronise()
+        start = time.perf_counter()
+        score = self._training.evaluate().read()
+        evaluation_seconds = time.perf_counter() - start
+        self._check_finite("test loss", score, None)
+        return Evaluated(
+            test_samples=score.samples,
+            test_loss=score.loss,
+            test_correct=score.correct if self._has_labels else None,
+            evaluation_seconds=evaluation_seconds,
+        )
+
+    def _finish(self) -> Finished:
+        energy, energy_reason = self._energy.result()
+        return Finished(
+            host_peak=self._host_peak,
+            device_allocated_peak=self._allocated_peak,
+            device_reserved_peak=self._reserved_peak,
+            energy=energy,
+            energy_reason=energy_reason,
+        )
+
+    def _note_peaks(self) -> None:
+        self._host_peak = _larger(self._host_peak, self._host_memory.peak())
+        self._allocated_peak = _larger(self._allocated_peak, self._device.allocated_peak())
+        self._reserved_peak = _larger(self._reserved_peak, self._device.reserved_peak())
+
+    def _check_finite(self, what: str, score: Score, epoch: int | None) -> None:
+        if score.loss - score.loss != 0:  # NaN and both infinities
+            where = "" if epoch is None else f" in epoch {epoch + 1}"
+            rate = self._training.recipe.learning_rate
+            raise TrialError(
+                FailureKind.NON_FINITE_LOSS, f"{what} became {score.loss}{where} at learning rate {rate:g}: lower it"
+            )
+
+
+def displace(seed: int) -> bytearray:
+    """Return a block of memory that shifts what is allocated after it by an amount drawn from `seed`.
+
+    Trials inherit their host's memory layout, which alone makes training faster or slower by several percent
+    (docs/measuring.md). Shifted by its seed, each repeat has a layout of its own, and the two arms of a pair, of one
+    seed, still have the same.
+    """
+    return bytearray(random.Random(seed).randrange(DISPLACEMENT_BYTES))  # noqa: S311 - no secret
+
+
+def recipe_of(configuration: Configuration) -> Recipe:
+    """Return the recipe that `configuration` holds, as this process's `mnist_mlp` knows recipes."""
+    return Recipe(name=configuration.model, **{name: getattr(configuration, name) for name in HYPERPARAMETERS})
+
+
+def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
+    dataset = data.load(name, root)
+    return DatasetReady(source=dataset.source, sha256=dataset.sha256, train_samples=len(dataset.train_labels))
+
+
+def _measure_peak(name: str, threads: int) -> Peaked:
+    from bench.worker.peak import measure_peak  # noqa: PLC0415 - trials need none of it
+
+    device = Device(name)
+    apply_precision("fp32", threads)
+    check_products("fp32", device.torch_device)
+    return Peaked(flops_per_second=measure_peak(device.torch_device, device.synchronise))
+
+
+def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
+    from bench.worker.rate_meter import measure_rates  # noqa: PLC0415 - trials need none of it
+
+    device, threads, precision = Device(request["device"]), request["threads"], request["precision"]
+    apply_precision(precision, threads)
+    rates = measure_rates(device, precision=precision, threads=threads, whole=request["whole"])
+    check_products(precision, device.torch_device)  # last, for idle power is measured first
+    return rates
+
+
+def _check_ruler(request: Mapping[str, Any]) -> Checked:
+    from bench.worker.ruler import check_device  # noqa: PLC0415 - trials need none of it
+
+    return check_device(request["device"], request["threads"], request["dataset"], _root(request), Session)
+
+
+def _root(request: Mapping[str, Any]) -> Path | None:
+    return None if request["root"] is None else Path(request["root"])
+
+
+def _failure(kind: FailureKind, error: BaseException) -> Failure:
+    return Failure(kind=kind, message=f"{type(error).__name__}: {error}".splitlines()[0][:500])
+
+
+def _larger(one: Peak | None, other: Peak | None) -> Peak | None:
+    peaks = [peak for peak in (one, other) if peak is not None]
+    return max(peaks, key=lambda peak: peak.bytes, default=None)
+
+
+def serve(channel: Channel) -> None:
+    """Answer requests until ``finish`` is answered or the peer is gone."""
+    session = Session()
+    try:
+        while True:
+            request = channel.receive()
+            channel.send(session.answer(request))
+            if request.get("do") == "finish":
+                return
+    except ChannelClosedError:
+        return
+
+
+def take_standard_streams() -> tuple[int, int]:
+    """Return descriptors of standard input and output, both put out of reach of all else that reads or prints."""
+    reader, writer = os.dup(0), os.dup(1)
+    os.dup2(2, 1)
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    return reader, writer
+
+
+def main() -> None:
+    """Serve one conversation over standard input and output (where processes are spawned, not forked)."""
+    reader, writer = take_standard_streams()
+    serve(Channel(os.fdopen(reader, "rb"), os.fdopen(writer, "wb"), on_close=lambda: os._exit(1)))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What a node's own process does with devices, priority and visible GPUs; its trials are scripted."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from bench_builders import make_configuration, make_trial
+from fake_worker import FakeLauncher
+
+from bench.execution.agent import Agent
+from bench.records import Measurement
+from bench.system.hosts import host_identity
+from bench.system.locks import HeldError, device_locks
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FakeLauncher, dict[str, str]]]:
+    """The launchers that the agent starts, with the environment variables that it gives them."""
+    found: list[tuple[FakeLauncher, dict[str, str]]] = []
+
+    def make(preload: Sequence[str], *, variables: Mapping[str, str] | None) -> FakeLauncher:
+        assert preload == ("sklearn.datasets",)
+        found.append((FakeLauncher(), dict(variables or {})))
+        return found[-1][0]
+
+    monkeypatch.setattr("bench.execution.agent.make_launcher", make)
+    return found
+
+
+def agent() -> Agent:
+    return Agent(("sklearn.datasets",), None, 60.0)
+
+
+def test_it_introduces_itself_with_the_host_and_what_there_is(
+    started: list[tuple[FakeLauncher, dict[str, str]]],
+) -> None:
+    introduction = agent().introduce()
+    assert introduction.host == host_identity()
+    assert introduction.description == started[0][0].place
+
+
+def test_devices_are_held_until_it_is_closed(started: list[tuple[FakeLauncher, dict[str, str]]]) -> None:
+    one, other = agent(), agent()
+    one.hold(("cpu",), 0.0)
+    with pytest.raises(HeldError):
+        other.hold(("cpu",), 0.0)
+    with pytest.raises(HeldError), device_locks(["cpu"]):
+        pass
+    one.close()
+    other.hold(("cpu",), 0.0)
+    other.close()
+    assert not started
+
+
+def test_trials_on_the_cpu_and_the_first_gpu_see_the_node_as_it_is(
+    started: list[tuple[FakeLauncher, dict[str, str]]],
+) -> None:
+    mine = agent()
+    for device in ("cpu", "cuda:0"):
+        record = mine.run(make_trial(make_configuration(device=device)), device)
+        assert isinstance(record.outcome, Measurement)
+    ((launcher, variables),) = started
+    assert variables == {}
+    assert launcher.started == 2
+
+
+@pytest.mark.parametrize(("visible", "mask"), [(None, "2"), ("4,5,6", "6")])
+def test_trials_on_another_gpu_see_that_one_alone(
+    started: list[tuple[FakeLauncher, dict[str, str]]],
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    mask: str,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    mine = agent()
+    trial = make_trial(make_configuration(device="cuda:0"))
+    mine.run(trial, "cuda:2")
+    mine.run(trial, "cuda:2")
+    ((launcher, variables),) = started
+    assert variables == {"CUDA_VISIBLE_DEVICES": mask}
+    assert launcher.started == 2
+
+
+def test_the_number_of_threads_that_ray_sets_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    agent()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no niceness there")
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_low_priority_is_taken_back_or_told_of(
+    started: list[tuple[FakeLauncher, dict[str, str]]],
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: bool,  # noqa: FBT001 - a case
+) -> None:
+    raised: list[int] = []
+
+    def set_priority(_which: int, _who: int, priority: int) -> None:
+        if not allowed:
+            raise PermissionError
+        raised.append(priority)
+
+    monkeypatch.setattr("os.getpriority", lambda _which, _who: 15)
+    monkeypatch.setattr("os.setpriority", set_priority)
+    remarks = agent().introduce().remarks
+    assert started
+    assert set(raised) == ({0} if allowed else set())
+    assert [("niceness 15" in remark, "RAY_worker_niceness=0" in remark) for remark in remarks] == (
+        [] if allowed else [(True, True)]
+    )

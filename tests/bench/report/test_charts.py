@@ -1,0 +1,230 @@
+"""The report's charts: what tells things apart on them, and what is not drawn."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from bench_builders import Change, make_configuration, make_failure, make_run
+from stored_runs import side, with_records
+
+from bench.records import Configuration, Run
+from bench.report.axes import Axis, make_scale
+from bench.report.charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, RatioChart, draw, places, ratio_tick
+from bench.report.contents import Report, Stored, make_report
+from bench.report.page import render_page
+from bench.tables.columns import COLUMNS
+from bench.tables.summary import summarise
+from bench.units import format_percent, format_seconds
+
+
+def report(*runs: Run) -> Report:
+    return make_report([Stored(label="", run=run) for run in runs])
+
+
+def line_charts(*runs: Run) -> list[LineChart]:
+    return [chart for chart in charts(*runs) if isinstance(chart, LineChart)]
+
+
+def charts(*runs: Run) -> list[Chart]:
+    made = report(*runs)
+    figures = [figure for run in made.runs for section in run.sections for figure in section.figures]
+    figures += [figure for compared in made.comparisons for figure in compared.figures]
+    return [chart for figure in figures for chart in figure.charts]
+
+
+def test_seeds_too_large_for_a_chart_are_told_apart() -> None:
+    first = 2**62 - 2
+    run = make_run([make_configuration()], 3)
+    records = [replace(record, trial=replace(record.trial, seed=first + record.trial.repeat)) for record in run.records]
+    run = with_records(run, records)
+    (chart,) = [chart for chart in line_charts(run) if chart.kind is Kind.ACCURACY_BY_SEED]
+    assert [chart.x.text(point.x) for point in chart.series[0].points] == [str(first + place) for place in range(3)]
+    assert "<svg" in render_page(report(run))
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [
+        (Axis(label="ratio", text=ratio_tick, is_log=True), (0.998, 1.001, 1.004)),
+        (Axis(label="seconds", text=format_seconds, is_log=None), (99.0, 101.0)),
+        (Axis(label="seconds", text=format_seconds, is_log=None), (74.6, 75.4)),
+        (Axis(label="accuracy", text=format_percent), (0.9725, 0.9726)),
+        (Axis(label="epoch", text=lambda value: f"{value:.0f}", is_whole=True), (1.0, 2.0)),
+    ],
+)
+def test_no_two_ticks_have_one_text(axis: Axis, values: Sequence[float]) -> None:
+    texts = [axis.text(tick) for tick in make_scale(axis, values, 0, 300).ticks]
+    assert texts
+    assert len(set(texts)) == len(texts)
+
+
+def test_labels_of_ticks_and_lines_do_not_run_into_each_other() -> None:
+    seeds = [10**12 + place for place in range(9)]
+    axis = Axis(label="seed", text=lambda place: str(seeds[round(place)]), ticks=tuple(map(float, range(9))))
+    scale = make_scale(axis, [0.0, 8.0], 0, 400)
+    places = [scale(tick) for tick in scale.ticks]
+    assert len(places) > 1
+    assert min(b - a for a, b in itertools.pairwise(places)) > 6.5 * 13
+
+
+def test_names_of_deep_models_stay_whole() -> None:
+    names = ["784-" + "256-" * depth + "10" for depth in (5, 6, 7)]
+    layers = [(784, *[256] * depth, 10) for depth in (5, 6, 7)]
+    chosen = [make_configuration(model=name, layers=each) for name, each in zip(names, layers, strict=True)]
+    (chart,) = [
+        each for each in line_charts(side(dict.fromkeys(chosen, 2.0), repeats=2)) if each.kind is Kind.THROUGHPUT
+    ]
+    drawn = draw(chart, "key")
+    assert all(f">{name}</text>" in drawn for name in names)
+
+
+def test_ratios_are_named_by_what_tells_them_apart() -> None:
+    chosen = [
+        make_configuration(engine=engine, threads=threads) for engine in ("eager", "compiled") for threads in (1, 2)
+    ]
+    one, other = side(dict.fromkeys(chosen, 2.0), repeats=4), side(dict.fromkeys(chosen, 3.0), repeats=4)
+    (chart,) = [chart for chart in charts(one, other) if isinstance(chart, RatioChart)]
+    names = [ratio.name for ratio in chart.ratios]
+    assert len(set(names)) == 4
+    assert "784-128-10 batch 64 eager threads 1" in names
+
+
+def test_a_map_keeps_the_names_of_models_that_differ_in_more_than_width() -> None:
+    chosen = [
+        make_configuration(model=name, layers=(784, width, 10), batch_size=batch_size)
+        for name, width in (("mlp_128", 128), ("speedrun", 160))
+        for batch_size in (64, 256)
+    ]
+    (chart,) = [chart for chart in charts(side(dict.fromkeys(chosen, 2.0))) if isinstance(chart, Heatmap)]
+    assert chart.rows == ("mlp_128", "speedrun")
+    assert chart.row_label == "model"
+
+
+def test_a_line_breaks_where_every_trial_failed() -> None:
+    chosen = [make_configuration(batch_size=size) for size in (64, 256, 1024, 4096)]
+    run = make_run(chosen, 2)
+    records = [
+        replace(record, outcome=make_failure()) if record.trial.configuration.batch_size == 256 else record
+        for record in run.records
+    ]
+    broken = with_records(run, records)
+    (chart,) = [chart for chart in line_charts(broken) if chart.kind is Kind.THROUGHPUT]
+    assert [[point.x for point in piece] for piece in chart.series[0].pieces()] == [[64], [1024, 4096]]
+    drawn = draw(chart, "key")
+    assert drawn.count('class="line s0"') == 1
+    assert "the line breaks at batch size 256, where every trial failed" in render_page(report(broken))
+
+
+def found(kind: Kind, *runs: Run) -> list[Chart]:
+    return [chart for chart in charts(*runs) if chart.kind is kind]
+
+
+def widths_and_sizes(**changes: Change) -> list[Configuration]:
+    return [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=size, **changes)
+        for width in (128, 512)
+        for size in (64, 256)
+    ]
+
+
+def test_training_time_begins_at_zero() -> None:
+    for chart in found(Kind.TIME_TO_ACCURACY, side(dict.fromkeys(widths_and_sizes(), 2.0), repeats=2)):
+        assert isinstance(chart, LineChart)
+        scale = make_scale(chart.x, [x for x, _ in places(chart)], 0, 300)
+        assert scale.low == 0
+
+
+def test_accuracy_does_not_go_beyond_all() -> None:
+    run = side({make_configuration(): 2.0}, correct=9_990, repeats=1)
+    for kind in (Kind.TIME_TO_ACCURACY, Kind.ACCURACY, Kind.ACCURACY_BY_SEED):
+        (chart,) = found(kind, run)
+        assert isinstance(chart, LineChart)
+        scale = make_scale(chart.y, [y for _, y in places(chart)], 300, 0)
+        assert scale.high <= 1
+
+
+def test_single_trials_are_drawn_where_they_belong_and_beside_a_bar_only() -> None:
+    (over_time,) = found(Kind.TIME_TO_ACCURACY, side({make_configuration(): 2.0}, repeats=1))
+    (throughput,) = found(Kind.THROUGHPUT, side({make_configuration(): 2.0}, repeats=2))
+    for chart, aside in ((over_time, 0), (throughput, 7)):
+        drawn = draw(chart, "key")
+        (dot, *_) = re.findall(r'class="dots s0" d="M([0-9.]+) ', drawn)
+        (marker, *_) = re.findall(r'class="mark s0" transform="translate\(([0-9.]+) ', drawn)
+        assert float(dot) == pytest.approx(float(marker) + aside)
+
+
+@pytest.mark.parametrize(("second", "shades"), [(100.0, {4}), (104.0, {4}), (200.0, {0, 8}), (1e4, {0, 8})])
+def test_shades_tell_large_differences_from_small_ones(second: float, shades: set[int]) -> None:
+    run = side({each: 100.0 if each.batch_size == 64 else second for each in widths_and_sizes()}, repeats=1)
+    (chart,) = found(Kind.THROUGHPUT_MAP, run)
+    assert {int(shade) for shade in re.findall(r'class="cell h(\d)"', draw(chart, "key"))} == shades
+
+
+def test_a_map_says_what_it_shows() -> None:
+    run = side({each: 100.0 / each.batch_size for each in widths_and_sizes()}, repeats=1)
+    (chart,) = found(Kind.THROUGHPUT_MAP, run)
+    assert isinstance(chart, Heatmap)
+    low, high = chart.texts[0][0], chart.texts[0][1]
+    assert f"From {low} (784-128-10, batch 64) to {high} (784-128-10, batch 256)" in chart.description
+
+
+def test_models_that_share_no_batch_size_make_no_map() -> None:
+    chosen = [make_configuration(model=f"m{size}", batch_size=size) for size in (16, 64, 256)]
+    assert found(Kind.THROUGHPUT_MAP, side(dict.fromkeys(chosen, 2.0))) == []
+
+
+def test_ways_to_train_stand_side_by_side_for_each_model_they_share() -> None:
+    chosen = [each for device in ("cpu", "cuda:0") for each in widths_and_sizes(device=device)]
+    alone = make_configuration(device="cpu", model="alone")
+    run = side({each: 3.0 if each.device == "cpu" else 2.0 for each in [*chosen, alone]}, repeats=3)
+    beside = found(Kind.SIDE_BY_SIDE, run)
+    assert [chart.caption for chart in beside] == ["784-128-10", "784-512-10"]
+    for chart in beside:
+        assert isinstance(chart, LineChart)
+        assert [each.name for each in chart.series] == ["cpu", "cuda:0"]
+        assert {each.style for each in chart.series} == {0, 1}
+    (figure, *_) = report(run).runs[0].sections[0].figures
+    (table,) = figure.tables
+    assert [chart.title for chart in figure.charts] == [chart.title for chart in beside]
+    assert [row[:3] for row in table.rows[:2]] == [["784-128-10", "64", "cpu"], ["784-128-10", "64", "cuda:0"]]
+    rate = COLUMNS["throughput_per_second"]
+    texts = {
+        (each.configuration.device, each.configuration.model, str(each.configuration.batch_size)): rate.text(each)
+        for each in summarise(run.records)
+    }
+    assert all(row[3] == texts[row[2], row[0], row[1]] for row in table.rows)
+
+
+def test_more_ways_than_colours_are_divided() -> None:
+    chosen = [make_configuration(threads=threads) for threads in range(1, MAX_SERIES + 3)]
+    first, second = found(Kind.SIDE_BY_SIDE, side(dict.fromkeys(chosen, 2.0), repeats=2))
+    assert isinstance(first, LineChart)
+    assert isinstance(second, LineChart)
+    assert len(first.series) == MAX_SERIES
+    assert len(second.series) == 2
+    assert first.caption != second.caption
+
+
+def test_what_would_be_a_single_point_is_drawn_beside_the_others_alone() -> None:
+    chosen = [make_configuration(engine=engine) for engine in ("eager", "fused")]
+    run = side(dict.fromkeys(chosen, 2.0), repeats=3)
+    assert len(found(Kind.SIDE_BY_SIDE, run)) == 1
+    assert found(Kind.THROUGHPUT, run) == []
+    assert len(found(Kind.THROUGHPUT, side({chosen[0]: 2.0}, repeats=3))) == 1
+
+
+def test_recipes_of_different_lengths_share_a_chart() -> None:
+    chosen = [make_configuration(model=f"m{epochs}", epochs=epochs) for epochs in (5, 10)]
+    (chart,) = found(Kind.THROUGHPUT, side(dict.fromkeys(chosen, 2.0), repeats=3))
+    assert isinstance(chart, LineChart)
+    assert [each.name for each in chart.series] == ["m5, epochs 5", "m10, epochs 10"]
+
+
+def test_a_chart_of_ratios_says_of_what_and_which_side_is_slower() -> None:
+    one, other = side({make_configuration(): 2.0}), side({make_configuration(): 3.0})
+    made = make_report([Stored(label="laptop", run=one), Stored(label="server", run=other)])
+    (chart,) = made.comparisons[0].figures[0].charts
+    assert chart.title.endswith(": server against laptop")
+    assert any("right of the dotted line, above 1, the candidate takes longer" in mark for mark in chart.marks)

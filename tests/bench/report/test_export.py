@@ -1,0 +1,237 @@
+"""Pictures of stored runs: those of the report, the same bytes each time, and a word on what could not be drawn."""
+
+import contextlib
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from bench_builders import make_configuration, make_failure, make_measurement, make_record, make_run
+from click.testing import CliRunner, Result
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from stored_runs import configurations, side, store, with_records
+
+from bench.cli import cli
+from bench.records import Run
+from bench.report.charts import Heatmap, LineChart, RatioChart
+from bench.report.contents import Report, Stored, make_report
+from bench.report.export import find_pictures, left_out
+from bench.report.figures import MAX_CHARTS, NO_MAP
+from bench.report.pictures import make_figure
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path) -> Iterator[None]:
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, prog_name="bench")
+
+
+def report(*runs: Run) -> Report:
+    return make_report([Stored(label="", run=run) for run in runs])
+
+
+def grid() -> Run:
+    chosen = [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=batch_size)
+        for width in (128, 512)
+        for batch_size in (64, 256)
+    ]
+    return side({each: 100.0 / each.batch_size + 1 for each in chosen}, repeats=3)
+
+
+def drawn_points(axes: Axes) -> set[tuple[float, float]]:
+    return {(x, y) for line in axes.get_lines() for x, y in np.asarray(line.get_xydata()).tolist()}
+
+
+def test_every_chart_of_the_report_becomes_an_svg_and_a_png(tmp_path: Path) -> None:
+    store(grid(), tmp_path / "run.jsonl")
+    result = bench("export", "run.jsonl", "--plots", "new/plots")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    names = {picture.name for picture in find_pictures(report(grid()))}
+    assert {"0a1b2c3d-throughput-cpu", "0a1b2c3d-throughput-map-cpu", "0a1b2c3d-memory-cpu"} <= names
+    assert "0a1b2c3d-time-to-accuracy-784-512-10-on-cpu" in names
+    written = {path.name for path in Path("new/plots").iterdir()}
+    assert written == {f"{name}.{ending}" for name in names for ending in ("svg", "png")}
+    assert f"{len(names)} charts" in result.stdout
+    for path in Path("new/plots").glob("*.svg"):
+        assert ET.parse(path).getroot().tag.endswith("svg")  # noqa: S314 - our own file
+    for path in Path("new/plots").glob("*.png"):
+        width, height = struct.unpack(">II", path.read_bytes()[16:24])
+        assert width >= 800
+        assert height >= 300
+
+
+def test_pictures_hold_the_numbers_of_the_report() -> None:
+    kinds = set()
+    for picture in find_pictures(report(grid(), side((2.0, 3.0), repeats=8))):
+        axes = make_figure(picture.chart).axes[0]
+        match picture.chart:
+            case LineChart(series=series):
+                assert {(point.x, point.y) for each in series for point in each.points} <= drawn_points(axes)
+                assert {place for each in series for trace in each.traces for place in trace} <= drawn_points(axes)
+            case Heatmap(texts=texts):
+                assert {text for row in texts for text in row} <= {text.get_text() for text in axes.texts}
+            case RatioChart(ratios=ratios):
+                assert {each.value for each in ratios} <= {x for x, _ in drawn_points(axes)}
+        kinds.add(picture.chart.kind)
+    assert len(kinds) == 8
+
+
+def test_the_same_run_gives_the_same_files_whatever_the_users_settings_are(tmp_path: Path) -> None:
+    store(side((2.0,), repeats=3), tmp_path / "run.jsonl")
+    assert bench("export", "run.jsonl", "--plots", "one").exit_code == 0
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "none"}):
+        assert bench("export", str(tmp_path / "run.jsonl"), "--plots", "other").exit_code == 0
+        assert mpl.rcParams["font.size"] == 30
+    for path in Path("one").iterdir():
+        assert path.read_bytes() == (Path("other") / path.name).read_bytes()
+        assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_series_differ_by_marker_and_not_by_colour_alone() -> None:
+    chart = next(each.chart for each in find_pictures(report(grid())) if each.chart.kind == "throughput")
+    figure = make_figure(chart)
+    shown = [(line.get_color(), line.get_marker()) for line in figure.legends[0].get_lines()]
+    assert len({marker for _, marker in shown}) == len({colour for colour, _ in shown}) == 2
+
+
+def contrast(one: Sequence[float], other: Sequence[float]) -> float:
+    """WCAG 2's ratio of two colours, red, green and blue from 0 to 1."""
+    luminances = []
+    for colour in (one, other):
+        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+        luminances.append(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
+    return (max(luminances) + 0.05) / (min(luminances) + 0.05)
+
+
+def test_numbers_of_a_map_stand_out_from_their_cells() -> None:
+    chosen = [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=size)
+        for width in range(1, 11)
+        for size in (16, 32, 64, 128, 256)
+    ]
+    run = side({each: 1.2**place for place, each in enumerate(chosen)}, repeats=1)
+    chart = next(each.chart for each in find_pictures(report(run)) if each.chart.kind == "throughput-map")
+    axes = make_figure(chart).axes[0]
+    (image,) = axes.images
+    shades = image.to_rgba(np.asarray(image.get_array()))
+    ratios = []
+    for text in axes.texts:
+        column, row = text.get_position()
+        ratios.append(contrast(shades[int(row)][int(column)], to_rgb(text.get_color())))
+    assert len(ratios) == 50
+    assert min(ratios) >= 4.5
+
+
+def test_single_trials_of_one_epoch_are_drawn_at_their_own_time() -> None:
+    chart = next(each.chart for each in find_pictures(report(side((2.0,)))) if each.chart.kind == "time-to-accuracy")
+    axes = make_figure(chart).axes[0]
+    (dots,) = (line for line in axes.get_lines() if line.get_marker() == ".")
+    places = dots.get_transform().transform(dots.get_xydata())
+    assert places == pytest.approx(axes.transData.transform(dots.get_xydata()))
+
+
+def test_names_of_files_begin_with_the_label_and_hold_nothing_odd(tmp_path: Path) -> None:
+    hostile = ("$\\frac{", "../\x1b[31m<b>", "模型" * 300)
+    chosen = [make_configuration(model=name) for name in hostile]
+    store(side(dict.fromkeys(chosen, 2.0), repeats=2), tmp_path / "run.jsonl")
+    result = bench("export", "paper fig=run.jsonl", "--plots", "plots")
+    assert result.exit_code == 0, result.output
+    names = [path.name for path in Path("plots").iterdir()]
+    assert all(re.fullmatch(r"paper-fig-[A-Za-z0-9.-]{1,115}\.(svg|png)", name) for name in names), names
+    assert len(names) == 2 * len(find_pictures(report(side(dict.fromkeys(chosen, 2.0), repeats=2))))
+
+
+def test_charts_of_what_was_not_measured_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    one, other = configurations(2)
+    run = make_run([one, other], 1)
+    failed = make_record(other, outcome=make_failure())
+    bare = make_record(one, outcome=make_measurement(host_peak=None))
+    epochs = tuple(replace(each, test_correct=None, train_correct=None) for each in make_measurement().epochs)
+    noise = replace(bare, outcome=make_measurement(host_peak=None, epochs=epochs))
+    store(with_records(run, [noise, failed]), tmp_path / "run.jsonl")
+    result = bench("export", "run.jsonl", "--plots", "plots")
+    assert result.exit_code == 0, result.output
+    kinds = {re.sub(r"^0a1b2c3d-([a-z-]+?)-(cpu|784).*", r"\1", path.name) for path in Path("plots").iterdir()}
+    assert kinds == {"throughput", "loss"}
+    lines = result.stderr.splitlines()
+    assert len(lines) == 5
+    for words in (
+        "1 of 2 configurations: no trial was measured",
+        "the line breaks at batch size",
+        "no accuracy is drawn",
+        "no memory is drawn of cpu",
+        "map of throughput: it needs",
+    ):
+        assert any(line.startswith("left out: 0a1b2c3d: ") and words in line for line in lines), words
+
+
+def test_a_run_without_measurements_gives_no_picture_and_says_so(tmp_path: Path) -> None:
+    store(make_run([], 1, records=[]), tmp_path / "run.jsonl")
+    result = bench("export", "run.jsonl", "--plots", "plots")
+    assert result.exit_code == 0, result.output
+    assert "nothing is drawn: no trial was measured" in result.stderr
+    assert list(Path("plots").iterdir()) == []
+
+
+def test_two_runs_give_their_ratios_or_why_there_are_none(tmp_path: Path) -> None:
+    store(side(run_id="aaaa1111"), tmp_path / "a.jsonl")
+    store(side(run_id="bbbb2222"), tmp_path / "b.jsonl")
+    odd = {make_configuration(batch_size=7): 2.0}
+    store(side(odd, run_id="cccc3333"), tmp_path / "c.jsonl")
+    result = bench("export", "old=a.jsonl", "new=b.jsonl", "c.jsonl", "--plots", "plots")
+    assert result.exit_code == 0, result.output
+    assert Path("plots/new-against-old-ratios-epoch-time.svg").is_file()
+    assert "cccc3333 against old: ratios:" in result.stderr
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path: Path, folder: str) -> None:
+    store(side((2.0,), repeats=2), tmp_path / "run.jsonl")
+    Path("file").write_text("no folder")
+    result = bench("export", "run.jsonl", "--plots", folder)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert f"{folder} is no folder that can be written" in result.stderr
+    assert result.stdout == ""
+
+
+def test_no_map_of_very_many_models_is_said_to_be_for_their_number() -> None:
+    chosen = [
+        make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=batch_size)
+        for width in range(1, MAX_CHARTS + 2)
+        for batch_size in (64, 256)
+    ]
+    run = side(dict.fromkeys(chosen, 2.0), repeats=1)
+    lines = list(left_out(report(run), [Stored(label="", run=run)]))
+    assert [line for line in lines if NO_MAP in line] == [
+        f"0a1b2c3d: {NO_MAP} of cpu: at most {MAX_CHARTS} models are drawn, and it has {MAX_CHARTS + 1}"
+    ]
+
+
+def test_what_no_machine_has_begun_is_left_out_with_the_reason() -> None:
+    chosen = configurations(3)
+    whole = make_run(chosen, 1, records=[make_record(chosen[0]), make_record(chosen[1])])
+    plan = replace(whole.header.plan, configurations=tuple(chosen[:1]))
+    part = replace(whole, header=replace(whole.header, plan=plan), records=whole.records[:1])
+    stored = Stored(label="here", run=part, whole=whole)
+    lines = list(left_out(make_report([stored]), [stored]))
+    assert "here: 1 of the whole run's configurations: none was begun" in lines
+
+
+def test_names_of_files_differ_in_more_than_case() -> None:
+    one, other = (make_run([make_configuration()], 1, run_id=name) for name in ("aaaa1111", "bbbb2222"))
+    stored = [Stored(label="Laptop", run=one), Stored(label="laptop", run=other)]
+    names = [picture.name.casefold() for picture in find_pictures(make_report(stored))]
+    assert len(set(names)) == len(names)

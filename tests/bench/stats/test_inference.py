@@ -1,0 +1,441 @@
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import special, stats
+
+from bench.errors import BadInputError
+from bench.stats.inference import (
+    MAX_N,
+    MIN_CONFIGURATIONS,
+    Estimate,
+    Family,
+    fit_prior,
+    holm,
+    independent_estimate,
+    interval,
+    inverse_trigamma,
+    mean,
+    minimum_detectable_effect,
+    moderate,
+    p_above,
+    p_below,
+    paired_estimate,
+    pool_variance,
+    required_n,
+    robust_paired_estimate,
+    trimmed_mean,
+)
+
+CALMLY = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
+VALUES = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
+P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
+
+
+def make_estimate(
+    value: float = 0.02, variance: float = 0.0009, freedom: float = 7, n: int = 8, extra: float = 0.0
+) -> Estimate:
+    return Estimate(
+        value=value, variance=variance, degrees_of_freedom=freedom, scale=1 / n, extra_variance=extra, n=(n, n)
+    )
+
+
+def is_spread(values: Sequence[float]) -> bool:
+    return max(values) - min(values) > 1e-3
+
+
+# --- estimates
+
+
+@CALMLY
+@given(VALUES)
+def test_paired_t_agrees_with_scipy(values: list[float]) -> None:
+    assume(is_spread(values))
+    ours, theirs = paired_estimate(values), stats.ttest_1samp(values, 0, alternative="greater")
+    assert p_above(ours) == pytest.approx(theirs.pvalue, rel=1e-9, abs=1e-300)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert (interval(ours, 0.9).low, interval(ours, 0.9).high) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
+
+
+@CALMLY
+@given(VALUES, VALUES)
+def test_independent_t_agrees_with_scipy(baseline: list[float], candidate: list[float]) -> None:
+    assume(is_spread(baseline) and is_spread(candidate))
+    ours, theirs = independent_estimate(baseline, candidate), stats.ttest_ind(candidate, baseline)
+    assert 2 * min(p_above(ours), p_below(ours)) == pytest.approx(theirs.pvalue, rel=1e-9, abs=1e-300)
+    expected = theirs.confidence_interval(0.95)
+    assert (interval(ours).low, interval(ours).high) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
+
+
+def test_robust_estimate_agrees_with_yuens_test_of_scipy() -> None:
+    # scipy has Yuen's test for two samples only: against equal values the other side adds nothing to the error.
+    values = [0.02, -0.01, 0.05, 3.1, 0.01, 0.0, -0.02, 0.03, 0.04, -2.0]
+    ours = robust_paired_estimate(values)
+    theirs = stats.ttest_ind(values, [0.0] * 10, equal_var=False, trim=0.2)
+    assert ours.value == pytest.approx(stats.trim_mean(values, 0.2))
+    assert ours.degrees_of_freedom == theirs.df == 5
+    assert ours.value / ours.standard_error == pytest.approx(theirs.statistic)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_robust_estimate_of_few_pairs_is_the_plain_one(n: int) -> None:
+    values = [0.1, 0.5, -0.2, 0.3][:n]
+    assert robust_paired_estimate(values) == paired_estimate(values)
+
+
+def test_one_wild_pair_hardly_moves_the_robust_estimate() -> None:
+    calm = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
+    wild = [*calm[:-1], math.log(30)]
+    assert robust_paired_estimate(wild) == robust_paired_estimate(calm)
+    assert paired_estimate(wild).value > 0.4
+
+
+@CALMLY
+@given(VALUES, VALUES)
+def test_order_of_trials_never_matters(baseline: list[float], candidate: list[float]) -> None:
+    turned, mixed = baseline[::-1], sorted(candidate)
+    assert independent_estimate(turned, mixed) == independent_estimate(baseline, candidate)
+    assert paired_estimate(turned) == paired_estimate(baseline)
+    assert robust_paired_estimate(turned) == robust_paired_estimate(baseline)
+
+
+@CALMLY
+@given(VALUES, VALUES)
+def test_swapped_sides_mirror_exactly(baseline: list[float], candidate: list[float]) -> None:
+    there, back = independent_estimate(baseline, candidate), independent_estimate(candidate, baseline)
+    assert (back.value, back.variance, back.n[::-1]) == (-there.value, there.variance, there.n)
+    assert (p_above(back), p_below(back)) == (p_below(there), p_above(there))
+    assert paired_estimate([-value for value in candidate]).value == -paired_estimate(candidate).value
+    assert robust_paired_estimate([-value for value in candidate]).value == -robust_paired_estimate(candidate).value
+
+
+@CALMLY
+@given(VALUES)
+def test_the_same_measurements_never_differ(values: list[float]) -> None:
+    estimate = independent_estimate(values, list(values))
+    assert (estimate.value, p_above(estimate), p_below(estimate)) == (0.0, 0.5, 0.5)
+
+
+@CALMLY
+@given(st.floats(-1, 1), st.integers(1, 20))
+def test_equal_values_have_no_spread_at_all(value: float, n: int) -> None:
+    assert mean([value] * n) == value
+    assert paired_estimate([value] * n).variance == 0.0
+    assert robust_paired_estimate([value] * n).variance == 0.0
+    assert independent_estimate([value] * n, [value] * n).variance == 0.0
+
+
+@CALMLY
+@given(VALUES, st.sampled_from([0.25, 4.0]))
+def test_p_values_do_not_depend_on_the_unit(values: list[float], factor: float) -> None:
+    assume(is_spread(values))
+    scaled = paired_estimate([value * factor for value in values])
+    assert p_above(scaled) == pytest.approx(p_above(paired_estimate(values)), rel=1e-9, abs=1e-300)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused(wrong: float) -> None:
+    for refused in (
+        lambda: paired_estimate([0.1, wrong]),
+        lambda: robust_paired_estimate([0.1, wrong]),
+        lambda: independent_estimate([0.1], [wrong]),
+        lambda: independent_estimate([wrong], [0.1]),
+        lambda: trimmed_mean([wrong]),
+    ):
+        with pytest.raises(BadInputError, match="cannot be averaged"):
+            refused()
+
+
+def test_no_value_at_all_is_refused() -> None:
+    with pytest.raises(BadInputError, match="at least one trial"):
+        paired_estimate([])
+    with pytest.raises(BadInputError, match="at least one trial"):
+        independent_estimate([0.1], [])
+
+
+@CALMLY
+@given(VALUES, st.sampled_from([0.0, 0.1, 0.2, 0.4]))
+def test_trimmed_mean_agrees_with_scipy(values: list[float], share: float) -> None:
+    assert trimmed_mean(values, share) == pytest.approx(stats.trim_mean(values, share), abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.5, math.nan])
+def test_a_share_that_leaves_nothing_is_refused(share: float) -> None:
+    with pytest.raises(BadInputError, match="share"):
+        trimmed_mean([1.0, 2.0], share)
+
+
+# --- intervals and p-values
+
+
+def test_one_trial_a_side_has_an_infinite_interval_and_no_evidence() -> None:
+    estimate = independent_estimate([1.0], [2.0])
+    assert (estimate.variance, estimate.degrees_of_freedom, estimate.standard_error) == (0.0, 0, math.inf)
+    assert (interval(estimate).low, interval(estimate).high) == (-math.inf, math.inf)
+    assert interval(estimate, level=0.0).high == math.inf
+    assert (p_above(estimate), p_below(estimate)) == (1.0, 1.0)
+    assert minimum_detectable_effect(estimate, 0.01) == math.inf
+    assert required_n(estimate, 1.0, 0.01) is None
+
+
+def test_extra_variance_does_not_stand_in_for_a_spread_that_is_unknown() -> None:
+    estimate = dataclasses.replace(independent_estimate([1.0], [2.0]), extra_variance=0.01)
+    assert estimate.standard_error == math.inf
+    assert p_above(estimate) == 1.0
+
+
+def test_one_trial_against_several_takes_their_spread() -> None:
+    estimate = independent_estimate([1.0], [1.0, 2.0, 3.0])
+    assert (estimate.variance, estimate.degrees_of_freedom, estimate.scale) == (1.0, 2, 1 + 1 / 3)
+
+
+def test_standard_error_adds_what_more_trials_do_not_reduce() -> None:
+    assert make_estimate(variance=0.08, n=8, extra=0.03).standard_error == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("value", "above", "below"), [(0.1, 0.0, 1.0), (0.0, 0.5, 0.5), (-0.1, 1.0, 0.0)])
+def test_without_spread_the_side_of_the_value_decides(value: float, above: float, below: float) -> None:
+    estimate = make_estimate(value=value, variance=0.0)
+    assert (p_above(estimate), p_below(estimate)) == (above, below)
+    assert (interval(estimate).low, interval(estimate).high) == (value, value)
+
+
+def test_p_values_are_taken_against_the_bound() -> None:
+    assert p_above(make_estimate(value=0.07), 0.05) == pytest.approx(p_above(make_estimate(value=0.02)))
+    assert p_below(make_estimate(value=0.03), 0.05) == pytest.approx(p_below(make_estimate(value=-0.02)))
+
+
+def test_infinite_degrees_of_freedom_are_the_normal_distribution() -> None:
+    known = make_estimate(value=0.1, variance=0.01, freedom=math.inf, n=1)
+    assert p_above(known) == pytest.approx(stats.norm.sf(1.0))
+    assert interval(known).high == pytest.approx(0.1 + 0.1 * stats.norm.ppf(0.975))
+
+
+@pytest.mark.parametrize("freedom", [0.2, 0.5, 1.0, 3.7])
+def test_an_interval_and_its_p_value_agree_below_one_degree_of_freedom_too(freedom: float) -> None:
+    estimate = make_estimate(value=0.1, freedom=freedom)
+    assert p_above(estimate, interval(estimate).low) == pytest.approx(0.025)
+    assert minimum_detectable_effect(estimate, 0.01) > estimate.standard_error * stats.t.isf(0.01, freedom) / 2
+
+
+def test_a_family_answers_as_its_members_alone_do() -> None:
+    members = [make_estimate(value=i / 100, freedom=i, variance=i / 1e4) for i in range(4)]
+    family = Family(estimates=members)
+    assert family.p_above(0.01).tolist() == [p_above(each, 0.01) for each in members]
+    assert family.minimum_detectable_effects(0.01).tolist() == [minimum_detectable_effect(e, 0.01) for e in members]
+    assert family.required_n([0.01] * 4, 0.01) == tuple(required_n(each, 0.01, 0.01) for each in members)
+
+
+# --- Holm
+
+
+@CALMLY
+@given(P_VALUES)
+def test_holm_rejects_as_its_definition_does(p_values: list[float]) -> None:
+    level = 0.05
+    rejected = set()
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[place] * (len(p_values) - rank) >= level:
+            break
+        rejected.add(place)
+    assert {place for place, adjusted in enumerate(holm(p_values)) if adjusted < level} == rejected
+
+
+@CALMLY
+@given(P_VALUES)
+def test_holm_lies_between_the_p_values_and_bonferroni(p_values: list[float]) -> None:
+    for adjusted, p in zip(holm(p_values), p_values, strict=True):
+        assert p <= adjusted <= min(1.0, len(p_values) * p) or adjusted == max(holm(p_values))
+    assert [holm(p_values)[i] for i in np.argsort(p_values, kind="stable")] == sorted(holm(p_values))
+
+
+def test_holm_of_a_published_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+
+
+# --- moderation
+
+
+@pytest.mark.parametrize("value", [1e-8, 1e-3, 0.3, 1.0, math.pi**2 / 6, 20.0, 1e9])
+def test_inverse_trigamma_inverts_trigamma(value: float) -> None:
+    assert float(special.polygamma(1, inverse_trigamma(value))) == pytest.approx(value, rel=1e-5)
+
+
+def draw_family(
+    configurations: int, freedom: int, prior_freedom: float, deviation: float = 0.03, seed: int = 1
+) -> list[Estimate]:
+    """Estimates of 0 whose variances follow Smyth's model; all alike for an infinite `prior_freedom`."""
+    random = np.random.default_rng(seed)
+    spread = 1.0 if math.isinf(prior_freedom) else prior_freedom / random.chisquare(prior_freedom, configurations)
+    true = np.broadcast_to(deviation**2 * np.asarray(spread), configurations)
+    n = freedom + 1
+    values = random.standard_normal((configurations, n)) * np.sqrt(true)[:, None]
+    return [paired_estimate(row) for row in values.tolist()]
+
+
+@pytest.mark.parametrize("prior_freedom", [4.0, 10.0])
+def test_the_prior_that_variances_were_drawn_from_is_found(prior_freedom: float) -> None:
+    family = draw_family(20_000, 7, prior_freedom)
+    found, variance = fit_prior([e.variance for e in family], [e.degrees_of_freedom for e in family])
+    assert found == pytest.approx(prior_freedom, rel=0.1)
+    assert variance == pytest.approx(0.0009, rel=0.05)
+
+
+CALM = [0.25, 0.5, 0.7, 0.9, 1.0, 1.0, 1.0, 1.0, 1.2, 1.5, 2.0, 4.0]
+"""Variances whose median stays 1 whatever one more of them is."""
+
+
+def test_the_prior_explains_what_log_variances_vary_beyond_chance() -> None:
+    variances, freedoms = [0.01, *CALM, 30.0], [4.0, 9.0] * 7
+    half = np.array(freedoms) / 2
+    logs = np.log(variances) - special.psi(half) + np.log(half)
+    freedom, variance = fit_prior(variances, freedoms)
+    by_chance = float(special.polygamma(1, half).mean())
+    assert special.polygamma(1, freedom / 2) + by_chance == pytest.approx(statistics.variance(logs.tolist()))
+    assert math.log(variance) == pytest.approx(logs.mean() + special.psi(freedom / 2) - math.log(freedom / 2))
+
+
+@pytest.mark.parametrize("least", [0.0, 1e-12, 0.99e-5])
+def test_a_variance_of_next_to_nothing_does_not_reign_the_prior(least: float) -> None:
+    freedoms = [4.0] * (len(CALM) + 1)
+    assert fit_prior([*CALM, least], freedoms) == fit_prior([*CALM, 1e-5], freedoms)
+    assert fit_prior([*CALM, 1.01e-5], freedoms) != fit_prior([*CALM, 1e-5], freedoms)
+
+
+def test_equal_true_variances_are_pooled_with_all_degrees_of_freedom() -> None:
+    # Chosen so that the log variances vary no more than chance has it: the prior is infinitely sure.
+    family = [make_estimate(variance=v) for v in np.linspace(0.0008, 0.001, 12).tolist()]
+    prior_freedom, prior_variance = fit_prior([e.variance for e in family], [7.0] * 12)
+    assert math.isinf(prior_freedom)
+    for before, after in zip(family, moderate(family), strict=True):
+        assert after.degrees_of_freedom == 12 * 7
+        assert after.variance == max(before.variance, prior_variance)
+
+
+def test_moderation_never_lowers_a_variance_and_keeps_the_value() -> None:
+    family = draw_family(40, 4, 5.0)
+    moderated = moderate(family)
+    assert all(after.variance >= before.variance for before, after in zip(family, moderated, strict=True))
+    assert any(after.variance > before.variance for before, after in zip(family, moderated, strict=True))
+    assert [after.value for after in moderated] == [before.value for before in family]
+
+
+def test_a_small_variance_becomes_smyths_posterior() -> None:
+    family = draw_family(40, 4, 5.0)
+    prior_freedom, prior_variance = fit_prior([e.variance for e in family], [4.0] * 40)
+    smallest = min(range(40), key=lambda i: family[i].variance)
+    expected = (prior_freedom * prior_variance + 4 * family[smallest].variance) / (prior_freedom + 4)
+    assert moderate(family)[smallest].variance == pytest.approx(expected)
+    assert moderate(family)[smallest].degrees_of_freedom == pytest.approx(prior_freedom + 4)
+
+
+def test_too_few_configurations_are_left_alone() -> None:
+    family = draw_family(MIN_CONFIGURATIONS, 4, 5.0)
+    assert moderate(family) != tuple(family)
+    assert moderate(family[1:]) == tuple(family[1:])
+    pairs_of_two = draw_family(MIN_CONFIGURATIONS, 1, math.inf)
+    assert moderate(pairs_of_two) != tuple(pairs_of_two)
+    unknown = [independent_estimate([1.0], [1.0])] * 20
+    assert moderate([*family[1:], *unknown]) == (*family[1:], *unknown)
+    assert moderate([]) == ()
+
+
+def test_variances_that_are_all_zero_are_left_alone() -> None:
+    family = [make_estimate(variance=0.0)] * 20
+    assert moderate(family) == tuple(family)
+
+
+def test_a_zero_variance_among_others_takes_part_of_theirs() -> None:
+    moderated = moderate([*draw_family(40, 4, math.inf), make_estimate(variance=0.0, freedom=4, n=5)])
+    assert 0 < moderated[-1].variance < math.inf
+
+
+def test_an_estimate_without_freedom_takes_the_prior() -> None:
+    family = draw_family(40, 4, 5.0)
+    prior_freedom, prior_variance = fit_prior([e.variance for e in family], [4.0] * 40)
+    last = moderate([*family, independent_estimate([1.0], [1.1])])[-1]
+    assert (last.variance, last.degrees_of_freedom) == pytest.approx((prior_variance, prior_freedom))
+
+
+def test_moderation_does_not_depend_on_the_order_of_configurations() -> None:
+    family = draw_family(15, 4, 5.0)
+    assert moderate(family[::-1]) == moderate(family)[::-1]
+
+
+def test_pooled_variance_weighs_by_degrees_of_freedom() -> None:
+    pooled = pool_variance(make_estimate(variance=1.0, freedom=3), make_estimate(value=9.0, variance=5.0, freedom=1))
+    assert (pooled.value, pooled.variance, pooled.degrees_of_freedom) == (0.02, 2.0, 4)
+    unknown = make_estimate(variance=0.0, freedom=0)
+    assert pool_variance(unknown, unknown) == unknown
+
+
+# --- power
+
+
+@pytest.mark.parametrize(("freedom", "level"), list(itertools.product([4, 7, 30], [0.01, 0.001])))
+def test_the_minimum_detectable_effect_is_found_with_its_power(freedom: int, level: float) -> None:
+    n = freedom + 1
+    estimate = make_estimate(freedom=freedom, n=n)
+    effect = minimum_detectable_effect(estimate, level, power=0.8)
+    noncentrality = effect / estimate.standard_error
+    found = stats.nct.sf(stats.t.isf(level, freedom), freedom, noncentrality)
+    assert found == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_minimum_detectable_effect_is_found_in_simulation() -> None:
+    random = np.random.default_rng(1)
+    effect = minimum_detectable_effect(make_estimate(), 0.01)
+    values = random.standard_normal((20_000, 8)) * 0.03 + effect
+    t = values.mean(axis=1) / values.std(axis=1, ddof=1) * math.sqrt(8)
+    assert float(np.mean(t > stats.t.isf(0.01, 7))) == pytest.approx(0.8, abs=0.015)
+
+
+@CALMLY
+@given(st.floats(0.005, 0.2), st.sampled_from([1, 2]), st.floats(0, 0.05), st.integers(2, 40))
+def test_required_n_is_the_smallest_that_reaches_the_power(
+    distance: float, sides: int, deviation: float, n: int
+) -> None:
+    estimate = dataclasses.replace(make_estimate(variance=deviation**2, freedom=sides * (n - 1), n=n), scale=sides / n)
+
+    def effect_at(tried: int) -> float:
+        freedom = max(estimate.degrees_of_freedom + tried - n, 1)
+        grown = dataclasses.replace(estimate, scale=sides / tried, degrees_of_freedom=freedom)
+        return minimum_detectable_effect(grown, 0.01)
+
+    needed = required_n(estimate, distance, 0.01)
+    assert needed is not None
+    assert effect_at(needed) <= distance
+    assert needed == 2 or effect_at(needed - 1) > distance
+
+
+def test_required_n_of_uneven_sides_is_that_of_even_ones() -> None:
+    uneven = Estimate(value=0.0, variance=0.01, degrees_of_freedom=6, scale=1 / 2 + 1 / 6, n=(2, 6))
+    even = dataclasses.replace(uneven, n=(3, 3))
+    mirrored = dataclasses.replace(uneven, n=(6, 2))
+    needed = required_n(even, 0.05, 0.01)
+    assert needed is not None
+    assert required_n(uneven, 0.05, 0.01) == required_n(mirrored, 0.05, 0.01) == needed
+
+
+def test_no_number_of_trials_overcomes_drift_or_a_distance_of_nothing() -> None:
+    assert required_n(make_estimate(extra=0.01), 0.05, 0.01) is None
+    assert required_n(make_estimate(), 0.0, 0.01) is None
+    assert required_n(make_estimate(), -0.1, 0.01) is None
+    assert required_n(make_estimate(), 1e-9, 0.01) is None
+
+
+def test_required_n_is_found_up_to_the_largest() -> None:
+    estimate = make_estimate(variance=1.0)
+    at_most = dataclasses.replace(estimate, scale=1 / MAX_N, degrees_of_freedom=7 + MAX_N - 8)
+    assert required_n(estimate, minimum_detectable_effect(at_most, 0.01) * (1 + 1e-12), 0.01) == MAX_N
+
+
+def test_standard_deviation_of_pairs_is_the_samples() -> None:
+    values = [0.01, 0.05, -0.02]
+    assert paired_estimate(values).variance == pytest.approx(statistics.variance(values))

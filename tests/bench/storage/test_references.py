@@ -1,0 +1,98 @@
+"""How a stored run is referred to: by its path, the beginning of its id, or as the latest."""
+
+import os
+from pathlib import Path
+
+import pytest
+from bench_builders import make_header, make_run
+from stored_runs import store
+
+from bench.errors import BadInputError
+from bench.records import Header, Run
+from bench.storage.store import resolve, run_path
+
+
+def stored(directory: Path, run_id: str, created_at: str, name: str = "x") -> Path:
+    header: Header = make_header(run_id=run_id, created_at=created_at, name=name)
+    path = run_path(directory, header)
+    store(Run(header=header, records=(), footer=None), path)
+    return path
+
+
+def test_latest_is_a_published_run_only_where_there_is_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published, own = tmp_path / "reference" / "box" / "quick.jsonl", tmp_path / "box" / "own.jsonl"
+    for path in (own, published):
+        path.parent.mkdir(parents=True)
+    store(make_run(), published)
+    assert resolve("latest", tmp_path) == published
+    assert "a published run: none of your own is under" in capsys.readouterr().err
+    store(make_run(), own)
+    os.utime(own, (0, 0))
+    assert resolve("latest", tmp_path) == own
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reference_is_a_path_or_the_beginning_of_an_id_or_latest(tmp_path: Path) -> None:
+    older = stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z", name="zzz")
+    newer = stored(tmp_path / "deeper", "aa02beef", "2026-11-21T04:30:00+01:00", name="aaa")
+    assert resolve(str(older), tmp_path / "elsewhere") == older
+    assert resolve("aa01", tmp_path) == older
+    assert resolve("aa02beef", tmp_path) == newer
+    assert resolve("latest", tmp_path) == newer
+
+
+def test_a_time_without_zone_counts_as_utc(tmp_path: Path) -> None:
+    stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z")
+    newer = stored(tmp_path, "aa02beef", "2026-11-21T03:16:00")
+    assert resolve("latest", tmp_path) == newer
+
+
+def test_an_ambiguous_reference_lists_the_candidates_newest_first(tmp_path: Path) -> None:
+    older = stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z")
+    newer = stored(tmp_path, "aa02beef", "2026-11-21T03:16:00Z")
+    stored(tmp_path, "bb01beef", "2026-11-21T03:17:00Z")
+    with pytest.raises(BadInputError) as caught:
+        resolve("aa", tmp_path)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "2 run ids begin with 'aa': write more digits, or a path. The newest that could be meant:"
+    assert lines[1:] == [f"  aa02beef  {newer}", f"  aa01beef  {older}"]
+
+
+@pytest.mark.parametrize("reference", ["cc", "", "AA01", "aa01beef0", "x" * 300])
+def test_a_reference_to_nothing_lists_what_there_is(tmp_path: Path, reference: str) -> None:
+    for index in range(12):
+        stored(tmp_path, f"aa{index:02}beef", f"2026-11-21T03:{index:02}:00Z")
+    with pytest.raises(BadInputError, match="neither a file, nor the beginning of a run id, nor latest") as caught:
+        resolve(reference, tmp_path)
+    assert [line.split()[0] for line in str(caught.value).splitlines()[1:]] == [
+        f"aa{i:02}beef" for i in range(11, 1, -1)
+    ]
+
+
+def test_a_path_to_nothing_is_refused(tmp_path: Path) -> None:
+    for reference in ("missing.jsonl", str(tmp_path)):
+        with pytest.raises(BadInputError, match="is not a file: name a stored run"):
+            resolve(reference, tmp_path)
+
+
+def test_without_stored_runs_the_remedy_is_to_make_one(tmp_path: Path) -> None:
+    for directory in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(BadInputError, match=r"no stored run is under .*python -m bench run"):
+            resolve("latest", directory)
+
+
+def test_files_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").mkdir()
+    (tmp_path / "b.jsonl").write_text("other\n")
+    (tmp_path / "c.jsonl").write_text('{"header":{"created_at":7,"run_id":"aa"}}\n')
+    (tmp_path / "d.jsonl").write_text('{"header":{"created_at":"2026-11-21","run_id":7}}\n')
+    only = stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z")
+    assert resolve("latest", tmp_path) == only
+
+
+def test_a_newer_schemas_run_is_found_so_that_reading_it_can_say_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"header":{"schema_version":2,"created_at":"2026-11-21","run_id":"aa"}}\n')
+    assert resolve("aa", tmp_path) == path

@@ -1,0 +1,281 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.errors import BadInputError
+from bench.system import locks
+from bench.system.locks import FileLock, HeldError, Patience, device_locks, require_free
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOLD = """
+import sys
+from pathlib import Path
+from bench.system.locks import device_locks
+with device_locks(["cpu"], Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def hold_in_another_process(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(  # noqa: S603 - this interpreter, and our own code
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_is_told_who_holds_the_device_and_gets_it_afterwards(tmp_path: Path) -> None:
+    with hold_in_another_process(tmp_path / "locks") as process:
+        message = rf"device cpu is in use by process {process.pid} since 20\d\d-.*Z; .*wait until that one ends"
+        with pytest.raises(BadInputError, match=message), device_locks(["cpu"], tmp_path / "locks"):
+            pass
+        process.communicate(timeout=20)
+    with device_locks(["cpu"], tmp_path / "locks"):
+        pass
+
+
+def test_a_killed_holder_leaves_nothing_locked(tmp_path: Path) -> None:
+    with hold_in_another_process(tmp_path / "locks") as process:
+        process.kill()
+    with device_locks(["cpu"], tmp_path / "locks"):
+        pass
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_different_devices_do_not_exclude_each_other(tmp_path: Path) -> None:
+    with device_locks(["cpu"], tmp_path), device_locks(["cuda"], tmp_path), device_locks(["cuda:1"], tmp_path):
+        pass
+
+
+def test_a_device_without_index_is_the_one_with_index_zero(tmp_path: Path) -> None:
+    with device_locks(["cuda"], tmp_path), pytest.raises(BadInputError, match="device cuda is in use"):
+        device_locks(["cuda:0"], tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("visible", "device", "physical"),
+    [
+        ("1", "cuda", "1"),
+        ("3, 2", "cuda:1", "2"),
+        ("GPU-5a1b,GPU-77", "cuda:1", "GPU-77"),
+        ("1", "cpu", "0"),
+        ("", "cuda:1", "1"),
+        ("1", "cuda:4", "4"),  # there is none: the device itself will be refused
+        ("../x,1", "cuda", "0"),
+    ],
+)
+def test_a_device_is_locked_as_the_one_that_it_is_where_all_are_visible(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, device: str, physical: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with device_locks([device], tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [f"device-{device.partition(':')[0]}-{physical}.lock"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,1")  # which CUDA takes for one
+    with device_locks(["cuda:0", "cuda:1"], tmp_path):
+        pass
+
+
+def test_one_device_under_two_numbers_excludes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with device_locks(["cuda:1"], tmp_path):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+        with device_locks(["cuda:1"], tmp_path):
+            pass
+        with pytest.raises(HeldError, match="device cuda is in use"):
+            device_locks(["cuda:0"], tmp_path).__enter__()
+
+
+def test_locks_of_several_devices_are_all_taken_or_none(tmp_path: Path) -> None:
+    with (
+        device_locks(["cuda:1"], tmp_path),
+        pytest.raises(BadInputError, match="device cuda:1 is in use"),
+        device_locks(["cuda:1", "cpu"], tmp_path),
+    ):
+        pass
+    with device_locks(["cuda:1", "cpu", "cuda:0", "cuda"], tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "device-cpu-0.lock",
+            "device-cuda-0.lock",
+            "device-cuda-1.lock",
+        }
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["", "CPU", "cuda:", "cuda:-1", "../x", "cuda:1:2", "cuda:99999", "cpu\n"])
+def test_what_is_no_device_name_is_refused(tmp_path: Path, device: str) -> None:
+    with pytest.raises(BadInputError, match="is no device name"), device_locks([device], tmp_path):
+        pass
+
+
+def test_the_default_folder_is_the_users_own_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with device_locks(["cpu"]):
+        (folder,) = tmp_path.iterdir()
+        assert folder.name == f"mnist-mlp-bench-{os.geteuid()}"
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "locks").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInputError, match="is not a folder"), device_locks(["cpu"], tmp_path / "locks"):
+        pass
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks").chmod(0o777)
+    with pytest.raises(BadInputError, match=r"mode 777.*belongs to you"), device_locks(["cpu"], tmp_path / "locks"):
+        pass
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(BadInputError, match="belongs to user"), device_locks(["cpu"], tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"cannot be made: No such file.*TMPDIR"):
+        device_locks(["cpu"], tmp_path / "missing" / "locks").__enter__()
+
+
+def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "device-cpu-0.lock").symlink_to(tmp_path / "target")
+    with pytest.raises(BadInputError, match="cannot be opened"):
+        device_locks(["cpu"], tmp_path).__enter__()
+    assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_a_file_system_without_locks_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(_descriptor: int) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(locks, "_lock", no_locks)
+    with pytest.raises(BadInputError, match=r"not implemented; choose a place .* file system with locks"):
+        device_locks(["cpu"], tmp_path).__enter__()
+
+
+def test_a_lock_file_removed_between_opening_and_locking_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.lock"
+    lock = locks._lock  # noqa: SLF001 - the moment between the two system calls is nowhere else
+    calls = []
+
+    def lock_after_removal(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            path.unlink()
+        lock(descriptor)
+
+    monkeypatch.setattr(locks, "_lock", lock_after_removal)
+    held = FileLock.acquire(path, "x", "wait")
+    assert len(calls) == 2
+    with pytest.raises(BadInputError, match="x is in use"):
+        FileLock.acquire(path, "x", "wait")
+    held.release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid":"x","since":"y"}', b'{"pid":3}', b"\xff"])
+def test_a_holder_that_has_not_said_who_it_is_is_another_process(tmp_path: Path, content: bytes) -> None:
+    held = FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    (tmp_path / "x.lock").write_bytes(content)
+    with pytest.raises(BadInputError, match="x is in use by another process; wait"):
+        FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    held.release()
+
+
+def test_a_lock_may_be_released_twice_and_its_file_may_be_gone(tmp_path: Path) -> None:
+    held = FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    held.path.unlink()
+    held.release()
+    FileLock.acquire(tmp_path / "x.lock", "x", "wait").release()
+    held.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+class FakeTime:
+    """A clock that only sleeping moves; `at` says what happens at which second."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.told: list[str] = []
+        self.at: dict[int, Callable[[], None]] = {}
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.at.pop(int(self.seconds), lambda: None)()
+
+    def patience(self, seconds: float) -> Patience:
+        return Patience(seconds=seconds, tell=self.told.append, clock=lambda: self.seconds, sleep=self.sleep)
+
+
+def test_a_held_device_is_waited_for_and_taken_as_soon_as_it_is_free(tmp_path: Path) -> None:
+    time = FakeTime()
+    held = FileLock.acquire(tmp_path / "device-cpu-0.lock", "device cpu", "wait")
+    time.at[130] = held.release
+    with device_locks(["cpu"], tmp_path, patience=time.patience(3600)), pytest.raises(HeldError):
+        FileLock.acquire(tmp_path / "device-cpu-0.lock", "device cpu", "wait")
+    assert time.seconds == 130
+    # Once at the beginning, then once a minute, then that it goes on.
+    assert len(time.told) == 4
+    assert f"device cpu is in use by process {os.getpid()} since" in time.told[0]
+    assert "waiting for it, 3600 s at most" in time.told[0]
+    assert "3480 s at most" in time.told[2]
+    assert time.told[3] == "device cpu is free: going on"
+
+
+def test_waiting_ends_with_the_same_error_as_not_waiting(tmp_path: Path) -> None:
+    time = FakeTime()
+    with (
+        device_locks(["cuda:1"], tmp_path),
+        pytest.raises(HeldError, match=r"device cuda:1 is in use by process .*--wait 1h.*; waited 2.5 s"),
+        device_locks(["cpu", "cuda:1"], tmp_path, patience=time.patience(2.5)),
+    ):
+        pass
+    assert time.seconds == 2.5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_free_device_is_not_waited_for_and_nothing_is_told(tmp_path: Path) -> None:
+    time = FakeTime()
+    with device_locks(["cpu"], tmp_path, patience=time.patience(10)):
+        pass
+    assert (time.seconds, time.told) == (0, [])
+
+
+def test_an_interruption_while_waiting_leaves_no_lock_of_ours(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    time = FakeTime()
+    time.at[3] = interrupt
+    with (
+        device_locks(["cuda"], tmp_path),
+        pytest.raises(KeyboardInterrupt),
+        device_locks(["cpu", "cuda"], tmp_path, patience=time.patience(60)),
+    ):
+        pass
+    with device_locks(["cpu", "cuda"], tmp_path):
+        pass
+
+
+def test_of_all_devices_the_cpu_must_be_free_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    require_free(["auto"], Patience())
+    with device_locks(["cpu"]), pytest.raises(HeldError, match="device cpu is in use"):
+        require_free(["auto", "cuda"], Patience())
+    with device_locks(["cpu"]):
+        require_free(["cuda", "CPU", "../x"], Patience())

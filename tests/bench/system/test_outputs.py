@@ -1,0 +1,54 @@
+from pathlib import Path, PureWindowsPath
+
+import pytest
+from bench_builders import make_header
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import BadInputError
+from bench.storage.store import run_path
+from bench.system.outputs import remove_abandoned, require_writable, windows_problem, write_atomically
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "run[1].csv"
+    write_atomically(path, "whole")
+    for name in (".run[1].csv.0a1b2c3d.tmp", ".run1.csv.0a1b2c3d.tmp", ".run[1].csv.lock", "run[1].csv.tmp"):
+        (tmp_path / name).touch()
+    remove_abandoned(path)
+    left = {each.name for each in tmp_path.iterdir()}
+    assert left == {"run[1].csv", ".run1.csv.0a1b2c3d.tmp", ".run[1].csv.lock", "run[1].csv.tmp"}
+
+
+def test_a_missing_folder_holds_nothing_to_remove(tmp_path: Path) -> None:
+    remove_abandoned(tmp_path / "missing" / "run.csv")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("NUL", "nul.json", r"C:\runs\Con.jsonl", "COM1.csv", "lpt².txt", "aux .json", "CONIN$"),
+        *("run:1.jsonl", "a?.json", "a*b.json", 'say "hi".json", "a<b.json', "a\tb.json"),
+        *("run.", "run.json ", "runs. /run.json", "x/.../run.json"),
+    ],
+)
+def test_a_name_that_windows_takes_for_another_is_refused_there(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert windows_problem(PureWindowsPath(path)) is not None
+    monkeypatch.setattr("sys.platform", "win32")
+    with pytest.raises(BadInputError, match=r"on Windows|Windows leaves out"):
+        require_writable(Path(path))
+
+
+@pytest.mark.parametrize(
+    "path", [r"C:\runs\run.jsonl", "../run 1.jsonl", "./conrad.json", "com10.csv", ".run.csv.lock", "nul-1.json", "C:x"]
+)
+def test_an_ordinary_name_is_one_on_windows_too(path: str) -> None:
+    assert windows_problem(PureWindowsPath(path)) is None
+
+
+@given(st.from_regex(r"\w[\w.+-]{0,47}", fullmatch=True) | st.sampled_from(["CON", "nul.", "a..", "com1.x"]))
+def test_every_name_that_a_run_may_have_makes_a_file_name_that_windows_takes_as_it_is(name: str) -> None:
+    path = run_path(Path("results"), make_header(name=name))
+    for each in (path, path.with_suffix(".csv"), path.with_name(f".{path.name}.lock")):
+        assert windows_problem(PureWindowsPath(each)) is None
+    assert len(path.name) < 128

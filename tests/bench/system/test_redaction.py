@@ -1,0 +1,89 @@
+import getpass
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from bench.system.redaction import redact
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "Jane Doe" / "café"
+    (folder / "work").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("MNIST_MLP_DATA", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.chdir(folder / "work")
+    return folder
+
+
+def test_data_root_present_folder_and_home_become_placeholders(home: Path) -> None:
+    root = home / "data sets"
+    message = f"data root {str(root)!r} has no {root}/MNIST/raw: see {home}/notes and {home}/work/plan"
+    assert (
+        redact(message, root) == "data root '<data root>' has no <data root>/MNIST/raw: see ~/notes and <folder>/plan"
+    )
+
+
+def test_a_relative_data_root_is_found_by_its_absolute_path(home: Path) -> None:
+    assert redact(f"{home}/work/sets/MNIST is damaged", Path("sets")) == "<data root>/MNIST is damaged"
+
+
+def test_the_data_root_of_the_environment_counts_where_none_is_given(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_MLP_DATA", str(home / "sets"))
+    assert redact(f"no file {home}/sets/MNIST") == "no file <data root>/MNIST"
+
+
+def test_a_folder_whose_name_only_begins_alike_is_another_one(home: Path) -> None:
+    assert "<data root>" not in redact(f"{home}-old is full", home)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("File '/opt/jane/lib/x.py', line 3", "File '…/x.py', line 3"),
+        ("cannot open /srv/jane/sets/a.bin: denied", "cannot open …/a.bin: denied"),
+        (r"cannot open C:\Users\jane\a.bin", "cannot open …/a.bin"),
+        ("cannot open file:///home/jane/a/b", "cannot open file://…/b"),
+        ("cannot open file://server/jane/b", "cannot open file://…/b"),
+        ("cannot open file:///C:/Users/jane/b", "cannot open file://…/b"),
+        (r"cannot open \\server\share\jane\x: denied", "cannot open …/x: denied"),
+        (repr(r"\\server\share\jane\x"), "'…/x'"),
+        ("cannot open //server/share/x, nor //home/jane/x", "cannot open …/x, nor …/x"),
+        ("see https://example.org/a/b", "see https://example.org/a/b"),
+        ("7 // 2, C:// and file:///x", "7 // 2, C:// and file:///x"),
+        ("1/2 of 3 GiB/s, and/or more; 0.5 s/epoch", "1/2 of 3 GiB/s, and/or more; 0.5 s/epoch"),
+        ("RuntimeError: shapes (3, 4) and (5, 6)", "RuntimeError: shapes (3, 4) and (5, 6)"),
+    ],
+)
+def test_of_other_paths_the_last_name_is_kept_and_what_is_no_path_is_kept_as_it_is(message: str, expected: str) -> None:
+    assert redact(message) == expected
+
+
+def test_names_of_user_and_host_are_replaced_as_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "jdoe")
+    monkeypatch.setattr(socket, "gethostname", lambda: "darkstar.example.org")
+    message = redact("jdoe on darkstar.example.org, called darkstar, but not jdoes nor darkstars")
+    assert message == "<user> on <host>, called <host>, but not jdoes nor darkstars"
+
+
+@pytest.mark.parametrize("name", ["root", "user", "localhost", "x", ""])
+def test_names_that_tell_nothing_are_words_like_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: name)
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    assert redact("the root of user x at localhost") == "the root of user x at localhost"
+
+
+def test_a_removed_present_folder_and_an_unnamed_user_are_no_obstacle(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unnamed() -> str:
+        raise OSError("no such user")
+
+    monkeypatch.setattr(getpass, "getuser", unnamed)
+    (home / "work").rmdir()
+    assert re.fullmatch(r"~/x", redact(f"{home}/x"))

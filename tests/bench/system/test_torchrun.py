@@ -1,0 +1,316 @@
+"""A run whose ranks `torchrun` started: on one machine, and on two hosts that are network namespaces of this one."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import planted_ranks
+import psutil
+import pytest
+from bench_builders import make_configuration, make_header, make_plan, make_trial
+from checkout import ROOT
+from click.testing import CliRunner
+from fake_worker import FakeLauncher, Request, fail_trial
+
+from bench.cli import cli
+from bench.coding import to_json
+from bench.errors import BadInputError, WorkerError
+from bench.execution.follow import follow
+from bench.protocol.messages import Awaited, Joined
+from bench.records import Failure, FailureKind, Measurement, Run, Trial
+from bench.storage.store import RunWriter, read_run
+from bench.system.locks import IMPATIENT
+from bench.system.torchrun import Place, check_world_size, place_in_torchrun
+
+VARIABLES = {
+    "TORCHELASTIC_RUN_ID": "some",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "RANK": "3",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "GROUP_RANK": "1",
+}
+SECOND_HOST = Place(rank=1, world_size=2, local_rank=0, local_world_size=1, host=1)
+RUN = (
+    *("run", "--dataset", "digits", "--models", "784-8-10", "--batch-sizes", "64"),
+    *("--epochs", "2", "--repeats", "2", "--threads", "1"),
+)
+
+
+def test_the_place_among_ranks_is_read_from_torchruns_variables() -> None:
+    assert place_in_torchrun(VARIABLES) == Place(rank=3, world_size=8, local_rank=1, local_world_size=2, host=1)
+    assert place_in_torchrun({"RANK": "3", "WORLD_SIZE": "8"}) is None  # of some other launcher
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, "--rdzv-backend c10d"),
+        ({"RANK": "first"}, "torchrun's variables cannot be read"),
+    ],
+)
+def test_variables_that_are_of_no_use_are_refused(changes: dict[str, str], words: str) -> None:
+    with pytest.raises(BadInputError, match=words):
+        place_in_torchrun(VARIABLES | changes)
+
+
+def test_more_ranks_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInputError, match="--world-size 4 is more than the 2 ranks that torchrun started"):
+        check_world_size(4, SECOND_HOST)
+    check_world_size(4, None)
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(BadInputError, match="not offered on Windows"):
+        check_world_size(2, None)
+
+
+def scripted(launcher: FakeLauncher, trials: Sequence[Trial], joined: Sequence[Failure | None]) -> list[str]:
+    """Let there be these trials, in which this rank ends so; return what the follower tells."""
+    ends = iter(joined)
+
+    def answer(request: Request) -> dict[str, object] | None:
+        if request["do"] == "await":
+            number = request["number"]
+            return {"answer": to_json(Awaited(trial=trials[number] if number < len(trials) else None))}
+        if request["do"] == "join":
+            return {"answer": to_json(Joined(failure=next(ends)))}
+        return None
+
+    launcher.on = answer
+    return []
+
+
+def run_follower(launcher: FakeLauncher, told: list[str], place: Place = SECOND_HOST) -> int:
+    return follow(place, launcher, root=None, timeout_seconds=60, patience=IMPATIENT, tell=told.append)
+
+
+def test_a_follower_joins_each_trial_in_a_fresh_process_until_there_is_none(fake_launcher: FakeLauncher) -> None:
+    together, alone = (make_trial(make_configuration(world_size=size)) for size in (2, 1))
+    told = scripted(fake_launcher, [together, alone, together], [None, None])
+    assert run_follower(fake_launcher, told) == 2
+    asked = [(request["do"], request.get("number")) for request in fake_launcher.requests]
+    join = ("join", None)
+    assert asked == [("await", 0), join, ("await", 1), ("await", 2), join, ("await", 3)]
+    assert fake_launcher.started == 4
+    assert told == []
+
+
+def test_a_follower_that_fails_in_one_trial_says_so_and_takes_part_in_the_next(fake_launcher: FakeLauncher) -> None:
+    trial = make_trial(make_configuration(world_size=2))
+    failure = Failure(kind=FailureKind.CRASH, message="the first rank has ended")
+    told = scripted(fake_launcher, [trial, trial], [failure, None])
+    assert run_follower(fake_launcher, told) == 2
+    assert told == ["rank 1: crash: the first rank has ended"]
+
+
+def test_a_follower_without_a_store_ends_with_an_error(fake_launcher: FakeLauncher) -> None:
+    fake_launcher.on = lambda request: fail_trial(FailureKind.CRASH, "no store") if request["do"] == "await" else None
+    with pytest.raises(WorkerError, match="rank 1 cannot wait for trials"):
+        run_follower(fake_launcher, [])
+
+
+@pytest.mark.parametrize(("is_here", "preload"), [(False, ()), (True, ("sklearn.datasets",))])
+def test_a_follower_of_a_run_that_goes_on_needs_no_file_of_it(
+    fake_launcher: FakeLauncher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_here: bool,  # noqa: FBT001 - cases
+    preload: tuple[str, ...],
+) -> None:
+    trial = make_trial(make_configuration(world_size=2, dataset="digits"))
+    if is_here:
+        RunWriter.create(tmp_path / "run.jsonl", make_header(plan=make_plan([trial.configuration]))).close()
+    preloaded: list[tuple[str, ...]] = []
+
+    def launcher(modules: tuple[str, ...]) -> FakeLauncher:
+        preloaded.append(modules)
+        return fake_launcher
+
+    for name, value in (VARIABLES | {"RANK": "1", "WORLD_SIZE": "2"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("bench.execution.processes.make_launcher", launcher)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    scripted(fake_launcher, [trial], [None])
+    result = CliRunner().invoke(cli, ["run", "--resume", str(tmp_path / "run.jsonl")])
+    assert result.exit_code == 0, result.output
+    assert "rank 1 took part in 1 trials" in result.stderr
+    assert preloaded == [preload]
+
+
+def check_stored(path: Path) -> Run:
+    """Check that both world sizes of both repeats are there, and gave the same losses."""
+    run = read_run(path)
+    assert len(run.records) == 4
+    losses: dict[tuple[int, int], list[float]] = {}
+    for record in run.records:
+        assert isinstance(record.outcome, Measurement), record.outcome
+        configuration = record.trial.configuration
+        assert len(record.outcome.ranks) == (2 if configuration.world_size == 2 else 0)
+        losses[configuration.world_size, record.trial.seed] = [epoch.test_loss for epoch in record.outcome.epochs]
+    for seed in (0, 1):
+        assert losses[2, seed] == pytest.approx(losses[1, seed], rel=1e-4)
+    return run
+
+
+def torchrun(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend", "c10d", "--rdzv-id", "test", *arguments]
+
+
+@pytest.mark.slow
+def test_ranks_that_torchrun_started_on_one_machine_make_one_run(tmp_path: Path) -> None:
+    command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0", "-m", "bench", *RUN)
+    done = subprocess.run(  # noqa: S603 - our own command
+        [*command, "--world-size", "1,2", "--output", str(tmp_path / "run.jsonl")],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rank 1 took part in 2 trials" in done.stderr
+    check_stored(tmp_path / "run.jsonl")
+
+
+def trial_of_rank(rank: int, harness: psutil.Process) -> psutil.Process | None:
+    """Return the process that is this rank's part of the running trial, below torchrun's process."""
+    for process in harness.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            parent = process.parent()
+            if (
+                parent is not None
+                and "bench.worker.host" in parent.cmdline()
+                and process.environ()["RANK"] == str(rank)
+            ):
+                return process
+    return None
+
+
+@pytest.mark.slow
+def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp_path: Path) -> None:
+    command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0", "-m", "bench", "run", "--verbose")
+    long = (
+        "--models",
+        "784-256-10",
+        "--dataset",
+        "synthetic",
+        "--batch-sizes",
+        "256",
+        "--epochs",
+        "2",
+        "--threads",
+        "1",
+    )
+    output = tmp_path / "run.jsonl"
+    with subprocess.Popen(  # noqa: S603 - our own command
+        [*command, *long, "--repeats", "2", "--output", str(output)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        harness = psutil.Process(running.pid)
+        end = time.monotonic() + 120
+        while not output.exists() and time.monotonic() < end:  # then its first trial begins
+            time.sleep(0.05)
+        time.sleep(1.5)
+        victim = trial_of_rank(1, harness)
+        assert victim is not None
+        victim.kill()
+        _, errors = running.communicate(timeout=120)
+    first, second = read_run(output).records
+    assert isinstance(first.outcome, Failure), errors
+    assert first.outcome.kind is FailureKind.CRASH
+    assert "a rank has ended" in first.outcome.message
+    assert isinstance(second.outcome, Measurement), second.outcome
+    assert running.returncode != 0  # a trial has failed
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_a_failed_one_for_ever_ends_and_tells_why_that_one_failed(tmp_path: Path) -> None:
+    command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0")
+    output = tmp_path / "run.jsonl"
+    seeds = ("--seed", str(planted_ranks.FIRST_EXHAUSTED), "--repeats", "2", "--timeout", "60s")
+    assert planted_ranks.WAITING == planted_ranks.FIRST_EXHAUSTED + 1
+    done = subprocess.run(  # noqa: S603 - our own command
+        [*command, str(ROOT / "tests" / "planted_torchrun.py"), *RUN, *seeds, "--output", str(output)],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    outcomes = {record.trial.seed: record.outcome for record in read_run(output).records}
+    told = {seed: (outcome.kind, outcome.message) for seed, outcome in outcomes.items() if isinstance(outcome, Failure)}
+    assert told == {
+        planted_ranks.FIRST_EXHAUSTED: (FailureKind.OUT_OF_MEMORY, "MemoryError: planted"),
+        planted_ranks.WAITING: (FailureKind.OUT_OF_MEMORY, "rank 1: MemoryError: planted"),
+    }, done.stderr
+    assert "rank 1: out_of_memory: rank 0: MemoryError: planted" in done.stderr
+
+
+@contextlib.contextmanager
+def two_hosts() -> Iterator[tuple[str, str]]:
+    """Two network namespaces with a cable between them."""
+    names = tuple(f"bench-{os.getpid()}-{number}" for number in (1, 2))
+
+    def ip(*arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)  # noqa: S603, S607 - fixed words
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", "cable1", "netns", names[0], "type", "veth", "peer", "name", "cable2", "netns", names[1])
+        for number, name in enumerate(names, start=1):
+            ip("-n", name, "addr", "add", f"10.99.0.{number}/24", "dev", f"cable{number}")
+            ip("-n", name, "link", "set", f"cable{number}", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("network namespaces cannot be made here")
+    try:
+        yield names[0], names[1]
+    finally:
+        for name in names:
+            ip("netns", "del", name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("ip") is None or os.geteuid() != 0, reason="takes root and iproute2")
+def test_ranks_on_two_hosts_make_one_run(tmp_path: Path) -> None:
+    with two_hosts() as names:
+        hosts = []
+        for number, name in enumerate(names, start=1):
+            folder = tmp_path / name
+            folder.mkdir()
+            command = torchrun(
+                *("--nnodes", "2", "--nproc-per-node", "1", "--local-addr", f"10.99.0.{number}"),
+                *("--rdzv-endpoint", "10.99.0.1:29511", "--rdzv-conf", f"is_host={int(number == 1)}"),
+                *("-m", "bench", *RUN, "--world-size", "1,2", "--output", str(folder / "run.jsonl")),
+            )
+            # Each host has its own locks, and finds the other by the cable.
+            environment = {**os.environ, "TMPDIR": str(folder), "GLOO_SOCKET_IFNAME": f"cable{number}"}
+            hosts.append(
+                subprocess.Popen(  # noqa: S603 - our own command
+                    ["ip", "netns", "exec", name, *command],  # noqa: S607 - wherever it is
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        errors = [host.communicate(timeout=300)[1] for host in hosts]
+        assert [host.returncode for host in hosts] == [0, 0], errors
+    leader, follower = (tmp_path / name / "run.jsonl" for name in names)
+    if not leader.exists():  # torchrun numbers hosts as they come
+        leader, follower = follower, leader
+    check_stored(leader)
+    assert not follower.exists()

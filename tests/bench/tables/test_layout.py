@@ -1,0 +1,78 @@
+"""Tables as text: what fits the terminal, and how."""
+
+import pytest
+from checkout import REFERENCE
+from click.testing import CliRunner
+
+from bench.cli import cli
+from bench.tables.layout import WordTable, draw_word_tables, text_table
+
+
+def test_table_without_a_width_keeps_every_cell_on_one_line() -> None:
+    table = text_table(("what", "why"), [("x" * 50, "word " * 30)], (False, False))
+    assert len(table.splitlines()) == 3
+
+
+def test_cells_of_the_widest_columns_are_broken_between_words_to_fit() -> None:
+    rows = [("cpu", "yes", "host processor"), ("cuda", "no", "this build of torch has no CUDA: install one that has")]
+    assert text_table(("device", "is", "why"), rows, (False,) * 3, 40).splitlines() == [
+        "device  is   why",
+        "------  ---  --------------------------",
+        "cpu     yes  host processor",
+        "cuda    no   this build of torch has no",
+        "             CUDA: install one that has",
+    ]
+
+
+def test_number_and_unit_stay_together_and_right_columns_right() -> None:
+    table = text_table(("rate", "range"), [("92.9 GFLOP/s ±3.6 %", "87.83 % to 88.45 %")], (True, True), 24)
+    assert table.splitlines() == [
+        "        rate       range",
+        "------------  ----------",
+        "92.9 GFLOP/s  87.83 % to",
+        "      ±3.6 %     88.45 %",
+    ]
+
+
+def test_table_that_cannot_fit_is_as_narrow_as_its_words_let_it_be() -> None:
+    table = text_table(("a", "b"), [("x" * 20, "one two")], (False, False), 5)
+    assert max(map(len, table.splitlines())) == 20 + 2 + 3
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "show quick.jsonl",
+        "show quick.jsonl --price-per-hour 2",
+        "show taxes.jsonl",
+        "show taxes.jsonl --taxes",
+        "show threads.jsonl",
+        "show scaling.jsonl",
+        "show recipes.jsonl --claims",
+        "compare either-side.jsonl either-side.jsonl",
+        "compare scaling.jsonl scaling.jsonl --between engine=eager,fused",
+        "compare quick.jsonl quick.jsonl --price-per-hour 2",
+        "predict scaling.jsonl",
+        "predict threads.jsonl",
+        "predict scaling.jsonl --layers mlp_512_256 --batch-size 64",
+        "list --results .",
+    ],
+)
+def test_every_table_of_the_reference_runs_fits_the_terminal(
+    line: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REFERENCE)
+    for command in ("show", "compare", "predict", "list"):
+        monkeypatch.setattr(f"bench.commands.{command}.terminal_width", lambda: width)
+    result = CliRunner().invoke(cli, line.split(), prog_name="bench")
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.stdout.splitlines())) <= width, result.stdout
+
+
+def test_nothing_around_a_markdown_table_is_taken_for_more_than_text() -> None:
+    table = WordTable(title="a[b](c)", headers=("n",), rows=[("1",)], numeric=(True,), notes=["<script>", "*d*"])
+    text = draw_word_tables(["run `x`"], [table], "markdown", 80)
+    assert "run \\`x\\`" in text
+    assert "a\\[b\\](c)" in text
+    assert text.endswith("- \\<script>\n- \\*d\\*")

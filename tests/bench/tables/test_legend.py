@@ -1,0 +1,239 @@
+import dataclasses
+
+import pytest
+from bench_builders import (
+    make_configuration,
+    make_epochs,
+    make_failure,
+    make_footer,
+    make_machine,
+    make_measurement,
+    make_record,
+    make_run,
+    make_software,
+)
+
+from bench.compare.matching import is_whole
+from bench.records import Accelerator, FailureKind, Fingerprint, Footer, Peak, Run, TrialWarning
+from bench.tables.columns import default_columns, find_columns
+from bench.tables.legend import count_failures, count_warnings, heading, is_complete, legend
+from bench.tables.machines import by_machine
+from bench.tables.summary import PeakRate, summarise
+from bench.warning_rules import ADVICE
+
+
+def notes(run: Run, *keys: str) -> list[str]:
+    summaries = summarise(run.records)
+    columns = find_columns(keys) if keys else default_columns(summaries)
+    return list(legend(run, summaries, columns, ()))
+
+
+def test_utilisation_above_the_peak_and_without_one_is_told() -> None:
+    run = make_run([make_configuration(threads=threads) for threads in (1, 2)])
+    columns = find_columns(("threads", "flops_utilisation"))
+
+    def told(peak_rate: PeakRate) -> str:
+        return "\n".join(legend(run, summarise(run.records, peak_rate), columns, ()))
+
+    assert "of measured peak" not in told(lambda _: 1e15)
+    text = told(lambda c: 1.0 if c.threads == 1 else None)
+    assert "(1 of 2 rows above 100 %): faster than the calibrated peak: calibrate again on a quiet machine" in text
+    assert "(1 of 2 rows empty): not calibrated with this device, precision, threads and torch" in text
+    assert not any("measured peak" in line for line in notes(run))
+
+
+def test_heading_names_run_machine_and_software() -> None:
+    title, machine = heading(make_run().header)
+    hardware = "Fictional CPU 9000 (4 of 8 logical cores), Fictional GPU F1, 16.0 GiB memory"
+    assert title == "run 0a1b2c3d, nightly, 2026-11-21T03:15:00Z"
+    assert machine == f"{hardware}, torch 2.11.0, Python 3.12.4, Linux"
+
+
+def test_heading_counts_equal_accelerators_and_omits_an_empty_name() -> None:
+    gpus = tuple(Accelerator(device=f"cuda:{index}", name="F1", memory_bytes=None) for index in range(2))
+    title, machine = heading(make_run(name="", machine=make_machine(accelerators=gpus, cores_usable=1.5)).header)
+    assert title == "run 0a1b2c3d, 2026-11-21T03:15:00Z"
+    assert machine.startswith("Fictional CPU 9000 (1.5 of 8 logical cores), F1 x 2, 16.0 GiB memory")
+
+
+def test_heading_is_harmless() -> None:
+    run = make_run(
+        name="\x1b]0;owned\x07" + "n" * 500,
+        machine=make_machine(cpu_model="\x1b[31m" + "c" * 500, operating_system="L\nx"),
+        software=make_software(torch="2\u202e", python="3\x00"),
+    )
+    text = "".join(heading(run.header))
+    assert text.isprintable()
+    assert len(text) < 300
+
+
+def test_dimensions_that_do_not_vary_are_told_once_below() -> None:
+    constant = "dataset mnist, pipeline resident, engine eager, precision fp32"
+    assert f"every row: {constant}, threads 2, epochs 3" in notes(make_run())
+    varied = make_run([make_configuration(threads=1), make_configuration(threads=2)])
+    assert f"every row: {constant}, epochs 3" in notes(varied)
+
+
+def test_dimensions_that_chosen_columns_hide_are_named() -> None:
+    varied = make_run([make_configuration(threads=1), make_configuration(threads=2, batch_size=256)])
+    assert "rows also differ in batch_size, threads: add to --columns" in notes(varied, "model", "epoch_seconds")
+    assert not [note for note in notes(varied) if "differ" in note]
+
+
+def test_the_range_is_explained_only_where_one_is_shown() -> None:
+    assert [note for note in notes(make_run()) if note.startswith("±: half the range")]
+    assert not [note for note in notes(make_run(repeats=1)) if note.startswith("±")]
+
+
+def test_peak_memory_is_explained_with_what_measured_it() -> None:
+    device_peak = make_measurement(device_allocated_peak=Peak(bytes=7, method="allocator"), host_peak=None)
+    cpu, cuda = make_configuration(), make_configuration(device="cuda")
+    run = make_run([cpu, cuda], 1, records=[make_record(cpu), make_record(cuda, outcome=device_peak)])
+    told = [note for note in notes(run) if note.startswith("peak memory")]
+    assert told == [
+        "peak memory on cpu: of the host, above what the imports took (VmHWM)",
+        "peak memory on accelerators: of tensors on the device (allocator)",
+    ]
+    assert not [note for note in notes(run, "model", "n") if note.startswith("peak memory")]
+
+
+def test_peak_memory_is_explained_for_shown_rows_only() -> None:
+    cpu, cuda = make_configuration(), make_configuration(device="cuda")
+    run = make_run([cpu, cuda], 1, records=[make_record(cpu), make_record(cuda)])
+    shown = [summary for summary in summarise(run.records) if summary.configuration == cuda]
+    assert not [note for note in legend(run, shown, default_columns(shown), ()) if note.startswith("peak memory")]
+
+
+def test_why_energy_is_missing_is_told_once_and_only_beside_its_columns() -> None:
+    outcome = make_measurement(energy_reason="RAPL: nothing there")
+    run = make_run(records=[make_record(repeat=repeat, outcome=outcome) for repeat in range(3)])
+    told = [line for line in notes(run, "model", "joules_per_epoch") if "RAPL: nothing there" in line]
+    assert len(told) == 1
+    assert told[0].startswith("energy unmeasured: ")
+    assert not any("RAPL" in line for line in notes(run))
+
+
+def test_failures_are_counted_by_kind_with_the_first_message() -> None:
+    kinds = [
+        (FailureKind.TIMEOUT, "60 s"),
+        (FailureKind.CRASH, "signal 9\nTrace\x1b[1m"),
+        (FailureKind.TIMEOUT, "61 s"),
+    ]
+    records = [make_record(repeat=repeat, outcome=make_failure(*kind)) for repeat, kind in enumerate(kinds)]
+    run = make_run(records=records)
+    told = [note for note in notes(run) if note.startswith("failed")]
+    assert told == [
+        "failed: 1 trial with crash, first: signal 9 Trace?[1m",
+        "failed: 2 trials with timeout, first: 60 s",
+    ]
+    assert [failed.count for failed in count_failures(summarise(run.records))] == [1, 2]
+
+
+def test_each_warning_is_explained_once_with_the_rows_it_concerns() -> None:
+    configurations = [make_configuration(batch_size=size) for size in (32, 64, 128)]
+    records = [make_record(configuration, repeat) for configuration in configurations for repeat in range(3)]
+    records[0] = dataclasses.replace(records[0], warnings=(TrialWarning.STALL,))
+    records[1] = dataclasses.replace(records[1], warnings=(TrialWarning.STALL,))
+    records[4] = dataclasses.replace(records[4], warnings=(TrialWarning.STALL,))
+    run = make_run(configurations, records=records)
+    assert count_warnings(summarise(records)) == {TrialWarning.STALL: 2}
+    told = [note for note in notes(run) if note.startswith("warning")]
+    assert told == [f"warning stall (2 of 3 rows): {ADVICE[TrialWarning.STALL]}"]
+
+
+@pytest.mark.parametrize("footer", [None, make_footer(complete=False, reason="interrupted", missing=2)])
+def test_an_incomplete_run_says_how_much_is_missing_and_how_to_resume(footer: Footer | None) -> None:
+    run = make_run([make_configuration(), make_configuration(threads=1)], 3)
+    cut = dataclasses.replace(run, records=run.records[:4], footer=footer)
+    assert not is_complete(cut)
+    assert "run incomplete: 2 of 6 trials missing, resume with python -m bench run --resume 0a1b2c3d" in notes(cut)
+
+
+def test_a_trial_stored_twice_is_not_counted_twice() -> None:
+    run = make_run(repeats=3)
+    cut = dataclasses.replace(run, records=(run.records[0], run.records[0]), footer=None)
+    assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 3")]
+
+
+def test_a_run_whose_footer_counts_more_trials_than_are_left_is_incomplete() -> None:
+    run = make_run([make_configuration(), make_configuration(threads=1)], 3)
+    cut = dataclasses.replace(run, records=run.records[:4])
+    assert cut.footer is not None
+    assert cut.footer.complete
+    assert (is_complete(cut), is_whole(cut)) == (False, False)
+    assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 6 trials missing")]
+
+
+def test_what_one_of_several_machines_measured_of_a_complete_run_is_complete() -> None:
+    run = make_run(repeats=3)
+    moved = tuple(dataclasses.replace(each, fingerprint=int(each.trial.repeat == 1)) for each in run.records)
+    other = Fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"), software=run.header.software)
+    parts = by_machine(dataclasses.replace(run, records=moved, other_fingerprints=(other,))).values()
+    assert [len(part.records) for part in parts] == [2, 1]
+    assert all(map(is_complete, parts))
+    assert not [note for part in parts for note in notes(part) if "incomplete" in note]
+
+
+def test_a_complete_run_says_nothing_of_it() -> None:
+    assert is_complete(make_run())
+    assert not [note for note in notes(make_run()) if "incomplete" in note]
+
+
+def test_what_was_wrong_with_the_file_is_told_harmlessly() -> None:
+    run = dataclasses.replace(make_run(), warnings=("line 7 is torn\x1b[2J",))
+    assert notes(run)[-1] == "file: line 7 is torn?[2J"
+
+
+# --- flagged trials
+
+
+def flag(run: Run, repeats: int, *seconds: float) -> Run:
+    """`run` with a stall in its first trials of each configuration, one for each of `seconds`, its epoch time."""
+    records = []
+    for record in run.records:
+        if record.trial.repeat < repeats:
+            outcome = make_measurement(epochs=make_epochs([seconds[record.trial.repeat]], [9_725]))
+            records.append(dataclasses.replace(record, outcome=outcome, warnings=(TrialWarning.STALL,)))
+        else:
+            records.append(record)
+    return dataclasses.replace(run, records=tuple(records))
+
+
+def test_an_epoch_time_is_told_with_and_without_flagged_trials_where_it_differs() -> None:
+    assert "cpu 784-128-10 batch 64: 2.13 s with, 2.12 s without the 1 flagged of 3 trials" not in notes(make_run())
+    told = notes(flag(make_run(repeats=4), 3, 4.0, 4.5, 5.0))
+    assert "cpu 784-128-10 batch 64: 4.25 s with, 2.12 s without the 3 flagged of 4 trials" in told
+
+
+def test_a_median_that_flagged_trials_do_not_move_is_said_to_stay() -> None:
+    assert "cpu 784-128-10 batch 64: 1 of 3 trials flagged, 2.12 s with and without" in notes(flag(make_run(), 1, 9.0))
+
+
+def test_all_trials_flagged_leave_nothing() -> None:
+    told = notes(flag(make_run(), 3, 2.0, 2.0, 2.0))
+    assert "cpu 784-128-10 batch 64: all 3 trials are flagged, and nothing would be left without them" in told
+
+
+def test_a_single_flagged_trial_has_its_warning_and_no_more() -> None:
+    assert not [note for note in notes(flag(make_run(repeats=1), 1, 2.0)) if "flagged" in note]
+
+
+def test_five_configurations_with_flagged_trials_are_told_the_most_moved_first_and_the_others_counted() -> None:
+    configurations = [make_configuration(batch_size=size, threads=each) for size in (8, 64, 99) for each in (1, 2)]
+    run = flag(make_run(configurations), 2, 8.0, 9.0)
+    calm = [record for record in run.records if record.trial.configuration != configurations[3]]
+    told = [note for note in notes(dataclasses.replace(run, records=tuple(calm))) if "flagged" in note]
+    assert len(told) == 5
+    assert told[0] == "cpu 784-128-10 batch 8, threads 1: 8.00 s with, 2.12 s without the 2 flagged of 3 trials"
+    run = dataclasses.replace(
+        run,
+        records=tuple(
+            dataclasses.replace(record, outcome=make_measurement(epochs=make_epochs([30.0], [9_725])))
+            if record.warnings and record.trial.configuration == configurations[4]
+            else record
+            for record in run.records
+        ),
+    )
+    told = [note for note in notes(run) if "flagged" in note]
+    assert told[0] == "cpu 784-128-10 batch 99, threads 1: 30.0 s with, 2.12 s without the 2 flagged of 3 trials"
+    assert told[-1] == "and 1 more with flagged trials: add flagged and unflagged_epoch_seconds to --columns"

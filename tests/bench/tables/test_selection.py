@@ -1,0 +1,157 @@
+import itertools
+
+import pytest
+from bench_builders import make_configuration, make_epochs, make_measurement, make_record, make_run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import BadInputError
+from bench.records import Peak
+from bench.tables.selection import select
+from bench.tables.show import render_run
+from bench.tables.summary import Summary, summarise
+
+
+def trained(device: str, batch_size: int, seconds: float, *, host_bytes: int | None = None) -> Summary:
+    measurement = make_measurement(
+        epochs=make_epochs((seconds,), (9_700,)),
+        host_peak=None if host_bytes is None else Peak(bytes=host_bytes, method="VmHWM"),
+    )
+    configuration = make_configuration(device=device, batch_size=batch_size, shuffle=batch_size > 64)
+    (summary,) = summarise([make_record(configuration, outcome=measurement)])
+    return summary
+
+
+ROWS = (
+    trained("cpu", 64, 4.0, host_bytes=100),
+    trained("cpu", 256, 2.0),
+    trained("cuda:10", 64, 1.0),
+    trained("cuda:2", 1024, 2.0, host_bytes=300),
+)
+
+
+def places(*, filters: tuple[str, ...] = (), sort: tuple[str, ...] = ()) -> list[int]:
+    """Where in `ROWS` the selected rows stand."""
+    return [ROWS.index(row) for row in select(ROWS, filters=filters, sort=sort)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("batch_size>=256", [1, 3]),
+        ("batch_size > 256", [3]),
+        ("batch_size<256", [0, 2]),
+        ("batch_size<=256", [0, 1, 2]),
+        ("batch_size=64", [0, 2]),
+        ("batch_size!=64", [1, 3]),
+        ("epoch_seconds=2", [1, 3]),
+        ("epoch_seconds_median<1.5", [2]),
+        ("device=cpu", [0, 1]),
+        (" device = cpu ", [0, 1]),
+        ("device!=cpu", [2, 3]),
+        ("device~uda", [2, 3]),
+        ("device~", [0, 1, 2, 3]),
+        ("device=cpu>gpu", []),
+        ("shuffle=true", [1, 3]),
+        ("shuffle!=true", [0, 2]),
+        ("n=1", [0, 1, 2, 3]),
+        ("warnings~few", [0, 1, 2, 3]),
+        ("host_peak_bytes>0", [0, 3]),
+        ("host_peak_bytes<=100", [0]),
+        ("host_peak_bytes!=100", [1, 2, 3]),
+        ("epoch_seconds<inf", [0, 1, 2, 3]),
+    ],
+)
+def test_a_filter_keeps_the_rows_that_meet_it(text: str, expected: list[int]) -> None:
+    assert places(filters=(text,)) == expected
+
+
+def test_rows_must_meet_every_filter() -> None:
+    assert places(filters=("device~cuda", "batch_size=64")) == [2]
+    assert places() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("batch_size", "is not a column, one of = != < <= > >= ~, and a value: write it like batch_size>=256"),
+        ("", "is not a column"),
+        (">=3", "is not a column"),
+        ("batch size=3", "is not a column"),
+        ("batchsize=3", r"column 'batchsize' is unknown \(did you mean 'batch_size'\?\)"),
+        (
+            "batch_size=many",
+            "'batch_size=many' compares a number: use = != < <= > >= and a plain number, like batch_size>=256",
+        ),
+        ("batch_size~6", "compares a number"),
+        ("epoch_seconds<100ms", "a plain number of seconds, like epoch_seconds>=0.5"),
+        ("test_accuracy>97", "compares a fraction: write 0.97 or 97%"),
+        ("test_accuracy>x%", "from 0 to 1, or a percentage, like test_accuracy>=0.97"),
+        ("epoch_seconds<nan", "compares a number"),
+        ("batch_size>=", "compares a number"),
+        ("device<cpu", "'device<cpu' orders texts, which have no size: use device=…, device!=… or device~…"),
+        ("device=cpu\x1b", None),
+        ("\x1b[2J", r"filter '\?\[2J' is not a column"),
+    ],
+)
+def test_a_filter_that_cannot_be_read_is_refused_with_the_rule(text: str, problem: str | None) -> None:
+    if problem is None:
+        assert places(filters=(text,)) == []
+        return
+    with pytest.raises(BadInputError, match=problem):
+        places(filters=(text,))
+
+
+def test_the_first_sort_key_is_foremost_and_ties_keep_their_order() -> None:
+    assert places(sort=("epoch_seconds",)) == [2, 1, 3, 0]
+    assert places(sort=("-epoch_seconds",)) == [0, 1, 3, 2]
+    assert places(sort=("batch_size", "epoch_seconds")) == [2, 0, 1, 3]
+    assert places(sort=("batch_size", "-epoch_seconds")) == [0, 2, 1, 3]
+
+
+def test_numbers_in_texts_sort_by_size() -> None:
+    assert places(sort=("-device",)) == [2, 3, 0, 1]
+
+
+def test_flags_sort_false_first() -> None:
+    assert places(sort=("shuffle",)) == [0, 2, 1, 3]
+
+
+def test_what_was_not_measured_comes_last_both_ways() -> None:
+    assert places(sort=("host_peak_bytes",)) == [0, 3, 1, 2]
+    assert places(sort=("-host_peak_bytes",)) == [3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("key", ["batchsize", "--batch_size", ""])
+def test_an_unknown_sort_key_is_refused(key: str) -> None:
+    with pytest.raises(BadInputError, match="is unknown"):
+        places(sort=(key,))
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_a_filter_or_bad_input(text: str) -> None:
+    try:
+        kept = select(ROWS, filters=[text], sort=())
+    except BadInputError:
+        return
+    assert set(kept) <= set(ROWS)
+
+
+@given(st.sampled_from(["batch_size", "epoch_seconds"]), st.integers(0, 2000))
+def test_opposite_filters_part_the_measured_rows(key: str, bound: int) -> None:
+    for one, other in (("<", ">="), (">", "<="), ("=", "!=")):
+        parts = [select(ROWS, filters=[f"{key}{sign}{bound}"], sort=()) for sign in (one, other)]
+        assert sorted(map(ROWS.index, itertools.chain(*parts))) == [0, 1, 2, 3]
+
+
+def test_fractions_are_filtered_by_percentages_too() -> None:
+    summaries = summarise(make_run().records)
+    assert len(select(summaries, filters=["test_accuracy>98%"], sort=[])) == 1
+    assert len(select(summaries, filters=["test_accuracy>98.2%"], sort=[])) == 0
+
+
+def test_what_meets_no_filter_is_told_with_the_values_there_are() -> None:
+    chosen = [make_configuration(batch_size=size) for size in (64, 256)]
+    run = make_run(chosen)
+    shown = " ".join(render_run(run, filters=["batch_size=7"]).split())
+    assert "no configuration to show: of 2 configurations none meets batch_size=7; batch_size is 64, 256" in shown

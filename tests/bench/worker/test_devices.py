@@ -1,0 +1,289 @@
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench.records import Accelerator, DeviceStatus, Peak
+from bench.worker.devices import Device, list_accelerators, list_devices
+
+GIBIBYTE = 2**30
+
+
+class FakeCuda:
+    """Stands for `torch.cuda` and every backend that is made like it."""
+
+    def __init__(self, *names: str, memory_bytes: int | None = 24 * GIBIBYTE) -> None:
+        self.names = names
+        self.memory_bytes = memory_bytes
+        self.calls: list[str] = []
+        self.allocated = self.peak = 0
+
+    def is_available(self) -> bool:
+        return bool(self.names)
+
+    def device_count(self) -> int:
+        return len(self.names)
+
+    def get_device_name(self, index: int) -> str:
+        return self.names[index]
+
+    def get_device_properties(self, device: str) -> object:
+        assert torch.device(device).index < len(self.names)
+        return SimpleNamespace() if self.memory_bytes is None else SimpleNamespace(total_memory=self.memory_bytes)
+
+    def set_device(self, device: torch.device) -> None:
+        assert device.index is not None  # torch.cuda refuses it
+        self.calls.append(f"set {device}")
+
+    def synchronize(self) -> None:
+        self.calls.append("synchronize")
+
+    def allocate(self, count: int) -> None:
+        self.allocated += count
+        self.peak = max(self.peak, self.allocated)
+
+    def reset_peak_memory_stats(self) -> None:
+        self.peak = self.allocated
+
+    def max_memory_allocated(self) -> int:
+        return self.peak
+
+    def max_memory_reserved(self) -> int:
+        return self.peak + 1000
+
+
+class FakeMps:
+    """Stands for `torch.mps`, which tells what is allocated now and keeps no peak."""
+
+    def __init__(self, *, available: bool = True) -> None:
+        self.available = available
+        self.allocated = 0
+        self.synchronised = 0
+
+    def is_available(self) -> bool:
+        return self.available
+
+    def synchronize(self) -> None:
+        self.synchronised += 1
+
+    def current_allocated_memory(self) -> int:
+        return self.allocated
+
+
+Backends = Callable[..., None]
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> Backends:
+    """Return a function that gives torch these backends and no others."""
+
+    def install(current: str | None = None, **modules: Any) -> None:  # noqa: ANN401 - fake modules have no type
+        present = {"cuda": FakeCuda(), "mps": FakeMps(available=False), **modules}
+        accelerator = None if current is None else torch.device(current)
+        monkeypatch.setattr(torch, "get_device_module", present.__getitem__)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: accelerator)
+
+    return install
+
+
+def status_of(device: str) -> DeviceStatus:
+    (status,) = (status for status in list_devices() if status.device == device)
+    return status
+
+
+# What there is
+
+
+def test_the_host_is_always_there_and_comes_first(backends: Backends) -> None:
+    backends()
+    first, *others = list_devices()
+    assert first == DeviceStatus(device="cpu", available=True, description="host processor", reason="")
+    assert [(status.device, status.available) for status in others] == [("cuda", False), ("mps", False)]
+
+
+def test_every_cuda_device_is_listed_by_index_and_name(backends: Backends) -> None:
+    backends("cuda", cuda=FakeCuda("GPU A", "GPU B"))
+    assert [status for status in list_devices() if status.device.startswith("cuda")] == [
+        DeviceStatus(device="cuda:0", available=True, description="GPU A", reason=""),
+        DeviceStatus(device="cuda:1", available=True, description="GPU B", reason=""),
+    ]
+
+
+def test_a_device_that_will_not_even_tell_its_name_is_unavailable_for_that_reason(backends: Backends) -> None:
+    class Busy(FakeCuda):
+        def get_device_name(self, index: int) -> str:
+            raise RuntimeError(f"device {index} is used exclusively by another process\nand more")
+
+    backends("cuda", cuda=Busy("GPU A"))
+    reason = "device 0 is used exclusively by another process"
+    assert status_of("cuda:0") == DeviceStatus(device="cuda:0", available=False, description="", reason=reason)
+
+
+def test_an_apple_gpu_is_listed_without_index(backends: Backends) -> None:
+    backends("mps", mps=FakeMps())
+    assert status_of("mps") == DeviceStatus(device="mps", available=True, description="Apple GPU", reason="")
+
+
+def test_any_other_accelerator_that_torch_has_is_listed_too(backends: Backends) -> None:
+    backends("xpu", xpu=FakeCuda("XPU A"))
+    assert [status.device for status in list_devices()] == ["cpu", "cuda", "mps", "xpu:0"]
+    assert list_accelerators() == (Accelerator(device="xpu:0", name="XPU A", memory_bytes=24 * GIBIBYTE),)
+
+
+def test_accelerators_come_with_their_own_memory_and_none_where_it_is_the_hosts(backends: Backends) -> None:
+    backends("cuda", cuda=FakeCuda("GPU A", memory_bytes=8 * GIBIBYTE), mps=FakeMps())
+    assert list_accelerators() == (
+        Accelerator(device="cuda:0", name="GPU A", memory_bytes=8 * GIBIBYTE),
+        Accelerator(device="mps", name="Apple GPU", memory_bytes=None),
+    )
+
+
+def test_memory_that_a_backend_does_not_tell_is_none(backends: Backends) -> None:
+    backends("xpu", xpu=FakeCuda("XPU A", memory_bytes=None))
+    assert [accelerator.memory_bytes for accelerator in list_accelerators()] == [None]
+
+
+def test_this_machine_can_be_described() -> None:
+    devices = list_devices()
+    assert devices[0].device == "cpu"
+    for status in devices:
+        assert status.available == (status.reason == "") == (status.description != "")
+    assert len(list_accelerators()) == sum(status.available for status in devices) - 1
+
+
+# Why something is not there
+
+
+def test_a_build_without_cuda_says_so(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert status_of("cuda").reason == f"this build of torch ({torch.__version__}) has no CUDA: install one that has"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError])
+def test_a_missing_driver_is_told_in_the_first_sentence_of_torch(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def init() -> None:
+        raise error("Found no NVIDIA driver on your system. Please check that …\nand install one from …")
+
+    backends()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert status_of("cuda") == DeviceStatus(
+        device="cuda",
+        available=False,
+        description="",
+        reason=f"torch {torch.__version__} has CUDA 13.0, but: Found no NVIDIA driver on your system",
+    )
+
+
+def test_a_driver_without_a_device_is_told_apart(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    assert status_of("cuda").reason.endswith("has CUDA 13.0, but the driver shows no device")
+
+
+@pytest.mark.parametrize(
+    ("built", "reason"), [(False, "has no MPS: it is for Macs"), (True, "this macOS or this Mac's GPU does not")]
+)
+def test_a_missing_apple_gpu_is_explained(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch, *, built: bool, reason: str
+) -> None:
+    backends()
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: built)
+    assert not status_of("mps").available
+    assert reason in status_of("mps").reason
+
+
+# A trial's device
+
+
+def test_on_the_host_there_is_nothing_to_wait_for_and_no_device_memory() -> None:
+    device = Device("cpu")
+    device.synchronise()
+    device.sample()
+    device.reset_peak()
+    assert device.torch_device == torch.device("cpu")
+    assert device.allocated_peak() is None
+    assert device.reserved_peak() is None
+
+
+def test_a_device_is_selected_by_its_index_and_waited_for(backends: Backends) -> None:
+    cuda = FakeCuda("GPU A", "GPU B")
+    backends("cuda", cuda=cuda)
+    device = Device("cuda:1")
+    assert (device.name, device.torch_device) == ("cuda:1", torch.device("cuda", 1))
+    device.synchronise()
+    device.synchronise()
+    assert cuda.calls == ["set cuda:1", "synchronize", "synchronize"]
+
+
+def test_peaks_are_counted_from_the_reset_on(backends: Backends) -> None:
+    cuda = FakeCuda("GPU A")
+    backends("cuda", cuda=cuda)
+    device = Device("cuda:0")
+    cuda.allocate(9000)
+    cuda.allocate(-8000)
+    device.reset_peak()
+    assert device.allocated_peak() == Peak(bytes=1000, method="max_memory_allocated since warm-up")
+    cuda.allocate(500)
+    device.sample()
+    cuda.allocate(-1500)
+    assert device.allocated_peak() == Peak(bytes=1500, method="max_memory_allocated since warm-up")
+    assert device.reserved_peak() == Peak(bytes=2500, method="max_memory_reserved since warm-up")
+
+
+def test_without_a_peak_counter_the_largest_sample_stands_for_it_and_says_so(backends: Backends) -> None:
+    mps = FakeMps()
+    backends("mps", mps=mps)
+    device = Device("mps")
+    assert device.allocated_peak() is None
+    for allocated in (3000, 7000, 2000):
+        mps.allocated = allocated
+        device.sample()
+    device.reset_peak()
+    peak = device.allocated_peak()
+    assert peak is not None
+    assert peak.bytes == 7000
+    assert "sampled" in peak.method
+    assert "max_memory" not in peak.method
+    assert device.reserved_peak() is None
+    device.synchronise()
+    assert mps.synchronised == 1
+
+
+def test_a_backend_that_tells_no_memory_has_no_peaks(backends: Backends) -> None:
+    backends(mps=SimpleNamespace(synchronize=lambda: None))
+    device = Device("mps")
+    device.sample()
+    device.reset_peak()
+    assert device.allocated_peak() is None
+    assert device.reserved_peak() is None
+
+
+# Real devices
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_counters_see_a_known_allocation_after_the_reset() -> None:
+    device = Device("cuda:0")
+    status = status_of("cuda:0")
+    assert status.available
+    assert status.description == torch.cuda.get_device_name(0)
+    torch.empty(256 * 2**20, dtype=torch.uint8, device=device.torch_device)
+    device.reset_peak()
+    before = device.allocated_peak()
+    block = torch.empty(64 * 2**20, dtype=torch.uint8, device=device.torch_device)
+    del block
+    device.synchronise()
+    after, reserved = device.allocated_peak(), device.reserved_peak()
+    assert before is not None
+    assert after is not None
+    assert reserved is not None
+    assert after.bytes - before.bytes == 64 * 2**20
+    assert reserved.bytes >= after.bytes
