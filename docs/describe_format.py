@@ -1,4 +1,4 @@
-"""Print tables of docs/results-format.md: a line's `members`, the `columns` of the CSV, those that are `shown`."""
+"""Print generated parts of docs/results-format.md: `members` of lines, `columns` of the CSV, columns `shown` by `show`."""
 
 import dataclasses
 import enum
@@ -26,20 +26,20 @@ _CSV_WORDS = {"string": "text", "boolean": "true or false", "Int64": "integer", 
 
 
 def members() -> str:
-    """Return each type of a stored line with its members, a type before those within it."""
+    """Return a list of the types of stored lines with their members, each type before the types that it contains."""
     kinds = dict.fromkeys(kind for start in (Header, Fingerprint, TrialRecord, Footer) for kind in _types(start))
     items = (f"- **{kind.__name__}**: {', '.join(_members(kind))}" for kind in kinds)
     return "\n".join(textwrap.fill(item, width=120, subsequent_indent="  ", break_on_hyphens=False) for item in items)
 
 
 def columns() -> str:
-    """Return each column of the CSV with its type and description."""
+    """Return the table of the CSV's columns."""
     rows = [(f"`{column.name}`", _CSV_WORDS[column.dtype], column.description) for column in COLUMNS]
-    return tabulate(rows, headers=("column", "type", "what it is"), tablefmt="pipe")
+    return tabulate(rows, headers=("column", "type", "meaning"), tablefmt="pipe")
 
 
 def shown() -> str:
-    """Return each column of `show` with its header in tables and its unit; of quantities the one that has them all."""
+    """Return the table of the columns of `show`; a quantity has one row, without its variants such as `_median`."""
     plain = [column for key, column in SHOWN.items() if not any(key.startswith(f"{each}_") for each in QUANTITIES)]
     rows = [(f"`{each.key}`", each.header, _UNIT_WORDS[each.fields[0].unit], _kind(each.key)) for each in plain]
     return tabulate(rows, headers=("column", "header", "unit", ""), tablefmt="pipe")
@@ -66,7 +66,7 @@ def _words(hint: typing.Any) -> str:  # noqa: ANN401 - a type hint has no narrow
 
 
 def _types(hint: typing.Any) -> Iterator[type]:  # noqa: ANN401 - a type hint has no narrower type
-    """Yield the record types that `hint` holds, itself first."""
+    """Yield the record types that `hint` contains, itself first."""
     if dataclasses.is_dataclass(hint):
         yield typing.cast("type", hint)
     inner = member_hints(hint).values() if dataclasses.is_dataclass(hint) else typing.get_args(hint)
