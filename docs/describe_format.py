@@ -1,4 +1,4 @@
-"""Print generated parts of docs/results-format.md: `members` of lines, `columns` of the CSV, columns `shown` by `show`."""
+"""Print parts of docs/results-format.md: `members` of lines, `columns` of the CSV, columns `shown` by `show`."""
 
 import dataclasses
 import enum
