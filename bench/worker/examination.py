@@ -20,6 +20,7 @@ from bench.records import Configuration, Settings, Trial
 from bench.worker.devices import CPU, Device
 from bench.worker.meters import ContentionMeter, HostMemory
 from bench.worker.settings import apply_precision, check_products
+from bench.worker.timer import Timer
 from mnist_mlp.data import Dataset
 from mnist_mlp.recipes import CLASSES, HYPERPARAMETERS, INPUT_FEATURES, Recipe
 from mnist_mlp.train import Training
@@ -83,13 +84,10 @@ class Parts:
         """Whether the device is the CPU, whose work is done when its call returns."""
         return self.device.torch_device.type == CPU
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Time `work` as trials are timed."""
-        self.device.synchronise()
-        start = self.clock()
-        work()
-        self.device.synchronise()
-        return self.clock() - start
+    @property
+    def timer(self) -> Timer:
+        """What trials are timed with, by the clock on trial."""
+        return Timer(self.device.synchronise, self.clock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,9 +94,13 @@ def examine_products(parts: Parts) -> Finding:
     torch.set_num_threads(TIMING_THREADS)
     size = HOST_PRODUCT_SIZE if parts.on_host else DEVICE_PRODUCT_SIZE
     work = parts.make_work(parts.device.torch_device, size)
-    count = _enough(parts, lambda products: parts.seconds(lambda: work(products)), MAX_PRODUCTS)
+
+    def seconds(products: int) -> float:
+        return parts.timer.seconds(lambda: work(products))
+
+    count = _enough(parts, seconds, MAX_PRODUCTS)
     start, other_start = parts.clock(), parts.other_clock()
-    ratio = _scale(lambda scale: parts.seconds(lambda: work(scale * count)))
+    ratio = _scale(lambda scale: seconds(scale * count))
     elapsed, other_elapsed = parts.clock() - start, parts.other_clock() - other_start
     if other_elapsed <= 0:
         return passed_if("the other clock stood still", sound=False)

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from bench.records import Contention, Peak
+from bench.worker.timer import Timer
 
 if sys.platform != "win32":
     import resource
@@ -174,23 +175,22 @@ class Yardstick:
     SIZE: Final = 512
     REPEATS: Final = 8
 
-    def __init__(self, device: torch.device, synchronise: Callable[[], None]) -> None:
+    def __init__(self, device: torch.device, timer: Timer) -> None:
         """Make the matrices on `device` and run once, so that nothing lazy is left."""
         generator = torch.Generator().manual_seed(0)
         left, right = (torch.rand(self.SIZE, self.SIZE, generator=generator) for _ in range(2))
         self._left, self._right = left.to(device), right.to(device)
         self._product = torch.empty_like(self._left)
-        self._synchronise = synchronise
+        self._timer = timer
         self.seconds()
 
     def seconds(self) -> float:
         """Return the wall time of one measurement."""
-        self._synchronise()
-        start = time.perf_counter()
+        return self._timer.seconds(self._multiply)
+
+    def _multiply(self) -> None:
         for _ in range(self.REPEATS):
             torch.mm(self._left, self._right, out=self._product)
-        self._synchronise()
-        return time.perf_counter() - start
 
 
 def usable_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> float:

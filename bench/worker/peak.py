@@ -1,12 +1,13 @@
 """The highest rate of matrix products that a device reaches, measured: what training could cost at the least."""
 
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
+from bench.worker.timer import Timer
 from mnist_mlp.engines.layers import mkl_is_held_back, onednn_linear
 
 SIZES: Final = (512, 1024, 2048, 4096, 8192, 16384)
@@ -23,11 +24,10 @@ _Multiply: TypeAlias = Callable[[Tensor, Tensor, Tensor], None]
 
 def measure_peak(
     device: torch.device,
-    synchronise: Callable[[], None],
+    timer: Timer,
     *,
     dtype: torch.dtype = torch.float32,
     budget_bytes: int | None = None,
-    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return FLOP/s of the fastest product of two square matrices, at the process's precision and threads.
 
@@ -45,9 +45,8 @@ def measure_peak(
             break
         # Random numbers: a product of ones takes less power, and so lets a GPU clock higher than any training does.
         matrices = tuple(torch.rand(size, size, device=device, dtype=dtype) for _ in range(3))
-        seconds = min(
-            _time(multiply, matrices, synchronise, clock) for multiply in libraries for _ in range(1 + REPEATS)
-        )
+        products = [partial(multiply, *matrices) for multiply in libraries]
+        seconds = min(timer.seconds(product) for product in products for _ in range(1 + REPEATS))
         best = max(best, 2 * size**3 / seconds)
         if seconds > LONGEST_SECONDS:
             break
@@ -60,16 +59,3 @@ def _by_mm(left: Tensor, right: Tensor, product: Tensor) -> None:
 
 def _by_onednn(left: Tensor, right: Tensor, _: Tensor) -> None:
     onednn_linear()(left, right, None, "none", [], "")
-
-
-def _time(
-    multiply: _Multiply,
-    matrices: tuple[Tensor, ...],
-    synchronise: Callable[[], None],
-    clock: Callable[[], float],
-) -> float:
-    synchronise()
-    start = clock()
-    multiply(*matrices)
-    synchronise()
-    return clock() - start

@@ -144,10 +144,10 @@ class RankSession(Session):
         for together in EXCHANGE_ORDER:
             self.meet()
             if together:
-                seconds[together].append(self._timed(lambda: training.train(order)))
+                seconds[together].append(self._timer.seconds(lambda: training.train(order)))
             else:
                 with training.apart():
-                    seconds[together].append(self._timed(lambda: training.train(order)))
+                    seconds[together].append(self._timer.seconds(lambda: training.train(order)))
         return Exchange(steps=steps, together_seconds=tuple(seconds[True]), apart_seconds=tuple(seconds[False]))
 
 

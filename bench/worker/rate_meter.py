@@ -8,7 +8,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from bench.worker.devices import CPU, Device, list_accelerators
 from bench.worker.energy import EnergyMeter, make_energy_meter, measure_idle_watts
 from bench.worker.meters import usable_memory_bytes
 from bench.worker.peak import LONGEST_SECONDS, measure_peak
+from bench.worker.timer import Timer
 from mnist_mlp.data import Dataset
 from mnist_mlp.engines.layers import onednn_linear, suits_onednn
 from mnist_mlp.recipes import CLASSES, ENGINES, INPUT_FEATURES, Recipe
@@ -70,35 +70,20 @@ SETTLED: Final = 0.05
 """Idle power has settled once two sleeps, one after the other, agree to this. NVML's ticks alone are 2 % of a sleep."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
-    """Times work on a device."""
+def best_seconds(timer: Timer, work: Callable[[], object]) -> float:
+    """Return the shortest time of one `work` over `REPEATS` tries, each of as many rounds as fill `TRY_SECONDS`.
 
-    synchronise: Callable[[], None]
-    clock: Callable[[], float]
+    Two calls come first: one for whatever happens only once, one to find out how many rounds fill a try.
+    """
+    timer.seconds(work)
+    once = timer.seconds(work)
+    rounds = MAX_ROUNDS if once * MAX_ROUNDS <= TRY_SECONDS else math.ceil(TRY_SECONDS / once)
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Return the time from when the device was done before until it has done `work`."""
-        self.synchronise()
-        start = self.clock()
-        work()
-        self.synchronise()
-        return self.clock() - start
+    def attempt() -> None:
+        for _ in range(rounds):
+            work()
 
-    def best_seconds(self, work: Callable[[], object]) -> float:
-        """Return the shortest time of one `work` over `REPEATS` tries, each of as many rounds as fill `TRY_SECONDS`.
-
-        Work goes round twice before: for what is done once only, and to see how many rounds a try takes.
-        """
-        self.seconds(work)
-        once = self.seconds(work)
-        rounds = MAX_ROUNDS if once * MAX_ROUNDS <= TRY_SECONDS else max(1, math.ceil(TRY_SECONDS / once))
-
-        def attempt() -> None:
-            for _ in range(rounds):
-                work()
-
-        return min(self.seconds(attempt) for _ in range(REPEATS)) / rounds
+    return min(timer.seconds(attempt) for _ in range(REPEATS)) / rounds
 
 
 def measure_rates(  # noqa: PLR0913 - what decides rates
@@ -125,13 +110,7 @@ def measure_rates(  # noqa: PLR0913 - what decides rates
     return DeviceRates(
         precision=precision,
         threads=threads,
-        square_flops_per_second=measure_peak(
-            place,
-            device.synchronise,
-            dtype=dtype,
-            budget_bytes=budget,
-            clock=clock,
-        ),
+        square_flops_per_second=measure_peak(place, timer, dtype=dtype, budget_bytes=budget),
         layers=tuple(measure_layers(place, dtype, timer, budget)) if whole else (),
         bandwidth=measure_bandwidth(place, timer, array_bytes(budget, on_host=on_host)) if first else None,
         steps=tuple(measure_steps(place, precision, timer)) if whole else (),
@@ -157,7 +136,7 @@ def measure_layers(device: torch.device, dtype: torch.dtype, timer: Timer, budge
         held = 2 * batch_size * INPUT_FEATURES + 2 * INPUT_FEATURES * width + 3 * batch_size * width
         if held * dtype.itemsize > budget_bytes:
             return
-        seconds = timer.best_seconds(layer_products(width, batch_size, device, dtype))
+        seconds = best_seconds(timer, layer_products(width, batch_size, device, dtype))
         yield LayerRate(width=width, batch_size=batch_size, flops_per_second=layer_flops(width, batch_size) / seconds)
         if seconds > LONGEST_SECONDS:
             return
@@ -231,8 +210,8 @@ def measure_bandwidth(device: torch.device, timer: Timer, size_bytes: int) -> Ba
     """Return the rates at which copy and triad go through arrays of about `size_bytes` each."""
     first, second, result = (torch.ones(max(1, size_bytes // 4), device=device) for _ in range(3))
     size_bytes = result.numel() * result.itemsize
-    copy = timer.best_seconds(lambda: result.copy_(first))
-    triad = timer.best_seconds(lambda: torch.add(first, second, alpha=SCALAR, out=result))
+    copy = best_seconds(timer, lambda: result.copy_(first))
+    triad = best_seconds(timer, lambda: torch.add(first, second, alpha=SCALAR, out=result))
     return Bandwidth(
         array_bytes=size_bytes,
         copy_bytes_per_second=2 * size_bytes / copy,
@@ -254,7 +233,7 @@ def measure_transfers(device: torch.device, timer: Timer, size_bytes: int) -> It
             return
         for to_device in (True, False):
             target, source = (there, here) if to_device else (here, there)
-            seconds = timer.best_seconds(partial(target.copy_, source, non_blocking=True))
+            seconds = best_seconds(timer, partial(target.copy_, source, non_blocking=True))
             yield TransferRate(to_device=to_device, pinned=pinned, bytes_per_second=size_bytes / seconds)
 
 

@@ -37,12 +37,13 @@ from bench.worker.energy import EnergyMeter, make_energy_meter
 from bench.worker.fingerprint import describe
 from bench.worker.meters import ContentionMeter, HostMemory, Yardstick
 from bench.worker.settings import SettingsError, apply_precision, check_products
+from bench.worker.timer import Timer
 from mnist_mlp import data
 from mnist_mlp.errors import EngineUnavailableError, WorkloadError
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
 from mnist_mlp.ranks import ALONE, Ranks
 from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
-from mnist_mlp.train import Score, Training
+from mnist_mlp.train import Score, Tally, Training
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,7 @@ class Session:
         self._host_memory = HostMemory()
         self._training: Training
         self._device: Device
+        self._timer: Timer
         self._yardstick: Yardstick
         self._contention: ContentionMeter
         self._pressure: HostPressure
@@ -139,6 +141,7 @@ class Session:
         start = time.perf_counter()
         self._displacement = displace(trial.seed)
         self._device = Device(self.own_device(configuration.device))
+        self._timer = Timer(self._device.synchronise)
         settings = apply_precision(configuration.precision, configuration.threads)
         dataset = data.load(configuration.dataset, root)
         self._has_labels = configuration.dataset != "synthetic"
@@ -160,7 +163,7 @@ class Session:
         warm = time.perf_counter()
         # Not before: the cold start is to hold all initialisation.
         check_products(configuration.precision, self._device.torch_device)
-        self._yardstick = Yardstick(self._device.torch_device, self._device.synchronise)
+        self._yardstick = Yardstick(self._device.torch_device, self._timer)
         self._contention = ContentionMeter(whole_machine=self.ranks.world_size > 1)
         self._pressure = HostPressure()
         self._watch = make_device_watch(self._device.torch_device)
@@ -191,21 +194,14 @@ class Session:
         training, device = self._training, self._device
         untrained = training.snapshot()
         one_batch = training.order(0)[: training.recipe.batch_size]
-        cold = self._timed(lambda: training.train(one_batch))
+        cold = self._timer.seconds(lambda: training.train(one_batch))
         order = training.rehearsal_order(WARM_STEPS)
         training.train(order, after_step=device.sample).read()
         training.evaluate().read()
-        warm = self._timed(lambda: training.train(order))
+        warm = self._timer.seconds(lambda: training.train(order))
         training.restart(untrained)
         device.synchronise()
         return cold, warm / -(-len(order) // training.recipe.batch_size)
-
-    def _timed(self, work: Callable[[], object]) -> float:
-        self._device.synchronise()
-        start = time.perf_counter()
-        work()
-        self._device.synchronise()
-        return time.perf_counter() - start
 
     def _train(self, epoch: int) -> Trained:
         training, device = self._training, self._device
@@ -218,10 +214,7 @@ class Session:
         device.synchronise()
         self.meet()
         self._contention.start()
-        start = time.perf_counter()
-        tally = training.train(training.order(epoch))
-        device.synchronise()
-        train_seconds = time.perf_counter() - start
+        tally, train_seconds = self._timer.run(lambda: training.train(training.order(epoch)))
         contended = self._contention.stop()
         self._energy.stop()
         contended = self._pressure.stop(contended)
@@ -242,23 +235,20 @@ class Session:
 
     def _stretch(self, epoch: int, begin: int, end: int) -> Stretched:
         """Time the batches `begin` to `end` of `epoch`; drawing the epoch's order is in its first stretch's time."""
-        training, device, batch_size = self._training, self._device, self._training.recipe.batch_size
-        device.synchronise()
-        start = time.perf_counter()
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, training.order(epoch)
-        tally = training.train(self._order[1][begin * batch_size : end * batch_size])
-        device.synchronise()
-        train_seconds = time.perf_counter() - start
+        training, batch_size = self._training, self._training.recipe.batch_size
+
+        def train() -> Tally:
+            if self._order is None or self._order[0] != epoch:
+                self._order = epoch, training.order(epoch)
+            return training.train(self._order[1][begin * batch_size : end * batch_size])
+
+        tally, train_seconds = self._timer.run(train)
         score = tally.read()
         self._check_finite("train loss", score, epoch)
         return Stretched(train_seconds=train_seconds, train_samples=score.samples, train_loss=score.loss)
 
     def _evaluate(self) -> Evaluated:
-        self._device.synchronise()
-        start = time.perf_counter()
-        score = self._training.evaluate().read()
-        evaluation_seconds = time.perf_counter() - start
+        score, evaluation_seconds = self._timer.run(lambda: self._training.evaluate().read())
         self._check_finite("test loss", score, None)
         return Evaluated(
             test_samples=score.samples,
@@ -317,7 +307,7 @@ def _measure_peak(name: str, threads: int) -> Peaked:
     device = Device(name)
     apply_precision("fp32", threads)
     check_products("fp32", device.torch_device)
-    return Peaked(flops_per_second=measure_peak(device.torch_device, device.synchronise))
+    return Peaked(flops_per_second=measure_peak(device.torch_device, Timer(device.synchronise)))
 
 
 def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:

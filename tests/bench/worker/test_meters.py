@@ -14,6 +14,7 @@ import torch
 
 from bench.records import Contention, Peak
 from bench.worker.meters import ContentionMeter, HostMemory, Yardstick, usable_cores, usable_memory_bytes
+from bench.worker.timer import Timer
 
 MEBIBYTE = 2**20
 CPU = torch.device("cpu")
@@ -365,7 +366,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_the_yardstick_times_synchronised_work_and_runs_once_beforehand(events: list[str]) -> None:
-    yardstick = Yardstick(CPU, lambda: events.append("synchronise"))
+    yardstick = Yardstick(CPU, Timer(lambda: events.append("synchronise"), time.perf_counter))
     once = ["synchronise", "clock", *["product"] * 8, "synchronise", "clock"]
     assert events == once
     assert yardstick.seconds() > 0
@@ -373,7 +374,7 @@ def test_the_yardstick_times_synchronised_work_and_runs_once_beforehand(events: 
 
 
 def test_twice_the_repeats_are_twice_the_work(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    yardstick = Yardstick(CPU, lambda: None)
+    yardstick = Yardstick(CPU, Timer(lambda: None))
     events.clear()
     monkeypatch.setattr(Yardstick, "REPEATS", 2 * Yardstick.REPEATS)
     yardstick.seconds()
@@ -382,7 +383,7 @@ def test_twice_the_repeats_are_twice_the_work(events: list[str], monkeypatch: py
 
 def test_the_yardstick_leaves_the_trials_random_numbers_alone() -> None:
     state = torch.get_rng_state()
-    Yardstick(CPU, lambda: None).seconds()
+    Yardstick(CPU, Timer(lambda: None)).seconds()
     assert torch.equal(torch.get_rng_state(), state)
 
 
