@@ -21,7 +21,7 @@ from bench.execution.processes import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
 from bench.records import Configuration, Description, Machine
 from bench.stats.judgement import Judgement, Verdict, undecided
-from bench.stats.pair_gate import gate_pairs, needs_confirmation
+from bench.stats.pair_gate import gate_pairs
 
 USUAL_LOOKS: Final = 2
 """Rounds of fresh pairs at most: the first decides what is clear, the second most of the rest."""
@@ -70,8 +70,13 @@ class _Measured:
     judged: int = 0
 
     @property
+    def is_open(self) -> bool:
+        """Whether more pairs are needed to decide it."""
+        return self.judgement is None or self.judgement.verdict is Verdict.INCONCLUSIVE
+
+    @property
     def is_broken(self) -> bool:
-        """Whether nothing can be measured of it any more."""
+        """Whether it can no longer be measured."""
         return self.judgement is not None and self.judgement.verdict in {Verdict.FAILED, Verdict.INCOMPARABLE}
 
 
@@ -171,11 +176,11 @@ class LiveComparison:
             self._judge(is_last=self._looks == last_look)
             on_round()
             if not is_whole:
-                return BUDGET if any(map(_is_open, self._measured.values())) else COMPLETE
+                return BUDGET if any(each.is_open for each in self._measured.values()) else COMPLETE
             if self._looks == last_look:
                 break
             name, pairs = "confirm", self._options.confirm_pairs
-            rows = [each for each, measured in self._measured.items() if _is_open(measured)]
+            rows = [each for each, measured in self._measured.items() if measured.is_open]
         return COMPLETE
 
     def _round(self, name: str, rows: Sequence[Configuration], pairs: int, on_pair: Callable[[Stage], None]) -> bool:
@@ -282,10 +287,6 @@ class LiveComparison:
 
 
 _TOO_EARLY: Final = "no round of pairs was completed"
-
-
-def _is_open(measured: _Measured) -> bool:
-    return measured.judgement is None or needs_confirmation([measured.judgement])[0]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from bench.errors import BadInputError
 
@@ -269,25 +269,16 @@ class Family:
     @cached_property
     def standard_error(self) -> "Floats":
         """Standard errors, infinite where unknown."""
-        return self._standard_error(self._column("scale"), self.degrees_of_freedom)
+        return self._if_known(self._error, math.inf)
 
     @cached_property
     def degrees_of_freedom(self) -> "Floats":
-        """Degrees of freedom of the standard errors."""
+        """Degrees of freedom of the standard errors; 0 where these are unknown."""
         return self._column("degrees_of_freedom")
 
-    def quantile(self, probability: float) -> "Floats":
-        """Student's t quantiles; infinite without a degree of freedom."""
-        return _t_quantile(self.degrees_of_freedom, probability)
-
     def half_widths(self, probability: float) -> "Floats":
-        """How far the bound that holds one-sidedly with `probability` lies from the value."""
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-
-        unknown = self.degrees_of_freedom == 0
-        quantile, error = self.quantile(probability), self.standard_error
-        # In the product both are replaced where they are infinite: 0 times infinity is no number.
-        return np.where(unknown, np.inf, np.where(unknown, 0.0, quantile) * np.where(unknown, 0.0, error))
+        """Distances from the value to the bound that holds one-sidedly with `probability`; infinite where unknown."""
+        return self._if_known(_t_quantile(self._freedom, probability) * self._error, math.inf)
 
     def p_above(self, bound: float = 0.0) -> "Floats":
         """One-sided p-values of "the true value is at most `bound`": small where it is above.
@@ -303,21 +294,15 @@ class Family:
     def minimum_detectable_effects(self, level: float, power: float = 0.8) -> "Floats":
         """Distances from the bound at which a one-sided test at `level` would find the effect with probability `power`.
 
-        Standard error times the noncentrality that gives the power, see `_noncentrality`.
+        Standard error times the noncentrality that gives the power, see `_noncentrality`; infinite where unknown.
         """
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-
-        unknown = self.degrees_of_freedom == 0
-        noncentrality = _noncentrality(np.where(unknown, 1.0, self.degrees_of_freedom), level, power)
-        return np.where(unknown, np.inf, noncentrality * np.where(unknown, 0.0, self.standard_error))
+        return self._if_known(_noncentrality(self._freedom, level, power) * self._error, math.inf)
 
     def effects_that_reach(self, bound: float, power: float = 0.8) -> "Floats":
         """True values from which on the estimate itself comes out at `bound` or above with probability `power`."""
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
         from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
 
-        unknown = self.degrees_of_freedom == 0
-        return np.where(unknown, np.inf, bound + float(ndtri(power)) * np.where(unknown, 0.0, self.standard_error))
+        return self._if_known(bound + float(ndtri(power)) * self._error, math.inf)
 
     def required_n(self, distances: Sequence[float], level: float, power: float = 0.8) -> tuple[int | None, ...]:
         """Smallest n a side, equal on both, at which an effect of `distances` is found with probability `power`.
@@ -330,16 +315,16 @@ class Family:
 
         distance = np.asarray(distances, dtype=np.float64)
         n = np.asarray([2 / (1 / each.n[0] + 1 / each.n[1]) for each in self.estimates])
-        freedom, extra = self.degrees_of_freedom, self._column("extra_variance")
+        freedom, extra = self._freedom, self._column("extra_variance")
         # Standard error² at n is this over n, plus the extra variance.
         variance_of_one = self._column("variance") * self._column("scale") * n
-        possible = (freedom > 0) & (distance > 0)
+        possible = (self.degrees_of_freedom > 0) & (distance > 0)
 
         def enough(places: "NDArray[np.intp]", tried: "Floats") -> "NDArray[np.bool_]":
             free = np.maximum(freedom[places] + tried - n[places], 1.0)
             error = np.sqrt(variance_of_one[places] / tried + extra[places])
             found: NDArray[np.bool_] = _noncentrality(free, level, power) * error <= distance[places]
-            return found & (tried > 1)  # one trial tells no spread, even where others found none
+            return found & (tried > 1)  # one trial shows no spread, even where others found none
 
         # Bisection: the answer, if there is one, lies above `low` and at or below `high`.
         low, high = np.ones_like(n), np.full_like(n, MAX_N)
@@ -357,24 +342,35 @@ class Family:
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
         from scipy.special import stdtr  # noqa: PLC0415 - only where a family is judged
 
-        error = self.standard_error
-        exact = error == 0
-        unknown = self.degrees_of_freedom == 0
-        t = distance / np.where(exact | unknown, 1.0, error)
-        p = stdtr(np.where(unknown, 1.0, np.minimum(self.degrees_of_freedom, _NORMAL_FREEDOM)), -t)
-        p = np.where(exact, 0.5 - 0.5 * np.sign(distance), p)
-        return np.where(unknown, 1.0, p)
+        exact = self._error == 0
+        t = distance / np.where(exact, 1.0, self._error)
+        p = np.where(exact, 0.5 - 0.5 * np.sign(distance), stdtr(self._freedom, -t))
+        return self._if_known(p, 1.0)
+
+    @cached_property
+    def _freedom(self) -> "Floats":
+        """Degrees of freedom as scipy takes them: finite, and above 0 where the answer is replaced anyway."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        return self._if_known(np.minimum(self.degrees_of_freedom, _NORMAL_FREEDOM), 1.0)
+
+    @cached_property
+    def _error(self) -> "Floats":
+        """Standard errors; where they are unknown a finite number, whose answers are replaced anyway."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        return np.sqrt(self._column("variance") * self._column("scale") + self._column("extra_variance"))
+
+    def _if_known(self, values: "Floats", otherwise: float) -> "Floats":
+        """Return `values`, and `otherwise` where no degree of freedom is left to know the standard error by."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        return np.where(self.degrees_of_freedom > 0, values, otherwise)
 
     def _column(self, name: str) -> "Floats":
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
 
         return np.asarray([getattr(each, name) for each in self.estimates], dtype=np.float64)
-
-    def _standard_error(self, scale: "Floats", freedom: "Floats") -> "Floats":
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-
-        error = np.sqrt(self._column("variance") * scale + self._column("extra_variance"))
-        return np.where(freedom == 0, np.inf, error)
 
 
 def interval(estimate: Estimate, level: float = 0.95) -> Interval:
@@ -383,36 +379,14 @@ def interval(estimate: Estimate, level: float = 0.95) -> Interval:
     return Interval(low=estimate.value - half, high=estimate.value + half, level=level)
 
 
-def p_above(estimate: Estimate, bound: float = 0.0) -> float:
-    """Return the one-sided p-value of "the true value is at most `bound`"; see `Family.p_above`."""
-    return float(Family(estimates=[estimate]).p_above(bound)[0])
-
-
-def p_below(estimate: Estimate, bound: float = 0.0) -> float:
-    """Return the one-sided p-value of "the true value is at least `bound`"."""
-    return float(Family(estimates=[estimate]).p_below(bound)[0])
-
-
-def minimum_detectable_effect(estimate: Estimate, level: float, power: float = 0.8) -> float:
-    """Return the effect that a one-sided test at `level` finds with probability `power`; infinite if unknown."""
-    return float(Family(estimates=[estimate]).minimum_detectable_effects(level, power)[0])
-
-
-def required_n(estimate: Estimate, distance: float, level: float, power: float = 0.8) -> int | None:
-    """Return the smallest n a side that finds an effect of `distance`; see `Family.required_n`."""
-    return Family(estimates=[estimate]).required_n([distance], level, power)[0]
-
-
 _NORMAL_FREEDOM: Final = 1e10
 """Student's t with this many degrees of freedom is the normal to all digits; scipy wants a finite number."""
 
 
 def _t_quantile(freedom: "Floats", probability: float) -> "Floats":
-    import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
     from scipy.special import stdtrit  # noqa: PLC0415 - only where a family is judged
 
-    quantile = stdtrit(np.where(freedom == 0, 1.0, np.minimum(freedom, _NORMAL_FREEDOM)), probability)
-    return np.where(freedom == 0, np.inf, quantile)
+    return cast("Floats", stdtrit(freedom, probability))
 
 
 def _noncentrality(freedom: "Floats", level: float, power: float) -> "Floats":

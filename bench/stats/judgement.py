@@ -32,6 +32,9 @@ Far below one image in any test set, far above that rounding.
 """
 
 
+_TRIALS: Final = "trials a side"
+
+
 class Verdict(enum.StrEnum):
     """What a comparison or a gate says of one configuration."""
 
@@ -118,7 +121,14 @@ def gate_times(
         BadInputError: a threshold or level that makes no sense, or an estimate that is not finite.
     """
     family = family_of(estimates)
-    rule = TimeRule.checked(max_slowdown, floor, error_level, pass_level, len(estimates), "trials a side")
+    rule = TimeRule(
+        max_slowdown=max_slowdown,
+        floor=floor,
+        error_level=error_level,
+        pass_level=pass_level,
+        size=len(estimates),
+        unit=_TRIALS,
+    )
     return rule.judge(family, holm(family.p_above().tolist()))
 
 
@@ -142,48 +152,58 @@ def gate_accuracies(
     _check_settings(max_drop, error_level, pass_level)
     family = family_of(estimates)
     size = max(len(estimates), 1)
-    value, exact = family.value, family.standard_error == 0
+    value, exact = family.value.tolist(), (family.standard_error == 0).tolist()
     tolerated = max_drop * TOLERATED_SHARE
-    dropped = [
-        float(drop <= max_drop + ROUNDING) if sure else p
-        for p, drop, sure in zip(family.p_below(-tolerated).tolist(), (-value).tolist(), exact.tolist(), strict=True)
-    ]
-    drop_p = holm(dropped)
-    sides = zip(family.p_below().tolist(), family.p_above().tolist(), strict=True)
-    rise_p = holm([min(1.0, 2 * min(pair)) for pair in sides])
-    low = value - family.half_widths(1 - pass_level / size)
+    drop_p = holm(_p_of_drops(family, tolerated, max_drop))
+    rise_p = holm(_two_sided_p(family))
+    low = (family.value - family.half_widths(1 - pass_level / size)).tolist()
     shared = _Shared.of(family, error_level / size, tested_against=tolerated, without_spread=max_drop)
-    to_pass = family.required_n((value + max_drop).tolist(), pass_level / size)
-    to_fail = family.required_n((-value - tolerated).tolist(), error_level / size)
+    to_pass = family.required_n((family.value + max_drop).tolist(), pass_level / size)
+    to_fail = family.required_n((-family.value - tolerated).tolist(), error_level / size)
+    allowed = f"a drop of {max_drop * 100:g} pp is allowed"
 
     def judge(i: int) -> Judgement:
         if not shared.known[i]:
-            return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
-        change, bound = float(value[i]), float(low[i])
-        said = _points(change)
+            return shared.without_spread(i, _TRIALS)
+        change, bound = f"accuracy {_points(value[i])}", low[i]
         if drop_p[i] < error_level:
-            reason = f"accuracy {said} ({_p(drop_p[i])})"
-            return shared.judgement(i, Verdict.REGRESSION, reason, bound, drop_p[i])
-        if change >= max_drop - ROUNDING and rise_p[i] < error_level:
+            return shared.judgement(i, Verdict.REGRESSION, f"{change} ({_p(drop_p[i])})", bound, drop_p[i])
+        if value[i] >= max_drop - ROUNDING and rise_p[i] < error_level:
             reason = (
-                f"accuracy {said}: evaluation or training changed (wrong split?); "
-                "if that was intended, refresh the baseline"
+                f"{change}: evaluation or training changed (wrong split?); if that was intended, refresh the baseline"
             )
             return shared.judgement(i, Verdict.INCOMPARABLE, reason, bound, rise_p[i])
-        if exact[i] and -change > tolerated + ROUNDING:
-            reason = f"accuracy {said}, but equal trials tell no spread: use different seeds"
+        if exact[i] and -value[i] > tolerated + ROUNDING:
+            reason = f"{change}, but identical trials show no spread: use different seeds"
             return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, drop_p[i])
         if bound > -max_drop:
-            reason = f"accuracy {said}, at worst {_points(bound)}; a drop of {max_drop * 100:g} pp is allowed"
-            return shared.judgement(i, Verdict.PASS, reason, bound, drop_p[i])
-        needed = min((n for n in (to_pass[i], to_fail[i]) if n is not None), default=None)
-        reason = (
-            f"accuracy {said}, but {_points(bound)} is possible and a drop of {max_drop * 100:g} pp is allowed"
-            f"{_more(needed, 'trials a side')}"
-        )
+            return shared.judgement(
+                i, Verdict.PASS, f"{change}, at worst {_points(bound)}; {allowed}", bound, drop_p[i]
+            )
+        needed = _fewest(to_pass[i], to_fail[i])
+        reason = f"{change}, but {_points(bound)} is possible and {allowed}{_more(needed, _TRIALS)}"
         return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, drop_p[i], needed)
 
     return tuple(map(judge, range(len(estimates))))
+
+
+def _p_of_drops(family: Family, tolerated: float, max_drop: float) -> list[float]:
+    """Return the p-values of "the drop is at most `tolerated`"; without any spread 0 beyond `max_drop`, else 1."""
+    columns = (family.p_below(-tolerated), -family.value, family.standard_error == 0)
+    return [
+        float(drop <= max_drop + ROUNDING) if exact else p
+        for p, drop, exact in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _two_sided_p(family: Family) -> list[float]:
+    """Return the p-values of "the true value is 0"."""
+    sides = zip(family.p_below().tolist(), family.p_above().tolist(), strict=True)
+    return [min(1.0, 2 * min(pair)) for pair in sides]
+
+
+def _fewest(*numbers: int | None) -> int | None:
+    return min((n for n in numbers if n is not None), default=None)
 
 
 def compare_times(
@@ -223,17 +243,12 @@ def _compare(
 ) -> tuple[Judgement, ...]:
     family = family_of(estimates)
     size = max(len(estimates), 1)
-    two_sided = [
-        (float(abs(value) <= margin) if error == 0 else min(1.0, 2 * min(below, above)))
-        for value, error, below, above in zip(
-            family.value.tolist(),
-            family.standard_error.tolist(),
-            family.p_below().tolist(),
-            family.p_above().tolist(),
-            strict=True,
-        )
-    ]
-    adjusted = holm(two_sided)
+    adjusted = holm(
+        [
+            float(abs(each.value) <= margin) if each.standard_error == 0 else p
+            for each, p in zip(estimates, _two_sided_p(family), strict=True)
+        ]
+    )
     shared = _Shared.of(family, error_level / 2 / size, without_spread=margin)
     to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
     # "Same" takes both one-sided tests: with 0.9 for each both are passed with 0.8, even if they never fail together.
@@ -242,15 +257,15 @@ def _compare(
     def judge(i: int) -> Judgement:
         interval = shared.interval(i)
         if interval is None:
-            return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
+            return shared.without_spread(i, _TRIALS)
         value, p = estimates[i].value, adjusted[i]
         if p < error_level and not interval.low <= 0 <= interval.high:
             return shared.judgement(i, sides[1] if value > 0 else sides[0], f"{describe(value)} ({_p(p)})", None, p)
         span = f"95 % interval {describe(interval.low)} to {describe(interval.high)}"
         if -margin <= interval.low and interval.high <= margin:
             return shared.judgement(i, Verdict.SAME, f"{describe(value)}, {span}", None, p)
-        needed = min((n for n in (to_differ[i], to_agree[i]) if n is not None), default=None)
-        reason = f"{describe(value)}, {span}{_more(needed, 'trials a side')}"
+        needed = _fewest(to_differ[i], to_agree[i])
+        reason = f"{describe(value)}, {span}{_more(needed, _TRIALS)}"
         return shared.judgement(i, Verdict.INCONCLUSIVE, reason, None, p, needed)
 
     return tuple(map(judge, range(len(estimates))))
@@ -297,6 +312,11 @@ class _Shared:
         value, half = self.family.estimates[i].value, self.half_widths[i]
         return Interval(low=value - half, high=value + half, level=INTERVAL_LEVEL)
 
+    def without_spread(self, i: int, unit: str) -> Judgement:
+        """Return the judgement where a single measurement leaves the standard error unknown."""
+        reason = f"a single measurement shows no spread: at least 3 {unit} are needed"
+        return self.judgement(i, Verdict.INCONCLUSIVE, reason, None, None)
+
     def judgement(  # noqa: PLR0913, PLR0917 - the fields that rules differ in
         self,
         i: int,
@@ -320,9 +340,12 @@ class _Shared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeRule:
-    """The rule for log ratios of time; `size` is the number of configurations that the levels are shared among.
+    """The rule for log ratios of time.
 
-    `unit` says what a further measurement is called.
+    `size` is the number of configurations that share the levels, `unit` what further measurements are called.
+
+    Raises:
+        BadInputError: a margin, floor or level that makes no sense.
     """
 
     max_slowdown: float
@@ -332,46 +355,34 @@ class TimeRule:
     size: int
     unit: str
 
-    @classmethod
-    def checked(  # noqa: PLR0913, PLR0917 - one per field
-        cls, max_slowdown: float, floor: float, error_level: float, pass_level: float, size: int, unit: str
-    ) -> "TimeRule":
-        """Return the rule.
-
-        Raises:
-            BadInputError: a margin, floor or level that makes no sense.
-        """
-        _check_settings(max_slowdown, error_level, pass_level)
-        if not 0 <= floor < math.inf:
-            raise BadInputError(f"A/A floor {floor} must be a finite log ratio of at least 0; use 0 if it is unknown")
-        return cls(
-            max_slowdown=max_slowdown,
-            floor=floor,
-            error_level=error_level,
-            pass_level=pass_level,
-            size=max(size, 1),
-            unit=unit,
-        )
+    def __post_init__(self) -> None:
+        """Refuse thresholds that make no sense."""
+        _check_settings(self.max_slowdown, self.error_level, self.pass_level)
+        if not 0 <= self.floor < math.inf:
+            raise BadInputError(
+                f"A/A floor {self.floor} must be a finite log ratio of at least 0; use 0 if it is unknown"
+            )
 
     def judge(self, family: Family, adjusted: Sequence[float] | None) -> tuple[Judgement, ...]:
         """Judge all; without adjusted p-values only a pass can be found."""
         limit = math.log1p(self.max_slowdown)
         least = max(limit, self.floor)
-        shared = _Shared.of(family, self.error_level / self.size, estimated_at_least=least, without_spread=least)
-        upper = (family.value + family.half_widths(1 - self.pass_level / self.size)).tolist()
+        error_level, pass_level = self.error_level / max(self.size, 1), self.pass_level / max(self.size, 1)
+        shared = _Shared.of(family, error_level, estimated_at_least=least, without_spread=least)
+        upper = (family.value + family.half_widths(1 - pass_level)).tolist()
         passed = [bound < limit for bound in upper]
         # A distance of 0 asks for nothing, which spares the search where the answer is not wanted.
         to_pass = family.required_n(
             [0.0 if done else limit - each.value for done, each in zip(passed, family.estimates, strict=True)],
-            self.pass_level / self.size,
+            pass_level,
         )
         to_fail = family.required_n(
-            [each.value if each.value >= limit else 0.0 for each in family.estimates], self.error_level / self.size
+            [each.value if each.value >= limit else 0.0 for each in family.estimates], error_level
         )
 
         def judge_one(i: int) -> Judgement:
             if not shared.known[i]:
-                return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
+                return shared.without_spread(i, self.unit)
             value, bound, p = family.estimates[i].value, upper[i], None if adjusted is None else adjusted[i]
             slow, allowed = value >= limit, f"{self.max_slowdown * 100:g} % is allowed"
             if slow and value > self.floor and p is not None and p < self.error_level:
@@ -395,9 +406,6 @@ class TimeRule:
         if value >= math.log1p(self.max_slowdown):
             return f"{_percent(value)}, but it may be noise ({_p(p)}); {allowed}"
         return f"{_percent(value)}, but {_percent(bound)} is possible; {allowed}"
-
-
-_ONE_TRIAL: Final = "one trial tells no spread: measure at least 3 a side"
 
 
 def family_of(estimates: Sequence[Estimate]) -> Family:

@@ -5,6 +5,7 @@ Rules, levels and studies are explained in docs/statistics.md.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.errors import BadInputError
 from bench.stats.inference import (
@@ -60,7 +61,14 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     _check_stages(screen, confirm, looks, earlier)
     screened = [robust_paired_estimate(values) for values in screen]
     family = family_of(moderate(screened))
-    rule = TimeRule.checked(max_slowdown, floor, error_level, pass_level / 2, len(screened), "pairs")
+    rule = TimeRule(
+        max_slowdown=max_slowdown,
+        floor=floor,
+        error_level=error_level,
+        pass_level=pass_level / 2,
+        size=len(screened),
+        unit="pairs",
+    )
     first = rule.judge(family, None)
     if looks == 0:
         return first
@@ -73,19 +81,18 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     ]
     family = family_of(moderate(fresh))
     share = 1 / looks if last_look else 1 / (looks * (looks + 1))
-    rule = TimeRule.checked(
-        max_slowdown, floor, error_level * share, pass_level / 2 * share, len(places), "fresh pairs"
+    rule = replace(
+        rule,
+        error_level=error_level * share,
+        pass_level=pass_level / 2 * share,
+        size=len(places),
+        unit="fresh pairs",
     )
     judged = rule.judge(family, _adjust_over_looks(family, places, standing, confirm))
     return tuple(
         before or (after if pairs else screening)
         for before, after, pairs, screening in zip(standing, judged, confirm, first, strict=True)
     )
-
-
-def needs_confirmation(judgements: Sequence[Judgement]) -> tuple[bool, ...]:
-    """Return of each judgement by `gate_pairs` whether (more) fresh pairs are needed to decide it."""
-    return tuple(each.verdict is Verdict.INCONCLUSIVE for each in judgements)
 
 
 def _pooled(pairs: Sequence[float], screen: Sequence[float]) -> Estimate:

@@ -38,12 +38,11 @@ from bench.stats.inference import (
     independent_estimate,
     interval,
     moderate,
-    p_above,
     paired_estimate,
     robust_paired_estimate,
 )
 from bench.stats.judgement import Judgement, Verdict, gate_accuracies, gate_times
-from bench.stats.pair_gate import gate_pairs, needs_confirmation
+from bench.stats.pair_gate import gate_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +152,7 @@ def _play(
     confirm: list[list[float]] = [[] for _ in screen]
     judged = gate_pairs(screen, confirm, max_slowdown=MAX_SLOWDOWN, floor=0.0, looks=0)
     for look in range(1, plan.rounds + 1):
-        places = np.flatnonzero(needs_confirmation(judged))
+        places = np.flatnonzero([each.verdict is Verdict.INCONCLUSIVE for each in judged])
         if not len(places):
             break
         fresh = noise.pairs(noisier[places], plan.confirm) + shifts[places, None]
@@ -311,7 +310,7 @@ def choices(noise: Noise, families: int) -> Iterator[str]:
                     alarms += bool(np.any(judged.p_above() * family < 0.01))
                     passes += bool(np.any(judged.p_below() * family < 0.05))
                     planted = replace(judged.estimates[0], value=judged.estimates[0].value + math.log(1.1))
-                    found += p_above(planted) * family < 0.01
+                    found += bool(Family(estimates=[planted]).p_above()[0] * family < 0.01)
                 rows.append((family, name, kind, *(percent(each / families) for each in (alarms, passes, found))))
     yield from table(*rows)
 

@@ -22,13 +22,9 @@ from bench.stats.inference import (
     interval,
     inverse_trigamma,
     mean,
-    minimum_detectable_effect,
     moderate,
-    p_above,
-    p_below,
     paired_estimate,
     pool_variance,
-    required_n,
     robust_paired_estimate,
     trimmed_mean,
 )
@@ -44,6 +40,22 @@ def make_estimate(
     return Estimate(
         value=value, variance=variance, degrees_of_freedom=freedom, scale=1 / n, extra_variance=extra, n=(n, n)
     )
+
+
+def p_above(estimate: Estimate, bound: float = 0.0) -> float:
+    return float(Family(estimates=[estimate]).p_above(bound)[0])
+
+
+def p_below(estimate: Estimate, bound: float = 0.0) -> float:
+    return float(Family(estimates=[estimate]).p_below(bound)[0])
+
+
+def minimum_detectable_effect(estimate: Estimate, level: float) -> float:
+    return float(Family(estimates=[estimate]).minimum_detectable_effects(level)[0])
+
+
+def required_n(estimate: Estimate, distance: float, level: float) -> int | None:
+    return Family(estimates=[estimate]).required_n([distance], level)[0]
 
 
 def is_spread(values: Sequence[float]) -> bool:
@@ -382,7 +394,7 @@ def test_pooled_variance_weighs_by_degrees_of_freedom() -> None:
 def test_the_minimum_detectable_effect_is_found_with_its_power(freedom: int, level: float) -> None:
     n = freedom + 1
     estimate = make_estimate(freedom=freedom, n=n)
-    effect = minimum_detectable_effect(estimate, level, power=0.8)
+    effect = minimum_detectable_effect(estimate, level)
     noncentrality = effect / estimate.standard_error
     found = stats.nct.sf(stats.t.isf(level, freedom), freedom, noncentrality)
     assert found == pytest.approx(0.8, abs=0.01)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.errors import BadInputError
-from bench.stats.inference import Estimate, independent_estimate, interval, moderate, required_n
+from bench.stats.inference import Estimate, Family, independent_estimate, interval, moderate
 from bench.stats.judgement import (
     Judgement,
     Verdict,
@@ -40,6 +40,10 @@ def make_estimate(
         extra_variance=extra,
         n=(n, n),
     )
+
+
+def required_n(estimate: Estimate, distance: float, level: float, power: float = 0.8) -> int | None:
+    return Family(estimates=[estimate]).required_n([distance], level, power)[0]
 
 
 UNKNOWN = independent_estimate([0.1], [0.2])
@@ -107,7 +111,7 @@ def test_a_slowdown_that_equal_code_shows_too_is_no_regression() -> None:
 def test_one_trial_a_side_is_inconclusive_and_says_why(family: int) -> None:
     judgement = gate_time(UNKNOWN, family=family)
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert "one trial tells no spread" in judgement.reason
+    assert "at least 3 trials a side are needed" in judgement.reason
     assert (judgement.interval, judgement.bound, judgement.needed_n) == (None, None, None)
     assert (judgement.adjusted_p, judgement.minimum_detectable_effect) == (None, None)
 
@@ -338,7 +342,7 @@ def test_without_any_spread_the_difference_itself_is_judged(change: float, verdi
 def test_one_accuracy_a_side_is_inconclusive() -> None:
     judgement = gate_accuracy([0.98], [0.98])
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert "one trial tells no spread" in judgement.reason
+    assert "at least 3 trials a side are needed" in judgement.reason
 
 
 # --- comparisons
