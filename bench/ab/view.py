@@ -166,7 +166,7 @@ def result(report: Report) -> str:
 def _advice(report: Report) -> str:
     """Return how to get the pairs that would decide what is open; nothing where none would, or nobody let it end."""
     open_rows = [row.judgement for row in report.rows if row.judgement.verdict is Verdict.INCONCLUSIVE]
-    would_help = any(each.estimate is None or each.needed_n is not None for each in open_rows)
+    would_help = any(each.interval is None or each.needed_n is not None for each in open_rows)
     if report.verdict is not Verdict.INCONCLUSIVE or not would_help or report.ended not in {COMPLETE, BUDGET}:
         return ""
     if report.ended == BUDGET:

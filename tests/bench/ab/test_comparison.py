@@ -268,6 +268,7 @@ def test_the_budget_and_the_time_taken_begin_with_the_measuring() -> None:
         ({}, 1.045, 0.0, "; more pairs: --until-decided --budget 10m"),
         ({"until_decided": True, "spread": 0.08}, 1.035, 0.0, "; more pairs: a larger --confirm-pairs"),
         ({"budget_seconds": 14.5}, 1.045, 0.0, "decided; more pairs: a larger --budget"),
+        ({"budget_seconds": 2.5}, 1.045, 0.0, "decided; more pairs: a larger --budget"),  # one pair each
         ({}, 1.10, 0.2, " s)"),  # equal code may do that here
     ],
 )
