@@ -159,7 +159,7 @@ def test_this_machine_can_be_described() -> None:
 def test_a_build_without_cuda_says_so(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     backends()
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert status_of("cuda").reason == f"this build of torch ({torch.__version__}) has no CUDA: install one that has"
+    assert status_of("cuda").reason == f"this build of torch ({torch.__version__}) has no CUDA: install one that does"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AssertionError])

@@ -180,8 +180,8 @@ def test_windows_too_short_for_the_ticks_are_unmeasured_and_the_reason_says_how_
     meter.start()
     meter.stop()
     assert reason_of(meter) == (
-        f"{NVML_METHOD}: 1.5 s of training in 1 epoch are too short for it, "
-        "epochs of 2 s would do: a wider model or smaller batches or more epochs"
+        f"{NVML_METHOD}: 1.5 s of training in 1 epoch are too short for this counter; "
+        "epochs of 2 s would do: use a wider model or smaller batches or more epochs"
     )
 
 
@@ -193,7 +193,7 @@ def test_a_counter_that_stands_still_is_unmeasured_and_not_zero() -> None:
     meter = cuda_meter(library(), seconds=[0.0, 10.0])
     meter.start()
     meter.stop()
-    assert reason_of(meter) == f"{NVML_METHOD}: it stands still"
+    assert reason_of(meter) == f"{NVML_METHOD}: the counter does not advance"
 
 
 @pytest.mark.parametrize("failing_call", [1, 2, 3, 4])
@@ -263,8 +263,8 @@ def test_of_a_counter_that_lags_energy_is_right_to_the_error_that_is_allowed(epo
 def test_no_number_of_short_epochs_makes_up_for_a_counter_that_lags() -> None:
     meter = LaggingDevice().train(400, 0.2941)
     assert reason_of(meter) == (
-        f"{NVML_METHOD}: 1.2e+02 s of training in 400 epochs are too short for it, "
-        "epochs of 1.05 s would do: a wider model or smaller batches"
+        f"{NVML_METHOD}: 1.2e+02 s of training in 400 epochs are too short for this counter; "
+        "epochs of 1.05 s would do: use a wider model or smaller batches"
     )
 
 
@@ -385,7 +385,7 @@ def test_a_counter_that_says_nothing_is_a_reason(tmp_path: Path) -> None:
 
 def test_rapl_is_looked_for_on_linux_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert reason_of(cpu_meter(tmp_path)) == "RAPL: only Linux tells of it"
+    assert reason_of(cpu_meter(tmp_path)) == "RAPL: available on Linux only"
 
 
 # Idle power

@@ -116,12 +116,12 @@ def test_a_clock_that_stands_still_is_found(parts: Parts, make_check: MakeCheck)
 
 def test_an_accelerator_that_is_waited_for_passes(parts: Parts) -> None:
     finding = meter_checks.examine_synchronisation(simulated(parts))
-    assert finding == Finding(Outcome.PASS, "launching alone takes 1.0 % of it")
+    assert finding == Finding(Outcome.PASS, "launching alone takes 1.0 % of the time")
 
 
 def test_a_synchronise_that_does_nothing_is_found(parts: Parts) -> None:
     finding = meter_checks.examine_synchronisation(simulated(parts, waits=False))
-    assert finding == Finding(Outcome.FAIL, "launching alone takes 100.0 % of it")
+    assert finding == Finding(Outcome.FAIL, "launching alone takes 100.0 % of the time")
 
 
 def test_waiting_is_not_applicable_on_the_cpu_rather_than_passed(parts: Parts) -> None:
