@@ -1,8 +1,8 @@
-"""The rules of verdicts: estimates of a family of configurations in, one verdict with its reason for each out. Pure.
+"""The rules of verdicts: turn the estimates of a family of configurations into a verdict and its reason for each. Pure.
 
 Times are log ratios candidate / baseline (above 0: slower), accuracies differences candidate - baseline as fractions.
-A family is all that one command judges at once: levels hold for the family, not for each configuration. Rules, levels
-and studies are explained in docs/statistics.md.
+A family is everything that one command judges at once: levels hold for the family, not for each configuration. Rules,
+levels and studies are explained in docs/statistics.md.
 """
 
 import enum
@@ -16,19 +16,19 @@ from bench.errors import BadInputError, ExitCode
 from bench.stats.inference import Estimate, Family, Interval, holm
 
 INTERVAL_LEVEL: Final = 0.95
-"""Of the two-sided interval shown beside each estimate, which holds for that configuration alone."""
+"""Level of the two-sided interval shown with each estimate, which holds for that configuration alone."""
 
 TOLERATED_SHARE: Final = 0.2
-"""Of the allowed drop in accuracy: what a drop must surely exceed to be a regression. 0.1 pp of the usual 0.5 pp.
+"""Share of the allowed drop in accuracy that a drop must significantly exceed to be a regression: 0.1 pp of 0.5 pp.
 
-Testing against "no drop at all" instead would call one A/A check in a hundred a regression, at any number of seeds; so,
-with 10 seeds a side, it is one in three thousand (docs/statistics.md).
+Testing against "no drop at all" instead would call one A/A check in a hundred a regression, at any number of seeds;
+this way, with 10 seeds a side, it is one in three thousand (docs/statistics.md).
 """
 
 ROUNDING: Final = 1e-12
-"""Differences of fractions of counts carry the rounding of binary fractions: 0.98 - 0.979 falls short of 0.001.
+"""Tolerance for rounding in binary fractions, by which 0.98 - 0.979 falls short of 0.001.
 
-Far below one image in any test set, far above that rounding.
+Far below one image in any test set, far above the rounding.
 """
 
 
@@ -59,24 +59,24 @@ GATE_EXIT_CODES: Final[Mapping[Verdict, ExitCode]] = MappingProxyType(
         Verdict.PASS: ExitCode.PASS,
     }
 )
-"""The verdicts of a gate, the worst first, and what a command ends with that found no worse."""
+"""The verdicts of a gate, the worst first, each with the exit code of a command that found nothing worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A verdict and what it rests on; None where a quantity does not exist or the standard error is unknown.
+    """A verdict and what it rests on; None if a quantity does not exist or the standard error is unknown.
 
     Attributes:
         verdict: the verdict.
-        estimate: what was estimated, its variance as it was used.
+        estimate: the estimate, with the variance that was used.
         interval: two-sided 95 % interval of this configuration alone.
         bound: the one-sided bound, simultaneous over the family, that the rule for a pass uses.
         adjusted_p: Holm-adjusted p-value that the rule for a difference uses.
-        minimum_detectable_effect: the true effect (log ratio or fraction) that the rule for a difference, at the level
-            of the family's first step, would find with probability 0.8.
-        needed_n: trials a side (or pairs) in all that would decide with probability 0.8 or more if the estimate stands;
-            None where it is decided or no number would do.
-        reason: a short sentence for humans.
+        minimum_detectable_effect: the true effect (log ratio or fraction) that the rule for a difference would find
+            with probability 0.8, at the level of the family's first step.
+        needed_n: total trials a side (or pairs) that would decide with probability 0.8 or more if the estimate holds;
+            None if it is decided or no number would do.
+        reason: a short sentence for people.
     """
 
     verdict: Verdict
@@ -139,12 +139,12 @@ def gate_accuracies(
 
     Regression: the Holm-adjusted one-sided p-value of "the drop is at most the tolerated one" is below `error_level`;
     tolerated is `TOLERATED_SHARE` of `max_drop`. Incomparable: a rise of at least `max_drop` whose Holm-adjusted
-    two-sided p-value is below `error_level`; no change of speed makes a model that much better, but a wrong test split
-    does. Pass: the simultaneous lower bound (Bonferroni at `pass_level`) is above -`max_drop`.
+    two-sided p-value is below `error_level`: a change of speed does not make a model that much better, but a wrong test
+    split does. Pass: the simultaneous lower bound (Bonferroni at `pass_level`) is above -`max_drop`.
 
-    Where all trials of both sides agree, nothing is known of the spread (one seed repeated, or a small test set), and
-    the difference itself decides: a drop up to the tolerated one or a rise below `max_drop` passes, a drop beyond
-    `max_drop` is a regression, a rise of `max_drop` is incomparable, and a drop between is inconclusive.
+    If the trials of each side all agree, the spread is unknown (one seed repeated, or a small test set), and the
+    difference itself decides: a drop up to the tolerated one or a rise below `max_drop` passes, a drop beyond
+    `max_drop` is a regression, a rise of `max_drop` is incomparable, and a drop in between is inconclusive.
 
     Raises:
         BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
@@ -212,8 +212,8 @@ def compare_times(
     """Compare times: faster or slower, same, or inconclusive. Swapping the sides mirrors every verdict.
 
     Faster or slower: the Holm-adjusted two-sided p-value is below `error_level` and the 95 % interval excludes 0. Same:
-    the 95 % interval lies within ±ln(1 + `same_within`), two one-sided tests at 2.5 %. Where there is no spread
-    at all, the difference itself is held against that margin.
+    the 95 % interval lies within ±ln(1 + `same_within`), which is two one-sided tests at 2.5 %. Without any spread,
+    the difference itself is compared with that margin.
 
     Raises:
         BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
@@ -251,7 +251,7 @@ def _compare(
     )
     shared = _Shared.of(family, error_level / 2 / size, without_spread=margin)
     to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
-    # "Same" takes both one-sided tests: with 0.9 for each both are passed with 0.8, even if they never fail together.
+    # "Same" takes both one-sided tests: at 0.9 each, both succeed with at least 0.8, even if they never fail together.
     to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2, power=0.9)
 
     def judge(i: int) -> Judgement:
@@ -273,7 +273,7 @@ def _compare(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    """What every judgement of a family carries, whatever its rule."""
+    """What every judgement of a family contains, whatever the rule."""
 
     family: Family
     half_widths: Sequence[float]
@@ -292,7 +292,7 @@ class _Shared:
     ) -> "_Shared":
         """Return it for a rule that tests, at `level`, whether an effect is above `tested_against`.
 
-        The rule also wants an estimate of `estimated_at_least`; where there is no spread, `without_spread` decides.
+        The rule also requires an estimate of `estimated_at_least`; without any spread, `without_spread` is the limit.
         """
         tested = (tested_against + family.minimum_detectable_effects(level)).tolist()
         reached = family.effects_that_reach(estimated_at_least).tolist()
@@ -364,14 +364,14 @@ class TimeRule:
             )
 
     def judge(self, family: Family, adjusted: Sequence[float] | None) -> tuple[Judgement, ...]:
-        """Judge all; without adjusted p-values only a pass can be found."""
+        """Judge all; without adjusted p-values the only possible decision is a pass."""
         limit = math.log1p(self.max_slowdown)
         least = max(limit, self.floor)
         error_level, pass_level = self.error_level / max(self.size, 1), self.pass_level / max(self.size, 1)
         shared = _Shared.of(family, error_level, estimated_at_least=least, without_spread=least)
         upper = (family.value + family.half_widths(1 - pass_level)).tolist()
         passed = [bound < limit for bound in upper]
-        # A distance of 0 asks for nothing, which spares the search where the answer is not wanted.
+        # A distance of 0 skips the search where its result is not needed.
         to_pass = family.required_n(
             [0.0 if done else limit - each.value for done, each in zip(passed, family.estimates, strict=True)],
             pass_level,
@@ -412,7 +412,7 @@ def family_of(estimates: Sequence[Estimate]) -> Family:
     """Return the estimates as a family that can be judged.
 
     Raises:
-        BadInputError: one of them is not finite, or negative where it cannot be.
+        BadInputError: a number in them is not finite, or negative where it must not be.
     """
     for each in estimates:
         numbers = (each.value, each.variance, each.scale, each.extra_variance)
@@ -427,23 +427,23 @@ def _check_settings(margin: float, *levels: float) -> None:
     if not 0 < margin < math.inf:
         raise BadInputError(f"margin {margin} must be a finite fraction above 0, such as 0.05 for 5 %")
     for level in levels:
-        if not 0 < level < 0.5:  # noqa: PLR2004 - from one half on a bound lies on the wrong side of the estimate
+        if not 0 < level < 0.5:  # noqa: PLR2004 - at one half a bound would be on the wrong side of the estimate
             raise BadInputError(f"level {level} must be above 0 and below 0.5, such as 0.01")
 
 
 def _percent(log_ratio: float) -> str:
-    """Say a log ratio of time in words: ``3.2 % slower``."""
+    """Return a log ratio of time in words: ``3.2 % slower``."""
     percent = math.expm1(log_ratio) * 100 if log_ratio < 100 else math.inf  # noqa: PLR2004 - exp must not overflow
     return f"{abs(percent):.1f} % {'faster' if percent < 0 else 'slower'}"
 
 
 def _points(difference: float) -> str:
-    """Say a difference of accuracies in words: ``0.12 pp lower``."""
+    """Return a difference of accuracies in words: ``0.12 pp lower``."""
     return f"{abs(difference) * 100:.2f} pp {'lower' if difference < 0 else 'higher'}"
 
 
 def _p(adjusted: float) -> str:
-    return "adjusted p < 0.0001" if adjusted < 0.0001 else f"adjusted p = {adjusted:.2g}"  # noqa: PLR2004 - as said
+    return "adjusted p < 0.0001" if adjusted < 0.0001 else f"adjusted p = {adjusted:.2g}"  # noqa: PLR2004 - as the text says
 
 
 def _more(needed: int | None, unit: str) -> str:

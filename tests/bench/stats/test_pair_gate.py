@@ -269,7 +269,7 @@ def test_looks_must_be_counted() -> None:
         gate_two(slow, slow, looks=0)
     with pytest.raises(BadInputError, match="count this look"):
         gate_two(slow, [], looks=-1)
-    with pytest.raises(BadInputError, match="look 2 needs the judgements"):
+    with pytest.raises(BadInputError, match="look 2 needs the previous look's judgements"):
         gate_two(slow, slow, looks=2)
 
 
