@@ -10,7 +10,7 @@ import pytest
 from checkout import ROOT
 
 from bench.ab import arms
-from bench.ab.arms import Arm, open_arm, tell_apart
+from bench.ab.arms import Arm, label_uniquely, open_arm
 from bench.errors import BadInputError
 
 
@@ -115,7 +115,7 @@ def test_what_a_partial_clone_lacks_is_not_fetched_by_its_commands(
     git(partial, "read-tree", "HEAD")
     git(partial, "config", "remote.origin.uploadpack", f'touch "{sign}" #')
     monkeypatch.setattr(arms, "ROOT", partial)
-    with pytest.raises(BadInputError, match="is not all here, as in a partial clone: fetch"), open_arm("rev:HEAD"):
+    with pytest.raises(BadInputError, match="is incomplete here, as in a partial clone: fetch"), open_arm("rev:HEAD"):
         pass
     assert not sign.exists()
 
@@ -142,7 +142,7 @@ def test_a_tree_whose_paths_lead_elsewhere_writes_nothing_there(clone: Path, tmp
         )
         tree = bytes.fromhex(done.stdout.decode().strip())
     commit = git(clone, "commit-tree", tree.hex(), "-m", "crafted")
-    with pytest.raises(BadInputError, match="leads out of its folder"), open_arm(f"rev:{commit}"):
+    with pytest.raises(BadInputError, match="is outside the folder"), open_arm(f"rev:{commit}"):
         pass
     assert not list(tmp_path.rglob("escaped.py"))
 
@@ -196,7 +196,7 @@ def test_the_present_folders_clone_serves_an_installed_harness(
 ) -> None:
     monkeypatch.setattr(arms, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInputError, match="neither this tree nor the present folder"), open_arm("rev:HEAD"):
+    with pytest.raises(BadInputError, match="neither this tree nor the current folder"), open_arm("rev:HEAD"):
         pass
     monkeypatch.chdir(clone)
     with open_arm("rev:HEAD") as arm:
@@ -271,8 +271,11 @@ def test_an_interpreter_finds_its_own_torch_and_not_that_of_an_installed_harness
 
 def test_two_interpreters_of_one_name_are_told_apart() -> None:
     one, other = (Arm(label="python:python", python=python, workload=None, commit=None) for python in ("a", "b"))
-    assert [arm.label for arm in tell_apart(one, other)] == ["python:python (baseline)", "python:python (candidate)"]
-    assert tell_apart(one, one) == (one, one)
+    assert [arm.label for arm in label_uniquely(one, other)] == [
+        "python:python (baseline)",
+        "python:python (candidate)",
+    ]
+    assert label_uniquely(one, one) == (one, one)
 
 
 def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> None:
@@ -324,6 +327,6 @@ def test_no_place_to_unpack_into_is_an_error_with_a_remedy(
 ) -> None:
     del clone
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    problem = "cannot be made: No such file or directory; make room, or set TMPDIR"
+    problem = "cannot be made: No such file or directory; free some space, or set TMPDIR"
     with pytest.raises(BadInputError, match=problem), open_arm("rev:HEAD"):
         pass

@@ -241,7 +241,7 @@ def test_an_interruption_of_fresh_pairs_tells_how_many_are_not_judged() -> None:
     report = comparison.live.report(INTERRUPTED)
     assert sum(row.unjudged for row in report.rows) == sum(len(row.confirm) for row in report.rows) == 7
     text = " ".join(render_table(report).split())
-    assert "7 confirming pairs of the round that was cut short are not judged" in text
+    assert "7 confirming pairs of the interrupted round are neither judged" in text
     assert "judged by those alone" not in text
     assert "5+" not in text
 

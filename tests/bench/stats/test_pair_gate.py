@@ -265,9 +265,9 @@ def test_the_order_of_pairs_never_matters(order: list[int]) -> None:
 
 def test_looks_must_be_counted() -> None:
     slow = shifted(CALM, 0.1)
-    with pytest.raises(BadInputError, match="count this look"):
+    with pytest.raises(BadInputError, match="looks is 0, but must count every look"):
         gate_two(slow, slow, looks=0)
-    with pytest.raises(BadInputError, match="count this look"):
+    with pytest.raises(BadInputError, match="looks is -1, but must count every look"):
         gate_two(slow, [], looks=-1)
     with pytest.raises(BadInputError, match="look 2 needs the previous look's judgements"):
         gate_two(slow, slow, looks=2)
