@@ -374,7 +374,7 @@ def test_the_table_shows_the_figures_within_80_columns(fake_launcher: FakeLaunch
     row = text.splitlines()[3].split()
     # |0.005| + 3.182 * 0.02082 / 2 by hand, t with 3 degrees of freedom from a table
     assert " ".join(row) == "cpu 3.8 % 4 2.1 % 0.06 pp 3 2.25 s 0.0 % - 15.6 ms"
-    assert "cpu: 1 of 3 sessions that drift takes" in text
+    assert "cpu: drift needs 3 sessions, 1 so far" in text
 
 
 @pytest.mark.usefixtures("accuracies")
@@ -384,7 +384,7 @@ def test_drift_is_shown_from_the_third_session_on_with_what_it_knows(
     for _ in range(2):
         run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
     text = render(run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4)))
-    assert "cpu: drift over 3 sessions; it knows only the days that were measured" in text
+    assert "cpu: drift over 3 sessions; it covers only the days that were measured" in text
     assert "cpu: peak 420 GFLOP/s" in text  # that of a layer, where squares reached 400
     assert "peak: fastest float32 products of all sessions with this torch, CUDA and BLAS;" in text
     assert text.splitlines()[3].split()[-4:] == ["0.0", "%", "15.6", "ms"]

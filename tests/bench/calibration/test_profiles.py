@@ -307,7 +307,7 @@ def test_sessions_are_appended_and_the_oldest_dropped() -> None:
 
 
 def test_a_session_of_another_machine_is_refused() -> None:
-    with pytest.raises(IncomparableError, match="a profile holds one machine"):
+    with pytest.raises(IncomparableError, match="a profile holds for one machine"):
         make_profile().with_session(make_machine(cpu_model="Another CPU"), make_session())
 
 
@@ -383,12 +383,12 @@ def test_a_value_that_cannot_have_been_measured_is_refused(tmp_path: Path, membe
 def test_a_profile_under_another_machines_name_is_refused(tmp_path: Path) -> None:
     data = stored(tmp_path)
     data["machine"]["cpu_model"] = "Another CPU"
-    refused(tmp_path, json.dumps(data).encode(), "says nothing of another")
+    refused(tmp_path, json.dumps(data).encode(), "holds for one machine")
 
 
 @pytest.mark.parametrize("machine_id", ["../secret", "a/b", "..\\secret", "/etc/passwd"])
 def test_a_machine_id_that_leads_elsewhere_is_refused(tmp_path: Path, machine_id: str) -> None:
-    with pytest.raises(BadInputError, match="no file name"):
+    with pytest.raises(BadInputError, match="is not a file name"):
         load_profile(machine_id, tmp_path)
 
 
