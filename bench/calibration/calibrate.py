@@ -48,10 +48,9 @@ from bench.warning_rules import ADVICE
 from mnist_mlp.recipes import PRECISIONS
 from mnist_mlp.support import why_unsupported
 
-MODEL: Final = "784-128-10"
-BATCH_SIZE: Final = 256
-EPOCHS: Final = 3
-"""The reference configuration: small enough for a minute in total, large enough that a step is not all overhead."""
+DATASET: Final = "mnist"
+REFERENCE: Final = Request(models=("784-128-10",), batch_sizes=(256,), epochs=3, repeats=1, dataset=DATASET)
+"""Small enough for a minute in total, large enough that a step is not all overhead."""
 
 
 class CalibrationError(BenchError):
@@ -73,7 +72,6 @@ class Options:
     results: Path
     data_root: Path | None
     timeout_seconds: float
-    dataset: str = "mnist"
     patience: Patience = IMPATIENT
 
 
@@ -110,8 +108,8 @@ def calibrate(
     path, patience = profile_path(place.machine.id, options.results), options.patience
     with _profile_lock(path, patience), device_locks(devices, patience=patience):
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
-        prepare_dataset(launchers[0], options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
-        plan = make_plan(_reference(options.dataset), devices=devices, cores_usable=place.machine.cores_usable)
+        prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
+        plan = make_plan(REFERENCE, devices=devices, cores_usable=place.machine.cores_usable)
         session = _Session(options=options, launchers=launchers, tell=tell, measure=measure)
         try:
             measured = tuple(session.measure_device(each, profile.unused_seed()) for each in plan.configurations)
@@ -130,10 +128,6 @@ def calibrate(
             remove_abandoned(path)
             save_profile(profile, options.results)
     return Calibrated(path=path, profile=profile, devices=devices)
-
-
-def _reference(dataset: str) -> Request:
-    return Request(models=(MODEL,), batch_sizes=(BATCH_SIZE,), epochs=EPOCHS, repeats=1, dataset=dataset)
 
 
 @contextlib.contextmanager
