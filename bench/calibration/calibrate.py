@@ -88,13 +88,13 @@ def calibrate(
     options: Options,
     launchers: tuple[Launcher, Launcher],
     interrupts: Interrupts,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     measure: Callable[..., PairRecord] = measure_pair,
 ) -> Calibrated:
-    """Calibrate each device and append the session to the machine's profile; `tell` gets a line per measurement.
+    """Calibrate each device and append the session to the machine's profile.
 
-    The two launchers share one worker host, as those of `ab` do for two versions of the code. `measure` has the
-    signature of `bench.ab.pairs.measure_pair`.
+    `progress` is called with a line for each measurement. The two launchers share one worker host, as those of
+    `ab` do for two versions of the code. `measure` has the signature of `bench.ab.pairs.measure_pair`.
 
     Raises:
         BadInputError: a device is missing or in use, or the profile is broken or cannot be written.
@@ -110,7 +110,7 @@ def calibrate(
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
         prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
         plan = make_plan(REFERENCE, devices=devices, cores_usable=place.machine.cores_usable)
-        session = _Session(options=options, launchers=launchers, tell=tell, measure=measure)
+        session = _Session(options=options, launchers=launchers, progress=progress, measure=measure)
         try:
             measured = tuple(session.measure_device(each, profile.unused_seed()) for each in plan.configurations)
         except InterruptedRunError as interruption:
@@ -154,7 +154,7 @@ class _Session:
 
     options: Options
     launchers: tuple[Launcher, Launcher]
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
     measure: Callable[..., PairRecord]
 
     def measure_device(self, configuration: Configuration, first_seed: int) -> DeviceSession:
@@ -165,17 +165,17 @@ class _Session:
             if number < options.pairs:
                 ratios.append(self._log_ratio(configuration, number))
                 percent = 100 * math.expm1(ratios[-1])
-                self.tell(f"{configuration.device}: A/A pair {number + 1} of {options.pairs}: {percent:+.1f} %")
+                self.progress(f"{configuration.device}: A/A pair {number + 1} of {options.pairs}: {percent:+.1f} %")
             if number < options.seeds:
                 record, measurement = self._trial(configuration, first_seed + number)
                 trials.append(measurement)
                 warnings.update(record.warnings)
                 peaks.append(self._peak(configuration))
                 seconds = format_seconds(measurement.epoch_seconds)
-                self.tell(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
+                self.progress(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
         rates, thread_rates = self._rates(configuration), self._thread_rates(configuration)
         for warning in sorted(warnings):
-            self.tell(f"{configuration.device}: {warning}: {ADVICE[warning]}")
+            self.progress(f"{configuration.device}: {warning}: {ADVICE[warning]}")
         return DeviceSession(
             device=configuration.device,
             threads=configuration.threads,
@@ -234,7 +234,7 @@ class _Session:
             except TrialFailedError as error:
                 if precision == "fp32" or error.failure.kind != FailureKind.UNSUPPORTED:
                     raise _rates_failed(device, precision, threads, error) from error
-                self.tell(f"{device}: no rates at {precision}: {error}")
+                self.progress(f"{device}: no rates at {precision}: {error}")
         return tuple(found)
 
     def _thread_rates(self, configuration: Configuration) -> tuple[ThreadRates, ...]:
@@ -265,7 +265,7 @@ class _Session:
             timeout_seconds=self.options.timeout_seconds,
         )
         rate = f"{format_flops(rates.highest_flops_per_second)}/s"
-        self.tell(f"{device}: rates at {precision} with {count_of(threads)}: up to {rate}")
+        self.progress(f"{device}: rates at {precision} with {count_of(threads)}: up to {rate}")
         return rates
 
 

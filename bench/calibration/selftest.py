@@ -29,8 +29,8 @@ class Options:
     patience: Patience = IMPATIENT
 
 
-def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], None]) -> tuple[Check, ...]:
-    """Return every check of every device; `tell` gets a line per device.
+def run_selftest(options: Options, launcher: Launcher, progress: Callable[[str], None]) -> tuple[Check, ...]:
+    """Return every check of every device; `progress` is called with a line for each device.
 
     Raises:
         BadInputError: a device is missing or in use, or the dataset is not available.
@@ -42,7 +42,7 @@ def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], Non
     with device_locks(devices, patience=options.patience):
         prepare_dataset(launcher, options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
         for device in devices:
-            tell(f"testing {device}")
+            progress(f"testing {device}")
             checks += _check_device(device, threads, options, launcher)
     return tuple(checks)
 

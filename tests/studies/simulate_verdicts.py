@@ -1,4 +1,4 @@
-"""How often do the verdicts err, and what do they find? Simulated with the noise of a shared 2-core machine.
+"""How often are the verdicts wrong, and what do they detect? Simulated with the noise of a shared 2-core machine.
 
 The rules under test are the very functions that the commands call (`gate_pairs`, `gate_times`, `gate_accuracies`); only
 the measurements are drawn. A pair of live trials is drawn stretch by stretch, in ABBA blocks as `ab` measures them:
@@ -217,13 +217,13 @@ def rate(count: int, of: int) -> str:
 def describe_noise(noise: Noise) -> Iterator[str]:
     """What the drawn pairs look like, to be held against measured ones."""
     noisier = np.ones((2000,))
-    calm = replace(noise, stall_share=0.0).pairs(noisier, 8)
+    undisturbed = replace(noise, stall_share=0.0).pairs(noisier, 8)
     stalled = noise.pairs(noisier, 8)
     yield "Noise drawn, median configuration:"
     yield ""
     yield from table(
         ("what", "value"),
-        ("SD between pairs, no stalls", percent(float(calm.std()))),
+        ("SD between pairs, no stalls", percent(float(undisturbed.std()))),
         ("SD between pairs, with stalls", percent(float(stalled.std()))),
         ("pairs off by more than 15 %", percent(float(np.mean(abs(stalled) > 0.15)))),
         ("CV of separate trials, no stalls", percent(float(replace(noise, stall_share=0.0).trials(noisier, 8).std()))),
@@ -408,7 +408,9 @@ def coverage(noise: Noise, families: int, configurations: int) -> Iterator[str]:
         ("16 pairs, trimmed mean (`ab`)", of_pairs(robust_paired_estimate, 16)),
         ("5 trials a side (`compare`, `check`)", of_trials),
     ]
-    rows: list[Sequence[object]] = [("estimate", "calm", "calm, moderated", "with stalls", "with stalls, moderated")]
+    rows: list[Sequence[object]] = [
+        ("estimate", "no stalls", "no stalls, moderated", "with stalls", "with stalls, moderated")
+    ]
     for name, draw in kinds:
         cells: list[str] = []
         for source in (replace(noise, stall_share=0.0), noise):

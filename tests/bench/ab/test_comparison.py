@@ -131,7 +131,7 @@ def test_a_difference_near_the_allowance_stays_open_without_more_pairs() -> None
     assert all(len(row.confirm) == 16 for row in report.rows)
 
 
-def test_what_the_first_fresh_pairs_decide_gets_no_more() -> None:
+def test_a_configuration_decided_by_the_first_fresh_pairs_gets_no_more() -> None:
     report = Comparison(1.10).run()
     assert report.looks == 1
     assert all(len(row.confirm) == 8 for row in report.rows)
@@ -165,7 +165,7 @@ def test_every_round_visits_all_configurations_before_any_a_second_time() -> Non
     assert [(stage.number, stage.total) for stage in comparison.stages] == [(number, 10) for number in range(1, 11)]
 
 
-def test_a_budget_ends_the_measuring_and_what_is_open_is_inconclusive() -> None:
+def test_a_budget_ends_the_measuring_and_undecided_rows_are_inconclusive() -> None:
     clock = itertools.count()
     report = Comparison(1.10, budget_seconds=7.5, clock=lambda: float(next(clock))).run()
     assert (report.ended, report.exit_code) == (BUDGET, ExitCode.INCONCLUSIVE)
@@ -228,7 +228,7 @@ def test_an_interruption_keeps_every_pair() -> None:
     assert (report.verdict, report.exit_code) == (Verdict.INCONCLUSIVE, ExitCode.INTERRUPTED)
 
 
-def test_an_interruption_of_fresh_pairs_tells_how_many_are_not_judged() -> None:
+def test_an_interruption_of_fresh_pairs_reports_how_many_are_not_judged() -> None:
     comparison = Comparison(1.10)
     comparison.live.plan(REQUEST)
 
@@ -282,7 +282,7 @@ def test_more_pairs_are_advised_only_where_they_would_help(
     assert result(report).endswith(words)
 
 
-def test_sides_tell_the_commits_of_their_arms_and_not_that_of_the_copies() -> None:
+def test_sides_have_the_commits_of_their_arms_and_not_of_the_copies() -> None:
     comparison = Comparison()
     arms = tuple(
         dataclasses.replace(arm, commit=commit * 40, dirty=dirty)
@@ -302,7 +302,7 @@ def test_a_dataset_that_an_arm_cannot_read_names_the_arm() -> None:
         comparison.run()
 
 
-def test_arms_that_compute_different_losses_are_told_apart() -> None:
+def test_arms_that_compute_different_losses_do_not_train_alike() -> None:
     comparison = Comparison()
     comparison.candidate.first_loss = 2.31
     assert [row.trains_alike for row in comparison.run().rows] == [False, False]

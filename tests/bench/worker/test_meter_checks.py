@@ -22,7 +22,7 @@ MakeCheck = Callable[[Parts, str], Check]
 MEBIBYTE = 2**20
 
 
-# A simulated accelerator: its work takes time only once somebody waits for it
+# A simulated accelerator: its work takes time only when it is waited for
 
 
 class Clock:
@@ -63,14 +63,14 @@ class Accelerator(Device):
         return self.reserved
 
 
-def simulated(parts: Parts, *, waits: bool = True, told: Callable[[float], float] = lambda now: now) -> Parts:
-    """Return `parts` with a simulated accelerator; `told` is what the clock makes of the true time."""
+def simulated(parts: Parts, *, waits: bool = True, shown: Callable[[float], float] = lambda now: now) -> Parts:
+    """Return `parts` with a simulated accelerator; `shown` is the time that its clock shows for the true one."""
     clock = Clock()
     device = Accelerator(clock, waits=waits)
     return replace(
         parts,
         device=device,
-        clock=lambda: told(clock()),
+        clock=lambda: shown(clock()),
         other_clock=clock,
         make_work=lambda _device, _size: device.launch,
     )
@@ -91,7 +91,7 @@ def test_known_work_passes_on_a_sound_accelerator(parts: Parts) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("shown", "words"),
     [
         (lambda now: 2 * now, "clocks agree to +100.0 %"),
         (lambda now: now / 1000, "clocks agree to -99.9 %"),
@@ -100,16 +100,16 @@ def test_known_work_passes_on_a_sound_accelerator(parts: Parts) -> None:
     ],
     ids=["fast", "milliseconds", "bent", "coarse"],
 )
-def test_a_clock_that_lies_is_found(
-    parts: Parts, make_check: MakeCheck, told: Callable[[float], float], words: str
+def test_a_wrong_clock_is_found(
+    parts: Parts, make_check: MakeCheck, shown: Callable[[float], float], words: str
 ) -> None:
-    check = make_check(simulated(parts, told=told), "products at 1x and 2x")
+    check = make_check(simulated(parts, shown=shown), "products at 1x and 2x")
     assert check.outcome is Outcome.FAIL
     assert words in check.measured
 
 
 def test_a_clock_that_stands_still_is_found(parts: Parts, make_check: MakeCheck) -> None:
-    check = make_check(simulated(parts, told=lambda _now: 5.0), "products at 1x and 2x")
+    check = make_check(simulated(parts, shown=lambda _now: 5.0), "products at 1x and 2x")
     assert check.outcome is Outcome.FAIL
     assert "stood still" in check.measured
 
@@ -142,8 +142,8 @@ class Timing:
         if request["do"] != "stretch":
             return self._worker.respond(request)
         seconds = self._seconds(request["end"] - request["begin"])
-        told = Stretched(train_seconds=seconds, train_samples=1, train_loss=2.3)
-        return {"answer": to_json(told)}
+        stretched = Stretched(train_seconds=seconds, train_samples=1, train_loss=2.3)
+        return {"answer": to_json(stretched)}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_trial_that_times_its_steps_wrongly_is_found(
 
 
 def fake_memory(*peaks: int | None) -> Callable[[], HostMemory]:
-    """Return a factory of meters that tell `peaks`, in MiB, one after the other."""
+    """Return a factory of meters that report `peaks`, in MiB, one after the other."""
 
     class Scripted(HostMemory):
         def peak(self) -> Peak | None:

@@ -68,7 +68,7 @@ def test_pages_of_files_are_left_out_of_baseline_and_peak(tmp_path: Path) -> Non
     assert memory.peak() == Peak(bytes=400 * 1024, method="VmHWM without files since warm-up above baseline")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells pages of files apart")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts pages of files separately")
 def test_a_file_read_through_memory_is_no_peak_but_a_block_of_memory_is(tmp_path: Path) -> None:
     size = 64 * MEBIBYTE
     path = tmp_path / "library"
@@ -76,7 +76,7 @@ def test_a_file_read_through_memory_is_no_peak_but_a_block_of_memory_is(tmp_path
     memory = HostMemory()
     memory.reset_peak()  # of what other tests took
     if memory.baseline_bytes is None or "without files" not in getattr(memory.peak(), "method", ""):
-        pytest.skip("this kernel does not tell pages of files apart")
+        pytest.skip("this kernel does not count pages of files separately")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         sum(mapped[:: mmap.PAGESIZE])
         executed = memory.peak()
@@ -108,7 +108,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return make
 
 
-def test_where_nothing_tells_the_peak_it_is_none_and_never_zero(elsewhere: Callable[..., HostMemory]) -> None:
+def test_where_nothing_reports_the_peak_it_is_none_and_never_zero(elsewhere: Callable[..., HostMemory]) -> None:
     memory = elsewhere(rss=1000)
     memory.reset_peak()
     assert memory.baseline_bytes == 1000
@@ -255,7 +255,7 @@ def test_others_count_on_the_cores_alone_to_which_the_trial_is_bound(
         ({5, 7}, "0-3", False),
     ],
 )
-def test_others_count_on_the_whole_machine_where_nobody_can_tell_which_cores_are_ours(
+def test_others_count_on_the_whole_machine_if_our_cores_are_unknown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bound: set[int], online: str, *, whole_machine: bool
 ) -> None:
     counted = Cores(monkeypatch, tmp_path, bound=bound, online=online).count(whole_machine=whole_machine)

@@ -46,9 +46,9 @@ def test_the_fastest_product_counts_and_a_long_one_ends_the_search() -> None:
 
 @pytest.mark.usefixtures("one_library")
 def test_a_stall_does_not_lower_the_peak() -> None:
-    calm = measure_peak(CPU, Timer(lambda: None, Clock(itertools.repeat(0.06))))
+    undisturbed = measure_peak(CPU, Timer(lambda: None, Clock(itertools.repeat(0.06))))
     stalled = measure_peak(CPU, Timer(lambda: None, Clock(itertools.chain([9.0, 0.06, 9.0], itertools.repeat(0.06)))))
-    assert [stalled, calm] == pytest.approx([2 * SIZES[0] ** 3 / 0.06] * 2)
+    assert [stalled, undisturbed] == pytest.approx([2 * SIZES[0] ** 3 / 0.06] * 2)
 
 
 @pytest.mark.usefixtures("one_library")

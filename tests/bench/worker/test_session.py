@@ -116,7 +116,7 @@ def test_engine_and_precision_of_the_configuration_are_those_trained_with(
     assert measured == losses[engine, precision] != losses["eager", "fp32"]
 
 
-def test_training_is_built_of_all_that_the_trial_says(
+def test_training_is_built_from_every_field_of_the_trial(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     built: list[object] = []
@@ -177,7 +177,7 @@ def test_times_and_peaks_are_measured_and_plausible(session: worker.Session) -> 
     assert finished.device_allocated_peak is None  # there is no device but the host
 
 
-def test_rehearsal_goes_the_whole_way_and_times_a_cold_step_first_and_warm_ones_last(
+def test_warm_up_covers_every_shape_and_times_a_cold_step_first_and_warm_ones_last(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
@@ -268,7 +268,7 @@ def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_aroun
     assert (finished.energy, finished.energy_reason) == (make_energy(), "")
 
 
-def test_energy_is_measured_or_its_reason_told(session: worker.Session) -> None:
+def test_energy_is_measured_or_the_reason_given(session: worker.Session) -> None:
     ask(session, Prepared, prepare())
     ask(session, Trained, {"do": "train", "epoch": 0})
     finished = ask(session, Finished, {"do": "finish"})
@@ -352,7 +352,7 @@ def test_exception_in_a_request_becomes_the_failure_it_means(
     assert str(error) in failure.message
 
 
-def test_want_of_memory_is_told_though_what_it_interrupted_fails_in_another_way(
+def test_a_lack_of_memory_is_reported_even_if_what_it_interrupts_fails_in_another_way(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -407,7 +407,7 @@ def test_unknown_request_is_a_failure_and_not_silence(session: worker.Session) -
     assert "dance" in failure_of(session, {"do": "dance"}).message
 
 
-def test_dataset_request_tells_source_hash_and_size(session: worker.Session) -> None:
+def test_a_dataset_request_returns_source_hash_and_size(session: worker.Session) -> None:
     ready = ask(session, DatasetReady, {"do": "dataset", "name": "synthetic", "root": None})
     assert (ready.source, ready.train_samples, len(ready.sha256)) == ("generated", 60_000, 64)
 
@@ -460,7 +460,7 @@ def test_conversation_ends_when_the_peer_hangs_up() -> None:
         assert not serving.is_alive()
 
 
-def test_hanging_up_is_an_error_only_for_the_one_who_waits() -> None:
+def test_hanging_up_is_an_error_only_for_the_side_that_waits() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         channel = Channel(ours.makefile("rb"), ours.makefile("wb"))

@@ -4,7 +4,7 @@ from bench.worker.timer import Timer
 
 
 class QueueingDevice:
-    """Takes 8 s for each piece of work that was queued, once somebody waits for it; queueing takes 0.25 s."""
+    """Takes 8 s for each piece of work that was queued, when it is waited for; queueing takes 0.25 s."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -157,9 +157,9 @@ def test_a_loss_that_is_no_finite_number_is_never_agreement(place: int, value: f
 
 
 def test_a_loss_reported_wrongly_is_found(parts: Parts) -> None:
-    def answer(request: Mapping[str, Any], told: dict[str, Any]) -> None:
+    def answer(request: Mapping[str, Any], reported: dict[str, Any]) -> None:
         if request["do"] == "stretch":
-            told["train_loss"] = 10.0
+            reported["train_loss"] = 10.0
 
     faulty = replace(parts, make_session=lambda: Tampering(answer=answer))
     assert training_checks.examine_first_losses(faulty).outcome is Outcome.FAIL
