@@ -175,12 +175,12 @@ class LiveComparison:
             self._looks += name == "confirm"
             self._judge(is_last=self._looks == last_look)
             on_round()
-            if not is_whole:
-                return BUDGET if any(each.is_open for each in self._measured.values()) else COMPLETE
-            if self._looks == last_look:
-                break
-            name, pairs = "confirm", self._options.confirm_pairs
             rows = [each for each, measured in self._measured.items() if measured.is_open]
+            if is_whole and self._looks == last_look:
+                break
+            if rows and self._is_spent():
+                return BUDGET
+            name, pairs = "confirm", self._options.confirm_pairs
         return COMPLETE
 
     def _round(self, name: str, rows: Sequence[Configuration], pairs: int, on_pair: Callable[[Stage], None]) -> bool:

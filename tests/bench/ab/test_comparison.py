@@ -173,6 +173,27 @@ def test_a_budget_ends_the_measuring_and_undecided_rows_are_inconclusive() -> No
     assert all("% slower at the screen" in row.judgement.reason for row in report.rows)
 
 
+def test_a_budget_that_is_spent_between_two_rounds_starts_and_judges_no_further_round() -> None:
+    now, renewals = [0.0], list[float]()
+    comparison = Comparison(1.10)
+    comparison.live = LiveComparison(
+        (ARMS[0], ARMS[1]),
+        (comparison.baseline, comparison.candidate),
+        dataclasses.replace(OPTIONS, budget_seconds=9.5),
+        renew=lambda: renewals.append(now[0]),
+        clock=lambda: now[0],
+    )
+
+    def pass_a_second(_stage: Stage) -> None:
+        now[0] += 1  # 10 pairs in the screen
+
+    comparison.live.plan(REQUEST)
+    ended = comparison.live.run({"cpu": None}, pass_a_second)
+    report = comparison.live.report(ended)
+    assert (ended, report.looks, len(renewals)) == (BUDGET, 0, 4)
+    assert all("% slower at the screen" in row.judgement.reason for row in report.rows)
+
+
 def test_a_budget_spent_before_the_first_pair_leaves_every_row_open() -> None:
     clock = itertools.count(step=100)
     report = Comparison(budget_seconds=1.0, clock=lambda: float(next(clock))).run()
