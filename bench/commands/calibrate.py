@@ -101,8 +101,21 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--dataset", type=Choice(("mnist", "digits")), default="mnist", show_default=True)
-@click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
+@click.option(
+    "--dataset",
+    type=Choice(("mnist", "digits")),
+    default="mnist",
+    show_default=True,
+    help="Data that the checks train on.",
+)
+@click.option(
+    "--format",
+    "layout",
+    type=Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to print the checks.",
+)
 @click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Time limit for one device.")
 @wait_option
 @quiet_option
