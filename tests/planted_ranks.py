@@ -10,7 +10,7 @@ import torch
 from bench.protocol.messages import Prepared, Trained
 from bench.records import FailureKind, Trial
 from bench.worker.rank_group import Group
-from bench.worker.ranks import RankSession
+from bench.worker.rank_session import RankSession
 from bench.worker.session import TrialError
 
 EXHAUSTED: Final = 101

@@ -1,8 +1,8 @@
 """The arms of a live comparison: this tree, a git revision of its workload, or another interpreter with its torch.
 
 The harness that measures is always this one. What differs is its subject: the `mnist_mlp` that the worker imports, or
-the interpreter that it runs in. Each arm is copied into a folder of its own first: an edit or a checkout meanwhile must
-not change what is measured.
+the interpreter that it runs in. Each arm is first copied into a folder of its own, so that an edit or a checkout during
+the comparison does not change what is measured.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from bench.system.locks import FileLock
 from bench.system.revision import git_state, run_git
 
 WORKLOAD: Final = "mnist_mlp"
-"""The package that a revision is asked for."""
+"""The package that is unpacked from a revision."""
 
 _FOLDER: Final = "mnist-mlp-bench-rev-"
 _LOCK: Final = ".lock"
 _PLAIN_FILES: Final = (b"100644", b"100755")
-"""Modes in a git tree: links and submodules have others."""
+"""Their modes in a git tree; links and submodules have others."""
 
 _GIT_SECONDS: Final = 60.0
 _FORMS: Final = "an arm is . (this tree), rev:<git revision> or python:<interpreter>"
@@ -35,10 +35,10 @@ _FORMS: Final = "an arm is . (this tree), rev:<git revision> or python:<interpre
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """What one side of the comparison trains. `label` is for people and for stored files: it names no folder.
+    """What one side of the comparison trains. `label` is for people and for stored files and names no folder.
 
-    `workload` is a folder that holds the arm's `mnist_mlp`, and for ``python:`` this `bench`; None for what lies beside
-    the harness. `commit` is what it is from and `dirty` whether it may differ from that; None where it is unknown.
+    `workload` is a folder with the arm's `mnist_mlp`, and for ``python:`` also this `bench`; None means the `mnist_mlp`
+    beside the harness. `commit` is the commit it comes from and `dirty` whether it may differ from it; None if unknown.
     """
 
     label: str
@@ -50,10 +50,10 @@ class Arm:
 
 @contextlib.contextmanager
 def open_arm(text: str) -> Iterator[Arm]:
-    """Make ready the arm that `text` names; whatever was unpacked for it is gone after the context.
+    """Prepare the arm that `text` names; whatever was unpacked for it is removed at the end of the context.
 
     Raises:
-        BadInputError: `text` is no arm, or there is no such revision or interpreter.
+        BadInputError: `text` names no arm, or there is no such revision or interpreter.
     """
     kind, _, rest = text.partition(":")
     if text != "." and (kind not in {"rev", "python"} or not rest):
@@ -68,14 +68,14 @@ def open_arm(text: str) -> Iterator[Arm]:
         tree = _this_tree()
         now, dirty = git_state(tree / WORKLOAD)
         _copy(tree / WORKLOAD, folder)
-        if kind == "python":  # beside an installed `bench` lies its own torch, which must not come before the arm's
+        if kind == "python":  # an installed `bench` has its own torch beside it, which must not be found first
             _copy(PACKAGE, folder)
         label = text if text == "." else f"python:{Path(rest).name}"
         yield Arm(label=label, python=python, workload=folder, commit=now, dirty=dirty)
 
 
-def tell_apart(baseline: Arm, candidate: Arm) -> tuple[Arm, Arm]:
-    """Return both arms, with labels that differ where two interpreters have one name."""
+def label_uniquely(baseline: Arm, candidate: Arm) -> tuple[Arm, Arm]:
+    """Return both arms, with different labels even if their interpreters have the same name."""
     if baseline.label != candidate.label or baseline.python == candidate.python:
         return baseline, candidate
     return (
@@ -85,15 +85,15 @@ def tell_apart(baseline: Arm, candidate: Arm) -> tuple[Arm, Arm]:
 
 
 def _this_tree() -> Path:
-    """Return the folder whose workload ``.`` means: the harness's own, or the present one if that is an installation.
+    """Return the folder whose workload ``.`` means: the harness's own, or the current one if the harness is installed.
 
-    `_repository` decides alike: what is edited in a clone is what is compared with its revisions.
+    `_repository` chooses in the same way: the workload edited in a clone is compared with revisions of that clone.
     """
-    present = Path.cwd()
+    current = Path.cwd()
     with contextlib.suppress(BadInputError):  # without git there is no clone
         if _git(ROOT, "ls-files", "--", WORKLOAD):
             return ROOT
-    return present if (present / WORKLOAD / "__init__.py").is_file() else ROOT
+    return current if (current / WORKLOAD / "__init__.py").is_file() else ROOT
 
 
 def _copy(package: Path, folder: Path) -> None:
@@ -101,8 +101,8 @@ def _copy(package: Path, folder: Path) -> None:
         shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
     except OSError as error:  # of several files: shutil.Error
         raise BadInputError(
-            f"this tree's {package.name} cannot be copied to measure it: {error}; make room, or set TMPDIR to a folder "
-            "that has some"
+            f"this tree's {package.name} cannot be copied to measure it: {error}; free some space, or set TMPDIR to a "
+            "folder with enough of it"
         ) from error
 
 
@@ -110,22 +110,22 @@ def _find_interpreter(name: str) -> str:
     found = shutil.which(os.path.expanduser(name))  # noqa: PTH111 - Path would make ./python a command on the PATH
     if found is None:
         raise BadInputError(f"python:{name}: there is no such program, or it cannot be run; {_FORMS}")
-    # Not resolved: in a virtual environment the interpreter is a link, and the link is what tells it where it is.
-    return os.path.abspath(found)  # noqa: PTH100 - pathlib has nothing that leaves links alone
+    # Not resolved: in a virtual environment the interpreter is a link, by which it finds the environment.
+    return os.path.abspath(found)  # noqa: PTH100 - pathlib would resolve links
 
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """Yield a new folder that is locked while it is in use; remove what commands that were killed left of theirs."""
+    """Yield a new folder that is locked while in use; remove such folders that killed commands left behind."""
     for abandoned in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*/{_LOCK}"):
-        with contextlib.suppress(BadInputError):  # it is in use, or somebody else's
+        with contextlib.suppress(BadInputError):  # in use, or another user's
             _lock(abandoned).release()
             shutil.rmtree(abandoned.parent, ignore_errors=True)
     try:
         folder = tempfile.TemporaryDirectory(prefix=_FOLDER, ignore_cleanup_errors=True)
     except OSError as error:
         raise BadInputError(
-            f"a temporary folder for an arm cannot be made: {error.strerror}; make room, or set TMPDIR "
+            f"a temporary folder for an arm cannot be made: {error.strerror}; free some space, or set TMPDIR "
             "to a folder that you may write to"
         ) from error
     with folder as name:
@@ -143,8 +143,8 @@ def _lock(path: Path) -> FileLock:
 def _unpack_revision(revision: str, folder: Path) -> str:
     """Unpack the revision's workload into `folder`; return its commit.
 
-    Its files are read out of git's object store as they are: nothing is checked out or archived, so no hook or filter
-    of the repository runs, and no worktree is left behind.
+    Its files are read directly from git's object store: nothing is checked out or archived, so no hook or filter of the
+    repository runs, and no worktree is left behind.
     """
     repository = _repository(revision)
     commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
@@ -168,22 +168,24 @@ def _unpack_revision(revision: str, folder: Path) -> str:
 
 
 def _plain_file(line: bytes, subject: str) -> tuple[str, bytes]:
-    """Return path and blob that a line of `git ls-tree` tells: mode, type, object, a tab, path."""
+    """Return path and blob of a line of `git ls-tree`, which holds mode, type, object, a tab, path."""
     entry, _, path = line.partition(b"\t")
     mode, _, blob = entry.split(b" ")
     name = os.fsdecode(path)
     if mode not in _PLAIN_FILES:
-        raise BadInputError(f"{subject} cannot be unpacked: {name} is a link or a submodule, where files are expected")
+        raise BadInputError(
+            f"{subject} cannot be unpacked: {name} is a link or a submodule; only plain files are supported"
+        )
     return name, blob
 
 
 def _contents(repository: Path, blobs: list[bytes], subject: str) -> Iterator[bytes]:
-    """Yield what is in each of `blobs`; git precedes it by a line of object, type and size, and ends it by one byte."""
+    """Yield the content of each of `blobs`, which git puts between a line of object, type and size and a newline."""
     answer = _git(repository, "cat-file", "--batch", given=b"".join(blob + b"\n" for blob in blobs)) or b""
     for _ in blobs:
         head, _, answer = answer.partition(b"\n")
         if not head or head.endswith(b" missing"):
-            raise BadInputError(f"{subject} is not all here, as in a partial clone: fetch all of it first")
+            raise BadInputError(f"{subject} is incomplete here, as in a partial clone: fetch all of it first")
         size = int(head.split(b" ")[-1])
         yield answer[:size]
         answer = answer[size + 1 :]
@@ -192,34 +194,34 @@ def _contents(repository: Path, blobs: list[bytes], subject: str) -> Iterator[by
 def _write_within(folder: Path, name: str, content: bytes) -> None:
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{name} leads out of its folder")
+        raise ValueError(f"{name} is outside the folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 
 def _repository(revision: str) -> Path:
-    """Return the folder whose repository is meant: this tree's, or the present one where this is an installation."""
-    said: dict[str, None] = {}
+    """Return the folder whose repository is meant: this tree, or the current folder if the harness is installed."""
+    messages: dict[str, None] = {}
     for folder in (ROOT, Path.cwd()):
         done = _run_git(folder, "ls-files", "--", WORKLOAD)
         if done.returncode == 0 and done.stdout:
             return folder
-        said[" ".join(os.fsdecode(done.stderr).split())[:300]] = None
-    reasons = "".join(f"; git says: {each}" for each in said if each)
+        messages[" ".join(os.fsdecode(done.stderr).split())[:300]] = None
+    reasons = "".join(f"; git says: {each}" for each in messages if each)
     raise BadInputError(
-        f"rev:{revision}: neither this tree nor the present folder is a clone with {WORKLOAD} in it{reasons}"
+        f"rev:{revision}: neither this tree nor the current folder is a clone that contains {WORKLOAD}{reasons}"
     )
 
 
 def _git(folder: Path, *arguments: str, given: bytes = b"") -> bytes | None:
-    """Return what git prints, having read `given`; None where it fails."""
+    """Return what git prints, with `given` as its standard input; None if it fails."""
     done = _run_git(folder, *arguments, given=given)
     return done.stdout if done.returncode == 0 else None
 
 
 def _run_git(folder: Path, *arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run git and wait for its end. Without git itself the message says so."""
+    """Run git and wait for it to end."""
     try:
         return run_git(folder, *arguments, given=given, timeout_seconds=_GIT_SECONDS)
     except (OSError, subprocess.SubprocessError) as error:
-        raise BadInputError(f"git cannot be run here ({error}): rev: needs it; {_FORMS}") from error
+        raise BadInputError(f"git cannot be run here ({error}), which rev: needs; {_FORMS}") from error

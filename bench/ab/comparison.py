@@ -1,7 +1,7 @@
-"""The live comparison of two arms on one machine: the gate of time.
+"""The live comparison of two arms on one machine, which gates time.
 
-Every configuration is screened on a few process pairs. What does not pass there is measured again on fresh pairs, which
-alone decide: what looks slow by chance in a large family looks so only once (`bench.stats.pair_gate`).
+Every configuration is screened on a few process pairs. Those that do not pass are measured again on fresh pairs, which
+alone decide: what looks slow only by chance will not look slow again (`bench.stats.pair_gate`).
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from bench.execution.processes import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
 from bench.records import Configuration, Description, Machine
 from bench.stats.judgement import Judgement, Verdict, undecided
-from bench.stats.pair_gate import gate_pairs, needs_confirmation
+from bench.stats.pair_gate import gate_pairs
 
 USUAL_LOOKS: Final = 2
-"""Rounds of fresh pairs at most: the first decides what is clear, the second most of the rest."""
+"""Maximum rounds of fresh pairs: the first decides the clear cases, the second most of the others."""
 
 MAX_LOOKS: Final = 8
-"""Rounds after which `--until-decided` gives up: the difference is then at the allowance itself."""
+"""Rounds after which `--until-decided` gives up: the difference is then about equal to the allowance."""
 
 ERROR_LEVEL: Final = 0.01
 """Probability of any false regression in one command, over all its configurations, devices and looks."""
@@ -38,7 +38,7 @@ PASS_LEVEL: Final = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to compare. `max_slowdown` is a fraction; `screen_pairs` and `confirm_pairs` count the pairs of a round."""
+    """How to compare. `max_slowdown` is a fraction; `screen_pairs` and `confirm_pairs` are the pairs in a round."""
 
     max_slowdown: float
     screen_pairs: int
@@ -53,7 +53,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """How far the comparison is, for people: pair `number` of `total` of the round called `name`."""
+    """The progress of the comparison: pair `number` of `total` in the round called `name`."""
 
     name: str
     number: int
@@ -62,7 +62,7 @@ class Stage:
 
 @dataclass(slots=True)
 class _Measured:
-    """What has been measured of one configuration, and what is thought of it by now: of `judged` confirming pairs."""
+    """What has been measured of one configuration, and its judgement so far, which covers `judged` confirming pairs."""
 
     screen: list[PairRecord] = field(default_factory=list)
     confirm: list[PairRecord] = field(default_factory=list)
@@ -70,13 +70,18 @@ class _Measured:
     judged: int = 0
 
     @property
+    def is_open(self) -> bool:
+        """Whether more pairs are needed to decide it."""
+        return self.judgement is None or self.judgement.verdict is Verdict.INCONCLUSIVE
+
+    @property
     def is_broken(self) -> bool:
-        """Whether nothing can be measured of it any more."""
+        """Whether it can no longer be measured."""
         return self.judgement is not None and self.judgement.verdict in {Verdict.FAILED, Verdict.INCOMPARABLE}
 
 
 class LiveComparison:
-    """Measures round after round. `report` can be asked for at any time, after an interruption too."""
+    """Measures round after round. `report` can be called at any time, also after an interruption."""
 
     def __init__(
         self,
@@ -87,7 +92,7 @@ class LiveComparison:
         renew: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Remember what to compare; nothing is started. `renew` is called between rounds over the configurations."""
+        """Set up without starting anything. `renew` is called between passes over the configurations."""
         self._arms = arms
         self._launchers = launchers
         self._options = options
@@ -99,14 +104,14 @@ class LiveComparison:
         self._measured: dict[Configuration, _Measured] = {}
         self._seed = 0
         self._looks = 0
-        self._rounds = 0
+        self._passes = 0
 
     def plan(self, request: Request) -> tuple[Configuration, ...]:
-        """Ask both arms where they are and have them verify the data; return what will be compared.
+        """Have both arms describe their machine and verify the data; return what will be compared.
 
         Raises:
             BadInputError: a device is not available to both arms, or the request is wrong.
-            IncomparableError: an arm does not work with this harness, or reads other data.
+            IncomparableError: an arm does not work with this harness, or reads different data.
         """
         self._places = [
             self._describe(arm, launcher) for arm, launcher in zip(self._arms, self._launchers, strict=True)
@@ -126,7 +131,7 @@ class LiveComparison:
         if len(set(hashes)) > 1:
             raise IncomparableError(
                 f"the arms read different data under the name {request.dataset!r} (SHA-256 {', '.join(hashes)}): use a "
-                "dataset that both read alike"
+                "dataset that is the same for both"
             )
         return plan.configurations
 
@@ -156,10 +161,10 @@ class LiveComparison:
         on_pair: Callable[[Stage], None] = lambda _stage: None,
         on_round: Callable[[], None] = lambda: None,
     ) -> str:
-        """Measure until everything is decided, as far as the options allow; return why it ended. The budget begins now.
+        """Measure until everything is decided or the options end it; return why it ended. The budget starts now.
 
-        `floors` holds each device's A/A floor as a log ratio, None where unknown. `on_pair` is called before each pair
-        and `on_round` after each round, outside all timing.
+        `floors` holds each device's A/A floor as a log ratio, None if unknown. `on_pair` is called before each pair and
+        `on_round` after each round, outside the timed region.
         """
         self._start = self._clock()
         self._floors = floors
@@ -170,23 +175,23 @@ class LiveComparison:
             self._looks += name == "confirm"
             self._judge(is_last=self._looks == last_look)
             on_round()
-            if not is_whole:
-                return BUDGET if any(map(_is_open, self._measured.values())) else COMPLETE
-            if self._looks == last_look:
+            rows = [each for each, measured in self._measured.items() if measured.is_open]
+            if is_whole and self._looks == last_look:
                 break
+            if rows and self._is_spent():
+                return BUDGET
             name, pairs = "confirm", self._options.confirm_pairs
-            rows = [each for each, measured in self._measured.items() if _is_open(measured)]
         return COMPLETE
 
     def _round(self, name: str, rows: Sequence[Configuration], pairs: int, on_pair: Callable[[Stage], None]) -> bool:
-        """Measure `pairs` more pairs of each of `rows`; return False if the budget ended before that."""
+        """Measure `pairs` more pairs of each of `rows`; return False if the budget ended first."""
         shuffler = random.Random(self._seed)  # noqa: S311 - no secret
         number = 0
         for _ in range(pairs):
             seed, self._seed = self._seed, self._seed + 1
-            if self._rounds:  # the first one finds its hosts fresh
+            if self._passes:  # the hosts of the first one are fresh
                 self._renew()
-            self._rounds += 1
+            self._passes += 1
             for configuration in shuffler.sample(rows, len(rows)):
                 number += 1
                 if self._measured[configuration].is_broken:
@@ -220,7 +225,7 @@ class LiveComparison:
             measured.judgement = undecided(Verdict.INCOMPARABLE, reason)
 
     def _judge(self, *, is_last: bool) -> None:
-        """Judge what can be judged; each device's configurations are a family of their own."""
+        """Judge all that can be judged; the configurations of each device are a family."""
         judged = {
             each: measured for each, measured in self._measured.items() if measured.screen and not measured.is_broken
         }
@@ -243,15 +248,15 @@ class LiveComparison:
                 measured.judged = len(measured.confirm)
 
     def report(self, ended: str) -> Report:
-        """Return what is known by now; `ended` says why it is no more.
+        """Return what is known so far; `ended` says why measuring ended.
 
-        The pairs of a round that an interruption cut short are in the report, but have not been judged.
+        The pairs of a round that was interrupted are in the report, but have not been judged.
         """
         baseline, candidate = (
             Side(
                 label=arm.label,
                 commit=arm.commit,
-                # The process that told of it was in the arm's copy, which is of no repository.
+                # The arm's process ran in a copy outside any repository, so its own answer has no commit.
                 software=replace(place.software, git_commit=arm.commit, git_dirty=arm.dirty),
             )
             for arm, place in zip(self._arms, self._places, strict=True)
@@ -284,13 +289,9 @@ class LiveComparison:
 _TOO_EARLY: Final = "no round of pairs was completed"
 
 
-def _is_open(measured: _Measured) -> bool:
-    return measured.judgement is None or needs_confirmation([measured.judgement])[0]
-
-
 @contextlib.contextmanager
 def _naming(arm: Arm) -> Iterator[None]:
-    """Say whose error it is."""
+    """Name the arm in errors."""
     try:
         yield
     except (BadInputError, WorkerError) as error:

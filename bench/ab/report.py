@@ -1,4 +1,4 @@
-"""What a live comparison found: every pair it measured, and what they mean. Values only."""
+"""The result of a live comparison: every pair it measured, and the judgements. Values only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ _CUT_SHORT: Final[Mapping[str, ExitCode]] = MappingProxyType(
 
 
 SAME_LOSS: Final = 1e-3
-"""Relative difference of the first turn's losses up to which the arms train alike: float32 in another order of sums."""
+"""Relative difference up to which the first turn's losses agree: float32 sums may be taken in a different order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One arm: its label, the commit that its workload is from (None: unknown) and its software.
+    """One arm: its label, the commit of its workload (None if unknown) and its software.
 
-    Whether files differ from that commit is `software.git_dirty`.
+    `software.git_dirty` says whether files differ from that commit.
     """
 
     label: str
@@ -38,9 +38,9 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One configuration: its pairs, screened and fresh, and the judgement.
+    """One configuration: its pairs of the screen and of confirmation, and the judgement.
 
-    `unjudged` counts the last of the fresh ones, whose round was cut short: the judgement knows nothing of them.
+    `unjudged` is how many of the last confirming pairs, whose round was interrupted, the judgement does not include.
     """
 
     configuration: Configuration
@@ -51,14 +51,14 @@ class Row:
 
     @property
     def trains_alike(self) -> bool:
-        """Whether both arms' first losses agreed in every pair: whether it is one training whose time is compared."""
+        """Whether both arms' first losses agree in every pair, so that times of the same training are compared."""
         losses = [(pair.baseline.first_loss, pair.candidate.first_loss) for pair in (*self.screen, *self.confirm)]
         return all(abs(ours - theirs) <= SAME_LOSS * abs(ours) for ours, theirs in losses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
-    """A device's A/A floor: what two equal arms may differ by, as a log ratio; None where it was not calibrated."""
+    """A device's A/A floor: by how much two equal arms may differ, as a log ratio; None if not calibrated."""
 
     device: str
     log_ratio: float | None
@@ -69,7 +69,7 @@ class Report:
     """A live comparison, finished or cut short. `ended` is ``complete``, ``budget``, ``interrupted`` or ``failed``.
 
     `max_slowdown` is the fraction that still passes, `looks` how often fresh pairs were judged, `until_decided` whether
-    that was to go on until nothing is open. `wall_seconds` are those of measuring, without what came before.
+    this was to continue until everything is decided. `wall_seconds` is the time of measuring, without preparation.
     """
 
     command: tuple[str, ...]
@@ -93,5 +93,5 @@ class Report:
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the command ends with."""
+        """The command's exit code."""
         return _CUT_SHORT.get(self.ended, GATE_EXIT_CODES[self.verdict])

@@ -1,4 +1,4 @@
-"""A live comparison as text: a table and what to do next, for the terminal and in Markdown; and all of it as JSON."""
+"""A live comparison as text for the terminal and in Markdown (table, explanations, next steps), and as JSON."""
 
 import math
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from bench.units import format_seconds
 
 _ENDINGS: Final = {
     COMPLETE: "",
-    BUDGET: "; the budget ended before all was decided",
+    BUDGET: "; the budget ended before everything was decided",
     INTERRUPTED: "; interrupted",
-    FAILED: "; an error ended it before all was decided",
+    FAILED: "; an error ended it before everything was decided",
 }
 
 _HEADERS: Final = ("verdict", "time ratio", "95 % interval", "pairs", "detect- able")
@@ -34,30 +34,28 @@ def render_table(report: Report, width: int = 80) -> str:
 
 
 def render_markdown(report: Report) -> str:
-    """Return `report` in Markdown, for a CI's summary page."""
+    """Return `report` in Markdown, for the summary page of a CI job."""
     headers, rows, numeric = _cells(report)
-    said = "\n".join(f"- {escape(line)}" for line in (*explanations(report), *notes(report)))
-    top = "  \n".join(map(escape, heading(report)))
     parts = (
         f"### bench ab: {report.verdict}",
-        top,
+        "  \n".join(map(escape, heading(report))),
         markdown_table(headers, rows, numeric),
-        said,
+        "\n".join(f"- {escape(line)}" for line in (*explanations(report), *notes(report))),
         escape(result(report)),
     )
     return "\n\n".join(part for part in parts if part)
 
 
 def render_json(report: Report) -> str:
-    """Return everything measured and judged as JSON, unrounded; what is not finite is null."""
-    told = to_json(report)
-    for row, row_told in zip(report.rows, told["rows"], strict=True):
-        row_told["trains_alike"] = row.trains_alike
-        pairs = zip((*row.screen, *row.confirm), (*row_told["screen"], *row_told["confirm"]), strict=True)
-        for pair, pair_told in pairs:
-            pair_told["log_ratio"] = pair.log_ratio
+    """Return everything measured and judged as JSON, unrounded; numbers that are not finite are null."""
+    document = to_json(report)
+    for row, row_json in zip(report.rows, document["rows"], strict=True):
+        row_json["trains_alike"] = row.trains_alike
+        pairs = zip((*row.screen, *row.confirm), (*row_json["screen"], *row_json["confirm"]), strict=True)
+        for pair, pair_json in pairs:
+            pair_json["log_ratio"] = pair.log_ratio
     outcome = {"verdict": report.verdict.value, "exit_code": int(report.exit_code), "reason": result(report)}
-    return dumps(_finite({**outcome, **told})) + "\n"
+    return dumps(_finite({**outcome, **document})) + "\n"
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
@@ -93,7 +91,7 @@ def _arm(side: Side) -> str:
 def _cells(report: Report) -> tuple[list[str], list[list[str]], list[bool]]:
     """Return headers, rows and which columns hold numbers.
 
-    A device that all rows share stands above the table; dimensions that tell rows apart have columns.
+    A device that all rows share is named above the table; dimensions that differ between rows have columns.
     """
     extra = varying_dimensions([row.configuration for row in report.rows])
     names = (*(("device",) if len(report.floors) > 1 else ()), "model", "batch_size", *extra)
@@ -123,7 +121,7 @@ def _judged(row: Row) -> int:
 
 
 def explanations(report: Report) -> list[str]:
-    """Return why each configuration that does not pass does not, and what would help."""
+    """Return, for each configuration that does not pass, the reason and what would help."""
     extra = varying_dimensions([row.configuration for row in report.rows])
     return [
         f"{row.judgement.verdict}: {describe(row.configuration, extra)}: {harmless(row.judgement.reason, 400)}"
@@ -133,29 +131,29 @@ def explanations(report: Report) -> list[str]:
 
 
 def notes(report: Report) -> Iterator[str]:
-    """Yield how to read the table, and what about this comparison deserves a caution."""
+    """Yield how to read the table, and cautions about this comparison."""
     yield (
-        "time ratio: candidate over baseline, above 1 is slower; the interval is of that row alone; pairs: fresh pairs "
-        "of processes, screened + confirming; detectable: the slowdown that would be found 4 times in 5"
+        "time ratio: candidate over baseline, above 1 is slower; the interval is for that row alone; pairs: fresh "
+        "pairs of processes, screening + confirming; detectable: the slowdown that would be found 4 times in 5"
     )
     if any(map(_judged, report.rows)):
         yield "a row with confirming pairs is judged by those alone"
     unjudged = sum(row.unjudged for row in report.rows)
     if unjudged:
-        yield f"{unjudged} confirming pairs of the round that was cut short are not judged, nor shown"
+        yield f"{unjudged} confirming pairs of the interrupted round are neither judged nor shown"
     different = [row for row in report.rows if not row.trains_alike]
     if different:
         yield (
-            f"the arms do not train alike ({len(different)} of {len(report.rows)} rows have other losses in the "
+            f"the arms do not train alike ({len(different)} of {len(report.rows)} rows have different losses in the "
             "first batches): the times are of different work; gate the accuracy with `bench run` and `bench check`"
         )
     unknown = [harmless(floor.device, 20) for floor in report.floors if floor.log_ratio is None]
     if unknown:
-        yield f"no A/A floor is known of {', '.join(unknown)} on this machine: python -m bench calibrate"
+        yield f"the A/A floor of {', '.join(unknown)} on this machine is unknown: run python -m bench calibrate"
 
 
 def result(report: Report) -> str:
-    """Return the last line: the overall verdict, what it cost, and what to do where it is open."""
+    """Return the last line: the overall verdict, the time it took, and what to do if it is inconclusive."""
     counts = {verdict: sum(row.judgement.verdict is verdict for row in report.rows) for verdict in GATE_EXIT_CODES}
     counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     allowed = f"allowed slowdown {report.max_slowdown * 100:g} %"
@@ -164,9 +162,9 @@ def result(report: Report) -> str:
 
 
 def _advice(report: Report) -> str:
-    """Return how to get the pairs that would decide what is open; nothing where none would, or nobody let it end."""
+    """Return how to measure more pairs; nothing if those would not decide or if the comparison was interrupted."""
     open_rows = [row.judgement for row in report.rows if row.judgement.verdict is Verdict.INCONCLUSIVE]
-    would_help = any(each.estimate is None or each.needed_n is not None for each in open_rows)
+    would_help = any(each.interval is None or each.needed_n is not None for each in open_rows)
     if report.verdict is not Verdict.INCONCLUSIVE or not would_help or report.ended not in {COMPLETE, BUDGET}:
         return ""
     if report.ended == BUDGET:

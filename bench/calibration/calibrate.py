@@ -1,10 +1,10 @@
-"""Calibration: how finely this machine can measure, per device, measured on a reference configuration and kept.
+"""Calibration: measures and stores how finely this machine can measure, for each device, on a reference configuration.
 
-Three things are learnt. Identical arms in live process pairs (A/A) show what difference `ab` would report where there
-is none. Full trials with different seeds show how much accuracy differs from seed to seed and how long an epoch takes
-today. And the device's rates (`bench.protocol.rates`), at each precision and, of the CPU, with each number of threads,
-show what training could take at the least. A further measurement of a device is a field of
-`bench.calibration.profiles.DeviceSession` and a line of the function that makes one here.
+It measures three things. Identical arms in live process pairs (A/A) show what difference `ab` would report where there
+is none. Full trials with different seeds show how much accuracy varies from seed to seed and how long an epoch takes
+today. The device's rates (`bench.protocol.rates`), at each precision and on the CPU for several thread counts, bound
+how fast training could be. To measure something else of a device, add a field to
+`bench.calibration.profiles.DeviceSession` and fill it in `_Session.measure_device`.
 """
 
 import contextlib
@@ -48,23 +48,22 @@ from bench.warning_rules import ADVICE
 from mnist_mlp.recipes import PRECISIONS
 from mnist_mlp.support import why_unsupported
 
-MODEL: Final = "784-128-10"
-BATCH_SIZE: Final = 256
-EPOCHS: Final = 3
-"""The reference configuration: small enough for a minute in all, large enough that a step is not overhead alone."""
+DATASET: Final = "mnist"
+REFERENCE: Final = Request(models=("784-128-10",), batch_sizes=(256,), epochs=3, repeats=1, dataset=DATASET)
+"""Small enough for a minute in total, large enough that a step is not all overhead."""
 
 
 class CalibrationError(BenchError):
-    """A trial failed while calibrating; the profile is as it was."""
+    """A trial failed while calibrating; the profile is unchanged."""
 
     exit_code = ExitCode.FAILED_TRIAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What to calibrate, how thoroughly, and where to keep it. `timeout_seconds` is for one trial or pair.
+    """What to calibrate, how thoroughly, and where to store it. `timeout_seconds` is for one trial or pair.
 
-    `patience` is how long to wait for what another calibration or run holds.
+    `patience` is how long to wait for locks that another calibration or run holds.
     """
 
     devices: tuple[str, ...]
@@ -73,13 +72,12 @@ class Options:
     results: Path
     data_root: Path | None
     timeout_seconds: float
-    dataset: str = "mnist"
     patience: Patience = IMPATIENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrated:
-    """A stored calibration: the file, what it holds now, and the devices of this session."""
+    """A stored calibration: the profile's file and content, and the devices of this session."""
 
     path: Path
     profile: MachineProfile
@@ -90,19 +88,18 @@ def calibrate(
     options: Options,
     launchers: tuple[Launcher, Launcher],
     interrupts: Interrupts,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
     measure: Callable[..., PairRecord] = measure_pair,
 ) -> Calibrated:
-    """Calibrate each device and append the session to the machine's profile; `tell` gets a line per measurement.
+    """Calibrate each device and append the session to the machine's profile.
 
-    `measure` is called as `bench.ab.pairs.measure_pair` is.
-
-    The arms come from two launchers, as those of `ab` do for two versions of the code: they share one worker host.
+    `progress` is called with a line for each measurement. The two launchers share one worker host, as those of
+    `ab` do for two versions of the code. `measure` has the signature of `bench.ab.pairs.measure_pair`.
 
     Raises:
         BadInputError: a device is missing or in use, or the profile is broken or cannot be written.
-        CalibrationError: a trial failed; the profile is as it was.
-        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; the profile is as it was.
+        CalibrationError: a trial failed; the profile is unchanged.
+        InterruptedRunError: Ctrl-C, SIGTERM or SIGHUP; the profile is unchanged.
     """
     start = time.perf_counter()
     created_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -111,9 +108,9 @@ def calibrate(
     path, patience = profile_path(place.machine.id, options.results), options.patience
     with _profile_lock(path, patience), device_locks(devices, patience=patience):
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
-        prepare_dataset(launchers[0], options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
-        plan = make_plan(_reference(options.dataset), devices=devices, cores_usable=place.machine.cores_usable)
-        session = _Session(options=options, launchers=launchers, tell=tell, measure=measure)
+        prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
+        plan = make_plan(REFERENCE, devices=devices, cores_usable=place.machine.cores_usable)
+        session = _Session(options=options, launchers=launchers, progress=progress, measure=measure)
         try:
             measured = tuple(session.measure_device(each, profile.unused_seed()) for each in plan.configurations)
         except InterruptedRunError as interruption:
@@ -133,13 +130,9 @@ def calibrate(
     return Calibrated(path=path, profile=profile, devices=devices)
 
 
-def _reference(dataset: str) -> Request:
-    return Request(models=(MODEL,), batch_sizes=(BATCH_SIZE,), epochs=EPOCHS, repeats=1, dataset=dataset)
-
-
 @contextlib.contextmanager
 def _profile_lock(path: Path, patience: Patience) -> Iterator[None]:
-    """Hold the machine's profile, so that of two calibrations none is lost; find out now whether it can be written."""
+    """Lock the machine's profile, so that no calibration is lost; fail now if its folder cannot be written to."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -147,7 +140,7 @@ def _profile_lock(path: Path, patience: Patience) -> Iterator[None]:
     lock = patience.acquire(
         path.with_name(f".{path.name}.lock"),
         f"machine profile {path}",
-        "two calibrations at once spoil each other's timings: wait until that one ends",
+        "two calibrations at once disturb each other's timings: wait until that one ends",
     )
     try:
         yield
@@ -157,32 +150,32 @@ def _profile_lock(path: Path, patience: Patience) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Session:
-    """What all measurements of one calibration have in common."""
+    """One calibration: what all of its measurements share."""
 
     options: Options
     launchers: tuple[Launcher, Launcher]
-    tell: Callable[[str], None]
+    progress: Callable[[str], None]
     measure: Callable[..., PairRecord]
 
     def measure_device(self, configuration: Configuration, first_seed: int) -> DeviceSession:
-        """Measure pairs and trials in turn, so that both are spread over the same minute."""
+        """Measure pairs and trials alternately, so that both are spread over the same minute."""
         options, ratios, trials, peaks = self.options, list[float](), list[Measurement](), list[float]()
         warnings: set[TrialWarning] = set()
         for number in range(max(options.pairs, options.seeds)):
             if number < options.pairs:
                 ratios.append(self._log_ratio(configuration, number))
                 percent = 100 * math.expm1(ratios[-1])
-                self.tell(f"{configuration.device}: A/A pair {number + 1} of {options.pairs}: {percent:+.1f} %")
+                self.progress(f"{configuration.device}: A/A pair {number + 1} of {options.pairs}: {percent:+.1f} %")
             if number < options.seeds:
                 record, measurement = self._trial(configuration, first_seed + number)
                 trials.append(measurement)
                 warnings.update(record.warnings)
                 peaks.append(self._peak(configuration))
                 seconds = format_seconds(measurement.epoch_seconds)
-                self.tell(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
+                self.progress(f"{configuration.device}: trial {number + 1} of {options.seeds}: {seconds} an epoch")
         rates, thread_rates = self._rates(configuration), self._thread_rates(configuration)
         for warning in sorted(warnings):
-            self.tell(f"{configuration.device}: {warning}: {ADVICE[warning]}")
+            self.progress(f"{configuration.device}: {warning}: {ADVICE[warning]}")
         return DeviceSession(
             device=configuration.device,
             threads=configuration.threads,
@@ -202,7 +195,7 @@ class _Session:
             pair = self.measure(
                 *self.launchers,
                 configuration,
-                seed=number,  # which arm begins depends on it: half of the pairs each
+                seed=number,  # decides which arm begins: each does in half of the pairs
                 root=self.options.data_root,
                 timeout_seconds=self.options.timeout_seconds,
             )
@@ -231,7 +224,7 @@ class _Session:
             raise _failed(f"{what}: {failure.kind}: {failure.message}") from error
 
     def _rates(self, configuration: Configuration) -> tuple[DeviceRates, ...]:
-        """Return the device's rates at each precision that it has; one that turns out not to take effect is told."""
+        """Return the device's rates at each precision; one that does not take effect is reported and omitted."""
         device, threads, found = configuration.device, configuration.threads, list[DeviceRates]()
         for precision in PRECISIONS:
             if why_unsupported(device=device, engine="eager", precision=precision, pipeline="resident") is not None:
@@ -241,11 +234,11 @@ class _Session:
             except TrialFailedError as error:
                 if precision == "fp32" or error.failure.kind != FailureKind.UNSUPPORTED:
                     raise _rates_failed(device, precision, threads, error) from error
-                self.tell(f"{device}: no rates at {precision}: {error}")
+                self.progress(f"{device}: no rates at {precision}: {error}")
         return tuple(found)
 
     def _thread_rates(self, configuration: Configuration) -> tuple[ThreadRates, ...]:
-        """Return the CPU's rates with one thread, two, four, … and all; an accelerator's products take none."""
+        """Return the CPU's rates with 1, 2, 4, … and all threads; none for an accelerator, which does not use them."""
         device, found = configuration.device, list[ThreadRates]()
         for threads in thread_counts(configuration.threads) if device == "cpu" else ():
             try:
@@ -272,14 +265,19 @@ class _Session:
             timeout_seconds=self.options.timeout_seconds,
         )
         rate = f"{format_flops(rates.highest_flops_per_second)}/s"
-        self.tell(f"{device}: rates at {precision} with {threads} thread{'s' * (threads > 1)}: up to {rate}")
+        self.progress(f"{device}: rates at {precision} with {count_of(threads)}: up to {rate}")
         return rates
 
 
 def _rates_failed(device: str, precision: str, threads: int, error: TrialFailedError) -> CalibrationError:
-    what = f"measuring the rates of {device} at {precision} with {threads} threads failed"
+    what = f"measuring the rates of {device} at {precision} with {count_of(threads)} failed"
     return _failed(f"{what}: {error.failure.kind}: {error.failure.message}")
 
 
 def _failed(what: str) -> CalibrationError:
     return CalibrationError(f"{what}. Nothing of this calibration is stored: remove the cause and calibrate again")
+
+
+def count_of(threads: int) -> str:
+    """Return a number of threads in words."""
+    return "1 thread" if threads == 1 else f"{threads} threads"

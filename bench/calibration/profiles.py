@@ -1,7 +1,7 @@
-"""Machine profiles: how finely one machine can measure, learnt from its own calibrations and kept between them.
+"""Machine profiles: how finely one machine can measure, from its own calibrations.
 
-A profile holds raw values of the last calibrations, ``results/machines/<machine id>.json``; every figure is recomputed
-from them. What cannot be told from so few values is None.
+A profile, ``results/machines/<machine id>.json``, holds the raw values of the last calibrations; every figure is
+recomputed from them. A figure for which there are too few values is None.
 """
 
 import math
@@ -19,34 +19,35 @@ from bench.stats.student import t_quantile
 from bench.system.outputs import write_atomically
 
 SCHEMA_VERSION: Final = 3
-"""Version of the stored format. History: 1, the first; 2, `DeviceSession.peak_flops_per_second`; 3, its `rates` and
-`thread_rates`. Each reads all before it, see `coding.LATER`."""
+"""Version of the stored format. 1: the first; 2: added `DeviceSession.peak_flops_per_second`; 3: added its `rates` and
+`thread_rates`. Each version reads all earlier ones, see `coding.LATER`."""
 
 FOLDER: Final = "machines"
-"""Below the folder of stored runs."""
+"""Subfolder of the folder of stored runs."""
 
 MAX_SESSIONS: Final = 50
-"""Sessions kept. A machine that is calibrated weekly keeps a year."""
+"""Sessions kept: about a year's for a machine that is calibrated weekly."""
 
 MIN_PAIRS: Final = 3
-"""A/A pairs that a floor needs. Two leave one degree of freedom, whose interval is 13 standard errors wide."""
+"""A/A pairs that a floor needs. Two leave one degree of freedom, whose 95 % interval is ±13 standard errors."""
 
 MIN_SESSIONS: Final = 3
-"""Sessions that the drift between them needs, for the same reason."""
+"""Sessions that a drift needs, for the same reason."""
 
 MIN_SEEDS: Final = 3
-"""Seeds that a deviation from seed to seed needs: two can well get equally many test images right."""
+"""Seeds that a standard deviation needs: two may well classify equally many test images correctly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSession:
     """What one calibration measured on one device; raw values only.
 
-    `aa_log_ratios` holds one value a process pair: ln(candidate time / baseline time) of identical arms. The other
-    tuples hold one value a full trial of `configuration`, with the seed at the same place in `seeds`: its median epoch
-    time, its final test accuracy (a fraction), its median yardstick time. `peak_flops_per_second` holds one value a
-    process that measured it (`bench.worker.peak`), none in the first version of the format. `rates` holds one value a
-    precision, `thread_rates` one a thread count, none on accelerators; both none in the first two versions.
+    `aa_log_ratios` holds one value for each process pair: ln(candidate time / baseline time) of identical arms. The
+    next tuples hold one value for each full trial of `configuration`, whose seed is at the same place in `seeds`: its
+    median epoch time, its final test accuracy (a fraction), its median yardstick time. `peak_flops_per_second` holds
+    one value for each process that measured it (`bench.worker.peak`), none in version 1 of the format. `rates` holds
+    one value for each precision, `thread_rates` one for each thread count, none on accelerators; both are empty in
+    versions 1 and 2.
 
     Raises:
         BadInputError: a value cannot have been measured.
@@ -65,7 +66,7 @@ class DeviceSession:
     thread_rates: tuple[ThreadRates, ...] = field(default=(), metadata=coding.LATER)
 
     def __post_init__(self) -> None:
-        """Refuse what would make nonsense of every figure derived from it."""
+        """Refuse values that would make nonsense of every figure derived from them."""
         lengths = {len(values) for values in (self.seeds, self.epoch_seconds, self.test_accuracies)}
         if lengths != {len(self.yardstick_seconds)} or 0 in lengths:
             raise BadInputError(f"a calibration of {self.device} must hold as many values as seeds, and at least one")
@@ -77,20 +78,18 @@ class DeviceSession:
     def highest_flops_per_second(self, precision: str, threads: int) -> float | None:
         """Return the highest rate of products measured at `precision` with `threads` threads; None without any.
 
-        On an accelerator every thread count is the same: the host's threads take no part in its products.
+        On an accelerator the number of threads does not matter: the host's threads take no part in its products.
         """
-        found = list(flops_per_second(self.rates, self.thread_rates, precision, self._told_apart(threads)))
-        if (precision, self._told_apart(threads)) in {("fp32", self.threads), ("fp32", None)}:
+        of_threads = threads if self.device == "cpu" else None
+        found = list(flops_per_second(self.rates, self.thread_rates, precision, of_threads))
+        if precision == "fp32" and of_threads in {self.threads, None}:
             found += self.peak_flops_per_second
         return max(found, default=None)
-
-    def _told_apart(self, threads: int) -> int | None:
-        return threads if self.device == "cpu" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One calibration. `created_at` is UTC in ISO 8601; `wall_seconds` is all of it."""
+    """One calibration. `created_at` is UTC in ISO 8601, `wall_seconds` its whole duration."""
 
     created_at: str
     software: Software
@@ -100,11 +99,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceFigures:
-    """What a profile says of one device. Deviations are standard deviations, those of times of their logarithm.
+    """What a profile says about one device. Deviations are standard deviations, for times of their logarithms.
 
-    `sessions` counts those that agree with the newest one in all that decides times and accuracies (see
-    `MachineProfile`); `epoch_seconds` and `yardstick_seconds` are medians over the newest session's trials, `rates` and
-    `thread_rates` are its own. `peak_flops_per_second` is what utilisation is a share of, at fp32 with `threads`.
+    `sessions` counts those that can be combined with the newest one (see `MachineProfile`); `epoch_seconds` and
+    `yardstick_seconds` are medians over the newest session's trials, `rates` and `thread_rates` are that session's.
+    `peak_flops_per_second` is what utilisation is relative to, at fp32 with `threads`.
     """
 
     device: str
@@ -128,8 +127,8 @@ class DeviceFigures:
 class MachineProfile:
     """The calibrations of one machine, oldest first.
 
-    Sessions are taken together only if they measured the same configuration with the same thread count, torch, CUDA,
-    BLAS and workload version as the newest one of the device.
+    Sessions are combined only if they measured the same configuration with the same thread count, torch, CUDA, BLAS and
+    workload version as the device's newest one.
     """
 
     schema_version: int
@@ -139,21 +138,20 @@ class MachineProfile:
     def ab_floor(self, device: str) -> float | None:
         """Return the largest systematic difference between identical arms that is still credible, as a log ratio.
 
-        It is the farther end of the mean's two-sided 95 % interval over the newest session's n process pairs,
+        It is the end farther from 0 of the mean's two-sided 95 % interval over the newest session's n process pairs,
         |mean| + t(0.975, n - 1) · s / √n, by Student's t. None with fewer than 3 pairs.
         """
         sessions = self._alike(device)
         ratios = sessions[-1].aa_log_ratios if sessions else ()
-        if len(ratios) < MIN_PAIRS:
+        n = len(ratios)
+        if n < MIN_PAIRS:
             return None
-        return abs(statistics.fmean(ratios)) + t_quantile(len(ratios) - 1) * statistics.stdev(ratios) / math.sqrt(
-            len(ratios)
-        )
+        return abs(statistics.fmean(ratios)) + t_quantile(n - 1) * statistics.stdev(ratios) / math.sqrt(n)
 
     def drift_deviation(self, device: str) -> float | None:
         """Return the standard deviation, over sessions, of ln(the session's median epoch time); None below 3 sessions.
 
-        It knows only the drift between the sessions that were measured: of three within an hour, that of an hour.
+        It covers only the drift between the sessions that were measured: for three within an hour, that of an hour.
         """
         medians = [math.log(statistics.median(session.epoch_seconds)) for session in self._alike(device)]
         return statistics.stdev(medians) if len(medians) >= MIN_SESSIONS else None
@@ -161,7 +159,7 @@ class MachineProfile:
     def accuracy_deviation(self, device: str) -> float | None:
         """Return the standard deviation of final test accuracy (a fraction) from seed to seed; None below 3 seeds.
 
-        A seed that was trained more than once counts once, by its mean: repeating it says nothing of other seeds.
+        A seed that was trained more than once counts once, by its mean: repeating it says nothing about other seeds.
         """
         accuracies = list(self._accuracies(device).values())
         return statistics.stdev(accuracies) if len(accuracies) >= MIN_SEEDS else None
@@ -177,8 +175,8 @@ class MachineProfile:
     def peak_flops_per_second(self, device: str, precision: str, threads: int, software: Software) -> float | None:
         """Return the highest rate of products that any session measured: squares, layers, thread scaling.
 
-        A busy machine only lowers rates, so no session lowers the peak. Those with another torch, CUDA or BLAS than
-        `software` do not count. None if none measured this precision with so many threads: another's rate says nothing.
+        A busy machine only lowers rates, so a session never lowers the peak. Sessions with another torch, CUDA or BLAS
+        than `software` do not count. None if no session measured this precision with this number of threads.
         """
         rates = (
             measured.highest_flops_per_second(precision, threads)
@@ -190,7 +188,7 @@ class MachineProfile:
         return max((rate for rate in rates if rate is not None), default=None)
 
     def unused_seed(self) -> int:
-        """Return the first seed above all that were trained: new seeds say more about seeds than old ones."""
+        """Return the first seed above all that were trained: new seeds say more about the spread than repeated ones."""
         used = [seed for session in self.sessions for device in session.devices for seed in device.seeds]
         return max(used, default=-1) + 1
 
@@ -232,14 +230,14 @@ class MachineProfile:
         if machine.id != self.machine.id:
             raise IncomparableError(
                 f"the profile is of machine {self.machine.id} and the calibration of {machine.id}: "
-                "a profile holds one machine; keep each in a file of its own"
+                "a profile holds for one machine; keep each in a file of its own"
             )
         return replace(
             self, schema_version=SCHEMA_VERSION, machine=machine, sessions=(*self.sessions, session)[-MAX_SESSIONS:]
         )
 
     def _alike(self, device: str) -> list[DeviceSession]:
-        """Return the calibrations of `device` that may be taken together, oldest first."""
+        """Return the calibrations of `device` that may be combined, oldest first."""
         found = [
             (_decisive(session.software, measured), measured)
             for session in self.sessions
@@ -250,7 +248,7 @@ class MachineProfile:
 
 
 def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]:
-    """Return what decides times and accuracies, beside the machine: calibrations that differ here do not mix."""
+    """Return what decides times and accuracies besides the machine: calibrations that differ in it do not mix."""
     return (
         measured.configuration,
         measured.threads,
@@ -260,7 +258,7 @@ def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]
 
 
 def _libraries(software: Software) -> tuple[object, ...]:
-    """Return what multiplies: products by other libraries have other rates."""
+    """Return the libraries on which rates of products depend."""
     return software.torch, software.cuda, software.blas
 
 
@@ -269,9 +267,9 @@ def _deviation(values: tuple[float, ...]) -> float | None:
 
 
 def peak_rate_of(profile: MachineProfile | None, software: Software) -> Callable[[Configuration], float | None]:
-    """Return what tells the highest FLOP/s that `software`'s torch, CUDA and BLAS reached where a configuration runs.
+    """Return a function from a configuration to the highest FLOP/s reached there by `software`'s torch, CUDA and BLAS.
 
-    It tells None everywhere without a profile.
+    Without a profile it returns None for every configuration.
     """
     if profile is None:
         return lambda _: None
@@ -284,21 +282,23 @@ def new_profile(machine: Machine) -> MachineProfile:
 
 
 def profile_path(machine_id: str, results: Path) -> Path:
-    """Return where the profile of a machine lies.
+    """Return the path of a machine's profile.
 
     Raises:
-        BadInputError: `machine_id` is no name of one file.
+        BadInputError: `machine_id` is not a plain file name.
     """
     if Path(machine_id).name != machine_id or "\\" in machine_id:
-        raise BadInputError(f"machine id {machine_id!r} is no file name: it comes from a file that bench did not write")
+        raise BadInputError(
+            f"machine id {machine_id!r} is not a file name: it comes from a file that bench did not write"
+        )
     return results / FOLDER / f"{machine_id}.json"
 
 
 def load_profile(machine_id: str, results: Path) -> MachineProfile | None:
-    """Return the profile of the machine `machine_id` below the folder `results`; None where there is none.
+    """Return the profile of the machine `machine_id` in the folder `results`; None if there is none.
 
     Raises:
-        BadInputError: it cannot be read, is broken, of a newer schema, or of another machine.
+        BadInputError: it cannot be read, is broken, has a newer schema, or belongs to another machine.
     """
     path = profile_path(machine_id, results)
     remedy = "restore it, or move it away and run: python -m bench calibrate"
@@ -316,7 +316,7 @@ def load_profile(machine_id: str, results: Path) -> MachineProfile | None:
         raise BadInputError(f"machine profile {path}: {error}; {remedy}") from error
     if profile.machine.id != machine_id:
         raise BadInputError(
-            f"machine profile {path} is of machine {profile.machine.id}: a profile says nothing of another; {remedy}"
+            f"machine profile {path} belongs to machine {profile.machine.id}: a profile holds for one machine; {remedy}"
         )
     return profile
 
@@ -332,10 +332,10 @@ def _check_version(data: Any) -> None:  # noqa: ANN401 - parsed JSON has no narr
 
 
 def save_profile(profile: MachineProfile, results: Path) -> Path:
-    """Write `profile` to its place below `results`, at once: a reader sees the old file or the whole new one.
+    """Write `profile` to its path in `results` atomically: a reader sees the old file or the complete new one.
 
     Raises:
-        StorageError: it cannot be written; a profile that was there before is untouched.
+        StorageError: it cannot be written; an existing profile is left unchanged.
     """
     path = profile_path(profile.machine.id, results)
     try:

@@ -1,4 +1,4 @@
-"""Has each device's ruler checked in a worker process of its own, and shows what came of it."""
+"""Runs the self-test of each device in a worker process of its own and shows the results."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -14,15 +14,13 @@ from bench.protocol.soundness import Check, Checked, Outcome
 from bench.system.locks import IMPATIENT, Patience, device_locks
 from bench.tables.layout import text_table
 
-DATASETS: Final = ("mnist", "digits")
-
 MEASURED_WIDTH: Final = 33
-"""Characters of the widest column, so that the table stays within 80."""
+"""Characters in the widest column, so that the table stays within 80."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What to check, and on which data. `timeout_seconds` is for all checks of one device."""
+    """What to check, and with which data. `timeout_seconds` is for all checks of one device."""
 
     devices: tuple[str, ...]
     dataset: str
@@ -31,11 +29,11 @@ class Options:
     patience: Patience = IMPATIENT
 
 
-def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], None]) -> tuple[Check, ...]:
-    """Return every check of every device; `tell` gets a line per device.
+def run_selftest(options: Options, launcher: Launcher, progress: Callable[[str], None]) -> tuple[Check, ...]:
+    """Return every check of every device; `progress` is called with a line for each device.
 
     Raises:
-        BadInputError: a device is missing or in use, or the dataset cannot be had.
+        BadInputError: a device is missing or in use, or the dataset is not available.
     """
     place = describe_place(launcher)
     devices = choose_devices(options.devices, place.devices)
@@ -44,7 +42,7 @@ def run_selftest(options: Options, launcher: Launcher, tell: Callable[[str], Non
     with device_locks(devices, patience=options.patience):
         prepare_dataset(launcher, options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
         for device in devices:
-            tell(f"checking the ruler on {device}")
+            progress(f"testing {device}")
             checks += _check_device(device, threads, options, launcher)
     return tuple(checks)
 
@@ -61,19 +59,19 @@ def _check_device(device: str, threads: int, options: Options, launcher: Launche
                 device=device,
                 outcome=Outcome.FAIL,
                 measured=str(error),
-                rule="a worker process makes every check and reports it",
+                rule="a worker process makes and reports every check",
             ),
         )
 
 
 def exit_code(checks: Sequence[Check]) -> ExitCode:
-    """Return what the command ends with: no failed check, and at least one that passed, is a sound ruler."""
+    """Return the command's exit code: 0 if at least one check passed and none failed."""
     outcomes = {check.outcome for check in checks}
     return ExitCode.PASS if Outcome.PASS in outcomes and Outcome.FAIL not in outcomes else ExitCode.FAILED_TRIAL
 
 
 def render(checks: Sequence[Check]) -> str:
-    """Return the checks as a table of at most 80 columns, and below it the rule that each failed one broke."""
+    """Return the checks as a table of at most 80 columns, followed by the rule that each failed check broke."""
     rows: list[tuple[str, ...]] = []
     for check in checks:
         first, *further = textwrap.wrap(check.measured, MEASURED_WIDTH) or [""]
@@ -86,7 +84,7 @@ def render(checks: Sequence[Check]) -> str:
 
 
 def _word(outcome: Outcome) -> str:
-    """Return a short word for a column: what is not applicable has its reason beside it."""
+    """Return a short word for the column; the reason why a check is not applicable stands beside it."""
     return {Outcome.PASS: "pass", Outcome.FAIL: "FAIL", Outcome.NOT_APPLICABLE: "n/a"}[outcome]
 
 

@@ -1,10 +1,10 @@
-"""What a calibration says, for people and for programs: figures of how finely it measures, and of what it can do."""
+"""Shows a calibration, for people and for programs: how finely the machine measures, and what its devices can do."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from bench.calibration.calibrate import Calibrated
+from bench.calibration.calibrate import Calibrated, count_of
 from bench.calibration.profiles import MIN_SESSIONS, DeviceFigures
 from bench.protocol.rates import DeviceRates
 from bench.tables.layout import text_table, wrap
@@ -15,7 +15,7 @@ _WIDTH: Final = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What is printed of a calibration, for programs."""
+    """The printed figures of a calibration, for programs."""
 
     machine_id: str
     created_at: str
@@ -33,7 +33,7 @@ def report(calibrated: Calibrated) -> Report:
 
 
 def render(calibrated: Calibrated) -> str:
-    """Return the figures as a table of at most 80 columns, with what its words mean and what is still unknown."""
+    """Return the figures as tables of at most 80 columns, with a legend and what is still unknown."""
     figures = report(calibrated).devices
     rows = [
         (
@@ -81,7 +81,7 @@ _LEGEND: Final = (
     "pairs SD: of one such pair; accuracy SD: of final test accuracy, over the seeds",
     "epoch: median of this session's trials; drift SD: of the sessions' medians",
     "peak: fastest float32 products of all sessions with this torch, CUDA and BLAS;",
-    "  what utilisation and the account of taxes are shares of",
+    "  utilisation and the account of taxes are relative to it",
 )
 
 _RATES_LEGEND: Final = (
@@ -89,17 +89,17 @@ _RATES_LEGEND: Final = (
     "  products of such a layer in a training step; both the best of several tries",
     "  in one process of this session",
     "copy, triad: of memory, best of several tries; copy counts 2 arrays, triad",
-    "  (a = b + s c) 3, and neither what is read of lines that are overwritten",
-    "step: of 784-16-10 at batch size 8, a step's overhead; median of stretches",
+    "  (a = b + s c) 3; reading lines before they are overwritten does not count",
+    "step: of 784-16-10 at batch size 8, nearly all overhead; median of stretches",
 )
 
 
 def _rates_table(figures: DeviceFigures) -> str:
-    """Return a table of all rates of a device, a column a precision."""
+    """Return a table of all rates of a device, with a column for each precision."""
     columns = [dict(_rate_cells(rates)) for rates in figures.rates]
     labels = dict.fromkeys(label for column in columns for label in column)
     rows = [(label, *(column.get(label, "-") for column in columns)) for label in labels]
-    headers = (f"{figures.device}, {figures.threads} threads", *(rates.precision for rates in figures.rates))
+    headers = (f"{figures.device}, {count_of(figures.threads)}", *(rates.precision for rates in figures.rates))
     return text_table(headers, rows, [False, *[True] * len(columns)])
 
 
@@ -121,7 +121,7 @@ def _rate_cells(rates: DeviceRates) -> Iterator[tuple[str, str]]:
 
 
 def _threads_table(figures: DeviceFigures) -> str:
-    """Return a table of what each number of threads reaches, and how much more that is than the first one does."""
+    """Return a table of the rates of each number of threads, also relative to the first."""
     first = figures.thread_rates[0]
     rows = [
         (
@@ -154,14 +154,14 @@ def _peak_note(figures: DeviceFigures) -> str:
 def _drift_note(figures: DeviceFigures) -> str:
     if figures.drift_deviation is None:
         return (
-            f"{figures.device}: {figures.sessions} of {MIN_SESSIONS} sessions that drift takes: "
+            f"{figures.device}: drift needs {MIN_SESSIONS} sessions, {figures.sessions} so far: "
             "calibrate again on other days"
         )
-    return f"{figures.device}: drift over {figures.sessions} sessions; it knows only the days that were measured"
+    return f"{figures.device}: drift over {figures.sessions} sessions; it covers only the days that were measured"
 
 
 def _idle_notes(figures: Iterable[DeviceFigures]) -> Iterator[str]:
-    """Yield why the idle power of a device is unknown, or how it was measured."""
+    """Yield why the idle power of each device is unknown, or how it was measured."""
     for each in figures:
         for idle in (rates.idle_power for rates in each.rates if rates.idle_power is not None):
             what = f"idle power unknown: {idle.reason}" if idle.watts is None else f"idle power by {idle.method}"

@@ -1,7 +1,8 @@
-"""The command `ab`: two arms live on this machine, as a gate of time."""
+"""The command `ab`: compares two arms live on this machine and gates time."""
 
 import contextlib
 import sys
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,35 +29,41 @@ from bench.system.outputs import append_step_summary, require_writable, say, wri
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
-    from bench.ab.comparison import Stage
+    from bench.ab.comparison import LiveComparison, Stage
     from bench.ab.report import Report
 
 
 @click.command("ab", epilog=EXIT_CODES)
 @click.argument("baseline", metavar="BASELINE")
 @click.argument("candidate", metavar="CANDIDATE")
-@click.option("--preset", type=PRESET, default="quick", show_default=True, help="Which configurations, as in `run`.")
+@click.option(
+    "--preset", type=PRESET, default="quick", show_default=True, help="Configurations to compare, as in `run`."
+)
 @grid_options
 @click.option("--seed", type=int, help="Seed of the first pair; each further pair has the next.  [default: 0]")
-@click.option("--max-slowdown", type=Share(), default="5%", show_default=True, help="What is still a pass.")
-@click.option("--screen-pairs", type=click.IntRange(3, 1000), default=8, show_default=True, help="Process pairs each.")
+@click.option("--max-slowdown", type=Share(), default="5%", show_default=True, help="Slowdown that still passes.")
+@click.option(
+    "--screen-pairs",
+    type=click.IntRange(3, 1000),
+    default=8,
+    show_default=True,
+    help="Process pairs to screen each configuration with.",
+)
 @click.option(
     "--confirm-pairs",
     type=click.IntRange(3, 1000),
     default=8,
     show_default=True,
-    help="Fresh process pairs for what is still open, in each of two rounds.",
+    help="Fresh process pairs for undecided configurations, in each of two rounds.",
 )
-@click.option("--until-decided", is_flag=True, help="More such rounds until every verdict is in.")
-@click.option("--budget", type=Duration(), help="Start no further pair after this time of measuring.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one pair.")
+@click.option("--until-decided", is_flag=True, help="Add rounds until every verdict is in, up to eight.")
+@click.option("--budget", type=Duration(), help="Start no further pair once measuring has taken this long.")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for one pair.")
 @wait_option
 @quiet_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything measured to this file.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option(
-    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are looked up."
-)
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are stored.")
 @click.pass_context
 def ab_command(  # noqa: PLR0913 - one parameter an option
     ctx: click.Context,
@@ -75,12 +82,12 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     json_path: Path | None,
     data_root: Path | None,
     results: Path,
-    **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
+    **grid: Any,  # noqa: ANN401 - `check_request` checks the grid's options
 ) -> None:
-    """Compare the training time of two arms, live and in turns on this machine, and gate on it.
+    """Compare the training time of two arms, running in turns on this machine, and gate on it.
 
     An arm is . (this tree as it is now), rev:REVISION (the mnist_mlp of a git revision) or python:INTERPRETER
-    (another environment with its torch). The measuring code is this tree's for both.
+    (another environment with its own torch). Both are measured with this tree's code.
 
     \b
     python -m bench ab rev:main .
@@ -89,9 +96,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     python -m bench ab . .                           is this machine quiet enough?
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.ab import comparison as ab
-    from bench.ab.arms import open_arm, tell_apart
-    from bench.ab.report import FAILED, INTERRUPTED
-    from bench.calibration.profiles import load_profile
+    from bench.ab.arms import label_uniquely, open_arm
     from bench.execution.processes import make_arm_launchers
     from bench.execution.run import preload_for
     from bench.system.locks import device_locks, require_free
@@ -113,7 +118,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with contextlib.ExitStack() as stack:
-        arms = tell_apart(stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate)))
+        arms = label_uniquely(stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate)))
         preload = preload_for(request.pipelines, request.dataset)
         (first, second), renew = make_arm_launchers([(arm.python, arm.workload) for arm in arms], preload)
         stack.callback(second.close)
@@ -121,25 +126,38 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
         comparison = ab.LiveComparison(arms, (first, second), options, renew=renew)
         devices = {configuration.device for configuration in comparison.plan(request)}
         stack.enter_context(device_locks(devices, patience=patience(wait)))
-        profile = load_profile(comparison.machine.id, results)
-        floors = {device: None if profile is None else profile.ab_floor(device) for device in sorted(devices)}
-        try:
-            ended = comparison.run(floors, _tell, lambda: _keep(comparison.report(INTERRUPTED), json_path))
-        except BenchError as error:  # whatever it is, what was measured by then is told
-            ended = INTERRUPTED if isinstance(error, InterruptedRunError) else FAILED
-            problem = _finish(comparison.report(ended), json_path)
-            if problem is not None:
-                say(f"bench: {problem}")
-            raise
-        report = comparison.report(ended)
+        report = _run(comparison, _floors(comparison.machine.id, devices, results), json_path)
     problem = _finish(report, json_path)
     if problem is not None:
         raise problem
     ctx.exit(report.exit_code)
 
 
-def _tell(stage: "Stage") -> None:
-    """Say on standard error how far it is: one line that is written over on a terminal, else one a tenth."""
+def _floors(machine_id: str, devices: Iterable[str], results: Path) -> dict[str, float | None]:
+    from bench.calibration.profiles import load_profile
+
+    profile = load_profile(machine_id, results)
+    return {device: None if profile is None else profile.ab_floor(device) for device in sorted(devices)}
+
+
+def _run(comparison: "LiveComparison", floors: Mapping[str, float | None], json_path: Path | None) -> "Report":
+    """Measure and return the report; if an error ends it, report what was measured by then before raising it."""
+    from bench.ab.report import FAILED, INTERRUPTED
+
+    try:
+        ended = comparison.run(floors, _show_progress, lambda: _keep(comparison.report(INTERRUPTED), json_path))
+    except BenchError as error:
+        problem = _finish(
+            comparison.report(INTERRUPTED if isinstance(error, InterruptedRunError) else FAILED), json_path
+        )
+        if problem is not None:
+            say(f"bench: {problem}")
+        raise
+    return comparison.report(ended)
+
+
+def _show_progress(stage: "Stage") -> None:
+    """Show progress on standard error: one line that is overwritten on a terminal, otherwise a line for each tenth."""
     if volume() == "quiet":
         return
     if sys.stderr.isatty():
@@ -150,7 +168,7 @@ def _tell(stage: "Stage") -> None:
 
 
 def _finish(report: "Report", json_path: Path | None) -> StorageError | None:
-    """Write the report, then print it, for who reads what is printed may be gone; return why it is not all written."""
+    """Write the report, then print it, because the reader of the output may be gone; return an error in writing."""
     from bench.ab.view import render_markdown, render_table
 
     problem = _save(report, json_path)
@@ -162,7 +180,7 @@ def _finish(report: "Report", json_path: Path | None) -> StorageError | None:
 
 
 def _keep(report: "Report", path: Path | None) -> None:
-    """Write all that is known by now, so that even a kill loses no more than a round."""
+    """Write everything known so far, so that even a kill loses no more than one round."""
     problem = _save(report, path)
     if problem is not None:
         say(f"bench: {problem}; the comparison goes on")

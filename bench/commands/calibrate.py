@@ -1,4 +1,4 @@
-"""The commands `calibrate` and `selftest`: how finely this machine measures, and whether the ruler is sound."""
+"""The commands `calibrate` and `selftest`: how finely this machine measures, and whether it measures correctly."""
 
 import contextlib
 import sys
@@ -26,18 +26,22 @@ from bench.system.outputs import require_writable, write_atomically
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
 @click.option(
-    "--pairs", type=click.IntRange(MIN_PAIRS, 1000), default=8, show_default=True, help="A/A process pairs a device."
+    "--pairs",
+    type=click.IntRange(MIN_PAIRS, 1000),
+    default=8,
+    show_default=True,
+    help="A/A process pairs for each device.",
 )
 @click.option(
     "--seeds",
     type=click.IntRange(MIN_SEEDS, 1000),
     default=5,
     show_default=True,
-    help="Full trials a device, each with a new seed.",
+    help="Full trials for each device, each with a new seed.",
 )
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are kept.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are stored.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one trial.")
+@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Time limit for one trial.")
 @wait_option
 @quiet_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
@@ -55,11 +59,11 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     wait: float,
     json_path: Path | None,
 ) -> None:
-    """Measure how finely this machine can measure, and what its devices can do. A minute or two a device.
+    """Measure how finely this machine can measure, and what its devices can do. Takes a minute or two per device.
 
-    It is kept for `ab`, `check` and `show`.
+    The result is stored for `ab`, `check` and `show`.
 
-    Run it on different days: drift between sessions is known from the third on.
+    Run it on different days: drift between sessions is known from the third session on.
 
     \b
     python -m bench calibrate
@@ -97,9 +101,22 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--dataset", type=Choice(("mnist", "digits")), default="mnist", show_default=True)
-@click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
-@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Longest time for one device.")
+@click.option(
+    "--dataset",
+    type=Choice(("mnist", "digits")),
+    default="mnist",
+    show_default=True,
+    help="Data that the checks train on.",
+)
+@click.option(
+    "--format",
+    "layout",
+    type=Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="How to print the checks.",
+)
+@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Time limit for one device.")
 @wait_option
 @quiet_option
 @click.pass_context
@@ -114,9 +131,9 @@ def selftest_command(  # noqa: PLR0913 - one parameter an option
     timeout: float,
     wait: float,
 ) -> None:
-    """Check the ruler itself on each device: clock, waiting, meters, precision, first losses, scores.
+    """Check on each device that bench itself measures correctly: clock, waiting, meters, precision, losses, scores.
 
-    Ends with 4 if a check fails.
+    Exits with code 4 if a check fails.
 
     \b
     python -m bench selftest

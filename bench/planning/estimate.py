@@ -13,7 +13,7 @@ _EVALUATION_SHARE = 1 / 18
 """Evaluation over training: about a third of the work per sample, for a sixth of the samples."""
 
 EXCHANGE_BLOCKS, EXCHANGE_SECONDS = 8, 0.1
-"""How many blocks of steps ranks time after their last epoch, and about how long each takes: `bench.worker.ranks`."""
+"""How many blocks of steps ranks time after their last epoch, and about how long each is: `worker.rank_session`."""
 
 Probe = Callable[[Trial], Prepared]
 

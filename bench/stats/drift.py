@@ -1,4 +1,4 @@
-"""The error that two tables of one machine share and no repeat shows: the machine's drift from one to the next."""
+"""The machine's drift from one table to the next: an error that no repeat within a table shows."""
 
 import math
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from typing import Final, Protocol
 DEFAULT_DRIFT_DEVIATION: Final = 0.10
 """Standard deviation of ln(epoch time) from one table to the next where the machine was never calibrated.
 
-Shared machines drift by about this much within an hour; quiet ones do far better, and `bench calibrate` tells.
+Shared machines drift by about this much within an hour, quiet ones by far less; `bench calibrate` measures it.
 """
 
 
 class NoiseProfile(Protocol):
-    """What a comparison asks of a machine's profile; `bench.calibration.profiles.MachineProfile` is one."""
+    """What a comparison needs from a machine's profile, as `bench.calibration.profiles.MachineProfile` provides it."""
 
     def ab_floor(self, device: str) -> float | None:
         """Return the largest credible difference between identical arms, as a log ratio."""
@@ -22,7 +22,7 @@ class NoiseProfile(Protocol):
 
 
 class NoDrift:
-    """The profile of one run's own trials: they were measured in turn, so nothing drifts from one side to the other."""
+    """For comparisons within one run: its trials were measured in turn, so neither side drifts from the other."""
 
     def ab_floor(self, device: str) -> float | None:  # noqa: ARG002 - as `NoiseProfile` has it
         """Return None: nothing was calibrated."""
@@ -34,23 +34,23 @@ class NoDrift:
 
 
 class Drift:
-    """Variance of a log ratio of two tables that their trials do not show: each side's drift, squared and added."""
+    """The variance of a log ratio that is due to drift between two tables: the sum of both sides' squared drifts."""
 
     def __init__(self, baseline: NoiseProfile | None, candidate: NoiseProfile | None) -> None:
-        """Remember the profiles of the two machines, which may be one."""
+        """Use these profiles of the two machines, which may be the same."""
         self._profiles = (baseline, candidate)
         self._known: dict[tuple[str, str], tuple[float, ...]] = {}
         self._assumed: set[tuple[str, str]] = set()
 
     def variance(self, device: str, candidate_device: str | None = None) -> float:
-        """Return the variance for `device`; without a profile that knows it, `DEFAULT_DRIFT_DEVIATION` is assumed.
+        """Return the variance for `device`; without a calibrated profile, `DEFAULT_DRIFT_DEVIATION` is assumed.
 
-        The candidate's device is another one where two devices are compared.
+        `candidate_device` is the candidate's device if two devices are compared.
         """
         return math.fsum(deviation**2 for deviation in self._deviations((device, candidate_device or device)))
 
     def notes(self) -> Iterator[str]:
-        """Yield what the intervals include, for every device, or pair of them, that was asked for."""
+        """Yield what the intervals include, for every device or pair of devices whose variance was asked for."""
         for devices in sorted(devices for devices, known in self._known.items() if any(known)):
             percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(self._known[devices]))
             name = " against ".join(dict.fromkeys(devices))
@@ -67,7 +67,7 @@ class Drift:
                 )
 
     def _deviations(self, devices: tuple[str, str]) -> tuple[float, ...]:
-        """Return the standard deviation of either side."""
+        """Return the standard deviations of both sides."""
         if devices not in self._known:
             sides = zip(self._profiles, devices, strict=True)
             known = [None if profile is None else profile.drift_deviation(device) for profile, device in sides]

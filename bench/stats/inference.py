@@ -1,17 +1,17 @@
-"""Estimates of one number a configuration, their uncertainty, and what a family of them can tell. Pure mathematics.
+"""Estimates of one number a configuration, their uncertainty, and p-values and bounds of families. Pure mathematics.
 
 A value is one trial (independent sides) or one pair of trials (paired), never an epoch or a block. Times enter as
 logarithms, so that an estimate is a log ratio and its negative is the comparison the other way round; accuracies enter
 as fractions. Sums are exactly rounded, so that the order of trials never matters and swapped sides mirror exactly.
 
-Whatever is asked of many configurations is asked of a `Family`, whose answers are arrays in the order of its estimates.
+Questions about several configurations go to a `Family`, whose answers are arrays in the order of its estimates.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from bench.errors import BadInputError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 TRIMMED_SHARE: Final = 0.2
-"""Of the values, how many are cut off at each end. Wilcox (Introduction to Robust Estimation, 2012) recommends 20 %."""
+"""Share of the values cut off at each end. Wilcox (Introduction to Robust Estimation, 2012) recommends 20 %."""
 
 MIN_CONFIGURATIONS: Final = 10
 """Fewer variances than this say too little about how variances vary.
@@ -32,13 +32,11 @@ one learnt from 10 kept the level.
 """
 
 MAX_N: Final = 1_000_000
-"""Nobody measures this many trials of a configuration; more are reported as "no number would do"."""
+"""If more trials of a configuration than this were needed, it is reported that no number would do."""
 
 VARIANCE_FLOOR_SHARE: Final = 1e-5
-"""Variances below this share of the family's median count as this in the fit of the prior: log 0 must not reign it.
-
-The same guard and value as in limma's fitFDist.
-"""
+"""Variances below this share of the family's median count as this share in the fit of the prior, which takes their
+logarithm. limma's fitFDist has the same guard with the same value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +45,10 @@ class Estimate:
 
     Attributes:
         value: log ratio candidate / baseline of time, or difference candidate - baseline of accuracy as a fraction.
-        variance: of one value; 0 and meaningless where `degrees_of_freedom` is 0.
-        degrees_of_freedom: of `variance`; 0 where it is unknown (one trial a side), infinite where it is known.
-        scale: what `variance` is multiplied by for the estimate: 1/n of pairs, 1/n₁ + 1/n₂ of independent sides.
-        extra_variance: of the estimate itself, taken as known, that more trials do not reduce (drift between runs).
+        variance: of one value; 0 and meaningless if `degrees_of_freedom` is 0.
+        degrees_of_freedom: of `variance`; 0 if it is unknown (one trial a side), infinite if it is known exactly.
+        scale: factor from `variance` to that of the estimate: 1/n for pairs, 1/n₁ + 1/n₂ for independent sides.
+        extra_variance: of the estimate itself, taken as known, which more trials do not reduce (drift between runs).
         n: baseline and candidate trials; for pairs both are the number of pairs.
     """
 
@@ -63,7 +61,7 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Standard deviation of the estimate; infinite where no degree of freedom is left to know it by."""
+        """Standard deviation of the estimate; infinite without a degree of freedom to estimate it from."""
         if self.degrees_of_freedom == 0:
             return math.inf
         return math.sqrt(self.variance * self.scale + self.extra_variance)
@@ -79,7 +77,7 @@ class Interval:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean; of equal values exactly their value, which a rounded sum over n need not be."""
+    """Return the mean; for equal values exactly that value, which a rounded sum over n need not be."""
     return min(max(math.fsum(values) / len(values), min(values)), max(values))
 
 
@@ -94,9 +92,9 @@ def trimmed_mean(values: Sequence[float], share: float = TRIMMED_SHARE) -> float
 
 
 def paired_estimate(values: Sequence[float]) -> Estimate:
-    """Return mean and sample variance of `values`, one a pair.
+    """Return mean and sample variance of `values`, one for each pair.
 
-    Assumes that pairs are independent, alike and roughly normal (Student's one-sample t).
+    Assumes that pairs are independent, identically distributed and roughly normal (Student's one-sample t).
 
     Raises:
         BadInputError: no value, or a value that is not finite.
@@ -108,14 +106,14 @@ def paired_estimate(values: Sequence[float]) -> Estimate:
 
 
 def robust_paired_estimate(values: Sequence[float], share: float = TRIMMED_SHARE) -> Estimate:
-    """Return the trimmed mean of `values`, one a pair, with Yuen's variance.
+    """Return the trimmed mean of `values`, one for each pair, with Yuen's variance.
 
     With g values cut off at each end, h = n - 2g left and s² the sample variance after the g extremes at each end are
     replaced by their nearest kept neighbour, the squared standard error is (n - 1) s² / (h (h - 1)) with h - 1 degrees
     of freedom (Tukey and McLaughlin, 1963; Yuen, Biometrika 61, 1974). So `scale` is 1/h. With fewer than 5 values
     nothing is cut off at 20 % and this is `paired_estimate`.
 
-    Assumes independent pairs and a symmetric middle; up to g wild pairs in either direction do little harm.
+    Assumes independent pairs, symmetrically distributed apart from up to g outliers in either direction.
 
     Raises:
         BadInputError: no value, a value that is not finite, or a share outside 0 to below one half.
@@ -130,10 +128,10 @@ def robust_paired_estimate(values: Sequence[float], share: float = TRIMMED_SHARE
 def independent_estimate(baseline: Sequence[float], candidate: Sequence[float]) -> Estimate:
     """Return the difference of means, candidate - baseline, with the pooled variance (Student's two-sample t).
 
-    Pooled rather than Welch's: the two sides run the same configuration on the same machine, so that their spread is
-    alike unless the change alters the noise itself; with equal n, which every command here produces, the test keeps its
-    level even then (Box, Ann. Math. Stat. 25, 1954); and a single variance with known degrees of freedom is what can be
-    shrunk across configurations. Assumes independent, roughly normal values and, where n differs, equal variances.
+    Pooled rather than Welch's: the two sides run the same configuration on the same machine, so their spread is the
+    same unless the change alters the noise itself; with equal n, which every command here produces, the test keeps its
+    level even then (Box, Ann. Math. Stat. 25, 1954); and only a single variance with known degrees of freedom can be
+    shrunk across configurations. Assumes independent, roughly normal values and, if n differs, equal variances.
 
     Raises:
         BadInputError: a side without a value, or a value that is not finite.
@@ -163,16 +161,16 @@ def pool_variance(estimate: Estimate, other: Estimate) -> Estimate:
 def moderate(estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
     """Return the estimates with their variances raised towards what the family's variances have in common.
 
-    Empirical Bayes (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004): true variances are taken to vary between
+    Empirical Bayes (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004): true variances are assumed to vary between
     configurations as s₀² d₀ / χ²(d₀). Mean and variance of the log variances give s₀² and d₀; a variance s² with d
-    degrees of freedom becomes (d₀ s₀² + d s²) / (d₀ + d) with d₀ + d degrees, at most all the family has together.
+    degrees of freedom becomes (d₀ s₀² + d s²) / (d₀ + d) with d₀ + d degrees, at most the family's total.
 
     One departure: a variance is never lowered. A stalled trial inflates its own configuration's variance together with
-    its mean, and to lower that variance would make the verdict overconfident just there. For a larger standard error at
-    the same quantile the test can only become more cautious. A variance of no degrees of freedom becomes s₀².
+    its mean, and lowering that variance would make the verdict overconfident just there. With a larger standard error
+    at the same quantile, the test can only become more cautious. A variance without degrees of freedom becomes s₀².
 
-    Estimates come back as they are if fewer than `MIN_CONFIGURATIONS` of them have degrees of freedom or if no variance
-    among those is above 0. `extra_variance` is left alone.
+    Estimates are returned unchanged if fewer than `MIN_CONFIGURATIONS` of them have degrees of freedom or if none of
+    those has a variance above 0. `extra_variance` is never changed. Degrees of freedom must be finite.
 
     The configurations should be of one device: variances of a CPU and a GPU have little in common.
     """
@@ -189,7 +187,7 @@ def moderate(estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
         share = own / (prior_freedom + own)  # 0 for an infinite prior
         shrunk = (1 - share) * prior_variance + share * estimate.variance
         variance = max(estimate.variance, shrunk) if own else prior_variance
-        return Estimate(  # several times as fast as `replace`, and there can be a hundred thousand
+        return Estimate(  # several times as fast as `replace`, and there can be a hundred thousand estimates
             value=estimate.value,
             variance=variance,
             degrees_of_freedom=min(prior_freedom + own, most),
@@ -204,8 +202,8 @@ def moderate(estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
 def fit_prior(variances: Sequence[float], freedoms: Sequence[float]) -> tuple[float, float]:
     """Return d₀ and s₀² of the scaled inverse χ² that `variances` with `freedoms` degrees of freedom were drawn from.
 
-    The moments of e = ln s² - ψ(d/2) + ln(d/2): its variance beyond the mean of ψ'(d/2) is ψ'(d₀/2), and its mean is
-    ln s₀² - ψ(d₀/2) + ln(d₀/2) (Smyth 2004, section 6.2). d₀ is infinite where nothing lies beyond.
+    By the moments of e = ln s² - ψ(d/2) + ln(d/2): its variance minus the mean of ψ'(d/2) is ψ'(d₀/2), and its mean is
+    ln s₀² - ψ(d₀/2) + ln(d₀/2) (Smyth 2004, section 6.2). If that difference is not above 0, d₀ is infinite.
     """
     import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
     from scipy.special import polygamma, psi  # noqa: PLC0415 - only where a family is judged
@@ -235,7 +233,7 @@ def inverse_trigamma(value: float) -> float:
         trigamma = float(polygamma(1, y))
         step = trigamma * (1 - trigamma / value) / float(polygamma(2, y))
         y += step
-        if -step / y < 1e-10:  # noqa: PLR2004 - far below what an estimated variance deserves
+        if -step / y < 1e-10:  # noqa: PLR2004 - far more precise than an estimated variance
             break
     return y
 
@@ -257,7 +255,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The estimates of many configurations, asked together; answers are arrays in their order."""
+    """The estimates of several configurations, for computing with all of them at once; results are in their order."""
 
     estimates: Sequence[Estimate]
 
@@ -269,77 +267,62 @@ class Family:
     @cached_property
     def standard_error(self) -> "Floats":
         """Standard errors, infinite where unknown."""
-        return self._standard_error(self._column("scale"), self.degrees_of_freedom)
+        return self._if_known(self._error, math.inf)
 
     @cached_property
     def degrees_of_freedom(self) -> "Floats":
-        """Degrees of freedom of the standard errors."""
+        """Degrees of freedom of the standard errors; 0 where these are unknown."""
         return self._column("degrees_of_freedom")
 
-    def quantile(self, probability: float) -> "Floats":
-        """Student's t quantiles; infinite without a degree of freedom."""
-        return _t_quantile(self.degrees_of_freedom, probability)
-
     def half_widths(self, probability: float) -> "Floats":
-        """How far the bound that holds one-sidedly with `probability` lies from the value."""
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-
-        unknown = self.degrees_of_freedom == 0
-        quantile, error = self.quantile(probability), self.standard_error
-        # In the product both are replaced where they are infinite: 0 times infinity is no number.
-        return np.where(unknown, np.inf, np.where(unknown, 0.0, quantile) * np.where(unknown, 0.0, error))
+        """Distances from the value to its one-sided bound with confidence `probability`; infinite if unknown."""
+        return self._if_known(_t_quantile(self._freedom, probability) * self._error, math.inf)
 
     def p_above(self, bound: float = 0.0) -> "Floats":
-        """One-sided p-values of "the true value is at most `bound`": small where it is above.
+        """One-sided p-values of "the true value is at most `bound`", small if it is above.
 
-        Where the standard error is unknown: 1. Where it is 0: by the side on which the value lies, one half on `bound`.
+        1 if the standard error is unknown. If it is 0: 0 above `bound`, 1 below, one half on it.
         """
         return self._p_beyond(self.value - bound)
 
     def p_below(self, bound: float = 0.0) -> "Floats":
-        """One-sided p-values of "the true value is at least `bound`": small where it is below."""
+        """One-sided p-values of "the true value is at least `bound`", small if it is below; see `p_above`."""
         return self._p_beyond(bound - self.value)
 
     def minimum_detectable_effects(self, level: float, power: float = 0.8) -> "Floats":
-        """Distances from the bound at which a one-sided test at `level` would find the effect with probability `power`.
+        """Distances from the bound at which a one-sided test at `level` finds the effect with probability `power`.
 
-        Standard error times the noncentrality that gives the power, see `_noncentrality`.
+        Standard error times the noncentrality that gives the power, see `_noncentrality`; infinite if unknown.
         """
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-
-        unknown = self.degrees_of_freedom == 0
-        noncentrality = _noncentrality(np.where(unknown, 1.0, self.degrees_of_freedom), level, power)
-        return np.where(unknown, np.inf, noncentrality * np.where(unknown, 0.0, self.standard_error))
+        return self._if_known(_noncentrality(self._freedom, level, power) * self._error, math.inf)
 
     def effects_that_reach(self, bound: float, power: float = 0.8) -> "Floats":
-        """True values from which on the estimate itself comes out at `bound` or above with probability `power`."""
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+        """Smallest true values whose estimate reaches `bound` with probability `power`, taken as normal."""
         from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
 
-        unknown = self.degrees_of_freedom == 0
-        return np.where(unknown, np.inf, bound + float(ndtri(power)) * np.where(unknown, 0.0, self.standard_error))
+        return self._if_known(bound + float(ndtri(power)) * self._error, math.inf)
 
     def required_n(self, distances: Sequence[float], level: float, power: float = 0.8) -> tuple[int | None, ...]:
-        """Smallest n a side, equal on both, at which an effect of `distances` is found with probability `power`.
+        """Smallest n a side, equal on both, at which effects of `distances` are found with probability `power`.
 
-        The variance is taken as it was estimated, and each further trial a side (or pair) is worth one degree of
-        freedom, which for independent sides is cautious. None where the standard error is unknown, where
-        `extra_variance` alone hides the distance, for a distance of 0 or less, or beyond `MAX_N`.
+        The variance is taken as estimated, and each further trial a side (or pair) adds one degree of freedom, which is
+        cautious for independent sides. None if the standard error is unknown, if `extra_variance` alone hides the
+        distance, if the distance is not above 0, or beyond `MAX_N`.
         """
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
 
         distance = np.asarray(distances, dtype=np.float64)
         n = np.asarray([2 / (1 / each.n[0] + 1 / each.n[1]) for each in self.estimates])
-        freedom, extra = self.degrees_of_freedom, self._column("extra_variance")
-        # Standard error² at n is this over n, plus the extra variance.
+        freedom, extra = self._freedom, self._column("extra_variance")
+        # The squared standard error at n is this over n, plus the extra variance.
         variance_of_one = self._column("variance") * self._column("scale") * n
-        possible = (freedom > 0) & (distance > 0)
+        possible = (self.degrees_of_freedom > 0) & (distance > 0)
 
         def enough(places: "NDArray[np.intp]", tried: "Floats") -> "NDArray[np.bool_]":
             free = np.maximum(freedom[places] + tried - n[places], 1.0)
             error = np.sqrt(variance_of_one[places] / tried + extra[places])
             found: NDArray[np.bool_] = _noncentrality(free, level, power) * error <= distance[places]
-            return found & (tried > 1)  # one trial tells no spread, even where others found none
+            return found & (tried > 1)  # one trial shows no spread, even where others found none
 
         # Bisection: the answer, if there is one, lies above `low` and at or below `high`.
         low, high = np.ones_like(n), np.full_like(n, MAX_N)
@@ -357,62 +340,51 @@ class Family:
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
         from scipy.special import stdtr  # noqa: PLC0415 - only where a family is judged
 
-        error = self.standard_error
-        exact = error == 0
-        unknown = self.degrees_of_freedom == 0
-        t = distance / np.where(exact | unknown, 1.0, error)
-        p = stdtr(np.where(unknown, 1.0, np.minimum(self.degrees_of_freedom, _NORMAL_FREEDOM)), -t)
-        p = np.where(exact, 0.5 - 0.5 * np.sign(distance), p)
-        return np.where(unknown, 1.0, p)
+        exact = self._error == 0
+        t = distance / np.where(exact, 1.0, self._error)
+        p = np.where(exact, 0.5 - 0.5 * np.sign(distance), stdtr(self._freedom, -t))
+        return self._if_known(p, 1.0)
+
+    @cached_property
+    def _freedom(self) -> "Floats":
+        """Degrees of freedom as scipy needs them: finite, and 1 in place of 0, whose results are replaced."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        return self._if_known(np.minimum(self.degrees_of_freedom, _NORMAL_FREEDOM), 1.0)
+
+    @cached_property
+    def _error(self) -> "Floats":
+        """Standard errors, finite even if unknown, when results are replaced."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        return np.sqrt(self._column("variance") * self._column("scale") + self._column("extra_variance"))
+
+    def _if_known(self, values: "Floats", otherwise: float) -> "Floats":
+        """Return `values`, and `otherwise` where the standard error is unknown for lack of a degree of freedom."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        return np.where(self.degrees_of_freedom > 0, values, otherwise)
 
     def _column(self, name: str) -> "Floats":
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
 
         return np.asarray([getattr(each, name) for each in self.estimates], dtype=np.float64)
 
-    def _standard_error(self, scale: "Floats", freedom: "Floats") -> "Floats":
-        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
-
-        error = np.sqrt(self._column("variance") * scale + self._column("extra_variance"))
-        return np.where(freedom == 0, np.inf, error)
-
 
 def interval(estimate: Estimate, level: float = 0.95) -> Interval:
-    """Return the two-sided t interval of one estimate by itself; infinite where its standard error is unknown."""
+    """Return the two-sided t interval of one estimate by itself; infinite if its standard error is unknown."""
     half = float(Family(estimates=[estimate]).half_widths((1 + level) / 2)[0])
     return Interval(low=estimate.value - half, high=estimate.value + half, level=level)
 
 
-def p_above(estimate: Estimate, bound: float = 0.0) -> float:
-    """Return the one-sided p-value of "the true value is at most `bound`"; see `Family.p_above`."""
-    return float(Family(estimates=[estimate]).p_above(bound)[0])
-
-
-def p_below(estimate: Estimate, bound: float = 0.0) -> float:
-    """Return the one-sided p-value of "the true value is at least `bound`"."""
-    return float(Family(estimates=[estimate]).p_below(bound)[0])
-
-
-def minimum_detectable_effect(estimate: Estimate, level: float, power: float = 0.8) -> float:
-    """Return the effect that a one-sided test at `level` finds with probability `power`; infinite if unknown."""
-    return float(Family(estimates=[estimate]).minimum_detectable_effects(level, power)[0])
-
-
-def required_n(estimate: Estimate, distance: float, level: float, power: float = 0.8) -> int | None:
-    """Return the smallest n a side that finds an effect of `distance`; see `Family.required_n`."""
-    return Family(estimates=[estimate]).required_n([distance], level, power)[0]
-
-
 _NORMAL_FREEDOM: Final = 1e10
-"""Student's t with this many degrees of freedom is the normal to all digits; scipy wants a finite number."""
+"""With this many degrees of freedom Student's t is the normal to all digits; scipy needs a finite number."""
 
 
 def _t_quantile(freedom: "Floats", probability: float) -> "Floats":
-    import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
     from scipy.special import stdtrit  # noqa: PLC0415 - only where a family is judged
 
-    quantile = stdtrit(np.where(freedom == 0, 1.0, np.minimum(freedom, _NORMAL_FREEDOM)), probability)
-    return np.where(freedom == 0, np.inf, quantile)
+    return cast("Floats", stdtrit(freedom, probability))
 
 
 def _noncentrality(freedom: "Floats", level: float, power: float) -> "Floats":
@@ -425,7 +397,7 @@ def _noncentrality(freedom: "Floats", level: float, power: float) -> "Floats":
     from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
 
     critical = _t_quantile(freedom, 1 - level)
-    counted = np.maximum(freedom, 1.0)  # the approximation is none below; only a moderated variance can have less
+    counted = np.maximum(freedom, 1.0)  # it breaks down below 1, which only a moderated variance can have
     centre = critical * (1 - 1 / (4 * counted))
     noncentrality: Floats = centre + float(ndtri(power)) * np.sqrt(1 + critical**2 / (2 * counted))
     return noncentrality

@@ -1,8 +1,8 @@
-"""The rules of verdicts: estimates of a family of configurations in, one verdict with its reason for each out. Pure.
+"""The rules of verdicts: turn the estimates of a family of configurations into a verdict and its reason for each. Pure.
 
 Times are log ratios candidate / baseline (above 0: slower), accuracies differences candidate - baseline as fractions.
-A family is all that one command judges at once: levels hold for the family, not for each configuration. Rules, levels
-and studies are explained in docs/statistics.md.
+A family is everything that one command judges at once: levels hold for the family, not for each configuration. Rules,
+levels and studies are explained in docs/statistics.md.
 """
 
 import enum
@@ -16,20 +16,23 @@ from bench.errors import BadInputError, ExitCode
 from bench.stats.inference import Estimate, Family, Interval, holm
 
 INTERVAL_LEVEL: Final = 0.95
-"""Of the two-sided interval shown beside each estimate, which holds for that configuration alone."""
+"""Level of the two-sided interval shown with each estimate, which holds for that configuration alone."""
 
 TOLERATED_SHARE: Final = 0.2
-"""Of the allowed drop in accuracy: what a drop must surely exceed to be a regression. 0.1 pp of the usual 0.5 pp.
+"""Share of the allowed drop in accuracy that a drop must significantly exceed to be a regression: 0.1 pp of 0.5 pp.
 
-Testing against "no drop at all" instead would call one A/A check in a hundred a regression, at any number of seeds; so,
-with 10 seeds a side, it is one in three thousand (docs/statistics.md).
+Testing against "no drop at all" instead would call one A/A check in a hundred a regression, at any number of seeds;
+this way, with 10 seeds a side, it is one in three thousand (docs/statistics.md).
 """
 
 ROUNDING: Final = 1e-12
-"""Differences of fractions of counts carry the rounding of binary fractions: 0.98 - 0.979 falls short of 0.001.
+"""Tolerance for rounding in binary fractions, by which 0.98 - 0.979 falls short of 0.001.
 
-Far below one image in any test set, far above that rounding.
+Far below one image in any test set, far above the rounding.
 """
+
+
+_TRIALS: Final = "trials a side"
 
 
 class Verdict(enum.StrEnum):
@@ -56,24 +59,24 @@ GATE_EXIT_CODES: Final[Mapping[Verdict, ExitCode]] = MappingProxyType(
         Verdict.PASS: ExitCode.PASS,
     }
 )
-"""The verdicts of a gate, the worst first, and what a command ends with that found no worse."""
+"""The verdicts of a gate, the worst first, each with the exit code of a command that found nothing worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A verdict and what it rests on; None where a quantity does not exist or the standard error is unknown.
+    """A verdict and what it rests on; None if a quantity does not exist or the standard error is unknown.
 
     Attributes:
         verdict: the verdict.
-        estimate: what was estimated, its variance as it was used.
+        estimate: the estimate, with the variance that was used.
         interval: two-sided 95 % interval of this configuration alone.
         bound: the one-sided bound, simultaneous over the family, that the rule for a pass uses.
         adjusted_p: Holm-adjusted p-value that the rule for a difference uses.
-        minimum_detectable_effect: the true effect (log ratio or fraction) that the rule for a difference, at the level
-            of the family's first step, would find with probability 0.8.
-        needed_n: trials a side (or pairs) in all that would decide with probability 0.8 or more if the estimate stands;
-            None where it is decided or no number would do.
-        reason: a short sentence for humans.
+        minimum_detectable_effect: the true effect (log ratio or fraction) that the rule for a difference would find
+            with probability 0.8, at the level of the family's first step.
+        needed_n: total trials a side (or pairs) that would decide with probability 0.8 or more if the estimate holds;
+            None if it is decided or no number would do.
+        reason: a short sentence for people.
     """
 
     verdict: Verdict
@@ -118,7 +121,14 @@ def gate_times(
         BadInputError: a threshold or level that makes no sense, or an estimate that is not finite.
     """
     family = family_of(estimates)
-    rule = TimeRule.checked(max_slowdown, floor, error_level, pass_level, len(estimates), "trials a side")
+    rule = TimeRule(
+        max_slowdown=max_slowdown,
+        floor=floor,
+        error_level=error_level,
+        pass_level=pass_level,
+        size=len(estimates),
+        unit=_TRIALS,
+    )
     return rule.judge(family, holm(family.p_above().tolist()))
 
 
@@ -129,12 +139,12 @@ def gate_accuracies(
 
     Regression: the Holm-adjusted one-sided p-value of "the drop is at most the tolerated one" is below `error_level`;
     tolerated is `TOLERATED_SHARE` of `max_drop`. Incomparable: a rise of at least `max_drop` whose Holm-adjusted
-    two-sided p-value is below `error_level`; no change of speed makes a model that much better, but a wrong test split
-    does. Pass: the simultaneous lower bound (Bonferroni at `pass_level`) is above -`max_drop`.
+    two-sided p-value is below `error_level`: a change of speed does not make a model that much better, but a wrong test
+    split does. Pass: the simultaneous lower bound (Bonferroni at `pass_level`) is above -`max_drop`.
 
-    Where all trials of both sides agree, nothing is known of the spread (one seed repeated, or a small test set), and
-    the difference itself decides: a drop up to the tolerated one or a rise below `max_drop` passes, a drop beyond
-    `max_drop` is a regression, a rise of `max_drop` is incomparable, and a drop between is inconclusive.
+    If the trials of each side all agree, the spread is unknown (one seed repeated, or a small test set), and the
+    difference itself decides: a drop up to the tolerated one or a rise below `max_drop` passes, a drop beyond
+    `max_drop` is a regression, a rise of `max_drop` is incomparable, and a drop in between is inconclusive.
 
     Raises:
         BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
@@ -142,48 +152,58 @@ def gate_accuracies(
     _check_settings(max_drop, error_level, pass_level)
     family = family_of(estimates)
     size = max(len(estimates), 1)
-    value, exact = family.value, family.standard_error == 0
+    value, exact = family.value.tolist(), (family.standard_error == 0).tolist()
     tolerated = max_drop * TOLERATED_SHARE
-    dropped = [
-        float(drop <= max_drop + ROUNDING) if sure else p
-        for p, drop, sure in zip(family.p_below(-tolerated).tolist(), (-value).tolist(), exact.tolist(), strict=True)
-    ]
-    drop_p = holm(dropped)
-    sides = zip(family.p_below().tolist(), family.p_above().tolist(), strict=True)
-    rise_p = holm([min(1.0, 2 * min(pair)) for pair in sides])
-    low = value - family.half_widths(1 - pass_level / size)
+    drop_p = holm(_p_of_drops(family, tolerated, max_drop))
+    rise_p = holm(_two_sided_p(family))
+    low = (family.value - family.half_widths(1 - pass_level / size)).tolist()
     shared = _Shared.of(family, error_level / size, tested_against=tolerated, without_spread=max_drop)
-    to_pass = family.required_n((value + max_drop).tolist(), pass_level / size)
-    to_fail = family.required_n((-value - tolerated).tolist(), error_level / size)
+    to_pass = family.required_n((family.value + max_drop).tolist(), pass_level / size)
+    to_fail = family.required_n((-family.value - tolerated).tolist(), error_level / size)
+    allowed = f"a drop of {max_drop * 100:g} pp is allowed"
 
     def judge(i: int) -> Judgement:
         if not shared.known[i]:
-            return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
-        change, bound = float(value[i]), float(low[i])
-        said = _points(change)
+            return shared.without_spread(i, _TRIALS)
+        change, bound = f"accuracy {_points(value[i])}", low[i]
         if drop_p[i] < error_level:
-            reason = f"accuracy {said} ({_p(drop_p[i])})"
-            return shared.judgement(i, Verdict.REGRESSION, reason, bound, drop_p[i])
-        if change >= max_drop - ROUNDING and rise_p[i] < error_level:
+            return shared.judgement(i, Verdict.REGRESSION, f"{change} ({_p(drop_p[i])})", bound, drop_p[i])
+        if value[i] >= max_drop - ROUNDING and rise_p[i] < error_level:
             reason = (
-                f"accuracy {said}: evaluation or training changed (wrong split?); "
-                "if that was intended, refresh the baseline"
+                f"{change}: evaluation or training changed (wrong split?); if that was intended, refresh the baseline"
             )
             return shared.judgement(i, Verdict.INCOMPARABLE, reason, bound, rise_p[i])
-        if exact[i] and -change > tolerated + ROUNDING:
-            reason = f"accuracy {said}, but equal trials tell no spread: use different seeds"
+        if exact[i] and -value[i] > tolerated + ROUNDING:
+            reason = f"{change}, but identical trials show no spread: use different seeds"
             return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, drop_p[i])
         if bound > -max_drop:
-            reason = f"accuracy {said}, at worst {_points(bound)}; a drop of {max_drop * 100:g} pp is allowed"
-            return shared.judgement(i, Verdict.PASS, reason, bound, drop_p[i])
-        needed = min((n for n in (to_pass[i], to_fail[i]) if n is not None), default=None)
-        reason = (
-            f"accuracy {said}, but {_points(bound)} is possible and a drop of {max_drop * 100:g} pp is allowed"
-            f"{_more(needed, 'trials a side')}"
-        )
+            return shared.judgement(
+                i, Verdict.PASS, f"{change}, at worst {_points(bound)}; {allowed}", bound, drop_p[i]
+            )
+        needed = _fewest(to_pass[i], to_fail[i])
+        reason = f"{change}, but {_points(bound)} is possible and {allowed}{_more(needed, _TRIALS)}"
         return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, drop_p[i], needed)
 
     return tuple(map(judge, range(len(estimates))))
+
+
+def _p_of_drops(family: Family, tolerated: float, max_drop: float) -> list[float]:
+    """Return the p-values of "the drop is at most `tolerated`"; without any spread 0 beyond `max_drop`, else 1."""
+    columns = (family.p_below(-tolerated), -family.value, family.standard_error == 0)
+    return [
+        float(drop <= max_drop + ROUNDING) if exact else p
+        for p, drop, exact in zip(*(column.tolist() for column in columns), strict=True)
+    ]
+
+
+def _two_sided_p(family: Family) -> list[float]:
+    """Return the p-values of "the true value is 0"."""
+    sides = zip(family.p_below().tolist(), family.p_above().tolist(), strict=True)
+    return [min(1.0, 2 * min(pair)) for pair in sides]
+
+
+def _fewest(*numbers: int | None) -> int | None:
+    return min((n for n in numbers if n is not None), default=None)
 
 
 def compare_times(
@@ -192,8 +212,8 @@ def compare_times(
     """Compare times: faster or slower, same, or inconclusive. Swapping the sides mirrors every verdict.
 
     Faster or slower: the Holm-adjusted two-sided p-value is below `error_level` and the 95 % interval excludes 0. Same:
-    the 95 % interval lies within ±ln(1 + `same_within`), two one-sided tests at 2.5 %. Where there is no spread
-    at all, the difference itself is held against that margin.
+    the 95 % interval lies within ±ln(1 + `same_within`), which is two one-sided tests at 2.5 %. Without any spread,
+    the difference itself is compared with that margin.
 
     Raises:
         BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
@@ -223,34 +243,29 @@ def _compare(
 ) -> tuple[Judgement, ...]:
     family = family_of(estimates)
     size = max(len(estimates), 1)
-    two_sided = [
-        (float(abs(value) <= margin) if error == 0 else min(1.0, 2 * min(below, above)))
-        for value, error, below, above in zip(
-            family.value.tolist(),
-            family.standard_error.tolist(),
-            family.p_below().tolist(),
-            family.p_above().tolist(),
-            strict=True,
-        )
-    ]
-    adjusted = holm(two_sided)
+    adjusted = holm(
+        [
+            float(abs(each.value) <= margin) if each.standard_error == 0 else p
+            for each, p in zip(estimates, _two_sided_p(family), strict=True)
+        ]
+    )
     shared = _Shared.of(family, error_level / 2 / size, without_spread=margin)
     to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
-    # "Same" takes both one-sided tests: with 0.9 for each both are passed with 0.8, even if they never fail together.
+    # "Same" takes both one-sided tests: at 0.9 each, both succeed with at least 0.8, even if they never fail together.
     to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2, power=0.9)
 
     def judge(i: int) -> Judgement:
         interval = shared.interval(i)
         if interval is None:
-            return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
+            return shared.without_spread(i, _TRIALS)
         value, p = estimates[i].value, adjusted[i]
         if p < error_level and not interval.low <= 0 <= interval.high:
             return shared.judgement(i, sides[1] if value > 0 else sides[0], f"{describe(value)} ({_p(p)})", None, p)
         span = f"95 % interval {describe(interval.low)} to {describe(interval.high)}"
         if -margin <= interval.low and interval.high <= margin:
             return shared.judgement(i, Verdict.SAME, f"{describe(value)}, {span}", None, p)
-        needed = min((n for n in (to_differ[i], to_agree[i]) if n is not None), default=None)
-        reason = f"{describe(value)}, {span}{_more(needed, 'trials a side')}"
+        needed = _fewest(to_differ[i], to_agree[i])
+        reason = f"{describe(value)}, {span}{_more(needed, _TRIALS)}"
         return shared.judgement(i, Verdict.INCONCLUSIVE, reason, None, p, needed)
 
     return tuple(map(judge, range(len(estimates))))
@@ -258,7 +273,7 @@ def _compare(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    """What every judgement of a family carries, whatever its rule."""
+    """What every judgement of a family contains, whatever the rule."""
 
     family: Family
     half_widths: Sequence[float]
@@ -277,7 +292,7 @@ class _Shared:
     ) -> "_Shared":
         """Return it for a rule that tests, at `level`, whether an effect is above `tested_against`.
 
-        The rule also wants an estimate of `estimated_at_least`; where there is no spread, `without_spread` decides.
+        The rule also requires an estimate of `estimated_at_least`; without any spread, `without_spread` is the limit.
         """
         tested = (tested_against + family.minimum_detectable_effects(level)).tolist()
         reached = family.effects_that_reach(estimated_at_least).tolist()
@@ -296,6 +311,11 @@ class _Shared:
             return None
         value, half = self.family.estimates[i].value, self.half_widths[i]
         return Interval(low=value - half, high=value + half, level=INTERVAL_LEVEL)
+
+    def without_spread(self, i: int, unit: str) -> Judgement:
+        """Return the judgement where a single measurement leaves the standard error unknown."""
+        reason = f"a single measurement shows no spread: at least 3 {unit} are needed"
+        return self.judgement(i, Verdict.INCONCLUSIVE, reason, None, None)
 
     def judgement(  # noqa: PLR0913, PLR0917 - the fields that rules differ in
         self,
@@ -320,9 +340,12 @@ class _Shared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeRule:
-    """The rule for log ratios of time; `size` is the number of configurations that the levels are shared among.
+    """The rule for log ratios of time.
 
-    `unit` says what a further measurement is called.
+    `size` is the number of configurations that share the levels, `unit` what further measurements are called.
+
+    Raises:
+        BadInputError: a margin, floor or level that makes no sense.
     """
 
     max_slowdown: float
@@ -332,46 +355,34 @@ class TimeRule:
     size: int
     unit: str
 
-    @classmethod
-    def checked(  # noqa: PLR0913, PLR0917 - one per field
-        cls, max_slowdown: float, floor: float, error_level: float, pass_level: float, size: int, unit: str
-    ) -> "TimeRule":
-        """Return the rule.
-
-        Raises:
-            BadInputError: a margin, floor or level that makes no sense.
-        """
-        _check_settings(max_slowdown, error_level, pass_level)
-        if not 0 <= floor < math.inf:
-            raise BadInputError(f"A/A floor {floor} must be a finite log ratio of at least 0; use 0 if it is unknown")
-        return cls(
-            max_slowdown=max_slowdown,
-            floor=floor,
-            error_level=error_level,
-            pass_level=pass_level,
-            size=max(size, 1),
-            unit=unit,
-        )
+    def __post_init__(self) -> None:
+        """Refuse thresholds that make no sense."""
+        _check_settings(self.max_slowdown, self.error_level, self.pass_level)
+        if not 0 <= self.floor < math.inf:
+            raise BadInputError(
+                f"A/A floor {self.floor} must be a finite log ratio of at least 0; use 0 if it is unknown"
+            )
 
     def judge(self, family: Family, adjusted: Sequence[float] | None) -> tuple[Judgement, ...]:
-        """Judge all; without adjusted p-values only a pass can be found."""
+        """Judge all; without adjusted p-values the only possible decision is a pass."""
         limit = math.log1p(self.max_slowdown)
         least = max(limit, self.floor)
-        shared = _Shared.of(family, self.error_level / self.size, estimated_at_least=least, without_spread=least)
-        upper = (family.value + family.half_widths(1 - self.pass_level / self.size)).tolist()
+        error_level, pass_level = self.error_level / max(self.size, 1), self.pass_level / max(self.size, 1)
+        shared = _Shared.of(family, error_level, estimated_at_least=least, without_spread=least)
+        upper = (family.value + family.half_widths(1 - pass_level)).tolist()
         passed = [bound < limit for bound in upper]
-        # A distance of 0 asks for nothing, which spares the search where the answer is not wanted.
+        # A distance of 0 skips the search where its result is not needed.
         to_pass = family.required_n(
             [0.0 if done else limit - each.value for done, each in zip(passed, family.estimates, strict=True)],
-            self.pass_level / self.size,
+            pass_level,
         )
         to_fail = family.required_n(
-            [each.value if each.value >= limit else 0.0 for each in family.estimates], self.error_level / self.size
+            [each.value if each.value >= limit else 0.0 for each in family.estimates], error_level
         )
 
         def judge_one(i: int) -> Judgement:
             if not shared.known[i]:
-                return shared.judgement(i, Verdict.INCONCLUSIVE, _ONE_TRIAL, None, None)
+                return shared.without_spread(i, self.unit)
             value, bound, p = family.estimates[i].value, upper[i], None if adjusted is None else adjusted[i]
             slow, allowed = value >= limit, f"{self.max_slowdown * 100:g} % is allowed"
             if slow and value > self.floor and p is not None and p < self.error_level:
@@ -397,14 +408,11 @@ class TimeRule:
         return f"{_percent(value)}, but {_percent(bound)} is possible; {allowed}"
 
 
-_ONE_TRIAL: Final = "one trial tells no spread: measure at least 3 a side"
-
-
 def family_of(estimates: Sequence[Estimate]) -> Family:
     """Return the estimates as a family that can be judged.
 
     Raises:
-        BadInputError: one of them is not finite, or negative where it cannot be.
+        BadInputError: a number in them is not finite, or negative where it must not be.
     """
     for each in estimates:
         numbers = (each.value, each.variance, each.scale, each.extra_variance)
@@ -419,23 +427,23 @@ def _check_settings(margin: float, *levels: float) -> None:
     if not 0 < margin < math.inf:
         raise BadInputError(f"margin {margin} must be a finite fraction above 0, such as 0.05 for 5 %")
     for level in levels:
-        if not 0 < level < 0.5:  # noqa: PLR2004 - from one half on a bound lies on the wrong side of the estimate
+        if not 0 < level < 0.5:  # noqa: PLR2004 - at one half a bound would be on the wrong side of the estimate
             raise BadInputError(f"level {level} must be above 0 and below 0.5, such as 0.01")
 
 
 def _percent(log_ratio: float) -> str:
-    """Say a log ratio of time in words: ``3.2 % slower``."""
+    """Return a log ratio of time in words: ``3.2 % slower``."""
     percent = math.expm1(log_ratio) * 100 if log_ratio < 100 else math.inf  # noqa: PLR2004 - exp must not overflow
     return f"{abs(percent):.1f} % {'faster' if percent < 0 else 'slower'}"
 
 
 def _points(difference: float) -> str:
-    """Say a difference of accuracies in words: ``0.12 pp lower``."""
+    """Return a difference of accuracies in words: ``0.12 pp lower``."""
     return f"{abs(difference) * 100:.2f} pp {'lower' if difference < 0 else 'higher'}"
 
 
 def _p(adjusted: float) -> str:
-    return "adjusted p < 0.0001" if adjusted < 0.0001 else f"adjusted p = {adjusted:.2g}"  # noqa: PLR2004 - as said
+    return "adjusted p < 0.0001" if adjusted < 0.0001 else f"adjusted p = {adjusted:.2g}"  # noqa: PLR2004 - as the text says
 
 
 def _more(needed: int | None, unit: str) -> str:

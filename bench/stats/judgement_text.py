@@ -11,7 +11,7 @@ _LARGEST_LOG: Final = math.log(sys.float_info.max)
 _LARGEST_PERCENT: Final = 900
 
 UNKNOWN: Final = "unknown"
-"""In place of an interval without ends, as that of a single trial a side."""
+"""Shown for an infinite interval, such as that of a single trial a side."""
 
 
 def from_log(value: float) -> float:
@@ -20,9 +20,9 @@ def from_log(value: float) -> float:
 
 
 def ratio_text(log_ratio: float) -> str:
-    """Return a ratio as ``1.023``, or with three digits where it is far from 1."""
+    """Return a ratio as ``1.023``, or with three digits if it is far from 1."""
     ratio = from_log(log_ratio)
-    return f"{ratio:.3f}" if 0.1 <= ratio < 10 else f"{ratio:.3g}"  # noqa: PLR2004 - where three decimals will do
+    return f"{ratio:.3f}" if 0.1 <= ratio < 10 else f"{ratio:.3g}"  # noqa: PLR2004 - where three decimals are enough
 
 
 def ratio_interval_text(interval: Interval) -> str:
@@ -31,7 +31,7 @@ def ratio_interval_text(interval: Interval) -> str:
 
 
 def change_text(log_ratio: float) -> str:
-    """Return a log ratio as a change: ``+2.3 %``; from ten times on as ``> +900 %``."""
+    """Return a log ratio as a change: ``+2.3 %``, or ``> +900 %`` above ten times."""
     percent = (from_log(log_ratio) - 1) * 100
     return f"{percent:+.1f} %" if percent <= _LARGEST_PERCENT else f"> +{_LARGEST_PERCENT} %"
 
@@ -42,7 +42,7 @@ def change_interval_text(interval: Interval) -> str:
 
 
 def effect_text(log_ratio: float | None) -> str:
-    """Return a detectable slowdown as ``4.1 %``; empty where nothing would be detected."""
+    """Return a detectable slowdown as ``4.1 %``; empty if nothing would be detected."""
     return "" if log_ratio is None or not math.isfinite(log_ratio) else change_text(log_ratio).replace("+", "")
 
 
@@ -57,7 +57,7 @@ def points_interval_text(interval: Interval) -> str:
 
 
 def points_effect_text(fraction: float | None) -> str:
-    """Return a detectable drop in percentage points, without the unit; empty where nothing would be detected."""
+    """Return a detectable drop in percentage points, without the unit; empty if nothing would be detected."""
     return "" if fraction is None or not math.isfinite(fraction) else f"{fraction * 100:.2f}"
 
 

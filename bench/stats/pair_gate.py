@@ -1,10 +1,11 @@
-"""The rule of `ab`: a screen that can only pass, then fresh pairs that alone decide. Pure.
+"""The rule of `ab`: a screen that can only pass, then a decision on fresh pairs alone. Pure.
 
 Rules, levels and studies are explained in docs/statistics.md.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.errors import BadInputError
 from bench.stats.inference import (
@@ -37,19 +38,19 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     on their confirm pairs alone, as the family of all that the screen did not pass; only the variance is pooled with
     the screen's, trimmed alike. Values are 20 % trimmed means with Yuen's variance, moderated across configurations.
 
-    After each round of confirm pairs call again with all of them so far, `looks` raised by one and the answer before
-    as `earlier`: what is decided stands. Look k spends 1/(k(k+1)) of `error_level` and of the other half of
-    `pass_level`, so that any number of looks keeps the levels; `last_look`, promised before the round was measured
-    (because the plan or the budget ends there), spends the whole rest, 1/k.
+    After each round of confirm pairs call again with all of them so far, `looks` raised by one and the previous result
+    as `earlier`: decisions are final. Look k spends 1/(k(k+1)) of `error_level` and of the other half of `pass_level`,
+    so that any number of looks keeps the levels. `last_look`, fixed before the round was measured, spends all that is
+    left, 1/k.
 
     Args:
         screen: log ratios of each configuration's screening pairs.
-        confirm: log ratios of its fresh pairs, in the same order; empty where there are none (yet).
+        confirm: log ratios of its fresh pairs, in the same order; empty if there are none (yet).
         max_slowdown: allowed slowdown as a fraction.
         floor: the machine's A/A floor, a log ratio; 0 if unknown.
-        looks: how many times confirm pairs have been looked at, this time included; 0 judges the screen.
-        last_look: whether no further look will follow this one.
-        earlier: what the call before returned; needed from the second look on.
+        looks: how many times confirm pairs have been looked at, including this time; 0 judges the screen.
+        last_look: whether this is the last look.
+        earlier: what the previous call returned; needed from the second look on.
         error_level: chance of any false regression in the family.
         pass_level: chance of any false pass in the family.
 
@@ -60,12 +61,19 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     _check_stages(screen, confirm, looks, earlier)
     screened = [robust_paired_estimate(values) for values in screen]
     family = family_of(moderate(screened))
-    rule = TimeRule.checked(max_slowdown, floor, error_level, pass_level / 2, len(screened), "pairs")
+    rule = TimeRule(
+        max_slowdown=max_slowdown,
+        floor=floor,
+        error_level=error_level,
+        pass_level=pass_level / 2,
+        size=len(screened),
+        unit="pairs",
+    )
     first = rule.judge(family, None)
     if looks == 0:
         return first
     standing = [before if before.verdict is not Verdict.INCONCLUSIVE else None for before in earlier or first]
-    # Whoever was measured again has not passed at the screen, even if it would now that another configuration failed.
+    # What was measured again did not pass the screen, even if it would now that another configuration has failed.
     places = [i for i, before in enumerate(standing) if before is None or confirm[i]]
     fresh = [
         _pooled(pairs, values) if pairs else known
@@ -73,8 +81,12 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     ]
     family = family_of(moderate(fresh))
     share = 1 / looks if last_look else 1 / (looks * (looks + 1))
-    rule = TimeRule.checked(
-        max_slowdown, floor, error_level * share, pass_level / 2 * share, len(places), "fresh pairs"
+    rule = replace(
+        rule,
+        error_level=error_level * share,
+        pass_level=pass_level / 2 * share,
+        size=len(places),
+        unit="fresh pairs",
     )
     judged = rule.judge(family, _adjust_over_looks(family, places, standing, confirm))
     return tuple(
@@ -83,18 +95,14 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     )
 
 
-def needs_confirmation(judgements: Sequence[Judgement]) -> tuple[bool, ...]:
-    """Return of each judgement by `gate_pairs` whether (more) fresh pairs are needed to decide it."""
-    return tuple(each.verdict is Verdict.INCONCLUSIVE for each in judgements)
-
-
 def _pooled(pairs: Sequence[float], screen: Sequence[float]) -> Estimate:
-    """Return the estimate of fresh `pairs` with its variance pooled with that of `screen`, trimmed by the same share.
+    """Return the estimate of fresh `pairs`, its variance pooled with that of `screen` trimmed by the same share.
 
-    Yuen's variance is that of the trimmed mean times the number of values kept, which depends on the share that is cut
-    off: of normal pairs it is σ² where nothing is (fewer than 5 pairs), 0.81 σ² of 8 pairs and 0.69 σ² of 10. So the
-    screen's is taken again with the share of the fresh pairs, rounded down to whole pairs, which errs to caution; but
-    where they lose any, a screen that can spare one at each end does too, or else one wild pair there would undo them.
+    Yuen's variance is that of the trimmed mean times the number of values kept, so it depends on the share cut off: for
+    normal pairs it is σ² if nothing is cut off (fewer than 5 pairs), 0.81 σ² for 8 pairs and 0.69 σ² for 10. So the
+    screen's variance is recomputed with the share of the fresh pairs, rounded down to whole pairs, which is cautious.
+    But if any fresh pairs are cut off, a screen that can spare one at each end loses it too: otherwise one outlier in
+    the screen would dominate the pooled variance.
     """
     n, size = len(pairs), len(screen)
     cut = int(TRIMMED_SHARE * n)
@@ -110,9 +118,9 @@ def _check_stages(
     if len(lengths) > 1:
         raise BadInputError(f"screen, confirm and earlier must be equally long, not {sorted(lengths)}")
     if looks < 0 or (looks == 0 and any(confirm)):
-        raise BadInputError(f"confirm pairs have been looked at {looks} times: count this look too")
+        raise BadInputError(f"looks is {looks}, but must count every look at confirm pairs, including this one")
     if looks > 1 and len(earlier) != len(screen):
-        raise BadInputError(f"look {looks} needs the judgements of the look before: what was decided stands")
+        raise BadInputError(f"look {looks} needs the previous look's judgements as earlier: decisions are final")
 
 
 def _adjust_over_looks(
@@ -120,8 +128,9 @@ def _adjust_over_looks(
 ) -> list[float]:
     """Return Holm-adjusted p-values over `places`, all that the screen did not pass; 1 elsewhere.
 
-    A regression called at an earlier look comes first in the step-down, whatever its p-value now, and what has passed
-    or has no fresh pairs yet comes last: Holm's procedure over looks (Maurer and Bretz, Stat. Biopharm. Res. 5, 2013).
+    A regression called at an earlier look comes first in the step-down, whatever its p-value now; anything that has
+    passed or has no fresh pairs yet comes last: Holm's procedure over looks (Maurer and Bretz, Stat. Biopharm. Res. 5,
+    2013).
     """
     now = family.p_above().tolist()
 

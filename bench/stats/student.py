@@ -1,9 +1,9 @@
-"""Student's t, of which every interval of a mean is made that is no verdict's (those: `bench.stats.inference`)."""
+"""Student's t for the intervals of means in tables (for those of verdicts see `bench.stats.inference`)."""
 
 from typing import Final
 
 LEVEL: Final = 0.95
-"""Of every such interval."""
+"""Confidence level of every such interval."""
 
 
 def t_quantile(degrees_of_freedom: float) -> float:

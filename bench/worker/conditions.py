@@ -1,6 +1,6 @@
-"""What the processor and the device went through around an epoch: clocks, heat, throttling, others. Worker only.
+"""Conditions of processor and device around an epoch: clocks, heat, throttling, other processes. Worker only.
 
-Samples are taken right before and right after an epoch, outside its timing. What the system does not tell is None.
+Samples are taken right before and right after an epoch, outside its timing. What the system does not report is None.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ _PRESSURE: Final = Path("/proc/pressure/cpu")
 _PROCESSORS: Final = Path("/sys/devices/system/cpu")
 
 MAX_CLOCK_SAMPLE_SECONDS: Final = 0.001
-"""A first look at the cores' clocks that takes longer is the last: some kernels wait milliseconds for each core."""
+"""If the first sample of the cores' clocks takes longer, no more are taken: some kernels wait milliseconds a core."""
 
 _HERTZ_PER_KILOHERTZ: Final = 1e3
 _HERTZ_PER_MEGAHERTZ: Final = 1e6
@@ -50,14 +50,14 @@ CLOCK_REASONS: Final = MappingProxyType(
 
 
 class HostPressure:
-    """Adds to a stretch's `Contention` how long tasks waited for a core, and how long a CPU quota held us up.
+    """Adds to a stretch's `Contention` how long tasks waited for a core and how long CPU quotas stopped this process.
 
-    Waiting is Linux's pressure stall information ("some": at least one task of the whole machine waited). Throttling
-    is that of this process's cgroups, one's own and those around it, each of which counts its own quota.
+    Waiting is Linux's pressure stall information ("some": at least one task of the whole machine waited). Throttling is
+    summed over this process's cgroup and its ancestors, each of which counts its own quota.
     """
 
     def __init__(self, pressure: Path = _PRESSURE, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> None:
-        """Find the files that are there."""
+        """Find which of the files exist."""
         self._pressure = pressure
         # The same folder may be found in several ways, and a version 1 hierarchy under two names.
         folders = {folder.resolve() for folder in own_cgroups(cgroup, membership, "cpu")}
@@ -70,7 +70,7 @@ class HostPressure:
         self._before = self._read()
 
     def stop(self, contention: Contention) -> Contention:
-        """Return `contention` with what was counted since `start`, and the load average of then."""
+        """Return `contention` with what was counted since `start`, and the load average at `start`."""
         after = self._read()
         return dataclasses.replace(
             contention,
@@ -101,7 +101,7 @@ def _difference(before: float | None, after: float | None) -> float | None:
 
 def _stall_seconds(file: Path) -> float | None:
     """Return the total of the line ``some avg10=… avg60=… avg300=… total=MICROSECONDS``."""
-    with contextlib.suppress(OSError, ValueError):  # absent, or switched off when the kernel was started
+    with contextlib.suppress(OSError, ValueError):  # absent, or disabled at boot
         for line in file.read_text().splitlines():
             if line.startswith("some "):
                 return int(line.rpartition("total=")[2]) / 1e6
@@ -109,7 +109,7 @@ def _stall_seconds(file: Path) -> float | None:
 
 
 def _throttled_seconds(file: Path) -> float | None:
-    """Return what a ``cpu.stat`` counts, in microseconds (version 2) or nanoseconds (1); None where it counts none."""
+    """Return the throttled time of a ``cpu.stat``: microseconds in version 2, nanoseconds in 1; None if it has none."""
     with contextlib.suppress(OSError, ValueError):
         for line in file.read_text().splitlines():
             name, _, count = line.partition(" ")
@@ -123,9 +123,9 @@ def _throttled_seconds(file: Path) -> float | None:
 def _load_average() -> float | None:
     try:
         load = os.getloadavg()[0]
-    except (AttributeError, OSError):  # Windows; a system that keeps none
+    except (AttributeError, OSError):  # Windows; a system without a load average
         return None
-    # A sandbox that counts no CPU time shows a load of zero too; elsewhere zero is a load like others.
+    # A sandbox that counts no CPU time also shows a load of zero; elsewhere zero is a valid load.
     return None if load == 0 and machine_cpu_seconds() is None else load
 
 
@@ -133,7 +133,7 @@ class DeviceWatch:
     """Samples the device's conditions at `start` and `stop`."""
 
     def __init__(self, sample: Callable[[], DeviceConditions | None]) -> None:
-        """Watch with `sample`, which may return None."""
+        """Watch by calling `sample`, which may return None."""
         self._sample = sample
         self._before: DeviceConditions | None = None
 
@@ -142,12 +142,12 @@ class DeviceWatch:
         self._before = self._sample()
 
     def stop(self) -> DeviceConditions | None:
-        """Take the one after it; return the worse of the two in each respect, None where nothing can be told."""
+        """Take the sample after the epoch; return the worse of both values of each field, None if all are unknown."""
         return worst((self._before, self._sample()))
 
 
 def worst(samples: Iterable[DeviceConditions | None]) -> DeviceConditions | None:
-    """Return the worst of what `samples` tell in each respect; None where they tell nothing."""
+    """Return the worst value of `samples` for each field; None if all are unknown."""
     known = [sample for sample in samples if sample is not None]
     reasons = [sample.clock_reasons for sample in known if sample.clock_reasons is not None]
     present = {name for names in reasons for name in names}
@@ -178,7 +178,7 @@ def make_device_watch(
     processors: Path = _PROCESSORS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> DeviceWatch:
-    """Return the watch of `device`: by NVML for cuda, by the cores' clocks for cpu; for all else it sees nothing."""
+    """Return the watch of `device`: by NVML for cuda, by the cores' clocks for cpu; for others it samples nothing."""
     if device.type == "cuda":
         with contextlib.suppress(UnmeasurableError):
             known = nvml(device)
@@ -194,9 +194,9 @@ def make_device_watch(
 
 def _cuda_conditions(nvml: Nvml) -> DeviceConditions:
     reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons")
-    if reasons is None:  # drivers before 535 know it by its old name
+    if reasons is None:  # drivers before 535 have it under its old name
         reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons")
-    # An idle device lowers its clock, which says nothing of the epoch that begins or has ended.
+    # An idle device lowers its clock, which says nothing about the epoch before or after.
     idle = reasons is not None and bool(reasons & _GPU_IDLE)
     clock = None if idle else _ask(nvml, "nvmlDeviceGetClockInfo", _NVML_SM_CLOCK)
     return DeviceConditions(
@@ -208,7 +208,7 @@ def _cuda_conditions(nvml: Nvml) -> DeviceConditions:
     )
 
 
-def _ask(nvml: Nvml, function: str, *arguments: object) -> Any:  # noqa: ANN401 - what NVML answers
+def _ask(nvml: Nvml, function: str, *arguments: object) -> Any:  # noqa: ANN401 - whatever NVML returns
     try:
         return nvml.ask(function, *arguments)
     except UnmeasurableError:
@@ -216,16 +216,16 @@ def _ask(nvml: Nvml, function: str, *arguments: object) -> Any:  # noqa: ANN401 
 
 
 def _other_processes(processes: Iterable[Any] | None) -> int | None:
-    """Return how many of `processes` are not this one; None where this one is missing.
+    """Return how many of `processes` are not this one; None if this one is missing.
 
-    It computes on the device, so where it is missing a container hides processes, or gives them other numbers.
+    This process does compute on the device, so if it is missing, a container hides processes or renumbers them.
     """
     ids = [process.pid for process in processes or ()]
     return len(set(ids)) - 1 if os.getpid() in ids else None
 
 
 def _clock_files(processors: Path) -> tuple[tuple[Path, Path], ...]:
-    """Return for each core this process may use the files of its clock now and of its highest."""
+    """Return the files with the current and the highest clock of each core that this process may use."""
     try:
         cores = sorted(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
@@ -236,7 +236,7 @@ def _clock_files(processors: Path) -> tuple[tuple[Path, Path], ...]:
 
 
 def _cpu_conditions(files: Collection[tuple[Path, Path]]) -> DeviceConditions:
-    """Return the highest clock among the cores: of those that computed just now, whatever the idle ones do."""
+    """Return the highest clock among the cores: that of one that has just been computing, not of the idle ones."""
     return dataclasses.replace(
         _NOTHING,
         clock_hertz=_hertz(_extreme(max, (_kilohertz(now) for now, _ in files)), _HERTZ_PER_KILOHERTZ),

@@ -1,7 +1,7 @@
-"""One adapter for every kind of device: is it there, wait for it, and how much memory it held. Worker only.
+"""One adapter for every kind of device: whether it is available, waiting for it, and its peak memory. Worker only.
 
-`torch.accelerator` serves every backend that has no branch of its own here. Asking about CUDA initialises it, so a
-process that is going to fork must not.
+`torch.accelerator` serves every backend without a branch of its own here. Querying CUDA initialises it, so a process
+that is going to fork must not.
 """
 
 from types import ModuleType
@@ -15,7 +15,7 @@ CPU: Final = "cpu"
 
 
 def list_devices() -> tuple[DeviceStatus, ...]:
-    """Return every device there is, and cuda and mps also where they are not, with the reason."""
+    """Return every device, and cuda and mps even if they are unavailable, with the reason."""
     statuses = [DeviceStatus(device=CPU, available=True, description="host processor", reason="")]
     for kind, reason in (("cuda", _why_no_cuda), ("mps", _why_no_mps)):
         found = _available(kind)
@@ -39,7 +39,7 @@ def _available(kind: str) -> list[DeviceStatus]:
     module = torch.get_device_module(kind)
     if not module.is_available():
         return []
-    if kind == "mps":  # there is only ever one, and it has no index
+    if kind == "mps":  # there is only one, without an index
         return [DeviceStatus(device=kind, available=True, description="Apple GPU", reason="")]
     return [_status(f"{kind}:{index}", module, index) for index in range(module.device_count())]
 
@@ -47,14 +47,14 @@ def _available(kind: str) -> list[DeviceStatus]:
 def _status(device: str, module: ModuleType, index: int) -> DeviceStatus:
     try:
         name = module.get_device_name(index)
-    except RuntimeError as error:  # there, but another process has it for itself, say
+    except RuntimeError as error:  # present but unusable, such as one that another process uses exclusively
         return DeviceStatus(device=device, available=False, description="", reason=str(error).splitlines()[0])
     return DeviceStatus(device=device, available=True, description=name, reason="")
 
 
 def _why_no_cuda() -> str:
     if torch.version.cuda is None:
-        return f"this build of torch ({torch.__version__}) has no CUDA: install one that has"
+        return f"this build of torch ({torch.__version__}) has no CUDA: install one that does"
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
@@ -80,10 +80,10 @@ def _total_memory(device: str) -> int | None:
 class Device:
     """The device a trial trains on.
 
-    Peaks are of this process alone: ``allocated`` is bytes of live tensors, and on CUDA of the workspaces that torch
-    allocates for cuBLAS, ``reserved`` what the caching allocator holds for them. On the CPU both are None, for the
-    host's peak says it. Where a backend has no peak counter (MPS), `sample` notes what is allocated at a moment, and
-    the largest such sample stands for the peak, labelled so.
+    Peaks are of this process alone: ``allocated`` counts bytes of live tensors and, on CUDA, of the workspaces that
+    torch allocates for cuBLAS; ``reserved`` counts what the caching allocator holds for them. On the CPU both are None,
+    because the host's peak includes them. Where a backend has no peak counter (MPS), `sample` records how much is
+    allocated at a moment, and the largest such sample is reported as the peak and labelled as sampled.
     """
 
     def __init__(self, name: str) -> None:
@@ -103,7 +103,7 @@ class Device:
             self._backend.synchronize()
 
     def sample(self) -> None:
-        """Note the memory allocated now, if that is the only way to a peak here."""
+        """Record the memory allocated now, where there is no peak counter."""
         if self._backend is None or self._counts_peaks:
             return
         now = getattr(self._backend, "current_allocated_memory", None)
@@ -111,7 +111,7 @@ class Device:
             self._largest_sample = max(self._largest_sample or 0, int(now()))
 
     def reset_peak(self) -> None:
-        """Start the peak counters anew, where there are any. Samples stay: they are taken while rehearsing."""
+        """Reset the peak counters, where there are any. Samples are kept: they are taken during warm-up."""
         if self._backend is not None and self._counts_peaks:
             self._backend.reset_peak_memory_stats()
 
@@ -126,7 +126,7 @@ class Device:
         return Peak(bytes=self._largest_sample, method="current_allocated_memory sampled after warm-up steps")
 
     def reserved_peak(self) -> Peak | None:
-        """Return the highest bytes held by the caching allocator since `reset_peak`; None where uncounted."""
+        """Return the highest bytes held by the caching allocator since `reset_peak`; None where not counted."""
         if self._backend is None or not hasattr(self._backend, "max_memory_reserved"):
             return None
         return Peak(bytes=int(self._backend.max_memory_reserved()), method="max_memory_reserved since warm-up")

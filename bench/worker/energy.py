@@ -1,8 +1,8 @@
-"""Energy of the device that a trial trains on, from counters that the hardware keeps. Worker only.
+"""Energy of the device that a trial trains on, from the hardware's own counters. Worker only.
 
 NVML counts the millijoules of a CUDA device (Volta and newer) since its driver was loaded, RAPL the microjoules of each
-processor package. Both count everything that the device draws, idle power and other programs' work included, and both
-advance in ticks. Whatever a counter lacks (library, driver, permission, hardware) is told as a reason in one line.
+processor package. Both count everything that the device draws, including idle power and other programs' work, and both
+advance in ticks. If a counter cannot be used (library, driver, permission, hardware), a one-line reason is reported.
 """
 
 import importlib
@@ -20,10 +20,10 @@ import torch
 from bench.records import Energy
 
 MIN_SECONDS: Final = 2.0
-"""Shortest total of windows that counts as measured: both counters' devices also take a while to change their power."""
+"""Windows that add up to less do not count as measured: devices also take a while to change their power."""
 
 MAX_TICK_ERROR: Final = 0.05
-"""Highest bias and standard error, over the energy, that ticks may leave in a sum of windows; see `needed_seconds`."""
+"""Highest bias plus standard error, as a share of the energy, that ticks may cause in a sum; see `needed_seconds`."""
 
 NVML_METHOD: Final = "NVML total energy counter"
 RAPL_METHOD: Final = "RAPL package"
@@ -50,14 +50,14 @@ class Nvml:
         self._handle = handle
 
     def ask(self, function: str, *arguments: object) -> Any:  # noqa: ANN401 - what NVML answers
-        """Return what `function` answers of this device.
+        """Return the result of NVML's `function` for this device.
 
         Raises:
             UnmeasurableError: NVML, its Python module or the device does not support it.
         """
         try:
             return getattr(self._library, function)(self._handle, *arguments)
-        except Exception as error:  # noqa: BLE001 - not all of pynvml's are NVMLErrors, and no trial is to fail for them
+        except Exception as error:  # noqa: BLE001 - not all of pynvml's are NVMLErrors, and none may fail a trial
             raise UnmeasurableError(f"NVML: {_line(error)}") from None
 
 
@@ -66,7 +66,7 @@ def open_nvml(
     load: Callable[[], Any] = lambda: importlib.import_module("pynvml"),
     properties: Callable[[torch.device], Any] = torch.cuda.get_device_properties,
 ) -> Nvml:
-    """Return `device`, of type cuda, as NVML knows it: found by its UUID, for NVML numbers devices in its own way.
+    """Return NVML's view of `device`, of type cuda: found by its UUID, because NVML numbers devices in its own way.
 
     Raises:
         UnmeasurableError: there is no NVML, or it does not know the device.
@@ -86,8 +86,8 @@ def _nvml_handle(library: Any, properties: Any) -> object:  # noqa: ANN401 - as 
     if uuid is None:
         place = f"{properties.pci_domain_id:08X}:{properties.pci_bus_id:02X}:{properties.pci_device_id:02X}.0"
         return library.nvmlDeviceGetHandleByPciBusId(place.encode())
-    # Bytes, for the oldest pynvml takes nothing else. Of a MIG slice torch has the slice's UUID: its place on the bus
-    # would name the whole GPU, which others use too.
+    # Bytes, because the oldest pynvml accepts nothing else. For a MIG slice torch reports the slice's UUID; the bus
+    # address would name the whole GPU, which others use too.
     try:
         return library.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}".encode())
     except library.NVMLError:
@@ -98,8 +98,8 @@ def _nvml_handle(library: Any, properties: Any) -> object:  # noqa: ANN401 - as 
 class Counter:
     """A counter of energy that only grows, in one or more parts.
 
-    `read` returns the parts' counts and raises `UnmeasurableError`; a part wraps around to 0 after its `ranges` entry,
-    None where it never does.
+    `read` returns each part's count, or raises `UnmeasurableError`. A part wraps around to 0 after its entry in
+    `ranges`; None if it never does.
     """
 
     method: str
@@ -123,23 +123,24 @@ class Counter:
 
 
 def needed_seconds(windows: int, tick_seconds: float) -> float:
-    """Return how long `windows` windows must be, all together, for a counter that advances every `tick_seconds`.
+    """Return how long `windows` windows must be in total for a counter that advances every `tick_seconds`.
 
-    A reading is behind by up to a tick, evenly distributed and by chance. So a window is seen half a tick early: where
-    next to nothing is drawn before it, its energy is too low by tick · power / 2, which more windows do not mend. And
-    it is off by a standard deviation of tick · power / √6, the sum of n windows by √n times that. Both together are to
-    be at most `MAX_TICK_ERROR` of power · seconds: in the long run a window has to be 10 ticks long, fewer need more.
+    A reading lags by up to a tick, uniformly distributed. So a window appears half a tick early: if next to nothing is
+    drawn before it, its energy is too low by tick · power / 2, a bias that more windows do not reduce. The difference
+    of two such readings also has a standard deviation of tick · power / √6 (each uniform lag has tick / √12), and the
+    sum of n windows √n times that. Bias and deviation together may be at most `MAX_TICK_ERROR` of power · seconds. For
+    many windows that is 10 ticks a window, for few windows more.
     """
     return max(MIN_SECONDS, tick_seconds * (windows / 2 + math.sqrt(windows / 6)) / MAX_TICK_ERROR)
 
 
 class EnergyMeter:
-    """Sums a counter over windows, each from `start` to `stop`; both are called outside all timing."""
+    """Sums a counter over windows, each from `start` to `stop`, which are called outside the timed region."""
 
     def __init__(
         self, counter: Counter | None, reason: str = "", clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        """Measure with `counter`; None, with the `reason`, where there is none."""
+        """Measure with `counter`; None if there is none, for this `reason`."""
         self.counter = counter
         self.reason = reason
         self._clock = clock
@@ -167,13 +168,13 @@ class EnergyMeter:
         self._before = None
 
     def result(self) -> tuple[Energy | None, str]:
-        """Return the sum over all windows and an empty text, or None and why it was not measured."""
+        """Return the sum over all windows and an empty text, or None and the reason why it was not measured."""
         if self.counter is None:
             return None, self.reason
         if self._seconds < needed_seconds(self._windows, self.counter.tick_seconds):
             return None, self._why_too_short(self.counter)
         if self._joules <= 0:
-            return None, f"{self.counter.method}: it stands still"
+            return None, f"{self.counter.method}: the counter does not advance"
         return Energy(joules=self._joules, seconds=self._seconds, method=self.counter.method), ""
 
     def _why_too_short(self, counter: Counter) -> str:
@@ -182,7 +183,8 @@ class EnergyMeter:
         more = " or more epochs" if self._seconds > windows * counter.tick_seconds / (2 * MAX_TICK_ERROR) else ""
         return (
             f"{counter.method}: {self._seconds:.2g} s of training in {self._windows} epoch{'s' * (self._windows != 1)} "
-            f"are too short for it, epochs of {enough:g} s would do: a wider model or smaller batches{more}"
+            f"are too short for this counter; epochs of {enough:g} s would do: use a wider model or smaller "
+            f"batches{more}"
         )
 
     def _read(self) -> tuple[tuple[int, ...], float] | None:
@@ -195,7 +197,7 @@ class EnergyMeter:
             return None
 
     def _fail(self, error: UnmeasurableError) -> None:
-        """Give up: a sum that lacks a part is no sum."""
+        """Give up: a sum with a part missing is worthless."""
         self.counter, self.reason = None, str(error)
 
 
@@ -206,12 +208,12 @@ def make_energy_meter(
     powercap: Path = _POWERCAP,
     clock: Callable[[], float] = time.perf_counter,
 ) -> EnergyMeter:
-    """Return the meter of `device`: NVML's for cuda, RAPL's for cpu; for all else one that only tells why not."""
+    """Return the meter of `device`: NVML's for cuda, RAPL's for cpu, for others one that only gives the reason."""
     if device.type not in {"cuda", "cpu"}:
         return EnergyMeter(None, f"no energy counter is known for {device.type}", clock)
     try:
         counter = _nvml_counter(nvml(device)) if device.type == "cuda" else _rapl_counter(powercap)
-        counter.read()  # an old device fails only when asked
+        counter.read()  # an old device fails only when read
     except UnmeasurableError as error:
         return EnergyMeter(None, str(error), clock)
     return EnergyMeter(counter, clock=clock)
@@ -225,8 +227,8 @@ def measure_idle_watts(
 ) -> float | None:
     """Return the mean power of the meter's device while this process sleeps for `seconds`, at least `MIN_SECONDS`.
 
-    Nothing else should run meanwhile. None where the counter is missing, fails or stands still. `meter`'s own sum stays
-    as it is.
+    Nothing else should run meanwhile. None if the counter is missing, fails or does not advance. The sum of `meter` is
+    left unchanged.
     """
     if meter.counter is None or seconds < MIN_SECONDS:
         return None
@@ -251,13 +253,13 @@ def _nvml_counter(nvml: Nvml) -> Counter:
 
 
 def _rapl_counter(powercap: Path) -> Counter:
-    """Return the counter of all processor packages, those of other sockets included: a trial may run on any.
+    """Return the counter of all processor packages, including other sockets': a trial may run on any.
 
     Domains inside a package (``intel-rapl:0:1``) are part of it, and ``psys`` is the whole computer (kernel's
     Documentation/power/powercap). AMD's processors have the same files since Zen.
     """
     if sys.platform != "linux":
-        raise UnmeasurableError("RAPL: only Linux tells of it")
+        raise UnmeasurableError("RAPL: available on Linux only")
     packages = [
         domain
         for domain in sorted(powercap.glob("intel-rapl:*"))
@@ -270,7 +272,7 @@ def _rapl_counter(powercap: Path) -> Counter:
         try:
             return tuple(int((package / "energy_uj").read_text()) for package in packages)
         except PermissionError:
-            raise UnmeasurableError("RAPL: energy_uj may not be read, often only by root") from None
+            raise UnmeasurableError("RAPL: no permission to read energy_uj, which often only root has") from None
         except (OSError, ValueError) as error:
             raise UnmeasurableError(f"RAPL: energy_uj cannot be read: {_line(error)}") from None
 
@@ -292,6 +294,6 @@ def _text(file: Path) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """Return what `error` says as one line that names no path."""
+    """Return the message of `error` as one line that names no path."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,7 @@
-"""What an examination of the ruler is made of: the parts on trial, real trials to ask, and findings. Worker only.
+"""What the self-test's examinations share: the parts under test, real trials to ask, and findings. Worker only.
 
-What trials are measured with is held against what is known beforehand. Every part is taken from `Parts`, so that tests
-can put a faulty one in its place and see the check fail.
+An examination compares what trials are measured with against results known in advance. It takes every part from
+`Parts`, so that tests can substitute a faulty one and see the check fail.
 """
 
 import time
@@ -20,6 +20,7 @@ from bench.records import Configuration, Settings, Trial
 from bench.worker.devices import CPU, Device
 from bench.worker.meters import ContentionMeter, HostMemory
 from bench.worker.settings import apply_precision, check_products
+from bench.worker.timer import Timer
 from mnist_mlp.data import Dataset
 from mnist_mlp.recipes import CLASSES, HYPERPARAMETERS, INPUT_FEATURES, Recipe
 from mnist_mlp.train import Training
@@ -27,7 +28,7 @@ from mnist_mlp.train import Training
 T = TypeVar("T")
 
 SEED: Final = 0
-"""Of every trial and training here: any would do."""
+"""Of every trial and training here; any other would do."""
 
 
 class Conversation(Protocol):
@@ -41,7 +42,7 @@ class Products:
     """Known work: float32 products of two `size` by `size` matrices."""
 
     def __init__(self, device: torch.device, size: int) -> None:
-        """Make the matrices and multiply them once, so that nothing lazy is left."""
+        """Make the matrices and multiply them once, so that all lazy initialisation is done."""
         generator = torch.Generator().manual_seed(0)
         self._left, self._right = (torch.rand(size, size, generator=generator).to(device) for _ in range(2))
         self._product = torch.empty_like(self._left)
@@ -62,7 +63,7 @@ def apply_fp32(threads: int, device: torch.device) -> Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What is checked, and with what. The defaults are what trials are measured with."""
+    """What is checked. The defaults are what trials are measured with."""
 
     device: Device
     threads: int
@@ -80,21 +81,18 @@ class Parts:
 
     @property
     def on_host(self) -> bool:
-        """Whether the device is the CPU, whose work is done when its call returns."""
+        """Whether the device is the CPU, on which a call returns only once its work is done."""
         return self.device.torch_device.type == CPU
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Time `work` as trials are timed."""
-        self.device.synchronise()
-        start = self.clock()
-        work()
-        self.device.synchronise()
-        return self.clock() - start
+    @property
+    def timer(self) -> Timer:
+        """What trials are timed with, reading the clock under test."""
+        return Timer(self.device.synchronise, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found: its outcome, and the measured values or the reason in words."""
+    """What an examination found: its outcome, and the measured values or the reason in words."""
 
     outcome: Outcome
     measured: str
@@ -102,7 +100,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examination:
-    """A check to be made: `attempts` is how often a failing one is repeated, for machines are noisy."""
+    """A check to be made, up to `attempts` times until it passes, because machines are noisy."""
 
     name: str
     rule: str
@@ -111,16 +109,16 @@ class Examination:
 
 
 class ExaminationError(Exception):
-    """A check could not be carried through."""
+    """An examination could not be completed."""
 
 
 def passed_if(measured: str, *, sound: bool) -> Finding:
-    """Return the finding of a check that could be made: passed if the ruler is `sound`."""
+    """Return the finding that passes if what was examined is `sound`."""
     return Finding(Outcome.PASS if sound else Outcome.FAIL, measured)
 
 
 def not_applicable(reason: str) -> Finding:
-    """Return the finding where there is nothing to check, and why."""
+    """Return the finding that there is nothing to check, for this `reason`."""
     return Finding(Outcome.NOT_APPLICABLE, reason)
 
 
@@ -144,7 +142,7 @@ def _configuration(parts: Parts, recipe: Recipe, threads: int) -> Configuration:
 
 
 def prepared_trial(parts: Parts, recipe: Recipe, *, threads: int | None = None) -> Conversation:
-    """Return a real trial of `recipe` that stands, warmed up, before its first epoch; with all threads by default.
+    """Return a real trial of `recipe`, warmed up and ready for its first epoch; by default with all threads.
 
     Raises:
         ExaminationError: it could not be prepared.
@@ -160,7 +158,7 @@ def stretch(session: Conversation, begin: int, end: int) -> Stretched:
     """Have the trial train the batches `begin` to `end` of its first epoch; return what it reports.
 
     Raises:
-        ExaminationError: it did not.
+        ExaminationError: the trial failed.
     """
     return _ask(session, Stretched, {"do": "stretch", "epoch": 0, "begin": begin, "end": end})
 

@@ -1,4 +1,4 @@
-"""What machine and software this is: names and versions only, no host name, user name or path. Worker only."""
+"""Describes the machine and the software: names and versions only, no host name, user name or path. Worker only."""
 
 import importlib.metadata
 import os
@@ -27,7 +27,7 @@ def describe() -> Description:
 
 
 def describe_machine() -> Machine:
-    """Return the machine. It initialises accelerators, so a process that is going to fork must not call it."""
+    """Return the machine. This initialises accelerators, so a process that is going to fork must not call it."""
     return Machine(
         architecture=platform.machine(),
         cpu_model=_cpu_model(),
@@ -40,7 +40,7 @@ def describe_machine() -> Machine:
 
 
 def describe_software() -> Software:
-    """Return versions of all that decides speed and results."""
+    """Return the versions of everything that affects speed and results."""
     commit, dirty = git_state(Path(mnist_mlp.__file__).parent)
     return Software(
         python=f"{platform.python_implementation()} {platform.python_version()}",
@@ -75,7 +75,7 @@ def _cpu_model() -> str:
 
 
 def _arm_cores(lines: Iterable[str]) -> list[str]:
-    """Return each kind of core that Linux lists by number on ARM, as implementer/part/variant: it has no name there."""
+    """Return each kind of ARM core as implementer/part/variant: Linux lists numbers there instead of a name."""
     found: set[str] = set()
     kind: dict[str, str] = {}
     for line in (*lines, ""):  # an empty line ends each core
@@ -96,7 +96,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _cuda_driver() -> str | None:
-    # Nvidia's kernel module tells its version here; elsewhere it stays unmeasured.
+    # Nvidia's kernel module reports its version here; on other systems it remains unknown.
     try:
         words = Path("/proc/driver/nvidia/version").read_text().split()
     except OSError:

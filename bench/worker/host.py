@@ -6,11 +6,11 @@ name the modules to import beforehand. Requests, one packet each:
     fork workload ranks (with the trial's end of its socket)  → {"pid": …}      see `bench.execution.processes`
     wait pid                                                  → {"status": …}   as `subprocess.Popen.returncode`
 
-It stays single-threaded, never touches a device, and ends, with all it started, when its control socket closes: even
-while it still imports, for a parent that was interrupted or killed by then has nobody left to end it.
+It stays single-threaded, never touches a device, and ends with everything it started when its control socket closes,
+even while it is still importing: if the parent was interrupted or killed by then, nobody else would end it.
 
-What a trial started and left behind in a session of its own (``setsid``), out of reach of its process group, becomes a
-child of this process when the trial ends, and is ended when no trial is left that could still want it.
+A process that a trial left behind in a session of its own (``setsid``), out of reach of the trial's process group,
+becomes a child of this process when the trial ends, and is killed once no trial is left that might still need it.
 """
 
 import array
@@ -34,11 +34,11 @@ from bench.protocol.channel import Channel
 _PACKET_BYTES = 4096
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 _ORPHANS_SECONDS = 5.0
-"""A killed process is gone at once, unless a driver holds it; nobody waits longer for one that no trial owns."""
+"""A killed process ends at once unless a driver holds it, and one that no trial owns is not worth a longer wait."""
 
 
 def main() -> None:
-    """Import, say so, and serve until the other end of the control socket is gone."""
+    """Import, report readiness, and serve until the other end of the control socket closes."""
     control = socket.socket(fileno=int(sys.argv[1]))
     _adopt_orphans()
     with _ending_at_hang_up(control):
@@ -62,46 +62,47 @@ def main() -> None:
             children.discard(request["pid"])
             if not children:
                 _end_orphans()
-        with contextlib.suppress(OSError):  # the other end is gone: the next read says so
+        with contextlib.suppress(OSError):  # the other end has closed: the next read will show it
             control.send(dumps(answer).encode())
     for pid in children:
         _reap(pid, kill=True)
     _end_orphans()
-    os._exit(0)  # tearing down an interpreter with torch in it takes a second that nobody has
+    os._exit(0)  # an orderly shutdown of an interpreter that has loaded torch would take a second
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent ends. Where the kernel refuses, init stays theirs."""
+    """Become the parent of descendants whose own parent ends. Where the kernel refuses, init remains it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _end_orphans() -> None:
-    """Kill and collect every child of this process, and what those leave in turn; there must be no trial among them."""
+    """Kill and reap every child of this process, and their orphans in turn. No trial may be running."""
     deadline = time.monotonic() + _ORPHANS_SECONDS
     while time.monotonic() < deadline:
         try:
             if os.waitpid(-1, os.WNOHANG)[0]:
                 continue
-        except ChildProcessError:  # as after nearly every trial: there is none
+        except ChildProcessError:  # no children, as after nearly every trial
             return
         _kill_children()
         time.sleep(0.001)
 
 
 def _kill_children() -> None:
-    import psutil  # noqa: PLC0415 - the host starts without it, and hardly ever needs it
+    import psutil  # noqa: PLC0415 - slow to import and hardly ever needed
 
-    with contextlib.suppress(OSError, psutil.Error):  # Linux without /proc: they cannot be found
+    with contextlib.suppress(OSError, psutil.Error):  # without /proc they cannot be found
         for child in psutil.Process().children():
             child.kill()
 
 
 def _import_for_good(modules: Sequence[str]) -> None:
-    """Import `modules` without a garbage collector that walks through them, now and in the trials.
+    """Import `modules` and exclude them from garbage collection, here and in the trials.
 
-    Imports make hardly any garbage, yet looking for it takes a sixth of their time; in a trial each full collection
-    would visit, and so copy, all that was imported (Python's documentation of `gc.freeze` advises this before a fork).
+    Imports produce hardly any garbage, yet looking for it takes a sixth of their time. In a trial each full collection
+    would touch, and thereby copy, every imported object (Python's documentation of `gc.freeze` advises this before a
+    fork).
     """
     gc.disable()
     for module in modules:
@@ -112,11 +113,11 @@ def _import_for_good(modules: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _ending_at_hang_up(control: socket.socket) -> Iterator[None]:
-    """Have the kernel end this process (SIGIO, whose default that is) when the socket's other end closes meanwhile."""
+    """Have the kernel end this process (SIGIO's default action) if the socket's other end closes meanwhile."""
     flags = fcntl.fcntl(control, fcntl.F_GETFL)
     fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if select.select([control], [], [], 0)[0]:  # nobody asks before we are ready, so it has closed already
+    if select.select([control], [], [], 0)[0]:  # no request can come before we are ready, so it has closed
         os._exit(0)
     yield
     fcntl.fcntl(control, fcntl.F_SETFL, flags)
@@ -135,7 +136,7 @@ def _fork(control: socket.socket, conversation: socket.socket, workload: str | N
     if pid == 0:
         _run_trial(control, conversation, workload, ranks)
     conversation.close()
-    # Both sides set it, so that it holds before either goes on; the child may have been first, or be gone already.
+    # Parent and child both set it, so that it holds before either continues; the child may have ended by now.
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)
     return pid
@@ -145,29 +146,29 @@ def _run_trial(control: socket.socket, conversation: socket.socket, workload: st
     """Serve one trial in the forked process; never returns."""
     status = 1
     try:
-        os.setpgid(0, 0)  # a group of its own: whatever it starts can be ended with it
+        os.setpgid(0, 0)  # a process group of its own, so that whatever it starts can be ended with it
         control.close()
         if workload is not None:
             sys.path.insert(0, workload)
         _serve(conversation, ranks)
         status = 0
-    except BaseException:  # noqa: BLE001 - nobody else would tell of it
+    except BaseException:  # noqa: BLE001 - nothing else would report it
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # not sys.exit: the host's own clean-up is not the trial's
+        os._exit(status)  # not sys.exit, which would run the host's clean-up
 
 
 def _serve(conversation: socket.socket, ranks: int) -> None:
     if ranks > 1:
-        from multiprocessing.connection import Connection  # noqa: PLC0415 - most hosts have no trial of several ranks
+        from multiprocessing.connection import Connection  # noqa: PLC0415 - most hosts run no trial of several ranks
 
         from bench.worker import ranks as several  # noqa: PLC0415 - likewise
 
         several.serve(Connection(os.dup(conversation.fileno())), Connection(conversation.detach()), ranks)
         return
-    from bench.worker.session import serve  # noqa: PLC0415 - imported before the fork, unless the workload differs by trial
+    from bench.worker.session import serve  # noqa: PLC0415 - preloaded unless each trial has its own workload
 
     reader, writer = conversation.makefile("rb"), conversation.makefile("wb")
     serve(Channel(reader, writer, on_close=lambda: os._exit(1)))
@@ -176,7 +177,7 @@ def _serve(conversation: socket.socket, ranks: int) -> None:
 def _reap(pid: int, *, kill: bool = False) -> int:
     """End what is left of the trial's process group and return how the trial itself ended.
 
-    The trial is waited for first (or killed), but collected last: until then its number cannot be taken by another.
+    The trial is waited for first (or killed), but reaped last: until then its process id cannot be reused.
     """
     if kill:
         with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Examinations of what measures: the clock, waiting for the device, memory and contention meters. Worker only."""
+"""Examinations of what measures: clock, waiting for the device, memory meters, contention meters. Worker only."""
 
 import math
 import mmap
@@ -24,59 +24,59 @@ from bench.worker.examination import (
 MEBIBYTE: Final = 2**20
 
 SCALE_RANGE: Final = (1.8, 2.2)
-"""Twice the work may be timed as this many times as long: fixed costs shorten it, noise moves it either way."""
+"""Twice the work may take this many times as long: fixed costs lower the ratio, noise moves it either way."""
 
 STRETCH_RANGE: Final = (1.7, 2.2)
-"""Likewise for training steps: each stretch has a fixed cost of its own, of up to an eighth of its shortest time."""
+"""Likewise for training steps: each stretch has a fixed cost of up to an eighth of its shortest time."""
 
 CLOCK_RANGE: Final = (0.9, 1.1)
-"""Two clocks of one machine differ by far less; a clock in wrong units by far more."""
+"""Ratio of two clocks' elapsed times: clocks of one machine differ by far less, a clock in wrong units by far more."""
 
 HOST_ONCE_SECONDS: Final = 0.0005
-"""Once the work takes at least this long on the CPU: far above what the clock resolves, and short enough to get through
-between two disturbances. On x86_64-2c-1e6182e1 at a load of 5, work of 0.4 to 0.7 ms came out at 1.91 to 2.02 times in
-8 of 8 tries, and work of 1 to 80 ms anywhere from 1.4 to 2.7."""
+"""Shortest time of the single amount of work on the CPU: far above the clock's resolution, short enough to finish
+between two disturbances. On x86_64-2c-1e6182e1 at a load of 5, work of 0.4 to 0.7 ms gave ratios of 1.91 to 2.02 in
+8 of 8 tries, and work of 1 to 80 ms anything from 1.4 to 2.7."""
 
 DEVICE_ONCE_SECONDS: Final = 0.005
-"""An accelerator is not disturbed by other processes on the host, and is dearer to launch and to wait for."""
+"""Likewise on accelerators: other host processes do not disturb them, but launching and waiting cost more."""
 
 SIZING_TRIES: Final = 3
 BLOCKS: Final = 40
-"""ABBA blocks: 80 tries at once and 80 at twice the work."""
+"""ABBA blocks: 80 tries at single and 80 at double work."""
 
 HOST_PRODUCT_SIZE: Final = 128
 DEVICE_PRODUCT_SIZE: Final = 1024
-"""A product of this size takes longer than launching it."""
+"""Large enough that a product takes longer than launching it."""
 
 MAX_PRODUCTS: Final = 2**12
-"""Enough for the fastest devices, and seconds where the clock stands still."""
+"""Enough for the fastest devices, and only seconds of work if the clock stands still."""
 
 TIMING_THREADS: Final = 1
-"""A single thread waits for no other one, which a busy machine may keep from running."""
+"""A single thread need not wait for another one, which a busy machine may keep from running."""
 
 QUEUED_SIZE: Final = 2048
 QUEUED_PRODUCTS: Final = 16
-"""Milliseconds of work on the fastest devices, which tens of microseconds launch."""
+"""Milliseconds of work even on the fastest devices, launched in tens of microseconds."""
 
 LAUNCH_SHARE: Final = 0.5
-"""Launching alone may take at most this share of the synchronised time, or nothing was waited for."""
+"""Launching alone may take at most this share of the synchronised time; otherwise nothing was waited for."""
 
 STRETCH_BATCH_SIZE: Final = 16
-"""Small, so that even the digits' epoch has batches enough."""
+"""Small, so that even an epoch of digits has enough batches."""
 
 ALLOCATION_BYTES: Final = 64 * MEBIBYTE
 HOST_TOLERANCE: Final = 0.1
-"""Pages that anything else in the process touches meanwhile."""
+"""For pages that anything else in the process touches meanwhile."""
 
 DEVICE_TOLERANCE_BYTES: Final = 2 * MEBIBYTE
-"""Allocators round up: CUDA's to 2 MiB at most for a block of this size."""
+"""Allocators round up: CUDA's by at most 2 MiB for a block of this size."""
 
 BUSY_SECONDS: Final = 0.3
 BUSY_RANGE: Final = (0.9, 1.2)
-"""CPU time counted over CPU time used: this process's other threads may add a little."""
+"""CPU time counted over CPU time used: other threads of this process may add a little."""
 
 OTHERS_SHARE: Final = 0.5
-"""At least this share of another process's CPU time must show: the counters tick in hundredths of a second."""
+"""At least this share of another process's CPU time must be counted: the counters tick in hundredths of a second."""
 
 IDLE_SECONDS: Final = 0.05
 IDLE_SHARE: Final = 0.5
@@ -90,13 +90,17 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
 
 
 def examine_products(parts: Parts) -> Finding:
-    """Time matrix products once and twice over, and all of it by another clock too."""
+    """Time a number of matrix products and twice as many, and all of it with a second clock."""
     torch.set_num_threads(TIMING_THREADS)
     size = HOST_PRODUCT_SIZE if parts.on_host else DEVICE_PRODUCT_SIZE
     work = parts.make_work(parts.device.torch_device, size)
-    count = _enough(parts, lambda products: parts.seconds(lambda: work(products)), MAX_PRODUCTS)
+
+    def seconds(products: int) -> float:
+        return parts.timer.seconds(lambda: work(products))
+
+    count = _enough(parts, seconds, MAX_PRODUCTS)
     start, other_start = parts.clock(), parts.other_clock()
-    ratio = _scale(lambda scale: parts.seconds(lambda: work(scale * count)))
+    ratio = _scale(lambda scale: seconds(scale * count))
     elapsed, other_elapsed = parts.clock() - start, parts.other_clock() - other_start
     if other_elapsed <= 0:
         return passed_if("the other clock stood still", sound=False)
@@ -108,7 +112,7 @@ def examine_products(parts: Parts) -> Finding:
 
 
 def examine_stretches(parts: Parts) -> Finding:
-    """Let a real trial time its own training steps, once and twice as many."""
+    """Have a real trial time a number of its own training steps and twice as many."""
     session = prepared_trial(parts, small_recipe(batch_size=STRETCH_BATCH_SIZE), threads=TIMING_THREADS)
 
     def seconds(batches: int) -> float:
@@ -122,7 +126,7 @@ def examine_stretches(parts: Parts) -> Finding:
 
 
 def _enough(parts: Parts, seconds: Callable[[int], float], most: int) -> int:
-    """Return how much work, at most `most`, takes long enough to be timed."""
+    """Return how much work, at most `most`, takes long enough to be timed; found by doubling."""
     least = HOST_ONCE_SECONDS if parts.on_host else DEVICE_ONCE_SECONDS
     count = 1
     while 2 * count <= most and min(seconds(count) for _ in range(SIZING_TRIES)) < least:
@@ -131,9 +135,9 @@ def _enough(parts: Parts, seconds: Callable[[int], float], most: int) -> int:
 
 
 def _scale(seconds: Callable[[int], float]) -> float:
-    """Return how many times as long double work takes: the shortest of each, taken in turn in ABBA blocks.
+    """Return how many times as long twice the work takes: the shortest times of both, measured in ABBA blocks.
 
-    Whatever disturbs only ever adds time, so the shortest is the least disturbed.
+    Disturbances only ever add time, so the shortest time is the least disturbed.
     """
     shortest = {1: math.inf, 2: math.inf}
     for scale in (1, 2, 2, 1) * BLOCKS:
@@ -144,9 +148,9 @@ def _scale(seconds: Callable[[int], float]) -> float:
 
 
 def examine_synchronisation(parts: Parts) -> Finding:
-    """See that a timing which did not wait for the device would have been far too short."""
+    """Check that a timing that does not wait for the device is far too short."""
     if parts.on_host:
-        return not_applicable("work on the CPU is done when its call returns")
+        return not_applicable("on the CPU a call returns only when its work is done")
     work = parts.make_work(parts.device.torch_device, QUEUED_SIZE)
     parts.device.synchronise()
     start = parts.clock()
@@ -154,20 +158,20 @@ def examine_synchronisation(parts: Parts) -> Finding:
     launched = parts.clock()
     parts.device.synchronise()
     share = (launched - start) / (parts.clock() - start)
-    return passed_if(f"launching alone takes {100 * share:.1f} % of it", sound=share <= LAUNCH_SHARE)
+    return passed_if(f"launching alone takes {100 * share:.1f} % of the time", sound=share <= LAUNCH_SHARE)
 
 
 # Memory
 
 
 def examine_host_memory(parts: Parts) -> Finding:
-    """Touch a known amount of host memory and look at the peak before and after."""
+    """Touch a known amount of host memory and compare the peaks before and after."""
     meter = parts.host_memory()
     meter.reset_peak()
     idle = meter.peak()
     if idle is None:
-        return not_applicable("nothing here tells the peak; trials leave it empty")
-    # Where the peak cannot be reset, an earlier one hides what stays below it: touch that much more.
+        return not_applicable("this system does not report the peak; trials leave it empty")
+    # Where the peak cannot be reset, an earlier peak hides anything below it: touch that much more.
     with mmap.mmap(-1, idle.bytes + ALLOCATION_BYTES) as block:
         for start in range(0, len(block), mmap.PAGESIZE):
             block[start] = 1
@@ -180,7 +184,7 @@ def examine_host_memory(parts: Parts) -> Finding:
 
 
 def examine_device_memory(parts: Parts) -> Finding:
-    """Allocate a known amount on the device and look at its peaks before and after."""
+    """Allocate a known amount on the device and compare its peaks before and after."""
     if parts.on_host:
         return not_applicable("the CPU has no memory of its own; see host memory")
     device = parts.device
@@ -188,18 +192,18 @@ def examine_device_memory(parts: Parts) -> Finding:
     device.sample()
     before = device.allocated_peak()
     if before is None:
-        return not_applicable("this device counts no memory; trials leave it empty")
+        return not_applicable("this device does not count its memory; trials leave it empty")
     block = torch.zeros(ALLOCATION_BYTES, dtype=torch.uint8, device=device.torch_device)
     device.sample()
     after, reserved = device.allocated_peak(), device.reserved_peak()
     del block
     rise = (after.bytes if after else 0) - before.bytes
-    told = f"allocated peak rose by {rise / MEBIBYTE:.1f} MiB"
+    measured = f"allocated peak rose by {rise / MEBIBYTE:.1f} MiB"
     sound = ALLOCATION_BYTES <= rise <= ALLOCATION_BYTES + DEVICE_TOLERANCE_BYTES
     if after is not None and reserved is not None:
-        told += f", reserved is {reserved.bytes / MEBIBYTE:.1f} of {after.bytes / MEBIBYTE:.1f} MiB allocated"
+        measured += f", reserved is {reserved.bytes / MEBIBYTE:.1f} of {after.bytes / MEBIBYTE:.1f} MiB allocated"
         sound = sound and reserved.bytes >= after.bytes
-    return passed_if(told, sound=sound)
+    return passed_if(measured, sound=sound)
 
 
 # Contention
@@ -223,17 +227,17 @@ def examine_cpu_time(parts: Parts) -> Finding:
 
 
 def examine_contention(parts: Parts) -> Finding:
-    """Have another process use a known CPU time, and compare what is counted with a moment without it."""
+    """Have another process use a known CPU time, and compare what is counted with an idle moment."""
     meter = parts.contention()
     meter.start()
     time.sleep(IDLE_SECONDS)
     idle = meter.stop().other_cpu_seconds
     program = f"import time\nwhile time.process_time() < {BUSY_SECONDS}: pass"
     meter.start()
-    subprocess.run([sys.executable, "-S", "-c", program], check=True)  # noqa: S603 - our own words
+    subprocess.run([sys.executable, "-S", "-c", program], check=True)  # noqa: S603 - our own program
     busy = meter.stop().other_cpu_seconds
     if idle is None or busy is None:
-        return not_applicable("this system does not tell CPU time of others; trials leave it empty")
+        return not_applicable("this system does not report CPU time of others; trials leave it empty")
     return passed_if(
         f"{busy - idle:.2f} s more than idle, for {BUSY_SECONDS:g} s of another process",
         sound=busy - idle >= OTHERS_SHARE * BUSY_SECONDS,

@@ -1,11 +1,11 @@
-"""Meters of the trial's own process: host memory, CPU time and what disturbed it, and the yardstick. Worker only."""
+"""Meters of the trial's own process: host memory, CPU time and its disturbances, and the yardstick. Worker only."""
 
 import contextlib
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from bench.records import Contention, Peak
+from bench.worker.timer import Timer
 
 if sys.platform != "win32":
     import resource
@@ -26,13 +27,14 @@ _ONLINE: Final = Path("/sys/devices/system/cpu/online")
 class HostMemory:
     """Resident memory of this process: its size now, and its highest size since the last reset.
 
-    On Linux the peak is VmHWM, which unlike ``ru_maxrss`` starts anew in a forked process and can be reset; on macOS
-    ``ru_maxrss`` (bytes there), elsewhere psutil's ``peak_wset``. `baseline_bytes` is the size when this object was
-    made, which is to be after the imports and before any data; `peak` is above it.
+    On Linux the peak is VmHWM, which unlike ``ru_maxrss`` starts anew in a forked process and can be reset; on macOS it
+    is ``ru_maxrss`` (bytes there), elsewhere psutil's ``peak_wset``. `baseline_bytes` is the size when this object was
+    created, which should be after the imports and before any data; `peak` is measured above it.
 
-    Where Linux tells them apart (RssFile, since 4.5), pages of files are left out of both: they are the libraries' code
-    as it is first executed, at most 100 MiB of it, and the page cache's layout decides how much comes with it
-    (docs/measuring.md). RssFile is read with the peak; code that was paged in after the peak is missed by that much.
+    Where Linux counts pages of files separately (RssFile, since 4.5), they are excluded from both: they are library
+    code that is paged in when first executed, up to 100 MiB, and the page cache's layout decides how much is mapped
+    with each page (docs/measuring.md). RssFile is read together with the peak, so the peak comes out too low by
+    whatever code was paged in after it.
     """
 
     def __init__(self, status: Path = Path("/proc/self/status"), clear: Path = Path("/proc/self/clear_refs")) -> None:
@@ -44,14 +46,14 @@ class HostMemory:
         self.baseline_bytes: int | None = self._read_size("VmRSS") or _memory_info("rss")
 
     def reset_peak(self) -> None:
-        """Start the peak anew from the present size, where the system can."""
-        # "5" resets VmHWM to the present resident size (man 5 proc, clear_refs); some sandboxes forbid it.
+        """Reset the peak to the current size, where the system can."""
+        # "5" resets VmHWM to the current resident size (man 5 proc, clear_refs); some sandboxes forbid it.
         with contextlib.suppress(OSError):
             self._clear.write_text("5")
             self._was_reset = True
 
     def peak(self) -> Peak | None:
-        """Return the peak above the baseline; None where nothing here can tell it."""
+        """Return the peak above the baseline; None where this system does not report it."""
         highest, method = self._read_size("VmHWM"), "VmHWM without files" if self._leaves_out_files else "VmHWM"
         if highest is None:
             highest, method = self._peak_elsewhere()
@@ -80,7 +82,7 @@ class HostMemory:
 
 
 def _memory_info(name: str) -> int | None:
-    """Return what psutil says of this process's memory; None where it does not, as on Linux without ``/proc``."""
+    """Return a field of psutil's memory info of this process; None where it has none, as on Linux without ``/proc``."""
     try:
         return getattr(psutil.Process().memory_info(), name, None)
     except (OSError, psutil.Error):
@@ -90,13 +92,13 @@ def _memory_info(name: str) -> int | None:
 class ContentionMeter:
     """Measures a stretch of work from `start` to `stop` as a `Contention`.
 
-    Time stolen by the hypervisor and time used by others come from the machine's counters, which tick in hundredths of
-    a second; both are None where the system does not offer them or shows nothing but zeros. They are those of the cores
-    that this process is bound to, where Linux tells which: work on others takes no core from it.
+    Time stolen by the hypervisor and time used by other processes come from the machine's counters, which advance in
+    hundredths of a second; both are None where the system has no such counters or shows only zeros. Where Linux reports
+    which cores this process is bound to, only those count: work on other cores takes none from it.
     """
 
     def __init__(self, *, whole_machine: bool = False, online: Path = _ONLINE) -> None:
-        """Count on the `whole_machine` where other processes take part in the work, which may have other cores."""
+        """Count on the `whole_machine` if other processes, perhaps on other cores, take part in the work."""
         self._cores = () if whole_machine else _bound_cores(online)
 
     def start(self) -> None:
@@ -127,9 +129,9 @@ class ContentionMeter:
 
 
 def machine_cpu_seconds(cores: Collection[int] = ()) -> dict[str, float] | None:
-    """Return the CPU seconds by kind, idle ones included, of these `cores`, without any those of the whole machine.
+    """Return the CPU seconds of these `cores`, by default of the whole machine, by kind, idle time included.
 
-    None where they are not counted. Some sandboxes (gVisor) have the counters and leave them all at zero.
+    None where they are not counted. Some sandboxes (gVisor) have the counters but leave them all at zero.
     """
     try:
         if cores:
@@ -144,9 +146,9 @@ def machine_cpu_seconds(cores: Collection[int] = ()) -> dict[str, float] | None:
 
 
 def _bound_cores(online: Path) -> tuple[int, ...]:
-    """Return the cores this process is bound to, as places in the system's list; () where it may use all, or unknown.
+    """Return the cores this process is bound to, as indices into psutil's list; () if it may use all or unknown.
 
-    The list leaves cores out that are offline, and a container's shows its own only: it is used where it is whole.
+    The list omits cores that are offline, and in a container it shows only its own: it is used only if complete.
     """
     try:
         bound = os.sched_getaffinity(0)
@@ -154,8 +156,8 @@ def _bound_cores(online: Path) -> tuple[int, ...]:
         first_and_last = online.read_text().strip()
     except (AttributeError, OSError, RuntimeError):  # macOS, Windows; a sandbox without these files
         return ()
-    is_whole = first_and_last == f"0-{listed - 1}"
-    return tuple(sorted(bound)) if is_whole and len(bound) < listed and max(bound) < listed else ()
+    is_complete = first_and_last == f"0-{listed - 1}"
+    return tuple(sorted(bound)) if is_complete and len(bound) < listed and max(bound) < listed else ()
 
 
 def _involuntary_switches() -> int | None:
@@ -167,30 +169,29 @@ def _involuntary_switches() -> int | None:
 class Yardstick:
     """A fixed matrix product: the same work on every machine, timed beside each epoch on the same device and threads.
 
-    One measurement is `REPEATS` float32 products of two 512 by 512 matrices of random numbers, 0.27 GFLOP each; that
-    the machine itself has become slower or faster shows in it.
+    One measurement is `REPEATS` float32 products of two 512 by 512 matrices of random numbers, 0.27 GFLOP each. It
+    shows whether the machine itself has become slower or faster.
     """
 
     SIZE: Final = 512
     REPEATS: Final = 8
 
-    def __init__(self, device: torch.device, synchronise: Callable[[], None]) -> None:
-        """Make the matrices on `device` and run once, so that nothing lazy is left."""
+    def __init__(self, device: torch.device, timer: Timer) -> None:
+        """Make the matrices on `device` and measure once, so that all lazy initialisation is done."""
         generator = torch.Generator().manual_seed(0)
         left, right = (torch.rand(self.SIZE, self.SIZE, generator=generator) for _ in range(2))
         self._left, self._right = left.to(device), right.to(device)
         self._product = torch.empty_like(self._left)
-        self._synchronise = synchronise
+        self._timer = timer
         self.seconds()
 
     def seconds(self) -> float:
         """Return the wall time of one measurement."""
-        self._synchronise()
-        start = time.perf_counter()
+        return self._timer.seconds(self._multiply)
+
+    def _multiply(self) -> None:
         for _ in range(self.REPEATS):
             torch.mm(self._left, self._right, out=self._product)
-        self._synchronise()
-        return time.perf_counter() - start
 
 
 def usable_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> float:
@@ -216,9 +217,9 @@ def usable_memory_bytes(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) ->
 
 
 def own_cgroups(cgroup: Path, membership: Path, controller: str) -> list[Path]:
-    """Return the folders of this process's cgroup for `controller` and of all around it, in both versions' places.
+    """Return the folders of this process's cgroup for `controller` and of all its ancestors, for both cgroup versions.
 
-    A limit anywhere on the way up holds. A line of /proc/self/cgroup is ``id:controllers:path`` (man 7 cgroups).
+    The limit of any ancestor applies. A line of /proc/self/cgroup is ``id:controllers:path`` (man 7 cgroups).
     """
     roots = (cgroup, cgroup / controller)  # version 2 and version 1
     paths = {Path()}

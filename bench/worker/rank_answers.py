@@ -1,4 +1,4 @@
-"""What the ranks of a training answered, as one answer: times of the slowest, sums of what is counted. Worker only."""
+"""Merges the answers of a training's ranks into one: times of the slowest, sums of what is counted. Worker only."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ N = TypeVar("N", int, float)
 
 
 def merge_answers(request: str, answers: Sequence[Any], hosts: Sequence[int]) -> Any:  # noqa: ANN401 - JSON values
-    """Return the answer to `request` of all ranks, as a JSON value.
+    """Return the combined answer of all ranks to `request`, as a JSON value.
 
     Args:
         request: ``prepare``, ``train``, ``evaluate`` or ``finish``.
-        answers: each rank's, as JSON values; only the first one's counts for ``evaluate``.
-        hosts: a number for each rank, the same for ranks on the same machine.
+        answers: each rank's answer, as JSON values; only the first counts for ``evaluate``.
+        hosts: each rank's host number, the same for ranks on the same machine.
     """
     if request == "prepare":
         return to_json(_merge_prepared([from_json(Prepared, answer) for answer in answers]))
@@ -54,7 +54,7 @@ def _merge_trained(answers: Sequence[Trained], hosts: Sequence[int]) -> Trained:
 
 
 def _merge_contention(each: Sequence[Contention], hosts: Sequence[int]) -> Contention:
-    """Return what disturbed all ranks: to a rank, the others on its host are other programs, but here they are not."""
+    """Return the contention of all ranks. A rank counts the others on its host as other programs; here they are not."""
     firsts = [each[hosts.index(host)] for host in sorted(set(hosts))]
     own = math.fsum(rank.process_cpu_seconds for rank in each)
     busy = _total(
@@ -90,7 +90,7 @@ def _merge_finished(answers: Sequence[Finished], hosts: Sequence[int]) -> Finish
 
 
 def _merge_energy(answers: Sequence[Finished], hosts: Sequence[int]) -> tuple[Energy | None, str]:
-    """Return the energy of all devices; a host's processor, which its ranks share, counts once."""
+    """Return the energy of all devices; a host's processor, which its ranks share, counts only once."""
     devices = [(host, answer.ranks[0].device) for host, answer in zip(hosts, answers, strict=True)]
     once = [answers[devices.index(device)] for device in dict.fromkeys(devices)]
     known = [answer.energy for answer in once if answer.energy is not None]

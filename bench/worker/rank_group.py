@@ -1,4 +1,4 @@
-"""Where the ranks of a training find and tell each other things: torch's process group and its store. Worker only."""
+"""How the ranks of a training meet and communicate: torch's process group and its store. Worker only."""
 
 import os
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from bench.system.hosts import host_identity
 from mnist_mlp.ranks import Ranks
 
 _LONG: Final = timedelta(days=30)
-"""Longer than any trial's time limit, which the harness keeps: it ends the ranks, so none waits for ever."""
+"""Longer than any trial's time limit, at which the harness ends the ranks, so that none waits for ever."""
 
 _REPORT: Final = "failed"
-"""Where a trial's ranks leave the failing answer of the first of them that has one."""
+"""The store's key for the failing answer of the first rank that has one."""
 
 
 def open_store() -> TCPStore:
-    """Return the store that the launcher of these ranks keeps, at the address it left in the environment."""
+    """Return the store that the launcher of these ranks keeps, at the address given in the environment."""
     return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_LONG)
 
 
 class Group:
-    """The ranks of one trial, having found each other.
+    """The ranks of one trial, connected to each other.
 
-    Objects and small tensors go from host to host by gloo; gradients by what serves their device: gloo or NCCL.
+    Objects and small tensors are sent by gloo, gradients by whichever of gloo and NCCL serves their device.
     """
 
     def __init__(self, store: Store, name: str, *, rank: int, world_size: int) -> None:
@@ -47,28 +47,28 @@ class Group:
         distributed.all_reduce(torch.zeros(1))
 
     def exchange(self, value: object) -> list[Any]:
-        """Return what each rank gave here, by rank."""
+        """Return every rank's `value`, in the order of ranks."""
         values: list[Any] = [None] * self.ranks.world_size
         distributed.all_gather_object(values, value)
         return values
 
-    def share(self, value: object) -> Any:  # noqa: ANN401 - whatever the first rank gave
-        """Return what the first rank gave here."""
+    def share(self, value: object) -> Any:  # noqa: ANN401 - whatever the first rank passed
+        """Return the first rank's `value`; that of the others is ignored."""
         values = [value]
         distributed.broadcast_object_list(values, src=0)
         return values[0]
 
     def report(self, answer: Mapping[str, Any]) -> None:
-        """Leave this rank's failing answer for the others, which may wait for it in vain. The first one counts."""
+        """Leave this rank's failing answer for the others, which may be waiting for it. The first report counts."""
         if self._store.add("failures", 1) == 1:
             self._store.set(_REPORT, dumps(dict(answer)))
 
     def reported(self) -> dict[str, Any] | None:
-        """Return the failing answer that a rank has left."""
+        """Return the failing answer that a rank has left; None if there is none."""
         return _report_in(self._store) if self._store.check([_REPORT]) else None
 
     def await_report(self) -> dict[str, Any]:
-        """Return the failing answer that a rank leaves, once it does: for a thread, by a connection of its own."""
+        """Wait for a failing answer and return it: for a thread, over a connection of its own."""
         return _report_in(PrefixStore(self._name, open_store()))
 
     def __enter__(self) -> Self:

@@ -1,21 +1,19 @@
-"""A training by several ranks: processes with a `Session` each, all doing what the first is asked. Worker only.
+"""A training by several ranks: each is a process with its own `Session` and does what the first is asked. Worker only.
 
-On one machine torch's elastic launcher starts the ranks of each trial. Under `torchrun`, which has started a harness on
-each rank's place, each of these starts a fresh process for each trial: that of the first harness leads, the others
-follow what it leaves in torchrun's store:
+On one machine torch's elastic launcher starts the ranks of each trial. `torchrun` instead starts a harness in place of
+each rank, and each harness starts a fresh process for each trial: the first harness's process leads, the others follow
+what it publishes in torchrun's store. Their requests:
 
-    await number     → Awaited    the trial with this number, counted from 0; None once there will be no further one
-    join             → Joined     take part in it, to its end
+    await number     → Awaited    the trial with this number, counted from 0; None if there will be no further one
+    join             → Joined     take part in it until it ends
     dismiss          → Awaited    (asked of the first) there will be no further trial
 
-A rank that fails leaves its failure in the store and ends: the others then wait for it in vain, until their connections
-to it break, which gloo's do at once. On NCCL they would wait for ever: a thread, waiting for that failure, ends them.
+A rank that fails reports its failure in the store and ends. The others keep waiting for it until their connections to
+it break, which with gloo happens at once. With NCCL they would wait for ever, so a thread watches the store for the
+report and ends them.
 """
 
 import contextlib
-import dataclasses
-import hashlib
-import math
 import os
 import re
 import signal
@@ -25,136 +23,35 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import torch
-
-import bench
-import mnist_mlp
 from bench.coding import dumps, from_json, loads, to_json
-from bench.planning.estimate import EXCHANGE_BLOCKS, EXCHANGE_SECONDS
 from bench.protocol.channel import Channel, ChannelClosedError
-from bench.protocol.messages import Awaited, Evaluated, Finished, Joined, Prepared, Trained
-from bench.records import Exchange, Failure, FailureKind, RankRecord, Trial
+from bench.protocol.messages import Awaited, Joined
+from bench.records import Failure, FailureKind, Trial
 from bench.system.torchrun import place_in_torchrun
-from bench.worker.fingerprint import describe_machine
 from bench.worker.rank_answers import merge_answers
 from bench.worker.rank_group import Group, open_store
-from bench.worker.session import Session, TrialError, take_standard_streams
-
-EXCHANGE_ORDER: Final = (True, False, False, True) * (EXCHANGE_BLOCKS // 4)
-"""Blocks with the exchange of gradients (true) and without, so that slow drift touches both alike."""
+from bench.worker.rank_session import RankSession
+from bench.worker.session import take_standard_streams
 
 _BROKEN_CONNECTION: Final = re.compile(
     r"[Cc]onnection (closed|reset|refused)|remote (worker|process)|[Bb]roken pipe|NCCL"
 )
-"""How torch's backends say that another rank is gone."""
+"""How torch's backends report that another rank has gone."""
 
-_NO_REASON: Final = "a rank has ended, and did not say why"
-"""What is told of ranks where none has left its failure."""
+_NO_REASON: Final = "a rank has ended without reporting why"
+"""The failure of ranks none of which has reported one."""
 
 _LAST_WORDS_SECONDS: Final = 2.0
-"""How long a rank has, once told to end or of another's failure, to say itself what happened."""
-
-
-class RankSession(Session):
-    """The session of one rank."""
-
-    def __init__(self, group: Group) -> None:
-        """Take part in `group`."""
-        super().__init__()
-        self._group = group
-        self.ranks = group.ranks
-        self._step_seconds = 0.0
-        self._train_seconds: list[float] = []
-
-    def own_device(self, first: str) -> str:
-        """See `Session.own_device`."""
-        kind = torch.device(first).type
-        return first if kind == "cpu" else f"{kind}:{self._group.local_rank}"
-
-    def meet(self) -> None:
-        """See `Session.meet`."""
-        self._group.meet()
-
-    def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
-        prepared = super()._prepare(trial, root)
-        self._check_alike(self._traits(prepared))
-        self._step_seconds = prepared.step_seconds
-        return prepared
-
-    def _traits(self, prepared: Prepared) -> dict[str, str]:
-        """Return what has to be the same wherever a rank runs."""
-        versions = {"torch": torch.__version__, "workload": mnist_mlp.__version__, "harness": bench.__version__}
-        return {**versions, "dataset": prepared.dataset_sha256}
-
-    def _check_alike(self, traits: Mapping[str, str]) -> None:
-        """Refuse ranks on machines with other software or data than the first one's: one trial is of one of each."""
-        first, *others = self._group.exchange(traits)
-        for rank, other in enumerate(others, start=1):
-            for name, value in other.items():
-                if value != first[name]:
-                    raise TrialError(
-                        FailureKind.UNSUPPORTED,
-                        f"rank {rank} has {name} {value}, the first rank {first[name]}: give all machines the same",
-                    )
-
-    def _train(self, epoch: int) -> Trained:
-        trained = super()._train(epoch)
-        self._train_seconds.append(trained.train_seconds)
-        return trained
-
-    def _evaluate(self) -> Evaluated | None:  # type: ignore[override]  # the first rank's answer counts
-        """Evaluate in the first rank alone: all have the same parameters."""
-        return super()._evaluate() if self.ranks.rank == 0 else None
-
-    def _finish(self) -> Finished:
-        self._check_agreement()
-        finished = super()._finish()
-        record = RankRecord(
-            host=0,  # its number is given by `merge_answers`, which knows of all
-            machine=describe_machine().id,
-            device=self._device.name,
-            train_seconds=tuple(self._train_seconds),
-            host_peak=finished.host_peak,
-            device_allocated_peak=finished.device_allocated_peak,
-            device_reserved_peak=finished.device_reserved_peak,
-        )
-        return dataclasses.replace(finished, ranks=(record,), exchange=self._measure_exchange())
-
-    def _check_agreement(self) -> None:
-        """Refuse a training whose ranks have not ended with the same parameters, bit for bit."""
-        flat = torch.cat([parameter.detach().flatten() for parameter in self._training.model.parameters()])
-        digests = self._group.exchange(hashlib.sha256(flat.cpu().numpy().tobytes()).hexdigest())
-        if len(set(digests)) > 1:
-            raise TrialError(
-                FailureKind.CRASH,
-                "the ranks ended with different parameters: gradients were not exchanged as they should be",
-            )
-
-    def _measure_exchange(self) -> Exchange:
-        """Time some steps with and without the exchange of gradients. The parameters are of no use afterwards."""
-        training, batch_size = self._training, self._training.recipe.batch_size
-        slowest = max(self._group.exchange(self._step_seconds))
-        steps = max(1, min(math.ceil(EXCHANGE_SECONDS / slowest), training.train_samples // batch_size))
-        order = training.order(0)[: steps * batch_size]
-        seconds: dict[bool, list[float]] = {True: [], False: []}
-        for together in EXCHANGE_ORDER:
-            self.meet()
-            if together:
-                seconds[together].append(self._timed(lambda: training.train(order)))
-            else:
-                with training.apart():
-                    seconds[together].append(self._timed(lambda: training.train(order)))
-        return Exchange(steps=steps, together_seconds=tuple(seconds[True]), apart_seconds=tuple(seconds[False]))
+"""How long a rank has to report a failure itself after it is told to end or learns of another rank's failure."""
 
 
 def lead(channel: Channel, group: Group, request: Mapping[str, Any] | None = None) -> None:
     """Be the first rank: answer requests for all, until ``finish`` is answered or one rank has failed.
 
-    `request` is the first one where it has been received already.
+    `request` is the first request if it has already been received.
     """
     session = RankSession(group)
     while True:
@@ -172,17 +69,17 @@ def _answer_together(session: RankSession, group: Group, request: Mapping[str, A
     try:
         own = session.answer(group.share(request))
         if "answer" not in own:
-            return group.reported() or _without_torch_s_guesses(own)
+            return group.reported() or _in_plain_words(own)
         answers = group.exchange(own["answer"])
     except RuntimeError as error:  # what torch raises when a connection breaks
-        return group.reported() or _without_torch_s_guesses(_crash(_first_line(error)))
+        return group.reported() or _in_plain_words(_crash(_first_line(error)))
     return {"answer": merge_answers(str(request["do"]), answers, group.hosts)}
 
 
 def take_part(group: Group, own: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any] | None:
-    """Be another rank: do what the first is asked, to the end; return the failing answer if one was given.
+    """Be another rank: do what the first is asked until the trial ends; return the failing answer if there was one.
 
-    Members of `own` take the place of those of the first rank's requests: they are this machine's.
+    Members of `own` replace those of the first rank's requests, because they apply to this machine.
     """
     session = RankSession(group)
     while True:
@@ -200,8 +97,8 @@ def take_part(group: Group, own: Mapping[str, Any] = MappingProxyType({})) -> di
             return None
 
 
-def _without_torch_s_guesses(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return a failing answer, in plain words where it came about because a connection to another rank broke."""
+def _in_plain_words(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a failing answer, without torch's guesses if a broken connection to another rank caused it."""
     message = str(answer.get("failure", {}).get("message", ""))
     return _crash(_NO_REASON) if _BROKEN_CONNECTION.search(message) else answer
 
@@ -222,7 +119,7 @@ def _as_of_rank(answer: Mapping[str, Any], rank: int) -> dict[str, Any]:
 
 
 def serve(reader: Connection, writer: Connection, world_size: int) -> None:
-    """Serve one conversation about a training by `world_size` ranks, from where this process finds itself."""
+    """Serve one conversation about a training by `world_size` ranks, under torchrun if that started the harness."""
     place = place_in_torchrun(os.environ)
     if place is None:
         _launch(reader, writer, world_size)
@@ -243,7 +140,7 @@ def _launch(reader: Connection, writer: Connection, world_size: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415 - likewise
     from torch.numa.binding import AffinityMode, NumaOptions  # noqa: PLC0415 - likewise
 
-    # All on this machine: by the loopback, whatever the host's name resolves to.
+    # All ranks are on this machine: use the loopback interface, whatever the host's name resolves to.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     config = LaunchConfig(
         min_nodes=1,
@@ -255,13 +152,13 @@ def _launch(reader: Connection, writer: Connection, world_size: int) -> None:
         run_id="trial",
         max_restarts=0,
         monitor_interval=0.05,
-        # As the trial itself was: forked where forking is safe, else started anew.
+        # As for the trial itself: forked where forking is safe, otherwise spawned.
         start_method="fork" if sys.platform == "linux" else "spawn",
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-        # Given none, it would ask about devices to choose some: CUDA could then not be used in forked ranks.
+        # Without any, the launcher would query the devices, after which forked ranks could not use CUDA.
         numa_options=NumaOptions(affinity_mode=AffinityMode.NODE),
     )
-    config.numa_options = None  # ranks are bound to no processors, as trials of one process are not
+    config.numa_options = None  # ranks are not bound to processors, just as trials of one process are not
     elastic_launch(config, _launched_rank)(reader, writer)
 
 
@@ -269,37 +166,37 @@ def _launched_rank(reader: Connection, writer: Connection) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == 0:
         channel = _channel(reader, writer)
-        spokesman = _Spokesman(channel)
-        spokesman.heed_signal()
+        failure_watch = _FailureWatch(channel)
+        failure_watch.watch_for_signal()
     reader.close()
     writer.close()
     with Group(open_store(), "trial", rank=rank, world_size=world_size) as group:
         if rank == 0:
-            spokesman.heed_report(group)
+            failure_watch.watch_for_report(group)
             lead(channel, group)
         else:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if take_part(group) is not None:
-                os._exit(1)  # so that connections to this rank break, and the launcher ends the others
+                os._exit(1)  # breaks the connections to this rank and makes the launcher end the others
 
 
-class _Spokesman:
-    """Answers for a rank once another has failed, and ends it: it may be too busy to, waiting for that one in vain.
+class _FailureWatch:
+    """Answers for this rank and ends it once another rank has failed, for which this rank may be waiting in vain.
 
-    Its threads sleep until there is something to say, and so take no time from what is measured.
+    Its threads sleep until something happens, so they take no time from what is measured.
     """
 
-    def __init__(self, channel: Channel, word: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
-        """Answer over `channel`, a failing answer being put there as `word` does it."""
+    def __init__(self, channel: Channel, wrap: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict) -> None:
+        """Answer over `channel`; `wrap` turns a failing answer into what is expected there."""
         self._channel = channel
-        self._word = word
+        self._wrap = wrap
         self._failing = _crash(_NO_REASON)
-        self._speaking = threading.Lock()
+        self._answering = threading.Lock()
 
-    def heed_signal(self) -> None:
-        """Have a thread answer when the launcher asks this rank to end.
+    def watch_for_signal(self) -> None:
+        """Start a thread that answers when the launcher asks this rank to end.
 
-        The launcher does that when a rank has ended in any way but in good order.
+        The launcher does so when any rank has ended abnormally.
         """
         receiving, sending = socket.socketpair()
         sending.setblocking(False)  # noqa: FBT003 - its only parameter
@@ -308,17 +205,17 @@ class _Spokesman:
             receiving.recv(1)
             self._answer_and_end()
 
-        threading.Thread(target=watch, name="end-watch", args=(receiving, sending), daemon=True).start()
+        threading.Thread(target=watch, name="signal-watch", args=(receiving, sending), daemon=True).start()
         signal.set_wakeup_fd(sending.fileno())
         signal.signal(signal.SIGTERM, lambda *_: None)
 
-    def heed_report(self, group: Group) -> None:
-        """Have a thread answer when a rank of `group` has left its failure; that is then told at a signal, too."""
+    def watch_for_report(self, group: Group) -> None:
+        """Start a thread that answers when a rank of `group` reports its failure, which a signal then reports too."""
 
         def watch() -> None:
             try:
                 self._failing = group.await_report()
-            except RuntimeError:  # the store has gone, and with it the launcher that kept it
+            except RuntimeError:  # the store has gone, together with the launcher that kept it
                 return
             self._answer_and_end()
 
@@ -326,13 +223,13 @@ class _Spokesman:
 
     def _answer_and_end(self) -> None:
         time.sleep(_LAST_WORDS_SECONDS)
-        with self._speaking:  # for good: it is said once
-            self._channel.send(self._word(self._failing))
+        with self._answering:  # never released: only one of the threads may answer
+            self._channel.send(self._wrap(self._failing))
             os._exit(1)
 
 
 _COUNT: Final = "bench/trials"
-"""The store's count of trials so far."""
+"""The store's key for the number of trials so far."""
 
 
 def _key(number: int) -> str:
@@ -340,7 +237,7 @@ def _key(number: int) -> str:
 
 
 def _lead_torchrun(channel: Channel) -> None:
-    """Be torchrun's first rank for one trial, or tell the others that there will be none."""
+    """Be torchrun's first rank for one trial, or let the others know that there will be none."""
     request = channel.receive()
     store = open_store()
     key = _key(store.add(_COUNT, 1) - 1)
@@ -351,12 +248,12 @@ def _lead_torchrun(channel: Channel) -> None:
     store.set(key, dumps(request["trial"]))
     world_size = from_json(Trial, request["trial"]).configuration.world_size
     with Group(store, key, rank=0, world_size=world_size) as group:
-        _Spokesman(channel).heed_report(group)
+        _FailureWatch(channel).watch_for_report(group)
         lead(channel, group, request)
 
 
 def _follow_torchrun(channel: Channel, rank: int) -> None:
-    """Be another of torchrun's ranks: wait for a trial, and take part in it when told to."""
+    """Be another of torchrun's ranks: wait for a trial, and take part in it when asked to."""
     request = channel.receive()
     store = open_store()
     key = _key(request["number"])
@@ -367,7 +264,7 @@ def _follow_torchrun(channel: Channel, rank: int) -> None:
     if trial is None:
         return
     with Group(store, key, rank=rank, world_size=trial.configuration.world_size) as group:
-        _Spokesman(channel, _joined).heed_report(group)
+        _FailureWatch(channel, _joined).watch_for_report(group)
         failed = take_part(group, {"root": request["root"]})
         channel.send(_joined(failed))
 

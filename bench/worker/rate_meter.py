@@ -1,14 +1,13 @@
 """Measures what a device can do: products, memory, transfers, the cost of a step; and its idle power. Worker only.
 
-One process measures one precision with one number of threads, for both are settings of the process; the caller has set
-them. Each time is of work between two synchronisations of the device.
+One process measures one precision with one number of threads, because both are settings of the process, which the
+caller makes.
 """
 
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from bench.worker.devices import CPU, Device, list_accelerators
 from bench.worker.energy import EnergyMeter, make_energy_meter, measure_idle_watts
 from bench.worker.meters import usable_memory_bytes
 from bench.worker.peak import LONGEST_SECONDS, measure_peak
+from bench.worker.timer import Timer
 from mnist_mlp.data import Dataset
 from mnist_mlp.engines.layers import onednn_linear, suits_onednn
 from mnist_mlp.recipes import CLASSES, ENGINES, INPUT_FEATURES, Recipe
@@ -28,77 +28,62 @@ from mnist_mlp.support import why_unsupported
 from mnist_mlp.train import Training
 
 LAYERS: Final = ((128, 64), (512, 256), (1024, 1024), (2048, 4096))
-"""Width and batch size of the layers measured: from where overhead decides to where arithmetic does."""
+"""Width and batch size of the layers measured: from dominated by overhead to dominated by arithmetic."""
 
 TRY_SECONDS: Final = 0.002
-"""A try repeats short work until it takes about this long: far above the clock's steps and the cost of waiting."""
+"""A try repeats short work until it takes about this long: far above the clock's resolution and the cost of waiting."""
 
 MAX_ROUNDS: Final = 1000
-"""Work repeated in one try at most, however short it is."""
+"""Rounds of work in one try at most, however short the work."""
 
 REPEATS: Final = 5
-"""Tries of which the best counts, after those that warm up."""
+"""Tries after the warm-up, of which the best counts."""
 
 HOST_ARRAY_BYTES: Final = 64 * 2**20
 DEVICE_ARRAY_BYTES: Final = 256 * 2**20
-"""Sizes of an array of the bandwidth's, and of a transfer on the host's side: beyond all usual caches."""
+"""Sizes of one array of the bandwidth measurement (on the host also of a transfer): beyond all usual caches."""
 
 CACHES: Final = 4
-"""An array on the CPU is at least this many times as large as the last-level caches together, memory permitting."""
+"""An array on the CPU is at least this many times as large as all last-level caches together, memory permitting."""
 
 MEMORY_SHARE: Final = 10
-"""All arrays together take at most one part in so many of the memory that may be used."""
+"""All arrays together take at most one part in this many of the usable memory."""
 
 SCALAR: Final = 3.0
-"""STREAM's s."""
+"""The scalar s of STREAM's triad, a = b + s c (McCalpin 1995)."""
 
 TINY: Final = Recipe(name="784-16-10", layers=(INPUT_FEATURES, 16, CLASSES), batch_size=8)
-"""A step of it is half a million multiplications with their additions, a few microseconds of one core."""
+"""A training step of it is half a million multiply-adds, a few microseconds of one core: nearly all is overhead."""
 
 STEPS: Final = 256
-"""Steps of a stretch, so that what a stretch costs once is shared by many."""
+"""Steps in a stretch, so many that its fixed cost hardly counts."""
 
 STRETCHES: Final = 9
 
 IDLE_SECONDS: Final = 3.0
-"""Of a sleep, where there is a counter of energy: more than it needs, `bench.worker.energy.MIN_SECONDS`."""
+"""Length of one sleep during which idle power is measured: more than the `bench.worker.energy.MIN_SECONDS` needed."""
 
 IDLE_SLEEPS: Final = 10
-"""Sleeps at most until the device has settled: other processes of the calibration made it work just before."""
+"""Sleeps at most until the device has settled: other processes of the calibration have just used it."""
 
 SETTLED: Final = 0.05
-"""Idle power has settled once two sleeps, one after the other, agree to this. NVML's ticks alone are 2 % of a sleep."""
+"""Idle power has settled once two successive sleeps agree to this share. NVML's ticks alone are 2 % of a sleep."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timer:
-    """Times work on a device."""
+def best_seconds(timer: Timer, work: Callable[[], object]) -> float:
+    """Return the shortest time of one `work` over `REPEATS` tries, each of as many rounds as fill `TRY_SECONDS`.
 
-    synchronise: Callable[[], None]
-    clock: Callable[[], float]
+    Two calls come first: one for whatever happens only once, one to find out how many rounds fill a try.
+    """
+    timer.seconds(work)
+    once = timer.seconds(work)
+    rounds = MAX_ROUNDS if once * MAX_ROUNDS <= TRY_SECONDS else math.ceil(TRY_SECONDS / once)
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Return the time from when the device was done before until it has done `work`."""
-        self.synchronise()
-        start = self.clock()
-        work()
-        self.synchronise()
-        return self.clock() - start
+    def attempt() -> None:
+        for _ in range(rounds):
+            work()
 
-    def best_seconds(self, work: Callable[[], object]) -> float:
-        """Return the shortest time of one `work` over `REPEATS` tries, each of as many rounds as fill `TRY_SECONDS`.
-
-        Work goes round twice before: for what is done once only, and to see how many rounds a try takes.
-        """
-        self.seconds(work)
-        once = self.seconds(work)
-        rounds = MAX_ROUNDS if once * MAX_ROUNDS <= TRY_SECONDS else max(1, math.ceil(TRY_SECONDS / once))
-
-        def attempt() -> None:
-            for _ in range(rounds):
-                work()
-
-        return min(self.seconds(attempt) for _ in range(REPEATS)) / rounds
+    return min(timer.seconds(attempt) for _ in range(REPEATS)) / rounds
 
 
 def measure_rates(  # noqa: PLR0913 - what decides rates
@@ -110,40 +95,34 @@ def measure_rates(  # noqa: PLR0913 - what decides rates
     clock: Callable[[], float] = time.perf_counter,
     budget_bytes: int | None = None,
 ) -> DeviceRates:
-    """Return what `device` does at the process's precision and threads, which are `precision` and `threads`.
+    """Return the rates of `device` in this process, which the caller has set to `precision` and `threads`.
 
-    Without `whole` only the rate of square products and the bandwidth are measured: what thread counts differ in.
-    `budget_bytes` bounds what is allocated on the device; by default, a tenth of its memory.
+    Without `whole`, only the rate of square products and the bandwidth are measured, for comparing thread counts.
+    `budget_bytes` limits what is allocated on the device; by default, a tenth of its memory.
     """
     timer = Timer(device.synchronise, clock)
     budget = memory_budget_bytes(device.name) if budget_bytes is None else budget_bytes
     place = device.torch_device
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     on_host = place.type == CPU
-    first = precision == "fp32"  # what does not depend on the precision is measured once
+    first = precision == "fp32"  # whatever does not depend on the precision is measured only once
     idle_power = measure_idle_power(place) if whole and first else None  # before this process makes the device work
     return DeviceRates(
         precision=precision,
         threads=threads,
-        square_flops_per_second=measure_peak(
-            place,
-            device.synchronise,
-            dtype=dtype,
-            budget_bytes=budget,
-            clock=clock,
-        ),
+        square_flops_per_second=measure_peak(place, timer, dtype=dtype, budget_bytes=budget),
         layers=tuple(measure_layers(place, dtype, timer, budget)) if whole else (),
         bandwidth=measure_bandwidth(place, timer, array_bytes(budget, on_host=on_host)) if first else None,
         steps=tuple(measure_steps(place, precision, timer)) if whole else (),
         transfers=tuple(measure_transfers(place, timer, transfer_bytes(budget)))
-        if whole and first and not on_host
+        if first and whole and not on_host
         else (),
         idle_power=idle_power,
     )
 
 
 def memory_budget_bytes(device: str) -> int:
-    """Return how much memory of `device` the measurements may take: a tenth of what it has, or the host's."""
+    """Return how much memory of `device` the measurements may take: a tenth of its own, or of the host's if shared."""
     own = (each.memory_bytes for each in list_accelerators() if each.device == device)
     return (next(own, None) or usable_memory_bytes()) // MEMORY_SHARE
 
@@ -157,7 +136,7 @@ def measure_layers(device: torch.device, dtype: torch.dtype, timer: Timer, budge
         held = 2 * batch_size * INPUT_FEATURES + 2 * INPUT_FEATURES * width + 3 * batch_size * width
         if held * dtype.itemsize > budget_bytes:
             return
-        seconds = timer.best_seconds(layer_products(width, batch_size, device, dtype))
+        seconds = best_seconds(timer, layer_products(width, batch_size, device, dtype))
         yield LayerRate(width=width, batch_size=batch_size, flops_per_second=layer_flops(width, batch_size) / seconds)
         if seconds > LONGEST_SECONDS:
             return
@@ -169,7 +148,7 @@ def layer_flops(width: int, batch_size: int) -> int:
 
 
 def layer_products(width: int, batch_size: int, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
-    """Return what multiplies as `mnist_mlp.engines.layers` does: the same library, operands in the same layout."""
+    """Return a function that multiplies as `mnist_mlp.engines.layers` does: same library, same layout of operands."""
     inputs = torch.rand(batch_size, INPUT_FEATURES, device=device).to(dtype)
     weights = torch.rand(width, INPUT_FEATURES, device=device).to(dtype)
     error = torch.rand(batch_size, width, device=device).to(dtype)
@@ -203,9 +182,9 @@ def _by_onednn(inputs: Tensor, weights: Tensor, error: Tensor) -> Callable[[], N
 
 
 def array_bytes(budget_bytes: int, *, on_host: bool, cache_bytes: int | None = None) -> int:
-    """Return the size of one of the bandwidth's three arrays: far beyond the caches, but within the budget.
+    """Return the size of one of the three arrays of the bandwidth: far beyond the caches, but within the budget.
 
-    `cache_bytes` is the size of the last-level caches; by default, what the system says.
+    `cache_bytes` is the size of all last-level caches; by default, as the system reports it.
     """
     wanted = DEVICE_ARRAY_BYTES
     if on_host:
@@ -215,7 +194,7 @@ def array_bytes(budget_bytes: int, *, on_host: bool, cache_bytes: int | None = N
 
 
 def last_level_cache_bytes(processors: Path = Path("/sys/devices/system/cpu")) -> int | None:
-    """Return the size of all caches of the highest level together; None where the system does not tell (not Linux)."""
+    """Return the total size of all caches of the highest level; None if the system does not report it (not Linux)."""
     found: dict[tuple[int, str], int] = {}
     for folder in processors.glob("cpu[0-9]*/cache/index[0-9]*"):
         try:
@@ -228,11 +207,14 @@ def last_level_cache_bytes(processors: Path = Path("/sys/devices/system/cpu")) -
 
 
 def measure_bandwidth(device: torch.device, timer: Timer, size_bytes: int) -> Bandwidth:
-    """Return the rates at which copy and triad go through arrays of about `size_bytes` each."""
+    """Return the rates of STREAM's copy and triad on arrays of about `size_bytes` each.
+
+    Copy counts two arrays and triad three, as in STREAM: reading a line before it is overwritten does not count.
+    """
     first, second, result = (torch.ones(max(1, size_bytes // 4), device=device) for _ in range(3))
     size_bytes = result.numel() * result.itemsize
-    copy = timer.best_seconds(lambda: result.copy_(first))
-    triad = timer.best_seconds(lambda: torch.add(first, second, alpha=SCALAR, out=result))
+    copy = best_seconds(timer, lambda: result.copy_(first))
+    triad = best_seconds(timer, lambda: torch.add(first, second, alpha=SCALAR, out=result))
     return Bandwidth(
         array_bytes=size_bytes,
         copy_bytes_per_second=2 * size_bytes / copy,
@@ -241,12 +223,12 @@ def measure_bandwidth(device: torch.device, timer: Timer, size_bytes: int) -> Ba
 
 
 def transfer_bytes(budget_bytes: int) -> int:
-    """Return the size of a transfer: three arrays of it, two on the host, are within both sides' budgets."""
+    """Return the size of a transfer, such that its arrays, two on the host and one on the device, fit both budgets."""
     return min(HOST_ARRAY_BYTES, budget_bytes // 3, usable_memory_bytes() // MEMORY_SHARE // 3)
 
 
 def measure_transfers(device: torch.device, timer: Timer, size_bytes: int) -> Iterator[TransferRate]:
-    """Yield the rates of copies of `size_bytes` to `device` and from it, pageable and, where it can be had, pinned."""
+    """Yield the rates of copying `size_bytes` to and from `device`, for pageable and, if available, pinned memory."""
     there = torch.ones(size_bytes, dtype=torch.uint8, device=device)
     for pinned in (False, True):
         here = pinned_bytes(size_bytes) if pinned else torch.ones(size_bytes, dtype=torch.uint8)
@@ -254,12 +236,12 @@ def measure_transfers(device: torch.device, timer: Timer, size_bytes: int) -> It
             return
         for to_device in (True, False):
             target, source = (there, here) if to_device else (here, there)
-            seconds = timer.best_seconds(partial(target.copy_, source, non_blocking=True))
+            seconds = best_seconds(timer, partial(target.copy_, source, non_blocking=True))
             yield TransferRate(to_device=to_device, pinned=pinned, bytes_per_second=size_bytes / seconds)
 
 
 def pinned_bytes(size_bytes: int) -> Tensor | None:
-    """Return page-locked memory of the host; None where torch has none for this kind of device."""
+    """Return page-locked host memory; None if torch has none for this kind of device."""
     try:
         return torch.ones(size_bytes, dtype=torch.uint8).pin_memory()
     except (RuntimeError, NotImplementedError):
@@ -270,9 +252,9 @@ def pinned_bytes(size_bytes: int) -> Tensor | None:
 
 
 def measure_steps(device: torch.device, precision: str, timer: Timer) -> Iterator[StepTime]:
-    """Yield the time of a tiny model's training step, for each engine that can be had with `precision` on `device`.
+    """Yield the time of a tiny model's training step for each engine that supports `precision` on `device`.
 
-    All but ``compiled``, which would compile for longer than everything else here takes together.
+    Except ``compiled``, which would compile for longer than everything else here takes together.
     """
     dataset = _noise(STEPS * TINY.batch_size)
     for engine in ENGINES:
@@ -287,12 +269,12 @@ def measure_steps(device: torch.device, precision: str, timer: Timer) -> Iterato
 def _step_seconds(training: Training, timer: Timer) -> float:
     """Return the median, over `STRETCHES` stretches of `STEPS` steps, of the stretch's time divided by its steps."""
     order = training.order(0)
-    timer.seconds(lambda: training.train(order))  # everything lazy
+    timer.seconds(lambda: training.train(order))  # warm-up
     return statistics.median(timer.seconds(lambda: training.train(order)) for _ in range(STRETCHES)) / STEPS
 
 
 def _noise(samples: int) -> Dataset:
-    """Return so many random images to train on, and one batch to test on: content makes no difference to time."""
+    """Return `samples` random images to train on and one batch to test on: their content does not affect the time."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (samples, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, CLASSES, (samples,), generator=generator)
@@ -317,20 +299,18 @@ def measure_idle_power(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.perf_counter,
 ) -> IdlePower:
-    """Return the mean power of `device` over `IDLE_SECONDS` of sleep once it has settled, or why that is unknown."""
+    """Return the mean power of `device` over `IDLE_SECONDS` of sleep once it has settled, or why it is unknown."""
     meter = make_meter(device)
     if meter.counter is None:
         return IdlePower(watts=None, method="", reason=meter.reason)
-    torch.empty(1, device=device)  # opens the device, as every process that trains on it has it open
+    torch.empty(1, device=device)  # opens the device, as every process that trains on it does
     method, before = meter.counter.method, math.inf
     for _ in range(IDLE_SLEEPS):
         watts = measure_idle_watts(meter, IDLE_SECONDS, sleep, clock)
         if watts is None:
-            return IdlePower(watts=None, method="", reason=f"{method}: it fails or stands still")
+            return IdlePower(watts=None, method="", reason=f"{method}: the counter fails or does not advance")
         if abs(watts - before) <= SETTLED * watts:
             return IdlePower(watts=watts, method=method, reason="")
         before = watts
-    unsettled = (
-        f"{method}: the power of {IDLE_SLEEPS} idle sleeps of {IDLE_SECONDS:g} s, one after the other, never settled"
-    )
-    return IdlePower(watts=None, method="", reason=unsettled)
+    reason = f"{method}: power never settled in {IDLE_SLEEPS} successive idle sleeps of {IDLE_SECONDS:g} s"
+    return IdlePower(watts=None, method="", reason=reason)

@@ -1,6 +1,6 @@
-"""The first training steps of a multi-layer perceptron, worked out in float64 with NumPy alone.
+"""The first training steps of a multi-layer perceptron, computed in float64 with NumPy alone.
 
-What every device's losses are held against: an implementation that shares nothing with torch.
+Every device's losses are compared with these: the implementation shares nothing with torch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ ADAM_EPSILON: Final = 1e-8
 
 
 class Optimizer(Protocol):
-    """Turns gradients into what is added to the parameters, both in the parameters' order."""
+    """Turns gradients into what is added to the parameters, both in the order of the parameters."""
 
     def updates(self, gradients: Sequence[Array]) -> list[Array]:
         """Return the updates of one step."""
@@ -81,7 +81,7 @@ def first_losses(
     Args:
         layers: initial parameters; ReLU stands between layers, and the last one gives logits.
         batches: images, (batch, inputs), already normalised, and labels, (batch,).
-        optimizer: what takes the steps.
+        optimizer: turns gradients into updates.
     """
     parameters = [array for layer in layers for array in (layer.weight, layer.bias)]
     losses = []
@@ -115,5 +115,5 @@ def loss_and_gradients(
     gradients: list[Array] = []
     for (weight, _), values in zip(reversed(pairs), reversed(activations), strict=True):
         gradients[:0] = [delta.T @ values, delta.sum(axis=0)]
-        delta = (delta @ weight) * (values > 0)  # of the images too, where nobody looks at it
+        delta = (delta @ weight) * (values > 0)  # computed for the images too, but not used
     return float(-log_probabilities[rows, labels].mean()), gradients

@@ -1,4 +1,4 @@
-"""The ruler's own checks on one device: which there are, and how they are made. Worker only."""
+"""The self-test on one device: the list of its checks, and how they are run. Worker only."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,12 +80,12 @@ EXAMINATIONS: Final = (
 
 
 def check_parts(parts: Parts, examinations: Sequence[Examination] = EXAMINATIONS) -> Checked:
-    """Make every examination of `parts`, whatever comes of the others."""
+    """Make every examination of `parts`, whatever the outcome of the others."""
     return Checked(checks=tuple(check_one(parts, examination) for examination in examinations))
 
 
 def check_one(parts: Parts, examination: Examination) -> Check:
-    """Make one examination, again if it fails and may be repeated; whatever is raised in it is its failure."""
+    """Make one examination, again if it fails and may be repeated; an exception in it counts as a failure."""
     for _ in range(examination.attempts):
         finding = _examine(parts, examination)
         if finding.outcome is not Outcome.FAIL:
@@ -102,14 +102,14 @@ def check_one(parts: Parts, examination: Examination) -> Check:
 def _examine(parts: Parts, examination: Examination) -> Finding:
     try:
         return examination.examine(parts)
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong in one check is its failure, and the others go on
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong fails this check, and the others go on
         return Finding(Outcome.FAIL, f"{type(error).__name__}: {error}".splitlines()[0][:300])
 
 
 def check_device(
     device: str, threads: int, dataset: str, root: Path | None, make_session: Callable[[], Conversation]
 ) -> Checked:
-    """Make every examination on the device called `device` with the worker's own parts."""
+    """Make every examination on the device called `device`, with the parts that trials use."""
     return check_parts(
         Parts(
             device=Device(device),

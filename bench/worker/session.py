@@ -11,10 +11,10 @@ The conversation, each line a request and its answer (`bench.protocol.messages`)
     finish                     → Finished       peaks; then the process ends
     peak device threads        → Peaked         the highest rate of fp32 matrix products
     rates device threads precision whole → DeviceRates   what the device can do
-    selftest device threads dataset root → Checked   the ruler's own checks, in a process of their own
+    selftest device threads dataset root → Checked   the self-test, in a process of its own
 
 A request that fails is answered with ``failure`` (the trial's end, with its kind) or ``bad_input`` (the caller's
-mistake, with the message for the user). The process ends when its peer is gone, whatever it is doing.
+mistake, with the message for the user). The process ends when the other end hangs up, whatever it is doing.
 """
 
 import os
@@ -37,31 +37,32 @@ from bench.worker.energy import EnergyMeter, make_energy_meter
 from bench.worker.fingerprint import describe
 from bench.worker.meters import ContentionMeter, HostMemory, Yardstick
 from bench.worker.settings import SettingsError, apply_precision, check_products
+from bench.worker.timer import Timer
 from mnist_mlp import data
 from mnist_mlp.errors import EngineUnavailableError, WorkloadError
 from mnist_mlp.model import forward_flops, parameter_count, training_flops
 from mnist_mlp.ranks import ALONE, Ranks
 from mnist_mlp.recipes import HYPERPARAMETERS, Recipe
-from mnist_mlp.train import Score, Training
+from mnist_mlp.train import Score, Tally, Training
 
 if TYPE_CHECKING:
     import torch
 
 WARM_STEPS: Final = 8
-"""Full batches of the rehearsal that follows the cold start; also what one step's time is estimated from."""
+"""Full batches of the rehearsal after the cold start, from which the time of a step is estimated too."""
 
 
 DISPLACEMENT_BYTES: Final = 100_000
-"""Less than what the allocator would take from the system directly, leaving its heap as it is (128 KiB)."""
+"""Below glibc's threshold of 128 KiB, from which on a block would get pages of its own and leave the heap as it is."""
 
 
 _OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "OOM trying")
-"""What RuntimeErrors say for want of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS's, C++'s, cuBLASLt's. Not
-the workload's own list, which the older revisions that `ab` compares with have not."""
+"""How RuntimeErrors report a lack of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS, C++, cuBLASLt. The
+workload has such a list too, but the older revisions that `ab` compares with do not."""
 
 
-def _shortage_of_memory(error: BaseException | None) -> BaseException | None:
-    """Return the want of memory that `error` is or came of: a capture that it cuts short ends in another error."""
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """Return the lack of memory that `error` is or arose from: a graph capture it interrupts ends in another error."""
     while error is not None:
         if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
             return error
@@ -73,7 +74,7 @@ class TrialError(Exception):
     """The trial cannot go on; carries the `Failure` to report."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
-        """Keep the failure."""
+        """Store the failure."""
         super().__init__(message)
         self.failure = Failure(kind=kind, message=message)
 
@@ -84,15 +85,16 @@ class Session:
     ranks: Ranks = ALONE
 
     def __init__(self) -> None:
-        """Note the memory that the imports alone take."""
+        """Record how much memory the imports alone take."""
         self._host_memory = HostMemory()
         self._training: Training
         self._device: Device
+        self._timer: Timer
         self._yardstick: Yardstick
         self._contention: ContentionMeter
         self._pressure: HostPressure
         self._watch: DeviceWatch
-        self._energy = EnergyMeter(None, "nothing was prepared")
+        self._energy = EnergyMeter(None, "no trial was prepared")
         self._has_labels = True
         self._displacement: bytearray
         self._order: tuple[int, torch.Tensor] | None = None
@@ -101,7 +103,7 @@ class Session:
         self._reserved_peak: Peak | None = None
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what `request` asks; return the answer as JSON values. This is the boundary that no exception crosses."""
+        """Do what `request` asks; return the answer as JSON values. No exception leaves this method."""
         try:
             return {"answer": to_json(self._handle(request))}
         except (SettingsError, EngineUnavailableError) as error:
@@ -110,10 +112,10 @@ class Session:
             return {"bad_input": str(error)}
         except TrialError as error:
             return {"failure": to_json(error.failure)}
-        except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever went wrong is its Failure
-            shortage = _shortage_of_memory(error)
-            if shortage is not None:
-                return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, shortage))}
+        except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever goes wrong becomes its Failure
+            cause = _out_of_memory(error)
+            if cause is not None:
+                return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, cause))}
             return {"failure": to_json(_failure(FailureKind.CRASH, error))}
 
     def _handle(self, request: Mapping[str, Any]) -> object:
@@ -126,12 +128,12 @@ class Session:
             "evaluate": self._evaluate,
             "peak": lambda: _measure_peak(request["device"], request["threads"]),
             "rates": lambda: _measure_rates(request),
-            "selftest": lambda: _check_ruler(request),
+            "selftest": lambda: _self_test(request),
             "finish": self._finish,
         }
         handler = handlers.get(str(request.get("do")))
         if handler is None:
-            raise TrialError(FailureKind.CRASH, f"request {request.get('do')!r} is unknown to the worker")
+            raise TrialError(FailureKind.CRASH, f"the worker knows no request {request.get('do')!r}")
         return handler()
 
     def _prepare(self, trial: Trial, root: Path | None) -> Prepared:
@@ -139,6 +141,7 @@ class Session:
         start = time.perf_counter()
         self._displacement = displace(trial.seed)
         self._device = Device(self.own_device(configuration.device))
+        self._timer = Timer(self._device.synchronise)
         settings = apply_precision(configuration.precision, configuration.threads)
         dataset = data.load(configuration.dataset, root)
         self._has_labels = configuration.dataset != "synthetic"
@@ -158,13 +161,9 @@ class Session:
         prepared = time.perf_counter()
         cold_start_seconds, step_seconds = self._warm_up()
         warm = time.perf_counter()
-        # Not before: the cold start is to hold all initialisation.
+        # Not earlier: it would initialise libraries whose initialisation belongs to the cold start.
         check_products(configuration.precision, self._device.torch_device)
-        self._yardstick = Yardstick(self._device.torch_device, self._device.synchronise)
-        self._contention = ContentionMeter(whole_machine=self.ranks.world_size > 1)
-        self._pressure = HostPressure()
-        self._watch = make_device_watch(self._device.torch_device)
-        self._energy = make_energy_meter(self._device.torch_device)
+        self._make_meters()
         return Prepared(
             settings=settings,
             dataset_sha256=dataset.sha256,
@@ -179,33 +178,34 @@ class Session:
             host_baseline_bytes=self._host_memory.baseline_bytes,
         )
 
+    def _make_meters(self) -> None:
+        device = self._device.torch_device
+        self._yardstick = Yardstick(device, self._timer)
+        self._contention = ContentionMeter(whole_machine=self.ranks.world_size > 1)
+        self._pressure = HostPressure()
+        self._watch = make_device_watch(device)
+        self._energy = make_energy_meter(device)
+
     def own_device(self, first: str) -> str:
-        """Return the device that this process trains on, where the trial's `first` one is given."""
+        """Return the device that this process trains on; `first` is the trial's, which the first rank uses."""
         return first
 
     def meet(self) -> None:
         """Wait until all ranks are here."""
 
     def _warm_up(self) -> tuple[float, float]:
-        """Rehearse every shape of the real path, then undo it; return the first step's seconds and a warm one's."""
+        """Train and evaluate with every batch shape, then undo it; return the seconds of a first and of a warm step."""
         training, device = self._training, self._device
         untrained = training.snapshot()
         one_batch = training.order(0)[: training.recipe.batch_size]
-        cold = self._timed(lambda: training.train(one_batch))
+        cold = self._timer.seconds(lambda: training.train(one_batch))
         order = training.rehearsal_order(WARM_STEPS)
         training.train(order, after_step=device.sample).read()
         training.evaluate().read()
-        warm = self._timed(lambda: training.train(order))
+        warm = self._timer.seconds(lambda: training.train(order))
         training.restart(untrained)
         device.synchronise()
         return cold, warm / -(-len(order) // training.recipe.batch_size)
-
-    def _timed(self, work: Callable[[], object]) -> float:
-        self._device.synchronise()
-        start = time.perf_counter()
-        work()
-        self._device.synchronise()
-        return time.perf_counter() - start
 
     def _train(self, epoch: int) -> Trained:
         training, device = self._training, self._device
@@ -218,10 +218,7 @@ class Session:
         device.synchronise()
         self.meet()
         self._contention.start()
-        start = time.perf_counter()
-        tally = training.train(training.order(epoch))
-        device.synchronise()
-        train_seconds = time.perf_counter() - start
+        tally, train_seconds = self._timer.run(lambda: training.train(training.order(epoch)))
         contended = self._contention.stop()
         self._energy.stop()
         contended = self._pressure.stop(contended)
@@ -241,24 +238,21 @@ class Session:
         )
 
     def _stretch(self, epoch: int, begin: int, end: int) -> Stretched:
-        """Time the batches `begin` to `end` of `epoch`; drawing the epoch's order is in its first stretch's time."""
-        training, device, batch_size = self._training, self._device, self._training.recipe.batch_size
-        device.synchronise()
-        start = time.perf_counter()
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, training.order(epoch)
-        tally = training.train(self._order[1][begin * batch_size : end * batch_size])
-        device.synchronise()
-        train_seconds = time.perf_counter() - start
+        """Time the batches `begin` to `end` of `epoch`; the first stretch's time includes drawing the epoch's order."""
+        training, batch_size = self._training, self._training.recipe.batch_size
+
+        def train() -> Tally:
+            if self._order is None or self._order[0] != epoch:
+                self._order = epoch, training.order(epoch)
+            return training.train(self._order[1][begin * batch_size : end * batch_size])
+
+        tally, train_seconds = self._timer.run(train)
         score = tally.read()
         self._check_finite("train loss", score, epoch)
         return Stretched(train_seconds=train_seconds, train_samples=score.samples, train_loss=score.loss)
 
     def _evaluate(self) -> Evaluated:
-        self._device.synchronise()
-        start = time.perf_counter()
-        score = self._training.evaluate().read()
-        evaluation_seconds = time.perf_counter() - start
+        score, evaluation_seconds = self._timer.run(lambda: self._training.evaluate().read())
         self._check_finite("test loss", score, None)
         return Evaluated(
             test_samples=score.samples,
@@ -295,14 +289,14 @@ def displace(seed: int) -> bytearray:
     """Return a block of memory that shifts what is allocated after it by an amount drawn from `seed`.
 
     Trials inherit their host's memory layout, which alone makes training faster or slower by several percent
-    (docs/measuring.md). Shifted by its seed, each repeat has a layout of its own, and the two arms of a pair, of one
-    seed, still have the same.
+    (docs/measuring.md). Shifted by its seed, each repeat has its own layout, while the two arms of a pair, which have
+    the same seed, still share one.
     """
-    return bytearray(random.Random(seed).randrange(DISPLACEMENT_BYTES))  # noqa: S311 - no secret
+    return bytearray(random.Random(seed).randrange(DISPLACEMENT_BYTES))  # noqa: S311 - not a secret
 
 
 def recipe_of(configuration: Configuration) -> Recipe:
-    """Return the recipe that `configuration` holds, as this process's `mnist_mlp` knows recipes."""
+    """Return the recipe in `configuration` as this process's `mnist_mlp` defines recipes."""
     return Recipe(name=configuration.model, **{name: getattr(configuration, name) for name in HYPERPARAMETERS})
 
 
@@ -317,7 +311,7 @@ def _measure_peak(name: str, threads: int) -> Peaked:
     device = Device(name)
     apply_precision("fp32", threads)
     check_products("fp32", device.torch_device)
-    return Peaked(flops_per_second=measure_peak(device.torch_device, device.synchronise))
+    return Peaked(flops_per_second=measure_peak(device.torch_device, Timer(device.synchronise)))
 
 
 def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
@@ -326,11 +320,11 @@ def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
     device, threads, precision = Device(request["device"]), request["threads"], request["precision"]
     apply_precision(precision, threads)
     rates = measure_rates(device, precision=precision, threads=threads, whole=request["whole"])
-    check_products(precision, device.torch_device)  # last, for idle power is measured first
+    check_products(precision, device.torch_device)  # last: idle power is measured before the device does any work
     return rates
 
 
-def _check_ruler(request: Mapping[str, Any]) -> Checked:
+def _self_test(request: Mapping[str, Any]) -> Checked:
     from bench.worker.ruler import check_device  # noqa: PLC0415 - trials need none of it
 
     return check_device(request["device"], request["threads"], request["dataset"], _root(request), Session)
@@ -350,7 +344,7 @@ def _larger(one: Peak | None, other: Peak | None) -> Peak | None:
 
 
 def serve(channel: Channel) -> None:
-    """Answer requests until ``finish`` is answered or the peer is gone."""
+    """Answer requests until ``finish`` is answered or the other end hangs up."""
     session = Session()
     try:
         while True:
@@ -363,7 +357,7 @@ def serve(channel: Channel) -> None:
 
 
 def take_standard_streams() -> tuple[int, int]:
-    """Return descriptors of standard input and output, both put out of reach of all else that reads or prints."""
+    """Return descriptors of standard input and output that nothing else in this process reads or prints to."""
     reader, writer = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     with Path(os.devnull).open("rb") as nothing:

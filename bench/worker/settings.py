@@ -1,4 +1,4 @@
-"""Global settings of torch: set explicitly, read back, and checked by what they do. Worker only."""
+"""Global settings of torch: set explicitly, read back, and checked by their effect. Worker only."""
 
 from typing import Final
 
@@ -16,8 +16,8 @@ _BEYOND_TF32: Final = 2.0**-12
 
 _HOST_PRODUCT_SIZE: Final = 64
 _DEVICE_PRODUCT_SIZE: Final = 1024
-"""cuBLAS chooses the format shape by shape. On the H100 torch.compile reckons with TF32 only from 16 rows, 512 columns
-and 512 terms on (`torch._inductor.heuristics`): smaller products may be float32 whatever is set."""
+"""cuBLAS chooses the format for each shape. On the H100 torch.compile expects TF32 only from 16 rows, 512 columns and
+512 terms on (`torch._inductor.heuristics`): smaller products may be float32 whatever the setting."""
 
 
 class SettingsError(Exception):
@@ -25,14 +25,14 @@ class SettingsError(Exception):
 
 
 def apply_precision(precision: str, threads: int) -> Settings:
-    """Set this process's arithmetic and thread count; return what torch then reports. `check_products` tries it out.
+    """Set this process's arithmetic and thread count; return what torch then reports (`check_products` tests it).
 
     For ``fp32`` and ``tf32``, products of float32 matrices are computed in that format. ``bf16`` is autocast, which the
-    training enters itself: float32 outside it, and in it a product of float32 matrices is one of bf16 matrices.
-    Denormals are kept, as they are by default: that they slow training down is something to be seen, not hidden.
+    training enters itself: outside it products are float32, inside it products of float32 matrices are computed in
+    bf16. Denormals are kept, as by default: if they slow training down, the benchmark should show it.
 
     Raises:
-        SettingsError: torch reports another value than was set.
+        SettingsError: torch reports a different value from the one set.
     """
     torch.set_num_threads(threads)
     set_float32_products(precision)
@@ -52,10 +52,10 @@ def apply_precision(precision: str, threads: int) -> Settings:
 
 
 def check_products(precision: str, device: torch.device) -> None:
-    """See that `apply_precision` took effect on `device`, which initialises its libraries for products if nothing did.
+    """Check that `apply_precision` took effect on `device`. This initialises the device's matrix libraries.
 
     Raises:
-        SettingsError: a product shows another format.
+        SettingsError: a product is computed in another format.
     """
     _check_format("tf32" if precision == "tf32" else "fp32", device)
     if precision == "bf16":
@@ -70,7 +70,7 @@ def _check_format(wanted: str, device: torch.device) -> None:
 
 
 def read_back() -> Settings:
-    """Return the settings now in force in this process."""
+    """Return the settings currently in force in this process."""
     smallest_normal = torch.tensor(torch.finfo(torch.float32).tiny)
     return Settings(
         threads=torch.get_num_threads(),
@@ -82,11 +82,11 @@ def read_back() -> Settings:
 
 
 def product_format(device: torch.device) -> str:
-    """Return what products of float32 matrices are computed in on `device` now: ``fp32``, ``tf32``, ``bf16``.
+    """Return the format in which `device` now multiplies float32 matrices: ``fp32``, ``tf32`` or ``bf16``.
 
-    Two products tell, large enough for the device to take its shortest format: what the operands are rounded to is seen
-    in the result. Formats with as many fraction bits, such as TF32 and fp16, cannot be told apart so; they go by the
-    name of the one that is asked for.
+    Up to two products show it, large enough for the device to use its shortest format: the result reveals how the
+    operands were rounded. Formats with equally many fraction bits, such as TF32 and fp16, cannot be distinguished this
+    way; they are reported as the one that can be asked for.
     """
     if _keeps(1 + _BEYOND_TF32, device):
         return "fp32"

@@ -21,11 +21,11 @@ from mnist_mlp.recipes import CLASSES, INPUT_FEATURES, TORCHVISION_DATASETS, TRA
 from mnist_mlp.train import Training
 
 PRODUCT_SIZE: Final = 1024
-"""Large enough for the libraries to take the matrix units, see `bench.worker.settings`."""
+"""Large enough for libraries to use the device's matrix units, see `bench.worker.settings`."""
 
 STEPS: Final = 8
 LOSS_TOLERANCE: Final = 2 * INPUT_FEATURES**0.5 * 2.0**-24
-"""Relative, 3.3e-6: twice what independent roundings (2^-24 each) add up to over the longest sum, of 784 terms.
+"""Relative, 3.3e-6: twice the error that independent roundings (2^-24 each) add up to in the longest sum, 784 terms.
 
 Measured on x86_64-2c-1e6182e1 over 60 trainings (MNIST and digits, Adam and SGD, 15 seeds): at most 2.4e-7 in float32,
 and at least 4.6e-5 with the operands of every product rounded to TF32.
@@ -33,10 +33,10 @@ and at least 4.6e-5 with the operands of every product rounded to TF32.
 
 
 def examine_precision(parts: Parts) -> Finding:
-    """Set full float32, read it back, and send random bits through a product that must not lose any.
+    """Set full float32, read the setting back, and pass random bits through a product that must not lose any.
 
-    A product with a permutation sums one value and zeros: in float32 every bit of it comes back, whatever the order of
-    the sum; TF32, bfloat16 and float16 keep 11 or fewer of the 24.
+    A product with a permutation matrix sums one value and zeros: in float32 every bit of the value is preserved, in
+    whatever order the sum is taken; TF32, bfloat16 and float16 keep 11 or fewer of the 24.
     """
     settings = parts.apply_settings(parts.threads, parts.device.torch_device)
     generator = torch.Generator().manual_seed(0)
@@ -53,26 +53,26 @@ def examine_precision(parts: Parts) -> Finding:
 
 
 def examine_first_losses(parts: Parts) -> Finding:
-    """Hold the losses of a trial's first steps against the same steps worked out in float64 without torch."""
+    """Compare the losses of a trial's first steps with the same steps computed in float64 without torch."""
     worst = 0.0
     for recipe, optimizer in (
         (small_recipe(optimizer="adam", learning_rate=1e-3), Adam(1e-3)),
         (small_recipe(optimizer="sgd", learning_rate=0.05, momentum=0.9), Sgd(0.05, 0.9)),
     ):
         losses = _session_losses(parts, recipe)
-        worst = max(worst, _largest_difference(losses, _worked_out_losses(parts, recipe, optimizer)))
+        worst = max(worst, _largest_difference(losses, _float64_losses(parts, recipe, optimizer)))
     return passed_if(f"largest relative difference {worst:.1e}", sound=worst <= LOSS_TOLERANCE)
 
 
 def examine_warm_up(parts: Parts) -> Finding:
-    """Hold the losses of a trial, warmed up, against a training that never was."""
+    """Compare the losses of a warmed-up trial with those of a training without any warm-up."""
     recipe = small_recipe()
-    warmed_up = _session_losses(parts, recipe)  # first: it sets the threads and the precision that both are to have
+    warmed_up = _session_losses(parts, recipe)  # first, because it sets the threads and the precision for both
     return compare_losses(warmed_up, _training_losses(parts, recipe, "resident"), exactly=parts.on_host)
 
 
 def examine_pipelines(parts: Parts) -> Finding:
-    """Hold the losses with batches from the dataloader against those with resident ones."""
+    """Compare the losses with batches from the dataloader pipeline with those from the resident one."""
     if parts.dataset.name not in TORCHVISION_DATASETS:
         return not_applicable(f"torchvision has no reader for {parts.dataset.name}")
     resident, loaded = (_training_losses(parts, small_recipe(), pipeline) for pipeline in ("resident", "dataloader"))
@@ -80,21 +80,21 @@ def examine_pipelines(parts: Parts) -> Finding:
 
 
 def compare_losses(losses: Sequence[float], expected: Sequence[float], *, exactly: bool) -> Finding:
-    """Hold losses against each other: `exactly` on the CPU; elsewhere a sum may have another order each time."""
+    """Compare losses: `exactly` on the CPU; on accelerators the order of a sum may differ each time."""
     worst = _largest_difference(losses, expected)
     sound = worst <= (0 if exactly else LOSS_TOLERANCE)
-    told = "equal bit for bit" if worst == 0 else f"largest relative difference {worst:.1e}"
-    return passed_if(f"{len(losses)} losses: {told}", sound=sound)
+    difference = "equal bit for bit" if worst == 0 else f"largest relative difference {worst:.1e}"
+    return passed_if(f"{len(losses)} losses: {difference}", sound=sound)
 
 
 def _largest_difference(losses: Sequence[float], expected: Sequence[float]) -> float:
-    """Return the largest relative difference; infinite if any loss is no finite number."""
+    """Return the largest relative difference; infinite if any loss is not finite."""
     differences = [abs(loss - other) / abs(other) for loss, other in zip(losses, expected, strict=True)]
     return max(difference if math.isfinite(difference) else math.inf for difference in differences)
 
 
 def examine_scores(parts: Parts) -> Finding:
-    """Let a model answer with one class only, each class in turn: its score is that class's share of the test set."""
+    """Have a model always predict one class, each in turn: its score must be that class's share of the test set."""
     training = _training(parts, small_recipe(), "resident")
     silent = {name: torch.zeros_like(value) for name, value in training.snapshot().items()}
     *_, last_bias = silent
@@ -104,7 +104,7 @@ def examine_scores(parts: Parts) -> Finding:
         score = training.evaluate().read()
         expected = int((parts.dataset.test_labels == class_).sum())
         if (score.correct, score.samples) != (expected, len(parts.dataset.test_labels)):
-            wrong.append(f"class {class_}: {score.correct} of {score.samples}, not {expected}")
+            wrong.append(f"class {class_}: {score.correct} of {score.samples} instead of {expected}")
     return passed_if(wrong[0] if wrong else f"all {CLASSES} classes' shares exact", sound=not wrong)
 
 
@@ -127,8 +127,8 @@ def _session_losses(parts: Parts, recipe: Recipe) -> list[float]:
     return [stretch(session, step, step + 1).train_loss for step in range(STEPS)]
 
 
-def _worked_out_losses(parts: Parts, recipe: Recipe, optimizer: Optimizer) -> list[float]:
-    """Return the first steps' losses of the same weights and batches in float64."""
+def _float64_losses(parts: Parts, recipe: Recipe, optimizer: Optimizer) -> list[float]:
+    """Return the first steps' losses for the same weights and batches, computed in float64."""
     training = _training(parts, recipe, "resident")
     arrays = [value.cpu().double().numpy() for value in training.snapshot().values()]
     layers = [Layer(weight=weight, bias=bias) for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)]

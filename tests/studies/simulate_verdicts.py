@@ -1,4 +1,4 @@
-"""How often do the verdicts err, and what do they find? Simulated with the noise of a shared 2-core machine.
+"""How often are the verdicts wrong, and what do they detect? Simulated with the noise of a shared 2-core machine.
 
 The rules under test are the very functions that the commands call (`gate_pairs`, `gate_times`, `gate_accuracies`); only
 the measurements are drawn. A pair of live trials is drawn stretch by stretch, in ABBA blocks as `ab` measures them:
@@ -38,12 +38,11 @@ from bench.stats.inference import (
     independent_estimate,
     interval,
     moderate,
-    p_above,
     paired_estimate,
     robust_paired_estimate,
 )
 from bench.stats.judgement import Judgement, Verdict, gate_accuracies, gate_times
-from bench.stats.pair_gate import gate_pairs, needs_confirmation
+from bench.stats.pair_gate import gate_pairs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,7 +152,7 @@ def _play(
     confirm: list[list[float]] = [[] for _ in screen]
     judged = gate_pairs(screen, confirm, max_slowdown=MAX_SLOWDOWN, floor=0.0, looks=0)
     for look in range(1, plan.rounds + 1):
-        places = np.flatnonzero(needs_confirmation(judged))
+        places = np.flatnonzero([each.verdict is Verdict.INCONCLUSIVE for each in judged])
         if not len(places):
             break
         fresh = noise.pairs(noisier[places], plan.confirm) + shifts[places, None]
@@ -218,13 +217,13 @@ def rate(count: int, of: int) -> str:
 def describe_noise(noise: Noise) -> Iterator[str]:
     """What the drawn pairs look like, to be held against measured ones."""
     noisier = np.ones((2000,))
-    calm = replace(noise, stall_share=0.0).pairs(noisier, 8)
+    undisturbed = replace(noise, stall_share=0.0).pairs(noisier, 8)
     stalled = noise.pairs(noisier, 8)
     yield "Noise drawn, median configuration:"
     yield ""
     yield from table(
         ("what", "value"),
-        ("SD between pairs, no stalls", percent(float(calm.std()))),
+        ("SD between pairs, no stalls", percent(float(undisturbed.std()))),
         ("SD between pairs, with stalls", percent(float(stalled.std()))),
         ("pairs off by more than 15 %", percent(float(np.mean(abs(stalled) > 0.15)))),
         ("CV of separate trials, no stalls", percent(float(replace(noise, stall_share=0.0).trials(noisier, 8).std()))),
@@ -311,7 +310,7 @@ def choices(noise: Noise, families: int) -> Iterator[str]:
                     alarms += bool(np.any(judged.p_above() * family < 0.01))
                     passes += bool(np.any(judged.p_below() * family < 0.05))
                     planted = replace(judged.estimates[0], value=judged.estimates[0].value + math.log(1.1))
-                    found += p_above(planted) * family < 0.01
+                    found += bool(Family(estimates=[planted]).p_above()[0] * family < 0.01)
                 rows.append((family, name, kind, *(percent(each / families) for each in (alarms, passes, found))))
     yield from table(*rows)
 
@@ -409,7 +408,9 @@ def coverage(noise: Noise, families: int, configurations: int) -> Iterator[str]:
         ("16 pairs, trimmed mean (`ab`)", of_pairs(robust_paired_estimate, 16)),
         ("5 trials a side (`compare`, `check`)", of_trials),
     ]
-    rows: list[Sequence[object]] = [("estimate", "calm", "calm, moderated", "with stalls", "with stalls, moderated")]
+    rows: list[Sequence[object]] = [
+        ("estimate", "no stalls", "no stalls, moderated", "with stalls", "with stalls, moderated")
+    ]
     for name, draw in kinds:
         cells: list[str] = []
         for source in (replace(noise, stall_share=0.0), noise):

@@ -10,7 +10,7 @@ import pytest
 from checkout import ROOT
 
 from bench.ab import arms
-from bench.ab.arms import Arm, open_arm, tell_apart
+from bench.ab.arms import Arm, label_uniquely, open_arm
 from bench.errors import BadInputError
 
 
@@ -106,7 +106,7 @@ def test_the_planted_filter_does_run_where_git_checks_out(clone: Path, sign: Pat
     assert sign.exists()
 
 
-def test_what_a_partial_clone_lacks_is_not_fetched_by_its_commands(
+def test_objects_that_a_partial_clone_lacks_are_not_fetched(
     clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partial, sign = tmp_path / "partial", tmp_path / "a remote's command ran"
@@ -115,7 +115,7 @@ def test_what_a_partial_clone_lacks_is_not_fetched_by_its_commands(
     git(partial, "read-tree", "HEAD")
     git(partial, "config", "remote.origin.uploadpack", f'touch "{sign}" #')
     monkeypatch.setattr(arms, "ROOT", partial)
-    with pytest.raises(BadInputError, match="is not all here, as in a partial clone: fetch"), open_arm("rev:HEAD"):
+    with pytest.raises(BadInputError, match="is incomplete here, as in a partial clone: fetch"), open_arm("rev:HEAD"):
         pass
     assert not sign.exists()
 
@@ -142,7 +142,7 @@ def test_a_tree_whose_paths_lead_elsewhere_writes_nothing_there(clone: Path, tmp
         )
         tree = bytes.fromhex(done.stdout.decode().strip())
     commit = git(clone, "commit-tree", tree.hex(), "-m", "crafted")
-    with pytest.raises(BadInputError, match="leads out of its folder"), open_arm(f"rev:{commit}"):
+    with pytest.raises(BadInputError, match="is outside the folder"), open_arm(f"rev:{commit}"):
         pass
     assert not list(tmp_path.rglob("escaped.py"))
 
@@ -158,8 +158,8 @@ with arms.open_arm("rev:HEAD"):
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a process that is killed there cannot be told from one that ends")
-def test_what_a_killed_command_left_unpacked_goes_with_the_next_and_what_is_in_use_stays(
+@pytest.mark.skipif(sys.platform == "win32", reason="a killed process cannot be distinguished there from one that ends")
+def test_the_next_command_removes_what_a_killed_one_unpacked_but_nothing_in_use(
     clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path / "tmp"
@@ -196,7 +196,7 @@ def test_the_present_folders_clone_serves_an_installed_harness(
 ) -> None:
     monkeypatch.setattr(arms, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInputError, match="neither this tree nor the present folder"), open_arm("rev:HEAD"):
+    with pytest.raises(BadInputError, match="neither this tree nor the current folder"), open_arm("rev:HEAD"):
         pass
     monkeypatch.chdir(clone)
     with open_arm("rev:HEAD") as arm:
@@ -219,7 +219,9 @@ def test_this_tree_is_the_present_folders_where_revisions_are_read_there(
             assert (arm.workload / "mnist_mlp" / "model.py").read_text() == text
 
 
-def test_why_git_refuses_a_repository_is_told(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gits_reason_for_refusing_a_repository_is_shown(
+    clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     del clone
     program = tmp_path / "git"
     program.write_text(
@@ -269,10 +271,13 @@ def test_an_interpreter_finds_its_own_torch_and_not_that_of_an_installed_harness
     assert len(done.stdout.splitlines()) == 2
 
 
-def test_two_interpreters_of_one_name_are_told_apart() -> None:
+def test_two_interpreters_with_the_same_name_get_different_labels() -> None:
     one, other = (Arm(label="python:python", python=python, workload=None, commit=None) for python in ("a", "b"))
-    assert [arm.label for arm in tell_apart(one, other)] == ["python:python (baseline)", "python:python (candidate)"]
-    assert tell_apart(one, one) == (one, one)
+    assert [arm.label for arm in label_uniquely(one, other)] == [
+        "python:python (baseline)",
+        "python:python (candidate)",
+    ]
+    assert label_uniquely(one, one) == (one, one)
 
 
 def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> None:
@@ -296,7 +301,7 @@ def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> Non
         ("python:", "names no arm"),
     ],
 )
-def test_what_is_no_arm_is_refused_with_the_forms_an_arm_can_have(clone: Path, text: str, words: str) -> None:
+def test_text_that_names_no_arm_is_refused_with_the_possible_forms(clone: Path, text: str, words: str) -> None:
     del clone
     with pytest.raises(BadInputError, match=words), open_arm(text):
         pass
@@ -312,7 +317,7 @@ def test_a_commit_without_the_workload_is_refused(clone: Path) -> None:
         pass
 
 
-def test_a_missing_git_is_said_so(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_git_is_reported(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del clone
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
     with pytest.raises(BadInputError, match="git cannot be run here"), open_arm("rev:HEAD"):
@@ -324,6 +329,6 @@ def test_no_place_to_unpack_into_is_an_error_with_a_remedy(
 ) -> None:
     del clone
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
-    problem = "cannot be made: No such file or directory; make room, or set TMPDIR"
+    problem = "cannot be made: No such file or directory; free some space, or set TMPDIR"
     with pytest.raises(BadInputError, match=problem), open_arm("rev:HEAD"):
         pass

@@ -131,7 +131,7 @@ def test_a_difference_near_the_allowance_stays_open_without_more_pairs() -> None
     assert all(len(row.confirm) == 16 for row in report.rows)
 
 
-def test_what_the_first_fresh_pairs_decide_gets_no_more() -> None:
+def test_a_configuration_decided_by_the_first_fresh_pairs_gets_no_more() -> None:
     report = Comparison(1.10).run()
     assert report.looks == 1
     assert all(len(row.confirm) == 8 for row in report.rows)
@@ -165,11 +165,32 @@ def test_every_round_visits_all_configurations_before_any_a_second_time() -> Non
     assert [(stage.number, stage.total) for stage in comparison.stages] == [(number, 10) for number in range(1, 11)]
 
 
-def test_a_budget_ends_the_measuring_and_what_is_open_is_inconclusive() -> None:
+def test_a_budget_ends_the_measuring_and_undecided_rows_are_inconclusive() -> None:
     clock = itertools.count()
     report = Comparison(1.10, budget_seconds=7.5, clock=lambda: float(next(clock))).run()
     assert (report.ended, report.exit_code) == (BUDGET, ExitCode.INCONCLUSIVE)
     assert [(len(row.screen), len(row.confirm)) for row in report.rows] in ([(4, 0), (3, 0)], [(3, 0), (4, 0)])
+    assert all("% slower at the screen" in row.judgement.reason for row in report.rows)
+
+
+def test_a_budget_that_is_spent_between_two_rounds_starts_and_judges_no_further_round() -> None:
+    now, renewals = [0.0], list[float]()
+    comparison = Comparison(1.10)
+    comparison.live = LiveComparison(
+        (ARMS[0], ARMS[1]),
+        (comparison.baseline, comparison.candidate),
+        dataclasses.replace(OPTIONS, budget_seconds=9.5),
+        renew=lambda: renewals.append(now[0]),
+        clock=lambda: now[0],
+    )
+
+    def pass_a_second(_stage: Stage) -> None:
+        now[0] += 1  # 10 pairs in the screen
+
+    comparison.live.plan(REQUEST)
+    ended = comparison.live.run({"cpu": None}, pass_a_second)
+    report = comparison.live.report(ended)
+    assert (ended, report.looks, len(renewals)) == (BUDGET, 0, 4)
     assert all("% slower at the screen" in row.judgement.reason for row in report.rows)
 
 
@@ -228,7 +249,7 @@ def test_an_interruption_keeps_every_pair() -> None:
     assert (report.verdict, report.exit_code) == (Verdict.INCONCLUSIVE, ExitCode.INTERRUPTED)
 
 
-def test_an_interruption_of_fresh_pairs_tells_how_many_are_not_judged() -> None:
+def test_an_interruption_of_fresh_pairs_reports_how_many_are_not_judged() -> None:
     comparison = Comparison(1.10)
     comparison.live.plan(REQUEST)
 
@@ -241,7 +262,7 @@ def test_an_interruption_of_fresh_pairs_tells_how_many_are_not_judged() -> None:
     report = comparison.live.report(INTERRUPTED)
     assert sum(row.unjudged for row in report.rows) == sum(len(row.confirm) for row in report.rows) == 7
     text = " ".join(render_table(report).split())
-    assert "7 confirming pairs of the round that was cut short are not judged" in text
+    assert "7 confirming pairs of the interrupted round are neither judged" in text
     assert "judged by those alone" not in text
     assert "5+" not in text
 
@@ -268,6 +289,7 @@ def test_the_budget_and_the_time_taken_begin_with_the_measuring() -> None:
         ({}, 1.045, 0.0, "; more pairs: --until-decided --budget 10m"),
         ({"until_decided": True, "spread": 0.08}, 1.035, 0.0, "; more pairs: a larger --confirm-pairs"),
         ({"budget_seconds": 14.5}, 1.045, 0.0, "decided; more pairs: a larger --budget"),
+        ({"budget_seconds": 2.5}, 1.045, 0.0, "decided; more pairs: a larger --budget"),  # one pair each
         ({}, 1.10, 0.2, " s)"),  # equal code may do that here
     ],
 )
@@ -281,7 +303,7 @@ def test_more_pairs_are_advised_only_where_they_would_help(
     assert result(report).endswith(words)
 
 
-def test_sides_tell_the_commits_of_their_arms_and_not_that_of_the_copies() -> None:
+def test_sides_have_the_commits_of_their_arms_and_not_of_the_copies() -> None:
     comparison = Comparison()
     arms = tuple(
         dataclasses.replace(arm, commit=commit * 40, dirty=dirty)
@@ -301,7 +323,7 @@ def test_a_dataset_that_an_arm_cannot_read_names_the_arm() -> None:
         comparison.run()
 
 
-def test_arms_that_compute_different_losses_are_told_apart() -> None:
+def test_arms_that_compute_different_losses_do_not_train_alike() -> None:
     comparison = Comparison()
     comparison.candidate.first_loss = 2.31
     assert [row.trains_alike for row in comparison.run().rows] == [False, False]

@@ -41,12 +41,12 @@ def test_both_arms_train_the_same_batches_in_the_same_order() -> None:
 
 def test_turns_run_in_abba_order_and_the_next_pair_begins_with_the_other_arm() -> None:
     def turns(seed: int) -> str:
-        told: list[str] = []
+        turns_taken: list[str] = []
         baseline, candidate = FakeLauncher(), FakeLauncher()
         for name, launcher in (("A", baseline), ("B", candidate)):
-            launcher.on = lambda request, name=name: told.append(name) if request["do"] == "stretch" else None  # type: ignore[misc]  # mypy infers no lambda's default
+            launcher.on = lambda request, name=name: turns_taken.append(name) if request["do"] == "stretch" else None  # type: ignore[misc]  # mypy infers no lambda's default
         pair(baseline, candidate, seed=seed, blocks=2)
-        return "".join(told)
+        return "".join(turns_taken)
 
     assert turns(0) == "ABBABAAB"
     assert turns(1) == "BAABABBA"
@@ -74,7 +74,7 @@ def test_one_stalled_turn_does_not_move_the_pairs_value() -> None:
     assert measured.log_ratio == pytest.approx(0)
 
 
-def test_a_turn_is_an_epoch_where_worker_processes_are_started_for_it() -> None:
+def test_a_turn_is_an_epoch_if_worker_processes_are_started_for_it() -> None:
     baseline, candidate = FakeLauncher(), FakeLauncher()
     loading = dataclasses.replace(CONFIGURATION, pipeline="dataloader", workers=2)
     measure_pair(baseline, candidate, loading, seed=0, root=None, timeout_seconds=60, blocks=1)

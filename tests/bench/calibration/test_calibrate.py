@@ -88,8 +88,8 @@ def options(folder: Path, **changes: Any) -> Options:  # noqa: ANN401 - the chan
     return dataclasses.replace(default, **changes)
 
 
-def run(chosen: Options, launcher: FakeLauncher, pairs: FakePairs, told: list[str] | None = None) -> Calibrated:
-    lines: list[str] = [] if told is None else told
+def run(chosen: Options, launcher: FakeLauncher, pairs: FakePairs, lines: list[str] | None = None) -> Calibrated:
+    lines = [] if lines is None else lines
     with Interrupts() as interrupts:
         return calibrate(chosen, (launcher, FakeLauncher()), interrupts, lines.append, pairs)
 
@@ -191,14 +191,14 @@ def failing_rates(fake_launcher: FakeLauncher, kind: FailureKind, **which: objec
 
 
 @pytest.mark.usefixtures("accuracies")
-def test_a_precision_that_does_not_take_effect_is_told_and_left_out(
+def test_a_precision_that_does_not_take_effect_is_reported_and_omitted(
     fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:
     failing_rates(fake_launcher, FailureKind.UNSUPPORTED, precision="bf16")
-    told: list[str] = []
-    profile = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4), told).profile
+    lines: list[str] = []
+    profile = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4), lines).profile
     assert [rates.precision for rates in profile.sessions[0].devices[0].rates] == ["fp32"]
-    assert "cpu: no rates at bf16: no such products" in told
+    assert "cpu: no rates at bf16: no such products" in lines
 
 
 @pytest.mark.parametrize(
@@ -241,21 +241,21 @@ def test_every_available_device_is_calibrated_unless_one_is_named(fake_launcher:
     assert [figures.device for figures in report(calibrated).devices] == ["cuda:0"]
 
 
-def test_what_disturbed_the_trials_is_told_with_advice(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+def test_disturbances_of_the_trials_are_reported_with_advice(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     stolen = make_contention(steal_seconds=1.5)
     epoch = make_epoch(contention=stolen)
     trained = Trained(**{name: getattr(epoch, name) for name in Trained.__dataclass_fields__})
     fake_launcher.on = lambda request: {"answer": to_json(trained)} if request["do"] == "train" else None
-    told: list[str] = []
-    run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4), told)
-    (warning,) = [line for line in told if "contamination" in line]
+    lines: list[str] = []
+    run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4), lines)
+    (warning,) = [line for line in lines if "contamination" in line]
     assert "repeat on a quiet machine" in warning
 
 
-def test_each_measurement_is_told(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    told: list[str] = []
-    run(options(tmp_path, pairs=3, seeds=2), fake_launcher, FakePairs(0.01, -0.02, 0.03), told)
-    assert [line.split(":")[1] for line in told] == [
+def test_each_measurement_is_reported(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    lines: list[str] = []
+    run(options(tmp_path, pairs=3, seeds=2), fake_launcher, FakePairs(0.01, -0.02, 0.03), lines)
+    assert [line.split(":")[1] for line in lines] == [
         " A/A pair 1 of 3",
         " trial 1 of 2",
         " A/A pair 2 of 3",
@@ -267,8 +267,8 @@ def test_each_measurement_is_told(fake_launcher: FakeLauncher, tmp_path: Path) -
         " rates at fp32 with 2 threads",
         " rates at fp32 with 4 threads",
     ]
-    assert told[5].endswith("up to 420 GFLOP/s")
-    assert "-2.0 %" in told[2]
+    assert lines[5].endswith("up to 420 GFLOP/s")
+    assert "-2.0 %" in lines[2]
 
 
 # What goes wrong
@@ -374,17 +374,17 @@ def test_the_table_shows_the_figures_within_80_columns(fake_launcher: FakeLaunch
     row = text.splitlines()[3].split()
     # |0.005| + 3.182 * 0.02082 / 2 by hand, t with 3 degrees of freedom from a table
     assert " ".join(row) == "cpu 3.8 % 4 2.1 % 0.06 pp 3 2.25 s 0.0 % - 15.6 ms"
-    assert "cpu: 1 of 3 sessions that drift takes" in text
+    assert "cpu: drift needs 3 sessions, 1 so far" in text
 
 
 @pytest.mark.usefixtures("accuracies")
-def test_drift_is_shown_from_the_third_session_on_with_what_it_knows(
+def test_drift_is_shown_from_the_third_session_on_with_what_it_covers(
     fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:
     for _ in range(2):
         run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
     text = render(run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4)))
-    assert "cpu: drift over 3 sessions; it knows only the days that were measured" in text
+    assert "cpu: drift over 3 sessions; it covers only the days that were measured" in text
     assert "cpu: peak 420 GFLOP/s" in text  # that of a layer, where squares reached 400
     assert "peak: fastest float32 products of all sessions with this torch, CUDA and BLAS;" in text
     assert text.splitlines()[3].split()[-4:] == ["0.0", "%", "15.6", "ms"]

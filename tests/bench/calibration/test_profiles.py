@@ -135,7 +135,7 @@ def test_the_peak_includes_what_the_second_version_of_the_format_holds() -> None
     ("device", "precision", "threads"),
     [("cpu", "tf32", 2), ("cpu", "bf16", 2), ("cpu", "fp32", 3), ("cpu", "bf16", 1), ("cuda:0", "fp32", 2)],
 )
-def test_what_was_not_measured_has_no_peak(device: str, precision: str, threads: int) -> None:
+def test_a_configuration_that_was_not_measured_has_no_peak(device: str, precision: str, threads: int) -> None:
     profile = measured(make_rates(), threads=(1, 2), peak_flops_per_second=(4.1e11,))
     assert profile.peak_flops_per_second(device, precision, threads, SOFTWARE) is None
     assert make_profile().peak_flops_per_second("cpu", "fp32", 2, SOFTWARE) is None
@@ -218,7 +218,7 @@ def test_drift_is_the_deviation_of_the_log_medians_of_the_sessions() -> None:
     assert profile_of(times).drift_deviation("cpu") == pytest.approx(expected)
 
 
-def test_two_sessions_tell_nothing_of_drift() -> None:
+def test_two_sessions_are_too_few_for_a_drift() -> None:
     assert profile_of([0.5, 0.6]).drift_deviation("cpu") is None
 
 
@@ -266,7 +266,7 @@ def test_the_same_seeds_again_are_no_new_knowledge() -> None:
     assert figures.seeds == 3
 
 
-def test_two_seeds_tell_nothing_of_a_deviation() -> None:
+def test_two_seeds_are_too_few_for_a_deviation() -> None:
     two = make_device(
         seeds=(0, 1), epoch_seconds=(0.5,) * 2, test_accuracies=(0.97,) * 2, yardstick_seconds=(0.02,) * 2
     )
@@ -281,7 +281,7 @@ def test_the_next_seed_is_above_all_that_were_used() -> None:
 # Figures
 
 
-def test_figures_hold_the_newest_medians_and_what_all_sessions_tell() -> None:
+def test_figures_hold_the_newest_medians_and_estimates_from_all_sessions() -> None:
     profile = make_profile()
     figures = profile.figures("cpu")
     assert figures is not None
@@ -307,14 +307,14 @@ def test_sessions_are_appended_and_the_oldest_dropped() -> None:
 
 
 def test_a_session_of_another_machine_is_refused() -> None:
-    with pytest.raises(IncomparableError, match="a profile holds one machine"):
+    with pytest.raises(IncomparableError, match="a profile holds for one machine"):
         make_profile().with_session(make_machine(cpu_model="Another CPU"), make_session())
 
 
 # Storing
 
 
-def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_profile_is_loaded_unchanged(tmp_path: Path) -> None:
     profile = make_profile(make_session(), make_session(make_device(device="cuda:0")))
     path = save_profile(profile, tmp_path / "results")
     assert path == tmp_path / "results" / "machines" / f"{MACHINE.id}.json"
@@ -383,12 +383,12 @@ def test_a_value_that_cannot_have_been_measured_is_refused(tmp_path: Path, membe
 def test_a_profile_under_another_machines_name_is_refused(tmp_path: Path) -> None:
     data = stored(tmp_path)
     data["machine"]["cpu_model"] = "Another CPU"
-    refused(tmp_path, json.dumps(data).encode(), "says nothing of another")
+    refused(tmp_path, json.dumps(data).encode(), "holds for one machine")
 
 
 @pytest.mark.parametrize("machine_id", ["../secret", "a/b", "..\\secret", "/etc/passwd"])
 def test_a_machine_id_that_leads_elsewhere_is_refused(tmp_path: Path, machine_id: str) -> None:
-    with pytest.raises(BadInputError, match="no file name"):
+    with pytest.raises(BadInputError, match="is not a file name"):
         load_profile(machine_id, tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_a_device_in_use_is_refused(fake_launcher: FakeLauncher) -> None:
 
 
 def test_a_device_in_use_is_waited_for_as_long_as_asked(fake_launcher: FakeLauncher) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     seconds = 0.0
 
     def sleep(wait: float) -> None:
@@ -103,12 +103,12 @@ def test_a_device_in_use_is_waited_for_as_long_as_asked(fake_launcher: FakeLaunc
         if seconds >= 2:
             held.close()
 
-    patience = Patience(seconds=5.0, tell=told.append, clock=lambda: seconds, sleep=sleep)
+    patience = Patience(seconds=5.0, tell=lines.append, clock=lambda: seconds, sleep=sleep)
     with ExitStack() as held:
         held.enter_context(device_locks(["cpu"]))
         assert run(answering(fake_launcher, PASSED), patience=patience)
     assert seconds == 2
-    assert "waiting for it, 5 s at most" in told[0]
+    assert "waiting for it, 5 s at most" in lines[0]
 
 
 def test_missing_data_is_the_users_mistake(fake_launcher: FakeLauncher) -> None:
@@ -130,7 +130,7 @@ def test_only_passed_checks_without_a_failed_one_end_well(checks: tuple[Check, .
     assert exit_code(checks) is code
 
 
-def test_the_table_tells_failures_with_their_rule_and_why_others_do_not_apply() -> None:
+def test_the_table_shows_failures_with_their_rule_and_why_others_do_not_apply() -> None:
     assert render((PASSED, FAILED, SKIPPED)) == (
         "device  check                   result  measured\n"
         "------  ----------------------  ------  --------------------------------\n"

@@ -87,7 +87,7 @@ def test_the_allowance_is_the_users(arms: Arms) -> None:
     assert ab(".", ".", *SMALL, "--max-slowdown", "25%").exit_code == 0
 
 
-def test_what_stays_open_ends_with_exit_code_3_and_says_what_to_do(arms: Arms) -> None:
+def test_undecided_rows_end_with_exit_code_3_and_advice(arms: Arms) -> None:
     arms.candidate.batch_seconds = itertools.cycle([0.0008, 0.0013, 0.0009, 0.0012, 0.0011, 0.0007, 0.001])
     result = ab(".", ".", *SMALL, "--screen-pairs", "3", "--confirm-pairs", "3")
     assert result.exit_code == 3, result.output
@@ -173,7 +173,7 @@ def test_an_interruption_prints_and_writes_what_was_measured(arms: Arms, tmp_pat
     assert sum(len(row["screen"]) for row in document["rows"]) == 8  # 12 turns a pair
 
 
-def test_a_worker_that_cannot_be_started_any_more_leaves_what_was_measured(arms: Arms, tmp_path: Path) -> None:
+def test_a_worker_that_can_no_longer_be_started_leaves_what_was_measured(arms: Arms, tmp_path: Path) -> None:
     turns = itertools.count()
 
     def break_down(request: Request) -> None:
@@ -189,7 +189,7 @@ def test_a_worker_that_cannot_be_started_any_more_leaves_what_was_measured(arms:
     assert sum(len(row["screen"]) for row in document["rows"]) >= 8
 
 
-def test_a_full_disk_ends_nothing_and_is_told_in_the_end(
+def test_a_full_disk_does_not_end_the_comparison_and_is_reported_at_the_end(
     arms: Arms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arms.candidate.batch_seconds = slow(1.2)
@@ -205,7 +205,7 @@ def test_a_full_disk_ends_nothing_and_is_told_in_the_end(
     assert result.stderr.endswith("ab.json cannot be written: No space left on device\n")
 
 
-def test_a_reader_that_is_gone_takes_nothing_from_the_files(
+def test_a_reader_that_has_gone_does_not_affect_the_files(
     arms: Arms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del arms
@@ -244,14 +244,14 @@ def test_a_summary_that_cannot_be_written_is_a_warning_and_the_verdict_stands(
     assert "GITHUB_STEP_SUMMARY names a file that cannot be written" in result.stderr
 
 
-def test_the_table_fits_80_columns_and_tells_apart_what_differs(arms: Arms) -> None:
+def test_the_table_fits_80_columns_and_shows_dimensions_that_differ(arms: Arms) -> None:
     arms.candidate.batch_seconds = slow(1.2)
     result = ab(".", ".", *SMALL, "--pipelines", "resident,dataloader")
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "dataloader" in result.stdout
 
 
-def test_different_losses_are_said(arms: Arms) -> None:
+def test_different_losses_are_reported(arms: Arms) -> None:
     arms.candidate.first_loss = 3.0
     assert "do not train alike (2 of 2 rows" in " ".join(ab(".", ".", *SMALL).stdout.split())
 

@@ -22,18 +22,14 @@ from bench.stats.inference import (
     interval,
     inverse_trigamma,
     mean,
-    minimum_detectable_effect,
     moderate,
-    p_above,
-    p_below,
     paired_estimate,
     pool_variance,
-    required_n,
     robust_paired_estimate,
     trimmed_mean,
 )
 
-CALMLY = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
+NO_DEADLINE = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
 VALUES = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -46,6 +42,22 @@ def make_estimate(
     )
 
 
+def p_above(estimate: Estimate, bound: float = 0.0) -> float:
+    return float(Family(estimates=[estimate]).p_above(bound)[0])
+
+
+def p_below(estimate: Estimate, bound: float = 0.0) -> float:
+    return float(Family(estimates=[estimate]).p_below(bound)[0])
+
+
+def minimum_detectable_effect(estimate: Estimate, level: float) -> float:
+    return float(Family(estimates=[estimate]).minimum_detectable_effects(level)[0])
+
+
+def required_n(estimate: Estimate, distance: float, level: float) -> int | None:
+    return Family(estimates=[estimate]).required_n([distance], level)[0]
+
+
 def is_spread(values: Sequence[float]) -> bool:
     return max(values) - min(values) > 1e-3
 
@@ -53,7 +65,7 @@ def is_spread(values: Sequence[float]) -> bool:
 # --- estimates
 
 
-@CALMLY
+@NO_DEADLINE
 @given(VALUES)
 def test_paired_t_agrees_with_scipy(values: list[float]) -> None:
     assume(is_spread(values))
@@ -63,7 +75,7 @@ def test_paired_t_agrees_with_scipy(values: list[float]) -> None:
     assert (interval(ours, 0.9).low, interval(ours, 0.9).high) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
 
 
-@CALMLY
+@NO_DEADLINE
 @given(VALUES, VALUES)
 def test_independent_t_agrees_with_scipy(baseline: list[float], candidate: list[float]) -> None:
     assume(is_spread(baseline) and is_spread(candidate))
@@ -90,13 +102,13 @@ def test_robust_estimate_of_few_pairs_is_the_plain_one(n: int) -> None:
 
 
 def test_one_wild_pair_hardly_moves_the_robust_estimate() -> None:
-    calm = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
-    wild = [*calm[:-1], math.log(30)]
-    assert robust_paired_estimate(wild) == robust_paired_estimate(calm)
+    quiet = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
+    wild = [*quiet[:-1], math.log(30)]
+    assert robust_paired_estimate(wild) == robust_paired_estimate(quiet)
     assert paired_estimate(wild).value > 0.4
 
 
-@CALMLY
+@NO_DEADLINE
 @given(VALUES, VALUES)
 def test_order_of_trials_never_matters(baseline: list[float], candidate: list[float]) -> None:
     turned, mixed = baseline[::-1], sorted(candidate)
@@ -105,7 +117,7 @@ def test_order_of_trials_never_matters(baseline: list[float], candidate: list[fl
     assert robust_paired_estimate(turned) == robust_paired_estimate(baseline)
 
 
-@CALMLY
+@NO_DEADLINE
 @given(VALUES, VALUES)
 def test_swapped_sides_mirror_exactly(baseline: list[float], candidate: list[float]) -> None:
     there, back = independent_estimate(baseline, candidate), independent_estimate(candidate, baseline)
@@ -115,14 +127,14 @@ def test_swapped_sides_mirror_exactly(baseline: list[float], candidate: list[flo
     assert robust_paired_estimate([-value for value in candidate]).value == -robust_paired_estimate(candidate).value
 
 
-@CALMLY
+@NO_DEADLINE
 @given(VALUES)
 def test_the_same_measurements_never_differ(values: list[float]) -> None:
     estimate = independent_estimate(values, list(values))
     assert (estimate.value, p_above(estimate), p_below(estimate)) == (0.0, 0.5, 0.5)
 
 
-@CALMLY
+@NO_DEADLINE
 @given(st.floats(-1, 1), st.integers(1, 20))
 def test_equal_values_have_no_spread_at_all(value: float, n: int) -> None:
     assert mean([value] * n) == value
@@ -131,7 +143,7 @@ def test_equal_values_have_no_spread_at_all(value: float, n: int) -> None:
     assert independent_estimate([value] * n, [value] * n).variance == 0.0
 
 
-@CALMLY
+@NO_DEADLINE
 @given(VALUES, st.sampled_from([0.25, 4.0]))
 def test_p_values_do_not_depend_on_the_unit(values: list[float], factor: float) -> None:
     assume(is_spread(values))
@@ -140,7 +152,7 @@ def test_p_values_do_not_depend_on_the_unit(values: list[float], factor: float) 
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused(wrong: float) -> None:
+def test_values_that_are_not_finite_are_refused(wrong: float) -> None:
     for refused in (
         lambda: paired_estimate([0.1, wrong]),
         lambda: robust_paired_estimate([0.1, wrong]),
@@ -159,7 +171,7 @@ def test_no_value_at_all_is_refused() -> None:
         independent_estimate([0.1], [])
 
 
-@CALMLY
+@NO_DEADLINE
 @given(VALUES, st.sampled_from([0.0, 0.1, 0.2, 0.4]))
 def test_trimmed_mean_agrees_with_scipy(values: list[float], share: float) -> None:
     assert trimmed_mean(values, share) == pytest.approx(stats.trim_mean(values, share), abs=1e-12)
@@ -235,7 +247,7 @@ def test_a_family_answers_as_its_members_alone_do() -> None:
 # --- Holm
 
 
-@CALMLY
+@NO_DEADLINE
 @given(P_VALUES)
 def test_holm_rejects_as_its_definition_does(p_values: list[float]) -> None:
     level = 0.05
@@ -247,7 +259,7 @@ def test_holm_rejects_as_its_definition_does(p_values: list[float]) -> None:
     assert {place for place, adjusted in enumerate(holm(p_values)) if adjusted < level} == rejected
 
 
-@CALMLY
+@NO_DEADLINE
 @given(P_VALUES)
 def test_holm_lies_between_the_p_values_and_bonferroni(p_values: list[float]) -> None:
     for adjusted, p in zip(holm(p_values), p_values, strict=True):
@@ -287,12 +299,12 @@ def test_the_prior_that_variances_were_drawn_from_is_found(prior_freedom: float)
     assert variance == pytest.approx(0.0009, rel=0.05)
 
 
-CALM = [0.25, 0.5, 0.7, 0.9, 1.0, 1.0, 1.0, 1.0, 1.2, 1.5, 2.0, 4.0]
+VARIANCES = [0.25, 0.5, 0.7, 0.9, 1.0, 1.0, 1.0, 1.0, 1.2, 1.5, 2.0, 4.0]
 """Variances whose median stays 1 whatever one more of them is."""
 
 
 def test_the_prior_explains_what_log_variances_vary_beyond_chance() -> None:
-    variances, freedoms = [0.01, *CALM, 30.0], [4.0, 9.0] * 7
+    variances, freedoms = [0.01, *VARIANCES, 30.0], [4.0, 9.0] * 7
     half = np.array(freedoms) / 2
     logs = np.log(variances) - special.psi(half) + np.log(half)
     freedom, variance = fit_prior(variances, freedoms)
@@ -302,10 +314,10 @@ def test_the_prior_explains_what_log_variances_vary_beyond_chance() -> None:
 
 
 @pytest.mark.parametrize("least", [0.0, 1e-12, 0.99e-5])
-def test_a_variance_of_next_to_nothing_does_not_reign_the_prior(least: float) -> None:
-    freedoms = [4.0] * (len(CALM) + 1)
-    assert fit_prior([*CALM, least], freedoms) == fit_prior([*CALM, 1e-5], freedoms)
-    assert fit_prior([*CALM, 1.01e-5], freedoms) != fit_prior([*CALM, 1e-5], freedoms)
+def test_a_variance_of_next_to_nothing_does_not_dominate_the_prior(least: float) -> None:
+    freedoms = [4.0] * (len(VARIANCES) + 1)
+    assert fit_prior([*VARIANCES, least], freedoms) == fit_prior([*VARIANCES, 1e-5], freedoms)
+    assert fit_prior([*VARIANCES, 1.01e-5], freedoms) != fit_prior([*VARIANCES, 1e-5], freedoms)
 
 
 def test_equal_true_variances_are_pooled_with_all_degrees_of_freedom() -> None:
@@ -382,7 +394,7 @@ def test_pooled_variance_weighs_by_degrees_of_freedom() -> None:
 def test_the_minimum_detectable_effect_is_found_with_its_power(freedom: int, level: float) -> None:
     n = freedom + 1
     estimate = make_estimate(freedom=freedom, n=n)
-    effect = minimum_detectable_effect(estimate, level, power=0.8)
+    effect = minimum_detectable_effect(estimate, level)
     noncentrality = effect / estimate.standard_error
     found = stats.nct.sf(stats.t.isf(level, freedom), freedom, noncentrality)
     assert found == pytest.approx(0.8, abs=0.01)
@@ -396,7 +408,7 @@ def test_the_minimum_detectable_effect_is_found_in_simulation() -> None:
     assert float(np.mean(t > stats.t.isf(0.01, 7))) == pytest.approx(0.8, abs=0.015)
 
 
-@CALMLY
+@NO_DEADLINE
 @given(st.floats(0.005, 0.2), st.sampled_from([1, 2]), st.floats(0, 0.05), st.integers(2, 40))
 def test_required_n_is_the_smallest_that_reaches_the_power(
     distance: float, sides: int, deviation: float, n: int

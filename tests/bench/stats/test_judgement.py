@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.errors import BadInputError
-from bench.stats.inference import Estimate, independent_estimate, interval, moderate, required_n
+from bench.stats.inference import Estimate, Family, independent_estimate, interval, moderate
 from bench.stats.judgement import (
     Judgement,
     Verdict,
@@ -20,9 +20,9 @@ from bench.stats.judgement import (
 )
 from bench.stats.pair_gate import gate_pairs
 
-CALMLY = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
+NO_DEADLINE = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
 LIMIT = math.log(1.05)
-CALM = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
+QUIET = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
 """Pairs without a difference, with the spread of a quiet machine: they pass at the screen."""
 
 SIDE = st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=6)
@@ -40,6 +40,10 @@ def make_estimate(
         extra_variance=extra,
         n=(n, n),
     )
+
+
+def required_n(estimate: Estimate, distance: float, level: float, power: float = 0.8) -> int | None:
+    return Family(estimates=[estimate]).required_n([distance], level, power)[0]
 
 
 UNKNOWN = independent_estimate([0.1], [0.2])
@@ -81,7 +85,7 @@ def test_a_slowdown_is_a_regression_when_holm_s_p_value_is_below_the_level() -> 
     assert found.adjusted_p < 0.01
 
 
-def test_the_second_smallest_p_value_is_held_against_one_less() -> None:
+def test_the_second_smallest_p_value_is_multiplied_by_one_less() -> None:
     error = 0.06 / stats.t.isf(0.01 / 2, 10)
     slower, slow = make_estimate(0.2), make_estimate(0.06, error=error * 0.99)
     assert gate_times([slower, slow, make_estimate(0.0)], max_slowdown=0.05)[1].verdict is Verdict.REGRESSION
@@ -107,7 +111,7 @@ def test_a_slowdown_that_equal_code_shows_too_is_no_regression() -> None:
 def test_one_trial_a_side_is_inconclusive_and_says_why(family: int) -> None:
     judgement = gate_time(UNKNOWN, family=family)
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert "one trial tells no spread" in judgement.reason
+    assert "at least 3 trials a side are needed" in judgement.reason
     assert (judgement.interval, judgement.bound, judgement.needed_n) == (None, None, None)
     assert (judgement.adjusted_p, judgement.minimum_detectable_effect) == (None, None)
 
@@ -119,7 +123,7 @@ def test_one_degree_of_freedom_is_enough_to_be_judged() -> None:
     assert judgement.minimum_detectable_effect < LIMIT + 0.001
 
 
-def test_what_would_decide_a_pass_is_said() -> None:
+def test_the_number_of_trials_that_would_decide_a_pass_is_given() -> None:
     judgement = gate_time(make_estimate(0.01, error=0.03))
     assert judgement.needed_n is not None
     assert judgement.needed_n > 6
@@ -131,7 +135,7 @@ def test_what_would_decide_a_pass_is_said() -> None:
     assert gate_time(grown).verdict is Verdict.PASS
 
 
-def test_what_would_decide_a_regression_is_said() -> None:
+def test_the_number_of_trials_that_would_decide_a_regression_is_given() -> None:
     judgement = gate_time(make_estimate(0.08, error=0.04))
     assert judgement.adjusted_p is not None
     assert f"it may be noise (adjusted p = {judgement.adjusted_p:.2g})" in judgement.reason
@@ -184,7 +188,7 @@ def test_a_detectable_drop_is_called_a_regression_four_times_in_five() -> None:
     assert verdicts.count(Verdict.REGRESSION) / len(verdicts) == pytest.approx(0.8, abs=0.04)
 
 
-def test_without_spread_the_margin_is_what_would_be_found() -> None:
+def test_without_spread_the_margin_is_the_detectable_effect() -> None:
     exact = make_estimate(0.0, error=0.0)
     assert gate_time(exact).minimum_detectable_effect == math.log1p(0.05)
     assert gate_time(exact, floor=0.1).minimum_detectable_effect == 0.1
@@ -271,7 +275,7 @@ def test_a_certain_drop_of_less_than_a_tenth_of_a_point_is_none() -> None:
     assert gate_accuracies([enough], max_drop=0.005)[0].verdict is Verdict.REGRESSION
 
 
-def test_what_drop_is_tolerated_grows_with_what_is_allowed() -> None:
+def test_the_tolerated_drop_grows_with_the_allowed_one() -> None:
     drop = make_estimate(-0.003, error=1e-5)
     assert gate_accuracies([drop], max_drop=0.005)[0].verdict is Verdict.REGRESSION
     assert gate_accuracies([drop], max_drop=0.02)[0].verdict is Verdict.PASS
@@ -338,7 +342,7 @@ def test_without_any_spread_the_difference_itself_is_judged(change: float, verdi
 def test_one_accuracy_a_side_is_inconclusive() -> None:
     judgement = gate_accuracy([0.98], [0.98])
     assert judgement.verdict is Verdict.INCONCLUSIVE
-    assert "one trial tells no spread" in judgement.reason
+    assert "at least 3 trials a side are needed" in judgement.reason
 
 
 # --- comparisons
@@ -348,7 +352,7 @@ def compare_time(estimate: Estimate, family: int = 1) -> Judgement:
     return compare_times([estimate] + [make_estimate(0.0, error=1e-4)] * (family - 1))[0]
 
 
-def test_a_difference_is_told_at_the_level_of_the_family() -> None:
+def test_a_difference_is_judged_at_the_level_of_the_family() -> None:
     t = stats.t.isf(0.01 / 2 / 10, 10)
     assert compare_time(make_estimate(0.01 * t * 1.01), family=10).verdict is Verdict.SLOWER
     assert compare_time(make_estimate(-0.01 * t * 1.01), family=10).verdict is Verdict.FASTER
@@ -407,7 +411,7 @@ MIRROR = {Verdict.FASTER: Verdict.SLOWER, Verdict.SLOWER: Verdict.FASTER, Verdic
 MIRROR[Verdict.LOWER] = Verdict.HIGHER
 
 
-@CALMLY
+@NO_DEADLINE
 @given(FAMILY)
 def test_swapped_sides_give_mirrored_judgements(family: list[tuple[list[float], list[float]]]) -> None:
     for compare in (compare_times, compare_accuracies):
@@ -422,7 +426,7 @@ def test_swapped_sides_give_mirrored_judgements(family: list[tuple[list[float], 
                 assert (other.interval.low, other.interval.high) == (-one.interval.high, -one.interval.low)
 
 
-@CALMLY
+@NO_DEADLINE
 @given(st.lists(SIDE, min_size=1, max_size=5))
 def test_equal_measurements_never_differ(sides: list[list[float]]) -> None:
     estimates = [independent_estimate(side, side) for side in sides]
@@ -433,7 +437,7 @@ def test_equal_measurements_never_differ(sides: list[list[float]]) -> None:
     assert {each.verdict for each in gate_accuracies(estimates, max_drop=0.005)} <= passed
 
 
-@CALMLY
+@NO_DEADLINE
 @given(FAMILY, st.integers(0, 3))
 def test_the_order_of_configurations_never_matters(family: list[tuple[list[float], list[float]]], turn: int) -> None:
     estimates = [independent_estimate(baseline, candidate) for baseline, candidate in family]
@@ -444,9 +448,9 @@ def test_the_order_of_configurations_never_matters(family: list[tuple[list[float
         assert judge(turned) == (*judged[by:], *judged[:by])
 
 
-@CALMLY
+@NO_DEADLINE
 @given(FAMILY)
-def test_no_gate_both_passes_and_fails_or_shows_what_is_not_a_number(
+def test_no_gate_both_passes_and_fails_or_shows_nan(
     family: list[tuple[list[float], list[float]]],
 ) -> None:
     estimates = [independent_estimate(baseline, candidate) for baseline, candidate in family]
@@ -467,13 +471,13 @@ def test_a_ratio_too_large_for_a_float_is_still_judged() -> None:
     assert compare_time(make_estimate(800.0)).verdict is Verdict.SLOWER
 
 
-def test_a_stalled_trial_makes_nobody_a_regression() -> None:
-    # One trial of one configuration takes 30 times as long; all others are calm, and the family knows their spread.
+def test_a_stalled_trial_makes_no_configuration_a_regression() -> None:
+    # One trial of one configuration takes 30 times as long; all others are quiet, and the family knows their spread.
     random = np.random.default_rng(1)
-    calm = [independent_estimate(*random.normal(0, 0.15, (2, 5)).tolist()) for _ in range(49)]
+    quiet = [independent_estimate(*random.normal(0, 0.15, (2, 5)).tolist()) for _ in range(49)]
     baseline, candidate = random.normal(0, 0.15, (2, 5)).tolist()
     stalled = independent_estimate(baseline, [*candidate[:-1], math.log(30)])
-    judged = gate_times(moderate([*calm, stalled]), max_slowdown=0.05)
+    judged = gate_times(moderate([*quiet, stalled]), max_slowdown=0.05)
     assert Verdict.REGRESSION not in {each.verdict for each in judged}
 
 

@@ -61,7 +61,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
-def test_stall_is_what_the_line_some_grew_by(host: Host) -> None:
+def test_stall_time_is_the_growth_of_the_line_some(host: Host) -> None:
     write(host.pressure, pressure_text(6_000_000))
     contention = host.measure(lambda: write(host.pressure, pressure_text(6_250_000)))
     assert contention.pressure_stall_seconds == 0.25
@@ -153,7 +153,7 @@ def test_a_load_of_zero_is_none_where_no_cpu_time_is_counted(
     assert host.measure().load_average == load
 
 
-def test_what_was_known_of_the_contention_stays(host: Host) -> None:
+def test_other_fields_of_the_contention_are_kept(host: Host) -> None:
     measured = host.measure()
     assert measured.process_cpu_seconds == make_contention().process_cpu_seconds
     assert measured.steal_seconds == make_contention().steal_seconds
@@ -321,7 +321,7 @@ def test_of_two_samples_the_worse_counts_in_each_respect() -> None:
     assert watch_of(cool, hot) == watch_of(hot, cool) == worse
 
 
-def test_what_only_one_sample_tells_counts() -> None:
+def test_a_value_in_only_one_sample_counts() -> None:
     known = make_conditions()
     unknown = make_conditions(
         clock_hertz=None, max_clock_hertz=None, temperature_celsius=None, clock_reasons=None, other_processes=None

@@ -55,7 +55,7 @@ class FakeCuda:
 
 
 class FakeMps:
-    """Stands for `torch.mps`, which tells what is allocated now and keeps no peak."""
+    """Stands for `torch.mps`, which reports what is allocated now and keeps no peak."""
 
     def __init__(self, *, available: bool = True) -> None:
         self.available = available
@@ -111,7 +111,7 @@ def test_every_cuda_device_is_listed_by_index_and_name(backends: Backends) -> No
     ]
 
 
-def test_a_device_that_will_not_even_tell_its_name_is_unavailable_for_that_reason(backends: Backends) -> None:
+def test_a_device_that_cannot_report_its_name_is_unavailable_for_that_reason(backends: Backends) -> None:
     class Busy(FakeCuda):
         def get_device_name(self, index: int) -> str:
             raise RuntimeError(f"device {index} is used exclusively by another process\nand more")
@@ -140,7 +140,7 @@ def test_accelerators_come_with_their_own_memory_and_none_where_it_is_the_hosts(
     )
 
 
-def test_memory_that_a_backend_does_not_tell_is_none(backends: Backends) -> None:
+def test_memory_that_a_backend_does_not_report_is_none(backends: Backends) -> None:
     backends("xpu", xpu=FakeCuda("XPU A", memory_bytes=None))
     assert [accelerator.memory_bytes for accelerator in list_accelerators()] == [None]
 
@@ -159,11 +159,11 @@ def test_this_machine_can_be_described() -> None:
 def test_a_build_without_cuda_says_so(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     backends()
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert status_of("cuda").reason == f"this build of torch ({torch.__version__}) has no CUDA: install one that has"
+    assert status_of("cuda").reason == f"this build of torch ({torch.__version__}) has no CUDA: install one that does"
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AssertionError])
-def test_a_missing_driver_is_told_in_the_first_sentence_of_torch(
+def test_a_missing_driver_is_reported_by_torchs_first_sentence(
     backends: Backends, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     def init() -> None:
@@ -180,7 +180,7 @@ def test_a_missing_driver_is_told_in_the_first_sentence_of_torch(
     )
 
 
-def test_a_driver_without_a_device_is_told_apart(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_without_a_device_has_a_reason_of_its_own(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     backends()
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
@@ -237,7 +237,7 @@ def test_peaks_are_counted_from_the_reset_on(backends: Backends) -> None:
     assert device.reserved_peak() == Peak(bytes=2500, method="max_memory_reserved since warm-up")
 
 
-def test_without_a_peak_counter_the_largest_sample_stands_for_it_and_says_so(backends: Backends) -> None:
+def test_without_a_peak_counter_the_largest_sample_is_the_peak_and_labelled_so(backends: Backends) -> None:
     mps = FakeMps()
     backends("mps", mps=mps)
     device = Device("mps")
@@ -256,7 +256,7 @@ def test_without_a_peak_counter_the_largest_sample_stands_for_it_and_says_so(bac
     assert mps.synchronised == 1
 
 
-def test_a_backend_that_tells_no_memory_has_no_peaks(backends: Backends) -> None:
+def test_a_backend_that_reports_no_memory_has_no_peaks(backends: Backends) -> None:
     backends(mps=SimpleNamespace(synchronize=lambda: None))
     device = Device("mps")
     device.sample()

@@ -136,7 +136,7 @@ def test_without_a_uuid_the_device_is_found_by_its_place_on_the_bus() -> None:
         (fail(SyntaxError("written for another Python")), "written for another Python"),
     ],
 )
-def test_where_nvml_is_missing_the_meter_tells_why_and_never_raises(load: Callable[[], Any], reason: str) -> None:
+def test_without_nvml_the_meter_gives_the_reason_and_never_raises(load: Callable[[], Any], reason: str) -> None:
     def properties(_device: torch.device) -> SimpleNamespace:
         return SimpleNamespace(uuid="1111-22")
 
@@ -180,8 +180,8 @@ def test_windows_too_short_for_the_ticks_are_unmeasured_and_the_reason_says_how_
     meter.start()
     meter.stop()
     assert reason_of(meter) == (
-        f"{NVML_METHOD}: 1.5 s of training in 1 epoch are too short for it, "
-        "epochs of 2 s would do: a wider model or smaller batches or more epochs"
+        f"{NVML_METHOD}: 1.5 s of training in 1 epoch are too short for this counter; "
+        "epochs of 2 s would do: use a wider model or smaller batches or more epochs"
     )
 
 
@@ -189,11 +189,11 @@ def test_a_meter_that_never_ran_has_measured_nothing() -> None:
     assert "0 s of training" in reason_of(cuda_meter(library()))
 
 
-def test_a_counter_that_stands_still_is_unmeasured_and_not_zero() -> None:
+def test_a_counter_that_does_not_advance_is_unmeasured_and_not_zero() -> None:
     meter = cuda_meter(library(), seconds=[0.0, 10.0])
     meter.start()
     meter.stop()
-    assert reason_of(meter) == f"{NVML_METHOD}: it stands still"
+    assert reason_of(meter) == f"{NVML_METHOD}: the counter does not advance"
 
 
 @pytest.mark.parametrize("failing_call", [1, 2, 3, 4])
@@ -263,8 +263,8 @@ def test_of_a_counter_that_lags_energy_is_right_to_the_error_that_is_allowed(epo
 def test_no_number_of_short_epochs_makes_up_for_a_counter_that_lags() -> None:
     meter = LaggingDevice().train(400, 0.2941)
     assert reason_of(meter) == (
-        f"{NVML_METHOD}: 1.2e+02 s of training in 400 epochs are too short for it, "
-        "epochs of 1.05 s would do: a wider model or smaller batches"
+        f"{NVML_METHOD}: 1.2e+02 s of training in 400 epochs are too short for this counter; "
+        "epochs of 1.05 s would do: use a wider model or smaller batches"
     )
 
 
@@ -313,7 +313,7 @@ def test_rapl_is_the_sum_of_the_packages_and_of_nothing_inside_or_around_them(tm
 
 
 @linux
-def test_a_package_that_stands_still_beside_one_that_counts_adds_nothing(tmp_path: Path) -> None:
+def test_a_package_that_does_not_advance_beside_one_that_does_adds_nothing(tmp_path: Path) -> None:
     counting = write_domain(tmp_path / "intel-rapl:0", "package-0", 1_000_000)
     write_domain(tmp_path / "intel-rapl:1", "package-1", 2_000_000)
     meter = cpu_meter(tmp_path)
@@ -376,7 +376,7 @@ def test_a_counter_that_only_root_may_read_is_a_reason(tmp_path: Path, monkeypat
 
 
 @linux
-def test_a_counter_that_says_nothing_is_a_reason(tmp_path: Path) -> None:
+def test_an_empty_counter_is_a_reason(tmp_path: Path) -> None:
     write_domain(tmp_path / "intel-rapl:0", "package-0", "")
     assert "cannot be read" in reason_of(cpu_meter(tmp_path))
     (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
@@ -385,7 +385,7 @@ def test_a_counter_that_says_nothing_is_a_reason(tmp_path: Path) -> None:
 
 def test_rapl_is_looked_for_on_linux_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert reason_of(cpu_meter(tmp_path)) == "RAPL: only Linux tells of it"
+    assert reason_of(cpu_meter(tmp_path)) == "RAPL: available on Linux only"
 
 
 # Idle power
@@ -405,7 +405,7 @@ def test_idle_power_is_energy_over_the_time_that_was_slept_by_the_clock() -> Non
 
 
 @pytest.mark.parametrize("counts", [[100, 100], [400, 100]])
-def test_idle_power_that_a_counter_cannot_tell_is_none(counts: list[int]) -> None:
+def test_idle_power_that_a_counter_cannot_measure_is_none(counts: list[int]) -> None:
     assert measure_idle_watts(idle_meter(counts), 5.0, lambda _seconds: None, script([0.0, 5.0])) is None
 
 

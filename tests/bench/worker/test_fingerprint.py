@@ -40,7 +40,7 @@ def test_the_description_names_no_host_user_or_path() -> None:
     assert re.search(r'[\s"](/\w|[A-Za-z]:\\)', text) is None
 
 
-def test_the_description_says_what_this_process_sees() -> None:
+def test_the_description_is_what_this_process_sees() -> None:
     description = describe()
     machine, software = description.machine, description.software
     assert machine.architecture == platform.machine()
@@ -103,7 +103,7 @@ def test_the_processor_is_named_as_linux_names_it(proc: Callable[..., None], tex
 
 
 @pytest.mark.parametrize(("processor", "model"), [("Fictional64 Family 6", "Fictional64 Family 6"), ("", "arm64")])
-def test_a_processor_that_linux_neither_names_nor_numbers_is_what_python_knows_of_it(
+def test_a_processor_that_linux_neither_names_nor_numbers_is_described_by_python(
     proc: Callable[..., None], monkeypatch: pytest.MonkeyPatch, processor: str, model: str
 ) -> None:
     monkeypatch.setattr(platform, "processor", lambda: processor)
@@ -139,14 +139,14 @@ def test_on_macos_the_processor_is_what_sysctl_says(proc: Callable[..., None], m
         ("something else altogether\n", None),
     ],
 )
-def test_the_driver_is_the_version_that_its_kernel_module_tells(
+def test_the_driver_is_the_version_that_its_kernel_module_reports(
     proc: Callable[..., None], text: str, driver: str | None
 ) -> None:
     proc(nvidia=text)
     assert describe_software().driver == driver
 
 
-def test_without_a_driver_there_is_no_version_of_it(proc: Callable[..., None]) -> None:
+def test_without_a_driver_its_version_is_none(proc: Callable[..., None]) -> None:
     proc()
     assert describe_software().driver is None
 

@@ -14,6 +14,7 @@ import torch
 
 from bench.records import Contention, Peak
 from bench.worker.meters import ContentionMeter, HostMemory, Yardstick, usable_cores, usable_memory_bytes
+from bench.worker.timer import Timer
 
 MEBIBYTE = 2**20
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def test_pages_of_files_are_left_out_of_baseline_and_peak(tmp_path: Path) -> Non
     assert memory.peak() == Peak(bytes=400 * 1024, method="VmHWM without files since warm-up above baseline")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells pages of files apart")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts pages of files separately")
 def test_a_file_read_through_memory_is_no_peak_but_a_block_of_memory_is(tmp_path: Path) -> None:
     size = 64 * MEBIBYTE
     path = tmp_path / "library"
@@ -75,7 +76,7 @@ def test_a_file_read_through_memory_is_no_peak_but_a_block_of_memory_is(tmp_path
     memory = HostMemory()
     memory.reset_peak()  # of what other tests took
     if memory.baseline_bytes is None or "without files" not in getattr(memory.peak(), "method", ""):
-        pytest.skip("this kernel does not tell pages of files apart")
+        pytest.skip("this kernel does not count pages of files separately")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         sum(mapped[:: mmap.PAGESIZE])
         executed = memory.peak()
@@ -107,7 +108,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return make
 
 
-def test_where_nothing_tells_the_peak_it_is_none_and_never_zero(elsewhere: Callable[..., HostMemory]) -> None:
+def test_where_nothing_reports_the_peak_it_is_none_and_never_zero(elsewhere: Callable[..., HostMemory]) -> None:
     memory = elsewhere(rss=1000)
     memory.reset_peak()
     assert memory.baseline_bytes == 1000
@@ -254,7 +255,7 @@ def test_others_count_on_the_cores_alone_to_which_the_trial_is_bound(
         ({5, 7}, "0-3", False),
     ],
 )
-def test_others_count_on_the_whole_machine_where_nobody_can_tell_which_cores_are_ours(
+def test_others_count_on_the_whole_machine_if_our_cores_are_unknown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bound: set[int], online: str, *, whole_machine: bool
 ) -> None:
     counted = Cores(monkeypatch, tmp_path, bound=bound, online=online).count(whole_machine=whole_machine)
@@ -365,7 +366,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_the_yardstick_times_synchronised_work_and_runs_once_beforehand(events: list[str]) -> None:
-    yardstick = Yardstick(CPU, lambda: events.append("synchronise"))
+    yardstick = Yardstick(CPU, Timer(lambda: events.append("synchronise"), time.perf_counter))
     once = ["synchronise", "clock", *["product"] * 8, "synchronise", "clock"]
     assert events == once
     assert yardstick.seconds() > 0
@@ -373,7 +374,7 @@ def test_the_yardstick_times_synchronised_work_and_runs_once_beforehand(events: 
 
 
 def test_twice_the_repeats_are_twice_the_work(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    yardstick = Yardstick(CPU, lambda: None)
+    yardstick = Yardstick(CPU, Timer(lambda: None))
     events.clear()
     monkeypatch.setattr(Yardstick, "REPEATS", 2 * Yardstick.REPEATS)
     yardstick.seconds()
@@ -382,7 +383,7 @@ def test_twice_the_repeats_are_twice_the_work(events: list[str], monkeypatch: py
 
 def test_the_yardstick_leaves_the_trials_random_numbers_alone() -> None:
     state = torch.get_rng_state()
-    Yardstick(CPU, lambda: None).seconds()
+    Yardstick(CPU, Timer(lambda: None)).seconds()
     assert torch.equal(torch.get_rng_state(), state)
 
 

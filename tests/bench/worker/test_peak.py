@@ -8,6 +8,7 @@ import torch
 
 from bench.worker import peak
 from bench.worker.peak import REPEATS, SIZES, measure_peak
+from bench.worker.timer import Timer
 
 CPU = torch.device("cpu")
 
@@ -38,16 +39,16 @@ class Clock:
 def test_the_fastest_product_counts_and_a_long_one_ends_the_search() -> None:
     seconds = [0.002, *[0.001] * REPEATS, *[0.06] * (1 + REPEATS)]
     clock = Clock(iter(seconds))
-    rate = measure_peak(CPU, lambda: None, clock=clock)
+    rate = measure_peak(CPU, Timer(lambda: None, clock))
     assert rate == pytest.approx(max(2 * SIZES[0] ** 3 / 0.001, 2 * SIZES[1] ** 3 / 0.06))
     assert clock.products == len(seconds)
 
 
 @pytest.mark.usefixtures("one_library")
 def test_a_stall_does_not_lower_the_peak() -> None:
-    calm = measure_peak(CPU, lambda: None, clock=Clock(itertools.repeat(0.06)))
-    stalled = measure_peak(CPU, lambda: None, clock=Clock(itertools.chain([9.0, 0.06, 9.0], itertools.repeat(0.06))))
-    assert [stalled, calm] == pytest.approx([2 * SIZES[0] ** 3 / 0.06] * 2)
+    undisturbed = measure_peak(CPU, Timer(lambda: None, Clock(itertools.repeat(0.06))))
+    stalled = measure_peak(CPU, Timer(lambda: None, Clock(itertools.chain([9.0, 0.06, 9.0], itertools.repeat(0.06)))))
+    assert [stalled, undisturbed] == pytest.approx([2 * SIZES[0] ** 3 / 0.06] * 2)
 
 
 @pytest.mark.usefixtures("one_library")
@@ -59,7 +60,7 @@ def test_every_product_is_between_two_synchronisations() -> None:
         events.append("clock")
         return clock()
 
-    measure_peak(CPU, lambda: events.append("synchronise"), clock=note)
+    measure_peak(CPU, Timer(lambda: events.append("synchronise"), note))
     assert events == ["synchronise", "clock"] * 2 * (1 + REPEATS)
 
 
@@ -68,7 +69,7 @@ def test_where_the_engine_has_two_libraries_the_faster_one_counts(monkeypatch: p
     monkeypatch.setattr(peak, "onednn_linear", lambda: lambda *_: None)
     seconds = [*[0.08] * (1 + REPEATS), *[0.06] * (1 + REPEATS)]
     clock = Clock(iter(seconds))
-    assert measure_peak(CPU, lambda: None, clock=clock) == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
+    assert measure_peak(CPU, Timer(lambda: None, clock)) == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
     assert clock.products == len(seconds)
 
 
@@ -76,7 +77,7 @@ def test_where_the_engine_has_two_libraries_the_faster_one_counts(monkeypatch: p
 def test_sizes_that_do_not_fit_the_memory_are_left_out_but_the_first() -> None:
     for budget_bytes, sizes in ((0, 1), (4 * 4 * SIZES[1] ** 2, 2), (4 * 4 * SIZES[1] ** 2 - 1, 1)):
         clock = Clock(itertools.repeat(0.001))
-        measure_peak(CPU, lambda: None, budget_bytes=budget_bytes, clock=clock)
+        measure_peak(CPU, Timer(lambda: None, clock), budget_bytes=budget_bytes)
         assert clock.products == sizes * (1 + REPEATS)
 
 
@@ -85,10 +86,10 @@ def test_bf16_matrices_are_multiplied_by_torchs_ordinary_product_alone(monkeypat
     formats = []
     monkeypatch.setattr(torch, "mm", lambda left, _right, out: formats.append((left.dtype, out.dtype)))
     clock = Clock(itertools.repeat(0.06))
-    rate = measure_peak(CPU, lambda: None, dtype=torch.bfloat16, clock=clock)
+    rate = measure_peak(CPU, Timer(lambda: None, clock), dtype=torch.bfloat16)
     assert rate == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
     assert formats == [(torch.bfloat16, torch.bfloat16)] * (1 + REPEATS)
 
 
 def test_a_real_peak_is_above_what_one_multiplication_at_a_time_could_reach() -> None:
-    assert measure_peak(CPU, lambda: None) > 1e9
+    assert measure_peak(CPU, Timer(lambda: None)) > 1e9

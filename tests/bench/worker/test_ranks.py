@@ -120,7 +120,7 @@ def test_a_rank_that_ends_within_an_epoch_is_one_failure_and_the_next_trial_runs
     shared: ForkingLauncher, rank: int, number: signal.Signals
 ) -> None:
     if (rank, number) == (0, signal.SIGTERM):
-        pytest.skip("the first rank lives on, for the launcher to be told")
+        pytest.skip("the first rank has to survive to notify the launcher")
 
     def kill_soon(epoch: EpochRecord) -> None:
         victim = ranks_of(shared)[rank]
@@ -143,7 +143,7 @@ def test_ranks_that_take_too_long_are_ended(shared: ForkingLauncher) -> None:
     wait_until_nothing_runs(shared)
 
 
-def test_a_rank_that_stands_still_is_ended_with_the_others(shared: ForkingLauncher) -> None:
+def test_a_rank_that_hangs_is_ended_with_the_others(shared: ForkingLauncher) -> None:
     def stop(_epoch: EpochRecord) -> None:
         ranks_of(shared)[1].suspend()
 
@@ -174,7 +174,7 @@ def spoilt() -> Iterator[ForkingLauncher]:
     ],
     ids=["out of memory", "first rank waits", "first rank waits and is not told to end", "no exchange", "other data"],
 )
-def test_a_fault_of_one_rank_is_the_trials_and_told_as_it_was(
+def test_a_failure_of_one_rank_is_the_trials_with_its_own_message(
     spoilt: ForkingLauncher, seed: int, kind: FailureKind, words: str
 ) -> None:
     record = run(spoilt, seed=seed)

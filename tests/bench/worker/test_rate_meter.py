@@ -25,8 +25,8 @@ from bench.worker.rate_meter import (
     LAYERS,
     MAX_ROUNDS,
     REPEATS,
-    Timer,
     array_bytes,
+    best_seconds,
     last_level_cache_bytes,
     layer_flops,
     layer_products,
@@ -39,6 +39,7 @@ from bench.worker.rate_meter import (
     memory_budget_bytes,
     transfer_bytes,
 )
+from bench.worker.timer import Timer
 
 CPU = torch.device("cpu")
 FLOAT = torch.float32
@@ -82,19 +83,19 @@ class Work:
 
 def test_the_best_try_counts_and_the_first_two_rounds_only_warm_up() -> None:
     work = Work()
-    assert timer(0.001, 0.01, 0.5, 0.25, 0.125, 0.5, 2.0).best_seconds(work) == pytest.approx(0.125)
+    assert best_seconds(timer(0.001, 0.01, 0.5, 0.25, 0.125, 0.5, 2.0), work) == pytest.approx(0.125)
     assert work.count == 2 + REPEATS
 
 
-def test_short_work_goes_round_until_it_fills_a_try_and_its_time_is_of_one_round() -> None:
+def test_short_work_is_repeated_until_it_fills_a_try_and_its_time_is_of_one_round() -> None:
     work = Work()
-    assert timer(0.25, 2.0**-12, *[2.0**-8] * REPEATS).best_seconds(work) == pytest.approx(2.0**-8 / 9)
+    assert best_seconds(timer(0.25, 2.0**-12, *[2.0**-8] * REPEATS), work) == pytest.approx(2.0**-8 / 9)
     assert work.count == 2 + 9 * REPEATS  # 0.002 s hold 8.2 times 2^-12 s
 
 
-def test_work_that_takes_no_time_at_all_goes_round_only_so_often() -> None:
+def test_work_that_takes_no_time_at_all_is_repeated_a_limited_number_of_times() -> None:
     work = Work()
-    assert timer(0.25, 0.0, *[0.5] * REPEATS).best_seconds(work) == 0.5 / MAX_ROUNDS
+    assert best_seconds(timer(0.25, 0.0, *[0.5] * REPEATS), work) == 0.5 / MAX_ROUNDS
     assert work.count == 2 + MAX_ROUNDS * REPEATS
 
 
@@ -102,11 +103,11 @@ def test_every_time_is_between_two_synchronisations() -> None:
     events: list[str] = []
     clock = Clock(TRY)
 
-    def tell() -> float:
+    def logged_clock() -> float:
         events.append("clock")
         return clock()
 
-    Timer(lambda: events.append("synchronise"), tell).best_seconds(lambda: events.append("work"))
+    best_seconds(Timer(lambda: events.append("synchronise"), logged_clock), lambda: events.append("work"))
     assert events == ["synchronise", "clock", "work", "synchronise", "clock"] * (2 + REPEATS)
 
 
@@ -201,7 +202,7 @@ def test_the_last_level_caches_are_added_up_each_once(tmp_path: Path) -> None:
         shared = f"{processor // 2 * 2}-{processor // 2 * 2 + 1}" if level == 3 else str(processor)
         for name, value in (("level", str(level)), ("size", size), ("shared_cpu_list", shared)):
             (folder / name).write_text(f"{value}\n")
-    (tmp_path / "cpu0" / "cache" / "index9").mkdir()  # a cache that tells nothing
+    (tmp_path / "cpu0" / "cache" / "index9").mkdir()  # a cache without any file
     assert last_level_cache_bytes(tmp_path) == 2 * 8 * 2**20
 
 
@@ -301,20 +302,20 @@ def test_a_device_that_never_settles_has_no_idle_power() -> None:
     meter = falling(*(100.0 * 0.9**number for number in range(IDLE_SLEEPS)))
     idle = measure_idle_power(CPU, lambda _device: meter, slept.append, Clock(4.0))
     assert idle.watts is None
-    assert idle.reason.endswith("never settled")
+    assert "never settled" in idle.reason
     assert len(slept) == IDLE_SLEEPS
 
 
-def test_without_a_counter_nobody_sleeps_and_the_reason_is_told() -> None:
+def test_without_a_counter_there_is_no_sleep_and_the_reason_is_given() -> None:
     slept: list[float] = []
     idle = measure_idle_power(CPU, lambda _device: EnergyMeter(None, "RAPL: no such thing"), slept.append)
     assert idle == IdlePower(watts=None, method="", reason="RAPL: no such thing")
     assert slept == []
 
 
-def test_a_counter_that_stands_still_measures_no_power() -> None:
+def test_a_counter_that_does_not_advance_measures_no_power() -> None:
     idle = measure_idle_power(CPU, lambda _device: energy_meter(5, 5), lambda _seconds: None, Clock(4.0))
-    assert idle == IdlePower(watts=None, method="", reason="RAPL package: it fails or stands still")
+    assert idle == IdlePower(watts=None, method="", reason="RAPL package: the counter fails or does not advance")
 
 
 # All of it
@@ -365,11 +366,11 @@ def test_an_accelerator_is_synchronised_around_each_time_and_has_transfers(
     device, events = elsewhere
     clock = Clock(TRY)
 
-    def tell() -> float:
+    def logged_clock() -> float:
         events.append("clock")
         return clock()
 
-    rates = measure_rates(device, precision="fp32", threads=3, whole=True, clock=tell, budget_bytes=3000)
+    rates = measure_rates(device, precision="fp32", threads=3, whole=True, clock=logged_clock, budget_bytes=3000)
     assert events == ["synchronise", "clock"] * (len(events) // 2)
     assert (rates.precision, rates.threads) == ("fp32", 3)
     assert rates.square_flops_per_second == 2 * 8**3 / TRY

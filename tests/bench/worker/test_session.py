@@ -24,6 +24,7 @@ from bench.worker.conditions import DeviceWatch
 from bench.worker.devices import Device
 from bench.worker.meters import ContentionMeter, HostMemory, Yardstick, machine_cpu_seconds
 from bench.worker.settings import SettingsError
+from bench.worker.timer import Timer
 from mnist_mlp import data
 from mnist_mlp.errors import EngineUnavailableError, WorkloadError
 from mnist_mlp.ranks import Ranks
@@ -115,7 +116,7 @@ def test_engine_and_precision_of_the_configuration_are_those_trained_with(
     assert measured == losses[engine, precision] != losses["eager", "fp32"]
 
 
-def test_training_is_built_of_all_that_the_trial_says(
+def test_training_is_built_from_every_field_of_the_trial(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     built: list[object] = []
@@ -176,7 +177,7 @@ def test_times_and_peaks_are_measured_and_plausible(session: worker.Session) -> 
     assert finished.device_allocated_peak is None  # there is no device but the host
 
 
-def test_rehearsal_goes_the_whole_way_and_times_a_cold_step_first_and_warm_ones_last(
+def test_warm_up_covers_every_shape_and_times_a_cold_step_first_and_warm_ones_last(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
@@ -210,6 +211,7 @@ def test_rehearsal_goes_the_whole_way_and_times_a_cold_step_first_and_warm_ones_
     monkeypatch.setattr(Training, "restart", lambda *_: log.append("restart"))
     monkeypatch.setattr(Device, "synchronise", wait)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
+    monkeypatch.setattr(worker, "Timer", lambda synchronise: Timer(synchronise, lambda: now))
     prepared = ask(session, Prepared, prepare())
     short = 60_000 % 4096
     rehearsal = f"train {8 * 4096 + short}"
@@ -232,9 +234,9 @@ def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_aroun
     log: list[str] = []
 
     def logged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: object) -> object:
+        def call(*arguments: object, **keywords: object) -> object:
             log.append(name)
-            return function(*arguments)
+            return function(*arguments, **keywords)
 
         return call
 
@@ -246,8 +248,7 @@ def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_aroun
             return make_energy(), ""
 
     monkeypatch.setattr(worker, "make_energy_meter", lambda _device: Meter())
-    ask(session, Prepared, prepare())
-    yardstick = iter([0.25, 0.5] * 2)
+    yardstick = iter([9.0, *[0.25, 0.5] * 2])  # its first time is a warm-up
     monkeypatch.setattr(Yardstick, "seconds", logged("yardstick", lambda _self: next(yardstick)))
     monkeypatch.setattr(Device, "reset_peak", logged("device's peak", Device.reset_peak))
     monkeypatch.setattr(Device, "synchronise", logged("wait", Device.synchronise))
@@ -255,17 +256,19 @@ def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_aroun
     monkeypatch.setattr(ContentionMeter, "start", logged("contention", ContentionMeter.start))
     monkeypatch.setattr(ContentionMeter, "stop", logged("contention's end", ContentionMeter.stop))
     monkeypatch.setattr(Training, "train", logged("train", Training.train))
-    monkeypatch.setattr(time, "perf_counter", logged("clock", time.perf_counter))
+    monkeypatch.setattr(worker, "Timer", lambda wait: Timer(wait, logged("clock", time.perf_counter)))
+    ask(session, Prepared, prepare())
+    log.clear()
     for epoch in range(2):
         assert ask(session, Trained, {"do": "train", "epoch": epoch}).yardstick_seconds == 0.75
     before = ["yardstick", "device's peak", "host's peak", "energy", "wait", "contention"]
-    timed = ["clock", "train", "wait", "clock"]
+    timed = ["wait", "clock", "train", "wait", "clock"]
     assert log == [*before, *timed, "contention's end", "energy's end", "yardstick"] * 2
     finished = ask(session, Finished, {"do": "finish"})
     assert (finished.energy, finished.energy_reason) == (make_energy(), "")
 
 
-def test_energy_is_measured_or_its_reason_told(session: worker.Session) -> None:
+def test_energy_is_measured_or_the_reason_given(session: worker.Session) -> None:
     ask(session, Prepared, prepare())
     ask(session, Trained, {"do": "train", "epoch": 0})
     finished = ask(session, Finished, {"do": "finish"})
@@ -349,7 +352,7 @@ def test_exception_in_a_request_becomes_the_failure_it_means(
     assert str(error) in failure.message
 
 
-def test_want_of_memory_is_told_though_what_it_interrupted_fails_in_another_way(
+def test_a_lack_of_memory_is_reported_even_if_what_it_interrupts_fails_in_another_way(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -404,7 +407,7 @@ def test_unknown_request_is_a_failure_and_not_silence(session: worker.Session) -
     assert "dance" in failure_of(session, {"do": "dance"}).message
 
 
-def test_dataset_request_tells_source_hash_and_size(session: worker.Session) -> None:
+def test_a_dataset_request_returns_source_hash_and_size(session: worker.Session) -> None:
     ready = ask(session, DatasetReady, {"do": "dataset", "name": "synthetic", "root": None})
     assert (ready.source, ready.train_samples, len(ready.sha256)) == ("generated", 60_000, 64)
 
@@ -457,7 +460,7 @@ def test_conversation_ends_when_the_peer_hangs_up() -> None:
         assert not serving.is_alive()
 
 
-def test_hanging_up_is_an_error_only_for_the_one_who_waits() -> None:
+def test_hanging_up_is_an_error_only_for_the_side_that_waits() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         channel = Channel(ours.makefile("rb"), ours.makefile("wb"))

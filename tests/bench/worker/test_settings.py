@@ -70,7 +70,7 @@ def test_what_is_returned_is_what_torch_reports(threads: int) -> None:
     assert settings.threads == torch.get_num_threads() == threads
 
 
-def test_denormals_are_seen_to_be_flushed_by_what_arithmetic_does() -> None:
+def test_flushed_denormals_are_detected_by_arithmetic() -> None:
     assert not read_back().flush_denormal
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush denormals")
