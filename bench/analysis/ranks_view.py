@@ -11,7 +11,7 @@ from bench.tables.columns import harmless
 from bench.tables.fields import Value
 from bench.tables.layout import WordTable, csv_text, draw_word_tables
 from bench.tables.legend import heading
-from bench.units import format_percent, format_seconds
+from bench.units import format_count, format_percent, format_seconds
 
 
 def render_ranks(run: Run, layout: str, width: int) -> str:
@@ -51,8 +51,8 @@ def ranks_table(found: RankFit) -> WordTable:
     )
     return WordTable(
         title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size} of all ranks, "
-        f"{c.threads} thread{'s' * (c.threads != 1)} each, {c.precision}, {c.pipeline} + {c.engine} "
-        f"({found.repeats} repeats)",
+        f"{format_count(c.threads, 'thread')} each, {c.precision}, {c.pipeline} + {c.engine} "
+        f"({format_count(found.repeats, 'repeat')})",
         headers=("ranks", "epoch time", "fitted", "95 % interval", "efficiency", "95 % interval"),
         rows=[_row(found, ranks) for ranks in found.predicted],
         numeric=(True,) * 6,

@@ -22,7 +22,7 @@ from bench.tables.fields import Value
 from bench.tables.layout import WordTable, csv_text, draw_word_tables
 from bench.tables.legend import FASTER_THAN_PEAK, heading
 from bench.tables.summary import PeakRate
-from bench.units import format_flops, format_percent, format_seconds
+from bench.units import format_count, format_flops, format_percent, format_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,9 +209,10 @@ def tax_table(account: Account) -> WordTable:
     """Return the parts of `account`, with what is trained how as the title."""
     c = account.configuration
     ranks = f"{c.world_size} ranks of " if c.world_size > 1 else ""
+    threads = format_count(c.threads, "thread")
     return WordTable(
-        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size}, {ranks}{c.threads} "
-        f"threads, {c.precision}: {format_seconds(account.epoch_seconds)} an epoch with {c.pipeline} + {c.engine} "
+        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size}, {ranks}{threads}, "
+        f"{c.precision}: {format_seconds(account.epoch_seconds)} an epoch with {c.pipeline} + {c.engine} "
         f"(mean of {account.trials})",
         headers=_HEADERS,
         rows=[_words(part) for part in account.parts],

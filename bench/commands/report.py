@@ -10,6 +10,7 @@ from bench.commands.options import RESULTS, RUN, exit_codes, split_label
 from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
 from bench.system.outputs import require_writable, require_writable_folder, say, write_atomically
+from bench.units import format_count
 
 if TYPE_CHECKING:
     from bench.records import Run
@@ -52,7 +53,7 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
                 )
     stored = _read(references, paths, results)
     write_atomically(output, render_page(make_report(stored)))
-    click.echo(f"{output}: {len(stored)} run{'s' * (len(stored) != 1)}, {output.stat().st_size / 2**10:.0f} KiB")
+    click.echo(f"{output}: {format_count(len(stored), 'run')}, {output.stat().st_size / 2**10:.0f} KiB")
     _print_warnings(each.run for each in stored)
 
 
@@ -88,9 +89,7 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
         drawn = draw_picture(picture.chart, source=picture.source)
         for ending in FORMATS:
             write_atomically(plots / f"{picture.name}.{ending}", drawn[ending])
-    click.echo(
-        f"{plots}: {len(pictures)} chart{'s' * (len(pictures) != 1)}, each as {' and '.join(map(str.upper, FORMATS))}"
-    )
+    click.echo(f"{plots}: {format_count(len(pictures), 'chart')}, each as {' and '.join(map(str.upper, FORMATS))}")
     for line in left_out(report, stored):
         say(f"left out: {line}")
     _print_warnings(each.run for each in stored)

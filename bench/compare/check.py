@@ -50,6 +50,9 @@ PASS_LEVEL: Final = 0.05
 
 _MAX_COMMAND_CHARACTERS: Final = 400
 
+_NO_LABELS: Final = undecided(Verdict.INCOMPARABLE, "the labels are noise, so there is no accuracy to judge")
+_GATE_TIME: Final = "gate time alone with --gate time"
+
 
 def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateReport:
     """Judge `candidate` by `baseline`; the order of records does not matter.
@@ -249,7 +252,7 @@ def _accuracy_findings(pairs: Sequence[tuple[Trials, Trials]], limits: Limits, b
         ),
     )
     for (ours, _), judgement in zip(pairs, judgements, strict=True):
-        advice = _advice(judgement, baseline, is_time=False)
+        advice = _GATE_TIME if judgement is _NO_LABELS else _advice(judgement, baseline, is_time=False)
         yield Finding(subject=ours.subject, quantity="test accuracy", judgement=judgement, advice=advice)
 
 
@@ -272,12 +275,9 @@ def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[
 
 
 def _accuracy_or_judgement(baseline: Trials, candidate: Trials) -> Estimate | Judgement:
-    judgement = _data_judgement(baseline, candidate)
-    if judgement is not None:
-        return judgement
     if not baseline.accuracies or not candidate.accuracies:
-        return undecided(Verdict.INCOMPARABLE, "there is no accuracy where labels are noise: gate with --gate time")
-    return independent_estimate(baseline.accuracies, candidate.accuracies)
+        return _NO_LABELS
+    return _data_judgement(baseline, candidate) or independent_estimate(baseline.accuracies, candidate.accuracies)
 
 
 def _data_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:

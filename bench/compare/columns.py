@@ -9,8 +9,10 @@ from bench.compare.costs import CostRatio, SideCost, cost_ratio, side_cost
 from bench.compare.flagged import flagged_count
 from bench.compare.legend import MARK, configurations, verdict_change
 from bench.compare.matching import describe, dimension, varying_dimensions
+from bench.stats.inference import Interval
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import (
+    UNKNOWN,
     effect_text,
     points_effect_text,
     points_interval_text,
@@ -18,7 +20,7 @@ from bench.stats.judgement_text import (
     ratio_interval_text,
     ratio_text,
 )
-from bench.tables.fields import IDENTITY, NUMERIC
+from bench.tables.fields import FIELDS, IDENTITY, NUMERIC
 from bench.tables.prices import SIDES, Prices, Side, format_cost
 from bench.units import format_percent
 
@@ -49,7 +51,7 @@ def _dimension_column(key: str) -> Column:
     """Make a column of a configuration's dimension, with both values where the two sides differ in it."""
     return Column(
         key=key,
-        header=key.replace("_", " "),
+        header=FIELDS[key].header,
         is_numeric=key in NUMERIC,
         cell=lambda row: " / ".join(dict.fromkeys(dimension(each, key) for each in configurations(row))),
     )
@@ -112,11 +114,18 @@ def _text(judgement: Judgement | None, present: Callable[[float], str]) -> str:
     return "" if judgement is None or judgement.estimate is None else present(judgement.estimate.value)
 
 
+def _interval_text(judgement: Judgement | None, present: Callable[[Interval], str]) -> str:
+    """Return the interval of the judgement's estimate, ``unknown`` where one trial a side gives none."""
+    if judgement is None or judgement.estimate is None:
+        return ""
+    return UNKNOWN if judgement.interval is None else present(judgement.interval)
+
+
 _RATIO: Final = Column(key="ratio", header="ratio", cell=lambda row: _text(row.time, ratio_text))
 _RATIO_INTERVAL: Final = Column(
     key="interval",
     header="95 % interval",
-    cell=lambda row: "" if row.time.interval is None else ratio_interval_text(row.time.interval),
+    cell=lambda row: _interval_text(row.time, ratio_interval_text),
 )
 _NORMED: Final = Column(
     key="normed",
@@ -154,9 +163,7 @@ ACCURACY_COLUMNS: Final = (
     Column(
         key="interval",
         header="95 % interval",
-        cell=lambda row: (
-            "" if row.accuracy is None or row.accuracy.interval is None else points_interval_text(row.accuracy.interval)
-        ),
+        cell=lambda row: _interval_text(row.accuracy, points_interval_text),
     ),
     _N,
     Column(

@@ -50,7 +50,7 @@ def compare_rounds(baseline: RoundsSource, candidate: RoundsSource) -> Compariso
     return Comparison(
         baseline=baseline,
         candidate=candidate,
-        is_hardware=baseline.file.cpu != candidate.file.cpu,
+        is_hardware=len({baseline.file.cpu, candidate.file.cpu} - {None}) > 1,
         differences=tuple(_differences(baseline.file, candidate.file)),
         rows=rows,
         baseline_only=tuple(trials.subject for trials in matching.baseline_only),

@@ -30,6 +30,7 @@ from bench.records import Configuration
 from bench.stats.drift import Drift, NoDrift, NoiseProfile
 from bench.stats.inference import Estimate, Interval, independent_estimate, interval, moderate
 from bench.stats.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
+from bench.units import format_count
 
 UNCHANGED: Final = frozenset({Verdict.SAME, Verdict.INCONCLUSIVE})
 """Verdicts of what nobody has shown to differ."""
@@ -190,7 +191,8 @@ def require_overlap(matching: Matching, baseline_label: str, candidate_label: st
     theirs = [trials.subject for trials in matching.candidate_only]
     nearest = nearest_difference(ours, theirs)
     raise IncomparableError(
-        f"{baseline_label} has {_count(ours)} and {candidate_label} has {_count(theirs)}, none of them in both: "
+        f"{baseline_label} has {format_count(len(ours), 'configuration')} and {candidate_label} has "
+        f"{format_count(len(theirs), 'configuration')}, none of them in both: "
         + (f"the nearest two differ in {nearest}; " if nearest else "")
         + "measure both with the same options"
     )
@@ -383,7 +385,3 @@ def _run_notes(
         yield f"machines are told apart: {across} of {len(rows)} rows compare two of them, and no code"
     elif between is None and any(row.baseline.subject != row.candidate.subject for row in rows):
         yield "configurations that differ only in threads are paired, as the machines differ"
-
-
-def _count(subjects: Sequence[Subject]) -> str:
-    return f"{len(subjects)} configuration{'s' if len(subjects) != 1 else ''}"

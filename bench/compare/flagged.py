@@ -13,6 +13,7 @@ from bench.compare.matching import Trials
 from bench.records import TrialWarning
 from bench.stats.inference import Estimate
 from bench.stats.judgement import Judgement, Verdict, undecided
+from bench.units import format_count
 
 Pair: TypeAlias = tuple[Trials, Trials]
 Prepared: TypeAlias = Estimate | Judgement
@@ -41,7 +42,7 @@ class WithoutFlagged:
         count = sum(self.counts)
         if not count:
             return "the flagged trials of other rows, which are judged together with it"
-        return f"the {count} flagged trial{'s' if count > 1 else ''} ({', '.join(self.warnings)})"
+        return f"the {format_count(count, 'flagged trial')} ({', '.join(self.warnings)})"
 
 
 def flagged_count(trials: Trials) -> int:

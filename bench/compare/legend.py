@@ -9,7 +9,7 @@ from bench.compare.matching import Subject, describe, dimension, varying_dimensi
 from bench.records import Configuration
 from bench.stats.judgement_text import ratio_interval_text, ratio_text
 from bench.tables.columns import harmless
-from bench.tables.fields import DIMENSIONS
+from bench.tables.fields import DIMENSIONS, FIELDS
 from bench.tables.legend import headings
 from bench.tables.prices import Prices
 
@@ -28,7 +28,7 @@ def heading(comparison: Comparison) -> Iterator[str]:
     for side, source in (("baseline", comparison.baseline), ("candidate", comparison.candidate)):
         if isinstance(source, RoundsSource):
             about = (source.file.datetime, source.file.cpu, source.file.python and f"Python {source.file.python}")
-            yield f"{side}: {harmless(', '.join(each for each in about if each), 200)}"
+            yield f"{side}: {harmless(', '.join(each for each in about if each), 200) or 'machine and date unknown'}"
             continue
         title, *places = headings(source.table.headers)
         yield f"{side}: {title}"
@@ -131,7 +131,7 @@ def _constants(rows: Sequence[Row]) -> Iterator[str]:
         told.remove("world_size")  # it goes without saying
     keys = ("device", *told)
     constant = [
-        f"{key.replace('_', ' ')} {dimension(chosen[0], key)}"
+        f"{FIELDS[key].header} {dimension(chosen[0], key)}"
         for key in keys
         if chosen and len({getattr(each, key) for each in chosen}) == 1
     ]

@@ -26,7 +26,7 @@ from bench.records import (
     TrialWarning,
 )
 from bench.tables.columns import harmless
-from bench.tables.fields import IDENTITY, varying_members
+from bench.tables.fields import FIELDS, IDENTITY, varying_members
 from bench.tables.machines import Placed, machine_headers, on_machine
 from bench.tables.ordering import natural_key
 from bench.warning_rules import DISTURBED
@@ -357,7 +357,7 @@ def describe(subject: Subject, dimensions: Sequence[str] = ()) -> str:
     if isinstance(subject, str):
         return harmless(subject, MAX_NAME_CHARACTERS)
     device, model = harmless(subject.device, 20), harmless(subject.model, MAX_NAME_CHARACTERS)
-    others = (f"{key.replace('_', ' ')} {dimension(subject, key)}" for key in dimensions)
+    others = (f"{FIELDS[key].header} {dimension(subject, key)}" for key in dimensions)
     return ", ".join((f"{device} {model} batch {subject.batch_size}", *others))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from bench.planning.shards import listed
 from bench.records import Failure, Measurement, Run
 from bench.tables.legend import is_complete, lost_trials
-from bench.units import format_bytes, format_seconds
+from bench.units import format_bytes, format_count, format_seconds
 
 
 def provenance(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
@@ -21,9 +21,12 @@ def provenance(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
     yield "command", f"python -m bench {shlex.join(header.command)}"
     yield "state", _state(whole or run)
     if whole is not None:
-        yield "on this machine", f"{_count(len(run.header.plan.configurations), 'configuration')}, {_trials(run)}"
+        yield "on this machine", f"{format_count(len(run.header.plan.configurations), 'configuration')}, {_trials(run)}"
     seeds = f"seeds {plan.seed} to {plan.seed + plan.repeats - 1}" if plan.repeats > 1 else f"seed {plan.seed}"
-    yield "plan", f"{_count(len(plan.configurations), 'configuration')}, {_count(plan.repeats, 'repeat')}, {seeds}"
+    yield (
+        "plan",
+        f"{format_count(len(plan.configurations), 'configuration')}, {format_count(plan.repeats, 'repeat')}, {seeds}",
+    )
     yield "data", "; ".join(_datasets(run))
     yield "machine", machine.id
     yield "processor", f"{machine.cpu_model}, {machine.cores_usable:g} of {machine.cores_logical} logical cores"
@@ -51,10 +54,6 @@ def _word(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _state(run: Run) -> str:
     if run.footer is None:
         return "incomplete: it did not stop in good order, or is still running"
@@ -74,7 +73,7 @@ def _trials(run: Run) -> str:
     """Return how many trials there are of `run`, and how long they took together."""
     failed = sum(isinstance(record.outcome, Failure) for record in run.records)
     seconds = format_seconds(sum(record.wall_seconds for record in run.records))
-    return f"{_count(len(run.records) - failed, 'trial')} measured and {failed} failed in {seconds}"
+    return f"{format_count(len(run.records) - failed, 'trial')} measured and {failed} failed in {seconds}"
 
 
 def _datasets(run: Run) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 from bench.tables.columns import harmless
 from bench.tables.fields import Value
 
-_MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`])")
+_MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _EXPORTED_CHARACTERS: Final = 10_000
 """CSV keeps texts in full as far as any sane one goes."""
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.planning.shards import completion, listed, resumption
-from bench.records import FailureKind, Header, Measurement, Peak, Run, TrialWarning
+from bench.records import FailureKind, Header, Peak, Run, TrialWarning
 from bench.tables.columns import COLUMNS, Column, harmless
 from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
 from bench.tables.machines import machine_headers
 from bench.tables.summary import Summary, unmeasured_energy
-from bench.units import format_bytes, format_seconds
+from bench.units import format_bytes, format_count, format_seconds
 from bench.warning_rules import ADVICE
 
 MAX_MESSAGE_CHARACTERS: Final = 200
@@ -122,11 +122,11 @@ def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Col
             "±: half the range of the trials around their median, in percent of it; of accuracies in percentage points"
         )
     if "peak_memory_bytes" in shown:
-        yield from _memory_notes(run, summaries)
+        yield from _memory_notes(summaries)
     if any(key.startswith("flops_utilisation") for key in shown):
         yield from _utilisation_notes(summaries)
     if any("joule" in key for key in shown):
-        for reason in unmeasured_energy(run.records):
+        for reason in unmeasured_energy(record for summary in summaries for record in summary.records):
             yield f"energy unmeasured: {harmless(reason, MAX_MESSAGE_CHARACTERS)}"
 
 
@@ -142,16 +142,14 @@ def _utilisation_notes(summaries: Sequence[Summary]) -> Iterator[str]:
         yield f"of measured peak ({above} of {len(summaries)} rows above 100 %): {FASTER_THAN_PEAK}"
 
 
-def _memory_notes(run: Run, summaries: Iterable[Summary]) -> Iterator[str]:
-    shown = {summary.configuration for summary in summaries}
+def _memory_notes(summaries: Iterable[Summary]) -> Iterator[str]:
     host, device = set[str](), set[str]()
-    for record in run.records:
-        if record.trial.configuration not in shown or not isinstance(record.outcome, Measurement):
-            continue
-        if record.trial.configuration.device == "cpu":
-            host.update(_method(record.outcome.host_peak))
-        else:
-            device.update(_method(record.outcome.device_allocated_peak))
+    for summary in summaries:
+        for measurement in summary.measured:
+            if summary.configuration.device == "cpu":
+                host.update(_method(measurement.host_peak))
+            else:
+                device.update(_method(measurement.device_allocated_peak))
     if host:
         yield f"peak memory on cpu: of the host, above what the imports took ({', '.join(sorted(host))})"
     if device:
@@ -175,9 +173,8 @@ def _missing_columns(
 
 def _cautions(summaries: Sequence[Summary]) -> Iterator[str]:
     for failed in count_failures(summaries):
-        trials = "trial" if failed.count == 1 else "trials"
         message = harmless(failed.message, MAX_MESSAGE_CHARACTERS)
-        yield f"failed: {failed.count} {trials} with {failed.kind}, first: {message}"
+        yield f"failed: {format_count(failed.count, 'trial')} with {failed.kind}, first: {message}"
     for warning, count in count_warnings(summaries).items():
         yield f"warning {warning} ({count} of {len(summaries)} rows): {ADVICE[warning]}"
     yield from _flagged_notes(summaries)

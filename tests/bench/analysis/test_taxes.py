@@ -211,6 +211,10 @@ def test_table_fits_80_columns_and_tells_what_each_part_means() -> None:
     assert f"{format_seconds(loader.low)} to {format_seconds(loader.high)}" in row
 
 
+def test_title_counts_one_thread_as_one() -> None:
+    assert "batch size 64, 1 thread, fp32" in render_taxes(run_of(TUTORIAL, RESIDENT, threads=1), None, "table", 80)
+
+
 def test_json_and_csv_hold_the_same_unrounded_numbers() -> None:
     run, profile = run_of(TUTORIAL, RESIDENT, FUSED), profile_with(PEAK * 1.1)
     (account,) = json.loads(render_taxes(run, profile, "json", 80))

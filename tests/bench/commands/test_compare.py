@@ -140,8 +140,19 @@ def test_a_thousand_rounds_do_not_make_a_small_difference_sure() -> None:
 def test_rounds_against_themselves_are_the_same_and_other_processors_are_hardware() -> None:
     write_rounds("a.json", {"t.py::f": [0.001]})
     write_rounds("b.json", {"t.py::f": [0.001]}, cpu="Y9")
+    write_rounds("unknown.json", {"t.py::f": [0.001]}, cpu="")
     ended(bench("compare", "a.json", "a.json"), 0, "same", "one file")
     ended(bench("compare", "a.json", "b.json"), 0, "hardware comparison", "Y9")
+    unknown = bench("compare", "a.json", "unknown.json")
+    ended(unknown, 0, "cpu: Fictional CPU 9000 against unknown")
+    assert "hardware comparison" not in unknown.output
+
+
+def test_a_file_of_rounds_that_says_nothing_of_its_machine_says_so() -> None:
+    write_rounds("a.json", {"t.py::f": [0.001]})
+    bare = {"machine_info": {}, "benchmarks": json.loads(Path("a.json").read_text())["benchmarks"]}
+    Path("bare.json").write_text(json.dumps(bare), encoding="utf-8")
+    ended(bench("compare", "a.json", "bare.json"), 0, "candidate: machine and date unknown")
 
 
 def test_a_run_and_a_file_of_pytest_benchmark_are_two_kinds() -> None:

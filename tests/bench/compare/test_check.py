@@ -275,6 +275,8 @@ def test_two_datasets_within_one_side_are_incomparable() -> None:
 def test_noise_has_no_accuracy_to_gate() -> None:
     report = check(side(correct=None), candidate_side(correct=None))
     assert verdicts(report) == [("epoch time", "pass"), ("test accuracy", "incomparable")]
+    assert "--gate time" in report.findings[1].advice  # a fresh baseline would have no accuracy either
+    assert "refresh the baseline" not in check_text(report)
     floored = check(side(correct=None), candidate_side(correct=None), limits=Limits(min_accuracy=0.9))
     assert verdicts(floored) == verdicts(report)
     assert check(side(correct=None), candidate_side(correct=None), limits=Limits(gate="time")).verdict is Verdict.PASS

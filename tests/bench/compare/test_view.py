@@ -200,6 +200,20 @@ def test_unknown_intervals_and_impossible_ratios_are_no_crash(layout: Format) ->
         assert json.loads(text)["rows"][0]["time_ratio_high"] is None
 
 
+def test_interval_of_one_trial_a_side_is_unknown_and_that_of_failed_trials_is_empty() -> None:
+    one = side((1.0,), repeats=1)
+    text = render_comparison(compare(one, side((2.0,), repeats=1, run_id="b0b0b0b0")), format="markdown")
+    assert text.count("|         unknown |") == 2
+    failed = with_records(one, [dataclasses.replace(each, outcome=make_failure()) for each in one.records])
+    assert "unknown" not in render_comparison(compare(failed, one), format="markdown")
+
+
+def test_dimensions_have_the_names_that_show_gives_them() -> None:
+    ranks = {make_configuration(world_size=ranks): 2.0 for ranks in (1, 2)}
+    text = render_comparison(compare(side(ranks), side(ranks, run_id="b0b0b0b0")), format="markdown")
+    assert "|   ranks |" in text
+
+
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
 def test_hostile_names_cannot_command_a_terminal(layout: Format) -> None:
     evil = "\x1b[31m\u202eevil\r\n"

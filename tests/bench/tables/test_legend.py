@@ -113,6 +113,15 @@ def test_why_energy_is_missing_is_told_once_and_only_beside_its_columns() -> Non
     assert not any("RAPL" in line for line in notes(run))
 
 
+def test_why_energy_is_missing_is_told_of_shown_rows_only() -> None:
+    devices = {device: make_configuration(device=device) for device in ("cpu", "cuda:0")}
+    records = [make_record(each, outcome=make_measurement(energy_reason=name)) for name, each in devices.items()]
+    shown = summarise(records[:1])
+    told = legend(make_run(records=records), shown, find_columns(("device", "joules_per_epoch")), ())
+    assert "energy unmeasured: cpu: cpu" in told
+    assert not any("cuda:0" in note for note in told)
+
+
 def test_failures_are_counted_by_kind_with_the_first_message() -> None:
     kinds = [
         (FailureKind.TIMEOUT, "60 s"),
