@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 from bench.analysis.crossover import Crossover, crossover, is_worth_comparing
 from bench.analysis.scaling import Fit, Measured, Prediction, contenders, fit
-from bench.compare.matching import Trials, gather
+from bench.compare.trials import Trials, gather
 from bench.errors import BadInputError
 from bench.records import Configuration, Header, Run
 from bench.tables.columns import harmless

@@ -15,8 +15,8 @@ from mnist_mlp.streams import terminal_width
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.compare.compare_runs import Between
     from bench.compare.comparison import Comparison, RoundsSource, Source
-    from bench.compare.matching import Between
     from bench.tables.prices import Prices
 
 
@@ -65,7 +65,8 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
     python -m bench compare 0001_main.json 0002_branch.json --only-changed
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.compare.compare_rounds import compare_rounds
-    from bench.compare.comparison import RoundsSource, Source, compare_runs
+    from bench.compare.compare_runs import compare_runs
+    from bench.compare.comparison import RoundsSource, Source
     from bench.compare.view import render_comparison
 
     ours, theirs = _read_both(baseline, candidate, results)
@@ -110,7 +111,7 @@ def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
 
 
 def _between(text: str) -> "Between":
-    from bench.compare.matching import Between
+    from bench.compare.compare_runs import Between
     from bench.records import Configuration
     from mnist_mlp.spelling import did_you_mean
 
@@ -200,7 +201,7 @@ def check_command(  # noqa: PLR0913 - one parameter an option
 
 
 def _prices(text: str, *sources: "Source | RoundsSource") -> "Prices":
-    from bench.compare.comparison import Source, device_of
+    from bench.compare.comparison import Source
     from bench.tables.prices import parse_prices
 
     prices = parse_prices(text, has_sides=True)
@@ -209,7 +210,7 @@ def _prices(text: str, *sources: "Source | RoundsSource") -> "Prices":
         raise BadInputError(
             "--price-per-hour prices epochs of training, and files of pytest-benchmark hold none: leave it out"
         )
-    prices.check_devices(device_of(trials) for table in tables for trials in table.trials)
+    prices.check_devices(trials.device for table in tables for trials in table.trials)
     return prices
 
 

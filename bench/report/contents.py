@@ -18,9 +18,10 @@ from bench.analysis.taxes import make_accounts, tax_table
 from bench.calibration.profiles import MachineProfile, peak_rate_of
 from bench.compare.columns import Column as RowColumn
 from bench.compare.columns import identity_columns
-from bench.compare.comparison import Comparison, Row, Source, compare_runs
+from bench.compare.compare_runs import compare_runs
+from bench.compare.comparison import Comparison, Row, Source
 from bench.compare.legend import heading as comparison_heading
-from bench.compare.matching import make_table
+from bench.compare.trials import make_table
 from bench.compare.view import notes as comparison_notes
 from bench.compare.view import tables as comparison_tables
 from bench.errors import BenchError

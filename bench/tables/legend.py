@@ -10,6 +10,7 @@ from bench.planning.shards import completion, listed, resumption
 from bench.records import FailureKind, Header, Peak, Run, TrialWarning
 from bench.tables.columns import COLUMNS, Column, harmless
 from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
+from bench.tables.layout import left_out_note
 from bench.tables.machines import machine_headers
 from bench.tables.summary import Summary, unmeasured_energy
 from bench.units import format_bytes, format_count, format_seconds
@@ -163,9 +164,7 @@ def _method(peak: Peak | None) -> tuple[str, ...]:
 def _missing_columns(
     summaries: Sequence[Summary], columns: Sequence[Column], dropped: Sequence[Column]
 ) -> Iterator[str]:
-    if dropped:
-        keys = ", ".join(column.key for column in dropped)
-        yield f"left out for want of room: {keys}; widen the terminal or choose with --columns"
+    yield from left_out_note([column.key for column in dropped], "choose with --columns")
     hidden = hidden_dimensions(summaries, [column.key for column in columns])
     if hidden:
         yield f"rows also differ in {', '.join(hidden)}: add to --columns"

@@ -15,7 +15,7 @@ from bench.records import Footer, Header, Measurement
 from bench.storage import runfile
 from bench.storage.store import find_files, parse_instant
 from bench.tables.columns import harmless
-from bench.tables.layout import csv_text, draw_notes, draw_table, fitting
+from bench.tables.layout import csv_text, draw_notes, draw_table, fitting, left_out_note
 
 UNFINISHED: Final = "unfinished"
 """The state of a run without a footer."""
@@ -144,9 +144,7 @@ _DROP_ORDER: Final = ("machine", "devices", "name")
 def _notes(runs: Sequence[StoredRun], directory: Path, dropped: Sequence[str]) -> list[str]:
     if not runs:
         return [f"no stored run is under {directory}: make one with `python -m bench run`"]
-    notes = []
-    if dropped:
-        notes.append(f"left out for want of room: {', '.join(dropped)}; widen the terminal, or use --format csv")
+    notes = list(left_out_note(dropped))
     if any(run.state == UNFINISHED for run in runs):
         notes.append(f"{UNFINISHED}: still running, or ended by force: python -m bench run --resume completes it")
     notes += [f"{UNREADABLE}: {harmless(run.problem, 400)}" for run in runs if run.state == UNREADABLE]

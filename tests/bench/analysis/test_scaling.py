@@ -433,7 +433,7 @@ def disturbed(run: Run, count: int, times: float) -> Run:
 
 def test_disturbed_trials_are_told_of_with_what_would_be_predicted_without_them(tmp_path: Path) -> None:
     run = merged(disturbed(grid(CPU), 5, 3.0), grid(CPU, engine="fused"))
-    told = "flagged: 5 of 60 trials, disturbed while they were measured (contamination)"
+    told = "flagged: 5 of 60 trials were disturbed during measurement (contamination)"
     table, _ = tables_of(run)
     assert told in table.notes
     assert [(raw["trials"], raw["flagged"]) for raw in as_json(run)["models"]] == [(30, 5), (30, 0)]

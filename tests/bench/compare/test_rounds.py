@@ -197,10 +197,10 @@ WRONG = {
     "time as truth": (change(0, "data", [True]), "must be a finite number, not True"),
     "no rounds": (change(0, "data", []), "is empty"),
     "data of no list": (change(0, "data", None), "must be a list, not None"),
-    "no name": (drop("benchmarks", 0, "fullname"), r"benchmarks\[0\]\.fullname must be a text"),
-    "empty name": (change(0, "fullname", ""), "fullname must be a text"),
+    "no name": (drop("benchmarks", 0, "fullname"), r"benchmarks\[0\]\.fullname must be a string"),
+    "empty name": (change(0, "fullname", ""), "fullname must be a string"),
     "name of control characters": (change(0, "fullname", "a\x1b[2J"), r"not 'a\\x1b\[2J'"),
-    "name twice": (change(1, "fullname", "tests/test_a.py::test_raw[64]"), r"test_raw\[64\] stands in it twice"),
+    "name twice": (change(1, "fullname", "tests/test_a.py::test_raw[64]"), r"test_raw\[64\] appears twice"),
     "no stats": (drop("benchmarks", 0, "stats"), r"benchmarks\[0\]\.stats lacks mean, stddev, rounds"),
     "no deviation": (drop("benchmarks", 1, "stats", "stddev"), r"benchmarks\[1\]\.stats lacks stddev"),
     "zero mean": (change(1, "mean", 0), r"mean 0\.0 and rounds 12 must be above 0"),
@@ -256,8 +256,8 @@ def test_missing_files_folders_and_pipes_are_refused_at_once(tmp_path: Path) -> 
     os.mkfifo(pipe)
     for path, message in (
         (tmp_path / "none", "no such file"),
-        (tmp_path, "not an ordinary"),
-        (pipe, "not an ordinary"),
+        (tmp_path, "not a regular"),
+        (pipe, "not a regular"),
     ):
         assert not is_rounds_file(path)
         with pytest.raises(BadInputError, match=message):

@@ -34,9 +34,10 @@ from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import scaling_tables
 from bench.analysis.taxes import make_accounts, tax_table
 from bench.cli import cli
-from bench.compare.comparison import Source, compare_runs
+from bench.compare.compare_runs import compare_runs
+from bench.compare.comparison import Source
 from bench.compare.export import raw_row
-from bench.compare.matching import make_table
+from bench.compare.trials import make_table
 from bench.records import FailureKind, Run, TrialWarning
 from bench.report.charts import Heatmap, RatioChart
 from bench.report.contents import MAX_OPEN_ACCOUNTS, MAX_RATIOS, Report, Stored, make_report, report_columns

@@ -13,7 +13,7 @@ from bench_builders import (
     make_software,
 )
 
-from bench.compare.matching import is_whole
+from bench.compare.trials import is_whole
 from bench.records import Accelerator, FailureKind, Fingerprint, Footer, Peak, Run, TrialWarning
 from bench.tables.columns import default_columns, find_columns
 from bench.tables.legend import count_failures, count_warnings, heading, is_complete, legend

@@ -20,8 +20,9 @@ from stored_runs import WOBBLE, Quiet, store, trial
 from bench.cli import cli
 from bench.compare.check import check_runs
 from bench.compare.check_report import GateReport, Limits
-from bench.compare.comparison import Comparison, Source, compare_runs
-from bench.compare.matching import Between, gather, make_table
+from bench.compare.compare_runs import Between, compare_runs
+from bench.compare.comparison import Comparison, Source
+from bench.compare.trials import gather, make_table
 from bench.compare.view import render_comparison
 from bench.records import Configuration, Run
 from bench.stats.judgement import Judgement
@@ -129,7 +130,7 @@ def test_what_one_machine_measured_is_compared_with_what_the_same_one_did() -> N
     assert not comparison.is_hardware
     assert [row.time.verdict.value for row in comparison.rows] == ["slower", "slower"]
     assert [row.baseline.machine_id for row in comparison.rows] == [HERE.id, THERE.id]
-    assert any("0 of 2 rows compare two of them" in note for note in comparison.notes)
+    assert any("0 of 2 rows compare two different machines" in note for note in comparison.notes)
 
 
 def test_the_noise_of_one_machine_says_nothing_of_another_s() -> None:
@@ -163,7 +164,7 @@ def test_what_moved_to_another_machine_is_a_hardware_comparison_that_shows_both(
     )
     assert comparison.is_hardware
     assert len(comparison.rows) == 2
-    assert any("1 of 2 rows compare two of them" in note for note in comparison.notes)
+    assert any("1 of 2 rows compare two different machines" in note for note in comparison.notes)
     shown = render_comparison(comparison, format="table", width=250)
     assert f"{HERE.id} / {THERE.id}" in shown
 
@@ -188,7 +189,7 @@ def test_shards_measured_apart_have_drift_between_them() -> None:
     assert comparison.rows[0].time.estimate is not None
     assert alone.time.estimate.extra_variance == 0
     assert comparison.rows[0].time.estimate.extra_variance > 0
-    assert any("measured apart" in note for note in comparison.notes)
+    assert any("measured separately" in note for note in comparison.notes)
 
 
 def test_check_judges_each_machine_by_itself_and_nothing_across() -> None:
@@ -233,7 +234,7 @@ def test_what_never_ran_was_on_no_machine() -> None:
     )
     comparison = compare(cut, whole)
     assert not comparison.is_hardware
-    assert any("0 of 2 rows compare two of them" in note for note in comparison.notes)
+    assert any("0 of 2 rows compare two different machines" in note for note in comparison.notes)
 
 
 def test_the_sides_of_a_comparison_of_machines_are_those_machines() -> None:

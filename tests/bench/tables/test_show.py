@@ -225,7 +225,7 @@ def test_a_narrow_terminal_drops_columns_in_the_stated_order_and_says_so(width: 
     text = render_run(make_sweep(), width=width)
     told = re.sub(r"\s+", " ", text)
     if dropped:
-        assert f"left out for want of room: {', '.join(DROP_ORDER[:dropped])}; widen the terminal" in told
+        assert f"left out for lack of space: {', '.join(DROP_ORDER[:dropped])}; widen the terminal" in told
     else:
         assert "left out" not in told
     assert len(table_rows(text, max(width, 60))[0]) == 8 - dropped
@@ -345,7 +345,7 @@ def test_costs_are_the_last_columns_and_said_to_be_of_training_time_only(format_
 
 def test_a_narrow_table_keeps_its_costs() -> None:
     text = render_run(make_sweep(), prices=parse_prices("1"))
-    assert "left out for want of room: throughput_per_second_median" in re.sub(r"\s+", " ", text)
+    assert "left out for lack of space: throughput_per_second_median" in re.sub(r"\s+", " ", text)
     assert all(row[-2] for row in table_rows(text, 80))
 
 

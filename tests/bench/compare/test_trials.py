@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stored_runs import side, trial, with_records
 
 from bench.compare.flagged import flagged_count, times_without_flagged
-from bench.compare.matching import Trials, gather
+from bench.compare.trials import Trials, gather
 from bench.records import Measurement, Run, TrialRecord, TrialWarning
 from bench.warning_rules import DISTURBED
 
