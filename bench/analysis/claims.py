@@ -110,7 +110,7 @@ def _table(checks: Sequence[ClaimCheck], width: int) -> str:
             break
         dropped.append(_DROP_ORDER[len(dropped)])
         del columns[dropped[-1]]
-    note = f"left out for want of room: {', '.join(dropped)}; widen the terminal, or use --format csv"
+    note = f"left out for lack of space: {', '.join(dropped)}; widen the terminal, or use --format csv"
     return f"{table}\n\n{wrap([note], width)}" if dropped else table
 
 

@@ -365,9 +365,9 @@ def test_prices_of_both_sides_add_costs_to_every_format(layout: str) -> None:
 @pytest.mark.parametrize(
     ("price", "words"),
     [
-        ("free", "--price-per-hour 'free' holds 'free', which is no price above 0: write a number above 0"),
-        ("baseline=2", "needs a price of both sides"),
-        ("cuda=2", "names 'cuda', which nothing was measured on: name 'cpu'"),
+        ("free", "--price-per-hour 'free' contains 'free', which is not a price above 0: write a number above 0"),
+        ("baseline=2", "must have a price for each side"),
+        ("cuda=2", "names 'cuda', but nothing ran on it: name 'cpu'"),
     ],
 )
 def test_what_is_no_price_is_refused(price: str, words: str) -> None:

@@ -278,7 +278,7 @@ def test_a_failed_trial_is_told_beside_the_measured_ones() -> None:
     run = varied()
     failed = replace(run.records[0], outcome=make_failure(FailureKind.CRASH, "signal 9"))
     found = page(with_records(run, [failed, *run.records[1:]]))
-    assert any("failed: 1 trial with crash, first: signal 9" in text for text in found.text)
+    assert any("failed: 1 trial with crash; first message: signal 9" in text for text in found.text)
     assert "2+1 failed" in [text for row in found.words(0) for text in row]
 
 

@@ -327,7 +327,7 @@ def test_the_legend_says_what_flagged_trials_do_to_the_epoch_time() -> None:
     records = [trained(SMALL, repeat, seconds, 9_700) for repeat, seconds in enumerate((1.0, 1.0))]
     records += [trained(SMALL, repeat, 4.0, 9_700, TrialWarning.STALL) for repeat in (2, 3)]
     text = render_run(make_run([SMALL], 4, records=records), width=200)
-    assert "cpu mlp_512_256 batch 64: 2.50 s with, 1.00 s without the 2 flagged of 4 trials" in text
+    assert "cpu mlp_512_256 batch 64: 2 of 4 trials flagged; 2.50 s with them, 1.00 s without" in text
 
 
 # --- cost
@@ -381,10 +381,10 @@ def test_the_command_takes_a_price(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--price-per-hour", "0"), "is no price above 0: write a number above 0 without a currency"),
-        (("--price-per-hour", ""), "is no price above 0"),
-        (("--price-per-hour", "mps=1"), "names 'mps', which nothing was measured on: name"),
-        (("--price-per-hour", "baseline=1,candidate=2"), "one run has none"),
+        (("--price-per-hour", "0"), "is not a price above 0: write a number above 0 without a currency"),
+        (("--price-per-hour", ""), "is not a price above 0"),
+        (("--price-per-hour", "mps=1"), "names 'mps', but nothing ran on it: name"),
+        (("--price-per-hour", "baseline=1,candidate=2"), "a single run does not have"),
         (("--price-per-hour", "1", "--taxes"), "leave out --columns, --sort, --filter, --price-per-hour"),
         (("--price-per-hour", "1", "--claims"), "leave out --columns, --sort, --filter, --price-per-hour"),
     ],
@@ -409,5 +409,5 @@ def test_costs_are_shown_sorted_and_filtered_by_where_a_price_is_known() -> None
     assert [line.split(",")[0] for line in text.splitlines()] == ["batch_size", "256"]
     table = render_run(run, columns=("cost_per_epoch", "batch_size"), prices=prices)
     assert table.split("\n\n")[1].count("epoch") == 1
-    with pytest.raises(BadInputError, match="'cost_per_epoch' needs to know what an hour costs: add --price-per-hour"):
+    with pytest.raises(BadInputError, match="'cost_per_epoch' needs a price: add --price-per-hour"):
         render_run(run, sort=("-cost_per_epoch",))
