@@ -35,8 +35,9 @@ def predict_command(
     python -m bench predict latest --layers 784-300-10 --batch-size 100
     python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
     """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.analysis.predictions import render_prediction
     from bench.analysis.scaling_models import label_runs, left_out, require_models
-    from bench.analysis.scaling_view import render_prediction, render_scaling
+    from bench.analysis.scaling_view import render_scaling
     from bench.storage.store import read_run, resolve
     from bench.tables.machines import parts_by_machine
 

@@ -14,7 +14,7 @@ from bench.analysis.rank_scaling import fit_ranks
 from bench.analysis.ranks_view import ranks_table
 from bench.analysis.scaling_models import label_runs, make_models, models_of_all, side_of_trials
 from bench.analysis.scaling_view import scaling_tables
-from bench.analysis.taxes import make_accounts, tax_table
+from bench.analysis.taxes import make_accounts, shares_table, tax_table
 from bench.calibration.profiles import MachineProfile, peak_rate_of
 from bench.compare.columns import Column as RowColumn
 from bench.compare.columns import identity_columns
@@ -36,7 +36,6 @@ from bench.tables.columns import COLUMNS, Column, default_columns, find_columns,
 from bench.tables.fields import Value
 from bench.tables.layout import WordTable
 from bench.tables.legend import legend, run_heading
-from bench.tables.ordering import natural_key
 from bench.tables.summary import Summary, summarise_run
 
 MAX_RATIOS: Final = 60
@@ -190,30 +189,15 @@ def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]
     models = make_models(label_runs([run], [None]))
     if models:
         yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))
-    accounts = tuple(map(tax_table, make_accounts(run, stored.profile)))
+    accounts = make_accounts(run, stored.profile)
+    account_tables = tuple(map(tax_table, accounts))
     if len(accounts) > MAX_OPEN_ACCOUNTS:
-        folded = Figure(title="Times and intervals", charts=(), tables=accounts)
-        yield Section(title="Where an epoch's time goes", figures=(folded,), tables=(_shares(accounts),))
+        folded = Figure(title="Times and intervals", charts=(), tables=account_tables)
+        yield Section(title="Where an epoch's time goes", figures=(folded,), tables=(shares_table(accounts),))
     elif accounts:
-        yield Section(title="Where an epoch's time goes", figures=(), tables=accounts)
+        yield Section(title="Where an epoch's time goes", figures=(), tables=account_tables)
     yield from _drawn("Memory", memory_figures(found))
     yield from _drawn("Accuracy and loss", epoch_figures(found, trials))
-
-
-def _shares(accounts: Sequence[WordTable]) -> WordTable:
-    """Return the shares of all `accounts` as one table: a row each, a column a part."""
-    share = accounts[0].headers.index("share")
-    parts = [row[0] for row in accounts[0].rows]
-    rows = []
-    for each in sorted(accounts, key=lambda account: natural_key(account.title)):
-        what, _, epoch = each.title.rpartition(": ")
-        rows.append([what, epoch, *(row[share] for row in each.rows)])
-    return WordTable(
-        title="shares of an epoch's time",
-        headers=("what is trained", "its epoch", *parts),
-        rows=rows,
-        numeric=(False, False, *(True for _ in parts)),
-    )
 
 
 def _drawn(title: str, figures: Iterable[Figure]) -> Iterator[Section]:

@@ -6,9 +6,10 @@ A `layout` is ``table`` (for a terminal, as wide as `width` characters) or ``mar
 import csv
 import io
 import itertools
+import json
 import re
 import textwrap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,6 +101,16 @@ def wrap(lines: Iterable[str], width: int) -> str:
         width=max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     ).fill
     return "\n".join(map(fill, lines))
+
+
+def json_text(document: object) -> str:
+    """Return indented JSON without a final line break; NaN and infinity are refused."""
+    return json.dumps(document, allow_nan=False, indent=2)
+
+
+def range_text(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+    """Return an interval as ``1.20 s to 1.30 s``, empty if a bound is unknown."""
+    return "" if low is None or high is None else f"{text(low)} to {text(high)}"
 
 
 def csv_text(keys: Iterable[str], rows: Iterable[Mapping[str, Value]]) -> str:

@@ -3,7 +3,6 @@
 Only header and footer of a run are read, unless it has no footer, so that thousands are listed in no time.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from bench.records import Footer, Header, Measurement
 from bench.storage import runfile
 from bench.storage.store import find_files, parse_instant
 from bench.tables.columns import harmless
-from bench.tables.layout import csv_text, draw_notes, draw_table, fitting, left_out_note
+from bench.tables.layout import csv_text, draw_notes, draw_table, fitting, json_text, left_out_note
 
 UNFINISHED: Final = "unfinished"
 """The state of a run without a footer."""
@@ -101,7 +100,7 @@ def render_list(
 ) -> str:
     """Return `runs`, found under `directory`, without a final line break; a table with the columns that fit."""
     if layout == "json":
-        return json.dumps([asdict(run) for run in runs], indent=2, ensure_ascii=True)
+        return json_text([asdict(run) for run in runs])
     if layout == "csv":
         rows = [{**asdict(run), "devices": None if run.devices is None else " ".join(run.devices)} for run in runs]
         return csv_text(StoredRun.__slots__, rows)

@@ -1,6 +1,5 @@
 """A stored run as text: a table for a terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -8,7 +7,7 @@ from bench.coding import to_json
 from bench.records import Run
 from bench.tables.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
 from bench.tables.fields import FIELDS, Field, Value
-from bench.tables.layout import csv_text, draw_heading, draw_notes, draw_table, fitting
+from bench.tables.layout import csv_text, draw_heading, draw_notes, draw_table, fitting, json_text
 from bench.tables.legend import count_failures, count_warnings, is_complete, legend, run_heading
 from bench.tables.machines import machine_headers
 from bench.tables.prices import Prices
@@ -121,4 +120,4 @@ def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]
             *({"kind": "file", "rows": None, "message": text} for text in run.warnings),
         ],
     }
-    return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False)
+    return json_text(document)

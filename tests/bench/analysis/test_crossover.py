@@ -16,8 +16,9 @@ from bench_builders import (
 )
 from step_times import CPU, SAMPLES, Law, as_json, grid, law, measured_in, merged, tables_of
 
+from bench.analysis.contenders import contenders
 from bench.analysis.crossover import crossover, is_worth_comparing
-from bench.analysis.scaling import contenders, fit
+from bench.analysis.scaling import fit
 from bench.analysis.scaling_view import _undecided
 from bench.records import Run
 from mnist_mlp.recipes import scale_layers
@@ -123,7 +124,7 @@ def test_a_crossover_says_of_which_layers_it_is_where_there_are_several_shapes()
         true = next((width for width, each in scaled if FAST(each, batch) < SLOW(each, batch)), 64)
         assert row[4] == "not up to 512" if true == 64 else true <= int(row[4]) <= 1.011 * true + 1
     _, alone = tables_of(merged(deep(SLOW, shapes[:2]), deep(FAST, shapes[:2], engine="fused")))
-    assert alone.headers[0] == "ahead when narrow"
+    assert alone.headers[0] == "faster when narrow"
 
 
 def test_layers_of_one_shape_are_scaled_alike_but_for_rounding() -> None:
@@ -146,6 +147,6 @@ def test_no_width_or_one_that_both_measured_is_no_crossover_and_is_said(theirs: 
     assert as_json(run)["crossovers"] == []
     (table,) = tables_of(run)
     assert table.notes[-1] == (
-        "not told who overtakes whom: cpu eager and cpu fused of 784-2048-10: it takes a batch size and a range of "
+        "no crossover can be computed for cpu eager and cpu fused of 784-2048-10: that takes a batch size and a range of "
         "widths that both measured"
     )

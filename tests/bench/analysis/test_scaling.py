@@ -40,9 +40,11 @@ from step_times import (
 from stored_runs import store
 
 from bench.analysis import scaling_models
-from bench.analysis.scaling import Contender, Fit, Measured, contenders, fit
-from bench.analysis.scaling_models import label_runs, make_models, predict
-from bench.analysis.scaling_view import render_prediction, render_scaling
+from bench.analysis.contenders import Contender, Measured, contenders
+from bench.analysis.predictions import predict, render_prediction
+from bench.analysis.scaling import Fit, fit
+from bench.analysis.scaling_models import label_runs, make_models
+from bench.analysis.scaling_view import render_scaling
 from bench.cli import cli
 from bench.records import Measurement, Run, TrialRecord, TrialWarning
 from bench.units import format_flops, format_seconds
@@ -190,7 +192,7 @@ ONE_BATCH = [(2**power, 256) for power in range(3, 12)]
 
 @pytest.mark.parametrize(
     ("sizes", "why"),
-    [(ONE_WIDTH, "one width alone"), (ONE_BATCH, "one batch size alone"), ([*ONE_BATCH, (64, 600)], "these sizes")],
+    [(ONE_WIDTH, "a single width"), (ONE_BATCH, "a single batch size"), ([*ONE_BATCH, (64, 600)], "these sizes")],
 )
 def test_coefficients_that_the_sizes_do_not_tell_are_left_out(sizes: Sequence[tuple[int, int]], why: str) -> None:
     run = grid(CPU, noise=0.02, sizes=sizes)
@@ -200,7 +202,7 @@ def test_coefficients_that_the_sizes_do_not_tell_are_left_out(sizes: Sequence[tu
     assert one.predict((784, 128, 10), 256).step_seconds == pytest.approx(CPU((784, 128, 10), 256), rel=0.1)
     (table,) = tables_of(run)
     assert list(table.rows[0][1:5]) == ["unknown"] * 4
-    assert f"unknown: {why} cannot tell it from other terms" in table.notes[-1]
+    assert f"unknown: {why} cannot separate the terms" in table.notes[-1]
     (raw,) = as_json(run)["models"]
     assert {raw[f"{key}{end}"] for key in ("overhead_seconds", "sample_seconds") for end in ("", "_low", "_high")} == {
         None
@@ -229,7 +231,7 @@ def test_what_was_not_seen_has_the_upper_end_of_its_interval() -> None:
     assert one.half_performance_flops is None
     (table,) = tables_of(run)
     assert table.rows[0][1] == f"<{format_seconds(overhead_of(one).high)}"
-    assert "<, >: not seen; the end of the 95% interval" in table.notes
+    assert "<, >: not detected; the number is the end of the 95% interval" in table.notes
     assert "half-performance size: none, the data show no overhead" in table.notes[-1]
     (raw,) = as_json(run)["models"]
     assert (raw["overhead_seconds"], raw["overhead_seconds_low"]) == (0, 0)
@@ -344,7 +346,7 @@ def test_overlapping_is_told_below_the_table_and_in_json() -> None:
         grid(GPU, device="cuda:0", pipeline="dataloader", sizes=GPU_SIZES),
         grid(CPU),
     )
-    notes = [note for note in tables_of(run)[0].notes if "at the same time" in note]
+    notes = [note for note in tables_of(run)[0].notes if "work overlap;" in note]
     assert len(notes) == 2
     assert sum("overhead and its samples' time" in note for note in notes) == 1
     told = {(each["device"], each["is_overlapped"]) for each in as_json(run)["models"]}

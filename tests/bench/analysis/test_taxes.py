@@ -111,7 +111,7 @@ def test_of_fused_and_graph_the_faster_counts() -> None:
     for ways in ((RESIDENT, FUSED, GRAPH), (RESIDENT, GRAPH, FUSED)):
         framework = parts_of(run_of(*ways))["framework tax"]
         assert framework.seconds == pytest.approx(2.1 - 0.8)
-        assert framework.meaning == "resident + eager over resident + graph"
+        assert framework.meaning == "resident + eager minus resident + graph"
 
 
 def test_ways_without_spread_or_of_one_trial_have_no_made_up_interval() -> None:
@@ -199,8 +199,8 @@ def test_table_fits_80_columns_and_tells_what_each_part_means() -> None:
     text = render_taxes(run_of(TUTORIAL, RESIDENT, FUSED), profile_with(PEAK), "table", 80)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    assert "batch size 64, 2 threads, fp32: 21.0 s an epoch with dataloader + eager (mean of 3)" in words
-    assert "loader tax: dataloader + eager over resident + eager" in words
+    assert "batch size 64, 2 threads, fp32: 21.0 s per epoch with dataloader + eager (mean of 3 trials)" in words
+    assert "loader tax: dataloader + eager minus resident + eager" in words
     assert "GFLOP at the measured peak, " in words
     (row,) = (line for line in text.splitlines() if line.startswith("loader tax "))
     assert "18.9 s" in row

@@ -85,7 +85,7 @@ def test_equal_values_of_two_configurations_are_two_measurements(repeats: int) -
 def test_a_comparison_of_devices_says_where_one_overtakes_the_other() -> None:
     store(two_devices(), Path("a.jsonl"))
     said = compare("a.jsonl", "a.jsonl", "--between", "device=cpu,cuda:0").stdout
-    assert "from width: of the first hidden layer" in said
+    assert "from width: width of the first hidden layer" in said
     found = re.search(r"^cpu +cuda:0 +16 +(\d+)", said, flags=re.MULTILINE)
     assert found is not None
     # 16 samples: the overheads differ by 280 µs, the time of a multiply-add by almost all of the CPU's.

@@ -420,7 +420,7 @@ def test_many_accounts_of_taxes_share_a_table() -> None:
     assert len(accounts) > MAX_OPEN_ACCOUNTS
     (section,) = (each for each in report(run).runs[0].sections if each.title == "Where an epoch's time goes")
     (table,) = section.tables
-    assert table.headers == ("what is trained", "its epoch", *(row[0] for row in accounts[0].rows))
+    assert table.headers == ("trained", "epoch", *(row[0] for row in accounts[0].rows))
     shares = {": ".join(row[:2]): list(row[2:]) for row in table.rows}
     assert shares == {account.title: [row[3] for row in account.rows] for account in accounts}
     assert [row[0].split(", ")[1] for row in table.rows] == [f"batch size {size}" for size in (64, 256, 1024, 4096)]
