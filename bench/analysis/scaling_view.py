@@ -14,6 +14,8 @@ from bench.tables.layout import WordTable, csv_text, draw_heading, draw_notes, d
 from bench.tables.legend import heading
 from bench.units import format_bytes, format_flops, format_seconds, format_spread
 
+_LEVEL: Final = f"{100 * LEVEL:.0f} %"
+
 _INFINITE: Final = "no limit"
 
 _UNKNOWN: Final = "unknown"
@@ -115,23 +117,23 @@ def headings(sides: Sequence[Side], layout: str, width: int) -> Iterator[str]:
         yield draw_heading(lines, layout, width)
 
 
-_MODEL_HEADERS: Final = ("model", "overhead per step", "rate", "bandwidth", "per sample", "left-out error")
+_MODEL_HEADERS: Final = ("model", "overhead per step", "rate", "bandwidth", "per sample", "error")
 _MODEL_NUMERIC: Final = (False, True, True, True, True, True)
 
 _MODEL_LEGEND: Final = (
     "seconds per step = overhead + FLOPs / rate + parameter bytes moved / bandwidth + samples x seconds per sample",
-    f"±: distance to the farther end of the {LEVEL:.0%} interval; no limit: the data show none",
-    "left-out error: median error of the times when each size is predicted from all others",
+    f"±: distance to the farther end of the {_LEVEL} interval; no limit: the data show none",
+    "error: median error of the times when each size is predicted from all others",
 )
 
-_UNDETECTED_LEGEND: Final = f"<, >: not detected; the number is the end of the {LEVEL:.0%} interval"
+_UNDETECTED_LEGEND: Final = f"<, >: not detected; the number is the end of the {_LEVEL} interval"
 
 _CROSSOVER_HEADERS: Final = ("faster when narrow", "overtaken by", "batch", "from width", "undecided between")
 _NARROWEST_LEGEND: Final = "narrowest: the narrowest layers; wider ones have all hidden layers widened in proportion"
 
 _CROSSOVER_LEGEND: Final = (
     "from width: width of the first hidden layer, as predicted by the models",
-    f"undecided between: at these widths neither is known to be faster ({LEVEL:.0%}, with misfit); <, >: and beyond",
+    f"undecided between: at these widths neither is known to be faster ({_LEVEL}, with misfit); <, >: and beyond",
 )
 
 

@@ -147,6 +147,6 @@ def test_no_width_or_one_that_both_measured_is_no_crossover_and_is_said(theirs: 
     assert as_json(run)["crossovers"] == []
     (table,) = tables_of(run)
     assert table.notes[-1] == (
-        "no crossover can be computed for cpu eager and cpu fused of 784-2048-10: that takes a batch size and a range of "
-        "widths that both measured"
+        "no crossover can be computed for cpu eager and cpu fused of 784-2048-10: that takes a batch size and a range "
+        "of widths that both measured"
     )

@@ -231,7 +231,7 @@ def test_what_was_not_seen_has_the_upper_end_of_its_interval() -> None:
     assert one.half_performance_flops is None
     (table,) = tables_of(run)
     assert table.rows[0][1] == f"<{format_seconds(overhead_of(one).high)}"
-    assert "<, >: not detected; the number is the end of the 95% interval" in table.notes
+    assert "<, >: not detected; the number is the end of the 95 % interval" in table.notes
     assert "half-performance size: none, the data show no overhead" in table.notes[-1]
     (raw,) = as_json(run)["models"]
     assert (raw["overhead_seconds"], raw["overhead_seconds_low"]) == (0, 0)
@@ -470,7 +470,7 @@ def test_every_contender_is_fitted_once(tmp_path: Path, monkeypatch: pytest.Monk
         return fit(contender)
 
     monkeypatch.setattr(scaling_models, "fit", counting)
-    assert "left out: cpu fused (2)" in bench(str(path)).stderr
+    assert "with too few sizes to fit a model: cpu fused (2)" in bench(str(path)).stderr
     assert sorted(fitted_) == ["eager", "fused"]
 
 
@@ -492,7 +492,7 @@ def test_what_has_too_few_sizes_is_said_to_be_left_out(tmp_path: Path) -> None:
         store(run, tmp_path / f"{name}.jsonl")
     done = bench(f"old={tmp_path / 'enough.jsonl'}", f"new={tmp_path / 'few.jsonl'}")
     assert done.exit_code == 0
-    assert done.stderr == "bench: too few sizes to fit a model to, so left out: new cpu (2)\n"
+    assert done.stderr == "bench: left out, with too few sizes to fit a model: new cpu (2)\n"
     assert not bench(str(tmp_path / "enough.jsonl")).stderr
 
 

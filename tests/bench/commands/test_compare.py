@@ -378,4 +378,4 @@ def test_what_is_no_price_is_refused(price: str, words: str) -> None:
 def test_rounds_of_pytest_benchmark_have_no_cost() -> None:
     write_rounds("a.json", {"t.py::f": [0.001]})
     write_rounds("b.json", {"t.py::f": [0.001]})
-    ended(bench("compare", "a.json", "b.json", "--price-per-hour", "1"), 2, "files of pytest-benchmark hold none")
+    ended(bench("compare", "a.json", "b.json", "--price-per-hour", "1"), 2, "which pytest-benchmark files do not hold")

@@ -11,9 +11,10 @@ from stored_runs import side, with_records
 
 from bench.records import Configuration, Run
 from bench.report.axes import Axis, make_scale
-from bench.report.charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, RatioChart, draw, places, ratio_tick
+from bench.report.charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, RatioChart, places, ratio_tick
 from bench.report.contents import Report, Stored, make_report
 from bench.report.page import render_page
+from bench.report.svg import draw
 from bench.tables.columns import COLUMNS
 from bench.tables.summary import summarise
 from bench.units import format_percent, format_seconds
@@ -114,7 +115,7 @@ def test_a_line_breaks_where_every_trial_failed() -> None:
     assert [[point.x for point in piece] for piece in chart.series[0].pieces()] == [[64], [1024, 4096]]
     drawn = draw(chart, "key")
     assert drawn.count('class="line s0"') == 1
-    assert "the line breaks at batch size 256, where every trial failed" in render_page(report(broken))
+    assert "the line is interrupted at batch size 256, where every trial failed" in render_page(report(broken))
 
 
 def found(kind: Kind, *runs: Run) -> list[Chart]:
@@ -227,4 +228,4 @@ def test_a_chart_of_ratios_says_of_what_and_which_side_is_slower() -> None:
     made = make_report([Stored(label="laptop", run=one), Stored(label="server", run=other)])
     (chart,) = made.comparisons[0].figures[0].charts
     assert chart.title.endswith(": server against laptop")
-    assert any("right of the dotted line, above 1, the candidate takes longer" in mark for mark in chart.marks)
+    assert any("right of the dotted line (above 1) the candidate takes longer" in mark for mark in chart.marks)

@@ -278,7 +278,7 @@ def test_the_commands_take_runs_of_several_machines(tmp_path: Path) -> None:
     for option in ("--taxes", "--ranks"):
         refused = bench("show", path, option)
         assert refused.exit_code == 2
-        assert f"{option} is an account of one machine" in refused.stderr
+        assert f"{option} is about one machine" in refused.stderr
 
 
 def test_an_account_of_one_machine_is_headed_by_the_one_that_measured(tmp_path: Path) -> None:
