@@ -120,7 +120,7 @@ def _parts(repeat: Mapping[int, Measurement]) -> Parts:
 
 def _spread(values: Sequence[float]) -> Spread:
     mean = statistics.fmean(values)
-    if len(values) < 2:  # noqa: PLR2004 - one value tells no spread
+    if len(values) < 2:  # noqa: PLR2004 - one value has no spread
         return Spread(mean=mean, low=None, high=None)
     half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Spread(mean=mean, low=mean - half, high=mean + half)

@@ -1,4 +1,4 @@
-"""Who overtakes whom, and where: between which widths, at which batch sizes, of which layers."""
+"""Crossovers: between which widths, at which batch sizes and for which layers one overtakes another."""
 
 import dataclasses
 import itertools
@@ -53,7 +53,7 @@ def test_an_uncertain_crossover_says_between_which_widths() -> None:
     assert found.low <= true <= found.high
 
 
-def test_undecided_everywhere_is_told_from_undecided_at_both_ends() -> None:
+def test_undecided_everywhere_is_distinguished_from_undecided_at_both_ends() -> None:
     run = merged(grid(CPU, noise=0.1, seed=1), grid(CPU, engine="fused", noise=0.1, seed=2))
     first, second = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
     found = crossover(first, second, (784, 64, 10), 64, (64, 2048))
@@ -134,7 +134,7 @@ def test_layers_of_one_shape_are_scaled_alike_but_for_rounding() -> None:
     }
 
 
-def test_crossovers_are_told_between_the_widths_that_both_measured() -> None:
+def test_crossovers_are_looked_for_between_the_widths_that_both_measured() -> None:
     run = merged(deep(SLOW, ((16,), (64,), (256,))), deep(FAST, ((64,), (256,), (2048,)), engine="fused"))
     document = as_json(run)
     assert crossed_at(document) == {((784, 64, 10), 64, 256)}
@@ -142,7 +142,9 @@ def test_crossovers_are_told_between_the_widths_that_both_measured() -> None:
 
 
 @pytest.mark.parametrize("theirs", [((512,), (2048,)), ((256,), (2048,))])
-def test_no_width_or_one_that_both_measured_is_no_crossover_and_is_said(theirs: Sequence[tuple[int, ...]]) -> None:
+def test_pairs_without_a_common_range_of_widths_are_listed_without_a_crossover(
+    theirs: Sequence[tuple[int, ...]],
+) -> None:
     run = merged(deep(SLOW, ((64,), (256,))), deep(FAST, theirs, engine="fused"))
     assert as_json(run)["crossovers"] == []
     (table,) = tables_of(run)

@@ -1,4 +1,4 @@
-"""The account of taxes: its parts are the differences between the ways, and what was not measured stays empty."""
+"""The account of taxes: its parts are the differences between the ways, and unmeasured parts stay empty."""
 
 import csv
 import dataclasses
@@ -140,7 +140,7 @@ def test_the_peak_is_none_that_another_torch_reached() -> None:
     assert parts["arithmetic"].seconds is None
 
 
-def test_an_epoch_faster_than_the_peak_is_told() -> None:
+def test_epoch_faster_than_the_peak_is_reported() -> None:
     for peak, is_told in ((PEAK, False), (PEAK / 8, True)):
         meaning = parts_of(run_of(TUTORIAL, RESIDENT), profile_with(peak))["arithmetic"].meaning
         assert ("faster than the calibrated peak: calibrate again" in meaning) == is_told
@@ -175,7 +175,7 @@ def test_configurations_that_differ_in_anything_else_have_accounts_of_their_own(
     assert [account.configuration.batch_size for account in make_accounts(merged, None)] == [64, 256]
 
 
-def test_ranks_have_the_peak_of_all_of_them_and_are_told() -> None:
+def test_ranks_have_the_peak_of_all_of_them_and_are_named() -> None:
     run, profile = run_of(TUTORIAL, RESIDENT, world_size=2), profile_with(PEAK)
     assert parts_of(run, profile)["arithmetic"].seconds == pytest.approx(0.25)
     assert "2 ranks of 2 threads" in render_taxes(run, profile, "table", 80)
@@ -195,7 +195,7 @@ def test_failed_trials_and_single_ways_make_no_account() -> None:
             render_taxes(run, None, "table", 80)
 
 
-def test_table_fits_80_columns_and_tells_what_each_part_means() -> None:
+def test_table_fits_80_columns_and_explains_each_part() -> None:
     text = render_taxes(run_of(TUTORIAL, RESIDENT, FUSED), profile_with(PEAK), "table", 80)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())

@@ -83,7 +83,7 @@ def test_references_are_paths_run_ids_latest_and_labels() -> None:
     ended(bench("compare", "0a1b", "latest", "--results", "elsewhere"), 0)
 
 
-def test_a_label_is_what_stands_before_the_first_equals_sign() -> None:
+def test_label_is_the_text_before_the_first_equals_sign() -> None:
     assert split_label("a=b=c.jsonl") == ("a", "b=c.jsonl")
     assert split_label("=c.jsonl") == (None, "=c.jsonl")
     assert split_label("latest") == (None, "latest")
@@ -162,7 +162,7 @@ def test_a_run_and_a_file_of_pytest_benchmark_are_two_kinds() -> None:
     ended(bench("check", "a.json", "a.json"), 2, "use python -m bench compare")
 
 
-def test_check_passes_what_is_as_accurate() -> None:
+def test_check_passes_equal_accuracy() -> None:
     write(side(), other())
     result = bench("check", "a.jsonl", "b.jsonl", "--gate", "accuracy")
     ended(result, 0, "pass: cpu 784-128-10 batch 64, test accuracy", "n 8/8", "detectable from")
@@ -211,7 +211,7 @@ def test_check_ends_with_4_for_a_failed_trial() -> None:
         (side({make_configuration(epochs=1): 2.0}, run_id="b0b0b0b0"), "python -m bench run --preset quick"),
     ],
 )
-def test_check_ends_with_5_for_what_cannot_be_compared(candidate: Run, words: str) -> None:
+def test_check_ends_with_5_for_incomparable_runs(candidate: Run, words: str) -> None:
     write(side(), candidate)
     ended(bench("check", "a.jsonl", "b.jsonl"), 5, "verdict: incomparable", words)
 
@@ -259,13 +259,13 @@ def test_a_broken_file_is_refused_on_either_side(command: str, spoil: Any, words
         ("--gate", "time", "--min-accuracy", "90%"),
     ],
 )
-def test_what_is_no_limit_is_refused(arguments: tuple[str, ...]) -> None:
+def test_invalid_limit_is_refused(arguments: tuple[str, ...]) -> None:
     write(side(), other())
     ended(bench("check", "a.jsonl", "b.jsonl", *arguments), 2)
 
 
 @pytest.mark.parametrize(("gate", "limit"), [("time", "--max-accuracy-drop"), ("accuracy", "--max-slowdown")])
-def test_a_limit_of_what_is_not_gated_is_refused(gate: str, limit: str) -> None:
+def test_limit_of_a_quantity_that_is_not_gated_is_refused(gate: str, limit: str) -> None:
     write(side(), other())
     ended(
         bench("check", "a.jsonl", "b.jsonl", "--gate", gate, limit, "1"), 2, f"{limit} does nothing with --gate {gate}"
@@ -330,7 +330,7 @@ def test_a_summary_that_cannot_be_written_changes_no_verdict(monkeypatch: pytest
     assert "GITHUB_STEP_SUMMARY" in result.stderr
 
 
-def test_a_run_is_no_candidate_for_itself() -> None:
+def test_run_is_refused_as_candidate_for_itself() -> None:
     write(side(), other())
     ended(bench("check", "a.jsonl", "a.jsonl"), 2, "the same run")
 
@@ -370,7 +370,7 @@ def test_prices_of_both_sides_add_costs_to_every_format(layout: str) -> None:
         ("cuda=2", "names 'cuda', but nothing ran on it: name 'cpu'"),
     ],
 )
-def test_what_is_no_price_is_refused(price: str, words: str) -> None:
+def test_invalid_price_is_refused(price: str, words: str) -> None:
     write(side(), other())
     ended(bench("compare", "a.jsonl", "b.jsonl", "--price-per-hour", price), 2, words)
 

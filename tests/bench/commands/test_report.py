@@ -58,7 +58,7 @@ def test_command_needs_a_run_and_names_what_it_cannot_find(elsewhere: Path) -> N
     assert not (elsewhere / "report.html").exists()
 
 
-def test_command_tells_what_was_wrong_with_a_file(elsewhere: Path) -> None:
+def test_command_reports_warnings_about_a_file(elsewhere: Path) -> None:
     path = store(varied(), elsewhere / "a.jsonl")
     path.write_bytes(path.read_bytes()[:-20])
     result = bench("a.jsonl")

@@ -83,7 +83,7 @@ def test_without_a_profile_a_small_difference_of_time_is_neither_passed_nor_fail
     assert any("bench calibrate" in note for note in report.notes)
 
 
-def test_a_difference_that_equal_code_shows_on_this_machine_is_no_regression() -> None:
+def test_difference_that_equal_code_shows_on_this_machine_is_not_a_regression() -> None:
     assert check(side(), candidate_side((2.4,))).verdict is Verdict.REGRESSION
     assert check(side(), candidate_side((2.4,)), Quiet(floor=0.2)).verdict is Verdict.INCONCLUSIVE
 
@@ -132,7 +132,7 @@ def test_a_configuration_missing_on_either_side_is_incomparable_and_named() -> N
     )
 
 
-def test_each_missing_configuration_is_held_against_its_own_nearest_and_told_once_what_to_do() -> None:
+def test_missing_configurations_name_their_nearest_and_share_one_advice() -> None:
     ours = [make_configuration(batch_size=size) for size in (64, 256, 1024)]
     theirs = [ours[0], dataclasses.replace(ours[1], epochs=9), dataclasses.replace(ours[2], engine="fused")]
     report = check(side(dict.fromkeys(ours, 1.0)), side(dict.fromkeys(theirs, 1.0), run_id="b0b0b0b0"))
@@ -213,7 +213,7 @@ def test_a_footer_that_calls_a_run_complete_is_not_believed_when_trials_are_miss
     assert check(side(), with_records(other, other.records[:-1])).exit_code is ExitCode.INCONCLUSIVE
 
 
-def test_shards_are_no_whole_runs_though_each_is_complete() -> None:
+def test_complete_shards_are_not_whole_runs() -> None:
     shard = {"division": make_division()}
     report = check(side(header=shard), candidate_side(header=shard))
     assert report.exit_code is ExitCode.INCONCLUSIVE
@@ -319,7 +319,7 @@ def test_a_floor_of_accuracy_without_a_gate_of_accuracy_is_refused() -> None:
         Limits(gate="time", min_accuracy=0.9)
 
 
-def test_a_run_is_no_candidate_for_itself() -> None:
+def test_run_is_refused_as_candidate_for_itself() -> None:
     with pytest.raises(BadInputError, match="the same run, 0a1b2c3d"):
         check(side(), side())
 
@@ -363,7 +363,7 @@ def test_devices_are_judged_apart_and_share_the_level_of_error() -> None:
     assert both.bound > one.bound
 
 
-def test_what_would_be_a_regression_of_the_only_device_is_none_of_one_of_two() -> None:
+def test_devices_share_the_error_level() -> None:
     limits = Limits(gate="time", max_slowdown=0.01)
 
     def judge(*devices: str) -> Judgement:
@@ -417,7 +417,7 @@ def disturbed(slow: Sequence[int], *, seconds: float = 6.0) -> Run:
     )
 
 
-def test_flagged_trials_stay_in_the_verdict_and_the_report_says_what_it_would_be_without_them() -> None:
+def test_flagged_trials_stay_in_the_verdict_and_the_report_gives_the_one_without_them() -> None:
     report = check(side(), disturbed(range(8), seconds=2.6))
     assert report.verdict is Verdict.REGRESSION
     report = check(side(), disturbed((0, 1, 2, 3)))

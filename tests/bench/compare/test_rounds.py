@@ -1,4 +1,4 @@
-"""Files of pytest-benchmark's: a real one, and every way in which one can be wrong."""
+"""pytest-benchmark files: a real one, and every way in which one can be wrong."""
 
 import copy
 import json
@@ -95,7 +95,7 @@ def test_real_file_with_all_rounds_is_read(real: tuple[Path, Path]) -> None:
     assert saved.datetime is not None
 
 
-def test_real_summary_gives_nearly_the_moments_of_its_rounds(real: tuple[Path, Path]) -> None:
+def test_real_summary_approximates_the_moments_of_its_rounds(real: tuple[Path, Path]) -> None:
     raw, brief = map(read_rounds, real)
     for of_rounds, of_summary in zip(raw.benchmarks, brief.benchmarks, strict=True):
         assert of_summary.name == of_rounds.name
@@ -219,7 +219,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_named_with_its_file_and_a_remedy(tmp_path: Path, case: str) -> None:
+def test_error_names_the_file_the_rule_and_a_remedy(tmp_path: Path, case: str) -> None:
     spoil, message = WRONG[case]
     content = make_file()
     spoil(content)
@@ -239,12 +239,12 @@ def test_what_is_wrong_is_named_with_its_file_and_a_remedy(tmp_path: Path, case:
         ('{"benchmarks": ' + "9" * 5000 + ', "machine_info": {}}', "not valid JSON"),
     ],
 )
-def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_other_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         read_rounds(write(tmp_path, text))
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "saved.json"
     path.write_bytes(b'{"machine_info": "\xff"}')
     with pytest.raises(BadInputError, match="not valid JSON"):
@@ -284,7 +284,7 @@ def test_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         ("machine_info", False),
     ],
 )
-def test_kind_of_file_is_told_by_its_first_member(tmp_path: Path, text: str, *, expected: bool) -> None:
+def test_kind_of_file_is_recognised_by_its_first_member(tmp_path: Path, text: str, *, expected: bool) -> None:
     assert is_rounds_file(write(tmp_path, text)) is expected
 
 
@@ -311,7 +311,7 @@ PLACES = st.sampled_from(
 
 @given(place=PLACES, value=VALUES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_put_anywhere_is_refused_or_gives_finite_moments(
+def test_any_value_anywhere_is_refused_or_gives_finite_moments(
     tmp_path: Path, place: tuple[str | int, ...], value: object
 ) -> None:
     content: Any = make_file()

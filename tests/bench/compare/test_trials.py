@@ -31,7 +31,7 @@ def test_a_run_without_warnings_flags_nothing() -> None:
     assert times_without_flagged(trials) is trials
 
 
-def test_flagged_trials_are_kept_among_all_others_and_told_apart() -> None:
+def test_flagged_trials_are_included_in_all_values_and_listed_separately() -> None:
     whole = side()
     records = [
         flagged(whole.records[0], TrialWarning.STALL),

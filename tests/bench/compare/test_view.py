@@ -103,7 +103,7 @@ def test_columns_are_left_out_in_order_and_named(mixed: Comparison) -> None:
     assert "MDE: minimum detectable effect, the smallest difference" in roomier
 
 
-def test_only_changed_leaves_out_what_is_the_same_and_counts_it(mixed: Comparison) -> None:
+def test_only_changed_leaves_out_rows_that_are_the_same_and_counts_them(mixed: Comparison) -> None:
     text = render_comparison(mixed, only_changed=True)
     assert "slower" in text
     assert "   128  " not in text
@@ -111,7 +111,7 @@ def test_only_changed_leaves_out_what_is_the_same_and_counts_it(mixed: Compariso
     assert "geometric mean of 2 ratios" in text
 
 
-def test_only_changed_of_what_is_all_the_same_shows_no_table() -> None:
+def test_only_changed_shows_no_table_if_all_rows_are_the_same() -> None:
     run = side()
     for layout in ("table", "markdown"):
         text = render_comparison(compare(run, run), only_changed=True, format=layout)
@@ -192,7 +192,7 @@ def test_csv_and_json_tell_the_same(mixed: Comparison) -> None:
 
 
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
-def test_unknown_intervals_and_impossible_ratios_are_no_crash(layout: Format) -> None:
+def test_unknown_intervals_and_impossible_ratios_do_not_crash(layout: Format) -> None:
     comparison = compare(side((1e-300,), repeats=1), side((1e300,), repeats=1, run_id="b0b0b0b0"))
     text = render_comparison(comparison, format=layout)
     assert "nan" not in text.lower()
@@ -285,7 +285,7 @@ def disturbed() -> Comparison:
     return compare(flagged(side((2.0, 1.0)), 1, TrialWarning.STALL), flagged(with_records(calm, records), 5))
 
 
-def test_flagged_trials_are_counted_and_a_verdict_that_hangs_on_them_is_marked(disturbed: Comparison) -> None:
+def test_flagged_trials_are_counted_and_a_verdict_that_depends_on_them_is_marked(disturbed: Comparison) -> None:
     text = render_comparison(disturbed, width=100)
     first, second = (line for line in text.split("test accuracy")[0].splitlines() if line.startswith("784-128-10 "))
     assert "8/8      1/5 " in first
@@ -309,7 +309,7 @@ def test_flagged_trials_that_change_nothing_are_said_to_change_nothing() -> None
     assert "slower *" not in text
 
 
-def test_the_ratio_that_flagged_trials_move_most_is_told_where_no_verdict_changes() -> None:
+def test_ratio_that_would_change_most_is_named_if_no_verdict_changes() -> None:
     slow = side((2.0, 1.7, 1.5), run_id="b0b0b0b0")
     records = [
         dataclasses.replace(late, warnings=(TrialWarning.STALL,)) if late.trial.repeat == 7 else record
@@ -335,7 +335,7 @@ def test_where_nothing_would_be_left_without_flagged_trials_it_is_said() -> None
     )
 
 
-def test_five_changed_verdicts_are_told_and_the_others_counted() -> None:
+def test_five_changed_verdicts_are_listed_and_the_others_counted() -> None:
     theirs = flagged(side((2.6,) * 7, run_id="b0b0b0b0"), 8)
     told = " ".join(render_comparison(compare(side((2.0,) * 7), theirs)).split())
     assert told.count("nothing would be left") == 5

@@ -80,7 +80,7 @@ def test_throughput_figures_hold_the_cells_of_show() -> None:
     assert heatmap.rows == ("128", "512")
 
 
-def test_provenance_tells_machine_software_command_data_and_state() -> None:
+def test_provenance_gives_machine_software_command_data_and_state() -> None:
     text = "\n".join(page(varied()).text)
     for words in (
         "python -m bench run --preset quick",
@@ -94,7 +94,7 @@ def test_provenance_tells_machine_software_command_data_and_state() -> None:
         assert words in text
 
 
-def test_a_failed_trial_is_told_beside_the_measured_ones() -> None:
+def test_failed_trial_is_counted_beside_the_measured_ones() -> None:
     run = varied()
     failed = replace(run.records[0], outcome=make_failure(FailureKind.CRASH, "signal 9"))
     found = page(with_records(run, [failed, *run.records[1:]]))
@@ -169,7 +169,7 @@ def test_runs_of_two_machines_are_a_hardware_comparison() -> None:
     assert any("hardware comparison: ffff0000 against the baseline 0a1b2c3d" in text for text in found.text)
 
 
-def test_runs_that_share_nothing_are_told_so() -> None:
+def test_runs_without_common_configurations_are_not_compared() -> None:
     found = page(varied(widths=(128,)), varied(widths=(64,)))
     assert any(text.startswith("Not compared:") and "none of them in both" in text for text in found.text)
 
@@ -210,7 +210,7 @@ def test_the_account_of_taxes_is_that_of_show() -> None:
     assert page(run).has_table(table.headers, table.rows)
 
 
-def test_columns_that_show_does_not_have_are_explained() -> None:
+def test_extra_columns_are_explained() -> None:
     run = varied()
     half = with_records(run, [*run.records[:-1], replace(run.records[-1], warnings=(TrialWarning.STALL,))])
     (made,) = report(half).runs
@@ -287,7 +287,7 @@ def test_provenance_counts_one_and_says_yes_and_no() -> None:
     assert "tf32 matmul no" in text
 
 
-def test_a_part_of_a_run_tells_what_is_missing_of_the_whole() -> None:
+def test_part_of_a_run_reports_what_is_missing_from_the_whole() -> None:
     chosen = [make_configuration(batch_size=size) for size in (64, 256, 1024)]
     whole = make_run(chosen, 3)
     records = whole.records[:4]
@@ -306,7 +306,7 @@ def test_a_part_of_a_run_tells_what_is_missing_of_the_whole() -> None:
     assert "3 configurations, 3 repeats" in text
 
 
-def test_time_to_an_accuracy_says_how_many_trials_got_there() -> None:
+def test_time_to_an_accuracy_says_how_many_trials_reached_it() -> None:
     slow = make_measurement(epochs=make_epochs((2.0, 2.0), (9_000, 9_100)))
     fast = make_measurement(epochs=make_epochs((2.0, 2.0), (9_600, 9_750)))
     chosen = make_configuration()

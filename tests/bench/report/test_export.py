@@ -1,4 +1,4 @@
-"""Pictures of stored runs: those of the report, the same bytes each time, and a word on what could not be drawn."""
+"""Pictures of stored runs: those of the report, the same bytes each time, and a reason for what could not be drawn."""
 
 import contextlib
 import re
@@ -153,7 +153,7 @@ def test_names_of_files_begin_with_the_label_and_hold_nothing_odd(tmp_path: Path
     assert len(names) == 2 * len(find_pictures(report(side(dict.fromkeys(chosen, 2.0), repeats=2))))
 
 
-def test_charts_of_what_was_not_measured_are_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_charts_without_measurements_are_left_out_with_the_reason(tmp_path: Path) -> None:
     one, other = configurations(2)
     run = make_run([one, other], 1)
     failed = make_record(other, outcome=make_failure())
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp
     assert result.stdout == ""
 
 
-def test_no_map_of_very_many_models_is_said_to_be_for_their_number() -> None:
+def test_missing_map_of_very_many_models_is_explained() -> None:
     chosen = [
         make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=batch_size)
         for width in range(1, MAX_CHARTS + 2)
@@ -220,7 +220,7 @@ def test_no_map_of_very_many_models_is_said_to_be_for_their_number() -> None:
     ]
 
 
-def test_what_no_machine_has_begun_is_left_out_with_the_reason() -> None:
+def test_configurations_that_no_machine_started_are_reported_as_left_out() -> None:
     chosen = configurations(3)
     whole = make_run(chosen, 1, records=[make_record(chosen[0]), make_record(chosen[1])])
     plan = replace(whole.header.plan, configurations=tuple(chosen[:1]))

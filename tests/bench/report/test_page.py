@@ -45,7 +45,7 @@ def test_ids_are_unique_and_links_lead_somewhere() -> None:
     assert {each["href"].removeprefix("#") for each in found.find("a")} <= set(ids)
 
 
-def test_page_asks_for_nothing_and_its_policy_allows_just_its_own_style_and_script() -> None:
+def test_page_loads_nothing_and_its_policy_allows_only_its_own_style_and_script() -> None:
     html = render_page(report(varied()))
     found = Page(html)
     assert not [each for _, each in found.elements if {"src", "style", "onclick"} & each.keys()]
@@ -144,7 +144,7 @@ def test_a_thousand_trials_make_less_than_five_mebibytes() -> None:
     assert len(render_page(report(run)).encode()) < 5 * 2**20
 
 
-def test_results_come_before_where_they_are_from() -> None:
+def test_results_come_before_provenance() -> None:
     run = varied()
     other = replace(run, header=replace(run.header, run_id="ffff0000"))
     sections = [each["id"] for each in page(run, other).find("section")]
@@ -161,7 +161,7 @@ def test_contents_are_listed_where_there_are_several() -> None:
     assert "Contents" in [each["aria-label"] for each in page(run, other).find("nav")]
 
 
-def test_nothing_looks_as_if_it_did_something_where_script_is_off() -> None:
+def test_controls_are_hidden_without_script() -> None:
     found = page(varied())
     assert not found.find("button")
     (filtering,) = (each for each in found.find("div") if each.get("class") == "filter")

@@ -28,7 +28,7 @@ def notes(run: Run, *keys: str) -> list[str]:
     return list(legend(run, summaries, columns, ()))
 
 
-def test_utilisation_above_the_peak_and_without_one_is_told() -> None:
+def test_utilisation_above_the_peak_or_without_one_is_explained() -> None:
     run = make_run([make_configuration(threads=threads) for threads in (1, 2)])
     columns = find_columns(("threads", "flops_utilisation"))
 
@@ -67,7 +67,7 @@ def test_heading_is_harmless() -> None:
     assert len(text) < 300
 
 
-def test_dimensions_that_do_not_vary_are_told_once_below() -> None:
+def test_constant_dimensions_are_listed_once_below_the_table() -> None:
     constant = "dataset mnist, pipeline resident, engine eager, precision fp32"
     assert f"every row: {constant}, threads 2, epochs 3" in notes(make_run())
     varied = make_run([make_configuration(threads=1), make_configuration(threads=2)])
@@ -104,7 +104,7 @@ def test_peak_memory_is_explained_for_shown_rows_only() -> None:
     assert not [note for note in legend(run, shown, default_columns(shown), ()) if note.startswith("peak memory")]
 
 
-def test_why_energy_is_missing_is_told_once_and_only_beside_its_columns() -> None:
+def test_reason_for_missing_energy_is_given_once_and_only_with_its_columns() -> None:
     outcome = make_measurement(energy_reason="RAPL: nothing there")
     run = make_run(records=[make_record(repeat=repeat, outcome=outcome) for repeat in range(3)])
     told = [line for line in notes(run, "model", "joules_per_epoch") if "RAPL: nothing there" in line]
@@ -113,7 +113,7 @@ def test_why_energy_is_missing_is_told_once_and_only_beside_its_columns() -> Non
     assert not any("RAPL" in line for line in notes(run))
 
 
-def test_why_energy_is_missing_is_told_of_shown_rows_only() -> None:
+def test_reason_for_missing_energy_is_given_for_shown_rows_only() -> None:
     devices = {device: make_configuration(device=device) for device in ("cpu", "cuda:0")}
     records = [make_record(each, outcome=make_measurement(energy_reason=name)) for name, each in devices.items()]
     shown = summarise(records[:1])
@@ -173,7 +173,7 @@ def test_a_run_whose_footer_counts_more_trials_than_are_left_is_incomplete() -> 
     assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 6 trials missing")]
 
 
-def test_what_one_of_several_machines_measured_of_a_complete_run_is_complete() -> None:
+def test_part_of_a_complete_run_that_one_machine_measured_is_complete() -> None:
     run = make_run(repeats=3)
     moved = tuple(dataclasses.replace(each, fingerprint=int(each.trial.repeat == 1)) for each in run.records)
     other = Fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"), software=run.header.software)
@@ -188,7 +188,7 @@ def test_a_complete_run_says_nothing_of_it() -> None:
     assert not [note for note in notes(make_run()) if "incomplete" in note]
 
 
-def test_what_was_wrong_with_the_file_is_told_harmlessly() -> None:
+def test_warnings_about_the_file_are_shown_harmlessly() -> None:
     run = dataclasses.replace(make_run(), warnings=("line 7 is torn\x1b[2J",))
     assert notes(run)[-1] == "file: line 7 is torn?[2J"
 
@@ -208,13 +208,13 @@ def flag(run: Run, repeats: int, *seconds: float) -> Run:
     return dataclasses.replace(run, records=tuple(records))
 
 
-def test_an_epoch_time_is_told_with_and_without_flagged_trials_where_it_differs() -> None:
+def test_epoch_time_is_shown_with_and_without_flagged_trials_if_it_differs() -> None:
     assert "cpu 784-128-10 batch 64: 1 of 3 trials flagged; 2.13 s with them, 2.12 s without" not in notes(make_run())
     told = notes(flag(make_run(repeats=4), 3, 4.0, 4.5, 5.0))
     assert "cpu 784-128-10 batch 64: 3 of 4 trials flagged; 4.25 s with them, 2.12 s without" in told
 
 
-def test_a_median_that_flagged_trials_do_not_move_is_said_to_stay() -> None:
+def test_median_that_flagged_trials_do_not_change_is_shown_once() -> None:
     assert "cpu 784-128-10 batch 64: 1 of 3 trials flagged; 2.12 s with or without" in notes(flag(make_run(), 1, 9.0))
 
 
@@ -227,7 +227,7 @@ def test_a_single_flagged_trial_has_its_warning_and_no_more() -> None:
     assert not [note for note in notes(flag(make_run(repeats=1), 1, 2.0)) if "flagged" in note]
 
 
-def test_five_configurations_with_flagged_trials_are_told_the_most_moved_first_and_the_others_counted() -> None:
+def test_five_configurations_with_flagged_trials_are_listed_largest_change_first_and_the_others_counted() -> None:
     configurations = [make_configuration(batch_size=size, threads=each) for size in (8, 64, 99) for each in (1, 2)]
     run = flag(make_run(configurations), 2, 8.0, 9.0)
     calm = [record for record in run.records if record.trial.configuration != configurations[3]]

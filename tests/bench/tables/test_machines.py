@@ -1,4 +1,4 @@
-"""Runs of several machines: told apart in every table, never one cell of two, never a regression where they differ."""
+"""Runs of several machines: separate in every table, and never a regression between different machines."""
 
 import dataclasses
 import json
@@ -124,7 +124,7 @@ def test_show_names_the_machines_where_there_are_several() -> None:
     assert {row["machine_id"] for row in document["rows"]} == {HERE.id, THERE.id}
 
 
-def test_what_one_machine_measured_is_compared_with_what_the_same_one_did() -> None:
+def test_results_of_the_same_machine_are_paired_first() -> None:
     places = {(SMALL, 0): 1.0, (LARGE, 1): 2.0}
     comparison = compare(mixed(places), mixed({key: 1.3 * value for key, value in places.items()}, "b0b0b0b0"))
     assert not comparison.is_hardware
@@ -158,7 +158,7 @@ def test_the_noise_of_one_machine_says_nothing_of_another_s() -> None:
     assert here(ours, theirs) == alone
 
 
-def test_what_moved_to_another_machine_is_a_hardware_comparison_that_shows_both() -> None:
+def test_configuration_that_moved_to_another_machine_is_a_hardware_comparison() -> None:
     comparison = compare(
         mixed({(SMALL, 0): 1.0, (LARGE, 0): 2.0}), mixed({(SMALL, 0): 1.0, (LARGE, 1): 2.0}, "b0b0b0b0")
     )
@@ -227,7 +227,7 @@ def test_machines_that_share_nothing_are_incomparable_at_once() -> None:
     assert THERE.id in found.judgement.reason
 
 
-def test_what_never_ran_was_on_no_machine() -> None:
+def test_configuration_without_trials_is_on_no_machine() -> None:
     whole = mixed({(SMALL, 0): 1.0, (LARGE, 1): 2.0})
     cut = dataclasses.replace(
         whole, records=tuple(each for each in whole.records if each.fingerprint == 0), footer=None
@@ -293,7 +293,7 @@ def test_an_account_of_one_machine_is_headed_by_the_one_that_measured(tmp_path: 
 
 
 @pytest.mark.parametrize("member", ["driver", "operating_system_release"])
-def test_machines_alike_are_one_whatever_their_drivers(member: str) -> None:
+def test_identical_machines_are_one_whatever_their_drivers(member: str) -> None:
     run = dataclasses.replace(
         spread(), other_fingerprints=(make_fingerprint(machine=HERE, software=make_software(**{member: "x"})),)
     )

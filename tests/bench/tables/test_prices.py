@@ -56,7 +56,7 @@ def test_a_price_is_read_as_it_is_written(whole: int, thousandths: int) -> None:
         ("baseline=2,candidate=3", "names a baseline, which a single run does not have"),
     ],
 )
-def test_what_is_no_price_is_refused_with_value_rule_and_remedy(text: str, rule: str) -> None:
+def test_invalid_price_is_refused_with_value_rule_and_remedy(text: str, rule: str) -> None:
     with pytest.raises(BadInputError) as caught:
         parse_prices(text)
     assert str(caught.value).startswith(f"--price-per-hour {text!r} {rule}")
@@ -106,7 +106,7 @@ def test_costs_have_three_significant_digits(cost: float, text: str) -> None:
     assert format_cost(cost) == text
 
 
-def test_the_note_says_what_is_priced_and_at_what() -> None:
+def test_note_says_what_is_included_and_the_prices() -> None:
     assert parse_prices("2.50").note().endswith("that train together are paid for; price per hour: 2.5")
     assert Prices(by_name={"cuda": 2.5, "cpu": 0.1}).note().endswith("price per hour: cuda 2.5, cpu 0.1")
     assert "training time only" in parse_prices("1").note()

@@ -144,7 +144,7 @@ def test_csv_and_json_hold_the_same_raw_values() -> None:
                 assert got[key] == str(value)
 
 
-def test_every_format_selects_and_orders_alike() -> None:
+def test_every_format_has_the_same_rows_in_the_same_order() -> None:
     run = make_sweep()
     options: dict[str, Any] = {
         "columns": ["batch_size", "device"],
@@ -389,7 +389,7 @@ def test_the_command_takes_a_price(tmp_path: Path) -> None:
         (("--price-per-hour", "1", "--claims"), "leave out --columns, --sort, --filter, --price-per-hour"),
     ],
 )
-def test_the_command_refuses_what_is_no_price(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+def test_command_refuses_invalid_prices(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     result = show(store(make_sweep(), tmp_path / "run.jsonl"), *options)
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
