@@ -69,9 +69,11 @@ def nearest_difference(baseline: Sequence[Subject], candidate: Sequence[Subject]
     nearest = min(itertools.product(ours, theirs), key=lambda pair: len(_differing(*pair)), default=None)
     if nearest is None:
         return ""
-    names = _differing(*nearest)
-    texts = ([harmless(str(getattr(each, name)), MAX_NAME_CHARACTERS) for each in nearest] for name in names)
-    return ", ".join(f"{name}: {a} against {b}" for name, (a, b) in zip(names, texts, strict=True))
+    ours_nearest, theirs_nearest = nearest
+    return ", ".join(
+        f"{name}: {dimension(ours_nearest, name)} against {dimension(theirs_nearest, name)}"
+        for name in _differing(ours_nearest, theirs_nearest)
+    )
 
 
 def software_differences(baseline: Software, candidate: Software) -> tuple[str, ...]:

@@ -383,6 +383,12 @@ def test_threads_are_never_guessed_where_several_could_be_meant() -> None:
     assert len(matching.candidate_only) == 1
 
 
+def test_nearest_configurations_name_their_layers_as_tables_do() -> None:
+    wide = make_configuration(model="784-512-10", layers=(784, 512, 10))
+    with pytest.raises(IncomparableError, match="layers: 784-128-10 against 784-512-10"):
+        compare(side({make_configuration(): 2.0}), side({wide: 2.0}, run_id="b0b0b0b0"))
+
+
 def test_software_differences_are_named() -> None:
     comparison = compare(side(), other(header={"software": make_software(torch="2.12.0", driver=None)}))
     assert comparison.differences == ("torch: 2.11.0 against 2.12.0", "driver: 580.1 against none")
