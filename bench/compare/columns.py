@@ -58,7 +58,7 @@ def _dimension_column(key: str) -> Column:
 
 
 def time_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns of epoch time, without those that would be empty in all `rows`."""
+    """Return the columns of epoch time; counts of failures and flags, and normalised ratios, only if a row has one."""
     columns = [_RATIO, _RATIO_INTERVAL]
     if any(row.relative_log_ratio is not None for row in rows):
         columns.append(_NORMALISED)
