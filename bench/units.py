@@ -95,6 +95,11 @@ def format_number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
+def format_count(number: int, noun: str) -> str:
+    """Return a number of things: ``1 trial``, ``2 trials``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def parse_duration(text: str, *, or_zero: bool = False) -> float:
     """Return the seconds of a duration such as ``45``, ``90s``, ``10m``, ``1h30m`` or ``1m30.5s``.
 

@@ -14,7 +14,7 @@ from bench_builders import make_configuration, make_epoch, make_measurement, mak
 from bench.compare.check import check_runs
 from bench.compare.check_report import Limits
 from bench.compare.comparison import Source
-from bench.compare.matching import make_table
+from bench.compare.trials import make_table
 from bench.records import Configuration, Failure, FailureKind, Measurement
 from bench.stats.judgement import Verdict
 from mnist_mlp.data import Dataset

@@ -16,7 +16,8 @@ from bench_builders import (
     make_run,
 )
 
-from bench.analysis.scaling import Coefficient, Fit, Measured, contenders, fit
+from bench.analysis.contenders import Measured, contenders
+from bench.analysis.scaling import Coefficient, Fit, fit
 from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import render_scaling, scaling_tables
 from bench.records import Configuration, Run

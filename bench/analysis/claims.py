@@ -1,6 +1,6 @@
-"""Claimed against reproduced: what the recipes' authors published, and what this run's seeds gave."""
+"""Claims and reproductions: what the recipes' authors published beside what the seeds of a run achieved."""
 
-import json
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from bench.errors import BadInputError
 from bench.records import Configuration, Run
 from bench.stats.student import t_quantile
 from bench.tables.fields import Value
-from bench.tables.layout import csv_text, markdown_table, text_table, wrap
+from bench.tables.layout import csv_text, json_text, left_out_note, markdown_table, range_text, text_table, wrap
 from bench.tables.summary import Sample, Summary, summarise
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim
 
@@ -19,8 +19,8 @@ from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim
 class ClaimCheck:
     """One claim beside the seeds' results. `low` and `high` bound the 95 % prediction interval of one further seed.
 
-    `reproduced` is whether the claim lies within that interval or on its worse side (a lower accuracy, a higher loss:
-    the model does better than it was said to). None where fewer than two seeds leave no interval.
+    A claim is reproduced if it lies within that interval or on its worse side (a lower accuracy, a higher loss: the
+    model does better than claimed). A single seed gives no interval.
     """
 
     configuration: Configuration
@@ -31,16 +31,16 @@ class ClaimCheck:
 
     @property
     def reproduced(self) -> bool | None:
-        """Whether one more seed could give the claimed value, or the seeds give better."""
+        """Whether the claim is reproduced; None without an interval."""
         if self.low is None or self.high is None:
             return None
         return self.claim.value <= self.high if self.claim.metric.endswith("accuracy") else self.claim.value >= self.low
 
 
 def check_claims(run: Run) -> tuple[ClaimCheck, ...]:
-    """Return the claims of every recipe that `run` trained as documented, in the recipes' order.
+    """Check the claims of every recipe that `run` trained as documented, in the recipes' order.
 
-    A configuration counts if all that decides the result (layers, loss, optimizer, batch size, epochs, …) is the
+    A configuration counts if everything that affects the result (layers, loss, optimizer, batch size, epochs, …) is the
     recipe's, on real MNIST, in float32; device, engine and pipeline do not matter.
     """
     documented = [summary for summary in summarise(run.records) if _is_documented(summary.configuration)]
@@ -52,7 +52,7 @@ def _is_documented(configuration: Configuration) -> bool:
     recipe = RECIPES.get(configuration.model)
     if recipe is None or configuration.dataset != "mnist" or configuration.precision != "fp32":
         return False
-    decisive = set(HYPERPARAMETERS) - {"test_batch_size"}  # evaluation's batches do not touch the training
+    decisive = set(HYPERPARAMETERS) - {"test_batch_size"}  # it does not affect training
     return all(getattr(configuration, name) == getattr(recipe, name) for name in decisive)
 
 
@@ -65,7 +65,7 @@ def _checks(summary: Summary) -> Iterator[ClaimCheck]:
 
 
 def predict_one_more(sample: Sample) -> tuple[float | None, float | None]:
-    """Return the interval that holds one further value with probability 95 %; None, None for a single value.
+    """Return the interval that contains one further value with probability 95 %; None, None for a single value.
 
     For independent normal values it is mean ± t · s · √(1 + 1/n), with t of n - 1 degrees of freedom (Hahn and Meeker,
     Statistical Intervals, 1991, section 4.7).
@@ -79,15 +79,15 @@ def predict_one_more(sample: Sample) -> tuple[float | None, float | None]:
 def render_claims(run: Run, layout: str, width: int = 80) -> str:
     """Return the checks of `run` as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
 
-    A table goes without some columns where `width` characters have no room for them.
+    A table leaves out columns that do not fit into `width`.
 
     Raises:
-        BadInputError: `run` trained no recipe as documented.
+        BadInputError: no trial of `run` trained a recipe as documented.
     """
     checks = check_claims(run)
     if not checks:
         raise BadInputError(
-            f"run {run.header.run_id} trained no recipe as documented: "
+            f"run {run.header.run_id} has no measured trial of a recipe as documented: "
             "make one with python -m bench run --preset recipes"
         )
     if layout == "markdown":
@@ -96,22 +96,19 @@ def render_claims(run: Run, layout: str, width: int = 80) -> str:
     if layout == "table":
         return _table(checks, width)
     rows = [_raw(check) for check in checks]
-    if layout == "json":
-        return json.dumps(rows, allow_nan=False, indent=2)
-    return csv_text(rows[0], rows)
+    return json_text(rows) if layout == "json" else csv_text(rows[0], rows)
 
 
 def _table(checks: Sequence[ClaimCheck], width: int) -> str:
+    """Return the table; cells are broken first, and columns left out only if that is not enough."""
     columns = _columns(checks)
-    dropped: list[str] = []
-    while True:
-        table = text_table(list(columns), list(zip(*columns.values(), strict=True)), (False,) * len(columns), width)
-        if len(dropped) == len(_DROP_ORDER) or max(map(len, table.splitlines())) <= width:
+    for count in range(len(_DROP_ORDER) + 1):
+        dropped = _DROP_ORDER[:count]
+        kept = {header: cells for header, cells in columns.items() if header not in dropped}
+        table = text_table(list(kept), list(zip(*kept.values(), strict=True)), (False,) * len(kept), width)
+        if max(map(len, table.splitlines())) <= width:
             break
-        dropped.append(_DROP_ORDER[len(dropped)])
-        del columns[dropped[-1]]
-    note = f"left out for want of room: {', '.join(dropped)}; widen the terminal, or use --format csv"
-    return f"{table}\n\n{wrap([note], width)}" if dropped else table
+    return "\n\n".join(filter(None, (table, wrap(left_out_note(dropped), width))))
 
 
 _DROP_ORDER: Final = ("device", "seeds", "s.d.", "mean")
@@ -119,13 +116,13 @@ _DROP_ORDER: Final = ("device", "seeds", "s.d.", "mean")
 _HEADERS: Final = ("recipe", "device", "metric", "claimed", "mean", "s.d.", "seeds", "95 % prediction", "verdict")
 
 _WAYS: Final = ("pipeline", "engine", "threads", "world_size")
-"""What does not decide a result, and tells rows apart that would else look alike."""
+"""Members that do not affect a result, but distinguish rows that would otherwise look the same."""
 
-_VERDICTS: Final = {True: "reproduced", False: "not reproduced", None: "undecided: one seed"}
+_VERDICTS: Final = {True: "reproduced", False: "not reproduced", None: "undecided (one seed)"}
 
 
 def _columns(checks: Sequence[ClaimCheck]) -> dict[str, Sequence[str]]:
-    """Return the columns by their headers; how they were trained is among them where it differs."""
+    """Return the columns by header, including each of `_WAYS` in which the checks differ."""
     columns: dict[str, Sequence[str]] = dict(zip(_HEADERS, zip(*map(_words, checks), strict=True), strict=True))
     for name in _WAYS:
         values = [str(getattr(check.configuration, name)) for check in checks]
@@ -144,7 +141,7 @@ def _words(check: ClaimCheck) -> tuple[str, ...]:
         _value(check, check.result.mean),
         "" if deviation is None else _value(check, deviation),
         str(check.result.n),
-        "" if check.low is None or check.high is None else f"{_value(check, check.low)} to {_value(check, check.high)}",
+        range_text(check.low, check.high, functools.partial(_value, check)),
         _VERDICTS[check.reproduced],
     )
 

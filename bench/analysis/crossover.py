@@ -1,4 +1,4 @@
-"""Where one device, engine or setting overtakes another as a model grows, by their fitted models of a step's time."""
+"""At which width one device, engine or setting overtakes another, by their fitted models of a step's time."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from mnist_mlp.recipes import scale_layers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossover:
-    """Where, at one batch size, `second` overtakes `first` as the width grows, or which is ahead throughout.
+    """At which width, at one batch size, `second` overtakes `first`.
 
-    `width` is the first at which the second is predicted to be faster, None without one between `narrowest` and
-    `widest`. From `low` to `high` neither is known to be faster (95 %); a bound is None where that goes on past the
-    widths looked at; `is_open` says that it is all of them. `log_ratios` are ln(second / first) at the narrowest and
-    the widest.
+    `width` is the first at which the second is predicted to be faster, None if there is none between `narrowest` and
+    `widest`. From `low` to `high` neither is known to be faster (95 %); a bound is None if that continues beyond the
+    examined widths, and `is_open` says that it holds for all of them. `log_ratios` are ln(second / first) at the
+    narrowest and the widest, `is_known` whether they are known to differ from 0.
     """
 
     first: Fit
@@ -32,10 +32,10 @@ class Crossover:
 
 
 def crossover(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int, widths: tuple[int, int]) -> Crossover:
-    """Return where the slower of the two at the narrowest width overtakes, for `layers` scaled between `widths`.
+    """Return where the one that is slower at the narrowest width overtakes, for `layers` scaled between `widths`.
 
-    A width counts as decided where |ln ratio of the predictions| exceeds Student's t times its standard error, of the
-    coefficients and of both models' misfit.
+    A width counts as decided if |ln ratio of the predictions| exceeds Student's t times its standard error, which
+    covers the coefficients and both models' misfit.
     """
     scaled = [(width, scale_layers(layers, width)) for width in _between(*widths)]
     ratios = {width: _log_ratio(first, second, each, batch_size) for width, each in scaled}
@@ -62,21 +62,21 @@ def crossover(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int,
 
 
 def is_worth_comparing(first: Fit, second: Fit) -> bool:
-    """Return whether the two are alike in all but device and threads, or else in all but one other member."""
+    """Return whether the two differ only in device and threads, or only in one other member."""
     a, b = first.contender.configuration, second.contender.configuration
     differing = {name for name in Configuration.__slots__ if getattr(a, name) != getattr(b, name)}
     return differing <= {"device", "threads"} or len(differing) == 1
 
 
 def _log_ratio(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int) -> tuple[float, float]:
-    """Return ln(second / first) of the predicted times and half of its interval."""
+    """Return ln(second / first) of the predicted times, and the half-width of its interval."""
     ours, theirs = first.predict(layers, batch_size), second.predict(layers, batch_size)
     halves = (math.log(each.high / each.step_seconds) for each in (ours, theirs))
     return math.log(theirs.step_seconds / ours.step_seconds), math.hypot(*halves)
 
 
 def _between(narrowest: int, widest: int) -> list[int]:
-    """Return widths from `narrowest` to `widest`, about 1 % apart, every one where they are small."""
+    """Return widths from `narrowest` to `widest`, about 1 % apart, and every one where they are small."""
     widths, width = [narrowest], float(narrowest)
     while widths[-1] < widest:
         width = max(width * 1.01, widths[-1] + 1)

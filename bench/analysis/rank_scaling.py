@@ -1,12 +1,12 @@
 """How an epoch's time shrinks with the number of ranks: three terms fitted to a run's world sizes. Pure mathematics.
 
-What a rank does by itself takes ``serial + parallel / ranks`` seconds (Amdahl, 1967), and exchanging gradients
+A rank's own work takes ``serial + parallel / ranks`` seconds (Amdahl, 1967), and the exchange of gradients takes
 ``exchange · 2 (ranks - 1) / ranks``: in a ring each rank sends that share of the gradients (Patarasuk and Yuan, 2009).
-Latency, which grows with the number of ranks, is left out, so that beyond the measured ones times are lower bounds
-where steps are short. Both parts are measured: the exchange by leaving it out (`bench.records.Exchange`).
+Latency, which grows with the number of ranks, is not modelled, so that predictions beyond the measured world sizes are
+lower bounds if steps are short. Both parts are measured: the exchange by leaving it out (`bench.records.Exchange`).
 
-Each repeat is fitted by itself: its trials had the same seed and ran in the same round. Means and intervals are over
-repeats.
+Each repeat is fitted separately, because its trials had the same seed and ran in the same round. Means and intervals
+are over repeats.
 """
 
 import math
@@ -25,7 +25,7 @@ FURTHER: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A mean over repeats and its 95 % interval by Student's t; no interval of a single repeat."""
+    """A mean over repeats and its 95 % interval by Student's t; a single repeat has no interval."""
 
     mean: float
     low: float | None
@@ -34,24 +34,24 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The terms of one repeat, in seconds of an epoch, none of them negative."""
+    """The terms of one repeat, in seconds per epoch, none of them negative."""
 
     serial_seconds: float
     parallel_seconds: float
     exchange_seconds: float
 
     def epoch_seconds(self, ranks: int) -> float:
-        """Return what an epoch takes so many ranks."""
-        by_itself = self.serial_seconds + self.parallel_seconds / ranks
-        return by_itself + self.exchange_seconds * ring_share(ranks)
+        """Return the seconds of an epoch with this many ranks."""
+        own_work = self.serial_seconds + self.parallel_seconds / ranks
+        return own_work + self.exchange_seconds * ring_share(ranks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankFit:
     """The fit of one configuration, given with world size 1, over its `repeats`.
 
-    `measured` holds the mean epoch times by world size, `predicted` those of the fit, further world sizes included;
-    `efficiencies` are those of the fit: one rank's time over so many times a prediction.
+    `measured` holds mean epoch times by world size; `predicted` and `efficiencies` are those of the fit, including
+    further world sizes. Efficiency is the time of one rank over the number of ranks times their time.
     """
 
     configuration: Configuration
@@ -65,12 +65,12 @@ class RankFit:
 
 
 def ring_share(ranks: int) -> float:
-    """Return how often each of so many ranks in a ring sends all gradients to add them up everywhere."""
+    """Return how many times the size of all gradients each rank in a ring sends so that every rank has their sum."""
     return 2 * (ranks - 1) / ranks
 
 
 def fit_ranks(records: Iterable[TrialRecord]) -> tuple[RankFit, ...]:
-    """Return a fit of each configuration that one process and several ranks trained with the same batch size."""
+    """Return a fit of each configuration that one process and several ranks both trained with the same batch size."""
     families: dict[Configuration, dict[int, dict[int, Measurement]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         if isinstance(record.outcome, Measurement):
@@ -105,7 +105,7 @@ def _fit(configuration: Configuration, repeats: Sequence[Mapping[int, Measuremen
 
 def _parts(repeat: Mapping[int, Measurement]) -> Parts:
     """Fit one repeat's terms by least squares of relative errors, none below 0."""
-    import numpy as np  # noqa: PLC0415 - most tables need none of it
+    import numpy as np  # noqa: PLC0415 - most tables do not need it
     from scipy.optimize import nnls  # noqa: PLC0415 - likewise
 
     seconds = {size: measured.epoch_seconds for size, measured in repeat.items()}
@@ -120,7 +120,7 @@ def _parts(repeat: Mapping[int, Measurement]) -> Parts:
 
 def _spread(values: Sequence[float]) -> Spread:
     mean = statistics.fmean(values)
-    if len(values) < 2:  # noqa: PLR2004 - one value tells no spread
+    if len(values) < 2:  # noqa: PLR2004 - one value has no spread
         return Spread(mean=mean, low=None, high=None)
     half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Spread(mean=mean, low=mean - half, high=mean + half)

@@ -1,7 +1,6 @@
-"""How time shrinks with the number of ranks, as text: the fitted terms, and what they predict."""
+"""How time shrinks with the number of ranks, as text: the fitted terms and their predictions."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from bench.analysis.rank_scaling import RankFit, Spread, fit_ranks
@@ -9,9 +8,9 @@ from bench.errors import BadInputError
 from bench.records import Run
 from bench.tables.columns import harmless
 from bench.tables.fields import Value
-from bench.tables.layout import WordTable, csv_text, draw_word_tables
+from bench.tables.layout import WordTable, csv_text, draw_word_tables, json_text, range_text
 from bench.tables.legend import heading
-from bench.units import format_percent, format_seconds
+from bench.units import format_count, format_percent, format_seconds
 
 
 def render_ranks(run: Run, layout: str, width: int) -> str:
@@ -20,16 +19,16 @@ def render_ranks(run: Run, layout: str, width: int) -> str:
     `run` is of one machine, that of its header.
 
     Raises:
-        BadInputError: nothing was trained both by one process and by several ranks.
+        BadInputError: no configuration was measured both with one process and with several ranks.
     """
     fits = fit_ranks(run.records)
     if not fits:
         raise BadInputError(
-            f"run {harmless(run.header.run_id, 40)} trained nothing both by one process and by several ranks with the "
-            "same batch size: make one with python -m bench run --world-size 1,2"
+            f"run {harmless(run.header.run_id, 40)} has no configuration that was measured both with one process and "
+            "with several ranks of the same batch size: make one with python -m bench run --world-size 1,2"
         )
     if layout == "json":
-        return json.dumps([asdict(each) for each in fits], allow_nan=False, indent=2)
+        return json_text([asdict(each) for each in fits])
     if layout == "csv":
         rows = [row for each in fits for row in _raw_rows(each)]
         return csv_text(rows[0], rows)
@@ -37,22 +36,22 @@ def render_ranks(run: Run, layout: str, width: int) -> str:
 
 
 def ranks_table(found: RankFit) -> WordTable:
-    """Return what `found` measured and predicts, a row a world size."""
+    """Return what `found` measured and predicts, one row per world size."""
     c = found.configuration
     whole = found.predicted[1].mean
     terms = (
-        ("serial", found.serial_seconds, "the same however many ranks"),
-        ("parallel", found.parallel_seconds, "divided by the ranks"),
+        ("serial", found.serial_seconds, "the same for any number of ranks"),
+        ("parallel", found.parallel_seconds, "divided by the number of ranks"),
         (
             "exchange",
             found.exchange_seconds,
-            "times 2 (ranks - 1) / ranks: gradients, and waiting for the slowest rank",
+            "times 2 (ranks - 1) / ranks: exchanging gradients and waiting for the slowest rank",
         ),
     )
     return WordTable(
-        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size} of all ranks, "
-        f"{c.threads} thread{'s' * (c.threads != 1)} each, {c.precision}, {c.pipeline} + {c.engine} "
-        f"({found.repeats} repeats)",
+        title=f"{harmless(c.model, 60)} on {harmless(c.device, 20)}, batch size {c.batch_size} over all ranks, "
+        f"{format_count(c.threads, 'thread')} each, {c.precision}, {c.pipeline} + {c.engine} "
+        f"({format_count(found.repeats, 'repeat')})",
         headers=("ranks", "epoch time", "fitted", "95 % interval", "efficiency", "95 % interval"),
         rows=[_row(found, ranks) for ranks in found.predicted],
         numeric=(True,) * 6,
@@ -61,8 +60,8 @@ def ranks_table(found: RankFit) -> WordTable:
                 f"{name}: {_seconds(term)}, {format_percent(term.mean / whole)} of one rank's epoch; {meaning}"
                 for name, term, meaning in terms
             ),
-            "epoch time: mean of the repeats, empty where only predicted; intervals are of the fit over repeats",
-            "beyond the measured ranks, latency is left out: a lower bound where steps are short",
+            "epoch time: mean of the repeats, empty if only predicted; intervals: of the fit, over repeats",
+            "predictions for more ranks than measured ignore latency: if steps are short, they are lower bounds",
         ],
     )
 
@@ -73,19 +72,15 @@ def _row(found: RankFit, ranks: int) -> Sequence[str]:
         str(ranks),
         format_seconds(found.measured[ranks]) if ranks in found.measured else "",
         format_seconds(seconds.mean),
-        _interval(seconds, format_seconds),
+        range_text(seconds.low, seconds.high, format_seconds),
         format_percent(efficiency.mean),
-        _interval(efficiency, format_percent),
+        range_text(efficiency.low, efficiency.high, format_percent),
     )
 
 
 def _seconds(spread: Spread) -> str:
-    interval = _interval(spread, format_seconds)
+    interval = range_text(spread.low, spread.high, format_seconds)
     return format_seconds(spread.mean) + (f" ({interval})" if interval else "")
-
-
-def _interval(spread: Spread, form: Callable[[float], str]) -> str:
-    return "" if spread.low is None or spread.high is None else f"{form(spread.low)} to {form(spread.high)}"
 
 
 def _raw_rows(found: RankFit) -> Iterator[dict[str, Value]]:

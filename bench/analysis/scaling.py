@@ -1,54 +1,54 @@
-"""How the time of a training step grows with its size: a model of few parameters, fitted to a stored run.
+"""How the time of a training step grows with its size: a model with few parameters, fitted to a stored run.
 
-    seconds a step = overhead + FLOPs / rate + bytes / bandwidth + samples * seconds a sample
+    seconds per step = overhead + FLOPs / rate + bytes / bandwidth + samples * seconds per sample
 
 The first two terms are Hockney's (1982) model of a pipelined machine. The third is the roofline's (Williams, Waterman
-and Patterson, 2009), but added, not the maximum of both, since the products and the sweeps over the parameters come one
-after the other: bytes are those of the parameters, their gradients and the optimizer's moments. The fourth is what
-each sample costs whatever the layers: its input pipeline. The last two are there only where they make the predictions
-of sizes left out better. FLOPs and bytes are counted from the layers (`mnist_mlp.costs`), so rate and bandwidth are
-what this software reaches on the device, not what the device could do.
+and Patterson, 2009), but added instead of taking the maximum, because the products and the passes over the parameters
+run one after the other; bytes are those of the parameters, their gradients and the optimizer's moments. The fourth is
+what each sample costs whatever the layers: its input pipeline. The last two terms are included only if they predict
+left-out sizes better. FLOPs and bytes are counted from the layers (`mnist_mlp.costs`), so rate and bandwidth are what
+this software achieves on the device, not what the device is capable of.
 
-An accelerator works while the host prepares what follows, and a step takes as long as the busier of the two:
+An accelerator works while the host prepares the next operations, and a step takes as long as the busier of the two:
 
-    seconds a step = max(overhead, FLOPs / rate + bytes / bandwidth + samples * seconds a sample)
+    seconds per step = max(overhead, FLOPs / rate + bytes / bandwidth + samples * seconds per sample)
 
-With a DataLoader the samples are the host's too. Which of the two forms holds of an accelerator, the sizes left out
-tell: what it does one after the other, as in a graph, adds up. Where it is known which side decides each size, the
-second form is a sum as well, of that side's terms (`bench.analysis.step_forms`). Intervals take the division for known.
+With a DataLoader, the samples are the host's work too. Left-out sizes decide which of the two forms fits an
+accelerator: where its work is sequential, as in a graph, the terms add up. Once it is known which side decides each
+size, the second form is a sum as well, of that side's terms (`bench.analysis.step_forms`). Intervals assume that this
+division is known.
 
-The coefficients, none below zero (Lawson and Hanson, 1974), minimise the sum of squared relative errors, for times
-range over a factor of a thousand. One observation is a configuration, by the geometric mean of its trials. Intervals
-are those of linear regression, Student's t; how far a size may lie off the line, the model's own misfit, is in the
-residuals and so in every prediction's interval. A coefficient that was fitted as zero counts as estimated: its interval
-begins there, and its error is in every other interval.
+The coefficients, none below zero (Lawson and Hanson, 1974), minimise the sum of squared relative errors, because times
+range over a factor of a thousand. Intervals are those of linear regression, with Student's t. The model's own misfit is
+in the residuals and therefore in every prediction's interval. A coefficient fitted as zero counts as estimated: its
+interval begins there, and its error is in every other interval.
 
-Sizes that do not tell all four terms apart, of one batch size or one width alone, still predict their like. But what
-they are fitted to are sums of terms, and no coefficient is told that may be such a sum.
+Sizes that cannot separate all four terms (a single batch size or a single width) still predict similar sizes. But their
+fit is to sums of terms, and a coefficient that may be such a sum is not reported.
 """
 
 import math
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from bench.analysis.contenders import Contender, Observation
 from bench.analysis.step_forms import Form, Matrix, Solution, normalised, search, solve
-from bench.records import Configuration, TrialWarning
+from bench.records import Configuration
 from bench.stats.student import t_quantile
 from mnist_mlp.costs import training_bytes, training_flops
 
 MIN_FREEDOM: Final = 2
-"""Observations beyond the coefficients; with fewer there is neither an interval nor a test of the model."""
+"""Observations beyond the number of coefficients; with fewer, the model has no intervals and cannot be tested."""
 
 MIN_SINGULAR_VALUE: Final = 1e-3
-"""Of the terms' columns at length 1. Below it they differ by a thousandth, far less than any time is known."""
+"""Of the terms' columns, scaled to length 1. Below it they differ by a thousandth, far less than times are known."""
 
-MIN_TOLD: Final = 0.05
-"""The same for what is told of all four terms: a smaller difference between them drowns in the times' errors."""
+MIN_SEPARATION: Final = 0.05
+"""The same, for reporting a coefficient: a smaller difference between the terms is lost in the errors of the times."""
 
 _TERMS: Final = ("overhead", "arithmetic", "traffic", "input")
 
@@ -56,51 +56,10 @@ _CANDIDATES: Final = (_TERMS[:2], _TERMS[:3], ("overhead", "arithmetic", "input"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """What was measured of one configuration: `step_seconds`, the geometric mean of its `trials`.
-
-    `flagged` of them were disturbed, of which `warnings` tell; `unflagged_step_seconds` is that of the others, None
-    without any.
-    """
-
-    configuration: Configuration
-    train_samples: int
-    trials: int
-    step_seconds: float
-    flagged: int
-    warnings: tuple[TrialWarning, ...]
-    unflagged_step_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
-    """What stays the same while sizes vary: a device with its software. `configuration` has the sizes blanked."""
-
-    configuration: Configuration
-    observations: tuple[Observation, ...]
-
-    @property
-    def flagged(self) -> int:
-        """How many trials were disturbed."""
-        return sum(observation.flagged for observation in self.observations)
-
-    def without_flagged(self) -> "Contender":
-        """Return what the trials measured that were not disturbed."""
-        return replace(
-            self,
-            observations=tuple(
-                replace(each, step_seconds=each.unflagged_step_seconds)
-                for each in self.observations
-                if each.unflagged_step_seconds is not None
-            ),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Coefficient:
-    """An estimate and its interval. A bound is infinite where the data set no limit on that side.
+    """An estimate and its interval. A bound is infinite if the data set no limit on that side.
 
-    A time that was fitted as zero was not seen, and is below `high`; a rate that was is infinite, and above `low`.
+    A time that was fitted as zero was not detected and is below `high`; a rate fitted as infinite is above `low`.
     """
 
     value: float
@@ -110,9 +69,9 @@ class Coefficient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """A step's seconds and the interval in which another run's mean of a configuration of this size would lie.
+    """Seconds per step, and the interval in which the mean of another configuration of this size would lie.
 
-    `is_inside` tells whether batch size and number of weights lie between those that were measured.
+    `is_inside` says whether batch size and number of weights are within the measured range.
     """
 
     step_seconds: float
@@ -123,7 +82,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaveOneOut:
-    """Errors |predicted / measured - 1| of each configuration, predicted by a fit to all others."""
+    """Errors |predicted / measured - 1| of the configurations, each predicted by a fit to all others."""
 
     median: float
     largest: float
@@ -134,17 +93,17 @@ class LeaveOneOut:
 class Fit:
     """The model fitted to one contender.
 
-    `is_overlapped` says that the host's overhead and the device's work go on at the same time, and do not add up.
-    `rate` is in FLOP/s and `bandwidth` in bytes/s. A coefficient is None where its term is absent from the model, and
-    where it is not among those that are `told`: the sizes do not tell it from others. `deviation` is the relative
-    residuals' standard deviation, `r_squared` that of log times: the share of the variance of ln(seconds) that the
-    model explains, 0 without any.
+    `is_overlapped`: the host's overhead and the device's work take place at the same time and do not add up. `rate` is
+    in FLOP/s and `bandwidth` in bytes/s. A coefficient is None if its term is not in the model, or if the term is not
+    among the `separable` ones, which the sizes can distinguish from others. `deviation` is the standard deviation of
+    the relative residuals. `r_squared` is the share of the variance of ln(seconds) that the model explains, 0 if there
+    is no variance.
     """
 
     contender: Contender
     terms: tuple[str, ...]
     is_overlapped: bool
-    told: frozenset[str]
+    separable: frozenset[str]
     overhead: Coefficient | None
     rate: Coefficient | None
     bandwidth: Coefficient | None
@@ -158,10 +117,10 @@ class Fit:
 
     @property
     def half_performance_flops(self) -> float | None:
-        """FLOPs of a step that reaches half of `rate`, but for other terms: Hockney's n½, in work.
+        """FLOPs of a step that reaches half of `rate`, other terms aside: Hockney's n½, in work.
 
-        Arithmetic takes as long as the overhead there, or half as long where the two overlap. None where one of them is
-        not told, or was not seen.
+        Arithmetic takes as long as the overhead there, or half as long if the two overlap. None if one of them is
+        unknown or was not detected.
         """
         if self.overhead is None or self.rate is None or not 0 < self.overhead.value * self.rate.value < math.inf:
             return None
@@ -170,19 +129,19 @@ class Fit:
     def half_performance_batch(self, layers: tuple[int, ...]) -> float | None:
         """Return the batch size at which throughput is half of what ever larger batches approach.
 
-        Where all adds up it is what of a step does not grow with the batch over what a sample adds. None if either is
-        none or not told.
+        If all terms add up, it is a step's fixed time over the time that each sample adds. None if either is zero or
+        unknown.
         """
         solution, configuration = self._solution, self.contender.configuration
-        still, one = (_row(configuration, layers, batch, _TERMS) for batch in (0.0, 1.0))
+        none, one = (_row(configuration, layers, batch, _TERMS) for batch in (0.0, 1.0))
         sides = solution.form.sides(_TERMS)
-        if not all(_is_told(self.contender, solution, row) for row in (*sides * still, *sides * (one - still))):
+        if not all(_is_separable(self.contender, solution, row) for row in (*sides * none, *sides * (one - none))):
             return None
         fixed, first = (self._side_seconds(layers, batch) for batch in (0.0, 1.0))
         slopes = first - fixed
         if slopes.max() <= 0:
             return None
-        # There the longer side takes twice as long as at the largest slope alone.
+        # At that size the longer side takes twice as long as the largest slope alone.
         batch = float(max(fixed / (2 * slopes.max() - slopes)))
         return batch if batch > 0 else None
 
@@ -210,69 +169,12 @@ class Fit:
         return self._solution.form.seconds(row, self._solution.coefficients)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """All trials of a configuration: the natural logarithms of their median epoch times.
-
-    `unflagged_log_seconds` are those of trials that nothing disturbed; `warnings` tell what disturbed the others.
-    """
-
-    configuration: Configuration
-    train_samples: int
-    log_seconds: Sequence[float]
-    unflagged_log_seconds: Sequence[float]
-    warnings: tuple[TrialWarning, ...]
-
-
-def contenders(measured: Iterable[Measured]) -> tuple[Contender, ...]:
-    """Return what was measured, by all that is no size, in the order of their names."""
-    groups: dict[Configuration, list[Observation]] = defaultdict(list)
-    for each in measured:
-        calm = each.unflagged_log_seconds
-        groups[blanked(each.configuration)].append(
-            Observation(
-                configuration=each.configuration,
-                train_samples=each.train_samples,
-                trials=len(each.log_seconds),
-                step_seconds=_step_seconds(each, each.log_seconds),
-                flagged=len(each.log_seconds) - len(calm),
-                warnings=each.warnings,
-                unflagged_step_seconds=_step_seconds(each, calm) if calm else None,
-            )
-        )
-    return tuple(
-        Contender(configuration=group, observations=tuple(sorted(found, key=_size)))
-        for group, found in sorted(groups.items(), key=lambda each: _name_key(each[0]))
-    )
-
-
-def _step_seconds(measured: Measured, log_seconds: Iterable[float]) -> float:
-    steps = -(-measured.train_samples // measured.configuration.batch_size)
-    return math.exp(statistics.fmean(log_seconds)) / steps
-
-
-def blanked(configuration: Configuration) -> Configuration:
-    """Return `configuration` without its sizes and without what does not decide a step's time."""
-    return replace(
-        configuration,
-        model="",
-        layers=(),
-        batch_size=0,
-        test_batch_size=0,
-        epochs=0,
-        learning_rate=0.0,
-        schedule="constant",
-        weight_decay=0.0,
-        shuffle=True,
-    )
-
-
 def fit(contender: Contender) -> Fit | None:
-    """Return the model fitted to `contender`; None with too few sizes to fit and test one.
+    """Return the model fitted to `contender`; None if there are too few sizes to fit and test one.
 
-    Of the forms, with and without the last terms, that one is taken which predicts left-out sizes best (root mean
-    square of the relative errors). Terms that the sizes cannot tell apart are not tried together: with one width alone,
-    the traffic of the parameters looks like overhead.
+    Of all forms, with and without the optional terms, it is the one that predicts left-out sizes best (root mean square
+    of the relative errors). Terms that the sizes cannot separate are not tried together: with a single width, the
+    traffic of the parameters looks like overhead.
     """
     count = len(contender.observations)
     tried = [_solved(contender, form) for form in _forms(contender) if count >= len(form.terms) + MIN_FREEDOM]
@@ -283,7 +185,7 @@ def fit(contender: Contender) -> Fit | None:
 
 
 def _forms(contender: Contender) -> Iterator[Form]:
-    """Yield the forms to try. On the CPU nothing overlaps: the host is the device."""
+    """Yield the forms to try. On the CPU nothing overlaps, because the host is the device."""
     configuration = contender.configuration
     host = {"overhead", "input"} if configuration.pipeline == "dataloader" else {"overhead"}
     for terms in _CANDIDATES:
@@ -304,14 +206,14 @@ def _is_possible(contender: Contender, solution: Solution) -> bool:
     return solution.is_supported and smallest > MIN_SINGULAR_VALUE
 
 
-def _is_told(contender: Contender, solution: Solution, row: Matrix) -> bool:
-    """Return whether the sizes tell what `row` makes of the coefficients of all four terms."""
+def _is_separable(contender: Contender, solution: Solution, row: Matrix) -> bool:
+    """Return whether the sizes determine the combination `row` of the coefficients of all four terms."""
     rows, seconds = _system(contender, _TERMS)
     columns, scale = normalised(solution.effective(rows, _TERMS) / seconds[:, None])
     _, sizes, directions = np.linalg.svd(columns)
     wanted = row / scale
-    untold = directions[sizes < MIN_TOLD] @ wanted
-    return float(np.linalg.norm(untold)) <= MIN_TOLD * float(np.linalg.norm(wanted))
+    undetermined = directions[sizes < MIN_SEPARATION] @ wanted
+    return float(np.linalg.norm(undetermined)) <= MIN_SEPARATION * float(np.linalg.norm(wanted))
 
 
 def _finish(contender: Contender, solution: Solution, left_out: list[float]) -> Fit:
@@ -325,42 +227,44 @@ def _finish(contender: Contender, solution: Solution, left_out: list[float]) -> 
     covariance: Matrix = variance * np.linalg.inv(columns.T @ columns) / np.outer(scale, scale)
     quantile = t_quantile(freedom)
     half = quantile * np.sqrt(np.diag(covariance))
-    told = frozenset(
-        term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_told(contender, solution, row)
+    separable = frozenset(
+        term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_separable(contender, solution, row)
     )
     known = {
         term: Coefficient(value=float(value), low=max(0.0, float(value - width)), high=float(value + width))
         for term, value, width in zip(terms, coefficients, half, strict=True)
-        if term in told
+        if term in separable
     }
-    logs = np.log(seconds)
-    errors = np.log(relative @ coefficients)
-    spread = float(((logs - logs.mean()) ** 2).sum())
-    worst = int(np.argmax(left_out))
     return Fit(
         contender=contender,
         terms=terms,
         is_overlapped=bool(solution.form.host),
-        told=told,
+        separable=separable,
         overhead=known.get("overhead"),
         rate=_inverse(known.get("arithmetic")),
         bandwidth=_inverse(known.get("traffic")),
         sample_seconds=known.get("input"),
         deviation=math.sqrt(variance),
-        r_squared=1 - float(errors @ errors) / spread if spread else 0.0,
-        leave_one_out=LeaveOneOut(
-            median=statistics.median(left_out),
-            largest=left_out[worst],
-            worst=observations[worst].configuration,
-        ),
+        r_squared=_r_squared(np.log(seconds), np.log(relative @ coefficients)),
+        leave_one_out=_leave_one_out(observations, left_out),
         _solution=solution,
         _covariance=covariance,
         _quantile=quantile,
     )
 
 
+def _r_squared(logs: Matrix, errors: Matrix) -> float:
+    spread = float(((logs - logs.mean()) ** 2).sum())
+    return 1 - float(errors @ errors) / spread if spread else 0.0
+
+
+def _leave_one_out(observations: Sequence[Observation], errors: Sequence[float]) -> LeaveOneOut:
+    worst = int(np.argmax(errors))
+    return LeaveOneOut(median=statistics.median(errors), largest=errors[worst], worst=observations[worst].configuration)
+
+
 def _left_out(contender: Contender, solution: Solution) -> list[float]:
-    """Return the error of each size, predicted from the others, which may then be divided between sides anew."""
+    """Return the error of each size, predicted from the others, which may then be divided between the sides anew."""
     form = solution.form
     rows, seconds = _system(contender, form.terms)
     everyone = np.arange(len(seconds))
@@ -390,14 +294,14 @@ def _inverse(seconds_per_unit: Coefficient | None) -> Coefficient | None:
 
 
 def _step_row(observation: Observation, terms: Sequence[str]) -> Matrix:
-    """Return what the average step of an epoch costs: its last batch may be short."""
+    """Return the row of an epoch's average step, because its last batch may be short."""
     configuration = observation.configuration
     steps = -(-observation.train_samples // configuration.batch_size)
     return _row(configuration, configuration.layers, observation.train_samples / steps, terms)
 
 
 def _row(configuration: Configuration, layers: tuple[int, ...], batch_size: float, terms: Sequence[str]) -> Matrix:
-    """Return what the coefficients are multiplied by: 1, FLOPs, bytes of the parameters' sweeps, samples."""
+    """Return the factors of the coefficients: 1, FLOPs, bytes moved by passes over the parameters, samples."""
     momentum = configuration.momentum != 0
     known = {
         "overhead": 1.0,
@@ -406,13 +310,3 @@ def _row(configuration: Configuration, layers: tuple[int, ...], batch_size: floa
         "input": batch_size,
     }
     return np.array([known[term] for term in terms])
-
-
-def _size(observation: Observation) -> tuple[tuple[int, ...], int, str]:
-    configuration = observation.configuration
-    return configuration.layers, configuration.batch_size, configuration.id
-
-
-def _name_key(configuration: Configuration) -> tuple[str, str, int, str, str, int, int, str]:
-    c = configuration
-    return c.device, c.pipeline, c.workers, c.engine, c.precision, c.world_size, c.threads, c.id

@@ -1,4 +1,4 @@
-"""Models of step times for what stored runs measured, each by a name of its own, and what they say of any size.
+"""Models of step times for what stored runs measured, each with a unique name, and the crossovers between them.
 
 `bench.analysis.scaling` fits them, `bench.analysis.scaling_view` shows them.
 """
@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from bench.analysis.contenders import Measured, contenders
 from bench.analysis.crossover import Crossover, crossover, is_worth_comparing
-from bench.analysis.scaling import Fit, Measured, Prediction, contenders, fit
-from bench.compare.matching import Trials, gather
+from bench.analysis.scaling import Fit, fit
+from bench.compare.trials import Trials, gather
 from bench.errors import BadInputError
 from bench.records import Configuration, Header, Run
 from bench.tables.columns import harmless
+from bench.units import format_count
 from mnist_mlp.recipes import scale_layers
 
 Layers: TypeAlias = tuple[int, ...]
@@ -24,7 +26,7 @@ _COUNTED: Final = {"threads": "thread", "workers": "worker", "world_size": "rank
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """What one stored run measured, and its label beside others, empty where it is alone."""
+    """What one stored run measured, and its label, empty if it is the only run."""
 
     label: str
     header: Header
@@ -33,7 +35,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A fit with the name it goes by beside the others, which says all in which they differ."""
+    """A fit with a name that says everything in which it differs from the other models."""
 
     name: str
     header: Header
@@ -41,9 +43,9 @@ class Model:
 
 
 def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
-    """Return `runs` with their labels, or else their machines' ids; one alone has none, alike ones their run ids.
+    """Return `runs` with their labels, by default their machines' ids, or run ids if those are not unique.
 
-    Parts of one run, by machine, have both ids.
+    A single run has no label. Parts of one run, by machine, have both ids.
     """
     named = [label or run.header.machine.id for label, run in zip(labels, runs, strict=True)]
     if len(runs) == 1:
@@ -88,7 +90,7 @@ def make_models(sides: Sequence[Side]) -> tuple[Model, ...]:
 
 
 def left_out(sides: Sequence[Side], models: Iterable[Model]) -> tuple[str, ...]:
-    """Return, in words, what has too few sizes to be among the `models` of `sides`."""
+    """Return, in words, what has too few sizes for one of the `models` of `sides`."""
     found = [(side, each) for side in sides for each in contenders(side.measured)]
     varying = _varying([each.configuration for _, each in found])
     fitted = [model.fit.contender for model in models]
@@ -101,7 +103,7 @@ def left_out(sides: Sequence[Side], models: Iterable[Model]) -> tuple[str, ...]:
 
 
 def models_of_all(sides: Sequence[Side]) -> tuple[Model, ...]:
-    """Return the models of `sides`, none where any of them has too few sizes for one: there is nothing to compare."""
+    """Return the models of `sides`; none if any side has too few sizes, because there is then nothing to compare."""
     return make_models(sides) if all(make_models([side]) for side in sides) else ()
 
 
@@ -109,20 +111,20 @@ def require_models(sides: Sequence[Side]) -> tuple[Model, ...]:
     """Return the models of `sides`.
 
     Raises:
-        BadInputError: there are too few sizes of anything to fit.
+        BadInputError: there are too few sizes for any model.
     """
     models = make_models(sides)
     if not models:
         ids = ", ".join(harmless(side.header.run_id, 40) for side in sides)
         raise BadInputError(
-            f"run {ids} has too few sizes of anything to fit step times to: it takes 4 configurations that differ only "
-            "in layers and batch size, such as python -m bench run --widths 64,256,1024 --batch-sizes 16,256,4096 gives"
+            f"run {ids} has too few sizes to fit a model of step times: it takes 4 configurations that differ only in "
+            "layers and batch size; run python -m bench run --widths 64,256,1024 --batch-sizes 16,256,4096"
         )
     return models
 
 
 def _varying(configurations: Sequence[Configuration]) -> tuple[str, ...]:
-    """Return the members that a name must tell beside the device: threads only where one device has several counts."""
+    """Return the members that a name must contain beside the device: threads only if one device has several counts."""
     names = (name for name in Configuration.__slots__ if name not in {"device", "threads"})
     found = tuple(name for name in names if len({getattr(each, name) for each in configurations}) > 1)
     counts = {(each.device, each.threads) for each in configurations}
@@ -130,22 +132,27 @@ def _varying(configurations: Sequence[Configuration]) -> tuple[str, ...]:
 
 
 def _name(label: str, configuration: Configuration, varying: Iterable[str]) -> str:
-    told = (_told(name, getattr(configuration, name)) for name in varying)
-    return harmless(" ".join(filter(None, (label, configuration.device, *told))), 60)
+    members = (_member_text(name, getattr(configuration, name)) for name in varying)
+    return harmless(" ".join(filter(None, (label, configuration.device, *members))), 60)
 
 
-def _told(name: str, value: str | float) -> str:
-    """Return a member of a configuration as words, of a number with what it counts: ``2 ranks``, ``momentum 0.9``."""
-    if name in _COUNTED:
-        return f"{value} {_COUNTED[name]}{'s' * (value != 1)}"
+def _member_text(name: str, value: str | float) -> str:
+    """Return a member of a configuration as words: ``fused``, ``2 ranks``, ``momentum 0.9``."""
+    if name in _COUNTED and isinstance(value, int):
+        return format_count(value, _COUNTED[name])
     return value if isinstance(value, str) else f"{name} {value}"
+
+
+def layers_text(layers: Layers) -> str:
+    """Return layers as ``784-128-10``."""
+    return "-".join(map(str, layers))
 
 
 def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, Layers, Crossover], ...]:
     """Return the crossovers of all pairs worth comparing, for each shape and batch size that both measured.
 
-    Each comes with its two models, the one that is ahead at the narrowest width first, and the narrowest layers. Widths
-    are those between which both were measured.
+    Each comes with its two models, the faster one at the narrowest width first, and the narrowest layers. The widths
+    are within the range that both measured.
     """
     found = []
     for shared in _all_shared(models):
@@ -159,9 +166,9 @@ def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, Layers, Cro
 
 
 def uncrossed(models: Sequence[Model]) -> tuple[str, ...]:
-    """Return, in words, the pairs worth comparing and their shapes for which there is no crossover to be told."""
+    """Return, in words, the pairs worth comparing and their shapes for which no crossover can be computed."""
     return tuple(
-        f"{shared.first.name} and {shared.second.name} of {'-'.join(map(str, shared.widest_layers))}"
+        f"{shared.first.name} and {shared.second.name} of {layers_text(shared.widest_layers)}"
         for shared in _all_shared(models)
         if not shared.is_enough
     )
@@ -169,7 +176,7 @@ def uncrossed(models: Sequence[Model]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shared:
-    """The sizes of one shape that two models have in common; `widest_layers` were measured by one of them at least."""
+    """The sizes of one shape that two models share; `widest_layers` were measured by at least one of them."""
 
     first: Model
     second: Model
@@ -203,7 +210,7 @@ def _all_shared(models: Sequence[Model]) -> Iterator[_Shared]:
 
 
 def _shapes(measured: Iterable[Layers]) -> Sequence[Sequence[Layers]]:
-    """Return `measured` by shape, the widest layers of each first: layers of one shape are scaled to each other."""
+    """Group `measured` by shape, the widest layers of each first; layers of one shape are scaled copies."""
     found: list[list[Layers]] = []
     for layers in sorted(measured, key=lambda each: (len(each), [-width for width in each])):
         shape = next((each for each in found if _is_scaled(each[0], layers)), None)
@@ -215,64 +222,6 @@ def _shapes(measured: Iterable[Layers]) -> Sequence[Sequence[Layers]]:
 
 
 def _is_scaled(widest: Layers, layers: Layers) -> bool:
-    """Return whether `layers` are `widest` scaled down, give or take the unit by which either may be rounded."""
+    """Return whether `layers` are `widest` scaled down, allowing for rounding by one unit."""
     scaled = scale_layers(widest, layers[1])
     return len(layers) == len(scaled) and all(abs(a - b) <= 1 for a, b in zip(layers, scaled, strict=True))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One model's prediction of one size: seconds a step with its interval, and an epoch of the run's dataset.
-
-    A batch size beyond the dataset's training samples makes one step of all of them, and that is the step told.
-    `step_seconds_without_flagged` is by a model of the trials that were not disturbed, None with too few sizes for it.
-    """
-
-    model: str
-    layers: tuple[int, ...]
-    batch_size: int
-    step_seconds: float
-    step_seconds_low: float
-    step_seconds_high: float
-    epoch_seconds: float
-    throughput_per_second: float
-    times_fastest: float
-    is_extrapolated: bool
-    step_seconds_without_flagged: float | None
-
-
-def predict(models: Sequence[Model], layers: tuple[int, ...], batch_size: int) -> tuple[Answer, ...]:
-    """Return each model's prediction for `layers` at `batch_size`, the fastest first."""
-    found = [(model, model.fit.predict(layers, min(batch_size, _train_samples(model)))) for model in models]
-    fastest = min(each.step_seconds for _, each in found)
-    answers = (_answer(model, each, layers, batch_size, fastest) for model, each in found)
-    return tuple(sorted(answers, key=lambda answer: answer.step_seconds))
-
-
-def _answer(model: Model, each: Prediction, layers: tuple[int, ...], batch_size: int, fastest: float) -> Answer:
-    samples = _train_samples(model)
-    steps = -(-samples // batch_size)  # the last of them may be short, as in the epochs that were measured
-    epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
-    contender = model.fit.contender
-    depths = {len(o.configuration.layers) for o in contender.observations}
-    calm = fit(contender.without_flagged()) if contender.flagged else model.fit
-    is_inside = model.fit.predict(layers, batch_size).is_inside  # of what was asked for, as batch sizes are recorded
-    return Answer(
-        model=model.name,
-        layers=layers,
-        batch_size=batch_size,
-        step_seconds=each.step_seconds,
-        step_seconds_low=each.low,
-        step_seconds_high=each.high,
-        epoch_seconds=epoch_seconds,
-        throughput_per_second=samples / epoch_seconds,
-        times_fastest=each.step_seconds / fastest,
-        is_extrapolated=not is_inside or len(layers) not in depths,
-        step_seconds_without_flagged=(
-            None if calm is None else calm.predict(layers, min(batch_size, samples)).step_seconds
-        ),
-    )
-
-
-def _train_samples(model: Model) -> int:
-    return model.fit.contender.observations[0].train_samples

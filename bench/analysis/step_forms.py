@@ -1,8 +1,8 @@
 """Least squares for the forms that a step's time can have: a sum of terms, or the longer of two such sums.
 
-All is by `rows`, (sizes, terms): what the coefficients of a form's terms are multiplied by, and `seconds`, (sizes,).
-The longer of two sums is linear once it is known which side decides each size. So the sizes are fitted and divided
-between the sides by turns, from several beginnings, each until nothing changes any more.
+Inputs are `rows` (sizes, terms), the factors of the coefficients of a form's terms, and `seconds` (sizes,). The longer
+of two sums is linear once it is known which side decides each size. So fitting and dividing the sizes between the sides
+alternate until nothing changes, from several starting points.
 """
 
 from collections.abc import Sequence
@@ -15,32 +15,32 @@ from numpy.typing import NDArray
 Matrix: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.intp]
 
-_BEGINNINGS: Final = 8
-"""Divisions of the sizes, by their arithmetic, that the search for the best one starts from."""
+_STARTS: Final = 8
+"""Divisions of the sizes, by their arithmetic, from which the search for the best one starts."""
 
 _MAX_TURNS: Final = 20
-"""Of one search, which mostly ends after three; it could go round in circles."""
+"""Per search. Most end after three, but one could cycle."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """The terms of a model, and which of them the `host` works off while the device does the others; none: all add up.
+    """The terms of a model, and which of them are the `host`'s work while the device does the rest.
 
-    So a step has one side or two, numbered from 0, the host's first, of which the longer one decides.
+    Without host terms all terms add up. So a step has one or two sides, the host's first; the longer one decides.
     """
 
     terms: tuple[str, ...]
     host: frozenset[str] = frozenset()
 
     def sides(self, terms: Sequence[str]) -> Matrix:
-        """Return a row for each side: 1 for those of `terms` that are its own, 0 for the others."""
+        """Return a row for each side: 1 for the `terms` that belong to it, 0 for the others."""
         if not self.host:
             return np.ones((1, len(terms)))
         is_host = np.array([term in self.host for term in terms])
         return np.stack([is_host, ~is_host]).astype(np.float64)
 
     def seconds(self, rows: Matrix, coefficients: Matrix) -> Matrix:
-        """Return what each side takes for each of `rows`, (sizes, sides)."""
+        """Return the seconds of each side for each of `rows`: (sizes, sides)."""
         seconds: Matrix = rows @ (self.sides(self.terms) * coefficients).T
         return seconds
 
@@ -61,7 +61,7 @@ class Solution:
         return bool((counts > sides.sum(axis=1)).all())
 
     def effective(self, rows: Matrix, terms: Sequence[str]) -> Matrix:
-        """Return the observations' `rows` of `terms` without the terms of sides that do not decide."""
+        """Return the observations' `rows` of `terms`, with 0 for the terms of sides that do not decide."""
         effective: Matrix = rows * self.form.sides(terms)[self.deciding]
         return effective
 
@@ -69,14 +69,15 @@ class Solution:
 def solve(form: Form, rows: Matrix, seconds: Matrix, work: Matrix) -> Solution:
     """Return the solution with the least sum of squared relative errors that was found.
 
-    Where all adds up it is the best there is. Else the searches begin with the host deciding the sizes of least `work`.
+    If all terms add up, it is the global optimum. Otherwise each search starts with the host deciding the sizes with
+    the least `work`.
     """
     count = len(seconds)
     if not form.host:
         return search(form, rows, seconds, np.zeros(count, dtype=np.intp))
     rank = work.argsort().argsort()
-    beginnings = sorted({round(each) for each in np.linspace(1, count - 1, _BEGINNINGS)})
-    found = [search(form, rows, seconds, (rank >= first).astype(np.intp)) for first in beginnings]
+    starts = sorted({round(each) for each in np.linspace(1, count - 1, _STARTS)})
+    found = [search(form, rows, seconds, (rank >= first).astype(np.intp)) for first in starts]
 
     def misfit(solution: Solution) -> float:
         errors = form.seconds(rows, solution.coefficients).max(axis=1) / seconds - 1
@@ -86,7 +87,7 @@ def solve(form: Form, rows: Matrix, seconds: Matrix, work: Matrix) -> Solution:
 
 
 def search(form: Form, rows: Matrix, seconds: Matrix, deciding: Places) -> Solution:
-    """Return what fitting and dividing the sizes between the sides come to by turns, where `deciding` is the first."""
+    """Fit, and divide the sizes between the sides, by turns until nothing changes, starting from `deciding`."""
     for _ in range(_MAX_TURNS):
         coefficients = _least_squares(rows * form.sides(form.terms)[deciding], seconds)
         before, deciding = deciding, form.seconds(rows, coefficients).argmax(axis=1)
@@ -96,8 +97,8 @@ def search(form: Form, rows: Matrix, seconds: Matrix, deciding: Places) -> Solut
 
 
 def _least_squares(rows: Matrix, seconds: Matrix) -> Matrix:
-    """Return the coefficients at or above zero with the least sum of squared relative errors."""
-    from scipy.optimize import nnls  # noqa: PLC0415 - a fraction of a second that other commands need not pay
+    """Return the non-negative coefficients with the least sum of squared relative errors."""
+    from scipy.optimize import nnls  # noqa: PLC0415 - the import takes a fraction of a second
 
     relative, scale = normalised(rows / seconds[:, None])
     solution: Any = nnls(relative, np.ones(len(seconds)))
@@ -106,9 +107,9 @@ def _least_squares(rows: Matrix, seconds: Matrix) -> Matrix:
 
 
 def normalised(rows: Matrix) -> tuple[Matrix, Matrix]:
-    """Return `rows` with columns of length 1, and what they were divided by: they differ by 12 orders of magnitude.
+    """Return `rows` with columns scaled to length 1, and the scales, which differ by 12 orders of magnitude.
 
-    A column of zeros, of a side that decides nothing, stays one.
+    A column of zeros, of a side that decides no size, stays as it is.
     """
     lengths = np.linalg.norm(rows, axis=0)
     scale = np.where(lengths > 0, lengths, 1.0)

@@ -15,28 +15,28 @@ from mnist_mlp.streams import terminal_width
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.compare.compare_runs import Between
     from bench.compare.comparison import Comparison, RoundsSource, Source
-    from bench.compare.matching import Between
     from bench.tables.prices import Prices
 
 
 @click.command(
     "compare",
-    epilog=exit_codes({0: "done, whatever the verdicts (the gates are check and ab)", 5: "nothing in common"}),
+    epilog=exit_codes({0: "done, whatever the verdicts (use check or ab as a gate)", 5: "nothing in common"}),
 )
 @click.argument("baseline", metavar="BASELINE", type=RUN)
 @click.argument("candidate", metavar="CANDIDATE", type=RUN)
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
-@click.option("--only-changed", is_flag=True, help="Leave out what is the same or inconclusive.")
+@click.option("--only-changed", is_flag=True, help="Leave out rows that are the same or inconclusive.")
 @click.option(
     "--between",
     metavar="DIMENSION=A,B",
-    help="Compare what has A on one side with what has B on the other: device=cpu,cuda or engine=eager,fused.",
+    help="Compare the baseline's rows with value A with the candidate's rows with value B: device=cpu,cuda.",
 )
 @click.option(
     "--price-per-hour",
     metavar="PRICE",
-    help="What an hour of a device costs: 2.5, or cuda=2.5,cpu=0.1, or baseline=2.5,candidate=0.9: compares costs too.",
+    help="Price per hour: 2.5, or of devices (cuda=2.5,cpu=0.1) or sides (baseline=2.5,candidate=0.9). Adds costs.",
 )
 @click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
@@ -54,8 +54,8 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Compare two stored runs, one row per configuration that both have. Ratios are candidate / baseline.
 
-    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest, each with a label to show if you like:
-    label=path. Two JSON files of pytest-benchmark can be compared too.
+    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest, optionally with a label to show: label=path. Two
+    pytest-benchmark JSON files can be compared too.
 
     \b
     python -m bench compare 1a2b latest
@@ -65,7 +65,8 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
     python -m bench compare 0001_main.json 0002_branch.json --only-changed
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.compare.compare_rounds import compare_rounds
-    from bench.compare.comparison import RoundsSource, Source, compare_runs
+    from bench.compare.compare_runs import compare_runs
+    from bench.compare.comparison import RoundsSource, Source
     from bench.compare.view import render_comparison
 
     ours, theirs = _read_both(baseline, candidate, results)
@@ -77,8 +78,8 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
         comparison = compare_rounds(ours, theirs)
     else:
         raise BadInputError(
-            f"{ours.label} and {theirs.label}: name two stored runs, or two files of pytest-benchmark (these without "
-            "--between)"
+            f"{ours.label} and {theirs.label} cannot be compared: name two stored runs, or two pytest-benchmark files "
+            "without --between"
         )
     text = render_comparison(
         comparison, format=layout, only_changed=only_changed, width=terminal_width(), prices=prices
@@ -91,15 +92,15 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
 
 
 def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
-    """Yield how the step times of two machines or devices grow, and who overtakes whom, where both have the sizes."""
+    """Yield how the step times of two machines or devices grow and cross over, if both measured enough sizes."""
     from bench.analysis.scaling_models import models_of_all, side_of_trials
     from bench.analysis.scaling_view import scaling_sections
     from bench.compare.comparison import Source
 
     sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
     if any(len({trials.machine_id for trials in source.table.trials}) > 1 for source in sources):
-        return  # a model is of one machine
-    # The devices of one machine have names of their own.
+        return  # a model is about one machine
+    # Devices of the same machine are distinguished by their own names.
     labelled = len({trials.machine_id for source in sources for trials in source.table.trials}) > 1
     sides = [
         side_of_trials(source.label if labelled else "", source.table.header, source.table.trials) for source in sources
@@ -110,7 +111,7 @@ def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
 
 
 def _between(text: str) -> "Between":
-    from bench.compare.matching import Between
+    from bench.compare.compare_runs import Between
     from bench.records import Configuration
     from mnist_mlp.spelling import did_you_mean
 
@@ -119,7 +120,9 @@ def _between(text: str) -> "Between":
     known = [*(member for member in Configuration.__slots__ if member != "model"), "machine_id"]
     sides = [value.strip() for value in values.split(",")]
     if not equals or len(sides) != 2 or not all(sides) or sides[0] == sides[1]:  # noqa: PLR2004 - a pair
-        raise BadInputError(f"--between {text!r} is no dimension with two values: write it like device=cpu,cuda")
+        raise BadInputError(
+            f"--between {text!r} is not a dimension with two different values: write it like device=cpu,cuda"
+        )
     if name not in known:
         hint = did_you_mean(name, known)
         raise BadInputError(f"--between: dimension {name!r} is unknown{hint}: use one of {', '.join(known)}")
@@ -129,22 +132,24 @@ def _between(text: str) -> "Between":
 @click.command("check", epilog=EXIT_CODES)
 @click.argument("baseline", metavar="BASELINE", type=RUN)
 @click.argument("candidate", metavar="CANDIDATE", type=RUN)
-@click.option("--max-slowdown", type=Share(), default="10%", show_default=True, help="Longer epoch time still a pass.")
+@click.option(
+    "--max-slowdown", type=Share(), default="10%", show_default=True, help="Increase of epoch time that still passes."
+)
 @click.option(
     "--max-accuracy-drop",
     type=Share("pp"),
     default="0.5pp",
     show_default=True,
-    help="Loss of test accuracy still a pass, in percentage points.",
+    help="Drop in test accuracy that still passes, in percentage points.",
 )
 @click.option(
     "--gate",
     type=Choice(("all", "accuracy", "time")),
     default="all",
     show_default=True,
-    help="What to judge. Accuracy can be judged across machines.",
+    help="What to judge. Only accuracy can be judged across machines.",
 )
-@click.option("--min-accuracy", type=Share(), help="Final test accuracy that every trial must reach.")
+@click.option("--min-accuracy", type=Share(), help="Final test accuracy that every trial of the candidate must reach.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the whole judgement to this file.")
 @click.option(
     "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
@@ -161,10 +166,10 @@ def check_command(  # noqa: PLR0913 - one parameter an option
     json_path: Path | None,
     results: Path,
 ) -> None:
-    """Judge a stored run by a baseline: is it still as fast and as accurate? Ends with the exit code of the verdict.
+    """Judge a stored run against a baseline: is it still as fast and as accurate? The exit code is the verdict.
 
-    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest. What is missing, failed, incomplete or not to be
-    compared is never a pass. For a change of code on this machine, `bench ab` judges time far more finely.
+    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest. Whatever is missing, failed, incomplete or not
+    comparable never passes. For a change of code on this machine, `bench ab` judges time far more precisely.
 
     \b
     python -m bench check results/baselines/accuracy.jsonl latest --gate accuracy
@@ -184,10 +189,10 @@ def check_command(  # noqa: PLR0913 - one parameter an option
     if json_path is not None:
         require_writable(json_path)
         if any(_is_same_file(json_path, reference, results) for reference in (baseline, candidate)):
-            raise BadInputError(f"--json {json_path} is a run to be judged, which it would replace: name another file")
+            raise BadInputError(f"--json {json_path} would overwrite a run to be judged: name another file")
     ours, theirs = _read_both(baseline, candidate, results)
     if not isinstance(ours, Source) or not isinstance(theirs, Source):
-        raise BadInputError("check judges stored runs, not files of pytest-benchmark: use python -m bench compare")
+        raise BadInputError("check judges stored runs, not pytest-benchmark files: use python -m bench compare")
     report = check_runs(ours, theirs, limits)
     click.echo(check_text(report, terminal_width()))
     _print_warnings(ours, theirs)
@@ -200,16 +205,16 @@ def check_command(  # noqa: PLR0913 - one parameter an option
 
 
 def _prices(text: str, *sources: "Source | RoundsSource") -> "Prices":
-    from bench.compare.comparison import Source, device_of
+    from bench.compare.comparison import Source
     from bench.tables.prices import parse_prices
 
     prices = parse_prices(text, has_sides=True)
     tables = [source.table for source in sources if isinstance(source, Source)]
     if len(tables) < len(sources):
         raise BadInputError(
-            "--price-per-hour prices epochs of training, and files of pytest-benchmark hold none: leave it out"
+            "--price-per-hour applies to training, which pytest-benchmark files do not hold: leave it out"
         )
-    prices.check_devices(device_of(trials) for table in tables for trials in table.trials)
+    prices.check_devices(trials.device for table in tables for trials in table.trials)
     return prices
 
 
@@ -236,7 +241,7 @@ def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | 
         if rounds:
             return RoundsSource(label=harmless(label or path.name, 60), file=read_rounds(path))
         table = next(tables)
-        # A profile is of one machine; of several the drift is not known, and the cautious value is assumed.
+        # A profile is about one machine. For several the drift is unknown, and a cautious value is assumed.
         profile = load_profile(table.header.machine.id, results) if len(table.headers) == 1 else None
         return Source(label=harmless(label or table.header.run_id, 60), table=table, profile=profile)
 

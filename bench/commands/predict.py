@@ -1,4 +1,4 @@
-"""The command `predict`: how long a step of a size that was not run would take."""
+"""The command `predict`: how long a training step of any size would take."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from mnist_mlp.streams import terminal_width
 @click.command("predict", epilog=exit_codes())
 @click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option("--layers", metavar="LAYERS", help="Layers from input to output, such as 784-300-10, or a recipe's name.")
-@click.option("--batch-size", type=int, help="Training samples a step.")
+@click.option("--batch-size", type=int, help="Training samples per step.")
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
 def predict_command(
@@ -25,25 +25,26 @@ def predict_command(
     layout: Literal["table", "markdown", "csv", "json"],
     results: Path,
 ) -> None:
-    """Tell how the time of a step grows with its size on each device, and where one overtakes another.
+    """Show how the time of a training step grows with its size on each device, and where one overtakes another.
 
-    With --layers and --batch-size: predict the time of that size, measured or not. RUN is a path, the beginning of a
-    run id, or latest, each with a label to show if you like: label=path. Its sizes are what the models are fitted to.
+    With --layers and --batch-size, predict the time of that size, measured or not. RUN is a path, the beginning of a
+    run id, or latest, optionally with a label to show: label=path. The models are fitted to the sizes that it measured.
 
     \b
     python -m bench predict latest
     python -m bench predict latest --layers 784-300-10 --batch-size 100
     python -m bench predict old=1a2b new=latest --layers mlp_128 --batch-size 512
     """  # noqa: D301 - \b is for click: keep these lines as they are
+    from bench.analysis.predictions import render_prediction
     from bench.analysis.scaling_models import label_runs, left_out, require_models
-    from bench.analysis.scaling_view import render_prediction, render_scaling
+    from bench.analysis.scaling_view import render_scaling
     from bench.storage.store import read_run, resolve
     from bench.tables.machines import parts_by_machine
 
     if (layers is None) != (batch_size is None):
         missing = "--batch-size" if batch_size is None else "--layers"
         raise BadInputError(
-            f"{missing} is missing: a size is --layers and --batch-size; without both, models are shown"
+            f"{missing} is missing: a size needs both --layers and --batch-size; with neither, the models are shown"
         )
     labels, names = zip(*map(split_label, references), strict=True)
     parts = parts_by_machine(labels, [read_run(resolve(name, results)) for name in names])
@@ -57,7 +58,7 @@ def predict_command(
         click.echo(render_prediction(sides, models, size, layout, width))
     few = left_out(sides, models)
     if few:
-        say(f"bench: too few sizes to fit a model to, so left out: {', '.join(few)}")
+        say(f"bench: left out, with too few sizes to fit a model: {', '.join(few)}")
 
 
 def _shape(layers: str) -> tuple[int, ...]:

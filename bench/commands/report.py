@@ -10,6 +10,7 @@ from bench.commands.options import RESULTS, RUN, exit_codes, split_label
 from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
 from bench.system.outputs import require_writable, require_writable_folder, say, write_atomically
+from bench.units import format_count
 
 if TYPE_CHECKING:
     from bench.records import Run
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 )
 @garbage_collection_paused()
 def report_command(references: tuple[str, ...], *, output: Path, results: Path) -> None:
-    """Write stored runs as one HTML page with tables and charts, which opens offline.
+    """Write a report of stored runs: one HTML page with tables and charts that works offline.
 
-    RUN is a path, the beginning of a run id, or latest, each with a label to show if you like: label=path. Every later
-    run is compared with the first.
+    RUN is a path, the beginning of a run id, or latest, optionally with a label to show: label=path. Every later run is
+    compared with the first.
 
     \b
     python -m bench report latest
@@ -48,11 +49,11 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
         for kept in (path, path.with_suffix(".csv")):
             if output.exists() and kept.exists() and output.samefile(kept):
                 raise BadInputError(
-                    f"--output {output} is of a run to be reported, and would be replaced: name another file"
+                    f"--output {output} is a file of a run in the report and would be overwritten: name another file"
                 )
     stored = _read(references, paths, results)
     write_atomically(output, render_page(make_report(stored)))
-    click.echo(f"{output}: {len(stored)} run{'s' * (len(stored) != 1)}, {output.stat().st_size / 2**10:.0f} KiB")
+    click.echo(f"{output}: {format_count(len(stored), 'run')}, {output.stat().st_size / 2**10:.0f} KiB")
     _print_warnings(each.run for each in stored)
 
 
@@ -66,9 +67,9 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
 def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -> None:
     """Write the charts of stored runs as pictures for papers and slides, each as SVG and as PNG.
 
-    RUN is a path, the beginning of a run id, or latest, each with a label if you like, which its files' names begin
-    with: label=path. Every later run is compared with the first. The charts are those of `report`, and a run gives the
-    same files each time.
+    RUN is a path, the beginning of a run id, or latest, optionally with a label, with which its file names then begin:
+    label=path. Every later run is compared with the first. The charts are those of `report`, and a run gives the same
+    files each time.
 
     \b
     python -m bench export latest --plots plots
@@ -82,15 +83,13 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
     stored = _read(references, _resolve(references, results), results)
     report = make_report(stored)
     pictures = find_pictures(report)
-    from bench.report.pictures import FORMATS, draw_picture  # after all that can be refused: matplotlib takes its time
+    from bench.report.pictures import FORMATS, draw_picture  # matplotlib is slow to import: refuse errors first
 
     for picture in pictures:
         drawn = draw_picture(picture.chart, source=picture.source)
         for ending in FORMATS:
             write_atomically(plots / f"{picture.name}.{ending}", drawn[ending])
-    click.echo(
-        f"{plots}: {len(pictures)} chart{'s' * (len(pictures) != 1)}, each as {' and '.join(map(str.upper, FORMATS))}"
-    )
+    click.echo(f"{plots}: {format_count(len(pictures), 'chart')}, each as {' and '.join(map(str.upper, FORMATS))}")
     for line in left_out(report, stored):
         say(f"left out: {line}")
     _print_warnings(each.run for each in stored)

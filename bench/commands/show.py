@@ -24,20 +24,22 @@ if TYPE_CHECKING:
     type=COLUMNS,
     help="Columns to show, by name, such as device,batch_size,epoch_seconds (docs/results-format.md).",
 )
-@click.option("--sort", type=COLUMNS, default=(), help="Columns to sort by; a leading - sorts downwards.")
+@click.option("--sort", type=COLUMNS, default=(), help="Columns to sort by; a leading - sorts in descending order.")
 @click.option(
     "--filter",
     "filters",
     multiple=True,
     help='A condition in SI units, such as "batch_size>=256" or "test_accuracy>97%"; can be repeated.',
 )
-@click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds gave.")
-@click.option("--taxes", is_flag=True, help="Show where an epoch goes: loader, framework, kernels, arithmetic.")
-@click.option("--ranks", is_flag=True, help="Show how time shrinks with ranks, fitted, and what more of them would do.")
+@click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds achieved.")
+@click.option("--taxes", is_flag=True, help="Show where an epoch's time goes: loader, framework, kernels, arithmetic.")
+@click.option(
+    "--ranks", is_flag=True, help="Show how time shrinks with the number of ranks, with predictions for more."
+)
 @click.option(
     "--price-per-hour",
     metavar="PRICE",
-    help="What an hour of a device costs, such as 2.5 or cuda=2.5,cpu=0.1: adds what an epoch and 98 % accuracy cost.",
+    help="Price per hour of a device, such as 2.5 or cuda=2.5,cpu=0.1: adds the cost of an epoch and of 98 % accuracy.",
 )
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
 @garbage_collection_paused()
@@ -77,7 +79,7 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     if own:
         if columns or sort or filters or price_per_hour is not None or len(own) > 1:
             raise BadInputError(
-                f"{own[0]} is a table of its own: leave out --columns, --sort, --filter, --price-per-hour and the other"
+                f"{own[0]} is a separate table: leave out --columns, --sort, --filter, --price-per-hour and others"
             )
         if claims:
             text = render_claims(run, layout, width)
@@ -102,13 +104,13 @@ def show_command(  # noqa: PLR0913 - one parameter an option
 
 
 def _of_one_machine(run: "Run", option: str) -> "Run":
-    """Return `run` under the header of the single machine that measured it, which need not be the run's own."""
+    """Return `run` with the header of the single machine that measured it, which may differ from the run's own."""
     from bench.tables.machines import by_machine
 
     parts = by_machine(run)
     if len(parts) > 1:
         raise BadInputError(
-            f"{option} is an account of one machine, and the run is of {', '.join(parts)}: show a shard"
+            f"{option} is about one machine, but the run was measured on {', '.join(parts)}: show one of its shards"
         )
     (part,) = parts.values()
     return part

@@ -1,6 +1,6 @@
 """The gate on stored runs: is the candidate still as fast and as accurate as the baseline? It fails closed.
 
-What cannot be compared, was not measured or is not known well enough is never a pass, and the reason says what to do.
+Whatever cannot be compared, was not measured or is not known well enough never passes, and the reason says what to do.
 """
 
 import shlex
@@ -9,30 +9,27 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from bench.compare.check_report import Finding, GateReport, Limits
-from bench.compare.comparison import (
-    Source,
-    dataset_reason,
-    device_of,
-    epoch_reason,
-    ignored_by_machines,
-    is_across,
-    judge_prepared,
-    missing_reason,
-    moderated,
-    place_both,
+from bench.compare.comparison import Source, ignored_between_machines, is_across_machines, with_machines
+from bench.compare.estimates import (
+    Pair,
+    Prepared,
+    different_data,
+    different_epochs,
+    judge_family,
+    moderate_by_device,
     time_estimate,
+    unmeasured,
 )
 from bench.compare.flagged import judge_without_flagged
 from bench.compare.matching import (
     Matching,
-    Subject,
-    Trials,
     can_be_searched,
     match,
     nearest_difference,
     software_differences,
     varying_dimensions,
 )
+from bench.compare.trials import Subject, Trials
 from bench.errors import BadInputError
 from bench.planning.shards import completion, without_option
 from bench.records import Header
@@ -50,48 +47,50 @@ PASS_LEVEL: Final = 0.05
 
 _MAX_COMMAND_CHARACTERS: Final = 400
 
+_NO_LABELS: Final = undecided(Verdict.INCOMPARABLE, "the labels are noise, so there is no accuracy to judge")
+_GATE_TIME: Final = "gate time alone with --gate time"
+
 
 def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateReport:
-    """Judge `candidate` by `baseline`; the order of records does not matter.
+    """Judge `candidate` against `baseline`; the order of records does not matter.
 
     Raises:
-        BadInputError: both are one run, which would pass whatever happened to the code.
+        BadInputError: both are the same run, which would pass whatever happened to the code.
     """
     if baseline.table.header.run_id == candidate.table.header.run_id:
         raise BadInputError(
-            f"baseline and candidate are one run, {harmless(baseline.table.header.run_id, 40)}: measure the candidate, "
-            "and name its run"
+            f"baseline and candidate are the same run, {harmless(baseline.table.header.run_id, 40)}: measure the "
+            "candidate and name its run"
         )
-    baseline, candidate = place_both(baseline, candidate)
-    ignoring = ignored_by_machines(baseline, candidate)
+    baseline, candidate = with_machines(baseline, candidate)
+    ignoring = ignored_between_machines(baseline, candidate)
     matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
-    subjects = [trials.subject for trials in _all(matching)]
     drift = Drift(baseline.profile, candidate.profile)
     findings = [
-        *_whole_findings(baseline, candidate),
+        *_incomplete_findings(baseline, candidate),
         *_missing_findings(matching, baseline.table.header),
         *_failure_findings(matching, baseline.table.header),
     ]
-    # What failed or was never measured is said once already: the quantities of such a pair have nothing to add.
-    sound = [pair for pair in matching.pairs if missing_reason(*pair) is None]
+    # A pair that failed or was never measured has its finding already.
+    measured = [pair for pair in matching.pairs if unmeasured(*pair) is None]
     if limits.gate != "accuracy":
-        findings += _time_findings(sound, limits, drift, baseline, candidate)
+        findings += _time_findings(measured, limits, drift, baseline, candidate)
     if limits.gate != "time":
         findings += _floor_findings(matching, limits.min_accuracy)
-        findings += _accuracy_findings(sound, limits, baseline.table.header)
+        findings += _accuracy_findings(measured, limits, baseline.table.header)
     differences = software_differences(baseline.table.header.software, candidate.table.header.software)
     return GateReport(
         baseline=baseline,
         candidate=candidate,
         limits=limits,
         findings=tuple(findings),
-        dimensions=varying_dimensions(subjects),
+        dimensions=varying_dimensions(trials.subject for trials in _all(matching)),
         notes=(*(f"software differs: {each}" for each in differences), *drift.notes()),
     )
 
 
 def refresh_command(header: Header) -> str:
-    """Return the command that measured a run, as harmless text to copy; its file is not to be made a second time."""
+    """Return the command that measured a run, safe to copy; without --output, because that file exists."""
     command = without_option(header.command, "--output")
     return f"python -m bench {harmless(shlex.join(command), _MAX_COMMAND_CHARACTERS)}"
 
@@ -103,14 +102,14 @@ def _all(matching: Matching) -> Iterator[Trials]:
     yield from matching.candidate_only
 
 
-def _whole_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
+def _incomplete_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
     for side, source in (("baseline", baseline), ("candidate", candidate)):
         if not source.table.is_whole:
-            yield Finding(
-                subject=None,
-                quantity="trials",
-                judgement=undecided(Verdict.INCONCLUSIVE, f"the {side} run is incomplete"),
-                advice=f"complete it: {harmless(completion(source.table.header), _MAX_COMMAND_CHARACTERS)}",
+            yield _trials_finding(
+                None,
+                Verdict.INCONCLUSIVE,
+                f"the {side} run is incomplete",
+                f"complete it: {harmless(completion(source.table.header), _MAX_COMMAND_CHARACTERS)}",
             )
 
 
@@ -118,35 +117,35 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
     ours = [trials.subject for trials in matching.baseline_only]
     theirs = [trials.subject for trials in matching.candidate_only]
     if ours and theirs and not matching.pairs:
-        yield Finding(
-            subject=None,
-            quantity="trials",
-            judgement=undecided(Verdict.INCOMPARABLE, f"no configuration is in both runs{_nearest(ours, theirs)}"),
-            advice=f"see that the right runs are named; the baseline was made by {refresh_command(baseline)}",
+        yield _trials_finding(
+            None,
+            Verdict.INCOMPARABLE,
+            f"no configuration is in both runs{_nearest(ours, theirs)}",
+            f"check that the right runs are named; the baseline was made by {refresh_command(baseline)}",
         )
         return
-    told = can_be_searched(ours, theirs)
+    is_searched = can_be_searched(ours, theirs)
     for subject in ours:
-        nearest = _nearest([subject], theirs) if told else ""
-        yield Finding(
-            subject=subject,
-            quantity="trials",
-            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the candidate{nearest}"),
-            advice=f"measure the candidate as the baseline was: {refresh_command(baseline)}",
+        nearest = _nearest([subject], theirs) if is_searched else ""
+        yield _trials_finding(
+            subject,
+            Verdict.INCOMPARABLE,
+            f"missing in the candidate{nearest}",
+            f"measure the candidate as the baseline was measured: {refresh_command(baseline)}",
         )
     for subject in theirs:
-        nearest = _nearest(ours, [subject]) if told else ""
-        yield Finding(
-            subject=subject,
-            quantity="trials",
-            judgement=undecided(Verdict.INCOMPARABLE, f"missing in the baseline{nearest}"),
-            advice=f"refresh the baseline, if the right run is named; it was made by {refresh_command(baseline)}",
+        nearest = _nearest(ours, [subject]) if is_searched else ""
+        yield _trials_finding(
+            subject,
+            Verdict.INCOMPARABLE,
+            f"missing in the baseline{nearest}",
+            f"if the right run is named, refresh the baseline, which was made by {refresh_command(baseline)}",
         )
 
 
 def _nearest(ours: Sequence[Subject], theirs: Sequence[Subject]) -> str:
     nearest = nearest_difference(ours, theirs)
-    return f" (the nearest differ in {nearest})" if nearest else ""
+    return f" (the nearest one differs in {nearest})" if nearest else ""
 
 
 def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:
@@ -160,46 +159,45 @@ def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
         (
             "candidate",
             (*(theirs for _, theirs in matching.pairs), *matching.candidate_only),
-            "look at what failed: python -m bench show",
+            "see what failed: python -m bench show",
         ),
     )
     for side, family, advice in sides:
         for trials in family:
             if trials.failures:
-                yield _failed(trials, side, advice)
+                failed, first = len(trials.failures), trials.failures[0]
+                reason = (
+                    f"{failed} of {failed + trials.n} trials of the {side} failed, "
+                    f"{first.kind}: {harmless(first.message, 120)}"
+                )
+                yield _trials_finding(trials.subject, Verdict.FAILED, reason, advice)
             elif not trials.n:
-                judgement = undecided(Verdict.INCONCLUSIVE, f"no trial of the {side} is measured yet")
-                yield Finding(subject=trials.subject, quantity="trials", judgement=judgement, advice="")
+                reason = f"no trial of the {side} has been measured yet"
+                yield _trials_finding(trials.subject, Verdict.INCONCLUSIVE, reason)
 
 
-def _failed(trials: Trials, side: str, advice: str) -> Finding:
-    failed, first = len(trials.failures), trials.failures[0]
-    reason = (
-        f"{failed} of {failed + trials.n} trials of the {side} failed, {first.kind}: {harmless(first.message, 120)}"
-    )
-    return Finding(
-        subject=trials.subject, quantity="trials", judgement=undecided(Verdict.FAILED, reason), advice=advice
-    )
+def _trials_finding(subject: Subject | None, verdict: Verdict, reason: str, advice: str = "") -> Finding:
+    return Finding(subject=subject, quantity="trials", judgement=undecided(verdict, reason), advice=advice)
 
 
 def _time_findings(
-    pairs: Sequence[tuple[Trials, Trials]], limits: Limits, drift: Drift, baseline: Source, candidate: Source
+    pairs: Sequence[Pair], limits: Limits, drift: Drift, baseline: Source, candidate: Source
 ) -> Iterator[Finding]:
     if baseline.machine_ids.isdisjoint(candidate.machine_ids):
         yield _other_machines(None, baseline.machine_ids, candidate.machine_ids, baseline.table.header)
         return
-    groups: dict[tuple[str, str], list[tuple[Trials, Trials]]] = {}
+    families: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
-        if is_across(pair):
-            ours, theirs = pair
+        ours, theirs = pair
+        if is_across_machines(pair):
             yield _other_machines(ours.subject, {ours.machine_id}, {theirs.machine_id}, baseline.table.header)
         else:
-            groups.setdefault((pair[0].machine_id, device_of(pair[0])), []).append(pair)
-    for (_, device), group in groups.items():
-        judge = _time_judge(limits, device, _floor(baseline.profile, device), len(groups))
-        raw = [_data_judgement(*pair) or _epoch_judgement(*pair) or time_estimate(*pair, drift) for pair in group]
-        calm = judge_without_flagged(group, raw, lambda ours, theirs: time_estimate(ours, theirs, drift), judge)
-        for (ours, _), judgement, without in zip(group, judge(raw), calm, strict=True):
+            families.setdefault((ours.machine_id, ours.device), []).append(pair)
+    for (_, device), family in families.items():
+        judge = _time_judge(limits, device, _floor(baseline.profile, device), len(families))
+        raw = [different_data(*pair) or different_epochs(*pair) or time_estimate(*pair, drift) for pair in family]
+        unflagged = judge_without_flagged(family, raw, drift, judge)
+        for (ours, _), judgement, without in zip(family, judge(raw), unflagged, strict=True):
             yield Finding(
                 subject=ours.subject,
                 quantity="epoch time",
@@ -226,8 +224,8 @@ def _other_machines(
 
 def _time_judge(
     limits: Limits, device: str, floor: float, families: int
-) -> Callable[[Sequence[Estimate | Judgement]], tuple[Judgement, ...]]:
-    """Return what judges the times of `device`. Devices are judged apart, and share the levels of error evenly."""
+) -> Callable[[Sequence[Prepared]], tuple[Judgement, ...]]:
+    """Return what judges the times of `device`. Each device is a family; families share the error levels evenly."""
 
     def gate(estimates: Sequence[Estimate]) -> tuple[Judgement, ...]:
         return gate_times(
@@ -238,19 +236,25 @@ def _time_judge(
             pass_level=PASS_LEVEL / families,
         )
 
-    return lambda prepared: judge_prepared(moderated(prepared, [device] * len(prepared)), gate)
+    return lambda prepared: judge_family(moderate_by_device(prepared, [device] * len(prepared)), gate)
 
 
-def _accuracy_findings(pairs: Sequence[tuple[Trials, Trials]], limits: Limits, baseline: Header) -> Iterator[Finding]:
-    judgements = judge_prepared(
-        [_accuracy_or_judgement(*pair) for pair in pairs],
+def _accuracy_findings(pairs: Sequence[Pair], limits: Limits, baseline: Header) -> Iterator[Finding]:
+    judgements = judge_family(
+        [_prepare_accuracy(*pair) for pair in pairs],
         lambda estimates: gate_accuracies(
             estimates, max_drop=limits.max_accuracy_drop, error_level=ERROR_LEVEL, pass_level=PASS_LEVEL
         ),
     )
     for (ours, _), judgement in zip(pairs, judgements, strict=True):
-        advice = _advice(judgement, baseline, is_time=False)
+        advice = _GATE_TIME if judgement is _NO_LABELS else _advice(judgement, baseline, is_time=False)
         yield Finding(subject=ours.subject, quantity="test accuracy", judgement=judgement, advice=advice)
+
+
+def _prepare_accuracy(baseline: Trials, candidate: Trials) -> Prepared:
+    if not baseline.accuracies or not candidate.accuracies:
+        return _NO_LABELS
+    return different_data(baseline, candidate) or independent_estimate(baseline.accuracies, candidate.accuracies)
 
 
 def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[Finding]:
@@ -260,34 +264,11 @@ def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[
     for trials in (*(theirs for _, theirs in matching.pairs), *matching.candidate_only):
         if trials.accuracies and trials.accuracies[0] < min_accuracy - ROUNDING:
             reason = (
-                f"a trial ends at {format_percent(trials.accuracies[0])}, below the least allowed "
+                f"a trial ends at {format_percent(trials.accuracies[0])}, below the minimum of "
                 f"{format_percent(min_accuracy)}"
             )
-            yield Finding(
-                subject=trials.subject,
-                quantity="test accuracy",
-                judgement=undecided(Verdict.REGRESSION, reason),
-                advice="",
-            )
-
-
-def _accuracy_or_judgement(baseline: Trials, candidate: Trials) -> Estimate | Judgement:
-    judgement = _data_judgement(baseline, candidate)
-    if judgement is not None:
-        return judgement
-    if not baseline.accuracies or not candidate.accuracies:
-        return undecided(Verdict.INCOMPARABLE, "there is no accuracy where labels are noise: gate with --gate time")
-    return independent_estimate(baseline.accuracies, candidate.accuracies)
-
-
-def _data_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
-    reason = dataset_reason(baseline, candidate)
-    return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
-
-
-def _epoch_judgement(baseline: Trials, candidate: Trials) -> Judgement | None:
-    reason = epoch_reason(baseline, candidate)
-    return None if reason is None else undecided(Verdict.INCOMPARABLE, reason)
+            judgement = undecided(Verdict.REGRESSION, reason)
+            yield Finding(subject=trials.subject, quantity="test accuracy", judgement=judgement, advice="")
 
 
 def _advice(judgement: Judgement, baseline: Header, *, is_time: bool) -> str:

@@ -1,11 +1,12 @@
-"""What a check allows, what it found of each configuration, and the verdict that follows from all of it."""
+"""A check: its limits, what it found of each configuration, and the verdict that follows."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from bench.compare.comparison import Source
 from bench.compare.flagged import WithoutFlagged
-from bench.compare.matching import Subject, describe
+from bench.compare.matching import describe
+from bench.compare.trials import Subject
 from bench.errors import BadInputError, ExitCode
 from bench.stats.judgement import GATE_EXIT_CODES, Judgement, Verdict
 
@@ -15,7 +16,7 @@ Quantity: TypeAlias = Literal["epoch time", "test accuracy", "trials"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is allowed, as fractions, and what is gated. `min_accuracy` None: no floor."""
+    """What is allowed, as fractions, and what is gated. Without `min_accuracy` there is no floor."""
 
     max_slowdown: float = 0.10
     max_accuracy_drop: float = 0.005
@@ -26,7 +27,7 @@ class Limits:
         """Refuse limits that contradict each other.
 
         Raises:
-            BadInputError: a floor of accuracy is given and accuracy is not gated.
+            BadInputError: there is a floor of accuracy, but accuracy is not gated.
         """
         if self.gate == "time" and self.min_accuracy is not None:
             raise BadInputError("--min-accuracy does nothing with --gate time: leave one of them out")
@@ -34,10 +35,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What is said of one configuration: of a quantity, or of its trials before any quantity. `advice` can be empty.
+    """The judgement of one configuration's time or accuracy, or of its trials where those allow neither.
 
-    `without_flagged` is what the judgement of time would be without flagged trials, None where none is flagged. It
-    decides nothing.
+    Without a `subject` it is about the runs as a whole. `advice` says what to do next, and can be empty.
+    `without_flagged` is what the judgement of time would be without flagged trials, None if none is flagged. It decides
+    nothing.
     """
 
     subject: Subject | None
@@ -48,13 +50,13 @@ class Finding:
 
     @property
     def change(self) -> str | None:
-        """What becomes of the verdict without flagged trials, in words; None where it stays."""
+        """How the verdict would change without flagged trials, in words; None if it would not."""
         return None if self.without_flagged is None else self.without_flagged.change(self.judgement.verdict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReport:
-    """A finished check. `dimensions` are the keys that names of configurations need to be told apart."""
+    """A finished check. `dimensions` are the keys that must be part of a configuration's name to make it unique."""
 
     baseline: Source
     candidate: Source
@@ -71,24 +73,24 @@ class GateReport:
 
     @property
     def exit_code(self) -> ExitCode:
-        """What the command ends with."""
+        """The exit code of the command."""
         return GATE_EXIT_CODES[self.verdict]
 
     @property
     def reason(self) -> str:
-        """Why the verdict is what it is, in one sentence."""
+        """The reason for the verdict, in one sentence."""
         verdict = self.verdict
         decisive = [finding for finding in self.findings if finding.judgement.verdict is verdict]
         if not decisive:
-            return "neither side has a configuration"
+            return "neither run has a configuration"
         if verdict is Verdict.PASS:
-            return f"all {len(decisive)} judgements pass"
+            return f"{len(decisive)} of {len(self.findings)} checks passed"
         first = decisive[0]
         more = f" (and {len(decisive) - 1} more)" if len(decisive) > 1 else ""
         return f"{self.name(first)}: {first.judgement.reason}{more}"
 
     def name(self, finding: Finding) -> str:
-        """Return what `finding` is about, as harmless text."""
+        """Return the configuration and quantity of `finding`, as harmless text."""
         if finding.subject is None:
             return finding.quantity
         return f"{describe(finding.subject, self.dimensions)}, {finding.quantity}"

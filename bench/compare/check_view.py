@@ -1,4 +1,4 @@
-"""A finished check as text, Markdown and JSON."""
+"""A check as text for a terminal, as Markdown for a CI job's summary, and as JSON."""
 
 import json
 import math
@@ -19,21 +19,21 @@ from bench.stats.judgement_text import (
     points_text,
 )
 from bench.tables.columns import harmless
-from bench.tables.layout import escape, markdown_table, wrap
+from bench.tables.layout import escape, markdown_notes, markdown_table, wrap
 
 _MAX_CHARACTERS: Final = 600
 
 
 def check_text(report: GateReport, width: int = 80) -> str:
-    """Return a line a judgement, the notes and the overall verdict last, without a final line break.
+    """Return one line per finding, then the notes, then the overall verdict, without a final line break.
 
-    What to do next stands in the judgement's line, or once for all those that share it.
+    A finding's line ends with what to do next; advice that several findings share is given once, below them.
     """
     counts = Counter(finding.advice for finding in report.findings if finding.advice)
     lines = [
         _line(report, finding) + ("" if counts[finding.advice] > 1 else _next(finding)) for finding in report.findings
     ]
-    lines += [f"next, for {count} of the above: {advice}" for advice, count in counts.items() if count > 1]
+    lines += [f"next, for {count} of the lines above: {advice}" for advice, count in counts.items() if count > 1]
     notes = [f"note: {harmless(note, _MAX_CHARACTERS)}" for note in report.notes]
     return wrap((_title(report), *lines, *notes, _conclusion(report)), width)
 
@@ -41,9 +41,17 @@ def check_text(report: GateReport, width: int = 80) -> str:
 def check_markdown(report: GateReport) -> str:
     """Return the same as a table, for the summary of a CI job; it ends with a line break."""
     rows = [_cells(report, finding) for finding in report.findings]
-    headers = ("verdict", "what", "difference", "95 % interval", "n", "least found", "why, and what next")
+    headers = (
+        "verdict",
+        "what",
+        "difference",
+        "95 % interval",
+        "n",
+        "minimum detectable effect",
+        "reason and next step",
+    )
     table = markdown_table(headers, rows, (False, False, True, True, True, True, False)) if rows else ""
-    notes = "\n".join(f"- {escape(harmless(note, _MAX_CHARACTERS))}" for note in report.notes)
+    notes = markdown_notes(harmless(note, _MAX_CHARACTERS) for note in report.notes)
     parts = (f"### {escape(_title(report))}", f"**{escape(_conclusion(report))}**", table, notes)
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -72,11 +80,11 @@ def _conclusion(report: GateReport) -> str:
 
 
 def _line(report: GateReport, finding: Finding) -> str:
-    """Return a finding in one line, without what to do next; the numbers behind its reason stand in brackets."""
+    """Return a finding in one line, with the numbers behind its reason in brackets, without what to do next."""
     numbers, brackets = _numbers(finding), ""
     if numbers is not None:
         difference, interval, n, least = numbers
-        brackets = f" [{difference}, 95 % interval {interval}, n {n}{least and f', least found {least}'}]"
+        brackets = f" [{difference}, 95 % interval {interval}, n {n}{least and f', detectable from {least}'}]"
     reason = harmless(finding.judgement.reason, _MAX_CHARACTERS)
     return f"{finding.judgement.verdict}: {report.name(finding)}: {reason}{brackets}{_change(finding)}"
 
@@ -88,7 +96,7 @@ def _cells(report: GateReport, finding: Finding) -> tuple[str, ...]:
 
 
 def _numbers(finding: Finding) -> tuple[str, str, str, str] | None:
-    """Return difference, interval, n and the least effect found, with units; None where nothing was estimated."""
+    """Return difference, interval, n and detectable effect, with units; None if nothing was estimated."""
     judgement = finding.judgement
     estimate, interval, least = judgement.estimate, judgement.interval, judgement.minimum_detectable_effect
     if estimate is None:
@@ -122,10 +130,10 @@ def _side(source: Source) -> dict[str, Any]:
 
 
 def _finding(report: GateReport, finding: Finding) -> dict[str, Any]:
-    """Return a finding; of times, estimate, interval, bound and effect are log ratios, of accuracies fractions."""
+    """Return a finding. Estimate, interval, bound and effect are log ratios for times and fractions for accuracies."""
     judgement, subject = finding.judgement, finding.subject
     estimate, interval = judgement.estimate, judgement.interval
-    calm = finding.without_flagged
+    without = finding.without_flagged
     return {
         "name": report.name(finding),
         "configuration": to_json(subject) if isinstance(subject, Configuration) else None,
@@ -133,9 +141,9 @@ def _finding(report: GateReport, finding: Finding) -> dict[str, Any]:
         "quantity": finding.quantity,
         "verdict": judgement.verdict.value,
         "reason": judgement.reason,
-        "flagged": None if calm is None else list(calm.counts),
-        "verdict_without_flagged": None if calm is None else calm.judgement.verdict.value,
-        "reason_without_flagged": None if calm is None else calm.judgement.reason,
+        "flagged": None if without is None else list(without.counts),
+        "verdict_without_flagged": None if without is None else without.judgement.verdict.value,
+        "reason_without_flagged": None if without is None else without.judgement.reason,
         "next": finding.advice,
         "scale": "log ratio" if finding.quantity == "epoch time" else "fraction",
         "estimate": None if estimate is None else estimate.value,

@@ -1,4 +1,4 @@
-"""The columns of a comparison's tables: of epoch time, of test accuracy, of cost."""
+"""The columns of a comparison's tables: epoch time, test accuracy, cost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ from typing import Final
 from bench.compare.comparison import Row
 from bench.compare.costs import CostRatio, SideCost, cost_ratio, side_cost
 from bench.compare.flagged import flagged_count
-from bench.compare.legend import MARK, configurations, verdict_change
+from bench.compare.legend import CHANGED_MARK, configurations, verdict_change
 from bench.compare.matching import describe, dimension, varying_dimensions
+from bench.stats.inference import Interval
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import (
+    UNKNOWN,
     effect_text,
     points_effect_text,
     points_interval_text,
@@ -18,14 +20,14 @@ from bench.stats.judgement_text import (
     ratio_interval_text,
     ratio_text,
 )
-from bench.tables.fields import IDENTITY, NUMERIC
+from bench.tables.fields import FIELDS, IDENTITY, NUMERIC
 from bench.tables.prices import SIDES, Prices, Side, format_cost
 from bench.units import format_percent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column: its key, its header and the text of each row's cell. Numbers end flush right."""
+    """A column: its key, its header and the text of each row's cell. Numbers are aligned right."""
 
     key: str
     header: str
@@ -34,7 +36,7 @@ class Column:
 
 
 def identity_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns that tell `rows` apart."""
+    """Return the columns that identify `rows`: model, batch size, and whatever else differs among them."""
     chosen = [each for row in rows for each in configurations(row)]
     if not chosen:
         return [
@@ -46,20 +48,20 @@ def identity_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def _dimension_column(key: str) -> Column:
-    """Make a column of a configuration's dimension, with both values where the two sides differ in it."""
+    """Return the column of a dimension, with both values in a cell if the two sides differ."""
     return Column(
         key=key,
-        header=key.replace("_", " "),
+        header=FIELDS[key].header,
         is_numeric=key in NUMERIC,
         cell=lambda row: " / ".join(dict.fromkeys(dimension(each, key) for each in configurations(row))),
     )
 
 
 def time_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns of epoch time, without those that would be empty in all `rows`."""
+    """Return the columns of epoch time; counts of failures and flags, and normalised ratios, only if a row has one."""
     columns = [_RATIO, _RATIO_INTERVAL]
     if any(row.relative_log_ratio is not None for row in rows):
-        columns.append(_NORMED)
+        columns.append(_NORMALISED)
     columns.append(_N)
     if any(row.baseline.failures or row.candidate.failures for row in rows):
         columns.append(_FAILED)
@@ -69,7 +71,7 @@ def time_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def cost_columns(prices: Prices) -> list[Column]:
-    """Return the columns of what training costs on either side, and the ratio of what an epoch does."""
+    """Return the columns of what training costs on each side, and of the ratio of the costs of an epoch."""
 
     def cost(row: Row, side: Side) -> SideCost:
         return side_cost(row.baseline if side == "baseline" else row.candidate, prices, side)
@@ -95,7 +97,7 @@ def cost_columns(prices: Prices) -> list[Column]:
         return "" if found is None or found.interval is None else ratio_interval_text(found.interval)
 
     return [
-        Column(key="per_epoch", header="an epoch", cell=per_epoch),
+        Column(key="per_epoch", header="per epoch", cell=per_epoch),
         Column(key="ratio", header="ratio", cell=ratio_cell),
         Column(key="interval", header="95 % interval", cell=interval_cell),
         Column(key="to_98", header="to 98 %", cell=to_98_percent),
@@ -108,19 +110,26 @@ def _cost_text(cost: float | None) -> str:
 
 
 def _text(judgement: Judgement | None, present: Callable[[float], str]) -> str:
-    """Return the judgement's estimate; empty without one."""
+    """Return the judgement's estimate, empty if there is none."""
     return "" if judgement is None or judgement.estimate is None else present(judgement.estimate.value)
+
+
+def _interval_text(judgement: Judgement | None, present: Callable[[Interval], str]) -> str:
+    """Return the interval of the judgement's estimate, ``unknown`` if it has none because each side has one trial."""
+    if judgement is None or judgement.estimate is None:
+        return ""
+    return UNKNOWN if judgement.interval is None else present(judgement.interval)
 
 
 _RATIO: Final = Column(key="ratio", header="ratio", cell=lambda row: _text(row.time, ratio_text))
 _RATIO_INTERVAL: Final = Column(
     key="interval",
     header="95 % interval",
-    cell=lambda row: "" if row.time.interval is None else ratio_interval_text(row.time.interval),
+    cell=lambda row: _interval_text(row.time, ratio_interval_text),
 )
-_NORMED: Final = Column(
-    key="normed",
-    header="normed",
+_NORMALISED: Final = Column(
+    key="normalised",
+    header="norm. ratio",
     cell=lambda row: "" if row.relative_log_ratio is None else ratio_text(row.relative_log_ratio),
 )
 _N: Final = Column(key="n", header="n", cell=lambda row: f"{row.baseline.n}/{row.candidate.n}")
@@ -135,13 +144,13 @@ _FLAGGED: Final = Column(
     cell=lambda row: f"{flagged_count(row.baseline)}/{flagged_count(row.candidate)}",
 )
 _DETECTABLE: Final = Column(
-    key="detectable", header="least found", cell=lambda row: effect_text(row.time.minimum_detectable_effect)
+    key="detectable", header="MDE", cell=lambda row: effect_text(row.time.minimum_detectable_effect)
 )
 _VERDICT: Final = Column(
     key="verdict",
     header="verdict",
     is_numeric=False,
-    cell=lambda row: f"{row.time.verdict} {MARK}" if verdict_change(row) else row.time.verdict.value,
+    cell=lambda row: f"{row.time.verdict} {CHANGED_MARK}" if verdict_change(row) else row.time.verdict.value,
 )
 
 ACCURACY_COLUMNS: Final = (
@@ -154,14 +163,12 @@ ACCURACY_COLUMNS: Final = (
     Column(
         key="interval",
         header="95 % interval",
-        cell=lambda row: (
-            "" if row.accuracy is None or row.accuracy.interval is None else points_interval_text(row.accuracy.interval)
-        ),
+        cell=lambda row: _interval_text(row.accuracy, points_interval_text),
     ),
     _N,
     Column(
         key="detectable",
-        header="least found",
+        header="MDE",
         cell=lambda row: "" if row.accuracy is None else points_effect_text(row.accuracy.minimum_detectable_effect),
     ),
     Column(

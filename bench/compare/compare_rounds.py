@@ -1,29 +1,23 @@
-"""The comparison of two files of pytest-benchmark: benchmarks matched by name, parameters included."""
+"""The comparison of two pytest-benchmark files: benchmarks matched by name, parameters included."""
 
 import math
 from collections.abc import Iterator
 from typing import Final
 
-from bench.compare.comparison import (
-    Comparison,
-    RoundsSource,
-    Row,
-    geometric_mean,
-    judge_prepared,
-    require_overlap,
-    very_same,
-)
-from bench.compare.matching import Trials, match
+from bench.compare.comparison import Comparison, RoundsSource, Row, geometric_mean, require_overlap
+from bench.compare.estimates import Prepared, identical, judge_family
+from bench.compare.matching import match
 from bench.compare.rounds import LogMoments, RoundsBenchmark, RoundsFile
+from bench.compare.trials import Trials
 from bench.stats.drift import DEFAULT_DRIFT_DEVIATION
 from bench.stats.inference import Estimate
-from bench.stats.judgement import Judgement, compare_times
+from bench.stats.judgement import compare_times
 from bench.tables.ordering import natural_key
 
 ROUNDS_NOTE: Final = (
-    "the rounds of a benchmark ran in one process and are not independent trials: alone they give intervals too narrow "
-    "for what differs from process to process and from hour to hour, so every interval includes "
-    f"{DEFAULT_DRIFT_DEVIATION * 100:g} % (standard deviation) a side for that"
+    "the rounds of a benchmark ran in one process and are not independent trials: they do not show how much processes "
+    f"and hours differ, so every interval includes {DEFAULT_DRIFT_DEVIATION * 100:g} % (standard deviation) per side "
+    "for that"
 )
 
 
@@ -38,11 +32,11 @@ def compare_rounds(baseline: RoundsSource, candidate: RoundsSource) -> Compariso
     is_one_file = baseline.file == candidate.file
     ours, theirs = _moments(baseline.file), _moments(candidate.file)
 
-    def prepare(trials: Trials) -> Estimate | Judgement:
+    def prepare(trials: Trials) -> Prepared:
         name = str(trials.subject)
-        return very_same(trials) if is_one_file else difference_of_moments(ours[name], theirs[name])
+        return identical(trials) if is_one_file else difference_of_moments(ours[name], theirs[name])
 
-    times = judge_prepared([prepare(trials) for trials, _ in matching.pairs], compare_times)
+    times = judge_family([prepare(trials) for trials, _ in matching.pairs], compare_times)
     rows = tuple(
         Row(baseline=first, candidate=second, time=time, relative_log_ratio=None, accuracy=None)
         for (first, second), time in zip(matching.pairs, times, strict=True)
@@ -50,18 +44,20 @@ def compare_rounds(baseline: RoundsSource, candidate: RoundsSource) -> Compariso
     return Comparison(
         baseline=baseline,
         candidate=candidate,
-        is_hardware=baseline.file.cpu != candidate.file.cpu,
+        is_hardware=len({baseline.file.cpu, candidate.file.cpu} - {None}) > 1,
         differences=tuple(_differences(baseline.file, candidate.file)),
         rows=rows,
         baseline_only=tuple(trials.subject for trials in matching.baseline_only),
         candidate_only=tuple(trials.subject for trials in matching.candidate_only),
         mean=geometric_mean(rows),
-        notes=(("both sides are one file: this shows nothing about any change",) if is_one_file else (ROUNDS_NOTE,)),
+        notes=(
+            ("both sides are the same file: this says nothing about any change",) if is_one_file else (ROUNDS_NOTE,)
+        ),
     )
 
 
 def difference_of_moments(baseline: LogMoments, candidate: LogMoments) -> Estimate:
-    """Return the estimate of ln(candidate / baseline) with pooled variance, as `independent_estimate` has it."""
+    """Return the estimate of ln(candidate / baseline) with pooled variance, like `independent_estimate`."""
     degrees = baseline.n + candidate.n - 2
     squares = (baseline.n - 1) * baseline.variance + (candidate.n - 1) * candidate.variance
     return Estimate(

@@ -1,10 +1,10 @@
-"""What the two sides of a comparison cost, at prices of an hour: training time and nothing else."""
+"""What the two sides of a comparison cost, given prices per hour: training time only."""
 
 import math
 import statistics
 from dataclasses import dataclass
 
-from bench.compare.matching import Trials
+from bench.compare.trials import Trials
 from bench.records import Configuration
 from bench.stats.inference import Interval
 from bench.stats.judgement import Judgement
@@ -16,9 +16,9 @@ from bench.tables.prices import Prices, Side, cost_of
 class SideCost:
     """What one side of a row costs; None without a price or a measurement.
 
-    `price_per_hour` is that of all accelerators that train together. `per_epoch` is of the geometric mean of the
-    trials' epoch times, `to_98_percent` of the median training time to 98 % test accuracy over the `reached` trials
-    that got there.
+    `price_per_hour` is the total for all accelerators that train together. `per_epoch` is the cost of the geometric
+    mean of the trials' epoch times, `to_98_percent` that of the median training time to 98 % test accuracy over the
+    trials that got there, of which there are `reached`.
     """
 
     price_per_hour: float | None
@@ -29,9 +29,9 @@ class SideCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostRatio:
-    """Candidate / baseline of the cost of an epoch: its logarithm, and the interval of that, None where time has none.
+    """Candidate / baseline of the cost of an epoch: its logarithm and the interval of that, None if time has none.
 
-    Prices are exact, so it is the ratio of time, and its interval, times that of the prices.
+    Prices are exact, so this is the ratio of times, with its interval, multiplied by the ratio of prices.
     """
 
     log_ratio: float
@@ -41,8 +41,8 @@ class CostRatio:
 def side_cost(trials: Trials, prices: Prices, side: Side) -> SideCost:
     """Return what `trials`, those of `side`, cost."""
     subject = trials.subject
-    device, devices = (subject.device, len(subject.devices)) if isinstance(subject, Configuration) else ("", 1)
-    price = prices.of(device, side, devices=devices)
+    devices = len(subject.devices) if isinstance(subject, Configuration) else 1
+    price = prices.of(trials.device, side, devices=devices)
     seconds, reached = trials.mean_log_seconds, trials.seconds_to_98_percent
     return SideCost(
         price_per_hour=price,
@@ -53,7 +53,7 @@ def side_cost(trials: Trials, prices: Prices, side: Side) -> SideCost:
 
 
 def cost_ratio(time: Judgement, baseline: SideCost, candidate: SideCost) -> CostRatio | None:
-    """Return the ratio of what an epoch costs; None where a price is missing or the times cannot be compared."""
+    """Return the ratio of what an epoch costs; None if a price is missing or the times cannot be compared."""
     if time.estimate is None or baseline.price_per_hour is None or candidate.price_per_hour is None:
         return None
     shift = math.log(candidate.price_per_hour / baseline.price_per_hour)

@@ -1,4 +1,4 @@
-"""A comparison as raw values for CSV and JSON: unrounded, empty (null) where nothing is known."""
+"""A comparison as raw values for CSV and JSON: unrounded, and empty (null) where a value is unknown."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from bench.coding import to_json
 from bench.compare.comparison import Comparison, RoundsSource, Row, Source
 from bench.compare.costs import cost_ratio, side_cost
 from bench.compare.flagged import flagged_count
-from bench.compare.matching import Subject
+from bench.compare.trials import Subject
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import from_log
 from bench.tables.fields import DIMENSIONS, IDENTITY, Value
@@ -18,16 +18,16 @@ from bench.tables.prices import Prices
 
 
 def csv_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:
-    """Return `rows` of `comparison` as CSV, whose columns do not depend on which rows they are."""
+    """Return `rows` of `comparison` as CSV, whose columns are the same whichever rows are chosen."""
     differing = _differing(comparison)
     keys = raw_row(comparison.rows[0], prices, differing).keys()
     return csv_text(keys, (raw_row(row, prices, differing) for row in rows))
 
 
 def json_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:
-    """Return `rows` of `comparison`, one a line, and what is said of all of it, as JSON."""
+    """Return `comparison` as JSON with these `rows`, one per line."""
     members = {name: _dumps(value) for name, value in _document(comparison).items()}
-    # json's own indentation would give every value of every row a line, and is not done by its fast encoder.
+    # json's own indentation would put every value on a line of its own, and needs its slow encoder.
     differing = _differing(comparison)
     lines = ",\n    ".join(_dumps(raw_row(row, prices, differing)) for row in rows)
     members["rows"] = f"[\n    {lines}\n  ]" if rows else "[]"
@@ -41,7 +41,7 @@ def _dumps(value: object) -> str:
 
 
 def _differing(comparison: Comparison) -> tuple[str, ...]:
-    """Return the dimensions in which the sides of any row differ; threads always may, on other hardware."""
+    """Return the dimensions in which the sides of any row differ, and always threads, which may on other hardware."""
     pairs = [(row.baseline.subject, row.candidate.subject) for row in comparison.rows]
     return tuple(
         key
@@ -52,9 +52,9 @@ def _differing(comparison: Comparison) -> tuple[str, ...]:
 
 
 def raw_row(row: Row, prices: Prices | None = None, differing: Sequence[str] = ()) -> dict[str, Value]:
-    """Return a row's values by their names in CSV and JSON; ratios, seconds and fractions, unrounded.
+    """Return a row's values by their names in CSV and JSON: ratios, seconds and fractions, unrounded.
 
-    Those of cost are there with `prices` only, and the candidate's own dimensions where they are `differing`.
+    Costs are included with `prices` only, and the candidate's own value of each dimension in `differing`.
     """
     subject = row.baseline.subject
     values: dict[str, Value] = {}
@@ -90,7 +90,7 @@ def _dimension(subject: Subject, key: str) -> Value:
 
 
 def _without_flagged(row: Row) -> dict[str, Value]:
-    """Return the judgement of time without flagged trials: where no trial is flagged, that of all of them."""
+    """Return the judgement of time without flagged trials: if none is flagged, that of all trials."""
     judgement = row.time if row.without_flagged is None else row.without_flagged.judgement
     return {
         "time_ratio_without_flagged": None if judgement.estimate is None else _exp(judgement.estimate.value),
@@ -149,7 +149,7 @@ def _document(comparison: Comparison) -> dict[str, Any]:
         else {
             "ratio": _exp(mean.log_ratio),
             "low": _exp(_finite(mean.interval.low)),
-            "high": _exp(mean.interval.high),
+            "high": _exp(_finite(mean.interval.high)),
             "count": mean.count,
         },
         "baseline_only": [_subject_json(subject) for subject in comparison.baseline_only],

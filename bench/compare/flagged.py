@@ -1,28 +1,27 @@
-"""What flagged trials do to verdicts of time: the same family judged again without the trials that were disturbed.
+"""What flagged trials do to verdicts of time: the same rows judged again without the trials that were disturbed.
 
-Nothing is dropped from a verdict for being flagged: trials would then be chosen by what they measured. What the verdict
-would be without them is told beside it, and whoever reads it can repeat them.
+No trial is dropped from a verdict because it is flagged: that would select trials by what they measured. The verdict
+without them is reported beside the real one, so that the reader can decide to measure again.
 """
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
-from bench.compare.matching import Trials
+from bench.compare.estimates import Pair, Prepared, time_estimate
+from bench.compare.trials import Trials
 from bench.records import TrialWarning
-from bench.stats.inference import Estimate
+from bench.stats.drift import Drift
 from bench.stats.judgement import Judgement, Verdict, undecided
-
-Pair: TypeAlias = tuple[Trials, Trials]
-Prepared: TypeAlias = Estimate | Judgement
+from bench.units import format_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithoutFlagged:
-    """The judgement of a pair without flagged trials. `counts` are those of either side, `warnings` what flagged them.
+    """The judgement of a pair without flagged trials. `counts` are those of each side, `warnings` why they are flagged.
 
-    Both are of this pair: without any, its judgement can still differ, as it is judged together with others.
+    Both are of this pair. A pair without flagged trials can still have another judgement, because all are judged
+    together.
     """
 
     counts: tuple[int, int]
@@ -30,7 +29,7 @@ class WithoutFlagged:
     judgement: Judgement
 
     def change(self, verdict: Verdict) -> str | None:
-        """Return ``slower, but same without the 2 flagged trials (stall)`` for `verdict`; None if it stays as it is."""
+        """Return ``slower, but same without the 2 flagged trials (stall)`` for `verdict`; None if it stays."""
         if self.judgement.verdict is verdict:
             return None
         if self.judgement.estimate is None:
@@ -41,7 +40,7 @@ class WithoutFlagged:
         count = sum(self.counts)
         if not count:
             return "the flagged trials of other rows, which are judged together with it"
-        return f"the {count} flagged trial{'s' if count > 1 else ''} ({', '.join(self.warnings)})"
+        return f"the {format_count(count, 'flagged trial')} ({', '.join(self.warnings)})"
 
 
 def flagged_count(trials: Trials) -> int:
@@ -50,25 +49,25 @@ def flagged_count(trials: Trials) -> int:
 
 
 def flagged_note(count: int, measured: int, warnings: Iterable[TrialWarning]) -> str:
-    """Return the note below a table that `count` of the `measured` trials in it are flagged, and by which warnings."""
-    told = ", ".join(sorted(set(warnings)))
-    return f"flagged: {count} of {measured} trials, disturbed while they were measured ({told})"
+    """Return the note below a table in which `count` of the `measured` trials are flagged, by these warnings."""
+    reasons = ", ".join(sorted(set(warnings)))
+    return f"flagged: {count} of {measured} trials were disturbed during measurement ({reasons})"
 
 
 def judge_without_flagged(
     pairs: Sequence[Pair],
     prepared: Sequence[Prepared],
-    prepare: Callable[[Trials, Trials], Prepared],
+    drift: Drift,
     judge: Callable[[Sequence[Prepared]], Sequence[Judgement]],
 ) -> tuple[WithoutFlagged | None, ...]:
-    """Judge all `pairs` again without flagged trials, as one family; None for each where none of them has one.
+    """Judge the times of all `pairs` again without flagged trials, as one family; all None if no trial is flagged.
 
-    `prepared` is what `prepare` made of each pair with all its trials: it is kept where no trial is flagged, and where
-    it is a judgement already, which rests on no trial's time. `judge` is what made the verdicts.
+    `prepared` is each pair with all its trials, and is kept where no trial is flagged or where it is a judgement
+    already, which rests on no trial's time. `judge` is what made the verdicts.
     """
     if not any(ours.flagged or theirs.flagged for ours, theirs in pairs):
         return (None,) * len(pairs)
-    again = [_prepare_again(*pair, each, prepare) for pair, each in zip(pairs, prepared, strict=True)]
+    again = [_prepare_again(*pair, each, drift) for pair, each in zip(pairs, prepared, strict=True)]
     return tuple(
         WithoutFlagged(
             counts=(flagged_count(ours), flagged_count(theirs)),
@@ -80,7 +79,7 @@ def judge_without_flagged(
 
 
 def times_without_flagged(trials: Trials) -> Trials:
-    """Return the times of `trials` that are not flagged, sorted, and nothing else that is known of each trial."""
+    """Return `trials` with only the times that are not flagged, and nothing else that each trial measured."""
     if trials.flagged is None:
         return trials
     kept = trials.unflagged_log_seconds
@@ -96,16 +95,14 @@ def times_without_flagged(trials: Trials) -> Trials:
     )
 
 
-def _prepare_again(
-    baseline: Trials, candidate: Trials, prepared: Prepared, prepare: Callable[[Trials, Trials], Prepared]
-) -> Prepared:
+def _prepare_again(baseline: Trials, candidate: Trials, prepared: Prepared, drift: Drift) -> Prepared:
     if isinstance(prepared, Judgement) or not (baseline.flagged or candidate.flagged):
         return prepared
-    calm = times_without_flagged(baseline), times_without_flagged(candidate)
-    for side, trials, left in zip(("baseline", "candidate"), (baseline, candidate), calm, strict=True):
+    kept = times_without_flagged(baseline), times_without_flagged(candidate)
+    for side, trials, left in zip(("baseline", "candidate"), (baseline, candidate), kept, strict=True):
         if not left.n and trials.flagged is not None:
             return undecided(Verdict.INCOMPARABLE, _nothing_left(side, trials))
-    return prepare(*calm)
+    return time_estimate(*kept, drift)
 
 
 def _nothing_left(side: str, trials: Trials) -> str:

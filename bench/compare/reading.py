@@ -1,4 +1,4 @@
-"""Reads stored runs as tables for comparing: large ones at once, for reading is most of what a comparison costs."""
+"""Reads stored runs for comparison, large ones in parallel: reading takes most of a comparison's time."""
 
 import multiprocessing
 import os
@@ -8,19 +8,19 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from bench.compare.matching import Table, make_table
+from bench.compare.trials import Table, make_table
 from bench.storage.store import read_run
 from bench.system.collection import garbage_collection_paused
 
 LARGE_BYTES: Final = 32 * 2**20
-"""From this size on a file takes longer to read (a third of a second) than to have another process do it."""
+"""From this size on, reading a file takes longer (a third of a second) than starting another process to read it."""
 
 
 def read_tables(paths: Sequence[Path]) -> list[Table]:
     """Return the tables of the stored runs at `paths`.
 
     Raises:
-        BadInputError: one is no stored run.
+        BadInputError: one of them is not a stored run.
     """
     if not _is_worth_processes(paths):
         return [_read_table(path) for path in paths]
@@ -30,7 +30,7 @@ def read_tables(paths: Sequence[Path]) -> list[Table]:
 
 
 def _is_worth_processes(paths: Sequence[Path]) -> bool:
-    # Elsewhere than on Linux a process that is not forked would first have to import all this.
+    # On other systems a process that is not forked would have to import everything first.
     if sys.platform != "linux" or len(paths) < 2 or len(os.sched_getaffinity(0)) < len(paths):  # noqa: PLR2004 - a pair
         return False
     return min(path.stat().st_size for path in paths) >= LARGE_BYTES

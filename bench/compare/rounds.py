@@ -1,9 +1,9 @@
-"""What pytest-benchmark saved: the rounds of each benchmark, read from its JSON files.
+"""Reads the rounds of each benchmark from pytest-benchmark's JSON files.
 
 pytest-benchmark keeps every round's time only with ``--benchmark-save-data`` (or ``--benchmark-json``); otherwise a
-file holds mean, standard deviation and number of rounds. Both are read, and both give the moments of ln(seconds) that a
-comparison of ratios needs. The rounds of one benchmark ran one after the other in one process, so they are not fresh
-trials: an interval made from them says nothing about how processes differ.
+file holds mean, standard deviation and number of rounds. Both forms give the moments of ln(seconds) that a comparison
+of ratios needs. The rounds of one benchmark ran one after the other in one process, so they are not fresh trials: an
+interval made from them says nothing about how processes differ.
 """
 
 import json
@@ -18,14 +18,14 @@ from bench.coding import from_json
 from bench.errors import BadInputError
 
 MAX_FILE_BYTES: Final = 2**28
-"""256 MiB: some seven million rounds. Parsed, such a file takes a few times as much memory."""
+"""256 MiB: some seven million rounds. Parsing such a file takes a few times as much memory."""
 
 _HEAD_BYTES: Final = 256
 _FIRST_MEMBER: Final = re.compile(rb'\s*\{\s*"(machine_info|commit_info|benchmarks|datetime|version)"\s*:')
-"""The members of a pytest-benchmark file. A stored run begins with another one, ``header``."""
+"""The members of a pytest-benchmark file. A stored run begins with another member, ``header``."""
 
 _UNKNOWN_COMMITS: Final = ("unversioned", "unknown")
-"""What pytest-benchmark writes outside a repository, and when git failed."""
+"""What pytest-benchmark writes outside a repository, or when git fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class LogMoments:
 class RoundsBenchmark:
     """One benchmark. `name` is pytest's node id, parameters in brackets included.
 
-    `seconds` holds one value a round, the mean over the round's iterations; it is empty where only a summary was saved.
+    `seconds` holds one value per round, the mean over the round's iterations; it is empty if only a summary was saved.
     `moments` are computed from the rounds if there are any, else from the summary (`moments_of_summary`).
     """
 
@@ -52,7 +52,7 @@ class RoundsBenchmark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundsFile:
-    """A file of pytest-benchmark's. `datetime` is as written there (ISO 8601); None stands for what it does not say."""
+    """A pytest-benchmark file. `datetime` is as written there (ISO 8601); None is what the file does not say."""
 
     benchmarks: tuple[RoundsBenchmark, ...]
     python: str | None
@@ -63,9 +63,9 @@ class RoundsFile:
 
 
 def is_rounds_file(path: Path) -> bool:
-    """Return whether the file at `path` begins as pytest-benchmark's do. The rest is for `read_rounds` to judge."""
+    """Return whether the file at `path` begins like one of pytest-benchmark's; `read_rounds` checks the rest."""
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not path.is_file():  # opening a pipe would block
             return False
         with path.open("rb") as file:
             return _FIRST_MEMBER.match(file.read(_HEAD_BYTES)) is not None
@@ -77,7 +77,7 @@ def read_rounds(path: Path) -> RoundsFile:
     """Return what pytest-benchmark saved at `path`.
 
     Raises:
-        BadInputError: it is no such file, or a benchmark in it is named twice, lacks a member, or has a time that is
+        BadInputError: it is not such a file, or a benchmark in it appears twice, lacks a member, or has a time that is
             not a finite number above 0.
     """
     data = _parse(path)
@@ -113,8 +113,8 @@ def moments_of_summary(mean_seconds: float, deviation_seconds: float, rounds: in
     """Return the moments of ln(seconds) of log-normal times with this mean and standard deviation.
 
     With the coefficient of variation c, the variance is ln(1 + c^2) and the mean ln(mean_seconds) less half of it
-    (Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions" 1, 1994, ch. 14). While c is small this is
-    the delta method's c^2, whatever the distribution; a few stalls among many rounds make it an approximation.
+    (Johnson, Kotz and Balakrishnan, "Continuous Univariate Distributions" 1, 1994, ch. 14). For small c this is the
+    delta method's c^2, whatever the distribution; a few stalls among many rounds make it an approximation.
     """
     variance = math.log1p((deviation_seconds / mean_seconds) ** 2)
     return LogMoments(n=rounds, mean=math.log(mean_seconds) - variance / 2, variance=variance)
@@ -123,12 +123,12 @@ def moments_of_summary(mean_seconds: float, deviation_seconds: float, rounds: in
 def _parse(path: Path) -> dict[str, Any]:
     """Return the file's JSON object.
 
-    Not by `bench.coding.loads`: pytest-benchmark writes NaN where a test's own parameters or extra_info hold one. Such
-    members are not read; a NaN among the times is refused later.
+    `bench.coding.loads` is too strict: pytest-benchmark writes NaN if a test's own parameters or extra_info hold one.
+    Those members are not read; a NaN among the times is refused later.
     """
     try:
         if not path.is_file():
-            raise _no_rounds(path, "it is not an ordinary file" if path.exists() else "there is no such file")
+            raise _no_rounds(path, "it is not a regular file" if path.exists() else "there is no such file")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise _no_rounds(path, f"it is larger than {MAX_FILE_BYTES // 2**20} MiB")
         data = json.loads(path.read_bytes())
@@ -158,7 +158,7 @@ def _benchmark(entry: object, where: str) -> RoundsBenchmark:
     members = _object(entry)
     name, stats = members.get("fullname"), _object(members.get("stats"))
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise BadInputError(f"{where}.fullname must be a text of printable characters, not {_shown(name)}")
+        raise BadInputError(f"{where}.fullname must be a string of printable characters, not {_shown(name)}")
     if "data" in stats:
         seconds = from_json(_Raw, {"data": stats["data"]}, f"{where}.stats").data
         return _from_rounds(name, seconds, f"{where}.stats.data")
@@ -168,16 +168,16 @@ def _benchmark(entry: object, where: str) -> RoundsBenchmark:
 
 def _from_rounds(name: str, seconds: tuple[float, ...], where: str) -> RoundsBenchmark:
     if not seconds:
-        raise BadInputError(f"{where} is empty, and a benchmark has at least one round")
+        raise BadInputError(f"{where} is empty, but a benchmark has at least one round")
     if min(seconds) <= 0:
-        raise BadInputError(f"{where} holds {min(seconds)}, and a time must be above 0")
+        raise BadInputError(f"{where} holds {min(seconds)}, but a time must be above 0")
     return RoundsBenchmark(name=name, seconds=seconds, moments=moments_of_rounds(seconds))
 
 
 def _from_brief(name: str, brief: _Brief, where: str) -> RoundsBenchmark:
     if brief.mean <= 0 or brief.rounds < 1:
         raise BadInputError(f"{where}: mean {brief.mean} and rounds {brief.rounds} must be above 0")
-    # Of n positive numbers the standard deviation is largest when all but one vanish: mean times the root of n.
+    # The standard deviation of n positive numbers is largest if all but one are near 0: mean times the root of n.
     largest = brief.mean * math.sqrt(brief.rounds) * (1 + 1e-9)
     if not 0 <= brief.stddev <= largest or (brief.rounds == 1 and brief.stddev != 0):
         raise BadInputError(
@@ -193,7 +193,7 @@ def _require_distinct(benchmarks: tuple[RoundsBenchmark, ...]) -> None:
     names: set[str] = set()
     for benchmark in benchmarks:
         if benchmark.name in names:
-            raise BadInputError(f"benchmark {benchmark.name} stands in it twice")
+            raise BadInputError(f"benchmark {benchmark.name} appears twice")
         names.add(benchmark.name)
 
 
@@ -205,12 +205,12 @@ def _list(data: dict[str, Any], member: str) -> list[Any]:
 
 
 def _object(value: object) -> dict[str, Any]:
-    """Return `value`, or an object without members in place of anything else: what it lacks is then reported."""
+    """Return `value` if it is an object, else an empty one: its missing members are then reported."""
     return value if isinstance(value, dict) else {}
 
 
 def _text(value: object) -> str | None:
-    """Return `value` if it is a text to show; machine and commit only label a comparison."""
+    """Return `value` if it is printable text, else None: machine and commit only label a comparison."""
     return value if isinstance(value, str) and value and value.isprintable() else None
 
 
@@ -221,6 +221,6 @@ def _shown(value: object) -> str:
 
 def _no_rounds(path: Path, reason: str) -> BadInputError:
     return BadInputError(
-        f"{path} is not a file of pytest-benchmark's: {reason}; "
+        f"{path} is not a pytest-benchmark file: {reason}; "
         "name one that pytest --benchmark-json or --benchmark-save wrote"
     )

@@ -6,14 +6,14 @@ from typing import Final, Literal, TypeAlias
 from bench.compare.columns import ACCURACY_COLUMNS, Column, cost_columns, identity_columns, time_columns
 from bench.compare.comparison import Comparison, RoundsSource, Row
 from bench.compare.export import csv_of, json_of
-from bench.compare.legend import cost_notes, dropped_note, heading, legend, results
-from bench.tables.layout import draw_heading, draw_notes, draw_table, fitting
+from bench.compare.legend import cost_notes, heading, legend, results
+from bench.tables.layout import draw_heading, draw_notes, draw_table, fitting, left_out_note
 from bench.tables.prices import Prices
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
-_DROP_ORDER: Final = ("normed", "reached", "flagged", "detectable", "n", "baseline")
-"""Columns that a narrow terminal goes without, first the one that says least beside the others."""
+_DROP_ORDER: Final = ("normalised", "reached", "flagged", "detectable", "n", "baseline")
+"""Columns that are left out on a narrow terminal, the least informative first."""
 
 
 def render_comparison(
@@ -24,10 +24,10 @@ def render_comparison(
     width: int = 80,
     prices: Prices | None = None,
 ) -> str:
-    """Return `comparison` as text, without a final line break; the table as many columns as fit in `width` characters.
+    """Return `comparison` as text, without a final line break; a table shows the columns that fit into `width`.
 
-    With `only_changed`, rows where nothing is shown to differ are left out of every format. With `prices`, every format
-    has costs too.
+    `only_changed` leaves rows that are the same or inconclusive out of every format. `prices` adds costs to every
+    format.
     """
     rows = tuple(row for row in comparison.rows if row.is_changed or not only_changed)
     match format:
@@ -46,7 +46,7 @@ def _text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, la
     ]
     below = (
         *notes(comparison, rows, prices, without={column.key for column in dropped}),
-        *dropped_note([column.header for column in dropped]),
+        *left_out_note(dict.fromkeys(column.header for column in dropped)),
     )
     return "\n\n".join((draw_heading(heading(comparison), layout, width), *drawn, draw_notes(below, layout, width)))
 
@@ -54,7 +54,7 @@ def _text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, la
 def _table(  # noqa: PLR0913, PLR0917 - what a table is drawn from
     title: str, columns: Sequence[Column], rows: Sequence[Row], layout: str, width: int, dropped: list[Column]
 ) -> str:
-    """Return the table; the columns that a terminal has no room for are added to `dropped`."""
+    """Return the table; columns that do not fit the terminal are added to `dropped`."""
     cells = {column.key: (column.header, [column.cell(row) for row in rows]) for column in columns}
     keys = fitting(cells, _DROP_ORDER, width) if layout == "table" else list(cells)
     kept = [column for column in columns if column.key in keys]
@@ -67,17 +67,17 @@ def _table(  # noqa: PLR0913, PLR0917 - what a table is drawn from
 def notes(
     comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None, without: Collection[str] = ()
 ) -> Iterator[str]:
-    """Yield the lines below the tables, which go `without` some columns."""
+    """Yield the lines below the tables, from which the columns `without` were left out."""
     yield from results(comparison, rows)
     yield from legend(comparison, rows, without)
-    if prices is not None:
+    if prices is not None and rows:
         yield from cost_notes(prices)
 
 
 def tables(
     comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None
 ) -> Iterator[tuple[str, list[Column]]]:
-    """Yield the tables there are rows for, each with its title and columns."""
+    """Yield the title and columns of each table; none without rows."""
     if not rows:
         return
     identity = identity_columns(rows)

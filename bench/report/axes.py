@@ -1,4 +1,4 @@
-"""Scales and ticks of a chart's axes: from values to places on the page."""
+"""Scales and ticks of a chart's axes: from values to positions on the page."""
 
 import itertools
 import math
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 LOG_RATIO: Final = 20
-"""Largest over smallest value from which on a linear axis would squeeze the small ones together."""
+"""Ratio of the largest to the smallest value from which on a linear axis would compress the small values."""
 
 _PADDING: Final = 0.05
-"""Of the axis's length, left free at either end."""
+"""Fraction of the axis's length that is left free at each end."""
 
 _TICKS: Final = 5
 
@@ -20,10 +20,10 @@ _CHARACTER: Final = 6.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """What an axis shows: its label, its numbers as text, and where its ticks are: chosen, or at `ticks` alone.
+    """An axis: its label, how its numbers are written, and its `ticks`; by default these are round multiples of `unit`.
 
-    Such ticks are round numbers of `unit`. With `has_zero` it begins at zero, unless it is logarithmic, which None for
-    `is_log` leaves to the values. It goes no further than `most`, which no value can exceed.
+    With `has_zero` it begins at zero, unless it is logarithmic; `is_log` None lets the values decide that. It never
+    extends beyond `most`, which no value can exceed.
     """
 
     label: str
@@ -36,7 +36,7 @@ class Axis:
     most: float = math.inf
 
     def log_for(self, values: Iterable[float]) -> bool:
-        """Return whether the axis is logarithmic; where that is None, whether `values` ask for it."""
+        """Return whether the axis is logarithmic, if necessary according to `values`."""
         if self.is_log is not None:
             return self.is_log
         found = list(values)
@@ -45,7 +45,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Maps values from `low` to `high` to places from `start` to `end`, by their logarithms where `is_log`."""
+    """Maps values from `low` to `high` to positions from `start` to `end`, by their logarithms if `is_log`."""
 
     low: float
     high: float
@@ -55,13 +55,13 @@ class Scale:
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        """Return where `value` lies."""
+        """Return the position of `value`."""
         low, high, place = (math.log(each) if self.is_log else each for each in (self.low, self.high, value))
         return self.start + (place - low) / (high - low) * (self.end - self.start)
 
 
 def make_scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
-    """Return a scale that holds all `values`, with ticks no closer than can be read."""
+    """Return a scale that contains all `values`, with ticks far enough apart to be legible."""
     is_log = axis.log_for(values)
     low, high = _padded(min(values, default=0.0), max(values, default=1.0), is_log=is_log)
     if axis.has_zero and not is_log:
@@ -78,12 +78,12 @@ def _padded(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
         factor = (high / low) ** _PADDING if high > low else 2.0
         return low / factor, high * factor
     padding = (high - low) * _PADDING if high > low else abs(high) * _PADDING or 1.0
-    # An axis of what cannot be below zero does not begin there.
+    # Padding does not extend the axis of non-negative values below zero.
     return (max(0.0, low - padding) if low > 0 else low - padding), high + padding
 
 
 def _apart(scale: Scale, ticks: Sequence[float], text: Callable[[float], str]) -> tuple[float, ...]:
-    """Return `ticks` without those whose text comes too close to the one before."""
+    """Return `ticks` without those whose text is too close to the previous one."""
     is_across = scale.end > scale.start
     kept: list[float] = []
     for tick in ticks:
@@ -95,7 +95,7 @@ def _apart(scale: Scale, ticks: Sequence[float], text: Callable[[float], str]) -
 
 
 def _ticks(axis: Axis, low: float, high: float, *, is_log: bool) -> tuple[float, ...]:
-    """Return round numbers of the axis's unit, so far from each other that their texts differ."""
+    """Return round multiples of the axis's unit, far enough apart for their texts to differ."""
     low, high = low / axis.unit, high / axis.unit
     decades = _decades(low, high) if is_log else []
     if decades:
@@ -112,7 +112,7 @@ def _ticks(axis: Axis, low: float, high: float, *, is_log: bool) -> tuple[float,
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Return powers of ten, and their multiples where those are few; nothing if there are too few even so."""
+    """Return powers of ten, with multiples if there are few; nothing if there are still too few."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1,), (1, 3), (1, 2, 5)):
         found = [digit * 10.0**decade for decade, digit in itertools.product(decades, digits)]

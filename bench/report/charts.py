@@ -1,55 +1,24 @@
-"""Charts as SVG: lines with ranges and raw points, heatmaps, ratios with their intervals.
+"""Charts as data: lines with ranges and raw points, heatmaps, ratios with their intervals.
 
-Everything is told twice: series by colour, marker and a label at the line's end, cells by shade and number. Colours are
-classes, so that the page's style sheet makes them fit a light and a dark page.
+`bench.report.svg` draws them for the page, `bench.report.pictures` for papers. Both show everything twice: series by
+colour and marker, cells by shade and number.
 """
 
 import enum
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from html import escape
 from typing import Final, TypeAlias
 
 from bench.report.axes import Axis, Scale, make_scale
-from bench.tables.columns import harmless
 
 MAX_SERIES: Final = 8
-"""As many as there are markers and colours."""
-
-_WIDTH: Final = 500
-_HEIGHT: Final = 300
-_TOP: Final = 14
-_BOTTOM: Final = 46
-_LEFT: Final = 80
-_CHARACTER: Final = 7.2
-"""Mean width of a letter at the charts' font size of 12, in a wide font."""
-
-_LABEL_CHARACTERS: Final = 22
-"""Longer names make a chart wider, by as much as they are longer."""
-
-_NAME_CHARACTERS: Final = 60
-_LABEL_GAP: Final = 14
-
-_RATIOS_WIDTH: Final = 760
-_LEAST_RATIOS: Final = 240
-"""Width of a chart of ratios, and what is left of it, at least, to the ratios themselves."""
-
-_MARKERS: Final = (
-    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
-    "M-3.5-3.5h7v7h-7z",
-    "M0-4.5L4.5 3.5H-4.5z",
-    "M0-5L5 0L0 5L-5 0z",
-    "M0 4.5L4.5-3.5H-4.5z",
-    "M-4-1.5h2.5V-4h3v2.5H4v3H1.5V4h-3V1.5H-4z",
-    "M-5-2.5h10v5h-10z",
-    "M-2.5-5h5v10h-5z",
-)
+"""The number of markers and colours."""
 
 
 class Kind(enum.StrEnum):
-    """What a chart shows; of what is its `subject`. Together they are a short name for it, unique in its run."""
+    """What a chart shows. Together with the chart's `subject` it is a short name, unique in its run."""
 
     SIDE_BY_SIDE = "side-by-side"
     THROUGHPUT_MAP = "throughput-map"
@@ -64,7 +33,7 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A value of a line, and the range around it where there is one."""
+    """A value of a line, and the range around it if there is one."""
 
     x: float
     y: float
@@ -73,14 +42,14 @@ class Point:
 
 
 Trace: TypeAlias = tuple[tuple[float, float], ...]
-"""Raw points that belong together: one alone is drawn as a dot."""
+"""Raw points that belong together; a single one is drawn as a dot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """A line through `points` over its raw `traces`; dashed, without a line, or with a level across, if asked for.
+    """A line through `points` above its raw `traces`, and a horizontal line at `level` if there is one.
 
-    `style` chooses colour and marker. An empty name is no label. The line breaks at each of `breaks`, on the x axis.
+    `style` selects colour and marker. An empty name has no label. The line is interrupted at `breaks` on the x axis.
     """
 
     name: str
@@ -94,20 +63,20 @@ class Series:
 
     @property
     def has_bars(self) -> bool:
-        """Whether any point has a range, whose bar would hide raw points at its place."""
+        """Whether any point has a range, whose bar would hide raw points at the same place."""
         return any(point.low is not None for point in self.points)
 
     def pieces(self) -> list[list[Point]]:
-        """Return the points in pieces: all of them, or what is between two breaks."""
+        """Return the points, divided at the breaks."""
         by_piece = itertools.groupby(self.points, key=lambda point: sum(place < point.x for place in self.breaks))
         return [list(piece) for _, piece in by_piece]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Titled:
-    """What every chart says of itself. `marks` tells what is drawn how, `description` what there is to see.
+    """The texts of every chart. `marks` explain what is drawn, `description` summarises what there is to see.
 
-    `caption` is the title for a place that says already what the charts there have in common.
+    `caption` is a shorter title, for use where the charts' common subject is clear from the context.
     """
 
     kind: Kind
@@ -130,7 +99,7 @@ class LineChart(_Titled):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heatmap(_Titled):
-    """A grid of values above zero, None where nothing was measured; shades follow their logarithms."""
+    """A grid of values above zero, None where nothing was measured; shades follow the logarithms of the values."""
 
     column_label: str
     row_label: str
@@ -140,9 +109,9 @@ class Heatmap(_Titled):
     texts: tuple[tuple[str, ...], ...]
 
     def shades(self) -> tuple[float, float]:
-        """Return the logarithms that the faintest and the strongest shade stand for, at least a factor of two apart.
+        """Return the logarithms of the faintest and the strongest shade, at least a factor of two apart.
 
-        Values that hardly differ would otherwise look as far from each other as those that differ a hundredfold.
+        Without that minimum, values that hardly differ would look as different as those that differ a hundredfold.
         """
         logs = [math.log(value) for row in self.values for value in row if value is not None]
         low, high = min(logs, default=0.0), max(logs, default=0.0)
@@ -152,7 +121,7 @@ class Heatmap(_Titled):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """A ratio with its interval, where that is known, and what is said of it."""
+    """A ratio with its interval, if that is known, its text and its verdict."""
 
     name: str
     value: float
@@ -164,7 +133,7 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioChart(_Titled):
-    """Ratios, one a row, beside the line where nothing differs."""
+    """Ratios, one per row, beside a line at 1, which means no difference."""
 
     label: str
     ratios: tuple[Ratio, ...]
@@ -173,62 +142,8 @@ class RatioChart(_Titled):
 Chart: TypeAlias = LineChart | Heatmap | RatioChart
 
 
-def draw(chart: Chart, key: str) -> str:
-    """Return `chart` as an SVG element whose ids begin with `key`; all texts in it are escaped."""
-    match chart:
-        case LineChart():
-            width, height, body = _lines(chart)
-        case Heatmap():
-            width, height, body = _heatmap(chart)
-        case RatioChart():
-            width, height, body = _ratios(chart)
-    ids = f"{key}-title", f"{key}-desc"
-    return (
-        f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-labelledby="{ids[0]} {ids[1]}"><title id="{ids[0]}">{_safe(chart.title, 200)}</title>'
-        f'<desc id="{ids[1]}">{_safe(chart.description, 400)}</desc>{"".join(body)}</svg>'
-    )
-
-
-def _safe(text: str, limit: int = _NAME_CHARACTERS) -> str:
-    return escape(harmless(text, limit))
-
-
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
-    classes = " ".join(filter(None, (kind, anchor)))
-    return f'<text x="{x:.1f}" y="{y:.1f}"{f" class={chr(34)}{classes}{chr(34)}" if classes else ""}>{text}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<path class="{kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
-
-
-# Lines
-
-
-def _lines(chart: LineChart) -> tuple[int, int, Iterator[str]]:
-    longest = max((len(harmless(each.name, _NAME_CHARACTERS)) for each in chart.series), default=0)
-    width = _WIDTH + round(_CHARACTER * max(0, longest - _LABEL_CHARACTERS))
-    return width, _HEIGHT, _line_parts(chart, width - 24 - _CHARACTER * longest)
-
-
-def _line_parts(chart: LineChart, right: float) -> Iterator[str]:
-    x = make_scale(chart.x, [x for x, _ in places(chart)], _LEFT, right)
-    y = make_scale(chart.y, [y for _, y in places(chart)] + shown_guides(chart), _HEIGHT - _BOTTOM, _TOP)
-    yield from _axes(chart, x, y)
-    for series in chart.series:
-        yield from _traces(series, x, y)
-    for value, label in chart.guides:
-        if y.low <= value <= y.high:
-            yield _line(_LEFT, y(value), x.end, y(value), "guide")
-            yield _text(_LEFT + 5, y(value) - 4, _safe(label), "tick")
-    for series in chart.series:
-        yield from _curve(series, x, y)
-    yield from _labels(chart, x, y)
-
-
 def places(chart: LineChart) -> Iterator[tuple[float, float]]:
-    """Yield everything that is drawn of `chart` but its guides, as x and y."""
+    """Yield x and y of everything that is drawn in `chart` except its guides."""
     for series in chart.series:
         for point in series.points:
             yield from ((point.x, y) for y in (point.y, point.low, point.high) if y is not None)
@@ -237,166 +152,35 @@ def places(chart: LineChart) -> Iterator[tuple[float, float]]:
 
 
 def shown_guides(chart: LineChart) -> list[float]:
-    """Return the guides that lie among the values: one far off would squeeze these together."""
+    """Return the guides within the range of the values: one far outside would compress the rest."""
     values = [y for _, y in places(chart)]
     return [value for value, _ in chart.guides if values and min(values) <= value <= max(values)]
 
 
-def _axes(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
-    bottom = _HEIGHT - _BOTTOM
-    for tick in y.ticks:
-        yield _line(_LEFT, y(tick), x.end, y(tick), "grid")
-        yield _text(_LEFT - 6, y(tick) + 4, _safe(chart.y.text(tick)), "tick", "end")
-    for tick in x.ticks:
-        yield _line(x(tick), bottom, x(tick), bottom + 4, "axis")
-        yield _text(x(tick), bottom + 17, _safe(chart.x.text(tick)), "tick", "mid")
-    yield f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{x.end:.1f}"/>'
-    middle = (_LEFT + x.end) / 2
-    yield _text(middle, _HEIGHT - 10, _safe(chart.x.label + (", log scale" if x.is_log else "")), "name", "mid")
-    label = _safe(chart.y.label + (", log scale" if y.is_log else ""))
-    yield f'<text class="name mid" transform="translate(13 {(_TOP + bottom) / 2:.1f})rotate(-90)">{label}</text>'
-
-
-def _traces(series: Series, x: Scale, y: Scale) -> Iterator[str]:
-    dots = [trace[0] for trace in series.traces if len(trace) == 1]
-    lines = [trace for trace in series.traces if len(trace) > 1]
-    if dots:
-        aside = 7 if series.has_bars else 0
-        path = "".join(f"M{x(a) + aside:.1f} {y(b):.1f}h0" for a, b in dots)
-        yield f'<path class="dots s{series.style}" d="{path}"/>'
-    if lines:
-        path = "".join(f"M{'L'.join(f'{x(a):.1f} {y(b):.1f}' for a, b in trace)}" for trace in lines)
-        yield f'<path class="raw s{series.style}" d="{path}"/>'
-
-
-def _curve(series: Series, x: Scale, y: Scale) -> Iterator[str]:
-    style = f"s{series.style}"
-    if series.level is not None:
-        yield _line(_LEFT, y(series.level), x.end, y(series.level), f"dash {style}")
-    bars = [
-        (x(each.x), y(each.low), y(each.high))
-        for each in series.points
-        if each.low is not None and each.high is not None
-    ]
-    if bars:
-        path = "".join(f"M{a - 3:.1f} {b:.1f}h6m-3 0V{c:.1f}m-3 0h6" for a, b, c in bars)
-        yield f'<path class="bar {style}" d="{path}"/>'
-    for piece in series.pieces() if series.has_line else ():
-        if len(piece) > 1:
-            path = "L".join(f"{x(each.x):.1f} {y(each.y):.1f}" for each in piece)
-            yield f'<path class="{"dash" if series.is_dashed else "line"} {style}" d="M{path}"/>'
-    for each in series.points:
-        yield _marker(series, x(each.x), y(each.y))
-
-
-def _marker(series: Series, x: float, y: float) -> str:
-    kind = "hollow" if series.is_dashed else "mark"
-    return f'<path class="{kind} s{series.style}" transform="translate({x:.1f} {y:.1f})" d="{_MARKERS[series.style]}"/>'
-
-
-def _labels(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
-    """Yield the names of the lines at their right ends, moved apart where they would overlap."""
-    named = [(y(last_value(each)), each) for each in chart.series if each.name and (each.points or each.traces)]
-    named.sort(key=lambda each: each[0])
-    for place, (_, series) in zip(_spread([place for place, _ in named]), named, strict=True):
-        yield _marker(series, x.end + 12, place)
-        yield _text(x.end + 20, place + 4, _safe(series.name), "label")
-
-
 def last_value(series: Series) -> float:
-    """Return where the label of `series`, which is not empty, belongs: its level, or its last value."""
+    """Return where the label of a non-empty `series` belongs: its level, or its last value."""
     if series.level is not None:
         return series.level
     return series.points[-1].y if series.points else series.traces[-1][-1][1]
 
 
-def _spread(places: Sequence[float]) -> list[float]:
-    """Return sorted `places` at least a line apart, from the top on and then back from the bottom."""
-    spread: list[float] = []
-    for place in places:
-        spread.append(max(place, spread[-1] + _LABEL_GAP) if spread else max(place, float(_TOP)))
-    limit = float(_HEIGHT - _BOTTOM + 4)
-    for i in reversed(range(len(spread))):
-        spread[i] = min(spread[i], limit)
-        limit = spread[i] - _LABEL_GAP
-    return spread
-
-
-# Heatmaps
-
-
-def _heatmap(chart: Heatmap) -> tuple[int, int, Iterator[str]]:
-    longest = max(map(len, (text for row in chart.texts for text in row)), default=0)
-    cell = max(66, round(_CHARACTER * longest) + 14)
-    left = round(_CHARACTER * max(len(harmless(row, _NAME_CHARACTERS)) for row in chart.rows)) + 38
-    width, height = left + cell * len(chart.columns) + 6, 26 * len(chart.rows) + 52
-    return width, height, _cells(chart, cell, left, height)
-
-
-def _cells(chart: Heatmap, cell: int, left: int, height: int) -> Iterator[str]:
-    low, high = chart.shades()
-    for i, (name, values, texts) in enumerate(zip(chart.rows, chart.values, chart.texts, strict=True)):
-        y = 6 + 26 * i
-        yield _text(left - 8, y + 17, _safe(name), "tick", "end")
-        for j, (value, text) in enumerate(zip(values, texts, strict=True)):
-            x = left + cell * j
-            shade = "none" if value is None else f"h{round(8 * (math.log(value) - low) / (high - low))}"
-            yield f'<rect class="cell {shade}" x="{x}" y="{y}" width="{cell - 2}" height="24" rx="3"/>'
-            yield _text(x + cell / 2 - 1, y + 16, _safe(text), "value", "mid")
-    bottom = 6 + 26 * len(chart.rows)
-    for j, name in enumerate(chart.columns):
-        yield _text(left + cell * (j + 0.5), bottom + 16, _safe(name, 30), "tick", "mid")
-    yield _text(left + cell * len(chart.columns) / 2, height - 8, _safe(chart.column_label), "name", "mid")
-    middle = (6 + bottom) / 2
-    yield f'<text class="name mid" transform="translate(13 {middle:.1f})rotate(-90)">{_safe(chart.row_label)}</text>'
-
-
-# Ratios
-
-
-def _ratios(chart: RatioChart) -> tuple[int, int, Iterator[str]]:
-    left = 16 + _CHARACTER * max(len(harmless(each.name, _NAME_CHARACTERS)) for each in chart.ratios)
-    right = 18 + _CHARACTER * max(len(f"{each.text} {each.verdict}") for each in chart.ratios)
-    width = round(max(_RATIOS_WIDTH, left + _LEAST_RATIOS + right))
-    return width, 22 * len(chart.ratios) + 58, _ratio_rows(chart, left, width - right)
-
-
-def _ratio_rows(chart: RatioChart, left: float, right: float) -> Iterator[str]:
-    x = ratio_scale(chart, left, right)
-    bottom = 22 * len(chart.ratios) + 10
-    for tick in x.ticks:
-        yield _line(x(tick), 6, x(tick), bottom, "grid")
-        yield _text(x(tick), bottom + 16, ratio_tick(tick), "tick", "mid")
-    yield _line(x(1.0), 6, x(1.0), bottom, "guide")
-    for i, each in enumerate(chart.ratios):
-        y = 20.0 + 22 * i
-        yield _text(left - 8, y + 4, _safe(each.name), "tick", "end")
-        if each.low and each.high:
-            bar = f"M{x(each.low):.1f} {y - 4:.1f}v8m0-4H{x(each.high):.1f}m0-4v8"
-            yield f'<path class="bar s0" d="{bar}"/>'
-        mark = _MARKERS[VERDICT_MARKERS.get(each.verdict.split()[0], 0)]
-        yield f'<path class="mark s0" transform="translate({x(each.value):.1f} {y:.1f})" d="{mark}"/>'
-        yield _text(x.end + 10, y + 4, _safe(f"{each.text} {each.verdict}"), "label")
-    yield _text((left + x.end) / 2, bottom + 38, _safe(f"{chart.label}, log scale"), "name", "mid")
-
-
 def ratio_tick(value: float) -> str:
-    """Return the text of a tick of a chart of ratios."""
+    """Return the text of a tick of a ratio chart."""
     return f"{value:.4g}"
 
 
 VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
-"""A triangle down for less time, up for more, a square for the same; all else is a circle."""
+"""A triangle down for less time, up for more, a square for the same; everything else is a circle."""
 
 
 def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:
-    """Return the scale from `start` to `end` of a chart of ratios, logarithmic, with 1 in it."""
+    """Return the logarithmic scale of a ratio chart from `start` to `end`, which includes 1."""
     values = [value for each in chart.ratios for value in (each.value, each.low, each.high) if value]
     axis = Axis(label=chart.label, text=ratio_tick, is_log=True)
     return make_scale(axis, [*values, 1.0, *_around(values)], start, end)
 
 
 def _around(values: Iterable[float]) -> tuple[float, float]:
-    """Return the same distance either side of 1, so that the line of no difference is never at the edge."""
+    """Return two values at equal distances from 1, so that the line at 1 is never at the edge."""
     far = max((abs(math.log(value)) for value in values), default=0.0)
     return math.exp(-0.2 * far), math.exp(0.2 * far)

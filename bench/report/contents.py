@@ -1,7 +1,6 @@
-"""What a report holds: stored runs as the words, tables and charts of one page.
+"""What a report contains: the texts, tables and charts of stored runs, for `bench.report.page` to lay out as HTML.
 
-Every number is `show`'s, `compare`'s or `predict`'s, by their own functions. Pure: what was stored goes in, what is to
-be laid out comes out, and `bench.report.page` makes HTML of it.
+Every number comes from the functions of `show`, `compare` or `predict`.
 """
 
 from collections import Counter
@@ -14,13 +13,14 @@ from bench.analysis.rank_scaling import fit_ranks
 from bench.analysis.ranks_view import ranks_table
 from bench.analysis.scaling_models import label_runs, make_models, models_of_all, side_of_trials
 from bench.analysis.scaling_view import scaling_tables
-from bench.analysis.taxes import make_accounts, tax_table
+from bench.analysis.taxes import make_accounts, shares_table, tax_table
 from bench.calibration.profiles import MachineProfile, peak_rate_of
 from bench.compare.columns import Column as RowColumn
 from bench.compare.columns import identity_columns
-from bench.compare.comparison import Comparison, Row, Source, compare_runs
+from bench.compare.compare_runs import compare_runs
+from bench.compare.comparison import Comparison, Row, Source
 from bench.compare.legend import heading as comparison_heading
-from bench.compare.matching import make_table
+from bench.compare.trials import make_table
 from bench.compare.view import notes as comparison_notes
 from bench.compare.view import tables as comparison_tables
 from bench.errors import BenchError
@@ -30,40 +30,40 @@ from bench.report.epochs import epoch_figures
 from bench.report.figures import MAX_CHARTS, Figure, groups, memory_figures, trials_of
 from bench.report.provenance import provenance
 from bench.report.throughput import throughput_figures
+from bench.stats.inference import Estimate
 from bench.stats.judgement_text import from_log, ratio_text
 from bench.tables.columns import COLUMNS, Column, default_columns, find_columns, harmless
 from bench.tables.fields import Value
 from bench.tables.layout import WordTable
 from bench.tables.legend import legend, run_heading
-from bench.tables.ordering import natural_key
 from bench.tables.summary import Summary, summarise_run
 
 MAX_RATIOS: Final = 60
-"""Rows of a chart of ratios."""
+"""Rows of a ratio chart."""
 
 MAX_OPEN_ACCOUNTS: Final = 3
-"""Accounts of taxes that stand on the page unfolded."""
+"""Accounts of taxes that are shown unfolded; more are folded below a table of their shares."""
 
-_REACHED: Final = "seconds of training until test accuracy first reached it; (k of n): in so many of the trials"
+_REACHED: Final = "training time until test accuracy first reached it; (k of n): only k of n trials reached it"
 
 _EXTRA_COLUMNS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "training_flops_per_second": "the model's FLOPs a second of training",
-        "flops_utilisation": "the arithmetic as a share of the highest rate that calibrate measured on this machine",
-        "memory_floor_bytes": "the least that must be alive in a step, counted from the model",
-        "cold_start_seconds": "the first training step, before the warm-up",
+        "training_flops_per_second": "the model's FLOPs per second of training",
+        "flops_utilisation": "the arithmetic relative to the highest rate that calibrate measured on this machine",
+        "memory_floor_bytes": "the least memory that a step needs, computed from the model",
+        "cold_start_seconds": "the first training step, before warm-up",
         "seconds_to_97_percent": _REACHED,
         "seconds_to_98_percent": _REACHED,
-        "joules_per_epoch": "energy of the device, mean of the epochs",
-        "samples_per_joule": "training samples for each joule of the device",
-        "flagged": "trials that were disturbed while they were measured",
-        "failure_kinds": "how trials ended that measured nothing",
+        "joules_per_epoch": "energy of the device, mean over epochs",
+        "samples_per_joule": "training samples per joule of the device",
+        "flagged": "trials that were disturbed during measurement",
+        "failure_kinds": "why trials failed",
         "warnings": "",
     }
 )
-"""Columns beside those of `show` that stand in the table where any row has something in them, with what they mean.
+"""Columns in addition to those of `show`, each with its meaning; they are shown if any row has a value.
 
-What warnings mean `legend` says.
+`legend` explains the warnings.
 """
 
 
@@ -71,7 +71,7 @@ What warnings mean `legend` says.
 class Stored:
     """A stored run to be reported: its label, empty without one, and the profile of its machine, None without one.
 
-    Where `run` is only what one machine has of a run, `whole` is all of that.
+    If `run` is only the part that one machine measured, `whole` is the whole run.
     """
 
     label: str
@@ -99,7 +99,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """One run: where it comes from, its configurations as a table with notes, and its sections."""
+    """One run: its provenance (`facts`), its configurations as a table with notes, and its sections."""
 
     name: str
     heading: tuple[str, ...]
@@ -112,7 +112,7 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonReport:
-    """One run against the first. `failure` says why they cannot be compared; then there is nothing else."""
+    """One run compared with the first. If they cannot be compared, there is only `failure`, which says why."""
 
     name: str
     heading: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Report:
 
 
 def make_report(stored: Sequence[Stored]) -> Report:
-    """Return the report of `stored`, at least one; every later run is compared with the first."""
+    """Return the report of at least one stored run; every later one is compared with the first."""
     names = [harmless(each.label or each.run.header.run_id, 60) for each in stored]
     first, *others = [
         Source(label=name, table=make_table(each.run), profile=each.profile)
@@ -164,13 +164,13 @@ def _run_report(name: str, stored: Stored) -> RunReport:
 
 
 def report_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
-    """Return the columns of `show`, and those of `_EXTRA_COLUMNS` in which there is something to see."""
+    """Return the columns of `show`, and those of `_EXTRA_COLUMNS` in which any row has a value."""
     extra = [key for key in _EXTRA_COLUMNS if any(COLUMNS[key].text(summary) not in {"", "0"} for summary in summaries)]
     return find_columns((*(column.key for column in default_columns(summaries)), *extra))
 
 
 def _meanings(columns: Sequence[Column]) -> Iterator[str]:
-    """Say what the columns beside those of `show` mean, of several that mean the same once."""
+    """Yield what each of the extra columns means; columns that mean the same share a line."""
     headers: dict[str, list[str]] = {}
     for column in columns:
         if _EXTRA_COLUMNS.get(column.key):
@@ -181,7 +181,7 @@ def _meanings(columns: Sequence[Column]) -> Iterator[str]:
 def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]:
     run = stored.run
     trials, found = trials_of(run), groups(summaries)
-    # Time first; what has a figure for every model comes last.
+    # Time comes first, and the section with a figure for every model last.
     yield from _drawn("Throughput", throughput_figures(found, trials))
     fits = fit_ranks(run.records)
     if fits:
@@ -189,30 +189,15 @@ def _sections(stored: Stored, summaries: Sequence[Summary]) -> Iterator[Section]
     models = make_models(label_runs([run], [None]))
     if models:
         yield Section(title="How a step's time grows", figures=(), tables=tuple(scaling_tables(models)))
-    accounts = tuple(map(tax_table, make_accounts(run, stored.profile)))
+    accounts = make_accounts(run, stored.profile)
+    account_tables = tuple(map(tax_table, accounts))
     if len(accounts) > MAX_OPEN_ACCOUNTS:
-        folded = Figure(title="Times and intervals", charts=(), tables=accounts)
-        yield Section(title="Where an epoch's time goes", figures=(folded,), tables=(_shares(accounts),))
+        folded = Figure(title="Times and intervals", charts=(), tables=account_tables)
+        yield Section(title="Where an epoch's time goes", figures=(folded,), tables=(shares_table(accounts),))
     elif accounts:
-        yield Section(title="Where an epoch's time goes", figures=(), tables=accounts)
+        yield Section(title="Where an epoch's time goes", figures=(), tables=account_tables)
     yield from _drawn("Memory", memory_figures(found))
     yield from _drawn("Accuracy and loss", epoch_figures(found, trials))
-
-
-def _shares(accounts: Sequence[WordTable]) -> WordTable:
-    """Return the shares of all `accounts` as one table: a row each, a column a part."""
-    share = accounts[0].headers.index("share")
-    parts = [row[0] for row in accounts[0].rows]
-    rows = []
-    for each in sorted(accounts, key=lambda account: natural_key(account.title)):
-        what, _, epoch = each.title.rpartition(": ")
-        rows.append([what, epoch, *(row[share] for row in each.rows)])
-    return WordTable(
-        title="shares of an epoch's time",
-        headers=("what is trained", "its epoch", *parts),
-        rows=rows,
-        numeric=(False, False, *(True for _ in parts)),
-    )
 
 
 def _drawn(title: str, figures: Iterable[Figure]) -> Iterator[Section]:
@@ -227,7 +212,7 @@ def _limited(title: str, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
     note = (
         f"{title.lower()}: drawn for the first {MAX_CHARTS} of {len(found)}; the table of configurations has them all"
     )
-    return (*found[:MAX_CHARTS], Figure(title="Further ones", charts=(), tables=(), notes=(note,)))
+    return (*found[:MAX_CHARTS], Figure(title="Further figures", charts=(), tables=(), notes=(note,)))
 
 
 def _compare(first: Source, other: Source) -> ComparisonReport:
@@ -260,50 +245,50 @@ def _compare(first: Source, other: Source) -> ComparisonReport:
 
 
 def _ratio_figures(name: str, comparison: Comparison) -> Iterator[Figure]:
-    rows = [row for row in comparison.rows if row.time.estimate is not None]
-    if not rows:
+    estimated = [(row, estimate) for row in comparison.rows if (estimate := row.time.estimate) is not None]
+    if not estimated:
         return
-    columns = _telling(identity_columns(comparison.rows), rows)
-    ratios = []
-    for row in rows[:MAX_RATIOS]:
-        estimate, span = row.time.estimate, row.time.interval
-        value = 0.0 if estimate is None else estimate.value
-        ratios.append(
-            Ratio(
-                name=" ".join(_named(column, row) for column in columns),
-                value=from_log(value),
-                low=None if span is None else _bound(span.low),
-                high=None if span is None else _bound(span.high),
-                text=ratio_text(value),
-                verdict=row.time.verdict.value,
-            )
-        )
+    rows = [row for row, _ in estimated]
+    columns = _naming_columns(identity_columns(comparison.rows), rows)
     counts = Counter(row.time.verdict.value for row in rows)
     chart = RatioChart(
         kind=Kind.RATIOS,
         subject="epoch time",
         title=f"Ratio of epoch times with 95 % intervals: {name}",
         caption="Ratio of epoch times with 95 % intervals",
-        description="Candidate over baseline, above 1 the candidate is slower. "
+        description="Candidate / baseline: above 1 the candidate is slower. "
         + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
         label="epoch time, candidate / baseline",
         marks=(
             "triangle up: slower, triangle down: faster, square: same, circle: inconclusive; bars: 95 % intervals",
-            "right of the dotted line, above 1, the candidate takes longer",
+            "right of the dotted line (above 1) the candidate takes longer",
         ),
-        ratios=tuple(ratios),
+        ratios=tuple(_ratio(row, estimate, columns) for row, estimate in estimated[:MAX_RATIOS]),
     )
     note = f"ratios: drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all"
     yield Figure(title="Ratios", charts=(chart,), tables=(), notes=(note,) if len(rows) > MAX_RATIOS else ())
 
 
-def _telling(columns: Sequence[RowColumn], rows: Sequence[Row]) -> list[RowColumn]:
-    """Return the columns that tell `rows` apart, and model and batch size."""
+def _ratio(row: Row, estimate: Estimate, columns: Sequence[RowColumn]) -> Ratio:
+    """Return the ratio of `row`, named by `columns`."""
+    span = row.time.interval
+    return Ratio(
+        name=" ".join(_labelled_cell(column, row) for column in columns),
+        value=from_log(estimate.value),
+        low=None if span is None else _bound(span.low),
+        high=None if span is None else _bound(span.high),
+        text=ratio_text(estimate.value),
+        verdict=row.time.verdict.value,
+    )
+
+
+def _naming_columns(columns: Sequence[RowColumn], rows: Sequence[Row]) -> list[RowColumn]:
+    """Return the columns in which `rows` differ, and model and batch size."""
     return [each for each in columns if each.key in _ALWAYS_NAMED or len({each.cell(row) for row in rows}) > 1]
 
 
-def _named(column: RowColumn, row: Row) -> str:
-    """Return the cell, of a number with what it counts."""
+def _labelled_cell(column: RowColumn, row: Row) -> str:
+    """Return the cell, that of a number with its header."""
     words = "batch" if column.key == "batch_size" else column.header
     return f"{words} {column.cell(row)}" if column.is_numeric else column.cell(row)
 
@@ -312,6 +297,6 @@ _ALWAYS_NAMED: Final = frozenset({"model", "batch_size"})
 
 
 def _bound(log_value: float) -> float | None:
-    """Return a bound to draw, None where it is unknown."""
+    """Return a bound to draw, None if it is unknown."""
     value = from_log(log_value)
     return value if 0 < value < float("inf") else None

@@ -1,4 +1,4 @@
-"""What a run's charts show of its epochs: accuracy over training time, accuracy and loss over epochs, and by seed."""
+"""The figures of a run's epochs: accuracy over training time, accuracy and loss by epoch, and accuracy by seed."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,17 +15,17 @@ from bench.tables.summary import Summary, mean
 from bench.units import format_number, format_percent, format_seconds
 
 MAX_RAW_POINTS: Final = 30_000
-"""Of a run: more would make the page slow and tell the eye nothing more."""
+"""Per run: more would make the page slow and show nothing more."""
 
 MAX_EPOCHS: Final = 30
-"""Of a line in a chart and its table; of more, as many evenly spaced ones."""
+"""Per line in a chart and its table; of more epochs, this many are shown, evenly spaced."""
 
 _TARGETS: Final = ((0.97, "97 %"), (0.98, "98 %"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Epoch:
-    """One epoch of one trial. `seconds` is all training up to its end."""
+    """One epoch of one trial. `seconds` is the training time up to its end."""
 
     number: int
     seconds: float
@@ -33,14 +33,17 @@ class _Epoch:
 
     @property
     def train_accuracy(self) -> float | None:
-        """Share of the training samples classified correctly while the weights moved."""
+        """Fraction of the training samples classified correctly while the weights changed."""
         correct = self.record.train_correct
         return None if correct is None else correct / self.record.train_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Course:
-    """How the trials of one configuration went: `rows` has the epochs that are shown, each by trial."""
+    """The course of one configuration's trials: `rows` has the epochs that are shown, each by trial.
+
+    Every `stride`-th trial is drawn by itself. `is_thinned`: not all epochs are shown.
+    """
 
     name: str
     style: int
@@ -50,7 +53,7 @@ class _Course:
     stride: int
 
     def means(self, x: Callable[[_Epoch], float], y: Callable[[_Epoch], float | None]) -> tuple[Point, ...]:
-        """Return the mean over the trials after each epoch, where every trial has a value."""
+        """Return the mean over the trials after each epoch in which every trial has a value."""
         points = []
         for row in self.rows:
             values = [value for each in row if (value := y(each)) is not None]
@@ -59,7 +62,7 @@ class _Course:
         return tuple(points)
 
     def traces(self, x: Callable[[_Epoch], float], y: Callable[[_Epoch], float | None]) -> tuple[Trace, ...]:
-        """Return the single trials, of very many every so-many-th."""
+        """Return every `stride`-th trial by itself."""
         found = []
         for trial in range(0, len(self.rows[0]), self.stride):
             places = [(x(row[trial]), y(row[trial])) for row in self.rows]
@@ -115,7 +118,7 @@ def _epochs(trial: Measurement) -> list[_Epoch]:
 
 def _figure(name: str, courses: Sequence[_Course], trials: Mapping[Configuration, Trials]) -> Figure:
     marks = tuple(_marks(courses))
-    trained = "hollow markers on dashes: on the training data, while the weights moved"
+    trained = "hollow markers on dashes: training data, while the weights changed"
     charts: list[Chart] = [_loss(name, courses, (*marks, trained))]
     tables = [_epoch_table(name, courses)]
     has_accuracy = any(course.summary.test_accuracy is not None for course in courses)
@@ -127,17 +130,17 @@ def _figure(name: str, courses: Sequence[_Course], trials: Mapping[Configuration
             _by_seed(name, courses, trials),
         ]
         tables += [_target_table(name, courses), _seed_table(name, courses, trials)]
-    unmeasured = "no accuracy is drawn: none was measured, as of data whose labels are noise"
+    unmeasured = "no accuracy is drawn, because none was measured; data whose labels are noise has none"
     return Figure(title=name, charts=tuple(charts), tables=tuple(tables), notes=() if has_accuracy else (unmeasured,))
 
 
 def _marks(courses: Sequence[_Course]) -> Iterator[str]:
-    """Yield what is drawn over epochs, and which part of it where that is very much."""
+    """Explain the marks of charts by epoch, and what is left out if there is very much to draw."""
     yield "markers: mean of the trials after each epoch; thin lines and dots: single trials"
     if courses[0].stride > 1:
-        yield f"of the single trials one in {courses[0].stride} is drawn, as they are very many; means are of all"
+        yield f"one in {courses[0].stride} single trials is drawn, because there are very many; means are over all"
     if any(course.is_thinned for course in courses):
-        yield f"of the epochs {MAX_EPOCHS} are shown, evenly spaced, the first and the last among them"
+        yield f"{MAX_EPOCHS} epochs are shown, evenly spaced, including the first and the last"
 
 
 _EPOCH_AXIS: Final = Axis(label="epoch", text=lambda value: f"{value:.0f}", is_whole=True)
@@ -178,7 +181,7 @@ def _accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> 
         subject=name,
         title=f"Accuracy by epoch: {name}",
         caption="Accuracy by epoch",
-        description=f"Test accuracy, and dashed that on the training data. {_ends(series, format_percent)}",
+        description=f"Test accuracy; dashed: accuracy on the training data. {_ends(series, format_percent)}",
         marks=marks,
         x=_EPOCH_AXIS,
         y=_accuracy_axis("accuracy"),
@@ -193,7 +196,7 @@ def _loss(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> Line
         subject=name,
         title=f"Loss by epoch: {name}",
         caption="Loss by epoch",
-        description=f"Test loss, and dashed that on the training data. {_ends(series, format_number)}",
+        description=f"Test loss; dashed: loss on the training data. {_ends(series, format_number)}",
         marks=marks,
         x=_EPOCH_AXIS,
         y=Axis(label="loss", text=format_number, is_log=None),
@@ -204,7 +207,7 @@ def _loss(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> Line
 def _both(
     courses: Sequence[_Course], test: Callable[[_Epoch], float | None], train: Callable[[_Epoch], float | None]
 ) -> list[Series]:
-    """Return the training lines first, so that those of the test data lie above them."""
+    """Return the training lines first, so that those of the test data are drawn above them."""
 
     def number(each: _Epoch) -> float:
         return float(each.number)
@@ -225,7 +228,7 @@ def _both(
 
 
 def _by_seed(name: str, courses: Sequence[_Course], trials: Mapping[Configuration, Trials]) -> LineChart:
-    # By their places: seeds can be larger than a chart's numbers tell apart.
+    # Seeds are plotted by position: large ones are indistinguishable as floating-point numbers.
     seeds = sorted({seed for course in courses for seed, _ in trials[course.summary.configuration]})
     places = {seed: place for place, seed in enumerate(seeds)}
     series = []
@@ -243,8 +246,8 @@ def _by_seed(name: str, courses: Sequence[_Course], trials: Mapping[Configuratio
         subject=name,
         title=f"Final test accuracy by seed: {name}",
         caption="Final test accuracy by seed",
-        description=f"One marker a trial; dashes: the mean. Means: {', '.join(means)}.",
-        marks=("by seed: a marker a trial; dashes: the mean of the trials",),
+        description=f"One marker per trial; dashes: the mean. Means: {', '.join(means)}.",
+        marks=("by seed: one marker per trial; dashes: mean of the trials",),
         x=Axis(label="seed", text=lambda place: str(seeds[round(place)]), ticks=tuple(map(float, places.values()))),
         y=_accuracy_axis("test accuracy"),
         series=tuple(series),
@@ -252,7 +255,7 @@ def _by_seed(name: str, courses: Sequence[_Course], trials: Mapping[Configuratio
 
 
 def _ends(series: Iterable[Series], text: Callable[[float], str]) -> str:
-    """Say where the named lines end."""
+    """Say at which values the named lines end."""
     ends = [f"{each.name} {text(each.points[-1].y)}" for each in series if each.name and each.points]
     return f"After the last epoch: {', '.join(ends)}." if ends else "Nothing was measured."
 
@@ -303,7 +306,7 @@ def _target_table(name: str, courses: Sequence[_Course]) -> WordTable:
         )
     )
     return WordTable(
-        title=f"training time to a test accuracy, and how many trials reached it where not all: {name}",
+        title=f"training time to a test accuracy; (k of n): only k of n trials reached it: {name}",
         headers=[column.header for column in columns],
         rows=[[column.text(course.summary) for column in columns] for course in courses],
         numeric=[True] * len(columns),

@@ -1,7 +1,7 @@
-"""What a run's charts are of: what was measured, in groups and lines, and the figures they make. Memory's are here.
+"""What a run's figures are made of: its measured configurations in groups and lines; and the figures of memory.
 
-Values over a configuration's trials come from `bench.tables.summary`, as in `show`. One chart holds what differs in one
-thing only: models over batch sizes for one device and engine, batch sizes over epochs for one model.
+Values over a configuration's trials come from `bench.tables.summary`, as in `show`. The lines of one chart differ in
+one thing only: models by batch size for one device and engine, or batch sizes by epoch for one model.
 """
 
 from collections import defaultdict
@@ -24,18 +24,18 @@ Trials: TypeAlias = Sequence[tuple[int, Measurement]]
 Several = TypeVar("Several")
 
 MAX_CHARTS: Final = 40
-"""Of a kind and run: nobody looks at more, and what they would show stands in the table."""
+"""Per kind and run: nobody looks at more, and the table has all values."""
 
 NO_MAP: Final = "no map of throughput"
-"""How the reason begins for which there is none."""
+"""How the reason for a missing map begins."""
 
 _OF_MODEL: Final = frozenset({"width", "layers", "epochs"})
-"""Dimensions that tell models apart: in these the same way to train gives other lines of one chart."""
+"""Dimensions that distinguish models: they make different lines of one chart, not different groups."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Charts that belong together, with the tables that tell the same. `notes` say what is not drawn, and why."""
+    """Charts that belong together, with tables of the same data. `notes` say what is not drawn, and why."""
 
     title: str
     charts: tuple[Chart, ...]
@@ -44,7 +44,7 @@ class Figure:
 
     @property
     def legend(self) -> tuple[str, ...]:
-        """What the marks of all charts mean, each said once, and the notes."""
+        """The explanations of all charts' marks, each once, and the notes."""
         return (*dict.fromkeys(mark for chart in self.charts for mark in chart.marks), *self.notes)
 
 
@@ -59,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """One way to train, device and engine and whatever else the run varies: its lines by model."""
+    """One way to train (device, engine and whatever else the run varies), with a line for each model."""
 
     name: str
     lines: tuple[Line, ...]
@@ -75,7 +75,7 @@ def trials_of(run: Run) -> Mapping[Configuration, Trials]:
 
 
 def groups(summaries: Sequence[Summary]) -> tuple[Group, ...]:
-    """Return what was measured of `summaries`, in their order; names tell every dimension in which they differ."""
+    """Group what was measured of `summaries`, in order; names contain every dimension in which they differ."""
     varying = hidden_dimensions(summaries, IDENTITY)
     ways = ("device", *(key for key in varying if key not in _OF_MODEL))
     models = ("model", *(key for key in varying if key in _OF_MODEL))
@@ -106,7 +106,7 @@ def _line(name: str, summaries: Iterable[Summary]) -> Line:
 
 
 def _texts(summary: Summary, keys: Iterable[str]) -> tuple[str, ...]:
-    """Return the cells of `keys` as `show` has them; of numbers with their headers, which say what they count."""
+    """Return the cells of `keys` as in `show`, those of numbers with their headers: ``threads 2``."""
     columns = [COLUMNS[key] for key in keys]
     return tuple(
         f"{column.header} {column.text(summary)}" if column.fields[0].numeric else column.text(summary)
@@ -120,7 +120,7 @@ def batch_size(summary: Summary) -> int:
 
 
 def group_table(title: str, group: Group, keys: Sequence[str]) -> WordTable:
-    """Return the columns `keys` of every configuration of `group`, as `show` has them."""
+    """Return the columns `keys` of every configuration of `group`, as in `show`."""
     columns = find_columns(("model", "batch_size", *keys))
     return WordTable(
         title=f"{title}: {group.name}",
@@ -135,7 +135,7 @@ def group_table(title: str, group: Group, keys: Sequence[str]) -> WordTable:
 
 
 def extremes(series: Iterable[Series], text: Callable[[float], str]) -> str:
-    """Say between which values lines over batch size run: what a look at the chart would tell first."""
+    """Say between which values lines by batch size lie: what one would first see in the chart."""
     points = [(point, each.name) for each in series for point in each.points]
     if not points:
         return "Nothing was measured."
@@ -144,13 +144,13 @@ def extremes(series: Iterable[Series], text: Callable[[float], str]) -> str:
 
 
 def batch_axis(lines: Iterable[Line]) -> Axis:
-    """Return the axis of the batch sizes of `lines`."""
+    """Return an axis with the batch sizes of `lines`."""
     sizes = sorted({float(batch_size(summary)) for line in lines for summary in line.summaries})
     return Axis(label="batch size", text=lambda value: f"{value:.0f}", ticks=tuple(sizes), is_log=True)
 
 
 def parts(several: Sequence[Several]) -> Iterator[tuple[str, Sequence[Several]]]:
-    """Yield `several` as many at a time as a chart can tell apart, each with the end of its title."""
+    """Yield `several` in parts of at most `MAX_SERIES`, each with the end of its title."""
     count = -(-len(several) // MAX_SERIES)
     for part in range(count):
         chosen = several[part * MAX_SERIES : (part + 1) * MAX_SERIES]
@@ -158,7 +158,7 @@ def parts(several: Sequence[Several]) -> Iterator[tuple[str, Sequence[Several]]]
 
 
 def memory_figures(found: Sequence[Group]) -> Iterator[Figure]:
-    """Yield the measured peak of each group's memory beside the least that must be alive."""
+    """Yield each group's measured peak memory beside the least memory that training needs."""
     for group in found:
         charts = [_memory_chart(group, part, lines) for part, lines in parts(group.lines)]
         drawn = tuple(chart for chart in charts if any(each.points for each in chart.series if not each.is_dashed))
@@ -166,7 +166,7 @@ def memory_figures(found: Sequence[Group]) -> Iterator[Figure]:
             title=f"Memory: {group.name}",
             charts=drawn,
             tables=(group_table("memory", group, ("peak_memory_bytes", "memory_floor_bytes", "n")),),
-            notes=() if drawn else (f"no memory is drawn of {group.name}: its peak was not measured",),
+            notes=() if drawn else (f"no memory chart for {group.name}: its peak was not measured",),
         )
 
 
@@ -176,12 +176,12 @@ def _memory_chart(group: Group, part: str, lines: Sequence[Line]) -> LineChart:
     return LineChart(
         kind=Kind.MEMORY,
         subject=f"{group.name}{part}",
-        title=f"Peak memory and memory floor over batch size{part}: {group.name}",
-        caption=f"Peak memory and memory floor over batch size{part}",
-        description=f"Two lines a model: the measured peak and, dashed, the floor. {extremes(peaks, format_bytes)}",
+        title=f"Peak memory and memory floor by batch size{part}: {group.name}",
+        caption=f"Peak memory and memory floor by batch size{part}",
+        description=f"Two lines per model: the measured peak and, dashed, the floor. {extremes(peaks, format_bytes)}",
         marks=(
             "filled markers: peak memory, measured, median of the trials",
-            "hollow markers on dashes: memory floor, the least that must be alive, counted from the model",
+            "hollow markers on dashes: memory floor, the least memory that a step needs, computed from the model",
         ),
         x=batch_axis(lines),
         y=Axis(label="memory", text=format_bytes, unit=_binary_unit(peaks), is_log=None, has_zero=True),
@@ -190,7 +190,7 @@ def _memory_chart(group: Group, part: str, lines: Sequence[Line]) -> LineChart:
 
 
 def _binary_unit(series: Iterable[Series]) -> float:
-    """Return the largest of 1, 1024, 1024 squared, … that the highest value reaches: bytes are read in such units."""
+    """Return the largest power of 1024 that the highest value reaches, because bytes are read in such units."""
     most = max((point.y for each in series for point in each.points), default=0.0)
     unit = 1.0
     while most >= 1024 * unit:

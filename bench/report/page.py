@@ -1,4 +1,4 @@
-"""A report as one HTML file that asks for nothing: styles, script and charts are in it, and it allows nothing else."""
+"""A report as one self-contained HTML file: its policy allows nothing but the styles and script inside it."""
 
 import base64
 import hashlib
@@ -9,12 +9,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bench import __version__
-from bench.report.charts import Chart, draw
+from bench.report.charts import Chart
 from bench.report.contents import Report
+from bench.report.svg import draw
 from bench.tables.columns import harmless
 
 MAX_TEXT_CHARACTERS: Final = 2_000
-"""Of any one text: what is longer is cut, with an ellipsis."""
+"""Longer texts are cut, with an ellipsis."""
 
 
 def render_page(report: Report) -> str:
@@ -44,7 +45,7 @@ def render_page(report: Report) -> str:
 
 
 def _harmless(value: object) -> object:
-    """Return what an expression of the template puts on the page: every text but our own markup made harmless."""
+    """Return the value of a template expression with its text made harmless, unless it is our own markup."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     if value.isprintable() and len(value) <= MAX_TEXT_CHARACTERS:
@@ -57,7 +58,7 @@ def _drawn(chart: Chart, key: str) -> Markup:
 
 
 def _raw(value: object) -> str:
-    """Return a number as JSON has it, to sort by."""
+    """Return a number as in JSON, for the script to sort by."""
     return repr(value) if isinstance(value, int | float) else str(value)
 
 

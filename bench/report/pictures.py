@@ -1,7 +1,8 @@
 """The report's charts as pictures for papers and slides: SVG and PNG by matplotlib, the same bytes for the same run.
 
-Colours are Okabe and Ito's and the map cividis, which colour-blind readers can tell apart; series differ by marker too,
-and cells hold their numbers. Figures are made without pyplot, so no global state is touched and no window opens.
+Colours are Okabe and Ito's and the colour map cividis, which colour-blind readers can distinguish; series differ by
+marker too, and cells show their numbers. Figures are made without pyplot, so that no global state changes and no window
+opens.
 """
 
 import io
@@ -42,7 +43,7 @@ Format: TypeAlias = Literal["svg", "png"]
 FORMATS: Final[tuple[Format, ...]] = ("svg", "png")
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-"""Okabe and Ito, "Color Universal Design" (2008), with grey for their yellow, which paper swallows."""
+"""Okabe and Ito, "Color Universal Design" (2008), with grey instead of their yellow, which is too faint on paper."""
 
 _HEAT: Final = colormaps["cividis_r"]
 
@@ -50,7 +51,7 @@ _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _SETTINGS: Final[dict[Any, Any]] = {  # matplotlib types its keys by its version
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it: pictures look alike everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so pictures look the same everywhere
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -60,7 +61,7 @@ _SETTINGS: Final[dict[Any, Any]] = {  # matplotlib types its keys by its version
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
     "text.parse_math": False,  # a name with dollars is a name
-    "svg.hashsalt": "mnist-mlp-bench",  # ids are random without it
+    "svg.hashsalt": "mnist-mlp-bench",  # without it ids are random
 }
 
 _WIDTH_INCHES: Final = 6.4
@@ -71,17 +72,17 @@ _DOTS_PER_INCH: Final = 200
 _RAW_OFFSET_POINTS: Final = 5
 _NAME_CHARACTERS: Final = 60
 _LABEL_INCHES: Final = 2.4
-"""Wider labels make a picture wider, by as much as they are wider."""
+"""A wider label makes the picture wider by the difference."""
 _LETTER_INCHES: Final = 0.08
 _WIDE_LETTER_INCHES: Final = 0.145
-"""Mean width of a letter at the font's size, and of one that is not ASCII, such as the box for one it has not."""
+"""Mean width of an ASCII letter at the font's size, and of any other, such as the box for a missing glyph."""
 _TITLE_CHARACTERS_PER_INCH: Final = 11
 _MARK_CHARACTERS_PER_INCH: Final = 16
 
 
 def draw_picture(chart: Chart, *, source: str = "") -> dict[Format, bytes]:
-    """Return `chart` in every format, with what its marks mean below it; `source` is what the file says it is from."""
-    said = {
+    """Return `chart` in every format, with its marks explained below; `source` goes into the file's metadata."""
+    metadata = {
         "Title": harmless(chart.title, 200),
         "Description": harmless(chart.description, 400),
         "Source": harmless(source, 400),
@@ -89,13 +90,13 @@ def draw_picture(chart: Chart, *, source: str = "") -> dict[Format, bytes]:
     with _own_settings():
         figure = make_figure(chart)
         svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={**said, "Date": None})
-        figure.savefig(png, format="png", dpi=_DOTS_PER_INCH, metadata=said)
+        figure.savefig(svg, format="svg", metadata={**metadata, "Date": None})
+        figure.savefig(png, format="png", dpi=_DOTS_PER_INCH, metadata=metadata)
     return {"svg": svg.getvalue(), "png": png.getvalue()}
 
 
 def make_figure(chart: Chart) -> Figure:
-    """Return `chart` with its title above and what its marks mean below it, by matplotlib's present settings."""
+    """Return `chart` with its title above and its marks explained below, by matplotlib's current settings."""
     match chart:
         case LineChart():
             figure = _lines(chart)
@@ -112,9 +113,9 @@ def make_figure(chart: Chart) -> Figure:
 
 @contextmanager
 def _own_settings() -> Iterator[None]:
-    """Draw by `_SETTINGS`, whatever the user's own file of settings says."""
+    """Draw with `_SETTINGS`, whatever the user's matplotlibrc says."""
     with mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box is drawn instead
         mpl.rcdefaults()
         mpl.rcParams.update(_SETTINGS)
         yield
@@ -131,7 +132,7 @@ def _figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
 
 
 def _widest_inches(names: Iterable[str]) -> float:
-    """Return about how wide the widest of these names is as a label."""
+    """Return the approximate width of the widest of these names as a label."""
     return max((_inches(harmless(name, _NAME_CHARACTERS)) for name in names), default=0.0)
 
 
@@ -160,7 +161,7 @@ def _lines(chart: LineChart) -> Figure:
     for series in chart.series:
         _draw_series(axes, series)
     named = [series for series in chart.series if series.name and (series.points or series.traces)]
-    named.sort(key=last_value, reverse=True)  # as the lines end, from the top
+    named.sort(key=last_value, reverse=True)  # in the order of the lines' ends, from the top
     handles = [
         Line2D([], [], color=_COLOURS[series.style], marker=_MARKERS[series.style], linestyle=_line(series))
         for series in named
@@ -175,7 +176,7 @@ def _lines(chart: LineChart) -> Figure:
 
 
 def _set_axis(axes: Axes, name: Literal["x", "y"], label: str, scale: Scale, text: Callable[[float], str]) -> None:
-    """Give an axis the ends and ticks that it has in the report."""
+    """Give an axis the same ends and ticks as in the report."""
     words = f"{label}, log scale" if scale.is_log else label
     axes.set(**{f"{name}scale": "log" if scale.is_log else "linear", f"{name}label": words})
     axes.set(**{f"{name}lim": (scale.low, scale.high)})
@@ -186,7 +187,7 @@ def _set_axis(axes: Axes, name: Literal["x", "y"], label: str, scale: Scale, tex
 
 
 def _draw_traces(figure: Figure, axes: Axes, series: Series) -> None:
-    """Draw the single trials: thin lines, or small dots, beside a bar that would hide them."""
+    """Draw the single trials as thin lines, or as small dots beside a bar that would hide them."""
     colour = _COLOURS[series.style]
     points = _RAW_OFFSET_POINTS if series.has_bars else 0
     aside = axes.transData + ScaledTranslation(points / _POINTS_PER_INCH, 0, figure.dpi_scale_trans)
@@ -228,7 +229,7 @@ def _line(series: Series) -> Literal["", "-", "--"]:
 def _heatmap(chart: Heatmap) -> Figure:
     width = max(4.0, 1.0 + _widest_inches(chart.rows) + 0.8 * len(chart.columns))
     figure, axes = _figure(width, 1.5 + 0.32 * len(chart.rows))
-    shades = np.log(np.array(chart.values, dtype=float))  # None becomes NaN, which is left white
+    shades = np.log(np.array(chart.values, dtype=float))  # None becomes NaN, which stays white
     norm = Normalize(*chart.shades())
     axes.imshow(shades, cmap=_HEAT, norm=norm, aspect="auto")
     axes.set_xticks(range(len(chart.columns)), [harmless(each, _NAME_CHARACTERS) for each in chart.columns])
@@ -245,8 +246,8 @@ def _heatmap(chart: Heatmap) -> Figure:
 
 
 def _text_colour(behind: Sequence[float]) -> Literal["black", "white"]:
-    """Return the one that stands out more from the colour `behind`, by WCAG 2's relative luminance."""
-    linear = 0.04045  # up to here
+    """Return the one with more contrast to the colour `behind`, by WCAG 2's relative luminance."""
+    linear = 0.04045  # sRGB is linear up to here
     parts = (part / 12.92 if part <= linear else ((part + 0.055) / 1.055) ** 2.4 for part in behind[:3])
     luminance = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
     return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"

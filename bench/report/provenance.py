@@ -1,4 +1,4 @@
-"""Where a report's numbers come from: the run, its command and state, its data, machine, software and settings."""
+"""Where a report's numbers come from: run, command, state, data, machine, software and settings."""
 
 import dataclasses
 import shlex
@@ -8,22 +8,25 @@ from collections.abc import Iterator
 from bench.planning.shards import listed
 from bench.records import Failure, Measurement, Run
 from bench.tables.legend import is_complete, lost_trials
-from bench.units import format_bytes, format_seconds
+from bench.units import format_bytes, format_count, format_seconds
 
 
 def provenance(run: Run, whole: Run | None) -> Iterator[tuple[str, str]]:
-    """Yield what there is to know of where the numbers of `run` come from, each with its name.
+    """Yield name and value of everything known about where the numbers of `run` come from.
 
-    Where `run` is only what one machine has of a run, `whole` is all of that.
+    If `run` is only the part that one machine measured, `whole` is the whole run.
     """
     header, plan, machine = run.header, (whole or run).header.plan, run.header.machine
     yield "run", ", ".join(filter(None, (header.run_id, header.name, header.created_at)))
     yield "command", f"python -m bench {shlex.join(header.command)}"
     yield "state", _state(whole or run)
     if whole is not None:
-        yield "on this machine", f"{_count(len(run.header.plan.configurations), 'configuration')}, {_trials(run)}"
+        yield "on this machine", f"{format_count(len(run.header.plan.configurations), 'configuration')}, {_trials(run)}"
     seeds = f"seeds {plan.seed} to {plan.seed + plan.repeats - 1}" if plan.repeats > 1 else f"seed {plan.seed}"
-    yield "plan", f"{_count(len(plan.configurations), 'configuration')}, {_count(plan.repeats, 'repeat')}, {seeds}"
+    yield (
+        "plan",
+        f"{format_count(len(plan.configurations), 'configuration')}, {format_count(plan.repeats, 'repeat')}, {seeds}",
+    )
     yield "data", "; ".join(_datasets(run))
     yield "machine", machine.id
     yield "processor", f"{machine.cpu_model}, {machine.cores_usable:g} of {machine.cores_logical} logical cores"
@@ -51,18 +54,14 @@ def _word(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _state(run: Run) -> str:
     if run.footer is None:
-        return "incomplete: it did not stop in good order, or is still running"
+        return "incomplete: it was killed, or is still running"
     footer, lost, division = run.footer, lost_trials(run), run.header.division
     if is_complete(run):
         state = "complete"
     elif lost:
-        state = "incomplete (lines of its file are gone)"
+        state = "incomplete (lines of its file are missing)"
     elif footer.complete and division is not None:
         state = f"shard {listed([shard.number for shard in division.held])} of {division.shards}, complete in itself"
     else:
@@ -71,14 +70,14 @@ def _state(run: Run) -> str:
 
 
 def _trials(run: Run) -> str:
-    """Return how many trials there are of `run`, and how long they took together."""
+    """Return how many trials `run` has, and how long they took in total."""
     failed = sum(isinstance(record.outcome, Failure) for record in run.records)
     seconds = format_seconds(sum(record.wall_seconds for record in run.records))
-    return f"{_count(len(run.records) - failed, 'trial')} measured and {failed} failed in {seconds}"
+    return f"{format_count(len(run.records) - failed, 'trial')} measured and {failed} failed in {seconds}"
 
 
 def _datasets(run: Run) -> list[str]:
-    """Return each dataset's name with the SHA-256 of what was trained on, where anything was measured."""
+    """Return each dataset's name, with the SHA-256 of the data if anything was measured."""
     names = dict.fromkeys(configuration.dataset for configuration in run.header.plan.configurations)
     found = {
         (record.trial.configuration.dataset, record.outcome.dataset_sha256)

@@ -1,4 +1,4 @@
-"""What a run's charts show of its throughput: ways to train beside each other, and each way's models by batch size."""
+"""The figures of a run's throughput: ways to train side by side, and the models of each way by batch size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -26,17 +26,17 @@ from bench.tables.layout import WordTable
 from bench.tables.summary import Sample
 from bench.units import format_rate
 
-_CAPTION: Final = "Training samples a second over batch size"
+_CAPTION: Final = "Training samples per second by batch size"
 
 
 def throughput_figures(found: Sequence[Group], trials: Mapping[Configuration, Trials]) -> Iterator[Figure]:
-    """Yield the groups beside each other, where they share models, and then each with its map and its curves.
+    """Yield the groups side by side, if they share models, and then each group with its map and its curves.
 
-    A group of one configuration that stands beside others has no figure of its own: it would show a single point.
+    A group of one configuration that is already shown side by side has no figure of its own, with a single point.
     """
     shared = _shared(found)
     if shared:
-        yield _beside(found, shared, trials)
+        yield _side_by_side(found, shared, trials)
     for group in found:
         if _is_single(group) and group.lines[0].name in shared:
             continue
@@ -54,11 +54,11 @@ def _is_single(group: Group) -> bool:
     return sum(len(line.summaries) for line in group.lines) == 1
 
 
-# Groups beside each other
+# Groups side by side
 
 
 def _shared(found: Sequence[Group]) -> dict[str, list[tuple[str, Line]]]:
-    """Return each model that several groups have, as they have it, by the groups' names."""
+    """Return each model that several groups have in common: its line in each group, with the group's name."""
     models: dict[str, list[tuple[str, Line]]] = {}
     for group in found:
         for line in group.lines:
@@ -66,7 +66,7 @@ def _shared(found: Sequence[Group]) -> dict[str, list[tuple[str, Line]]]:
     return {model: lines for model, lines in models.items() if len(lines) > 1}
 
 
-def _beside(
+def _side_by_side(
     found: Sequence[Group],
     shared: Mapping[str, Sequence[tuple[str, Line]]],
     trials: Mapping[Configuration, Trials],
@@ -74,7 +74,9 @@ def _beside(
     # A group keeps its colour and marker in every chart.
     styles = [(part, {group.name: style for style, group in enumerate(groups)}) for part, groups in parts(found)]
     charts = [
-        _beside_chart(f"{model}{part}", [(names[name], name, line) for name, line in lines if name in names], trials)
+        _side_by_side_chart(
+            f"{model}{part}", [(names[name], name, line) for name, line in lines if name in names], trials
+        )
         for part, names in styles
         for model, lines in shared.items()
         if any(name in names for name, _ in lines)
@@ -83,12 +85,12 @@ def _beside(
     return Figure(
         title="Throughput side by side",
         charts=tuple(charts[:MAX_CHARTS]),
-        tables=(_beside_table(shared, trials),),
+        tables=(_side_by_side_table(shared, trials),),
         notes=(note,) if len(charts) > MAX_CHARTS else (),
     )
 
 
-def _beside_chart(
+def _side_by_side_chart(
     subject: str, chosen: Sequence[tuple[int, str, Line]], trials: Mapping[Configuration, Trials]
 ) -> LineChart:
     series = [_series(name, style, line, trials) for style, name, line in chosen]
@@ -97,7 +99,7 @@ def _beside_chart(
         subject=subject,
         title=f"{_CAPTION}: {subject}",
         caption=subject,
-        description=f"One line a way to train. {extremes(series, format_rate)}",
+        description=f"One line per way to train. {extremes(series, format_rate)}",
         marks=_marks(series),
         x=batch_axis([line for _, _, line in chosen]),
         y=_rate_axis(),
@@ -105,10 +107,10 @@ def _beside_chart(
     )
 
 
-def _beside_table(
+def _side_by_side_table(
     shared: Mapping[str, Sequence[tuple[str, Line]]], trials: Mapping[Configuration, Trials]
 ) -> WordTable:
-    """Return what the charts show, so that the rows to compare stand below each other."""
+    """Return what the charts show, with the rows to compare below each other."""
     rows = [
         (model, batch_size(summary), name, summary)
         for model, lines in shared.items()
@@ -120,7 +122,7 @@ def _beside_table(
     column = COLUMNS["throughput_per_second"]
     return WordTable(
         title="throughput side by side",
-        headers=("model", "batch size", "trained on", column.header, "of each trial"),
+        headers=("model", "batch size", "trained on", column.header, "each trial"),
         rows=[
             [model, str(size), name, column.text(summary), _rates(trials[summary.configuration])]
             for model, size, name, summary in rows
@@ -135,7 +137,7 @@ def _beside_table(
 def _raw_table(group: Group, trials: Mapping[Configuration, Trials]) -> WordTable:
     return WordTable(
         title=f"single trials: {group.name}",
-        headers=("model", "batch size", "train samples of each trial"),
+        headers=("model", "batch size", "train samples, each trial"),
         rows=[
             [line.name, str(batch_size(summary)), _rates(trials[summary.configuration])]
             for line in group.lines
@@ -151,10 +153,10 @@ def _rates(measured: Trials) -> str:
 
 def _not_drawn(group: Group) -> Iterator[str]:
     if len(group.lines) > MAX_CHARTS:
-        yield f"{NO_MAP} of {group.name}: at most {MAX_CHARTS} models are drawn, and it has {len(group.lines)}"
+        yield f"{NO_MAP} for {group.name}: at most {MAX_CHARTS} models are drawn, but it has {len(group.lines)}"
     for line in group.lines:
         if line.failed:
-            yield f"{line.name}: the line breaks at batch size {listed(line.failed)}, where every trial failed"
+            yield f"{line.name}: the line is interrupted at batch size {listed(line.failed)}, where every trial failed"
 
 
 def _heatmap(group: Group) -> Heatmap | None:
@@ -175,8 +177,8 @@ def _heatmap(group: Group) -> Heatmap | None:
         subject=group.name,
         title=f"{caption}: {group.name}",
         caption=caption,
-        description=f"Median training samples a second. {extremes(map(_medians, group.lines), format_rate)}",
-        marks=("cells: training samples a second, median of the trials; bluer is more, on a log scale",),
+        description=f"Median training samples per second. {extremes(map(_medians, group.lines), format_rate)}",
+        marks=("cells: training samples per second, median of the trials; bluer is more, on a log scale",),
         column_label="batch size",
         row_label="width" if are_widths else "model",
         columns=tuple(map(str, sizes)),
@@ -187,14 +189,14 @@ def _heatmap(group: Group) -> Heatmap | None:
 
 
 def _width(line: Line) -> int | None:
-    """Return the width of a line of one hidden layer that is all its name tells, None for any other."""
+    """Return the width of a model with one hidden layer whose name says nothing else, None for any other model."""
     layers = line.summaries[0].configuration.layers
     is_plain = len(layers) == 3 and line.name == "-".join(map(str, layers))  # noqa: PLR2004 - input, hidden, output
     return layers[1] if is_plain else None
 
 
 def _curves(group: Group, trials: Mapping[Configuration, Trials]) -> Iterator[LineChart]:
-    """Yield charts of throughput over batch size, as many models in each as can be told apart."""
+    """Yield charts of throughput by batch size, with at most `MAX_SERIES` models in each."""
     for part, lines in parts(group.lines):
         series = [_series(line.name, style, line, trials) for style, line in enumerate(lines)]
         yield LineChart(
@@ -202,7 +204,7 @@ def _curves(group: Group, trials: Mapping[Configuration, Trials]) -> Iterator[Li
             subject=f"{group.name}{part}",
             title=f"{_CAPTION}{part}: {group.name}",
             caption=f"{_CAPTION}{part}",
-            description=f"One line a model. {extremes(series, format_rate)}",
+            description=f"One line per model. {extremes(series, format_rate)}",
             marks=_marks(series),
             x=batch_axis(lines),
             y=_rate_axis(),
@@ -211,7 +213,7 @@ def _curves(group: Group, trials: Mapping[Configuration, Trials]) -> Iterator[Li
 
 
 def _series(name: str, style: int, line: Line, trials: Mapping[Configuration, Trials]) -> Series:
-    """Return the median, the range and the single trials of `line` over batch size."""
+    """Return the median, the range and the single trials of `line` by batch size."""
     return Series(
         name=name,
         style=style,
@@ -239,11 +241,11 @@ def _range(sample: Sample) -> dict[str, float]:
 
 
 def _marks(series: Sequence[Series]) -> tuple[str, ...]:
-    """Say what is drawn how: of single trials there is no range."""
+    """Explain the marks: a single trial has no range."""
     if any(each.has_bars for each in series):
         return ("markers: median of the trials; bars: lowest to highest; dots beside them: single trials",)
     return ("markers: the only trial",)
 
 
 def _rate_axis() -> Axis:
-    return Axis(label="training samples a second", text=format_rate, is_log=None, has_zero=True)
+    return Axis(label="training samples per second", text=format_rate, is_log=None, has_zero=True)

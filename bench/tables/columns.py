@@ -1,6 +1,6 @@
 """The columns of a table, each made of one raw field or of a few that belong together (median, low, high, n).
 
-A cell is computed from the values of those fields and nothing else, so that every format tells the same.
+A cell is computed from the values of those fields and nothing else, so that every format shows the same numbers.
 """
 
 import math
@@ -28,7 +28,7 @@ from bench.units import (
 from mnist_mlp.spelling import did_you_mean
 
 MAX_CELL_CHARACTERS: Final = 40
-"""Longer texts are cut: a layer list of nine layers still fits."""
+"""Longer texts are cut; a list of nine layers still fits."""
 
 _FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = MappingProxyType(
     {
@@ -44,7 +44,7 @@ _FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of a table: its raw `fields`, and the text that their values make. Sorting uses the first field."""
+    """A column of a table: its raw `fields`, and the `cell` text of their values. Sorting uses the first field."""
 
     key: str
     header: str
@@ -57,12 +57,12 @@ class Column:
 
 
 def harmless(text: str, limit: int) -> str:
-    """Return `text` on one line, without anything that could command a terminal, cut to `limit` characters.
+    """Return `text` on one line, without anything that could control a terminal, cut to `limit` characters.
 
     White space becomes spaces; control and format characters (escape sequences, direction marks) and surrogates become
     ``?``.
     """
-    if len(text) <= limit and text.isprintable():  # at once: tables can have very many cells
+    if len(text) <= limit and text.isprintable():  # fast path: tables can have very many cells
         return text
     kept = "".join(map(_harmless_letter, text[: limit + 1]))
     return kept if len(kept) <= limit else f"{kept[: limit - 1]}…"
@@ -120,10 +120,10 @@ def _mean_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
 
 
 def _counted(cell: Callable[[Sequence[Value]], str]) -> Callable[[Sequence[Value]], str]:
-    """Make a cell of what only some trials may have reached: of `cell`'s values, the last their number, and of all."""
+    """Make a cell of what only some trials reached: `cell`, and how many of all trials did where not all of them."""
 
     def counted(values: Sequence[Value]) -> str:
-        *of_reached, n = values
+        *of_reached, n = values  # the last of a cell's own values is their number
         text, reached = cell(of_reached), of_reached[-1]
         return f"{text} ({reached} of {n})" if text and reached != n else text
 
@@ -144,13 +144,13 @@ DEFAULT_METRICS: Final = (
 )
 
 REACHED: Final = frozenset({"seconds_to_97_percent", "seconds_to_98_percent"})
-"""Quantities that a trial may not have, though it was measured: their cells say how many do, where not all."""
+"""Quantities that a measured trial may not have: their cells say how many trials do, if not all."""
 
 RANK_METRICS: Final = ("strong_efficiency", "weak_efficiency", "exchange_share")
-"""Further ones, shown where several ranks trained."""
+"""Further metrics, shown if several ranks trained."""
 
 DROP_ORDER: Final = ("throughput_per_second_median", "peak_memory_bytes", "test_accuracy")
-"""Default columns that a narrow terminal goes without, first the one that says least beside the others."""
+"""Default columns that are left out on a narrow terminal, the least informative first."""
 
 
 def _columns() -> dict[str, Column]:
@@ -163,7 +163,7 @@ def _columns() -> dict[str, Column]:
         columns[quantity] = _quantity_column(quantity, quantity, header, spread, _spread_cell(unit))
         key, title = f"{quantity}_mean_interval", f"mean {header} (95 % interval)"
         columns[key] = _quantity_column(quantity, key, title, interval, _mean_cell(unit))
-    # The table's one rate stands for the quantity, so it takes the quantity's header.
+    # It is the only throughput in a default table, so it takes the quantity's plain header.
     rate = columns["throughput_per_second_median"]
     header = QUANTITIES["throughput_per_second"][0]
     columns[rate.key] = Column(key=rate.key, header=header, fields=rate.fields, cell=rate.cell)
@@ -174,7 +174,7 @@ def _columns() -> dict[str, Column]:
 def _quantity_column(
     quantity: str, key: str, header: str, statistics: Sequence[str], cell: Callable[[Sequence[Value]], str]
 ) -> Column:
-    """Return a column of these `statistics` of a quantity, the last of them the number of trials that have it."""
+    """Return a column of these `statistics` of a quantity; the last one is the number of trials that have it."""
     fields = tuple(FIELDS[f"{quantity}_{statistic}"] for statistic in statistics)
     if quantity in REACHED:
         fields, cell = (*fields, FIELDS["n"]), _counted(cell)
@@ -182,42 +182,42 @@ def _quantity_column(
 
 
 COLUMNS: Final[Mapping[str, Column]] = MappingProxyType(_columns())
-"""Every column by its key: each field, each quantity with its spread, and ``n`` with the failures."""
+"""Every column by its key: each field, each quantity with its spread or interval, and ``n`` with the failures."""
 
 
 def find_columns(keys: Iterable[str], costs: Sequence[Column] = ()) -> tuple[Column, ...]:
-    """Return the columns named by `keys`, each once; with `costs` among those there are, where prices are known.
+    """Return the columns named by `keys`, each once. `costs` are available too if prices are known.
 
     Raises:
         BadInputError: no key is given, or one is unknown.
     """
     chosen = tuple(dict.fromkeys(keys))
     if not chosen:
-        raise BadInputError(f"no column is named: use some of {_known_keys()}")
+        raise BadInputError(f"no column is named: choose from {_known_keys()}")
     known = {**COLUMNS, **{column.key: column for column in costs}}
     for key in chosen:
         if key not in known:
             if key in COST_KEYS:
-                raise BadInputError(f"column {key!r} needs to know what an hour costs: add --price-per-hour")
+                raise BadInputError(f"column {key!r} needs a price: add --price-per-hour")
             hint = did_you_mean(key, known)
-            raise BadInputError(f"column {harmless(key, 60)!r} is unknown{hint}: use some of {_known_keys()}")
+            raise BadInputError(f"column {harmless(key, 60)!r} is unknown{hint}: choose from {_known_keys()}")
     return tuple(known[key] for key in chosen)
 
 
 def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
-    """Return the columns of a table that hides no dimension in which `summaries` differ."""
+    """Return the columns of a table that shows every dimension in which `summaries` differ."""
     of_ranks = [key for key in RANK_METRICS if any(getattr(summary, key) is not None for summary in summaries)]
     return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *of_ranks, *DEFAULT_METRICS))
 
 
 COST_KEYS: Final = ("cost_per_epoch", "cost_to_98_percent")
-"""Columns that there are only where prices are known."""
+"""Columns that exist only if prices are known."""
 
 
 def cost_columns(prices: Prices) -> tuple[Column, ...]:
-    """Return the columns of what an epoch costs at `prices`, and what training to 98 % test accuracy does.
+    """Return the columns of what an epoch costs at `prices`, and what training to 98 % test accuracy costs.
 
-    Of the latter only the trials that got there count; where some did not, the cell says how many did.
+    The latter is over the trials that got there; if some did not, the cell says how many did.
     """
 
     def price(summary: Summary) -> float | None:
@@ -247,4 +247,5 @@ def _cost_cell(values: Sequence[Value]) -> str:
 
 def _known_keys() -> str:
     plain = [key for key in COLUMNS if not any(key.startswith(f"{quantity}_") for quantity in QUANTITIES)]
-    return f"{', '.join(plain)}; to a quantity add {', '.join(f'_{name}' for name in (*STATISTICS, 'mean_interval'))}"
+    endings = ", ".join(f"_{name}" for name in (*STATISTICS, "mean_interval"))
+    return f"{', '.join(plain)}; a quantity can also end in {endings}"

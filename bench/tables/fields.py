@@ -1,4 +1,4 @@
-"""The raw values that can be told of a configuration, in SI base units: what is exported, sorted and filtered by."""
+"""The raw values of a configuration's summary, in SI base units: what tables export, sort by and filter by."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Unit: TypeAlias = Literal["", "s", "B", "/s", "FLOP/s", "fraction"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """One raw value of a configuration's summary. `numeric` tells whether it can be compared by size."""
+    """One raw value of a configuration's summary. `numeric` values can be compared by size."""
 
     key: str
     header: str
@@ -25,7 +25,7 @@ class Field:
 
 
 IDENTITY: Final = ("device", "model", "batch_size")
-"""Columns that a table always starts with."""
+"""Columns that every table starts with."""
 
 DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
@@ -52,10 +52,10 @@ DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "shuffle": ("model",),
     }
 )
-"""Every other dimension of a configuration → the columns that tell it already.
+"""Every other dimension of a configuration → the columns that usually determine it.
 
-Recipes differ in loss, transform and more, all of which their name stands for; only where one model was trained in two
-ways does its name hide something.
+Recipes differ in loss, transform and more, but their name stands for all of that. Such a dimension needs a column only
+if the same model was trained with two values of it.
 """
 
 NUMERIC: Final = frozenset(
@@ -109,7 +109,7 @@ QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
         "exchange_share": ("exchange share", "fraction"),
     }
 )
-"""Every `Sample` of a `Summary` → header and unit."""
+"""Every quantity of a `Summary` that has a `Sample` → header and unit."""
 
 STATISTICS: Final = ("median", "low", "high", "n", "mean", "standard_deviation")
 
@@ -138,7 +138,7 @@ def _quantity_fields(quantity: str) -> tuple[Field, ...]:
 
 
 def _peak_memory(summary: Summary) -> Value:
-    """Return the peak that limits the configuration: the host's on the CPU, else what tensors took on the device."""
+    """Return the peak that limits the configuration: host memory on the CPU, else the device memory of tensors."""
     on_host = summary.configuration.device == "cpu"
     sample = summary.host_peak_bytes if on_host else summary.device_allocated_peak_bytes
     return None if sample is None else sample.median
@@ -147,7 +147,7 @@ def _peak_memory(summary: Summary) -> Value:
 def _field(
     key: str, header: str, unit: Unit = "", *, numeric: bool = True, value: Callable[[Summary], Value] | None = None
 ) -> Field:
-    """Return the field of a summary's own value, or what `value` makes of it."""
+    """Return a field of the summary's member `key`, or of what `value` computes."""
     return Field(key=key, header=header, unit=unit, numeric=numeric, value=value or attrgetter(key))
 
 
@@ -159,7 +159,7 @@ _COUNT_FIELDS: Final = (
 
 _LAST_FIELDS: Final = (
     _field("unflagged_epoch_seconds", "unflagged epoch time", "s"),
-    _field("flops_per_byte", "FLOPs a byte"),
+    _field("flops_per_byte", "FLOPs per byte"),
     _field("memory_floor_bytes", "memory floor", "B"),
     _field("peak_memory_bytes", "peak memory", "B", value=_peak_memory),
     _field(
@@ -188,7 +188,7 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
 
 
 def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys, not among `shown`, of dimensions in which `summaries` differ and which no other one tells."""
+    """Return the keys of the dimensions, not among `shown`, in which `summaries` differ and that no column shows."""
     found = set(varying_members([summary.configuration for summary in summaries]))
     if len({summary.machine_id for summary in summaries}) > 1:
         found.add("machine_id")
@@ -196,18 +196,18 @@ def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tup
 
 
 def varying_members(configurations: Sequence[Configuration]) -> tuple[str, ...]:
-    """Return the keys among `IDENTITY` and `DIMENSIONS` in which they differ and which no other one tells."""
+    """Return the keys among `IDENTITY` and `DIMENSIONS` in which they differ and no other column shows it."""
     if not configurations:
         return ()
     keys = (*IDENTITY, *DIMENSIONS)
-    # One by one: there can be very many, and for each key anew they would be fetched from far memory.
+    # One pass over the configurations, of which there can be very many: a pass per key would miss the cache each time.
     rows = map(attrgetter(*keys), configurations)
     values = dict(zip(keys, zip(*rows, strict=True), strict=True))
     return tuple(key for key in keys if _varies(values[key], [values[other] for other in DIMENSIONS.get(key, ())]))
 
 
 def _varies(values: Sequence[object], others: Sequence[Sequence[object]]) -> bool:
-    """Return whether there are several of `values` where the `others` beside them are equal."""
-    if len(set(values)) <= 1:  # most do not
+    """Return whether `values` differ among rows whose `others` are equal."""
+    if len(set(values)) <= 1:  # the usual case
         return False
     return len(set(zip(*others, values, strict=True))) > max(1, len(set(zip(*others, strict=True))))

@@ -1,28 +1,31 @@
-"""Tables and paragraphs as text: columns aligned for a terminal, Markdown, CSV."""
+"""Tables and notes as text: aligned columns for a terminal, Markdown, CSV.
+
+A `layout` is ``table`` (for a terminal, as wide as `width` characters) or ``markdown``.
+"""
 
 import csv
 import io
 import itertools
+import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from bench.tables.columns import harmless
 from bench.tables.fields import Value
 
-_MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`])")
+_MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _EXPORTED_CHARACTERS: Final = 10_000
-"""CSV keeps texts in full as far as any sane one goes."""
-
+"""CSV holds every text of reasonable length in full."""
 
 _GAP: Final = "  "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WordTable:
-    """A table as words, to be drawn by any layout: which columns are numbers, and the notes that belong below it."""
+    """A table as text cells, for any layout: `numeric` says which columns are numbers; the notes go below it."""
 
     title: str
     headers: Sequence[str]
@@ -34,10 +37,10 @@ class WordTable:
 def text_table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], width: int | None = None
 ) -> str:
-    """Return a table of at least one row with a rule under its headers; columns that are `numeric` end flush right.
+    """Return a table of at least one row with a rule under its headers; `numeric` columns are aligned right.
 
-    A header takes as many lines as make it no wider than the cells below it. Where `width` is given and the table is
-    wider, so do the cells of its widest columns, as far as words and numbers with their units can be kept whole.
+    A header is broken into lines no wider than the cells below it. If the table is wider than `width`, the cells of its
+    widest columns are broken too, but never within a word or between a number and its unit.
     """
     cells = list(zip(*rows, strict=True))
     if width is not None and text_table_width(headers, cells) > width:
@@ -45,7 +48,7 @@ def text_table(
         cells = list(zip(*rows, strict=True))
     broken = [_narrow(header, column) for header, column in zip(headers, cells, strict=True)]
     height = max(map(len, broken))
-    # Headers of fewer lines than their neighbours stand on the rule, as in print.
+    # Headers are aligned at the bottom, as in print.
     above = list(zip(*([""] * (height - len(lines)) + lines for lines in broken), strict=True))
     widths = [max(map(len, (*lines, *column))) for lines, column in zip(broken, cells, strict=True)]
     rule = ["-" * width for width in widths]
@@ -61,9 +64,9 @@ def text_table_width(headers: Sequence[str], columns: Sequence[Sequence[str]]) -
 
 
 def fitting(columns: Mapping[str, tuple[str, Sequence[str]]], drop_order: Iterable[str], width: int) -> list[str]:
-    """Return the keys of the `columns`, headers with cells, that a text table of `width` characters has room for.
+    """Return the keys of the `columns` (header and cells) that fit into a text table of `width` characters.
 
-    Where it has none for all, those of `drop_order` go, one after the other.
+    Columns are dropped one after the other in `drop_order` until the rest fits.
     """
     kept = list(columns)
     for key in drop_order:
@@ -75,9 +78,9 @@ def fitting(columns: Mapping[str, tuple[str, Sequence[str]]], drop_order: Iterab
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
-    """Return a Markdown table of at least one row, its texts escaped."""
+    """Return a Markdown table of at least one row, with its texts escaped."""
     escaped = [[escape(cell) for cell in row] for row in (headers, *rows)]
-    # Two more than a header needs, as tabulate has it, whose tables stand in the docs.
+    # Two more than a header needs, as tabulate does: the tables in the docs look the same.
     widths = [max(len(header) + 2, *map(len, column)) for header, *column in zip(*escaped, strict=True)]
     rule = [
         f"{'-' * (width + 1)}:" if right else f":{'-' * (width + 1)}"
@@ -88,20 +91,30 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]], numeri
 
 
 def escape(text: str) -> str:
-    """Return `text` with a backslash before whatever Markdown would take for more than text."""
+    """Return `text` with a backslash before every character that Markdown would treat as markup."""
     return _MARKDOWN_SPECIAL.sub(r"\\\1", text)
 
 
 def wrap(lines: Iterable[str], width: int) -> str:
-    """Return `lines`, each broken between words to fit `width` characters, its further lines set in."""
+    """Return `lines`, each broken between words to fit `width` characters, with continuation lines indented."""
     fill = textwrap.TextWrapper(
         width=max(width, 20), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     ).fill
     return "\n".join(map(fill, lines))
 
 
+def json_text(document: object) -> str:
+    """Return indented JSON without a final line break; NaN and infinity are refused."""
+    return json.dumps(document, allow_nan=False, indent=2)
+
+
+def range_text(low: float | None, high: float | None, text: Callable[[float], str]) -> str:
+    """Return an interval as ``1.20 s to 1.30 s``, empty if a bound is unknown."""
+    return "" if low is None or high is None else f"{text(low)} to {text(high)}"
+
+
 def csv_text(keys: Iterable[str], rows: Iterable[Mapping[str, Value]]) -> str:
-    """Return CSV without a final line break, with a column a key; what is None is empty, and texts are harmless."""
+    """Return CSV without a final line break, one column per key; None is empty, and texts are made harmless."""
     columns = list(keys)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -114,16 +127,16 @@ def _csv_cell(value: Value) -> Value:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str) or (value.isprintable() and len(value) <= _EXPORTED_CHARACTERS):
-        return value  # at once: an export holds millions of cells, and printable texts are harmless
+        return value  # fast path: an export can hold millions of cells, and printable texts are harmless
     return harmless(value, _EXPORTED_CHARACTERS)
 
 
 _BREAK: Final = re.compile(r"(?<!\d) | (?=[±(])")
-"""Blanks at which a cell may be broken: not between a number and its unit."""
+"""Spaces at which a cell may be broken: not between a number and its unit."""
 
 
 def _broken_rows(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[tuple[str, ...]]:
-    """Return `rows` with cells broken into further rows, the widest columns first, until they fit `width`."""
+    """Return `rows` with the cells of the widest columns broken into further rows until they fit `width`."""
     columns = [[_BREAK.sub("\n", cell).split("\n") for cell in column] for column in zip(*rows, strict=True)]
     words = [[word for cell in column for word in cell] for column in columns]
     least = [max(map(len, (*each, *header.split()))) for header, each in zip(headers, words, strict=True)]
@@ -139,7 +152,7 @@ def _broken_rows(headers: Sequence[str], rows: Sequence[Sequence[str]], width: i
 
 
 def _filled(words: Sequence[str], width: int) -> list[str]:
-    """Return lines of `words`, each as long as `width` lets it be."""
+    """Return `words` as lines of at most `width` characters where possible."""
     lines = [words[0]]
     for word in words[1:]:
         if len(lines[-1]) + 1 + len(word) <= width:
@@ -150,12 +163,12 @@ def _filled(words: Sequence[str], width: int) -> list[str]:
 
 
 def _narrow(header: str, cells: Sequence[str]) -> list[str]:
-    """Return `header` on as many lines as it takes to be no wider than the cells below it."""
+    """Return `header` as lines that are no wider than the cells below it, where its words allow that."""
     return textwrap.wrap(header, max(map(len, (*cells, *header.split()))), break_long_words=False)
 
 
 def _padded(rows: Sequence[Sequence[str]], widths: Sequence[int], numeric: Sequence[bool]) -> Iterator[tuple[str, ...]]:
-    """Yield `rows` with every cell as wide as its column: column by column, as tables can have very many rows."""
+    """Yield `rows` with every cell padded to its column's width: column by column, because tables can be very long."""
     columns = zip(*rows, strict=True)
     yield from zip(
         *(
@@ -167,26 +180,37 @@ def _padded(rows: Sequence[Sequence[str]], widths: Sequence[int], numeric: Seque
 
 
 def draw_heading(lines: Iterable[str], layout: str, width: int) -> str:
-    """Return `lines` that stand above a table, as ``table`` or ``markdown``."""
+    """Return the `lines` above a table."""
     return wrap(lines, width) if layout == "table" else "  \n".join(map(escape, lines))
 
 
 def draw_table(
     headers: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], layout: str, width: int
 ) -> str:
-    """Return a table of at least one row, as ``table`` of at most `width` characters if it can be, or ``markdown``."""
+    """Return a table of at least one row."""
     if layout == "table":
         return text_table(headers, rows, numeric, width)
     return markdown_table(headers, rows, numeric)
 
 
 def draw_notes(lines: Iterable[str], layout: str, width: int) -> str:
-    """Return `lines` that stand below a table, as ``table`` or ``markdown``."""
-    return wrap(lines, width) if layout == "table" else "\n".join(f"- {escape(line)}" for line in lines)
+    """Return the `lines` below a table."""
+    return wrap(lines, width) if layout == "table" else markdown_notes(lines)
+
+
+def markdown_notes(lines: Iterable[str]) -> str:
+    """Return `lines` as a Markdown list, with their texts escaped."""
+    return "\n".join(f"- {escape(line)}" for line in lines)
+
+
+def left_out_note(columns: Collection[str], instead: str = "use --format csv") -> Iterator[str]:
+    """Yield the note that `columns` did not fit; nothing if there are none."""
+    if columns:
+        yield f"left out for lack of space: {', '.join(columns)}; widen the terminal or {instead}"
 
 
 def draw_word_tables(above: Iterable[str], tables: Iterable[WordTable], layout: str, width: int) -> str:
-    """Return lines `above`, then each table between its title and its notes, as ``table`` or ``markdown``."""
+    """Return the lines `above`, then each table with its title above and its notes below."""
     parts = [draw_heading(above, layout, width)]
     for table in tables:
         parts += (

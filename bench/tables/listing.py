@@ -1,9 +1,8 @@
-"""What stored runs there are, as text in every format: one row a run, the newest first.
+"""A list of the stored runs in every format: one row per run, the newest first.
 
-Of a run that stopped in good order only the header and the footer are read, so that thousands are listed at once.
+Only header and footer of a run are read, unless it has no footer, so that thousands are listed in no time.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from bench.records import Footer, Header, Measurement
 from bench.storage import runfile
 from bench.storage.store import find_files, parse_instant
 from bench.tables.columns import harmless
-from bench.tables.layout import csv_text, draw_notes, draw_table, fitting
+from bench.tables.layout import csv_text, draw_notes, draw_table, fitting, json_text, left_out_note
 
 UNFINISHED: Final = "unfinished"
 """The state of a run without a footer."""
 
 UNREADABLE: Final = "unreadable"
-"""The state of a file that is no stored run, or one of a later version."""
+"""The state of a file that is not a stored run, or one of a later version."""
 
 _MAX_CHARACTERS: Final = 40
 
@@ -30,8 +29,8 @@ _MAX_CHARACTERS: Final = 40
 class StoredRun:
     """A file under the results. `state` is its footer's reason, `UNFINISHED` or `UNREADABLE`.
 
-    `machine` is that of its header, `shards` which parts of a larger plan it holds (``2 of 3``). Of what is
-    unreadable `problem` says why, and the rest is None. Of others `problem` is empty.
+    `machine` is that of its header, `shards` says which parts of a larger plan it holds (``2 of 3``). `problem` says
+    why a file is unreadable, and all other members are then None; otherwise it is empty.
     """
 
     path: str
@@ -49,7 +48,7 @@ class StoredRun:
 
 
 def list_runs(directory: Path) -> tuple[StoredRun, ...]:
-    """Return every stored run under `directory`, however deep, the newest first, and last what cannot be read."""
+    """Return every stored run under `directory`, however deep, the newest first, and unreadable files last."""
     found = [_look(path) for path in sorted(find_files(directory))]
     instants = {run.path: parse_instant(run.created_at) for run in found}
     dated = [(instant, run) for run in found if (instant := instants[run.path]) is not None]
@@ -99,9 +98,9 @@ def _shards(header: Header) -> str | None:
 def render_list(
     runs: Sequence[StoredRun], layout: Literal["table", "markdown", "csv", "json"], width: int, directory: Path
 ) -> str:
-    """Return `runs`, found under `directory`, without a final line break; a table as `width` characters have room."""
+    """Return `runs`, found under `directory`, without a final line break; a table with the columns that fit."""
     if layout == "json":
-        return json.dumps([asdict(run) for run in runs], indent=2, ensure_ascii=True)
+        return json_text([asdict(run) for run in runs])
     if layout == "csv":
         rows = [{**asdict(run), "devices": None if run.devices is None else " ".join(run.devices)} for run in runs]
         return csv_text(StoredRun.__slots__, rows)
@@ -135,19 +134,17 @@ _COLUMNS: Final[Mapping[str, Callable[[StoredRun], str]]] = MappingProxyType(
         "state": lambda run: harmless(run.state, _MAX_CHARACTERS),
     }
 )
-"""Headers of a table, and what is below them. Shards have a column only where there are any."""
+"""Headers and cells of a table. Shards have a column only if there are any."""
 
 _DROP_ORDER: Final = ("machine", "devices", "name")
-"""Columns that a narrow terminal goes without."""
+"""Columns that are left out on a narrow terminal, the first one first."""
 
 
 def _notes(runs: Sequence[StoredRun], directory: Path, dropped: Sequence[str]) -> list[str]:
     if not runs:
-        return [f"no stored run is under {directory}: make one with `python -m bench run`"]
-    notes = []
-    if dropped:
-        notes.append(f"left out for want of room: {', '.join(dropped)}; widen the terminal, or use --format csv")
+        return [f"there is no stored run under {directory}: make one with `python -m bench run`"]
+    notes = list(left_out_note(dropped))
     if any(run.state == UNFINISHED for run in runs):
-        notes.append(f"{UNFINISHED}: still running, or ended by force: python -m bench run --resume completes it")
+        notes.append(f"{UNFINISHED}: still running, or killed; python -m bench run --resume completes it")
     notes += [f"{UNREADABLE}: {harmless(run.problem, 400)}" for run in runs if run.state == UNREADABLE]
     return notes

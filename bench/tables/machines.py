@@ -1,4 +1,4 @@
-"""Runs whose trials were measured on several machines: which machines, and one run for each."""
+"""Runs whose trials were measured on several machines: which machines those are, and one run for each."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,27 +8,27 @@ from bench.records import Configuration, Failure, Footer, Header, Run, TrialReco
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Placed(Configuration):
-    """A configuration on one machine, where several are told apart: no two machines share a cell of a table."""
+    """A configuration on one machine, so that the results of two machines never share a cell of a table."""
 
     machine_id: str
 
     @property
     def id(self) -> str:
-        """The configuration's own, which is that of every machine."""
+        """The id of the configuration itself, the same on every machine."""
         members = {member.name: getattr(self, member.name) for member in dataclasses.fields(Configuration)}
         return Configuration(**members).id
 
 
 def on_machine(configuration: Configuration, machine_id: str) -> Placed:
-    """Return `configuration` as that of one machine."""
+    """Return `configuration` on one machine."""
     members = {member.name: getattr(configuration, member.name) for member in dataclasses.fields(Configuration)}
     return Placed(**members, machine_id=machine_id)
 
 
 def machine_headers(run: Run) -> Mapping[str, Header]:
-    """Return the run's header as of each machine that its trials ran on, by the machine's id; without trials its own.
+    """Return the run's header as of each machine that its trials ran on, by machine id; without trials, its own header.
 
-    Machines of one id are alike in all that `Machine.id` tells: of their fingerprints the first one stands for all.
+    Machines with the same id are alike in everything that `Machine.id` covers: the first fingerprint stands for all.
     """
     used = {record.fingerprint for record in run.records} or {0}
     headers: dict[str, Header] = {}
@@ -42,7 +42,7 @@ def machine_headers(run: Run) -> Mapping[str, Header]:
 
 
 def by_machine(run: Run) -> Mapping[str, Run]:
-    """Return what `run` holds of each machine as a run of its own, by the machine's id."""
+    """Return the part of `run` that each machine measured, as a run of its own, by machine id."""
     headers = machine_headers(run)
     if len(headers) == 1:
         return {machine_id: dataclasses.replace(run, header=header) for machine_id, header in headers.items()}
@@ -63,7 +63,7 @@ def by_machine(run: Run) -> Mapping[str, Run]:
 
 
 def _part_of(footer: Footer, stored: int, records: Sequence[TrialRecord]) -> Footer:
-    """Return the footer as of some `records` of a file with so many `stored`; as it is where some of them are gone."""
+    """Return the footer with the counts of `records`, a part of the `stored` ones; as it is if some are lost."""
     if stored < footer.measured + footer.failed:
         return footer
     failed = sum(isinstance(record.outcome, Failure) for record in records)
@@ -72,7 +72,7 @@ def _part_of(footer: Footer, stored: int, records: Sequence[TrialRecord]) -> Foo
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """What a stored run holds of one machine. `whole` is that run where other machines have a part in it, else None."""
+    """What one machine measured of a run. `whole` is that run if other machines measured parts of it, else None."""
 
     label: str | None
     run: Run
@@ -80,7 +80,7 @@ class Part:
 
 
 def parts_by_machine(labels: Iterable[str | None], runs: Iterable[Run]) -> list[Part]:
-    """Return `runs` with their labels, one of several machines as one run for each, with the machine in its label."""
+    """Return the parts of `runs`: one per run, or one per machine with the machine in its label."""
     found: list[Part] = []
     for label, run in zip(labels, runs, strict=True):
         parts = by_machine(run)

@@ -1,4 +1,4 @@
-"""The order of names and of configurations in every table: numbers by their size."""
+"""The order of names and configurations in every table: numbers inside names are ordered by size."""
 
 import functools
 import re
@@ -13,7 +13,7 @@ from bench.records import Configuration
 def natural_key(text: str) -> tuple[tuple[int, str], ...]:
     """Return a sort key that orders the numbers inside a text by size: ``784-128-10`` before ``784-1024-10``."""
     parts = re.split(r"([0-9]+)", text)
-    # Odd places hold the digits; by length and then by text they order as numbers of any size.
+    # Odd places hold the digits: ordered by length, then as text, they are ordered as numbers of any size.
     return tuple((len(digits := part.lstrip("0")), digits) if i % 2 else (0, part) for i, part in enumerate(parts))
 
 

@@ -1,4 +1,4 @@
-"""Which configurations are shown and in which order: the language of ``--filter`` and ``--sort``."""
+"""Which configurations a table shows, and in which order: ``--filter`` and ``--sort``."""
 
 import math
 import operator
@@ -22,18 +22,18 @@ _UNITS: Final[Mapping[Unit, tuple[str, str]]] = MappingProxyType(
         "": ("", "256"),
         "s": (" of seconds", "0.5"),
         "B": (" of bytes", "1e9"),
-        "/s": (" a second", "1e5"),
+        "/s": (" per second", "1e5"),
         "FLOP/s": (" of FLOP/s", "1e11"),
         "fraction": (" from 0 to 1, or a percentage", "0.97"),
     }
 )
-"""What a filter's number counts, and an example."""
+"""The unit of a filter's number, and an example."""
 
 _NO_FRACTION: Final = 2.0
-"""From here on a number was meant as a percentage: a share can exceed 1, but not by so much."""
+"""From here on a number must be meant as a percentage: a share can exceed 1, but not by this much."""
 
 _LISTED: Final = 8
-"""Values of a column that are named where a filter finds none."""
+"""Values of a column that are listed if no row meets the filters."""
 
 _ORDERINGS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyType(
     {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne}
@@ -43,19 +43,19 @@ _ORDERINGS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyTy
 def select(
     summaries: Sequence[Summary], *, filters: Sequence[str], sort: Sequence[str], costs: Sequence[Column] = ()
 ) -> tuple[Summary, ...]:
-    """Return the `summaries` that meet all `filters`, sorted by the keys `sort`, the first one foremost.
+    """Return the `summaries` that meet all `filters`, sorted by the keys `sort`, the most important first.
 
     A filter is a column's key, one of ``= != < <= > >= ~`` (contains) and a value in SI base units, such as
-    ``batch_size>=256``; of fractions a percentage will do. What was not measured meets ``!=`` only. A sort key with a
-    leading ``-`` sorts downwards; what was not measured always comes last. `costs` are the columns there are beside the
-    usual ones.
+    ``batch_size>=256``; a fraction can also be given in percent. A value that was not measured meets only ``!=``. A
+    sort key with a leading ``-`` sorts in descending order; values that were not measured always come last. `costs` are
+    columns that are available beside the usual ones.
 
     Raises:
-        BadInputError: a filter cannot be read or names an unknown column; a sort key is unknown.
+        BadInputError: a filter cannot be parsed or names an unknown column, or a sort key is unknown.
     """
     conditions = [_parse_filter(text, costs) for text in filters]
     selected = [summary for summary in summaries if all(holds(summary) for holds in conditions)]
-    # A stable sort by the least important key first leaves the most important one in charge.
+    # The sort is stable, so sorting by the most important key last makes it decide.
     for key in reversed(sort):
         selected = _sorted(selected, _find_field(key.removeprefix("-"), costs), descending=key.startswith("-"))
     return tuple(selected)
@@ -68,7 +68,7 @@ def _sorted(summaries: Sequence[Summary], field: Field, *, descending: bool) -> 
 
 
 def _sort_key(value: Value) -> tuple[float, tuple[tuple[int, str], ...]]:
-    """Return a key that orders numbers by size and texts with their numbers by size."""
+    """Return a key that orders numbers by size, and texts by the numbers inside them."""
     return (0.0, natural_key(value)) if isinstance(value, str) else (float(value or 0), ())
 
 
@@ -111,7 +111,7 @@ def _number_condition(field: Field, key: str, sign: str, wanted: str) -> Conditi
 
 
 def _number(field: Field, text: str) -> float:
-    """Return the number that a filter names, of fractions also in percent; NaN for none."""
+    """Return the number in a filter, for a fraction possibly in percent; NaN if it is not a number."""
     percent = field.unit == "fraction" and text.endswith("%")
     try:
         return float(text.removesuffix("%")) / 100 if percent else float(text)
@@ -120,11 +120,11 @@ def _number(field: Field, text: str) -> float:
 
 
 def nothing_meets(summaries: Sequence[Summary], filters: Sequence[str]) -> str:
-    """Return that none of `summaries` meets all the `filters`, and which values there are of their columns."""
+    """Say that none of `summaries` meets all the `filters`, and which values their columns have."""
     matches = (_FILTER.fullmatch(text) for text in filters)
     columns = dict.fromkeys(match[1] for match in matches if match is not None)
-    told = (f"{key} is {_listed(summaries, key)}" for key in columns if key in COLUMNS)
-    return "; ".join((f"of {len(summaries)} configurations none meets {' and '.join(filters)}", *told))
+    values = (f"{key} is {_listed(summaries, key)}" for key in columns if key in COLUMNS)
+    return "; ".join((f"none of {len(summaries)} configurations meets {' and '.join(filters)}", *values))
 
 
 def _listed(summaries: Sequence[Summary], key: str) -> str:
@@ -135,7 +135,7 @@ def _listed(summaries: Sequence[Summary], key: str) -> str:
 def _text_condition(field: Field, sign: str, wanted: str) -> Condition:
     if sign not in ("=", "!=", "~"):
         raise BadInputError(
-            f"filter {harmless(f'{field.key}{sign}{wanted}', 60)!r} orders texts, which have no size: "
+            f"filter {harmless(f'{field.key}{sign}{wanted}', 60)!r} orders text, which has no size: "
             f"use {field.key}=…, {field.key}!=… or {field.key}~… (contains)"
         )
 

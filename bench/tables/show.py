@@ -1,6 +1,5 @@
-"""A stored run as text: a table for the terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
+"""A stored run as text: a table for a terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
 
-import json
 from collections.abc import Sequence
 from typing import Any, Final, Literal, TypeAlias
 
@@ -8,7 +7,7 @@ from bench.coding import to_json
 from bench.records import Run
 from bench.tables.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
 from bench.tables.fields import FIELDS, Field, Value
-from bench.tables.layout import csv_text, draw_heading, draw_notes, draw_table, fitting
+from bench.tables.layout import csv_text, draw_heading, draw_notes, draw_table, fitting, json_text
 from bench.tables.legend import count_failures, count_warnings, is_complete, legend, run_heading
 from bench.tables.machines import machine_headers
 from bench.tables.prices import Prices
@@ -32,18 +31,17 @@ def render_run(  # noqa: PLR0913 - these are the options of the command, one eac
     prices: Prices | None = None,
     peak_rates: PeakRates = lambda _: lambda _: None,
 ) -> str:
-    """Return the configurations of `run` that meet `filters`, one a row, without a final line break.
+    """Return the configurations of `run` that meet `filters`, one per row, without a final line break.
 
-    What several machines measured has a row for each.
+    A configuration that several machines measured has a row for each.
 
-    Without `columns`, table and Markdown show the columns that matter (the table as many as fit in `width` characters)
-    and CSV and JSON all raw fields. With them, CSV and JSON hold the raw fields that each named column is made of:
-    ``epoch_seconds`` stands for its median, low, high and n. With `prices`, every format has the columns of cost too.
-    `peak_rates` tells, by a machine's header, the highest FLOP/s measured where a configuration runs, which utilisation
-    is a share of.
+    Without `columns`, table and Markdown show the default columns (the table those that fit into `width`), and CSV and
+    JSON all raw fields. With `columns`, CSV and JSON hold the raw fields that each of them is made of:
+    ``epoch_seconds`` stands for its median, low, high and n. `prices` adds the columns of cost to every format.
+    `peak_rates` gives, for a machine's header, the highest FLOP/s measured there, which utilisation is relative to.
 
     Raises:
-        BadInputError: a column is unknown, or a filter cannot be read.
+        BadInputError: a column is unknown, or a filter cannot be parsed.
     """
     costs = _costs(prices)
     chosen = None if columns is None else find_columns(columns, costs)
@@ -73,7 +71,7 @@ def _costs(prices: Prices | None) -> tuple[Column, ...]:
 
 
 def _shown(summaries: Sequence[Summary], chosen: Sequence[Column] | None, prices: Prices | None) -> tuple[Column, ...]:
-    """Return the columns of a table: the `chosen` ones or those that matter, and with `prices` those of cost."""
+    """Return the columns of a table: the `chosen` ones or the default ones, and those of cost if there are `prices`."""
     shown = chosen or default_columns(summaries)
     named = {column.key for column in shown}
     return (*shown, *(column for column in _costs(prices) if column.key not in named))
@@ -122,4 +120,4 @@ def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]
             *({"kind": "file", "rows": None, "message": text} for text in run.warnings),
         ],
     }
-    return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False)
+    return json_text(document)

@@ -1,7 +1,4 @@
-"""The repeats of a configuration summed up: each quantity's spread over its trials.
-
-The unit is the trial, never the epoch.
-"""
+"""Summaries: each quantity's spread over the repeats of a configuration. The unit is the trial, never the epoch."""
 
 import functools
 import itertools
@@ -19,15 +16,15 @@ from bench.warning_rules import MIN_REPEATS, SPREAD_RATIO, is_flagged
 from mnist_mlp.costs import memory_floor, training_bytes, training_flops
 
 PeakRate: TypeAlias = Callable[[Configuration], float | None]
-"""The highest FLOP/s that was measured where a configuration runs; None where none was."""
+"""The highest FLOP/s that was measured with a configuration's device, precision and threads; None if unknown."""
 
 PeakRates: TypeAlias = Callable[[Header], PeakRate]
-"""Those of a machine and software."""
+"""The peak rates of the machine and software of a header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Summary of one quantity over the repeats of a configuration, one value a trial. At least one value.
+    """Summary of one quantity over the repeats of a configuration, one value per trial. At least one value.
 
     `standard_deviation` is the sample's (n - 1), None for a single value.
     """
@@ -41,7 +38,7 @@ class Sample:
 
 
 def sample(values: Sequence[float]) -> Sample | None:
-    """Summarise finite `values`, one a trial; None for no values.
+    """Summarise finite `values`, one per trial; None without values.
 
     The median of an even number is the midpoint; the standard deviation is the sample's, with n - 1.
     """
@@ -63,9 +60,10 @@ def sample(values: Sequence[float]) -> Sample | None:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Return the mean of finite `values`, of which there is at least one."""
+    """Return the mean of at least one finite value."""
     n, low, high = len(values), float(min(values)), float(max(values))
-    # `statistics` adds up fractions, twenty times as long. Rounding may leave the mean of equal values beside them.
+    # `statistics` uses exact fractions, which take twenty times as long. Rounding could push the mean of equal values
+    # beyond them, hence the bounds.
     return min(max(math.fsum(value / n for value in values), low), high)
 
 
@@ -73,17 +71,17 @@ def mean(values: Sequence[float]) -> float:
 class Summary:
     """The repeats of one configuration on one machine. A quantity that no trial measured is None.
 
-    A quantity is summed up when it is first asked for: of very many configurations a table shows a few quantities each.
+    A quantity is computed when it is first asked for: a table can show a few quantities of very many configurations.
     """
 
     configuration: Configuration
     machine_id: str
     records: tuple[TrialRecord, ...]
-    """All trials of the configuration, failed ones too, by repeat."""
+    """All trials of the configuration, including failed ones, by repeat."""
     peak_rate: float | None = None
-    """The highest FLOP/s measured on the device, at this precision and with these threads."""
+    """The highest FLOP/s measured on the device at this precision and number of threads."""
     alone: Mapping[int, Sequence[TrialRecord]] = field(default_factory=dict)
-    """Of several ranks: the trials of one process at the batch sizes that their throughput is held against."""
+    """For several ranks: the trials of one process, by the batch sizes that their throughput is compared with."""
 
     @functools.cached_property
     def measured(self) -> list[Measurement]:
@@ -97,17 +95,17 @@ class Summary:
 
     @property
     def flagged(self) -> int:
-        """How many measured trials have a warning that something disturbed them: `bench.warning_rules.DISTURBED`."""
+        """How many measured trials have a warning of `bench.warning_rules.DISTURBED`."""
         return self.n - len(self._unflagged)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The failed trials'."""
+        """The failures of the failed trials."""
         return tuple(record.outcome for record in self.records if isinstance(record.outcome, Failure))
 
     @functools.cached_property
     def warnings(self) -> tuple[TrialWarning, ...]:
-        """Those of the trials, and of their times together."""
+        """The warnings of the trials, and of their epoch times together."""
         found = {warning for record in self.records for warning in record.warnings}
         found.update(_repeat_warnings(self.epoch_seconds, self.n))
         return tuple(warning for warning in TrialWarning if warning in found)
@@ -119,7 +117,7 @@ class Summary:
 
     @property
     def unflagged_epoch_seconds(self) -> float | None:
-        """The median of `epoch_seconds` of the trials that are not flagged; None where all are."""
+        """The median epoch time of the trials that are not flagged; None if all are."""
         return statistics.median(trial.epoch_seconds for trial in self._unflagged) if self._unflagged else None
 
     @functools.cached_property
@@ -134,12 +132,12 @@ class Summary:
 
     @functools.cached_property
     def training_flops_per_second(self) -> Sample | None:
-        """The matrix products that the model needs (`mnist_mlp.costs`), per second."""
+        """FLOPs of the matrix products that the model needs (`mnist_mlp.costs`), per second."""
         return self._over_trials(_flops_per_second)
 
     @functools.cached_property
     def flops_utilisation(self) -> Sample | None:
-        """The share of `peak_rate`, taken as many times as there are ranks; None where it is not known."""
+        """The share of `peak_rate`, multiplied by the number of ranks; None if that is unknown."""
         if not self.peak_rate:
             return None
         peak_rate = self.peak_rate * self.configuration.world_size
@@ -147,7 +145,7 @@ class Summary:
 
     @property
     def flops_per_byte(self) -> float:
-        """A step's arithmetic intensity by the least that it must move, of each rank: of the model, not measured."""
+        """A step's FLOPs over the least bytes that it must move, per rank: computed from the model, not measured."""
         return _flops_per_byte(self.configuration)
 
     @functools.cached_property
@@ -157,9 +155,9 @@ class Summary:
 
     @property
     def memory_floor_bytes(self) -> int | None:
-        """The least that must be alive in a step where it trains, of all ranks on the CPU, else of one: not measured.
+        """The least memory that a training step needs, of all ranks on the CPU, else of one: computed, not measured.
 
-        None where no trial tells how many samples there were.
+        None if no trial was measured, because the number of samples is then unknown.
         """
         return _memory_floor(self.configuration, self.measured[0]) if self.measured else None
 
@@ -195,7 +193,7 @@ class Summary:
 
     @functools.cached_property
     def train_accuracy(self) -> Sample | None:
-        """Of the final epoch, as a fraction, while the weights move."""
+        """Of the final epoch, as a fraction, while the weights change."""
         return self._over_trials(_train_accuracy)
 
     @functools.cached_property
@@ -210,25 +208,25 @@ class Summary:
 
     @functools.cached_property
     def seconds_to_97_percent(self) -> Sample | None:
-        """Training time to this test accuracy, only of the trials that reached it: `n` says how many did."""
+        """Training time to 97 % test accuracy, of the trials that reached it: `n` says how many did."""
         return self._over_trials(lambda trial: trial.seconds_to_accuracy(0.97))
 
     @functools.cached_property
     def seconds_to_98_percent(self) -> Sample | None:
-        """Likewise."""
+        """Training time to 98 % test accuracy, likewise."""
         return self._over_trials(lambda trial: trial.seconds_to_accuracy(0.98))
 
     @functools.cached_property
     def strong_efficiency(self) -> Sample | None:
-        """The throughput of several ranks over that many times the throughput of one process with the same batch size.
+        """Throughput of N ranks over N times the throughput of one process with the same batch size.
 
-        Of the trials with the same seed, which ran in the same round: the machine's drift touches both.
+        Trials with the same seed are compared: they ran in the same round, so machine drift affects both.
         """
         return self._efficiency(self.configuration.batch_size)
 
     @functools.cached_property
     def weak_efficiency(self) -> Sample | None:
-        """Likewise over that of one process with each rank's part of the batch."""
+        """Throughput of N ranks over N times the throughput of one process with the batch size of each rank."""
         return self._efficiency(self.configuration.batch_size // self.configuration.world_size)
 
     @functools.cached_property
@@ -248,7 +246,6 @@ class Summary:
         return sample([each for each in map(value, self.measured) if each is not None and math.isfinite(each)])
 
     def _efficiency(self, batch_size: int) -> Sample | None:
-        """Return what share of their ideal throughput ranks reach: as many times that of one process."""
         ranks = self.configuration.world_size
         ideal = {seed: ranks * throughput for seed, throughput in _throughputs(self.alone.get(batch_size, ()))}
         return sample([throughput / ideal[seed] for seed, throughput in _throughputs(self.records) if seed in ideal])
@@ -257,9 +254,9 @@ class Summary:
 def summarise(
     records: Iterable[TrialRecord], peak_rate: PeakRate = lambda _: None, machine_id: str = ""
 ) -> tuple[Summary, ...]:
-    """Sum up the repeats of each configuration, sorted by device, model, layers, batch size and then the rest.
+    """Summarise the repeats of each configuration, sorted by device, model, layers, batch size and then the rest.
 
-    The order of `records`, which were all measured on the machine `machine_id`, does not matter.
+    `records` were all measured on the machine `machine_id`; their order does not matter.
     """
     groups: dict[Configuration, list[TrialRecord]] = defaultdict(list)
     for record in records:
@@ -277,10 +274,7 @@ def summarise(
 
 
 def summarise_run(run: Run, peak_rates: PeakRates = lambda _: lambda _: None) -> tuple[Summary, ...]:
-    """Sum up the repeats of each configuration on each machine of `run`, sorted as `summarise` does, then by machine.
-
-    `peak_rates` gives the rates where the trials of a header ran.
-    """
+    """Summarise the repeats of each configuration on each machine of `run`, sorted like `summarise`, then machine."""
     runs = sorted(by_machine(run).items())
     summaries = [summarise(each.records, peak_rates(each.header), machine_id) for machine_id, each in runs]
     if len(summaries) == 1:
@@ -289,7 +283,7 @@ def summarise_run(run: Run, peak_rates: PeakRates = lambda _: lambda _: None) ->
 
 
 def unmeasured_energy(records: Iterable[TrialRecord]) -> tuple[str, ...]:
-    """Return why energy was not measured, each reason once, with the devices that it holds for."""
+    """Return why energy was not measured: each reason once, with the devices it applies to."""
     devices: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if isinstance(record.outcome, Measurement) and record.outcome.energy_reason:
@@ -298,7 +292,7 @@ def unmeasured_energy(records: Iterable[TrialRecord]) -> tuple[str, ...]:
 
 
 def _order(record: TrialRecord) -> tuple[Any, ...]:
-    """Return what orders the trials of a configuration, whatever order they were stored in."""
+    """Return a sort key of the trials of a configuration, whatever order they were stored in."""
     outcome = record.outcome
     why = (outcome.kind, outcome.message) if isinstance(outcome, Failure) else ()
     return record.trial.repeat, record.trial.seed, record.started_at, why
@@ -307,7 +301,7 @@ def _order(record: TrialRecord) -> tuple[Any, ...]:
 def _alone(
     configuration: Configuration, groups: Mapping[Configuration, Sequence[TrialRecord]]
 ) -> dict[int, Sequence[TrialRecord]]:
-    """Return the trials of one process that those of several ranks are held against, by their batch size."""
+    """Return the trials of one process that those of several ranks are compared with, by batch size."""
     if configuration.world_size == 1:
         return {}
     sizes = {configuration.batch_size, configuration.batch_size // configuration.world_size}
@@ -352,7 +346,7 @@ def _activation_bytes(configuration: Configuration) -> int:
 
 def _memory_floor(configuration: Configuration, measurement: Measurement) -> int:
     c, epoch = configuration, measurement.epochs[0]
-    # Off the host a DataLoader leaves the images there; on it torchvision keeps them as the resident pipeline does.
+    # On an accelerator a DataLoader leaves the images on the host; on the CPU torchvision keeps them in memory.
     is_kept = c.device == "cpu" or c.pipeline == "resident"
     of_a_rank = memory_floor(
         c.layers,

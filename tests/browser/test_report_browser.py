@@ -154,11 +154,11 @@ def test_filter_takes_words_and_conditions(opened: Driver) -> None:
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
-        ("epoch_time<1", "no column epoch_time; there are device, model"),
-        ("batch_size>=", "batch_size>= wants a value"),
-        ("batch_size>=abc", "batch_size wants = != < <= > >= and a plain number"),
-        ("model>784-1000-10", "model holds words"),
-        ("batch_size>=50%", "batch_size wants = != < <= > >= and a plain number"),
+        ("epoch_time<1", "unknown column epoch_time: use one of device, model"),
+        ("batch_size>=", "batch_size>= needs a value"),
+        ("batch_size>=abc", "batch_size needs = != < <= > >= and a plain number"),
+        ("model>784-1000-10", "model holds text"),
+        ("batch_size>=50%", "batch_size needs = != < <= > >= and a plain number"),
         ("test_accuracy>=97", "test_accuracy is a fraction: write 0.97 or 97%"),
     ],
 )

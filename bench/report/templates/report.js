@@ -2,7 +2,7 @@
 (() => {
   const natural = new Intl.Collator("en", { numeric: true });
 
-  // What a cell is sorted and filtered by: its raw number, or its text; null where nothing was measured.
+  // The value to sort and filter by: a cell's raw number, or its text; null if nothing was measured.
   const valueOf = (cell) => {
     if ("v" in cell.dataset) return Number(cell.dataset.v);
     return cell.textContent === "" || cell.classList.contains("n") ? null : cell.textContent;
@@ -10,7 +10,7 @@
 
   const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : natural.compare(a, b));
 
-  // The first click sorts upwards, the next one downwards; what was not measured is last either way.
+  // The first click sorts in ascending order, the next one in descending order; unmeasured cells always come last.
   const sortBy = (table, header) => {
     const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     const rows = [...table.tBodies[0].rows].map((row) => [valueOf(row.cells[header.cellIndex]), row]);
@@ -25,15 +25,15 @@
     ">": (a, b) => a > b, ">=": (a, b) => a >= b, "~": (a, b) => String(a).includes(b),
   };
 
-  // A plain number, of a fraction also as a percentage; NaN for anything else.
+  // A plain number, or a percentage if the column holds fractions; NaN for anything else.
   const numberOf = (text, isFraction) => {
     const found = /^([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)(%?)$/i.exec(text);
     if (found === null || (found[2] && !isFraction)) return NaN;
     return found[2] ? Number(found[1]) / 100 : Number(found[1]);
   };
 
-  // A condition is a column's key, a comparison and a value, as in `show --filter`; any other word is looked for in each
-  // cell. What is wrong with a condition is thrown, to be told.
+  // A condition is a column's key, a comparison and a value, as in `show --filter`; any other word is searched for in
+  // every cell. A message is thrown if a condition is wrong.
   const conditionOf = (word, headers) => {
     const found = /^(\w+)(!=|<=|>=|=|<|>|~)(.*)$/.exec(word);
     if (found === null) {
@@ -41,14 +41,14 @@
     }
     const [, key, sign, text] = found;
     const place = headers.findIndex((header) => header.dataset.key === key);
-    if (place < 0) throw `no column ${key}; there are ${headers.map((header) => header.dataset.key).join(", ")}`;
+    if (place < 0) throw `unknown column ${key}: use one of ${headers.map((header) => header.dataset.key).join(", ")}`;
     const isNumeric = headers[place].classList.contains("n");
     const isFraction = headers[place].dataset.unit === "fraction";
     const number = numberOf(text, isFraction);
-    if (text === "") throw `${key}${sign} wants a value`;
-    if (isNumeric && (sign === "~" || Number.isNaN(number))) throw `${key} wants = != < <= > >= and a plain number`;
+    if (text === "") throw `${key}${sign} needs a value`;
+    if (isNumeric && (sign === "~" || Number.isNaN(number))) throw `${key} needs = != < <= > >= and a plain number`;
     if (isFraction && Math.abs(number) >= 2) throw `${key} is a fraction: write ${number / 100} or ${number}%`;
-    if (!isNumeric && !["=", "!=", "~"].includes(sign)) throw `${key} holds words, which = != and ~ compare`;
+    if (!isNumeric && !["=", "!=", "~"].includes(sign)) throw `${key} holds text: use =, != or ~`;
     return (row) => {
       const value = valueOf(row.cells[place]);
       return value === null ? sign === "!=" : comparisons[sign](value, isNumeric ? number : text);

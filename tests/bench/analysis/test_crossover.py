@@ -1,4 +1,4 @@
-"""Who overtakes whom, and where: between which widths, at which batch sizes, of which layers."""
+"""Crossovers: between which widths, at which batch sizes and for which layers one overtakes another."""
 
 import dataclasses
 import itertools
@@ -16,8 +16,9 @@ from bench_builders import (
 )
 from step_times import CPU, SAMPLES, Law, as_json, grid, law, measured_in, merged, tables_of
 
+from bench.analysis.contenders import contenders
 from bench.analysis.crossover import crossover, is_worth_comparing
-from bench.analysis.scaling import contenders, fit
+from bench.analysis.scaling import fit
 from bench.analysis.scaling_view import _undecided
 from bench.records import Run
 from mnist_mlp.recipes import scale_layers
@@ -52,7 +53,7 @@ def test_an_uncertain_crossover_says_between_which_widths() -> None:
     assert found.low <= true <= found.high
 
 
-def test_undecided_everywhere_is_told_from_undecided_at_both_ends() -> None:
+def test_undecided_everywhere_is_distinguished_from_undecided_at_both_ends() -> None:
     run = merged(grid(CPU, noise=0.1, seed=1), grid(CPU, engine="fused", noise=0.1, seed=2))
     first, second = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
     found = crossover(first, second, (784, 64, 10), 64, (64, 2048))
@@ -123,7 +124,7 @@ def test_a_crossover_says_of_which_layers_it_is_where_there_are_several_shapes()
         true = next((width for width, each in scaled if FAST(each, batch) < SLOW(each, batch)), 64)
         assert row[4] == "not up to 512" if true == 64 else true <= int(row[4]) <= 1.011 * true + 1
     _, alone = tables_of(merged(deep(SLOW, shapes[:2]), deep(FAST, shapes[:2], engine="fused")))
-    assert alone.headers[0] == "ahead when narrow"
+    assert alone.headers[0] == "faster when narrow"
 
 
 def test_layers_of_one_shape_are_scaled_alike_but_for_rounding() -> None:
@@ -133,7 +134,7 @@ def test_layers_of_one_shape_are_scaled_alike_but_for_rounding() -> None:
     }
 
 
-def test_crossovers_are_told_between_the_widths_that_both_measured() -> None:
+def test_crossovers_are_looked_for_between_the_widths_that_both_measured() -> None:
     run = merged(deep(SLOW, ((16,), (64,), (256,))), deep(FAST, ((64,), (256,), (2048,)), engine="fused"))
     document = as_json(run)
     assert crossed_at(document) == {((784, 64, 10), 64, 256)}
@@ -141,11 +142,13 @@ def test_crossovers_are_told_between_the_widths_that_both_measured() -> None:
 
 
 @pytest.mark.parametrize("theirs", [((512,), (2048,)), ((256,), (2048,))])
-def test_no_width_or_one_that_both_measured_is_no_crossover_and_is_said(theirs: Sequence[tuple[int, ...]]) -> None:
+def test_pairs_without_a_common_range_of_widths_are_listed_without_a_crossover(
+    theirs: Sequence[tuple[int, ...]],
+) -> None:
     run = merged(deep(SLOW, ((64,), (256,))), deep(FAST, theirs, engine="fused"))
     assert as_json(run)["crossovers"] == []
     (table,) = tables_of(run)
     assert table.notes[-1] == (
-        "not told who overtakes whom: cpu eager and cpu fused of 784-2048-10: it takes a batch size and a range of "
-        "widths that both measured"
+        "no crossover can be computed for cpu eager and cpu fused of 784-2048-10: that takes a batch size and a range "
+        "of widths that both measured"
     )

@@ -157,6 +157,10 @@ def test_a_table_of_ranks_shows_efficiency_and_exchange_and_others_do_not() -> N
     assert "rank" not in alone
 
 
+def test_title_counts_one_repeat_as_one() -> None:
+    assert "(1 repeat)" in render_ranks(run_of(trial(1, 0), trial(2, 0)), "table", 100)
+
+
 def test_every_format_tells_the_same_terms() -> None:
     run = run_of(*(trial(ranks, repeat) for ranks in (1, 2) for repeat in range(2)))
     table = render_ranks(run, "table", 100)

@@ -1,4 +1,4 @@
-"""Fitted step times: known coefficients come back, intervals hold, and what is told of them is true."""
+"""Fitted step times: known coefficients come back, intervals hold, and the notes about them are true."""
 
 import dataclasses
 import itertools
@@ -40,9 +40,11 @@ from step_times import (
 from stored_runs import store
 
 from bench.analysis import scaling_models
-from bench.analysis.scaling import Contender, Fit, Measured, contenders, fit
-from bench.analysis.scaling_models import label_runs, make_models, predict
-from bench.analysis.scaling_view import render_prediction, render_scaling
+from bench.analysis.contenders import Contender, Measured, contenders
+from bench.analysis.predictions import predict, render_prediction
+from bench.analysis.scaling import Fit, fit
+from bench.analysis.scaling_models import label_runs, make_models
+from bench.analysis.scaling_view import render_scaling
 from bench.cli import cli
 from bench.records import Measurement, Run, TrialRecord, TrialWarning
 from bench.units import format_flops, format_seconds
@@ -151,7 +153,7 @@ def slower(record: TrialRecord, times: float) -> TrialRecord:
     return make_record(record.trial.configuration, outcome=make_measurement(epochs=epochs))
 
 
-def test_contenders_are_told_apart_by_all_but_their_sizes() -> None:
+def test_contenders_differ_in_anything_but_their_sizes() -> None:
     run = merged(grid(CPU, threads=1), grid(CPU, threads=2), grid(CPU, engine="fused"))
     found = contenders(measured_in(run))
     assert [(c.configuration.engine, c.configuration.threads) for c in found] == [
@@ -162,7 +164,7 @@ def test_contenders_are_told_apart_by_all_but_their_sizes() -> None:
     assert {len(c.observations) for c in found} == {30}
 
 
-def test_what_does_not_decide_a_steps_time_makes_no_other_contender() -> None:
+def test_settings_that_do_not_affect_step_time_make_no_other_contender() -> None:
     changed = grid(CPU, learning_rate=0.5, schedule="one_cycle", weight_decay=0.1, shuffle=False, test_batch_size=7)
     (found,) = contenders(measured_in(merged(grid(CPU), changed)))
     assert len(found.observations) == 60
@@ -190,9 +192,9 @@ ONE_BATCH = [(2**power, 256) for power in range(3, 12)]
 
 @pytest.mark.parametrize(
     ("sizes", "why"),
-    [(ONE_WIDTH, "one width alone"), (ONE_BATCH, "one batch size alone"), ([*ONE_BATCH, (64, 600)], "these sizes")],
+    [(ONE_WIDTH, "a single width"), (ONE_BATCH, "a single batch size"), ([*ONE_BATCH, (64, 600)], "these sizes")],
 )
-def test_coefficients_that_the_sizes_do_not_tell_are_left_out(sizes: Sequence[tuple[int, int]], why: str) -> None:
+def test_coefficients_that_the_sizes_cannot_separate_are_unknown(sizes: Sequence[tuple[int, int]], why: str) -> None:
     run = grid(CPU, noise=0.02, sizes=sizes)
     one = fitted(run)
     assert (one.overhead, one.rate, one.bandwidth, one.sample_seconds) == (None,) * 4
@@ -200,7 +202,7 @@ def test_coefficients_that_the_sizes_do_not_tell_are_left_out(sizes: Sequence[tu
     assert one.predict((784, 128, 10), 256).step_seconds == pytest.approx(CPU((784, 128, 10), 256), rel=0.1)
     (table,) = tables_of(run)
     assert list(table.rows[0][1:5]) == ["unknown"] * 4
-    assert f"unknown: {why} cannot tell it from other terms" in table.notes[-1]
+    assert f"unknown: {why} cannot separate the terms" in table.notes[-1]
     (raw,) = as_json(run)["models"]
     assert {raw[f"{key}{end}"] for key in ("overhead_seconds", "sample_seconds") for end in ("", "_low", "_high")} == {
         None
@@ -215,7 +217,7 @@ def test_one_width_tells_its_own_half_performance_batch_and_one_batch_size_none(
     assert fitted(grid(CPU, sizes=ONE_BATCH)).half_performance_batch(layers) is None
 
 
-def test_what_was_not_seen_has_the_upper_end_of_its_interval() -> None:
+def test_undetected_coefficient_is_shown_as_the_end_of_its_interval() -> None:
     tiny = law(2e-6, 180e9, 45e9, 0.8e-6)
     sizes = list(itertools.product((64, 256, 1024), (16, 256, 4096)))
     runs = [grid(tiny, noise=0.08, seed=seed, sizes=sizes) for seed in range(60)]
@@ -229,7 +231,7 @@ def test_what_was_not_seen_has_the_upper_end_of_its_interval() -> None:
     assert one.half_performance_flops is None
     (table,) = tables_of(run)
     assert table.rows[0][1] == f"<{format_seconds(overhead_of(one).high)}"
-    assert "<, >: not seen; the end of the 95% interval" in table.notes
+    assert "<, >: not detected; the number is the end of the 95 % interval" in table.notes
     assert "half-performance size: none, the data show no overhead" in table.notes[-1]
     (raw,) = as_json(run)["models"]
     assert (raw["overhead_seconds"], raw["overhead_seconds_low"]) == (0, 0)
@@ -312,7 +314,7 @@ def test_of_noisy_times_that_overlap_the_intervals_hold_too() -> None:
     assert min(held.values()) >= 88, held  # see `test_the_intervals_hold_what_they_promise`
 
 
-def test_what_adds_up_on_a_device_is_told_from_what_overlaps() -> None:
+def test_additive_and_overlapping_forms_are_distinguished() -> None:
     added = law(60e-6, 20e12, 1.5e12)
     for seed in range(10):
         one = fitted(grid(added, device="cuda:0", sizes=GPU_SIZES, noise=0.05, seed=seed))
@@ -338,20 +340,20 @@ def test_sizes_that_the_host_decides_alone_show_no_limit_to_the_rate() -> None:
     assert overhead_of(one).value == pytest.approx(350e-6, rel=0.05)
 
 
-def test_overlapping_is_told_below_the_table_and_in_json() -> None:
+def test_overlap_is_reported_below_the_table_and_in_json() -> None:
     run = merged(
         grid(GPU, device="cuda:0", sizes=GPU_SIZES),
         grid(GPU, device="cuda:0", pipeline="dataloader", sizes=GPU_SIZES),
         grid(CPU),
     )
-    notes = [note for note in tables_of(run)[0].notes if "at the same time" in note]
+    notes = [note for note in tables_of(run)[0].notes if "work overlap;" in note]
     assert len(notes) == 2
     assert sum("overhead and its samples' time" in note for note in notes) == 1
     told = {(each["device"], each["is_overlapped"]) for each in as_json(run)["models"]}
     assert told == {("cuda:0", True), ("cpu", False)}
 
 
-def test_what_is_outside_the_measured_sizes_is_called_extrapolated() -> None:
+def test_prediction_outside_the_measured_sizes_is_called_extrapolated() -> None:
     models = make_models(label_runs([grid(CPU)], [None]))
     assert not predict(models, (784, 300, 10), 100)[0].is_extrapolated
     assert predict(models, (784, 300, 10), 5000)[0].is_extrapolated
@@ -431,9 +433,9 @@ def disturbed(run: Run, count: int, times: float) -> Run:
     return dataclasses.replace(run, records=(*changed, *run.records[count:]))
 
 
-def test_disturbed_trials_are_told_of_with_what_would_be_predicted_without_them(tmp_path: Path) -> None:
+def test_flagged_trials_are_reported_with_the_predictions_without_them(tmp_path: Path) -> None:
     run = merged(disturbed(grid(CPU), 5, 3.0), grid(CPU, engine="fused"))
-    told = "flagged: 5 of 60 trials, disturbed while they were measured (contamination)"
+    told = "flagged: 5 of 60 trials were disturbed during measurement (contamination)"
     table, _ = tables_of(run)
     assert told in table.notes
     assert [(raw["trials"], raw["flagged"]) for raw in as_json(run)["models"]] == [(30, 5), (30, 0)]
@@ -468,7 +470,7 @@ def test_every_contender_is_fitted_once(tmp_path: Path, monkeypatch: pytest.Monk
         return fit(contender)
 
     monkeypatch.setattr(scaling_models, "fit", counting)
-    assert "left out: cpu fused (2)" in bench(str(path)).stderr
+    assert "with too few sizes to fit a model: cpu fused (2)" in bench(str(path)).stderr
     assert sorted(fitted_) == ["eager", "fused"]
 
 
@@ -484,13 +486,13 @@ def bench(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["predict", *arguments], prog_name="bench")
 
 
-def test_what_has_too_few_sizes_is_said_to_be_left_out(tmp_path: Path) -> None:
+def test_contender_with_too_few_sizes_is_reported_as_left_out(tmp_path: Path) -> None:
     enough, few = grid(CPU), grid(CPU, sizes=((16, 16), (16, 64)))
     for name, run in (("enough", enough), ("few", few)):
         store(run, tmp_path / f"{name}.jsonl")
     done = bench(f"old={tmp_path / 'enough.jsonl'}", f"new={tmp_path / 'few.jsonl'}")
     assert done.exit_code == 0
-    assert done.stderr == "bench: too few sizes to fit a model to, so left out: new cpu (2)\n"
+    assert done.stderr == "bench: left out, with too few sizes to fit a model: new cpu (2)\n"
     assert not bench(str(tmp_path / "enough.jsonl")).stderr
 
 

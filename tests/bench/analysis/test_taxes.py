@@ -1,4 +1,4 @@
-"""The account of taxes: its parts are the differences between the ways, and what was not measured stays empty."""
+"""The account of taxes: its parts are the differences between the ways, and unmeasured parts stay empty."""
 
 import csv
 import dataclasses
@@ -111,7 +111,7 @@ def test_of_fused_and_graph_the_faster_counts() -> None:
     for ways in ((RESIDENT, FUSED, GRAPH), (RESIDENT, GRAPH, FUSED)):
         framework = parts_of(run_of(*ways))["framework tax"]
         assert framework.seconds == pytest.approx(2.1 - 0.8)
-        assert framework.meaning == "resident + eager over resident + graph"
+        assert framework.meaning == "resident + eager minus resident + graph"
 
 
 def test_ways_without_spread_or_of_one_trial_have_no_made_up_interval() -> None:
@@ -140,7 +140,7 @@ def test_the_peak_is_none_that_another_torch_reached() -> None:
     assert parts["arithmetic"].seconds is None
 
 
-def test_an_epoch_faster_than_the_peak_is_told() -> None:
+def test_epoch_faster_than_the_peak_is_reported() -> None:
     for peak, is_told in ((PEAK, False), (PEAK / 8, True)):
         meaning = parts_of(run_of(TUTORIAL, RESIDENT), profile_with(peak))["arithmetic"].meaning
         assert ("faster than the calibrated peak: calibrate again" in meaning) == is_told
@@ -175,7 +175,7 @@ def test_configurations_that_differ_in_anything_else_have_accounts_of_their_own(
     assert [account.configuration.batch_size for account in make_accounts(merged, None)] == [64, 256]
 
 
-def test_ranks_have_the_peak_of_all_of_them_and_are_told() -> None:
+def test_ranks_have_the_peak_of_all_of_them_and_are_named() -> None:
     run, profile = run_of(TUTORIAL, RESIDENT, world_size=2), profile_with(PEAK)
     assert parts_of(run, profile)["arithmetic"].seconds == pytest.approx(0.25)
     assert "2 ranks of 2 threads" in render_taxes(run, profile, "table", 80)
@@ -195,12 +195,12 @@ def test_failed_trials_and_single_ways_make_no_account() -> None:
             render_taxes(run, None, "table", 80)
 
 
-def test_table_fits_80_columns_and_tells_what_each_part_means() -> None:
+def test_table_fits_80_columns_and_explains_each_part() -> None:
     text = render_taxes(run_of(TUTORIAL, RESIDENT, FUSED), profile_with(PEAK), "table", 80)
     assert max(map(len, text.splitlines())) <= 80
     words = " ".join(text.split())
-    assert "batch size 64, 2 threads, fp32: 21.0 s an epoch with dataloader + eager (mean of 3)" in words
-    assert "loader tax: dataloader + eager over resident + eager" in words
+    assert "batch size 64, 2 threads, fp32: 21.0 s per epoch with dataloader + eager (mean of 3 trials)" in words
+    assert "loader tax: dataloader + eager minus resident + eager" in words
     assert "GFLOP at the measured peak, " in words
     (row,) = (line for line in text.splitlines() if line.startswith("loader tax "))
     assert "18.9 s" in row
@@ -209,6 +209,10 @@ def test_table_fits_80_columns_and_tells_what_each_part_means() -> None:
     assert loader.low is not None
     assert loader.high is not None
     assert f"{format_seconds(loader.low)} to {format_seconds(loader.high)}" in row
+
+
+def test_title_counts_one_thread_as_one() -> None:
+    assert "batch size 64, 1 thread, fp32" in render_taxes(run_of(TUTORIAL, RESIDENT, threads=1), None, "table", 80)
 
 
 def test_json_and_csv_hold_the_same_unrounded_numbers() -> None:

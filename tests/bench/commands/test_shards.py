@@ -152,7 +152,7 @@ def test_an_incomplete_merge_ends_with_3_says_what_is_missing_and_is_completed_l
     assert result.exit_code == 3
     assert "are missing: add shard 1 of 3 with python -m bench merge" in result.stdout
     shown = bench("show", "run.jsonl").stdout.replace("\n  ", " ")
-    assert "shard 2, 3 of 3: 2 of 10 trials are in others, add shard 1 of 3" in shown
+    assert "shard 2, 3 of 3: 2 of 10 trials are in other shards; add shard 1 of 3" in shown
     assert "resume the shards that it was merged from, and merge again" in shown
     assert bench("merge", "s1.jsonl", "--output", "run.jsonl").exit_code == 3
     refused(bench("run", "--resume", "run.jsonl"), 2, "was merged from several", "resume the shards")

@@ -21,7 +21,7 @@ from bench.compare.check import ERROR_LEVEL, check_runs, refresh_command
 from bench.compare.check_report import Finding, Gate, GateReport, Limits
 from bench.compare.check_view import check_json, check_markdown, check_text
 from bench.compare.comparison import Source
-from bench.compare.matching import make_table
+from bench.compare.trials import make_table
 from bench.errors import BadInputError, ExitCode
 from bench.records import Measurement, Run, TrialWarning
 from bench.stats.inference import Estimate
@@ -56,7 +56,7 @@ def test_the_same_again_passes_in_time_and_in_accuracy() -> None:
     report = check(side((2.0, 1.0)), candidate_side((2.0, 1.0)))
     assert verdicts(report) == [("epoch time", "pass")] * 2 + [("test accuracy", "pass")] * 2
     assert report.exit_code is ExitCode.PASS
-    assert report.reason == "all 4 judgements pass"
+    assert report.reason == "4 of 4 checks passed"
 
 
 def test_a_slower_candidate_is_a_regression_of_time() -> None:
@@ -83,7 +83,7 @@ def test_without_a_profile_a_small_difference_of_time_is_neither_passed_nor_fail
     assert any("bench calibrate" in note for note in report.notes)
 
 
-def test_a_difference_that_equal_code_shows_on_this_machine_is_no_regression() -> None:
+def test_difference_that_equal_code_shows_on_this_machine_is_not_a_regression() -> None:
     assert check(side(), candidate_side((2.4,))).verdict is Verdict.REGRESSION
     assert check(side(), candidate_side((2.4,)), Quiet(floor=0.2)).verdict is Verdict.INCONCLUSIVE
 
@@ -127,11 +127,12 @@ def test_a_configuration_missing_on_either_side_is_incomparable_and_named() -> N
     finding = only(check(side((1.0,), header=header), candidate_side((1.0, 2.0))), Verdict.INCOMPARABLE)
     assert "missing in the baseline" in finding.judgement.reason
     assert (
-        "refresh the baseline, if the right run is named; it was made by python -m bench run --models" in finding.advice
+        "if the right run is named, refresh the baseline, which was made by python -m bench run --models"
+        in finding.advice
     )
 
 
-def test_each_missing_configuration_is_held_against_its_own_nearest_and_told_once_what_to_do() -> None:
+def test_missing_configurations_name_their_nearest_and_share_one_advice() -> None:
     ours = [make_configuration(batch_size=size) for size in (64, 256, 1024)]
     theirs = [ours[0], dataclasses.replace(ours[1], epochs=9), dataclasses.replace(ours[2], engine="fused")]
     report = check(side(dict.fromkeys(ours, 1.0)), side(dict.fromkeys(theirs, 1.0), run_id="b0b0b0b0"))
@@ -140,16 +141,19 @@ def test_each_missing_configuration_is_held_against_its_own_nearest_and_told_onc
     assert sum("epochs: 3 against 9" in reason for reason in reasons) == 2
     assert sum("engine: eager against fused" in reason for reason in reasons) == 2
     text = " ".join(check_text(report).split())
-    assert text.count("next, for 2 of the above: measure the candidate as the baseline was") == 1
-    assert text.count("next, for 2 of the above: refresh the baseline, if the right run is named") == 1
+    assert text.count("next, for 2 of the lines above: measure the candidate as the baseline was") == 1
+    assert text.count("next, for 2 of the lines above: if the right run is named, refresh the baseline") == 1
 
 
 def test_runs_of_nothing_in_common_are_one_finding() -> None:
     ours, theirs = make_configuration(model="mlp_128"), make_configuration(model="mlp_120_84")
     report = check(side({ours: 1.0}), side({theirs: 1.0}, run_id="b0b0b0b0"))
     finding = only(report, Verdict.INCOMPARABLE)
-    assert "no configuration is in both runs (the nearest differ in model: mlp_128 against" in finding.judgement.reason
-    assert "see that the right runs are named" in finding.advice
+    assert (
+        "no configuration is in both runs (the nearest one differs in model: mlp_128 against"
+        in finding.judgement.reason
+    )
+    assert "check that the right runs are named" in finding.advice
 
 
 @pytest.mark.parametrize("output", [("--output", "a.jsonl"), ("--output=a.jsonl",)])
@@ -168,7 +172,7 @@ def test_nothing_in_common_is_incomparable_and_tells_the_nearest_difference() ->
 def test_two_empty_runs_do_not_pass() -> None:
     report = check(make_run([], 3), make_run([], 3, run_id="b0b0b0b0"))
     assert report.exit_code is ExitCode.INCOMPARABLE
-    assert report.reason == "neither side has a configuration"
+    assert report.reason == "neither run has a configuration"
 
 
 @pytest.mark.parametrize("which", ["baseline", "candidate"])
@@ -209,7 +213,7 @@ def test_a_footer_that_calls_a_run_complete_is_not_believed_when_trials_are_miss
     assert check(side(), with_records(other, other.records[:-1])).exit_code is ExitCode.INCONCLUSIVE
 
 
-def test_shards_are_no_whole_runs_though_each_is_complete() -> None:
+def test_complete_shards_are_not_whole_runs() -> None:
     shard = {"division": make_division()}
     report = check(side(header=shard), candidate_side(header=shard))
     assert report.exit_code is ExitCode.INCONCLUSIVE
@@ -229,7 +233,7 @@ def test_a_configuration_without_any_trial_yet_does_not_pass() -> None:
     some = [record for record in other.records if record.trial.configuration == configurations(1)[0]]
     report = check(side((1.0, 2.0)), with_records(other, some, make_footer(complete=False, missing=8)))
     assert report.exit_code is ExitCode.INCONCLUSIVE
-    assert any("no trial of the candidate is measured yet" in f.judgement.reason for f in report.findings)
+    assert any("no trial of the candidate has been measured yet" in f.judgement.reason for f in report.findings)
 
 
 def test_another_dataset_under_the_same_name_is_incomparable() -> None:
@@ -275,6 +279,8 @@ def test_two_datasets_within_one_side_are_incomparable() -> None:
 def test_noise_has_no_accuracy_to_gate() -> None:
     report = check(side(correct=None), candidate_side(correct=None))
     assert verdicts(report) == [("epoch time", "pass"), ("test accuracy", "incomparable")]
+    assert "--gate time" in report.findings[1].advice  # a fresh baseline would have no accuracy either
+    assert "refresh the baseline" not in check_text(report)
     floored = check(side(correct=None), candidate_side(correct=None), limits=Limits(min_accuracy=0.9))
     assert verdicts(floored) == verdicts(report)
     assert check(side(correct=None), candidate_side(correct=None), limits=Limits(gate="time")).verdict is Verdict.PASS
@@ -297,14 +303,14 @@ def test_a_trial_on_the_floor_is_not_below_it() -> None:
     on_it, below = 9_694, 9_693  # the worst trial has 4 fewer
     assert check(side(correct=on_it), candidate_side(correct=on_it), limits=limits).verdict is Verdict.PASS
     report = check(side(correct=below), candidate_side(correct=below), limits=limits)
-    assert "below the least allowed" in only(report, Verdict.REGRESSION).judgement.reason
+    assert "below the minimum of" in only(report, Verdict.REGRESSION).judgement.reason
 
 
 def test_the_floor_holds_for_configurations_that_the_baseline_lacks() -> None:
     report = check(side(), candidate_side((2.0, 2.0), correct=8_500), limits=Limits(min_accuracy=0.9, gate="accuracy"))
     assert report.exit_code is ExitCode.REGRESSION
     assert configurations(2)[1] in [
-        finding.subject for finding in report.findings if "least allowed" in finding.judgement.reason
+        finding.subject for finding in report.findings if "below the minimum" in finding.judgement.reason
     ]
 
 
@@ -313,8 +319,8 @@ def test_a_floor_of_accuracy_without_a_gate_of_accuracy_is_refused() -> None:
         Limits(gate="time", min_accuracy=0.9)
 
 
-def test_a_run_is_no_candidate_for_itself() -> None:
-    with pytest.raises(BadInputError, match="one run, 0a1b2c3d"):
+def test_run_is_refused_as_candidate_for_itself() -> None:
+    with pytest.raises(BadInputError, match="the same run, 0a1b2c3d"):
         check(side(), side())
 
 
@@ -357,7 +363,7 @@ def test_devices_are_judged_apart_and_share_the_level_of_error() -> None:
     assert both.bound > one.bound
 
 
-def test_what_would_be_a_regression_of_the_only_device_is_none_of_one_of_two() -> None:
+def test_devices_share_the_error_level() -> None:
     limits = Limits(gate="time", max_slowdown=0.01)
 
     def judge(*devices: str) -> Judgement:
@@ -411,7 +417,7 @@ def disturbed(slow: Sequence[int], *, seconds: float = 6.0) -> Run:
     )
 
 
-def test_flagged_trials_stay_in_the_verdict_and_the_report_says_what_it_would_be_without_them() -> None:
+def test_flagged_trials_stay_in_the_verdict_and_the_report_gives_the_one_without_them() -> None:
     report = check(side(), disturbed(range(8), seconds=2.6))
     assert report.verdict is Verdict.REGRESSION
     report = check(side(), disturbed((0, 1, 2, 3)))

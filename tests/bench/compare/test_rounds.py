@@ -1,4 +1,4 @@
-"""Files of pytest-benchmark's: a real one, and every way in which one can be wrong."""
+"""pytest-benchmark files: a real one, and every way in which one can be wrong."""
 
 import copy
 import json
@@ -95,7 +95,7 @@ def test_real_file_with_all_rounds_is_read(real: tuple[Path, Path]) -> None:
     assert saved.datetime is not None
 
 
-def test_real_summary_gives_nearly_the_moments_of_its_rounds(real: tuple[Path, Path]) -> None:
+def test_real_summary_approximates_the_moments_of_its_rounds(real: tuple[Path, Path]) -> None:
     raw, brief = map(read_rounds, real)
     for of_rounds, of_summary in zip(raw.benchmarks, brief.benchmarks, strict=True):
         assert of_summary.name == of_rounds.name
@@ -197,10 +197,10 @@ WRONG = {
     "time as truth": (change(0, "data", [True]), "must be a finite number, not True"),
     "no rounds": (change(0, "data", []), "is empty"),
     "data of no list": (change(0, "data", None), "must be a list, not None"),
-    "no name": (drop("benchmarks", 0, "fullname"), r"benchmarks\[0\]\.fullname must be a text"),
-    "empty name": (change(0, "fullname", ""), "fullname must be a text"),
+    "no name": (drop("benchmarks", 0, "fullname"), r"benchmarks\[0\]\.fullname must be a string"),
+    "empty name": (change(0, "fullname", ""), "fullname must be a string"),
     "name of control characters": (change(0, "fullname", "a\x1b[2J"), r"not 'a\\x1b\[2J'"),
-    "name twice": (change(1, "fullname", "tests/test_a.py::test_raw[64]"), r"test_raw\[64\] stands in it twice"),
+    "name twice": (change(1, "fullname", "tests/test_a.py::test_raw[64]"), r"test_raw\[64\] appears twice"),
     "no stats": (drop("benchmarks", 0, "stats"), r"benchmarks\[0\]\.stats lacks mean, stddev, rounds"),
     "no deviation": (drop("benchmarks", 1, "stats", "stddev"), r"benchmarks\[1\]\.stats lacks stddev"),
     "zero mean": (change(1, "mean", 0), r"mean 0\.0 and rounds 12 must be above 0"),
@@ -219,7 +219,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_named_with_its_file_and_a_remedy(tmp_path: Path, case: str) -> None:
+def test_error_names_the_file_the_rule_and_a_remedy(tmp_path: Path, case: str) -> None:
     spoil, message = WRONG[case]
     content = make_file()
     spoil(content)
@@ -239,12 +239,12 @@ def test_what_is_wrong_is_named_with_its_file_and_a_remedy(tmp_path: Path, case:
         ('{"benchmarks": ' + "9" * 5000 + ', "machine_info": {}}', "not valid JSON"),
     ],
 )
-def test_what_is_no_such_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_other_json_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         read_rounds(write(tmp_path, text))
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "saved.json"
     path.write_bytes(b'{"machine_info": "\xff"}')
     with pytest.raises(BadInputError, match="not valid JSON"):
@@ -256,8 +256,8 @@ def test_missing_files_folders_and_pipes_are_refused_at_once(tmp_path: Path) -> 
     os.mkfifo(pipe)
     for path, message in (
         (tmp_path / "none", "no such file"),
-        (tmp_path, "not an ordinary"),
-        (pipe, "not an ordinary"),
+        (tmp_path, "not a regular"),
+        (pipe, "not a regular"),
     ):
         assert not is_rounds_file(path)
         with pytest.raises(BadInputError, match=message):
@@ -284,7 +284,7 @@ def test_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         ("machine_info", False),
     ],
 )
-def test_kind_of_file_is_told_by_its_first_member(tmp_path: Path, text: str, *, expected: bool) -> None:
+def test_kind_of_file_is_recognised_by_its_first_member(tmp_path: Path, text: str, *, expected: bool) -> None:
     assert is_rounds_file(write(tmp_path, text)) is expected
 
 
@@ -311,7 +311,7 @@ PLACES = st.sampled_from(
 
 @given(place=PLACES, value=VALUES)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_put_anywhere_is_refused_or_gives_finite_moments(
+def test_any_value_anywhere_is_refused_or_gives_finite_moments(
     tmp_path: Path, place: tuple[str | int, ...], value: object
 ) -> None:
     content: Any = make_file()

@@ -15,11 +15,12 @@ from bench_builders import (
     make_run,
     make_software,
 )
-from stored_runs import Quiet, side, with_records
+from stored_runs import Quiet, side, trial, with_records
 
-from bench.compare.comparison import Comparison, Source, compare_runs
+from bench.compare.compare_runs import compare_runs
+from bench.compare.comparison import Comparison, Source
 from bench.compare.costs import side_cost
-from bench.compare.matching import make_table
+from bench.compare.trials import make_table
 from bench.compare.view import Format, render_comparison
 from bench.records import Run, TrialWarning
 from bench.stats.inference import Interval
@@ -63,21 +64,21 @@ Fictional CPU 9000 (4 of 8 logical cores), Fictional GPU F1, 16.0 GiB memory,
   torch 2.11.0, Python 3.12.4, Linux
 
 epoch time, candidate / baseline
-            batch                95 %               least
-model        size  ratio     interval  normed    n  found  verdict
-----------  -----  -----  -----------  ------  ---  -----  -------
-784-128-10     64  1.300  1.278-1.322   1.300  8/8  3.5 %  slower
-784-128-10    128  1.000  0.983-1.017   1.000  8/8  3.5 %  same
+            batch                95 %  norm.
+model        size  ratio     interval  ratio    n    MDE  verdict
+----------  -----  -----  -----------  -----  ---  -----  -------
+784-128-10     64  1.300  1.278-1.322  1.300  8/8  3.5 %  slower
+784-128-10    128  1.000  0.983-1.017  1.000  8/8  3.5 %  same
 
 test accuracy, candidate - baseline in percentage points
-            batch                                         least
-model        size  baseline  change   95 % interval    n  found  verdict
-----------  -----  --------  ------  --------------  ---  -----  -------
-784-128-10     64   97.25 %   +0.00  -0.03 to +0.03  8/8   0.06  same
-784-128-10    128   97.25 %   +0.00  -0.03 to +0.03  8/8   0.06  same
+            batch
+model        size  baseline  change   95 % interval    n   MDE  verdict
+----------  -----  --------  ------  --------------  ---  ----  -------
+784-128-10     64   97.25 %   +0.00  -0.03 to +0.03  8/8  0.06  same
+784-128-10    128   97.25 %   +0.00  -0.03 to +0.03  8/8  0.06  same
 
 geometric mean of 2 ratios: 1.140 (95 % interval 1.123-1.158)
-only in the baseline: 1: cpu 784-128-10 batch 256
+only in the baseline (1): cpu 784-128-10 batch 256
 """
     )
     assert "every row: device cpu, dataset mnist, pipeline resident" in text
@@ -88,34 +89,34 @@ def test_nothing_is_wider_than_the_terminal_but_a_table_that_cannot_be_narrower(
     chosen = [make_configuration(device=device, batch_size=size) for device in ("cpu", "cuda:1") for size in (8, 4096)]
     text = render_comparison(compare(make_run(chosen), make_run(chosen, run_id="b0b0b0b0")), width=width)
     assert max(map(len, text.splitlines())) <= max(width, 68)
-    assert ("left out for want of room" in text) == (width < 80)
+    assert ("left out for lack of space" in text) == (width < 80)
 
 
 def test_columns_are_left_out_in_order_and_named(mixed: Comparison) -> None:
     narrow = " ".join(render_comparison(mixed, width=60).split())
-    assert "left out for want of room: normed" in narrow
-    assert "normed: the same of epoch times" not in narrow  # what is not shown needs no explaining
+    assert "left out for lack of space: norm. ratio" in narrow
+    assert "norm. ratio: normalised ratio" not in narrow  # what is not shown needs no explaining
     assert "verdict" in narrow
     narrowest = " ".join(render_comparison(mixed, width=20).split())
-    assert "left out for want of room: normed, least found, n, baseline" in narrowest
+    assert "left out for lack of space: norm. ratio, MDE, n, baseline" in narrowest
     roomier = " ".join(render_comparison(mixed, width=80).split())
-    assert "least found: the smallest difference" in roomier
+    assert "MDE: minimum detectable effect, the smallest difference" in roomier
 
 
-def test_only_changed_leaves_out_what_is_the_same_and_counts_it(mixed: Comparison) -> None:
+def test_only_changed_leaves_out_rows_that_are_the_same_and_counts_them(mixed: Comparison) -> None:
     text = render_comparison(mixed, only_changed=True)
     assert "slower" in text
     assert "   128  " not in text
-    assert "not shown: 1 of 2 rows" in text
+    assert "left out by --only-changed: 1 of 2 rows" in text
     assert "geometric mean of 2 ratios" in text
 
 
-def test_only_changed_of_what_is_all_the_same_shows_no_table() -> None:
+def test_only_changed_shows_no_table_if_all_rows_are_the_same() -> None:
     run = side()
     for layout in ("table", "markdown"):
         text = render_comparison(compare(run, run), only_changed=True, format=layout)
         assert "verdict" not in text
-        assert "not shown: 1 of 1 rows" in text
+        assert "left out by --only-changed: 1 of 1 rows" in text
     rows = render_comparison(compare(run, run), only_changed=True, format="csv").splitlines()
     assert len(rows) == 1
     assert json.loads(render_comparison(compare(run, run), only_changed=True, format="json"))["rows"] == []
@@ -191,13 +192,36 @@ def test_csv_and_json_tell_the_same(mixed: Comparison) -> None:
 
 
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
-def test_unknown_intervals_and_impossible_ratios_are_no_crash(layout: Format) -> None:
+def test_unknown_intervals_and_impossible_ratios_do_not_crash(layout: Format) -> None:
     comparison = compare(side((1e-300,), repeats=1), side((1e300,), repeats=1, run_id="b0b0b0b0"))
     text = render_comparison(comparison, format=layout)
     assert "nan" not in text.lower()
     if layout == "json":
         assert json.loads(text)["rows"][0]["time_ratio"] is None
         assert json.loads(text)["rows"][0]["time_ratio_high"] is None
+
+
+def test_interval_of_one_trial_a_side_is_unknown_and_that_of_failed_trials_is_empty() -> None:
+    one = side((1.0,), repeats=1)
+    text = render_comparison(compare(one, side((2.0,), repeats=1, run_id="b0b0b0b0")), format="markdown")
+    assert text.count("|         unknown |") == 2
+    failed = with_records(one, [dataclasses.replace(each, outcome=make_failure()) for each in one.records])
+    assert "unknown" not in render_comparison(compare(failed, one), format="markdown")
+
+
+def test_dimensions_have_the_names_that_show_gives_them() -> None:
+    ranks = {make_configuration(world_size=ranks): 2.0 for ranks in (1, 2)}
+    text = render_comparison(compare(side(ranks), side(ranks, run_id="b0b0b0b0")), format="markdown")
+    assert "|   ranks |" in text
+
+
+def test_five_reasons_are_listed_and_the_others_counted() -> None:
+    chosen = [make_configuration(batch_size=size) for size in (1, 2, 3, 4, 5, 6, 7)]
+    records = [trial(each, dataset_sha256=str(each.batch_size) * 64) for each in chosen]
+    ours = make_run(chosen, 1, records=records)
+    text = render_comparison(compare(ours, side(dict.fromkeys(chosen, 2.0), repeats=1, run_id="b0b0b0b0")), width=200)
+    assert text.count("incomparable: the datasets differ") == 5
+    assert "and 2 more reasons: see time_reason and accuracy_reason in --format csv" in text
 
 
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
@@ -261,14 +285,14 @@ def disturbed() -> Comparison:
     return compare(flagged(side((2.0, 1.0)), 1, TrialWarning.STALL), flagged(with_records(calm, records), 5))
 
 
-def test_flagged_trials_are_counted_and_a_verdict_that_hangs_on_them_is_marked(disturbed: Comparison) -> None:
+def test_flagged_trials_are_counted_and_a_verdict_that_depends_on_them_is_marked(disturbed: Comparison) -> None:
     text = render_comparison(disturbed, width=100)
     first, second = (line for line in text.split("test accuracy")[0].splitlines() if line.startswith("784-128-10 "))
     assert "8/8      1/5 " in first
     assert first.endswith("slower *")
     assert second.endswith("same")
     told = " ".join(text.split())
-    assert "flagged: 12 of 32 trials, disturbed while they were measured (contamination, stall) * cpu" in told
+    assert "flagged: 12 of 32 trials were disturbed during measurement (contamination, stall) * cpu" in told
     assert "* cpu 784-128-10 batch 64: slower, but same without the 6 flagged trials (stall, contamination)" in told
     assert told.count("without the") == 1
 
@@ -281,25 +305,25 @@ def test_a_comparison_without_flagged_trials_has_no_word_of_them(mixed: Comparis
 def test_flagged_trials_that_change_nothing_are_said_to_change_nothing() -> None:
     text = render_comparison(compare(side(), flagged(side((2.6,), run_id="b0b0b0b0"), 1)))
     assert "flagged: 1 of 16 trials" in text
-    assert "every verdict is the same without them" in " ".join(text.split())
+    assert "without them every verdict would be the same" in " ".join(text.split())
     assert "slower *" not in text
 
 
-def test_the_ratio_that_flagged_trials_move_most_is_told_where_no_verdict_changes() -> None:
+def test_ratio_that_would_change_most_is_named_if_no_verdict_changes() -> None:
     slow = side((2.0, 1.7, 1.5), run_id="b0b0b0b0")
     records = [
         dataclasses.replace(late, warnings=(TrialWarning.STALL,)) if late.trial.repeat == 7 else record
         for record, late in zip(side((2.0, 1.6, 1.5), run_id="b0b0b0b0").records, slow.records, strict=True)
     ]
     told = " ".join(render_comparison(compare(side((1.0, 1.0, 1.0)), with_records(slow, records))).split())
-    assert "the ratio that moves most is that of cpu 784-128-10 batch 128: 1.612, 1.600 without" in told
+    assert "the ratio of cpu 784-128-10 batch 128 would change most, from 1.612 to 1.600" in told
 
 
 def test_flagged_trials_that_move_no_ratio_are_counted_and_no_more() -> None:
     run = flagged(side(), 1)
     told = " ".join(render_comparison(compare(run, run)).split())
-    assert "flagged: 2 of 16 trials, disturbed while they were measured (contamination); every verdict is" in told
-    assert "moves most" not in told
+    assert "flagged: 2 of 16 trials were disturbed during measurement (contamination); without them every" in told
+    assert "change most" not in told
 
 
 def test_where_nothing_would_be_left_without_flagged_trials_it_is_said() -> None:
@@ -311,11 +335,11 @@ def test_where_nothing_would_be_left_without_flagged_trials_it_is_said() -> None
     )
 
 
-def test_five_changed_verdicts_are_told_and_the_others_counted() -> None:
+def test_five_changed_verdicts_are_listed_and_the_others_counted() -> None:
     theirs = flagged(side((2.6,) * 7, run_id="b0b0b0b0"), 8)
     told = " ".join(render_comparison(compare(side((2.0,) * 7), theirs)).split())
     assert told.count("nothing would be left") == 5
-    assert "* and 2 more: see time_verdict_without_flagged with --format csv" in told
+    assert "* and 2 more: see time_verdict_without_flagged in --format csv" in told
 
 
 def test_markdown_marks_verdicts_without_making_lists_or_emphasis(disturbed: Comparison) -> None:

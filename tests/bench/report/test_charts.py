@@ -1,4 +1,4 @@
-"""The report's charts: what tells things apart on them, and what is not drawn."""
+"""The report's charts: how lines and rows are distinguished, and what is not drawn."""
 
 import itertools
 import re
@@ -11,9 +11,10 @@ from stored_runs import side, with_records
 
 from bench.records import Configuration, Run
 from bench.report.axes import Axis, make_scale
-from bench.report.charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, RatioChart, draw, places, ratio_tick
+from bench.report.charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, RatioChart, places, ratio_tick
 from bench.report.contents import Report, Stored, make_report
 from bench.report.page import render_page
+from bench.report.svg import draw
 from bench.tables.columns import COLUMNS
 from bench.tables.summary import summarise
 from bench.units import format_percent, format_seconds
@@ -34,7 +35,7 @@ def charts(*runs: Run) -> list[Chart]:
     return [chart for figure in figures for chart in figure.charts]
 
 
-def test_seeds_too_large_for_a_chart_are_told_apart() -> None:
+def test_seeds_too_large_for_a_float_are_distinguished() -> None:
     first = 2**62 - 2
     run = make_run([make_configuration()], 3)
     records = [replace(record, trial=replace(record.trial, seed=first + record.trial.repeat)) for record in run.records]
@@ -80,7 +81,7 @@ def test_names_of_deep_models_stay_whole() -> None:
     assert all(f">{name}</text>" in drawn for name in names)
 
 
-def test_ratios_are_named_by_what_tells_them_apart() -> None:
+def test_ratios_are_named_by_what_distinguishes_them() -> None:
     chosen = [
         make_configuration(engine=engine, threads=threads) for engine in ("eager", "compiled") for threads in (1, 2)
     ]
@@ -114,7 +115,7 @@ def test_a_line_breaks_where_every_trial_failed() -> None:
     assert [[point.x for point in piece] for piece in chart.series[0].pieces()] == [[64], [1024, 4096]]
     drawn = draw(chart, "key")
     assert drawn.count('class="line s0"') == 1
-    assert "the line breaks at batch size 256, where every trial failed" in render_page(report(broken))
+    assert "the line is interrupted at batch size 256, where every trial failed" in render_page(report(broken))
 
 
 def found(kind: Kind, *runs: Run) -> list[Chart]:
@@ -207,7 +208,7 @@ def test_more_ways_than_colours_are_divided() -> None:
     assert first.caption != second.caption
 
 
-def test_what_would_be_a_single_point_is_drawn_beside_the_others_alone() -> None:
+def test_group_of_a_single_point_is_drawn_side_by_side_only() -> None:
     chosen = [make_configuration(engine=engine) for engine in ("eager", "fused")]
     run = side(dict.fromkeys(chosen, 2.0), repeats=3)
     assert len(found(Kind.SIDE_BY_SIDE, run)) == 1
@@ -222,9 +223,9 @@ def test_recipes_of_different_lengths_share_a_chart() -> None:
     assert [each.name for each in chart.series] == ["m5, epochs 5", "m10, epochs 10"]
 
 
-def test_a_chart_of_ratios_says_of_what_and_which_side_is_slower() -> None:
+def test_ratio_chart_says_what_it_shows_and_which_side_is_slower() -> None:
     one, other = side({make_configuration(): 2.0}), side({make_configuration(): 3.0})
     made = make_report([Stored(label="laptop", run=one), Stored(label="server", run=other)])
     (chart,) = made.comparisons[0].figures[0].charts
     assert chart.title.endswith(": server against laptop")
-    assert any("right of the dotted line, above 1, the candidate takes longer" in mark for mark in chart.marks)
+    assert any("right of the dotted line (above 1) the candidate takes longer" in mark for mark in chart.marks)

@@ -1,4 +1,4 @@
-"""Pictures of stored runs: those of the report, the same bytes each time, and a word on what could not be drawn."""
+"""Pictures of stored runs: those of the report, the same bytes each time, and a reason for what could not be drawn."""
 
 import contextlib
 import re
@@ -153,7 +153,7 @@ def test_names_of_files_begin_with_the_label_and_hold_nothing_odd(tmp_path: Path
     assert len(names) == 2 * len(find_pictures(report(side(dict.fromkeys(chosen, 2.0), repeats=2))))
 
 
-def test_charts_of_what_was_not_measured_are_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_charts_without_measurements_are_left_out_with_the_reason(tmp_path: Path) -> None:
     one, other = configurations(2)
     run = make_run([one, other], 1)
     failed = make_record(other, outcome=make_failure())
@@ -169,9 +169,9 @@ def test_charts_of_what_was_not_measured_are_left_out_with_the_reason(tmp_path: 
     assert len(lines) == 5
     for words in (
         "1 of 2 configurations: no trial was measured",
-        "the line breaks at batch size",
+        "the line is interrupted at batch size",
         "no accuracy is drawn",
-        "no memory is drawn of cpu",
+        "no memory chart for cpu",
         "map of throughput: it needs",
     ):
         assert any(line.startswith("left out: 0a1b2c3d: ") and words in line for line in lines), words
@@ -181,7 +181,7 @@ def test_a_run_without_measurements_gives_no_picture_and_says_so(tmp_path: Path)
     store(make_run([], 1, records=[]), tmp_path / "run.jsonl")
     result = bench("export", "run.jsonl", "--plots", "plots")
     assert result.exit_code == 0, result.output
-    assert "nothing is drawn: no trial was measured" in result.stderr
+    assert "nothing was drawn, because no trial was measured" in result.stderr
     assert list(Path("plots").iterdir()) == []
 
 
@@ -193,7 +193,7 @@ def test_two_runs_give_their_ratios_or_why_there_are_none(tmp_path: Path) -> Non
     result = bench("export", "old=a.jsonl", "new=b.jsonl", "c.jsonl", "--plots", "plots")
     assert result.exit_code == 0, result.output
     assert Path("plots/new-against-old-ratios-epoch-time.svg").is_file()
-    assert "cccc3333 against old: ratios:" in result.stderr
+    assert "cccc3333 against old: no ratios:" in result.stderr
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below", "/proc/nowhere"])
@@ -207,7 +207,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp
     assert result.stdout == ""
 
 
-def test_no_map_of_very_many_models_is_said_to_be_for_their_number() -> None:
+def test_missing_map_of_very_many_models_is_explained() -> None:
     chosen = [
         make_configuration(model=f"784-{width}-10", layers=(784, width, 10), batch_size=batch_size)
         for width in range(1, MAX_CHARTS + 2)
@@ -216,18 +216,18 @@ def test_no_map_of_very_many_models_is_said_to_be_for_their_number() -> None:
     run = side(dict.fromkeys(chosen, 2.0), repeats=1)
     lines = list(left_out(report(run), [Stored(label="", run=run)]))
     assert [line for line in lines if NO_MAP in line] == [
-        f"0a1b2c3d: {NO_MAP} of cpu: at most {MAX_CHARTS} models are drawn, and it has {MAX_CHARTS + 1}"
+        f"0a1b2c3d: {NO_MAP} for cpu: at most {MAX_CHARTS} models are drawn, but it has {MAX_CHARTS + 1}"
     ]
 
 
-def test_what_no_machine_has_begun_is_left_out_with_the_reason() -> None:
+def test_configurations_that_no_machine_started_are_reported_as_left_out() -> None:
     chosen = configurations(3)
     whole = make_run(chosen, 1, records=[make_record(chosen[0]), make_record(chosen[1])])
     plan = replace(whole.header.plan, configurations=tuple(chosen[:1]))
     part = replace(whole, header=replace(whole.header, plan=plan), records=whole.records[:1])
     stored = Stored(label="here", run=part, whole=whole)
     lines = list(left_out(make_report([stored]), [stored]))
-    assert "here: 1 of the whole run's configurations: none was begun" in lines
+    assert "here: 1 of the whole run's configurations: none was started" in lines
 
 
 def test_names_of_files_differ_in_more_than_case() -> None:

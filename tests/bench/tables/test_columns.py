@@ -77,12 +77,12 @@ def test_an_unknown_column_is_answered_with_the_nearest_and_the_list() -> None:
 
 
 def test_a_hostile_column_name_does_not_reach_the_terminal() -> None:
-    with pytest.raises(BadInputError, match=r"column '\?\[2Jqqq' is unknown: use some of"):
+    with pytest.raises(BadInputError, match=r"column '\?\[2Jqqq' is unknown: choose from"):
         find_columns(["\x1b[2Jqqq"])
 
 
 def test_naming_no_column_is_refused() -> None:
-    with pytest.raises(BadInputError, match="no column is named: use some of device"):
+    with pytest.raises(BadInputError, match="no column is named: choose from device"):
         find_columns([])
 
 

@@ -62,7 +62,7 @@ def test_numeric_fields_hold_numbers_and_the_others_texts_or_flags() -> None:
         assert (isinstance(held, int | float) and not isinstance(held, bool)) == field.numeric, key
 
 
-def test_energy_is_told_by_epoch_and_by_joule_and_empty_where_unmeasured() -> None:
+def test_energy_is_shown_per_epoch_and_per_joule_and_empty_if_unmeasured() -> None:
     (measured,) = summarise([make_record(outcome=make_measurement(energy=make_energy(joules=480.0)))])
     assert value(measured, "joules_per_epoch_median") == 160.0
     assert value(measured, "samples_per_joule_median") == 375.0
@@ -106,7 +106,7 @@ def test_a_dimension_that_varies_is_hidden_unless_shown() -> None:
     assert hidden_dimensions(rows, (*IDENTITY, "threads")) == ("engine",)
 
 
-def test_what_a_models_name_tells_is_not_hidden() -> None:
+def test_dimension_that_follows_from_the_models_name_is_not_hidden() -> None:
     rows = summaries_of(
         make_configuration(model="mlp_128", layers=(784, 128, 10), learning_rate=0.1, transform="unit"),
         make_configuration(model="mlp_100_100", layers=(784, 100, 100, 10), learning_rate=0.2, transform="half"),
@@ -114,7 +114,7 @@ def test_what_a_models_name_tells_is_not_hidden() -> None:
     assert hidden_dimensions(rows, IDENTITY) == ()
 
 
-def test_what_differs_within_one_model_is_hidden() -> None:
+def test_dimension_that_differs_within_one_model_is_hidden() -> None:
     rows = summaries_of(make_configuration(learning_rate=0.1), make_configuration(learning_rate=0.2))
     assert hidden_dimensions(rows, IDENTITY) == ("learning_rate",)
 
@@ -126,7 +126,7 @@ def test_layers_are_hidden_only_where_model_and_width_do_not_tell_them() -> None
     assert hidden_dimensions(summaries_of(wide, deep), IDENTITY) == ("layers",)
 
 
-def test_workers_are_told_by_the_pipeline_unless_one_pipeline_has_several() -> None:
+def test_workers_follow_from_the_pipeline_unless_one_pipeline_has_several_counts() -> None:
     resident = make_configuration()
     loading = make_configuration(pipeline="dataloader", workers=2)
     more = make_configuration(pipeline="dataloader", workers=4)
@@ -153,7 +153,7 @@ def test_workers_are_told_by_the_pipeline_unless_one_pipeline_has_several() -> N
         unique=True,
     )
 )
-def test_rows_that_differ_always_differ_in_what_is_shown(configurations: list[Configuration]) -> None:
+def test_rows_that_differ_always_differ_in_a_shown_column(configurations: list[Configuration]) -> None:
     rows = summaries_of(*configurations)
     shown = (*IDENTITY, *hidden_dimensions(rows, IDENTITY))
     assert len({tuple(value(row, key) for key in shown) for row in rows}) == len(rows)

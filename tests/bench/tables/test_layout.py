@@ -5,7 +5,7 @@ from checkout import REFERENCE
 from click.testing import CliRunner
 
 from bench.cli import cli
-from bench.tables.layout import WordTable, draw_word_tables, text_table
+from bench.tables.layout import WordTable, draw_word_tables, escape, text_table
 
 
 def test_table_without_a_width_keeps_every_cell_on_one_line() -> None:
@@ -76,3 +76,9 @@ def test_nothing_around_a_markdown_table_is_taken_for_more_than_text() -> None:
     assert "run \\`x\\`" in text
     assert "a\\[b\\](c)" in text
     assert text.endswith("- \\<script>\n- \\*d\\*")
+
+
+def test_entities_strikethrough_formulas_and_emphasis_are_escaped_but_not_names() -> None:
+    assert escape("&lt; ~x~ $y$") == "\\&lt; \\~x\\~ \\$y\\$"
+    assert escape("_z_ and __init__") == "\\_z\\_ and \\_\\_init\\_\\_"
+    assert escape("mlp_512_256 at 3.5 %") == "mlp_512_256 at 3.5 %"

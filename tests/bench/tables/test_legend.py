@@ -13,7 +13,7 @@ from bench_builders import (
     make_software,
 )
 
-from bench.compare.matching import is_whole
+from bench.compare.trials import is_whole
 from bench.records import Accelerator, FailureKind, Fingerprint, Footer, Peak, Run, TrialWarning
 from bench.tables.columns import default_columns, find_columns
 from bench.tables.legend import count_failures, count_warnings, heading, is_complete, legend
@@ -28,7 +28,7 @@ def notes(run: Run, *keys: str) -> list[str]:
     return list(legend(run, summaries, columns, ()))
 
 
-def test_utilisation_above_the_peak_and_without_one_is_told() -> None:
+def test_utilisation_above_the_peak_or_without_one_is_explained() -> None:
     run = make_run([make_configuration(threads=threads) for threads in (1, 2)])
     columns = find_columns(("threads", "flops_utilisation"))
 
@@ -38,7 +38,7 @@ def test_utilisation_above_the_peak_and_without_one_is_told() -> None:
     assert "of measured peak" not in told(lambda _: 1e15)
     text = told(lambda c: 1.0 if c.threads == 1 else None)
     assert "(1 of 2 rows above 100 %): faster than the calibrated peak: calibrate again on a quiet machine" in text
-    assert "(1 of 2 rows empty): not calibrated with this device, precision, threads and torch" in text
+    assert "(1 of 2 rows empty): not calibrated for this device, precision, thread count and torch version" in text
     assert not any("measured peak" in line for line in notes(run))
 
 
@@ -67,7 +67,7 @@ def test_heading_is_harmless() -> None:
     assert len(text) < 300
 
 
-def test_dimensions_that_do_not_vary_are_told_once_below() -> None:
+def test_constant_dimensions_are_listed_once_below_the_table() -> None:
     constant = "dataset mnist, pipeline resident, engine eager, precision fp32"
     assert f"every row: {constant}, threads 2, epochs 3" in notes(make_run())
     varied = make_run([make_configuration(threads=1), make_configuration(threads=2)])
@@ -76,7 +76,7 @@ def test_dimensions_that_do_not_vary_are_told_once_below() -> None:
 
 def test_dimensions_that_chosen_columns_hide_are_named() -> None:
     varied = make_run([make_configuration(threads=1), make_configuration(threads=2, batch_size=256)])
-    assert "rows also differ in batch_size, threads: add to --columns" in notes(varied, "model", "epoch_seconds")
+    assert "rows also differ in batch_size, threads: add this to --columns" in notes(varied, "model", "epoch_seconds")
     assert not [note for note in notes(varied) if "differ" in note]
 
 
@@ -91,8 +91,8 @@ def test_peak_memory_is_explained_with_what_measured_it() -> None:
     run = make_run([cpu, cuda], 1, records=[make_record(cpu), make_record(cuda, outcome=device_peak)])
     told = [note for note in notes(run) if note.startswith("peak memory")]
     assert told == [
-        "peak memory on cpu: of the host, above what the imports took (VmHWM)",
-        "peak memory on accelerators: of tensors on the device (allocator)",
+        "peak memory on cpu: host memory above what the imports took (VmHWM)",
+        "peak memory on accelerators: device memory of tensors (allocator)",
     ]
     assert not [note for note in notes(run, "model", "n") if note.startswith("peak memory")]
 
@@ -104,13 +104,22 @@ def test_peak_memory_is_explained_for_shown_rows_only() -> None:
     assert not [note for note in legend(run, shown, default_columns(shown), ()) if note.startswith("peak memory")]
 
 
-def test_why_energy_is_missing_is_told_once_and_only_beside_its_columns() -> None:
+def test_reason_for_missing_energy_is_given_once_and_only_with_its_columns() -> None:
     outcome = make_measurement(energy_reason="RAPL: nothing there")
     run = make_run(records=[make_record(repeat=repeat, outcome=outcome) for repeat in range(3)])
     told = [line for line in notes(run, "model", "joules_per_epoch") if "RAPL: nothing there" in line]
     assert len(told) == 1
-    assert told[0].startswith("energy unmeasured: ")
+    assert told[0].startswith("energy not measured: ")
     assert not any("RAPL" in line for line in notes(run))
+
+
+def test_reason_for_missing_energy_is_given_for_shown_rows_only() -> None:
+    devices = {device: make_configuration(device=device) for device in ("cpu", "cuda:0")}
+    records = [make_record(each, outcome=make_measurement(energy_reason=name)) for name, each in devices.items()]
+    shown = summarise(records[:1])
+    told = legend(make_run(records=records), shown, find_columns(("device", "joules_per_epoch")), ())
+    assert "energy not measured: cpu: cpu" in told
+    assert not any("cuda:0" in note for note in told)
 
 
 def test_failures_are_counted_by_kind_with_the_first_message() -> None:
@@ -123,8 +132,8 @@ def test_failures_are_counted_by_kind_with_the_first_message() -> None:
     run = make_run(records=records)
     told = [note for note in notes(run) if note.startswith("failed")]
     assert told == [
-        "failed: 1 trial with crash, first: signal 9 Trace?[1m",
-        "failed: 2 trials with timeout, first: 60 s",
+        "failed: 1 trial with crash; first message: signal 9 Trace?[1m",
+        "failed: 2 trials with timeout; first message: 60 s",
     ]
     assert [failed.count for failed in count_failures(summarise(run.records))] == [1, 2]
 
@@ -146,7 +155,7 @@ def test_an_incomplete_run_says_how_much_is_missing_and_how_to_resume(footer: Fo
     run = make_run([make_configuration(), make_configuration(threads=1)], 3)
     cut = dataclasses.replace(run, records=run.records[:4], footer=footer)
     assert not is_complete(cut)
-    assert "run incomplete: 2 of 6 trials missing, resume with python -m bench run --resume 0a1b2c3d" in notes(cut)
+    assert "run incomplete: 2 of 6 trials missing; resume with python -m bench run --resume 0a1b2c3d" in notes(cut)
 
 
 def test_a_trial_stored_twice_is_not_counted_twice() -> None:
@@ -164,7 +173,7 @@ def test_a_run_whose_footer_counts_more_trials_than_are_left_is_incomplete() -> 
     assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 6 trials missing")]
 
 
-def test_what_one_of_several_machines_measured_of_a_complete_run_is_complete() -> None:
+def test_part_of_a_complete_run_that_one_machine_measured_is_complete() -> None:
     run = make_run(repeats=3)
     moved = tuple(dataclasses.replace(each, fingerprint=int(each.trial.repeat == 1)) for each in run.records)
     other = Fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"), software=run.header.software)
@@ -179,7 +188,7 @@ def test_a_complete_run_says_nothing_of_it() -> None:
     assert not [note for note in notes(make_run()) if "incomplete" in note]
 
 
-def test_what_was_wrong_with_the_file_is_told_harmlessly() -> None:
+def test_warnings_about_the_file_are_shown_harmlessly() -> None:
     run = dataclasses.replace(make_run(), warnings=("line 7 is torn\x1b[2J",))
     assert notes(run)[-1] == "file: line 7 is torn?[2J"
 
@@ -199,32 +208,32 @@ def flag(run: Run, repeats: int, *seconds: float) -> Run:
     return dataclasses.replace(run, records=tuple(records))
 
 
-def test_an_epoch_time_is_told_with_and_without_flagged_trials_where_it_differs() -> None:
-    assert "cpu 784-128-10 batch 64: 2.13 s with, 2.12 s without the 1 flagged of 3 trials" not in notes(make_run())
+def test_epoch_time_is_shown_with_and_without_flagged_trials_if_it_differs() -> None:
+    assert "cpu 784-128-10 batch 64: 1 of 3 trials flagged; 2.13 s with them, 2.12 s without" not in notes(make_run())
     told = notes(flag(make_run(repeats=4), 3, 4.0, 4.5, 5.0))
-    assert "cpu 784-128-10 batch 64: 4.25 s with, 2.12 s without the 3 flagged of 4 trials" in told
+    assert "cpu 784-128-10 batch 64: 3 of 4 trials flagged; 4.25 s with them, 2.12 s without" in told
 
 
-def test_a_median_that_flagged_trials_do_not_move_is_said_to_stay() -> None:
-    assert "cpu 784-128-10 batch 64: 1 of 3 trials flagged, 2.12 s with and without" in notes(flag(make_run(), 1, 9.0))
+def test_median_that_flagged_trials_do_not_change_is_shown_once() -> None:
+    assert "cpu 784-128-10 batch 64: 1 of 3 trials flagged; 2.12 s with or without" in notes(flag(make_run(), 1, 9.0))
 
 
 def test_all_trials_flagged_leave_nothing() -> None:
     told = notes(flag(make_run(), 3, 2.0, 2.0, 2.0))
-    assert "cpu 784-128-10 batch 64: all 3 trials are flagged, and nothing would be left without them" in told
+    assert "cpu 784-128-10 batch 64: all 3 trials are flagged, so nothing would be left without them" in told
 
 
 def test_a_single_flagged_trial_has_its_warning_and_no_more() -> None:
     assert not [note for note in notes(flag(make_run(repeats=1), 1, 2.0)) if "flagged" in note]
 
 
-def test_five_configurations_with_flagged_trials_are_told_the_most_moved_first_and_the_others_counted() -> None:
+def test_five_configurations_with_flagged_trials_are_listed_largest_change_first_and_the_others_counted() -> None:
     configurations = [make_configuration(batch_size=size, threads=each) for size in (8, 64, 99) for each in (1, 2)]
     run = flag(make_run(configurations), 2, 8.0, 9.0)
     calm = [record for record in run.records if record.trial.configuration != configurations[3]]
     told = [note for note in notes(dataclasses.replace(run, records=tuple(calm))) if "flagged" in note]
     assert len(told) == 5
-    assert told[0] == "cpu 784-128-10 batch 8, threads 1: 8.00 s with, 2.12 s without the 2 flagged of 3 trials"
+    assert told[0] == "cpu 784-128-10 batch 8, threads 1: 2 of 3 trials flagged; 8.00 s with them, 2.12 s without"
     run = dataclasses.replace(
         run,
         records=tuple(
@@ -235,5 +244,5 @@ def test_five_configurations_with_flagged_trials_are_told_the_most_moved_first_a
         ),
     )
     told = [note for note in notes(run) if "flagged" in note]
-    assert told[0] == "cpu 784-128-10 batch 99, threads 1: 30.0 s with, 2.12 s without the 2 flagged of 3 trials"
-    assert told[-1] == "and 1 more with flagged trials: add flagged and unflagged_epoch_seconds to --columns"
+    assert told[0] == "cpu 784-128-10 batch 99, threads 1: 2 of 3 trials flagged; 30.0 s with them, 2.12 s without"
+    assert told[-1] == "1 more with flagged trials: add flagged and unflagged_epoch_seconds to --columns"

@@ -1,4 +1,4 @@
-"""`bench list`: every stored run with how far it came, and what cannot be read with the reason."""
+"""`bench list`: every stored run with its progress, and unreadable files with the reason."""
 
 import contextlib
 import csv
@@ -118,7 +118,7 @@ def test_resumed_run_counts_as_its_last_footer_says() -> None:
         (b"\x00\xff" * 100, "is not a stored run"),
     ],
 )
-def test_what_cannot_be_read_is_listed_with_the_reason_beside_what_can(content: bytes, words: str) -> None:
+def test_unreadable_file_is_listed_with_the_reason(content: bytes, words: str) -> None:
     put(make_run(), "good.jsonl")
     Path("results/odd.jsonl").write_bytes(content)
     good, odd = listed()

@@ -1,4 +1,4 @@
-"""Runs of several machines: told apart in every table, never one cell of two, never a regression where they differ."""
+"""Runs of several machines: separate in every table, and never a regression between different machines."""
 
 import dataclasses
 import json
@@ -20,8 +20,9 @@ from stored_runs import WOBBLE, Quiet, store, trial
 from bench.cli import cli
 from bench.compare.check import check_runs
 from bench.compare.check_report import GateReport, Limits
-from bench.compare.comparison import Comparison, Source, compare_runs
-from bench.compare.matching import Between, gather, make_table
+from bench.compare.compare_runs import Between, compare_runs
+from bench.compare.comparison import Comparison, Source
+from bench.compare.trials import gather, make_table
 from bench.compare.view import render_comparison
 from bench.records import Configuration, Run
 from bench.stats.judgement import Judgement
@@ -123,13 +124,13 @@ def test_show_names_the_machines_where_there_are_several() -> None:
     assert {row["machine_id"] for row in document["rows"]} == {HERE.id, THERE.id}
 
 
-def test_what_one_machine_measured_is_compared_with_what_the_same_one_did() -> None:
+def test_results_of_the_same_machine_are_paired_first() -> None:
     places = {(SMALL, 0): 1.0, (LARGE, 1): 2.0}
     comparison = compare(mixed(places), mixed({key: 1.3 * value for key, value in places.items()}, "b0b0b0b0"))
     assert not comparison.is_hardware
     assert [row.time.verdict.value for row in comparison.rows] == ["slower", "slower"]
     assert [row.baseline.machine_id for row in comparison.rows] == [HERE.id, THERE.id]
-    assert any("0 of 2 rows compare two of them" in note for note in comparison.notes)
+    assert any("0 of 2 rows compare two different machines" in note for note in comparison.notes)
 
 
 def test_the_noise_of_one_machine_says_nothing_of_another_s() -> None:
@@ -157,13 +158,13 @@ def test_the_noise_of_one_machine_says_nothing_of_another_s() -> None:
     assert here(ours, theirs) == alone
 
 
-def test_what_moved_to_another_machine_is_a_hardware_comparison_that_shows_both() -> None:
+def test_configuration_that_moved_to_another_machine_is_a_hardware_comparison() -> None:
     comparison = compare(
         mixed({(SMALL, 0): 1.0, (LARGE, 0): 2.0}), mixed({(SMALL, 0): 1.0, (LARGE, 1): 2.0}, "b0b0b0b0")
     )
     assert comparison.is_hardware
     assert len(comparison.rows) == 2
-    assert any("1 of 2 rows compare two of them" in note for note in comparison.notes)
+    assert any("1 of 2 rows compare two different machines" in note for note in comparison.notes)
     shown = render_comparison(comparison, format="table", width=250)
     assert f"{HERE.id} / {THERE.id}" in shown
 
@@ -188,7 +189,7 @@ def test_shards_measured_apart_have_drift_between_them() -> None:
     assert comparison.rows[0].time.estimate is not None
     assert alone.time.estimate.extra_variance == 0
     assert comparison.rows[0].time.estimate.extra_variance > 0
-    assert any("measured apart" in note for note in comparison.notes)
+    assert any("measured separately" in note for note in comparison.notes)
 
 
 def test_check_judges_each_machine_by_itself_and_nothing_across() -> None:
@@ -226,14 +227,14 @@ def test_machines_that_share_nothing_are_incomparable_at_once() -> None:
     assert THERE.id in found.judgement.reason
 
 
-def test_what_never_ran_was_on_no_machine() -> None:
+def test_configuration_without_trials_is_on_no_machine() -> None:
     whole = mixed({(SMALL, 0): 1.0, (LARGE, 1): 2.0})
     cut = dataclasses.replace(
         whole, records=tuple(each for each in whole.records if each.fingerprint == 0), footer=None
     )
     comparison = compare(cut, whole)
     assert not comparison.is_hardware
-    assert any("0 of 2 rows compare two of them" in note for note in comparison.notes)
+    assert any("0 of 2 rows compare two different machines" in note for note in comparison.notes)
 
 
 def test_the_sides_of_a_comparison_of_machines_are_those_machines() -> None:
@@ -271,13 +272,13 @@ def test_the_commands_take_runs_of_several_machines(tmp_path: Path) -> None:
         assert HERE.id in text
         assert THERE.id in text
         if arguments[0] == "compare":
-            overtaking = text[text.index("not told who overtakes whom") :]  # at one width
+            overtaking = text[text.index("no crossover can be computed") :]  # at one width
             assert HERE.id in overtaking
             assert THERE.id in overtaking
     for option in ("--taxes", "--ranks"):
         refused = bench("show", path, option)
         assert refused.exit_code == 2
-        assert f"{option} is an account of one machine" in refused.stderr
+        assert f"{option} is about one machine" in refused.stderr
 
 
 def test_an_account_of_one_machine_is_headed_by_the_one_that_measured(tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_an_account_of_one_machine_is_headed_by_the_one_that_measured(tmp_path: 
 
 
 @pytest.mark.parametrize("member", ["driver", "operating_system_release"])
-def test_machines_alike_are_one_whatever_their_drivers(member: str) -> None:
+def test_identical_machines_are_one_whatever_their_drivers(member: str) -> None:
     run = dataclasses.replace(
         spread(), other_fingerprints=(make_fingerprint(machine=HERE, software=make_software(**{member: "x"})),)
     )

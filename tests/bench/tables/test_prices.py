@@ -38,25 +38,25 @@ def test_a_price_is_read_as_it_is_written(whole: int, thousandths: int) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("", "holds '', which is no price above 0"),
-        ("free", "holds 'free', which is no price above 0"),
-        ("0", "holds '0', which is no price above 0"),
-        ("-1", "holds '-1'"),
-        ("$2.5", "holds '$2.5'"),
-        ("nan", "holds 'nan'"),
-        ("1e3", "holds '1e3'"),
-        ("inf", "holds 'inf'"),
-        ("٣", "holds '٣'"),
-        ("1,5", "has two prices for all"),
-        ("cuda=2.5,", "holds ''"),
-        ("cuda=", "holds ''"),
+        ("", "contains '', which is not a price above 0"),
+        ("free", "contains 'free', which is not a price above 0"),
+        ("0", "contains '0', which is not a price above 0"),
+        ("-1", "contains '-1'"),
+        ("$2.5", "contains '$2.5'"),
+        ("nan", "contains 'nan'"),
+        ("1e3", "contains '1e3'"),
+        ("inf", "contains 'inf'"),
+        ("٣", "contains '٣'"),
+        ("1,5", "has two prices for everything"),
+        ("cuda=2.5,", "contains ''"),
+        ("cuda=", "contains ''"),
         ("=2", "has a price without a name"),
-        ("cuda=2,cuda=3", "has two prices of 'cuda'"),
-        ("2,cuda=3", "has a price for all beside others"),
-        ("baseline=2,candidate=3", "names a baseline, and one run has none"),
+        ("cuda=2,cuda=3", "has two prices for 'cuda'"),
+        ("2,cuda=3", "combines a price for everything with others"),
+        ("baseline=2,candidate=3", "names a baseline, which a single run does not have"),
     ],
 )
-def test_what_is_no_price_is_refused_with_value_rule_and_remedy(text: str, rule: str) -> None:
+def test_invalid_price_is_refused_with_value_rule_and_remedy(text: str, rule: str) -> None:
     with pytest.raises(BadInputError) as caught:
         parse_prices(text)
     assert str(caught.value).startswith(f"--price-per-hour {text!r} {rule}")
@@ -65,7 +65,7 @@ def test_what_is_no_price_is_refused_with_value_rule_and_remedy(text: str, rule:
 
 @pytest.mark.parametrize("text", ["baseline=2", "candidate=2", "baseline=2,candidate=3,cpu=1"])
 def test_sides_have_a_price_each_and_nothing_else_has_one(text: str) -> None:
-    with pytest.raises(BadInputError, match=r"needs a price of both sides and of nothing else: .*baseline=2\.5"):
+    with pytest.raises(BadInputError, match=r"must have a price for each side and for nothing else: .*baseline=2\.5"):
         parse_prices(text, has_sides=True)
 
 
@@ -106,7 +106,7 @@ def test_costs_have_three_significant_digits(cost: float, text: str) -> None:
     assert format_cost(cost) == text
 
 
-def test_the_note_says_what_is_priced_and_at_what() -> None:
-    assert parse_prices("2.50").note().endswith("that train together each is paid; price per hour: 2.5")
+def test_note_says_what_is_included_and_the_prices() -> None:
+    assert parse_prices("2.50").note().endswith("that train together are paid for; price per hour: 2.5")
     assert Prices(by_name={"cuda": 2.5, "cpu": 0.1}).note().endswith("price per hour: cuda 2.5, cpu 0.1")
     assert "training time only" in parse_prices("1").note()

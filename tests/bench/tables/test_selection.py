@@ -89,7 +89,7 @@ def test_rows_must_meet_every_filter() -> None:
         ("test_accuracy>x%", "from 0 to 1, or a percentage, like test_accuracy>=0.97"),
         ("epoch_seconds<nan", "compares a number"),
         ("batch_size>=", "compares a number"),
-        ("device<cpu", "'device<cpu' orders texts, which have no size: use device=…, device!=… or device~…"),
+        ("device<cpu", "'device<cpu' orders text, which has no size: use device=…, device!=… or device~…"),
         ("device=cpu\x1b", None),
         ("\x1b[2J", r"filter '\?\[2J' is not a column"),
     ],
@@ -117,7 +117,7 @@ def test_flags_sort_false_first() -> None:
     assert places(sort=("shuffle",)) == [0, 2, 1, 3]
 
 
-def test_what_was_not_measured_comes_last_both_ways() -> None:
+def test_unmeasured_values_come_last_in_both_directions() -> None:
     assert places(sort=("host_peak_bytes",)) == [0, 3, 1, 2]
     assert places(sort=("-host_peak_bytes",)) == [3, 0, 1, 2]
 
@@ -150,8 +150,8 @@ def test_fractions_are_filtered_by_percentages_too() -> None:
     assert len(select(summaries, filters=["test_accuracy>98.2%"], sort=[])) == 0
 
 
-def test_what_meets_no_filter_is_told_with_the_values_there_are() -> None:
+def test_filters_that_no_row_meets_are_reported_with_the_existing_values() -> None:
     chosen = [make_configuration(batch_size=size) for size in (64, 256)]
     run = make_run(chosen)
     shown = " ".join(render_run(run, filters=["batch_size=7"]).split())
-    assert "no configuration to show: of 2 configurations none meets batch_size=7; batch_size is 64, 256" in shown
+    assert "no configuration to show: none of 2 configurations meets batch_size=7; batch_size is 64, 256" in shown

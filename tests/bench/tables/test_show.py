@@ -144,7 +144,7 @@ def test_csv_and_json_hold_the_same_raw_values() -> None:
                 assert got[key] == str(value)
 
 
-def test_every_format_selects_and_orders_alike() -> None:
+def test_every_format_has_the_same_rows_in_the_same_order() -> None:
     run = make_sweep()
     options: dict[str, Any] = {
         "columns": ["batch_size", "device"],
@@ -225,7 +225,7 @@ def test_a_narrow_terminal_drops_columns_in_the_stated_order_and_says_so(width: 
     text = render_run(make_sweep(), width=width)
     told = re.sub(r"\s+", " ", text)
     if dropped:
-        assert f"left out for want of room: {', '.join(DROP_ORDER[:dropped])}; widen the terminal" in told
+        assert f"left out for lack of space: {', '.join(DROP_ORDER[:dropped])}; widen the terminal" in told
     else:
         assert "left out" not in told
     assert len(table_rows(text, max(width, 60))[0]) == 8 - dropped
@@ -327,7 +327,7 @@ def test_the_legend_says_what_flagged_trials_do_to_the_epoch_time() -> None:
     records = [trained(SMALL, repeat, seconds, 9_700) for repeat, seconds in enumerate((1.0, 1.0))]
     records += [trained(SMALL, repeat, 4.0, 9_700, TrialWarning.STALL) for repeat in (2, 3)]
     text = render_run(make_run([SMALL], 4, records=records), width=200)
-    assert "cpu mlp_512_256 batch 64: 2.50 s with, 1.00 s without the 2 flagged of 4 trials" in text
+    assert "cpu mlp_512_256 batch 64: 2 of 4 trials flagged; 2.50 s with them, 1.00 s without" in text
 
 
 # --- cost
@@ -345,7 +345,7 @@ def test_costs_are_the_last_columns_and_said_to_be_of_training_time_only(format_
 
 def test_a_narrow_table_keeps_its_costs() -> None:
     text = render_run(make_sweep(), prices=parse_prices("1"))
-    assert "left out for want of room: throughput_per_second_median" in re.sub(r"\s+", " ", text)
+    assert "left out for lack of space: throughput_per_second_median" in re.sub(r"\s+", " ", text)
     assert all(row[-2] for row in table_rows(text, 80))
 
 
@@ -381,15 +381,15 @@ def test_the_command_takes_a_price(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--price-per-hour", "0"), "is no price above 0: write a number above 0 without a currency"),
-        (("--price-per-hour", ""), "is no price above 0"),
-        (("--price-per-hour", "mps=1"), "names 'mps', which nothing was measured on: name"),
-        (("--price-per-hour", "baseline=1,candidate=2"), "one run has none"),
+        (("--price-per-hour", "0"), "is not a price above 0: write a number above 0 without a currency"),
+        (("--price-per-hour", ""), "is not a price above 0"),
+        (("--price-per-hour", "mps=1"), "names 'mps', but nothing ran on it: name"),
+        (("--price-per-hour", "baseline=1,candidate=2"), "a single run does not have"),
         (("--price-per-hour", "1", "--taxes"), "leave out --columns, --sort, --filter, --price-per-hour"),
         (("--price-per-hour", "1", "--claims"), "leave out --columns, --sort, --filter, --price-per-hour"),
     ],
 )
-def test_the_command_refuses_what_is_no_price(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+def test_command_refuses_invalid_prices(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     result = show(store(make_sweep(), tmp_path / "run.jsonl"), *options)
     assert result.exit_code == 2
     assert words in " ".join(result.output.split())
@@ -409,5 +409,5 @@ def test_costs_are_shown_sorted_and_filtered_by_where_a_price_is_known() -> None
     assert [line.split(",")[0] for line in text.splitlines()] == ["batch_size", "256"]
     table = render_run(run, columns=("cost_per_epoch", "batch_size"), prices=prices)
     assert table.split("\n\n")[1].count("epoch") == 1
-    with pytest.raises(BadInputError, match="'cost_per_epoch' needs to know what an hour costs: add --price-per-hour"):
+    with pytest.raises(BadInputError, match="'cost_per_epoch' needs a price: add --price-per-hour"):
         render_run(run, sort=("-cost_per_epoch",))

@@ -182,7 +182,7 @@ def test_time_to_accuracy_counts_only_the_trials_that_reached_it() -> None:
     assert summary.seconds_to_97_percent == sample([2.0, 2.0])
 
 
-def test_what_was_not_measured_stays_none() -> None:
+def test_unmeasured_quantities_stay_none() -> None:
     epoch = make_epoch(train_correct=None, test_correct=None)
     measurement = make_measurement(epochs=(epoch,), host_peak=None)
     (summary,) = summarise([make_record(QUIET, outcome=measurement)])
@@ -248,7 +248,7 @@ def test_a_summary_counts_flagged_trials_and_tells_the_median_without_them() -> 
     assert (summary.n, summary.flagged, summary.unflagged_epoch_seconds) == (1, 1, None)
 
 
-def test_each_reason_for_unmeasured_energy_is_told_once_with_its_devices() -> None:
+def test_each_reason_for_unmeasured_energy_is_given_once_with_its_devices() -> None:
     no_nvml, no_rapl = make_measurement(energy_reason="no NVML"), make_measurement(energy_reason="no RAPL")
     devices = {"cuda:10": no_nvml, "cuda:2": no_nvml, "cpu": no_rapl, "cuda:0": make_measurement(energy=make_energy())}
     records = [

@@ -20,9 +20,11 @@ from hypothesis import strategies as st
 from scipy import stats
 from stored_runs import Quiet, configurations, shuffled, side, trial, with_records
 
-from bench.compare.comparison import Comparison, Source, compare_runs, geometric_mean
+from bench.compare.compare_runs import Between, compare_runs
+from bench.compare.comparison import Comparison, Source, geometric_mean
 from bench.compare.flagged import WithoutFlagged, judge_without_flagged
-from bench.compare.matching import Between, Trials, gather, make_table, match
+from bench.compare.matching import match
+from bench.compare.trials import gather, make_table
 from bench.errors import IncomparableError
 from bench.records import Configuration, Measurement, Run, TrialRecord, TrialWarning
 from bench.stats.drift import DEFAULT_DRIFT_DEVIATION, Drift
@@ -128,9 +130,9 @@ def test_a_run_against_itself_is_the_same_everywhere_even_from_one_trial() -> No
         run = side((0.5, 2.0, 30.0), repeats=repeats)
         comparison = compare(run, run, None)
         assert time_verdicts(comparison) == [Verdict.SAME] * 3
-        assert "both sides are one run: this shows nothing about any change" in comparison.notes
+        assert "both sides are the same run: this says nothing about any change" in comparison.notes
         for row in comparison.rows:
-            assert row.time.reason == "the very same measurements"
+            assert row.time.reason == "the same measurements on both sides"
             assert row.time.interval is not None
             assert (row.time.interval.low, row.time.interval.high) == (0.0, 0.0)
             assert row.accuracy is not None
@@ -143,7 +145,7 @@ def test_equal_values_of_two_runs_are_still_two_measurements() -> None:
     comparison = compare(side(), other(), None)
     assert time_verdicts(comparison) == [Verdict.INCONCLUSIVE]
     for judgement in (comparison.rows[0].time, accuracy_of(comparison)):
-        assert "the very same" not in judgement.reason
+        assert "the same measurements" not in judgement.reason
         assert judgement.interval is not None
         assert judgement.interval.low < 0 < judgement.interval.high
 
@@ -151,7 +153,7 @@ def test_equal_values_of_two_runs_are_still_two_measurements() -> None:
 def test_a_longer_copy_of_a_run_is_not_taken_for_the_very_same_measurements() -> None:
     whole = side()
     part = with_records(whole, whole.records[:5])
-    assert compare(part, whole).rows[0].time.reason != "the very same measurements"
+    assert compare(part, whole).rows[0].time.reason != "the same measurements on both sides"
 
 
 @given(
@@ -203,7 +205,7 @@ def test_the_yardstick_takes_a_slower_machine_out_of_the_ratio() -> None:
 
 
 @pytest.mark.parametrize("seconds", [2.0, 0.002])  # longer than the yardstick, and shorter
-def test_what_is_slower_beside_its_yardstick_has_a_normalised_ratio_above_1(seconds: float) -> None:
+def test_slowdown_relative_to_the_yardstick_has_a_normalised_ratio_above_1(seconds: float) -> None:
     relative = compare(side((seconds,)), other(1.5 * seconds)).rows[0].relative_log_ratio
     assert relative is not None
     assert math.exp(relative) == pytest.approx(1.5)
@@ -293,7 +295,7 @@ def test_drift_is_not_averaged_out_over_configurations() -> None:
     assert still.interval.high < 0.01
 
 
-def test_one_trial_a_side_gives_a_mean_without_an_interval() -> None:
+def test_one_trial_per_side_gives_a_mean_without_an_interval() -> None:
     mean = compare(side(repeats=1), other(2.2, repeats=1)).mean
     assert mean is not None
     assert mean.log_ratio == pytest.approx(math.log(1.1))
@@ -345,7 +347,7 @@ def test_some_failed_trials_are_counted_and_the_others_compared() -> None:
     assert row.time.estimate is not None
 
 
-def test_what_is_planned_and_not_yet_measured_cannot_be_compared() -> None:
+def test_planned_but_unmeasured_configuration_cannot_be_compared() -> None:
     comparison = compare(side((1.0, 2.0)), with_records(side((1.0, 2.0), run_id="b0b0b0b0"), []))
     assert time_verdicts(comparison) == [Verdict.INCOMPARABLE] * 2
     (note,) = (note for note in comparison.notes if "--resume" in note)
@@ -365,7 +367,7 @@ def test_other_hardware_is_a_hardware_comparison_in_which_threads_may_differ() -
 
 
 @pytest.mark.parametrize("failed", [True, False])
-def test_what_only_failed_elsewhere_ran_there_and_what_never_ran_did_not(*, failed: bool) -> None:
+def test_failed_trial_ran_on_its_machine_and_missing_trial_on_none(*, failed: bool) -> None:
     records = [make_record(outcome=make_failure())] if failed else []
     elsewhere = make_run(repeats=1, records=records, run_id="b0b0b0b0", machine=ELSEWHERE)
     assert compare(side(), elsewhere).is_hardware is failed
@@ -381,7 +383,13 @@ def test_threads_are_never_guessed_where_several_could_be_meant() -> None:
     assert len(matching.candidate_only) == 1
 
 
-def test_what_of_the_software_differs_is_named() -> None:
+def test_nearest_configurations_name_their_layers_as_tables_do() -> None:
+    wide = make_configuration(model="784-512-10", layers=(784, 512, 10))
+    with pytest.raises(IncomparableError, match="layers: 784-128-10 against 784-512-10"):
+        compare(side({make_configuration(): 2.0}), side({wide: 2.0}, run_id="b0b0b0b0"))
+
+
+def test_software_differences_are_named() -> None:
     comparison = compare(side(), other(header={"software": make_software(torch="2.12.0", driver=None)}))
     assert comparison.differences == ("torch: 2.11.0 against 2.12.0", "driver: 580.1 against none")
 
@@ -454,7 +462,7 @@ def test_no_flagged_trial_leaves_nothing_to_be_judged_again() -> None:
     ]
 
 
-def test_flagged_trials_stay_in_the_verdict_and_what_it_would_be_without_them_is_told() -> None:
+def test_flagged_trials_stay_in_the_verdict_beside_the_one_without_them() -> None:
     comparison = compare(side(), flag(other(), range(5), slower=3.0))
     (row,) = comparison.rows
     assert row.candidate.n == 8
@@ -467,14 +475,14 @@ def test_flagged_trials_stay_in_the_verdict_and_what_it_would_be_without_them_is
     assert calm.change(row.time.verdict) == "slower, but same without the 5 flagged trials (stall)"
 
 
-def test_what_flagged_trials_do_not_change_is_judged_alike_and_said_to_be_so() -> None:
+def test_verdict_that_flagged_trials_do_not_change_is_the_same_without_them() -> None:
     comparison = compare(side(), flag(other(2.6), [3]))
     assert without(comparison).judgement.verdict is comparison.rows[0].time.verdict is Verdict.SLOWER
     assert without(comparison).change(Verdict.SLOWER) is None
     assert without(comparison).change(Verdict.SAME) == "same, but slower without the 1 flagged trial (stall)"
 
 
-def test_without_flagged_trials_is_what_a_run_without_them_would_give() -> None:
+def test_judgement_without_flagged_trials_is_that_of_a_run_without_them() -> None:
     ours, theirs = side((1.0, 2.0)), flag(side((1.0, 2.2), run_id="b0b0b0b0"), [0, 4], slower=1.5, at=1)
     kept = [record for record in theirs.records if not record.warnings]
     expected = compare(ours, with_records(theirs, kept)).rows
@@ -501,7 +509,7 @@ def test_a_row_without_a_flagged_trial_can_be_changed_by_those_of_others() -> No
     )
 
 
-def test_what_cannot_be_compared_stays_so_without_flagged_trials() -> None:
+def test_incomparable_pair_stays_so_without_flagged_trials() -> None:
     failed = [make_record(repeat=repeat, outcome=make_failure()) for repeat in range(8)]
     comparison = compare(flag(side(), [0]), with_records(other(), failed))
     assert without(comparison).judgement == comparison.rows[0].time
@@ -513,18 +521,15 @@ def test_a_run_against_itself_is_the_same_without_flagged_trials_too() -> None:
     assert without(comparison).judgement == comparison.rows[0].time
 
 
-def test_flagged_trials_are_told_alike_in_any_order_of_records() -> None:
+def test_flagged_trials_do_not_depend_on_the_order_of_records() -> None:
     theirs = flag(other(2.2), [1, 5], slower=1.4)
     mixed = with_records(theirs, shuffled(theirs.records))
     assert compare(side(), mixed).rows == compare(side(), theirs).rows
 
 
-def test_nothing_is_judged_twice_where_no_trial_is_flagged() -> None:
-    def prepare(*_: Trials) -> Judgement:
-        raise AssertionError
-
+def test_nothing_is_judged_again_without_flagged_trials() -> None:
     def judge(_: object) -> tuple[Judgement, ...]:
         raise AssertionError
 
     (trials,) = gather(side())
-    assert judge_without_flagged([(trials, trials)], [], prepare, judge) == (None,)
+    assert judge_without_flagged([(trials, trials)], [], Drift(None, None), judge) == (None,)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stored_runs import side, trial, with_records
 
 from bench.compare.flagged import flagged_count, times_without_flagged
-from bench.compare.matching import Trials, gather
+from bench.compare.trials import Trials, gather
 from bench.records import Measurement, Run, TrialRecord, TrialWarning
 from bench.warning_rules import DISTURBED
 
@@ -31,7 +31,7 @@ def test_a_run_without_warnings_flags_nothing() -> None:
     assert times_without_flagged(trials) is trials
 
 
-def test_flagged_trials_are_kept_among_all_others_and_told_apart() -> None:
+def test_flagged_trials_are_included_in_all_values_and_listed_separately() -> None:
     whole = side()
     records = [
         flagged(whole.records[0], TrialWarning.STALL),

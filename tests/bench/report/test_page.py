@@ -1,0 +1,168 @@
+"""The report as HTML: harmless texts, a policy that allows nothing from outside, links, and size."""
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+
+import pytest
+from bench_builders import (
+    make_configuration,
+    make_epoch,
+    make_failure,
+    make_header,
+    make_machine,
+    make_measurement,
+    make_record,
+    make_run,
+    make_software,
+)
+from checkout import ROOT
+from report_pages import Page, page, report, varied
+
+from bench.report.contents import Stored, make_report
+from bench.report.page import render_page
+
+
+def test_every_chart_is_named_and_has_its_data_in_a_table() -> None:
+    html = render_page(report(varied()))
+    found = Page(html)
+    charts = found.find("svg")
+    assert len(charts) == len(found.find("desc")) == html.count("<desc id=")
+    assert len(charts) >= 10
+    titles = {each["id"] for each in found.find("title") + found.find("desc") if "id" in each}
+    for chart in charts:
+        assert chart["role"] == "img"
+        assert set(chart["aria-labelledby"].split()) <= titles
+    for figure in re.findall(r"<figure>.*?</figure>", html, re.DOTALL):
+        assert ("<svg" not in figure) or ("<details>" in figure and "<table" in figure)
+
+
+def test_ids_are_unique_and_links_lead_somewhere() -> None:
+    found = page(varied(), replace(varied(), header=make_header(run_id="ffff0000", plan=varied().header.plan)))
+    ids = [attributes["id"] for _, attributes in found.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {each["href"].removeprefix("#") for each in found.find("a")} <= set(ids)
+
+
+def test_page_loads_nothing_and_its_policy_allows_only_its_own_style_and_script() -> None:
+    html = render_page(report(varied()))
+    found = Page(html)
+    assert not [each for _, each in found.elements if {"src", "style", "onclick"} & each.keys()]
+    assert all(each["href"].startswith("#") for each in found.find("a"))
+    assert not found.find("link")
+    assert "http:" not in html
+    assert "https:" not in html
+    (policy,) = (each["content"] for each in found.find("meta") if each.get("http-equiv") == "Content-Security-Policy")
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+
+
+def test_script_is_short_and_colours_follow_the_reader() -> None:
+    templates = ROOT / "bench" / "report" / "templates"
+    assert len((templates / "report.js").read_text().splitlines()) < 150
+    style = (templates / "report.css").read_text()
+    assert "prefers-color-scheme: dark" in style
+    assert "@media print" in style
+    assert ":focus-visible" in style
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</title></svg></style>{{ 7 * 7 }}",
+    "\x1b[31mred\x00\u202etxt",
+    "lone \ud800 surrogate",
+    "' onmouseover='alert(1)",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_texts_are_shown_as_harmless_text(text: str) -> None:
+    chosen = make_configuration(model=text, device=text, dataset=text, precision=text)
+    records = [
+        make_record(chosen, 0, outcome=make_measurement(dataset_sha256=text)),
+        make_record(chosen, 1, outcome=make_failure(message=text)),
+    ]
+    run = make_run(
+        [chosen, replace(chosen, batch_size=256)],
+        2,
+        records=records,
+        run_id=text,
+        name=text,
+        command=("run", text),
+        machine=make_machine(cpu_model=text, operating_system=text),
+        software=make_software(torch=text, git_commit=text),
+    )
+    run = replace(run, warnings=(text,))
+    html = render_page(make_report([Stored(label=text, run=run), Stored(label="", run=run)]))
+    found = Page(html)
+    assert found.open == []
+    assert len(found.find("script")) == 1
+    assert not found.find("img")
+    assert not [each for _, each in found.elements if any(name.startswith("on") for name in each)]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", html)
+    assert "49" not in re.findall(r"<h1>(.*?)</h1>", html)[0]
+    html.encode()
+
+
+def test_very_long_texts_are_cut() -> None:
+    run = varied()
+    run = replace(run, header=replace(run.header, command=("run", "x" * 1_000_000)), warnings=("y" * 1_000_000,))
+    assert len(render_page(report(run))) < 2_000_000
+
+
+def test_unicode_is_kept() -> None:
+    run = replace(varied(), warnings=("größer, 速い, µs, 🙂",))
+    assert any("größer, 速い, µs, 🙂" in text for text in page(run).text)
+
+
+def test_a_run_without_trials_has_a_page() -> None:
+    run = make_run(records=[])
+    assert any("No trial has been stored yet." in text for text in page(run).text)
+
+
+def test_a_thousand_trials_make_less_than_five_mebibytes() -> None:
+    chosen = [
+        make_configuration(
+            model=f"784-{width}-10", layers=(784, width, 10), batch_size=2**power, engine=engine, epochs=5
+        )
+        for engine in ("eager", "fused")
+        for width in range(64, 84)
+        for power in range(4, 9)
+    ]
+    epochs = tuple(make_epoch(test_correct=9_000 + 10 * i, train_seconds=2.0 + i / 7) for i in range(5))
+    records = [
+        make_record(each, repeat, outcome=make_measurement(epochs=epochs)) for repeat in range(5) for each in chosen
+    ]
+    assert len(records) == 1_000
+    run = make_run(chosen, 5, records=records)
+    assert len(render_page(report(run)).encode()) < 5 * 2**20
+
+
+def test_results_come_before_provenance() -> None:
+    run = varied()
+    other = replace(run, header=replace(run.header, run_id="ffff0000"))
+    sections = [each["id"] for each in page(run, other).find("section")]
+    assert sections == ["comparison-1", "run-1", "run-2"]
+    headings = [each["id"] for each in page(run).find("h3")]
+    assert headings[0] == "run-1-configurations"
+    assert headings[-1] == "run-1-provenance"
+
+
+def test_contents_are_listed_where_there_are_several() -> None:
+    run = varied()
+    other = replace(run, header=replace(run.header, run_id="ffff0000"))
+    assert "Contents" not in [each["aria-label"] for each in page(run).find("nav")]
+    assert "Contents" in [each["aria-label"] for each in page(run, other).find("nav")]
+
+
+def test_controls_are_hidden_without_script() -> None:
+    found = page(varied())
+    assert not found.find("button")
+    (filtering,) = (each for each in found.find("div") if each.get("class") == "filter")
+    assert "hidden" in filtering
