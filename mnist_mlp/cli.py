@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 import click
 
 from mnist_mlp import __version__
-from mnist_mlp.errors import InvalidValueError, WorkloadError, is_out_of_memory
+from mnist_mlp.errors import InvalidValueError, NonFiniteLossError, WorkloadError, is_out_of_memory
 from mnist_mlp.recipes import (
     DATASETS,
     ENGINES,
@@ -26,7 +26,7 @@ EXIT_BAD_INPUT: Final = 2
 EXIT_FAILED: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
-EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 the training failed, 130 interrupted."
+EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 failed, 130 interrupted."
 
 LEARNABLE: Final = tuple(name for name in DATASETS if name != "synthetic")
 _MAX_THREADS: Final = 1024
@@ -44,21 +44,30 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except WorkloadError as error:
             click.echo(f"mnist-mlp: {error}", err=True)
-            ctx.exit(_exit_code(error))
+            ctx.exit(EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("mnist-mlp: interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except (ImportError, MemoryError, RuntimeError) as error:
+            reason = _why_failed(error)
+            if reason is None:
                 raise
-            click.echo("mnist-mlp: there is not enough memory: use narrower layers or smaller batches", err=True)
+            click.echo(f"mnist-mlp: {reason}", err=True)
             ctx.exit(EXIT_FAILED)
 
 
-def _exit_code(error: WorkloadError) -> int:
-    from mnist_mlp.trainer import NonFiniteLossError
-
-    return EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT
+def _why_failed(error: BaseException) -> str | None:
+    """Return the message for a failure of this machine, with a remedy; None for a mistake in the program."""
+    if is_out_of_memory(error):
+        return "there is not enough memory: use narrower layers or smaller batches"
+    is_foreign = isinstance(error, ImportError) and (error.name or "").partition(".")[0] != __package__
+    # A torchvision that was built for another torch raises a RuntimeError when it is imported.
+    if is_foreign or "torchvision::nms" in str(error):
+        return (
+            f"a package that this command needs cannot be imported ({error}): "
+            f"run `uv sync`, which installs all packages in matching versions"
+        )
+    return None
 
 
 def _data_options(command: Command) -> Command:
@@ -165,10 +174,12 @@ def train_command(  # noqa: PLR0913 - one parameter an option
     python -m mnist_mlp train 784-300-100-10 --optimizer sgd --learning-rate 0.1 --momentum 0.9
     python -m mnist_mlp train mlp_128_90_50 --validation-split 0.2 --seed 1
     """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
+    recipe = customise(model, **changes)  # before the import of torch, which takes seconds
+
     from mnist_mlp.training_command import Outputs, train
 
     train(
-        customise(model, **changes),
+        recipe,
         Outputs(plots=plots, save=save, history=history),
         threads=threads,
         dataset=dataset or "mnist",

@@ -26,6 +26,10 @@ class EngineUnavailableError(WorkloadError):
     """An engine turned out not to work on this machine, which only trying could show."""
 
 
+class NonFiniteLossError(WorkloadError):
+    """The loss became infinite or not a number: the training has diverged."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` says that there was not enough memory, on the host or on a device."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -16,7 +16,7 @@ from mnist_mlp.checkpoint import TrainingSummary, save_checkpoint
 from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.devices import check_precision, choose_device, float32_products
-from mnist_mlp.errors import InvalidValueError, WorkloadError
+from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
 from mnist_mlp.history import Epoch, History
 from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, check_whole, find_recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
@@ -24,10 +24,6 @@ from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, check_seed, se
 
 Part = Literal["train", "validation", "test"]
 """The samples that were trained on, those held out of them, or the test set."""
-
-
-class NonFiniteLossError(WorkloadError):
-    """The loss became infinite or not a number: the training has diverged."""
 
 
 class Trainer:

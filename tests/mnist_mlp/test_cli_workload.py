@@ -283,12 +283,49 @@ def test_too_little_memory_is_exit_code_four(
     assert err == "mnist-mlp: there is not enough memory: use narrower layers or smaller batches\n"
 
 
+@pytest.mark.parametrize("command", ["train mlp_129", "train mlp_128", "evaluate m.pth", "predict m.pth a.png", "data"])
+def test_missing_torch_is_one_message(command: str) -> None:
+    code = (
+        f"import sys\nsys.modules['torch'] = None\nsys.argv = ['mnist-mlp', *{command.split()}]\n"
+        "from mnist_mlp.__main__ import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)  # noqa: S603 - ours
+    if command == "train mlp_129":
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "did you mean 'mlp_128'?" in done.stderr
+    else:
+        assert (done.returncode, done.stdout) == (4, "")
+        assert re.fullmatch(
+            r"mnist-mlp: a package that this command needs cannot be imported \(.*torch.*\): run `uv sync`.*\n",
+            done.stderr,
+        )
+
+
+@pytest.mark.parametrize("command", ["evaluate", "train"])
+def test_torchvision_that_was_built_for_another_torch_is_one_message(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(f"mnist_mlp.{'training_command' if command == 'train' else 'model_commands'}.{command}", fail)
+    code, out, err = run(command, "mlp_128")
+    assert (code, out) == (4, "")
+    assert "cannot be imported (operator torchvision::nms does not exist): run `uv sync`" in err
+
+
 def test_mistakes_in_the_program_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr("mnist_mlp.training_command.Trainer", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
+        cli(["train", *SMALL])
+
+
+def test_broken_import_within_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mnist_mlp.training_command", None)
+    with pytest.raises(ImportError, match=r"mnist_mlp\.training_command"):
         cli(["train", *SMALL])
 
 

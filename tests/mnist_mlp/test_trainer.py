@@ -16,10 +16,9 @@ import mnist_mlp
 from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe, load_model, prepare_image
 from mnist_mlp.archive import CheckpointError
 from mnist_mlp.data import Dataset
-from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.train import Training
-from mnist_mlp.trainer import NonFiniteLossError
 
 pytestmark = pytest.mark.usefixtures("threads")
 
