@@ -20,6 +20,7 @@ import torch
 
 from mnist_mlp import __version__
 from mnist_mlp.archive import MAX_ARCHIVE_BYTES, CheckpointError, TensorSpec, read_structure, rewritten
+from mnist_mlp.checks import MAX_NAME_CHARACTERS
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.costs import parameter_count
 from mnist_mlp.data import Dataset
@@ -77,7 +78,6 @@ _TRAINING_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
 )
 _DATASET_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType({"name": (str,), "sha256": (str,)})
 
-_MAX_TEXT_CHARACTERS: Final = 512
 _MAX_INT: Final = 2**63
 _FLOAT32_BYTES: Final = 4
 _HEADROOM_BYTES: Final = 1024**2
@@ -239,7 +239,7 @@ def _typed(values: Mapping[str, Any], key: str, allowed: tuple[type, ...]) -> An
     if type(value) not in allowed:
         raise CheckpointError(f"its field {key} is not of type {' or '.join(kind.__name__ for kind in allowed)}")
     harmless = {
-        str: lambda text: len(text) <= _MAX_TEXT_CHARACTERS and text.isprintable(),
+        str: lambda text: len(text) <= MAX_NAME_CHARACTERS and text.isprintable(),
         int: lambda number: 0 <= number < _MAX_INT,
         float: math.isfinite,
     }.get(type(value))

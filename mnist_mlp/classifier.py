@@ -76,11 +76,11 @@ class Classifier:
         return probabilities
 
     def evaluate(self, dataset: Dataset) -> Evaluation:
-        """Return how good the answers on the dataset's test images are."""
-        loss = loss_function(self.recipe.loss)
-        outputs = torch.cat(list(self._outputs(dataset.test_images)))
-        mean_loss = loss(outputs, dataset.test_labels.to(self.device))
-        return evaluate_predictions(float(mean_loss), outputs.argmax(dim=1).cpu().numpy(), dataset.test_labels.numpy())
+        """Return how good the answers on the dataset's test images are; the loss is computed in float64."""
+        outputs = torch.cat([output.cpu() for output in self._outputs(dataset.test_images)])
+        labels = dataset.test_labels.cpu()
+        loss = loss_function(self.recipe.loss)(outputs.double(), labels)
+        return evaluate_predictions(float(loss), outputs.argmax(dim=1).numpy(), labels.numpy())
 
     def _outputs(self, images: Tensor) -> Iterator[Tensor]:
         """Yield the outputs of (n, 28, 28) uint8 images, batch by batch, (batch, 10) float32 on the device."""

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import torch
 
+from mnist_mlp.checks import check_type
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.recipes import check_type
 
 DEVICE_KINDS: Final = ("cpu", "cuda", "mps")
 

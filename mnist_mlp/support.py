@@ -7,8 +7,9 @@ import shutil
 import sys
 from typing import Final
 
+from mnist_mlp.checks import check_choice
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS, check_choice
+from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS
 
 _WRITES_PARTS_ON_MPS: Final = (2, 14)
 """First release of torch that, on MPS, writes products and gathered rows correctly into a part of a larger buffer.

@@ -14,20 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_mlp.checks import check_seed
 from mnist_mlp.data import Dataset, default_root
 from mnist_mlp.engines import DistributedEngine, make_engine, numeric_format
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
 from mnist_mlp.ranks import ALONE, Ranks
-from mnist_mlp.recipes import Recipe, check_whole
+from mnist_mlp.recipes import Recipe
 from mnist_mlp.schedules import schedule_of
 from mnist_mlp.support import check_supported
 from mnist_mlp.tally import Score, Tally
 
-__all__ = ["MAX_SEED", "SPLIT_STREAM", "Score", "Tally", "Training", "check_seed", "seeded_generator"]
-
-MAX_SEED = 2**63 - 1
+__all__ = ["SPLIT_STREAM", "Score", "Tally", "Training", "seeded_generator"]
 
 ORDER_STREAM = 0
 SPLIT_STREAM = 1
@@ -169,14 +168,6 @@ class Training:
         self.model.load_state_dict(snapshot)
         self.model.zero_grad(set_to_none=True)
         self._engine.reset_optimizer()
-
-
-def check_seed(seed: int) -> int:
-    """Return `seed` as a plain int; raise `InvalidValueError` unless it is one that `Training` takes."""
-    number = check_whole("seed", seed)
-    if not 0 <= number <= MAX_SEED:
-        raise InvalidValueError(f"seed {number} is out of range: use a whole number from 0 to 2**63 - 1")
-    return number
 
 
 def seeded_generator(seed: int, *stream: int) -> torch.Generator:

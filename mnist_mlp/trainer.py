@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from mnist_mlp.checkpoint import TrainingSummary, save_checkpoint
+from mnist_mlp.checks import check_choice, check_positive_int, check_seed, check_whole
 from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.devices import check_precision, choose_device, float32_products
 from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
 from mnist_mlp.history import Epoch, History
-from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, check_whole, find_recipe
+from mnist_mlp.recipes import Recipe, find_recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
-from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, check_seed, seeded_generator
+from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, seeded_generator
 
 Part = Literal["train", "validation", "test"]
 """The samples that were trained on, those held out of them, or the test set."""

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import TypedDict, Unpack
 
-from mnist_mlp.recipes import Recipe, check_choice, find_recipe, scale_width
+from mnist_mlp.checks import check_choice
+from mnist_mlp.recipes import Recipe, find_recipe, scale_width
 
 
 class Changes(TypedDict, total=False):

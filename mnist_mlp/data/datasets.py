@@ -1,17 +1,19 @@
 """Datasets by name, as tensors, whatever their source."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from mnist_mlp.checks import check_choice, check_name, check_type
 from mnist_mlp.data import generated
 from mnist_mlp.data.layout import FASHION_MNIST, IMAGE_SIDE, MNIST, Arrays, Layout, encode_files, verify_hashes
 from mnist_mlp.data.sources import Found, Source, SourceName, default_sources, obtain
 from mnist_mlp.data.storage import default_root
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.recipes import CLASSES, DATASETS, check_choice, check_type
+from mnist_mlp.recipes import CLASSES, DATASETS
 
 _LAYOUTS = (MNIST, FASHION_MNIST)
 
@@ -44,7 +46,13 @@ class Dataset:
     test_labels: torch.Tensor
 
     def __post_init__(self) -> None:
-        """Check the tensors, whoever made them."""
+        """Check every field but the source."""
+        check_name("dataset name", self.name)
+        check_type("sha256", self.sha256, str, "64 hexadecimal digits, or an empty text")
+        if re.fullmatch("([0-9a-f]{64})?", self.sha256) is None:
+            raise InvalidValueError(
+                f"sha256 {self.sha256!r} is not a SHA-256: give 64 hexadecimal digits, or an empty text if unknown"
+            )
         _check_tensors("train", self.train_images, self.train_labels)
         _check_tensors("test", self.test_images, self.test_labels)
 
@@ -55,16 +63,17 @@ class Dataset:
 
 
 def _check_tensors(part: str, images: torch.Tensor, labels: torch.Tensor) -> None:
-    count = len(labels)
+    for name, tensor in ((f"{part}_images", images), (f"{part}_labels", labels)):
+        check_type(name, tensor, torch.Tensor, "a tensor, for example torch.from_numpy(array)")
+    count = labels.numel()
     for name, tensor, shape, dtype in (
-        (f"{part}_images", images, (count, IMAGE_SIDE, IMAGE_SIDE), torch.uint8),
         (f"{part}_labels", labels, (count,), torch.int64),
+        (f"{part}_images", images, (count, IMAGE_SIDE, IMAGE_SIDE), torch.uint8),
     ):
-        check_type(name, tensor, torch.Tensor, "a tensor, which torch.from_numpy makes of an array")
         if count == 0 or tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise InvalidValueError(
-                f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype} do not fit: give at least "
-                f"one label as (n,) torch.int64, and as many images as (n, 28, 28) torch.uint8, ink high on paper 0"
+                f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype} do not fit: give at least one label, "
+                f"(n,) torch.int64, and as many images, (n, 28, 28) torch.uint8 with 0 for paper and 255 for full ink"
             )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= CLASSES:

@@ -22,9 +22,7 @@ from mnist_mlp.recipes import (
     TRANSFORMS,
     TUTORIALS,
     Recipe,
-    check_choice,
     check_layers,
-    check_positive_int,
     custom_recipe,
     find_recipe,
     parse_layers,
@@ -463,20 +461,9 @@ def test_lists_and_numpys_numbers_are_kept_as_plain_ones() -> None:
         ("layers", (784, 32.5, 10), r"layer width 32\.5 is of type float: give a whole number"),
         ("layers", "784-10", r"layers '784-10' are of type str: give them like \(784, 128, 10\)"),
         ("layers", 784, "layers 784 are of type int: give them like"),
+        ("name", None, "recipe name None is of type NoneType: give text"),
     ],
 )
 def test_value_of_a_wrong_type_is_refused_as_such(field: str, value: object, message: str) -> None:
     with pytest.raises(InvalidValueError, match=f"^{message}"):
         changed(**{field: value})
-
-
-def test_choice_among_the_known_is_accepted_and_one_is_the_least_count() -> None:
-    check_choice("fruit", "fig", ("apple", "fig"))
-    check_positive_int("figs", 1)
-
-
-def test_unknown_choice_is_answered_with_the_nearest_and_all() -> None:
-    with pytest.raises(
-        InvalidValueError, match=r"fruit 'aple' is unknown \(did you mean 'apple'\?\): use one of apple, fig"
-    ):
-        check_choice("fruit", "aple", ("apple", "fig"))
