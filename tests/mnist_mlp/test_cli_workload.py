@@ -165,7 +165,7 @@ def test_output_that_cannot_be_written_is_found_out_before_training(
 def test_one_path_for_two_outputs_is_refused(run: CommandLine, tmp_path: Path) -> None:
     code, out, err = run("train", *SMALL, "--save", tmp_path / "x", "--history", tmp_path / "x")
     assert (code, out) == (2, "")
-    assert "name two files" in err
+    assert "give them different files" in err
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_file_that_another_output_takes_for_a_folder_is_refused_before_training(
 ) -> None:
     code, out, err = run("train", *SMALL, *(part if part.startswith("--") else tmp_path / part for part in options))
     assert (code, out) == (2, "")
-    assert "takes it for a folder" in err
+    assert "needs it to be a folder" in err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,7 +229,7 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
         (("evaluate", "nix.pth"), "there is no such file"),
         (("predict", "nix.pth", "a.png"), "there is no such file"),
         (("predict", "nix.pth", "a.png", "--show", "--format", "json"), "--show prints pictures"),
-        (("predict", "nix.pth", "a.png", "--dataset", "digits"), "name some with --index"),
+        (("predict", "nix.pth", "a.png", "--dataset", "digits"), "choose some with --index"),
         (("train", *SMALL, "--data-root", "data"), "--data-root 'data' is of datasets that are kept in files"),
         (("data", "--dataset", "synthetic", "--data-root", "data"), "'synthetic' is made from none: leave it out"),
         (("data", "--dataset", "digits", "--plots", f"{__file__}/plots"), "cannot be written"),
@@ -425,7 +425,7 @@ def test_model_trained_on_other_files_of_the_dataset_is_warned_of(
     torch.save(content, tmp_path / "other.pth")
     code, _, err = run("evaluate", tmp_path / "other.pth")
     assert code == 0
-    assert err == "mnist-mlp: warning: the model was trained on other files of digits than these\n"
+    assert err == "mnist-mlp: warning: the model was trained on other files of digits than those found here\n"
 
 
 def test_predict_answers_for_files_and_test_images_in_their_order(
@@ -452,7 +452,7 @@ def test_predict_prints_a_table_and_shows_the_prepared_picture(
     Image.fromarray(digits.test_images[1].numpy()).save(path)
     code, out, _ = run("predict", model, path, "--show")
     assert code == 0
-    assert f"{path}, taken for light on dark:\n" in out
+    assert f"{path}, read as light on dark:\n" in out
     assert "@@" in out
     assert re.search(rf"^{re.escape(str(path))} +\d( +\d+\.\d\d){{10}}$", out, flags=re.MULTILINE)
     assert "label" not in out
@@ -491,7 +491,7 @@ def test_predict_with_only_bad_pictures_prints_no_table(run: CommandLine, model:
 def test_test_image_that_does_not_exist_is_refused(run: CommandLine, model: Path, index: str) -> None:
     code, _, err = run("predict", model, "--index", index)
     assert code == 2
-    assert f"test image {index} is not there: digits has 0 to 359" in err
+    assert f"test image {index} does not exist: choose one of digits, 0 to 359" in err
 
 
 def test_data_tells_what_the_dataset_is_and_draws_samples(run: CommandLine, tmp_path: Path) -> None:
