@@ -213,7 +213,7 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
     ("arguments", "message"),
     [
         (("train", "mlp_129"), "did you mean 'mlp_128'"),
-        (("train", *SMALL, "--workers", "2"), "for pipeline dataloader only"),
+        (("train", *SMALL, "--workers", "2"), "only apply to pipeline dataloader"),
         (("train", "784-10-11", *DIGITS), "must start at 784"),
         (("train", *SMALL, "--momentum", "0.9"), "momentum 0.9 applies to sgd only"),
         (("train", *SMALL, "--learning-rate", "nan"), "learning_rate nan is out of range"),
@@ -225,13 +225,16 @@ def test_model_too_large_to_be_saved_is_refused_before_training(run: CommandLine
         (("train", *SMALL, "--device", "cpu", "--engine", "graph"), "engine 'graph' replays CUDA graphs"),
         (("train", *SMALL, "--device", "cpu", "--precision", "tf32"), "precision 'tf32' is a format of NVIDIA's"),
         (("train", *SMALL, "--device", "cuda:99"), "device 'cuda:99' is not available"),
-        (("train", *SMALL, "--device", "cuda:00"), "device 'cuda:00' is not a device's name"),
+        (("train", *SMALL, "--device", "cuda:00"), "device 'cuda:00' is not the name of a device"),
         (("evaluate", "nix.pth"), "there is no such file"),
         (("predict", "nix.pth", "a.png"), "there is no such file"),
         (("predict", "nix.pth", "a.png", "--show", "--format", "json"), "--show prints pictures"),
         (("predict", "nix.pth", "a.png", "--dataset", "digits"), "choose some with --index"),
-        (("train", *SMALL, "--data-root", "data"), "--data-root 'data' is of datasets that are kept in files"),
-        (("data", "--dataset", "synthetic", "--data-root", "data"), "'synthetic' is made from none: leave it out"),
+        (
+            ("train", *SMALL, "--data-root", "data"),
+            "--data-root 'data' only applies to datasets that are kept in files",
+        ),
+        (("data", "--dataset", "synthetic", "--data-root", "data"), "'synthetic' is generated: leave it out"),
         (("data", "--dataset", "digits", "--plots", f"{__file__}/plots"), "cannot be written"),
     ],
 )
@@ -247,7 +250,7 @@ def test_data_root_that_would_be_ignored_is_refused_for_saved_models(run: Comman
     for arguments in (("evaluate", model), ("predict", model, "--index", "0")):
         code, out, err = run(*arguments, "--data-root", "data")
         assert (code, out) == (2, "")
-        assert "'digits' is made from none: leave it out" in err
+        assert "'digits' is generated: leave it out" in err
 
 
 def test_bad_usage_is_exit_code_two(run: CommandLine, model: Path) -> None:
@@ -260,7 +263,7 @@ def test_bad_usage_is_exit_code_two(run: CommandLine, model: Path) -> None:
 def test_diverged_training_is_exit_code_four(run: CommandLine) -> None:
     code, _, err = run("train", *SMALL, "--optimizer", "sgd", "--learning-rate", "1e30")
     assert code == 4
-    assert re.fullmatch(r"mnist-mlp: the train loss became \S+ in epoch 1: lower the learning rate, .*\n", err)
+    assert re.fullmatch(r"mnist-mlp: the train loss became \S+ in epoch 1, so .*: lower the learning rate, .*\n", err)
 
 
 @pytest.mark.parametrize(
@@ -477,14 +480,16 @@ def test_predict_answers_good_pictures_and_reports_every_bad_one(
     assert [answer["image"] for answer in json.loads(out)] == [str(good)]
     lines = err.splitlines()
     assert [line.startswith("mnist-mlp: picture ") for line in lines] == [True] * 4
-    for line, reason in zip(lines, ("no format", "is empty", "is not there", "not a plain file"), strict=True):
+    for line, reason in zip(
+        lines, ("not in a supported format", "is empty", "does not exist", "is not a file"), strict=True
+    ):
         assert reason in line
 
 
 def test_predict_with_only_bad_pictures_prints_no_table(run: CommandLine, model: Path, tmp_path: Path) -> None:
     code, out, err = run("predict", model, tmp_path / "nix.png")
     assert (code, out) == (2, "")
-    assert "is not there" in err
+    assert "does not exist" in err
 
 
 @pytest.mark.parametrize("index", ["-1", "360"])

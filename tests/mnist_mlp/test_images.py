@@ -216,7 +216,7 @@ def test_noise_on_blank_paper_of_many_bits_is_no_digit(level: float) -> None:
 def test_level_that_is_no_number_is_refused(level: float) -> None:
     levels = np.asarray(seven()).astype(np.float32)
     levels[0, 0] = level
-    with pytest.raises(ImageError, match="levels that are no finite numbers"):
+    with pytest.raises(ImageError, match="levels that are not finite numbers"):
         prepare_image(Image.fromarray(levels))
 
 
@@ -275,7 +275,7 @@ def test_empty_picture_is_refused(image: Image.Image) -> None:
 
 def test_source_that_is_neither_path_nor_picture_is_refused_with_the_way_to_make_one() -> None:
     pixels: Any = np.zeros((28, 28), np.uint8)
-    with pytest.raises(ImageError, match=r"of type ndarray is not read: .* Image\.fromarray"):
+    with pytest.raises(ImageError, match=r"of type ndarray cannot be read: .* Image\.fromarray"):
         prepare_image(pixels)
 
 
@@ -283,18 +283,18 @@ def test_missing_file_folder_text_and_cut_file_are_refused_by_name(tmp_path: Pat
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(saved(tmp_path, seven()).read_bytes()[:400])
     for path, message in (
-        (tmp_path / "nix.png", "is not there"),
-        (tmp_path, "is not a plain file"),
-        (tmp_path / "text.png", "in no format that is read here: save it as one of PNG, JPEG"),
+        (tmp_path / "nix.png", "does not exist"),
+        (tmp_path, "is not a file"),
+        (tmp_path / "text.png", "is not in a supported format: save it as one of PNG, JPEG"),
         (tmp_path / "cut.png", "cannot be read: it is damaged"),
-        (tmp_path / "a\0b.png", "is not there|damaged"),
+        (tmp_path / "a\0b.png", "does not exist|damaged"),
     ):
         with pytest.raises(ImageError, match=f"picture .*{message}"):
             prepare_image(path)
 
 
 def test_formats_that_are_not_offered_are_not_opened(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no format that is read here"):
+    with pytest.raises(ImageError, match="not in a supported format"):
         prepare_image(saved(tmp_path, seven(), "seven.tiff"))
 
 

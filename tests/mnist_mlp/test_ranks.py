@@ -154,5 +154,5 @@ def test_engines_of_one_process_are_refused_to_ranks(engine: str) -> None:
 
 
 def test_ranks_are_refused_where_nothing_exchanges_gradients() -> None:
-    with pytest.raises(InvalidValueError, match="several ranks are not offered on 'mps'"):
+    with pytest.raises(InvalidValueError, match="several ranks are not supported on 'mps'"):
         check_supported(device="mps", engine="eager", precision="fp32", pipeline="resident", world_size=2)

@@ -54,7 +54,7 @@ def test_missing_device_is_an_error_that_says_why_and_what_there_is(monkeypatch:
     with pytest.raises(InvalidValueError, match=r"has no MPS\. Available: cpu$"):
         choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
-    with pytest.raises(InvalidValueError, match="no Apple GPU answers here"):
+    with pytest.raises(InvalidValueError, match="torch finds no Apple GPU"):
         choose_device("mps")
 
 

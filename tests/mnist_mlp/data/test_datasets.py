@@ -123,7 +123,7 @@ def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> Non
         ({"train_images": torch.zeros(3, 784, dtype=torch.uint8)}, r"train_images of shape \(3, 784\)"),
         ({"train_images": torch.zeros(2, 28, 28, dtype=torch.uint8)}, r"as many images, \(n, 28, 28\) torch\.uint8"),
         ({"train_labels": torch.zeros(3)}, r"train_labels of shape \(3,\) and type torch\.float32"),
-        ({"train_labels": torch.tensor([0, 1, 10])}, r"train_labels go from 0 to 10, but classes are 0 to 9"),
+        ({"train_labels": torch.tensor([0, 1, 10])}, r"train_labels go from 0 to 10, but the classes are 0 to 9"),
         ({"test_labels": torch.tensor([-1, 1, 2])}, r"test_labels go from -1 to 2"),
         ({"train_labels": torch.tensor(3)}, r"train_labels of shape \(\) and type"),
         ({"train_labels": [0, 1, 2]}, r"train_labels \[0, 1, 2\] is of type list: .* torch\.from_numpy"),

