@@ -85,8 +85,8 @@ def example_predictions(dataset: Dataset, model: Classifier, *, title: str = "")
     wrong = wrong[wrong >= len(first)][:_WRONG_EXAMPLES]
     chosen = np.concatenate((first, wrong))
     explanation = (
-        f"the first {len(first)} test images, then the next {len(wrong)} misclassified ones; "
-        f"percentages: probability of the prediction"
+        f"the first {len(first)} test images, then the next {len(wrong)} wrong ones; "
+        f"in percent: probability of the prediction"
     )
     return prediction_grid(
         dataset.test_images.numpy()[chosen],

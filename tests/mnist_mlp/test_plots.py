@@ -106,7 +106,7 @@ def test_examples_are_the_first_test_images_and_then_wrong_ones() -> None:
     assert [title.splitlines()[0] for title in titles] == [
         f"true {dataset.test_labels[index]}, predicted {predicted[index]}" for index in chosen
     ]
-    assert "the first 24 test images, then the next 8 misclassified ones" in figure.get_suptitle()
+    assert "the first 24 test images, then the next 8 wrong ones" in figure.get_suptitle()
 
 
 def test_model_without_mistakes_has_only_first_examples() -> None:
@@ -114,7 +114,7 @@ def test_model_without_mistakes_has_only_first_examples() -> None:
     assert trainer.fit()[-1].test_accuracy == 1
     figure = plots.example_predictions(trainer.dataset, trainer.model)
     assert len(panels(figure)) == 24
-    assert figure.get_suptitle().startswith("the first 24 test images, then the next 0 misclassified ones")
+    assert figure.get_suptitle().startswith("the first 24 test images, then the next 0 wrong ones")
 
 
 def test_sample_grid_has_a_column_for_each_class_and_room_for_missing_ones() -> None:
