@@ -78,7 +78,7 @@ def test_saved_model_answers_exactly_as_before(trainer: Trainer, saved: Path) ->
     assert model.device == torch.device("cpu")
 
 
-def test_checkpoint_tells_how_the_model_came_about(trainer: Trainer, saved: Path) -> None:
+def test_checkpoint_records_how_the_model_was_trained(trainer: Trainer, saved: Path) -> None:
     checkpoint = load_checkpoint(saved)
     assert (checkpoint.dataset, checkpoint.dataset_sha256) == ("digits", "1" * 64)
     assert (checkpoint.training.seed, checkpoint.training.epochs) == (11, 2)
@@ -185,7 +185,7 @@ def test_whole_pickled_model_is_refused_by_the_name_of_its_class(tmp_path: Path)
         load_bytes(tmp_path, torch_bytes(torch.nn.Linear(784, 10)))
 
 
-def test_bare_state_dict_is_told_what_is_missing(trainer: Trainer, tmp_path: Path) -> None:
+def test_bare_state_dict_is_refused_with_what_is_missing(trainer: Trainer, tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError,
         match=r"bare state_dict: the weights cannot be used without their recipe \(layers, output, loss, transform\)",
@@ -232,20 +232,18 @@ def test_unreadable_file_is_refused(saved: Path, monkeypatch: pytest.MonkeyPatch
         load_checkpoint(saved)
 
 
-def test_reference_to_something_that_is_no_storage_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_reference_to_something_that_is_not_a_storage_is_refused(saved: Path, tmp_path: Path) -> None:
     reference = b"\x80\x02(X\x04\x00\x00\x00file" + 4 * b"K\x00" + b"tQ."
     with pytest.raises(CheckpointError, match="not a float32 storage"):
         load_bytes(tmp_path, with_pickle(saved, reference))
 
 
-def test_what_torch_alone_finds_wrong_is_reported_too(saved: Path, tmp_path: Path) -> None:
+def test_errors_that_only_torch_finds_are_reported_too(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="torch cannot load it"):
         load_bytes(tmp_path, rewrite_archive(saved.read_bytes(), {"byteorder": lambda _: b"middle"}))
 
 
-def test_record_marked_as_a_folder_is_refused_for_torch_would_leave_its_memory_as_it_was(
-    saved: Path, tmp_path: Path
-) -> None:
+def test_record_marked_as_a_folder_is_refused(saved: Path, tmp_path: Path) -> None:
     content = bytearray(saved.read_bytes())
     name_in_directory = content.rindex(b"/data/0")
     entry = content.rindex(b"PK\x01\x02", 0, name_in_directory)
@@ -417,7 +415,7 @@ def test_torch_is_given_only_what_was_screened(saved: Path, tmp_path: Path, monk
     }
 
 
-def test_record_twice_by_the_same_name_is_refused(saved: Path, tmp_path: Path) -> None:
+def test_two_records_of_the_same_name_are_refused(saved: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO(saved.read_bytes())
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr(next(name for name in archive.namelist() if name.endswith("data.pkl")), BYTEARRAY_BOMB)

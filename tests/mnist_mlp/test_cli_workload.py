@@ -152,7 +152,7 @@ def test_train_writes_model_history_and_plots_and_names_them(run: CommandLine, t
 
 
 @pytest.mark.parametrize("option", ["--save", "--history", "--plots"])
-def test_output_that_cannot_be_written_is_found_out_before_training(
+def test_output_that_cannot_be_written_is_detected_before_training(
     run: CommandLine, tmp_path: Path, option: str
 ) -> None:
     (tmp_path / "file").touch()
@@ -172,7 +172,7 @@ def test_one_path_for_two_outputs_is_refused(run: CommandLine, tmp_path: Path) -
     "options",
     [("--save", "x", "--plots", "x"), ("--history", "x", "--plots", "x/y"), ("--save", "x", "--history", "x/y.csv")],
 )
-def test_file_that_another_output_takes_for_a_folder_is_refused_before_training(
+def test_file_that_another_output_needs_to_be_a_folder_is_refused_before_training(
     run: CommandLine, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     code, out, err = run("train", *SMALL, *(part if part.startswith("--") else tmp_path / part for part in options))
@@ -499,7 +499,7 @@ def test_test_image_that_does_not_exist_is_refused(run: CommandLine, model: Path
     assert f"test image {index} does not exist: choose one of digits, 0 to 359" in err
 
 
-def test_data_tells_what_the_dataset_is_and_draws_samples(run: CommandLine, tmp_path: Path) -> None:
+def test_data_describes_the_dataset_and_draws_samples(run: CommandLine, tmp_path: Path) -> None:
     code, out, err = run("data", "--dataset", "digits", "--plots", tmp_path)
     assert (code, err) == (0, "")
     assert re.search(r"^source +scikit-learn$", out, flags=re.MULTILINE)

@@ -205,7 +205,7 @@ def test_twelve_bits_in_a_sixteen_bit_file_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 0.3, 1e-30])
-def test_noise_on_blank_paper_of_many_bits_is_no_digit(level: float) -> None:
+def test_noise_on_blank_paper_of_many_bits_is_not_a_digit(level: float) -> None:
     levels = np.full((50, 50), level, np.float32)
     levels[20:30, 20:30] *= 0.98
     with pytest.raises(ImageError, match="is empty"):
@@ -213,7 +213,7 @@ def test_noise_on_blank_paper_of_many_bits_is_no_digit(level: float) -> None:
 
 
 @pytest.mark.parametrize("level", [np.nan, np.inf])
-def test_level_that_is_no_number_is_refused(level: float) -> None:
+def test_level_that_is_not_finite_is_refused(level: float) -> None:
     levels = np.asarray(seven()).astype(np.float32)
     levels[0, 0] = level
     with pytest.raises(ImageError, match="levels that are not finite numbers"):
@@ -293,7 +293,7 @@ def test_missing_file_folder_text_and_cut_file_are_refused_by_name(tmp_path: Pat
             prepare_image(path)
 
 
-def test_formats_that_are_not_offered_are_not_opened(tmp_path: Path) -> None:
+def test_unsupported_formats_are_not_opened(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="not in a supported format"):
         prepare_image(saved(tmp_path, seven(), "seven.tiff"))
 
@@ -305,7 +305,7 @@ def test_formats_that_are_not_offered_are_not_opened(tmp_path: Path) -> None:
         (SyntaxError("broken PNG file"), "it is damaged"),
     ],
 )
-def test_whatever_pillow_says_to_a_file_is_an_image_error(
+def test_every_error_of_pillow_becomes_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def refuse(*_: object, **__: object) -> None:

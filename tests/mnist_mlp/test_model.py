@@ -40,7 +40,7 @@ def noise(*shape: int) -> Tensor:
         ((784, 10), {"activation": "relo"}, r"activation 'relo' is unknown \(did you mean 'relu'\?\)"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(
+def test_invalid_network_is_refused(
     arguments: Any,  # noqa: ANN401 - mistakes of any type
     options: dict[str, str],
     words: str,
@@ -76,7 +76,7 @@ def test_flops_of_a_small_model_are_those_of_pencil_and_paper() -> None:
     assert training_flops((784, 128, 10)) == 4 * 784 * 128 + 6 * 128 * 10
 
 
-def test_activation_stands_between_layers_but_not_after_the_last() -> None:
+def test_activation_follows_every_layer_but_the_last() -> None:
     assert [type(module) for module in MLP((784, 30, 20, 10)).children()] == [
         nn.Linear,
         nn.ReLU,

@@ -180,7 +180,7 @@ def test_dataloader_refuses_datasets_that_torchvision_cannot_read(name: str, tin
 
 
 @pytest.mark.parametrize("left", [("training.pt", "test.pt"), ("test.pt",)])
-def test_dataloader_reads_no_copy_that_an_older_torchvision_left(
+def test_dataloader_refuses_files_of_an_older_torchvision(
     left: tuple[str, ...], tiny: Dataset, tiny_root: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_root, tmp_path, dirs_exist_ok=True)

@@ -292,7 +292,7 @@ def test_misspelt_recipe_is_answered_with_the_nearest_one(misspelt: str, meant: 
 
 
 @pytest.mark.parametrize("model", ["", "resnet", "-784-10"])
-def test_unlike_name_gets_no_suggestion_but_the_list(model: str) -> None:
+def test_name_unlike_any_other_gets_no_suggestion_but_the_list(model: str) -> None:
     with pytest.raises(InvalidValueError, match="use a recipe") as caught:
         find_recipe(model)
     assert "did you mean" not in str(caught.value)
@@ -406,7 +406,7 @@ def test_name_and_shuffle_of_another_type_are_refused(field: str, value: object,
         changed(**{field: value})
 
 
-def test_model_that_is_no_text_is_refused_with_the_way_to_write_it() -> None:
+def test_model_that_is_not_text_is_refused_with_the_way_to_write_it() -> None:
     layers: Any = (784, 100, 10)
     with pytest.raises(InvalidValueError, match=r"model \(784, 100, 10\) is of type tuple: .* like '784-128-10'"):
         find_recipe(layers)

@@ -248,7 +248,7 @@ def test_no_garbage_is_collected_while_a_graph_is_captured(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("make", [fused_engine, graph_engine])
-def test_an_engines_memory_goes_with_the_last_reference_to_it(make: Callable[[Recipe], FusedEngine]) -> None:
+def test_an_engines_memory_is_freed_with_the_last_reference_to_it(make: Callable[[Recipe], FusedEngine]) -> None:
     engine = make(RECIPE)
     engine.train(torch.arange(130))
     remembered = weakref.ref(engine)
@@ -335,7 +335,7 @@ def test_an_epoch_captures_nothing_that_its_rehearsal_has_not() -> None:
     assert len(captured) == rehearsed
 
 
-def test_what_a_captured_step_works_on_lives_as_long_as_its_engine() -> None:
+def test_tensors_of_a_captured_step_live_as_long_as_its_engine() -> None:
     def forget(work: Callable[[], None], _device: torch.device) -> Callable[[], None]:
         """Keep nothing of `work` alive: a graph's kernels go on writing to memory that may long be another's."""
         remembered = weakref.ref(work)
@@ -398,7 +398,7 @@ def test_a_rehearsals_buffers_serve_the_epochs_and_change_no_bit_of_them(batch_s
     assert torch.equal(fresh.parameters.values, rehearsed.parameters.values)
 
 
-def test_buffers_that_are_too_small_go_before_larger_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_that_are_too_small_are_freed_before_larger_ones_are_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Block]] = []
     others: list[int] = []
 
@@ -474,7 +474,7 @@ def test_one_process_compiles_for_any_number_of_models(monkeypatch: pytest.Monke
         (torch.OutOfMemoryError("no headers"), torch.OutOfMemoryError),
     ],
 )
-def test_compiler_that_fails_is_said_to_be_the_reason_unless_memory_was_short(
+def test_failing_compiler_is_reported_unless_memory_was_short(
     monkeypatch: pytest.MonkeyPatch, cause: Exception, expected: type[Exception]
 ) -> None:
     def compile_nothing(function: Callable[..., object], **_: object) -> Callable[..., object]:

@@ -37,7 +37,7 @@ def test_eager_fp32_runs_everywhere_from_either_pipeline(device: str) -> None:
         check_supported(device=device, engine="eager", precision="fp32", pipeline=pipeline)
 
 
-def test_every_engine_and_precision_is_to_be_had_somewhere() -> None:
+def test_every_engine_and_precision_is_supported_somewhere() -> None:
     possible = [
         (engine, precision)
         for device, engine, precision in itertools.product(("cpu", "cuda:0", "mps"), ENGINES, PRECISIONS)

@@ -246,7 +246,7 @@ def test_flipped_bit_of_the_compressed_file_raises_nothing_else(tmp_path: Path, 
     assert arrays.train_images.shape == (5, 28, 28)
 
 
-def test_text_that_pickletools_would_only_warn_of_is_refused(tmp_path: Path) -> None:
+def test_text_that_pickletools_only_warns_about_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mnist.pkl.gz"
     path.write_bytes(gzip.compress(b"S'\\\xd4'\n."))
     with warnings.catch_warnings(record=True) as told, pytest.raises(CorruptDatasetError, match="invalid escape"):

@@ -51,7 +51,7 @@ def test_torchvision_reads_the_same_mnist_from_the_root(mnist_root: Path) -> Non
 
 
 @pytest.mark.mnist
-def test_root_of_the_environment_is_used_where_none_is_named(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_from_the_environment_is_the_default(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNIST_MLP_DATA", str(mnist_root))
     assert data.prepare("mnist") == "root"
 

