@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from workload_builders import CommandLine
 
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.data.layout import FASHION_MNIST, MNIST, Arrays, encode_files
@@ -28,6 +29,12 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(count)
     yield count
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line, run in this process."""
+    return CommandLine(capsys)
 
 
 @pytest.fixture(scope="session")
