@@ -96,8 +96,10 @@ class Classifier:
 def _checked(images: Images) -> Tensor:
     given = images.pixels if isinstance(images, HasPixels) else images
     try:
-        # np.require copies what torch cannot share: arrays that are read-only or have negative strides.
-        tensor = given if isinstance(given, Tensor) else torch.as_tensor(np.require(given, requirements=("C", "W")))
+        if isinstance(given, Tensor):
+            tensor = given
+        else:  # np.require copies what torch cannot share: arrays that are read-only or have negative strides
+            tensor = torch.as_tensor(np.require(given, requirements=("C", "W")), device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise _unclassifiable(f"of type {type(images).__name__}") from error
     if tensor.shape == _IMAGE_SHAPE:

@@ -84,7 +84,7 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, layers: tuple[int, ...], *, activation: str = "relu", output: str = "logits") -> None:
-        """Build the layers on the CPU, in float32."""
+        """Build the layers on torch's default device, in its default dtype: on the CPU, in float32, unless changed."""
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("output", output, OUTPUTS)
         widths = check_widths(layers)
@@ -116,7 +116,7 @@ def output_function(name: str) -> nn.Module:
 
 def build_model(layers: tuple[int, ...], *, activation: str, output: str, seed: int, device: torch.device) -> MLP:
     """Return an `MLP` on `device` whose initial weights depend only on `seed`, because they are drawn on the CPU."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # whatever torch's default device is
         torch.manual_seed(seed)
         model = MLP(layers, activation=activation, output=output)
     return model.to(device)

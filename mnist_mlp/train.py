@@ -106,7 +106,7 @@ class Training:
         if not self.recipe.shuffle:
             return self._positions.clone()
         generator = seeded_generator(self.seed, ORDER_STREAM, epoch)
-        return self._positions[torch.randperm(self.train_samples, generator=generator)]
+        return self._positions[torch.randperm(self.train_samples, generator=generator, device="cpu")]
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """Train once on the samples at `order`, in batches, and return their tally, unread.
@@ -181,8 +181,8 @@ def seeded_generator(seed: int, *stream: int) -> torch.Generator:
 def _positions(samples: int, held_out: Tensor | None) -> Tensor:
     """Return the positions to train on, (n,) int64 ascending: all of `samples` except `held_out`."""
     if held_out is None:
-        return torch.arange(samples)
-    kept = torch.ones(samples, dtype=torch.bool)
+        return torch.arange(samples, device="cpu")
+    kept = torch.ones(samples, dtype=torch.bool, device="cpu")
     kept[held_out] = False
     positions = kept.nonzero().flatten()
     if len(positions) == 0:

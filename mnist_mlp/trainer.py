@@ -274,4 +274,4 @@ def _draw_held_out(samples: int, fraction: float, seed: int) -> Tensor | None:
             f"validation split {fraction} of {samples} training samples leaves one part empty: use another fraction"
         )
     generator = seeded_generator(seed, SPLIT_STREAM)
-    return torch.randperm(samples, generator=generator)[:count].sort().values
+    return torch.randperm(samples, generator=generator, device="cpu")[:count].sort().values

@@ -112,10 +112,10 @@ def load(name: str, root: Path | str | None = None, *, sources: Sequence[Source]
         sha256=found.sha256,
         source=found.source,
         # torch.tensor copies into memory that is writable and aligned for torch, unlike the bytes of the file.
-        train_images=torch.tensor(found.arrays.train_images),
-        train_labels=torch.tensor(found.arrays.train_labels, dtype=torch.int64),
-        test_images=torch.tensor(found.arrays.test_images),
-        test_labels=torch.tensor(found.arrays.test_labels, dtype=torch.int64),
+        train_images=torch.tensor(found.arrays.train_images, device="cpu"),
+        train_labels=torch.tensor(found.arrays.train_labels, dtype=torch.int64, device="cpu"),
+        test_images=torch.tensor(found.arrays.test_images, device="cpu"),
+        test_labels=torch.tensor(found.arrays.test_labels, dtype=torch.int64, device="cpu"),
     )
 
 

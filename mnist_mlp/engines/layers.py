@@ -101,8 +101,8 @@ class OneDnnLayer(Layer):
         _keep_freed_memory()
         self._linear = onednn_linear()
         outputs = len(parameters.biases)
-        self._error = torch.empty(size, outputs + _GAP)[:, :outputs]
-        self._error_t = torch.empty(outputs, size)
+        self._error = torch.empty(size, outputs + _GAP, device="cpu")[:, :outputs]
+        self._error_t = torch.empty(outputs, size, device="cpu")
 
     def _product(self, left: Tensor, right: Tensor, biases: Tensor | None = None, activation: str = "none") -> Tensor:
         """Return the rows of `left`, (n, k), times those of `right`, (m, k), as (n, m)."""
@@ -145,7 +145,7 @@ def _keep_freed_memory() -> None:
     much is kept free. So it is enough to allocate and free such a block once; its pages are never touched. Other C
     libraries are not affected.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def onednn_linear() -> Callable[..., Tensor]:

@@ -144,6 +144,16 @@ def test_fit_is_the_low_level_training_with_a_new_order_each_epoch(dataset: Data
     assert [epoch.train_loss for epoch in history] == losses
 
 
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_torchs_default_device_does_not_matter(dataset: Dataset, engine: str) -> None:
+    picture, outcomes = dataset.test_images[0].numpy(), []
+    for device in ("cpu", "meta"):
+        with torch.device(device):
+            trainer = make(dataset, engine=engine, validation_split=0.1)
+            outcomes.append((trainer.fit(1)[-1], trainer.predict(picture).tolist()))
+    assert outcomes[1] == outcomes[0]
+
+
 def test_callbacks_come_after_every_step_and_every_epoch_and_nothing_is_printed(
     dataset: Dataset, capfd: pytest.CaptureFixture[str]
 ) -> None:

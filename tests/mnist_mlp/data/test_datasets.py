@@ -110,6 +110,12 @@ def test_prepare_and_load_report_that_no_source_has_the_dataset(tmp_path: Path) 
             function("fashion-mnist", tmp_path, sources=[RootSource()])
 
 
+def test_dataset_is_loaded_into_host_memory_whatever_torchs_default_device() -> None:
+    with torch.device("meta"):
+        dataset = data.load("digits")
+    assert dataset.train_images.device == dataset.test_labels.device == torch.device("cpu")
+
+
 def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     for function in (data.prepare, data.load):
         with pytest.raises(InvalidValueError, match=r"dataset 'minst' is unknown .*'mnist'"):
