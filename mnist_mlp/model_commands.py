@@ -95,13 +95,13 @@ def predict(  # noqa: PLR0913 - one parameter per option
             failures.append(str(error))
             continue
         answers.append(_answer(classifier, click.format_filename(image), prepared.pixels))
-        if show and layout == "text":
+        if show:
             click.echo(f"{click.format_filename(image)}, read as {prepared.polarity}:\n{prepared.as_text()}\n")
     if indices:
         data = _load_data(checkpoint, dataset, data_root)
         for name, pixels, label in _test_images(data, indices):
             answers.append(_answer(classifier, name, pixels, label))
-            if show and layout == "text":
+            if show:
                 click.echo(f"{name}:\n{PreparedImage(pixels=pixels, polarity='light on dark').as_text()}\n")
     if layout == "json":
         click.echo(answers_json(answers))

@@ -75,7 +75,7 @@ class Trainer:
     ) -> None:
         """Build model, optimizer and pipeline."""
         self.recipe = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
-        self.seed = check_seed(next(number for number in (seed, self.recipe.seed, 0) if number is not None))
+        self.seed = check_seed(self.recipe.seed or 0 if seed is None else seed)
         self.device = choose_device(device)
         check_precision(precision, self.device)
         self._precision = precision
@@ -85,17 +85,7 @@ class Trainer:
             raise InvalidValueError(
                 "dataset 'synthetic' is random noise for timing, with nothing to learn: use another dataset"
             )
-        if pipeline == "dataloader" and isinstance(dataset, Dataset):
-            raise InvalidValueError(
-                f"pipeline 'dataloader' reads the dataset's files itself and cannot use the loaded dataset "
-                f"{dataset.name!r}: give the dataset's name (and its data_root), or use pipeline resident"
-            )
-        if check_whole("workers", workers) < 0:
-            raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
-        if workers and pipeline == "resident":
-            raise InvalidValueError(
-                f"workers {workers} only apply to pipeline dataloader: use that pipeline, or 0 workers"
-            )
+        _check_pipeline(pipeline, dataset, workers)
         self._held_out = _draw_held_out(len(self.dataset.train_labels), validation_split, self.seed)
         self._training = Training(
             self.recipe,
@@ -260,6 +250,18 @@ class Trainer:
                 f"lower the learning rate, which is {self.recipe.learning_rate:g}"
             )
         return score
+
+
+def _check_pipeline(pipeline: str, dataset: Dataset | str, workers: int) -> None:
+    if pipeline == "dataloader" and isinstance(dataset, Dataset):
+        raise InvalidValueError(
+            f"pipeline 'dataloader' reads the dataset's files itself and cannot use the loaded dataset "
+            f"{dataset.name!r}: give the dataset's name (and its data_root), or use pipeline resident"
+        )
+    if check_whole("workers", workers) < 0:
+        raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
+    if workers and pipeline == "resident":
+        raise InvalidValueError(f"workers {workers} only apply to pipeline dataloader: use that pipeline, or 0 workers")
 
 
 def _draw_held_out(samples: int, fraction: float, seed: int) -> Tensor | None:

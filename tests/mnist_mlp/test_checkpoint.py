@@ -341,7 +341,7 @@ def test_tensor_that_claims_more_than_its_record_holds_is_refused_before_torch_r
 
 # A pickle that calls bytearray(2**31 - 1), which weights_only=True would let it.
 BYTEARRAY_BOMB: Final = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
-# One that asks for the memo with the number 2**31 - 1, for which the unpickler makes room.
+# It uses memo number 2**31 - 1, for which the unpickler would allocate a table.
 MEMO_BOMB: Final = b"\x80\x02}r\xff\xff\xff\x7f."
 # One that announces a text of 2 GiB.
 TEXT_BOMB: Final = b"\x80\x02X\xff\xff\xff\x7fabc."

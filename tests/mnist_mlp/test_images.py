@@ -34,7 +34,7 @@ REFERENCE: Final = prepare_image(seven()).pixels
 
 
 def difference(one: Pixels, other: Pixels) -> float:
-    """Return the mean difference as a share of the full range, where there is ink in either."""
+    """Return the mean difference of all pixels with ink in either picture, as a share of the full range."""
     inked = np.maximum(one, other) > 0
     return float(np.abs(one.astype(int) - other.astype(int))[inked].mean() / 255)
 
@@ -125,7 +125,7 @@ def test_thin_strokes_of_a_large_picture_stay_dark() -> None:
 
 
 def with_opacity(ink: int, hidden: int) -> Image.Image:
-    """Return the 7 in `ink` on full transparency, under which there is the colour `hidden`."""
+    """Return a 7 in `ink` on a fully transparent background whose hidden colour is `hidden`."""
     opacity = seven(ink=255, paper=0)
     grey = Image.new("L", opacity.size, hidden)
     grey.paste(ink, mask=opacity.point(lambda level: 255 * (level > 0)))
@@ -413,7 +413,7 @@ def test_a_chunk_that_announces_gigabytes_costs_no_memory(tmp_path: Path) -> Non
     (tmp_path / "seven.png").write_bytes(content)
     tracemalloc.start()
     try:
-        prepare_image(tmp_path / "seven.png")  # what is there of the picture is whole
+        prepare_image(tmp_path / "seven.png")  # the picture's data is complete
     except ImageError:
         pass
     finally:

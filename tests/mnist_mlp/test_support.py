@@ -1,4 +1,4 @@
-"""What goes together, what does not, and that the message says why."""
+"""Which combinations are supported, and that every refusal says why."""
 
 import importlib.metadata
 import itertools

@@ -83,7 +83,7 @@ def test_a_tally_keeps_no_output_of_a_step_alive() -> None:
 
 
 def test_a_seeds_order_of_samples_is_the_same_in_every_version() -> None:
-    # Stored runs tell their trials by seeds: with other orders the same seed would be another training.
+    # Stored runs identify trials by their seeds: with another order the same seed would be another training.
     assert start(held_out=None).order(0)[:5].tolist() == [131, 109, 7, 4, 13]
 
 

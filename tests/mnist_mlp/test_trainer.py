@@ -1,4 +1,4 @@
-"""The Python API: fit, evaluate, predict, and what it refuses."""
+"""The Python API: fit, evaluate, predict, and the arguments that are refused."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Choosing a device, automatically in order, by name or not at all; and what float32 products are computed in."""
+"""Choosing a device, automatically or by name, and setting the arithmetic of float32 products."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -72,7 +72,7 @@ def test_text_that_is_not_a_device_is_refused(monkeypatch: pytest.MonkeyPatch, n
 
 
 def products_settings() -> list[object]:
-    """Return torch's settings of float32 products, older and newer ones; None for one that it does not tell."""
+    """Return torch's older and newer settings for float32 products; None for one that it cannot read."""
     backends: Any = torch.backends  # its types leave some of this out
     older: list[Callable[[], object]] = [torch.get_float32_matmul_precision, lambda: backends.cudnn.allow_tf32]
     settings: list[object] = [backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision]

@@ -85,7 +85,7 @@ def test_finding_the_carrier_does_not_import_it(carrier_path: Path) -> None:
 def test_training_and_validation_split_become_the_training_set_in_that_order(write: Callable[[bytes], Path]) -> None:
     splits = small_splits()
     content = pickled(splits)
-    # The imitation is a true pickle: what pickle makes of it is what must come out.
+    # The imitation is a real pickle, so pickle's own result is the expected one.
     (first, _), *_ = pickle.loads(content, encoding="bytes")  # noqa: S301 - made above
     assert np.array_equal(first, splits[0][0])
     arrays = read_carrier(write(content), split_samples=SPLITS)

@@ -86,7 +86,7 @@ def test_header_that_announces_more_values_than_any_memory_holds_is_refused() ->
 
 
 def test_sizes_whose_product_overflows_64_bits_to_the_true_length_are_refused() -> None:
-    # 2^22 * 2^21 * 2^21 = 2^64, which is 0 in 64-bit arithmetic: exactly what this file holds.
+    # 2^22 * 2^21 * 2^21 = 2^64, which is 0 in 64-bit arithmetic: the number of values in this file.
     shape = (2**22, 2**21, 2**21)
     assert math.prod(shape) == 2**64
     with pytest.raises(CorruptDatasetError, match="contains 0"):
