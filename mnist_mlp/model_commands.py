@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mnist_mlp.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.classifier import Classifier, Images
-from mnist_mlp.data import Dataset, check_root_is_used, load
+from mnist_mlp.data import DATASETS, Dataset, check_root_is_used, load
 from mnist_mlp.devices import choose_device
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_no_figure, check_writable_folder
@@ -128,6 +128,10 @@ def _answer(classifier: Classifier, name: str, pixels: Images, label: int | None
 
 def _load_data(checkpoint: Checkpoint, dataset: str | None, data_root: Path | None) -> Dataset:
     name = dataset or checkpoint.dataset
+    if name not in DATASETS:
+        raise InvalidValueError(
+            f"the model was trained on dataset {name!r}, which this command cannot load: choose another with --dataset"
+        )
     check_root_is_used(name, data_root)
     data = load(name, data_root)
     if data.name == checkpoint.dataset and data.sha256 != checkpoint.dataset_sha256:

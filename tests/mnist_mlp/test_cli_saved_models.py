@@ -2,14 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from workload_builders import SMALL, CommandLine
+from workload_builders import RECIPE, SMALL, CommandLine, bars
 
-from mnist_mlp import load_dataset, load_model
+from mnist_mlp import Trainer, load_dataset, load_model
 from mnist_mlp.data import Dataset
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -76,6 +77,15 @@ def test_model_trained_on_other_files_of_the_dataset_is_warned_of(
     code, _, err = run("evaluate", tmp_path / "other.pth")
     assert code == 0
     assert err == "mnist-mlp: warning: the model was trained on other files of digits than those found here\n"
+
+
+def test_model_trained_on_custom_data_needs_the_name_of_a_dataset(run: CommandLine, tmp_path: Path) -> None:
+    trainer = Trainer(RECIPE, dataset=replace(bars(), name="mine", sha256=""), device="cpu")
+    trainer.save(tmp_path / "m.pth")
+    code, out, err = run("evaluate", tmp_path / "m.pth")
+    assert (code, out) == (2, "")
+    assert "trained on dataset 'mine', which this command cannot load: choose another with --dataset" in err
+    assert run("evaluate", tmp_path / "m.pth", "--dataset", "digits")[0] == 0
 
 
 def test_predict_answers_for_files_and_test_images_in_their_order(
