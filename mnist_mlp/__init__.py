@@ -6,7 +6,7 @@
     trainer.evaluate().accuracy
     trainer.save("mnist_model.pth")
 
-The names below are imported when they are first used, so that `import mnist_mlp` is quick and needs no torch.
+The public names are imported on first use, so that `import mnist_mlp` is quick and needs no torch.
 """
 
 from importlib import import_module
@@ -60,7 +60,7 @@ _HOMES = MappingProxyType(
         "prepare_image": ("images", "prepare_image"),
     }
 )
-"""Public name → its module, and its name there (PEP 562)."""
+"""Public name → its module and its name there, for `__getattr__` (PEP 562)."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the public names

@@ -1,11 +1,11 @@
-"""What a file of `torch.save` holds, found out without executing or allocating what it asks for.
+"""Safe inspection of files that `torch.save` wrote, without executing or allocating anything that they ask for.
 
-`torch.load(weights_only=True)` calls only functions that it trusts, but among those are ones that allocate whatever
-size they are told, and it takes a storage's length on trust. So a file from a stranger is first read here: a zip
-archive of stored records, one of them a pickle. The pickle is walked once to see that it uses none but the few opcodes
-that `torch.save` writes for plain values and tensors, then unpickled with stand-ins for tensors, whose sizes are
-checked against the records that hold them. What was read is then written anew for `torch.load`: another reader of zip
-archives than Python's might find other records in the file that the stranger wrote.
+`torch.load(weights_only=True)` calls only functions on its own list, but some of those allocate any size that they are
+given, and it does not check a storage's length. So an untrusted file is inspected here first. It is a zip archive of
+stored records, one of which is a pickle. The pickle may use only the few opcodes that `torch.save` writes for plain
+values and tensors. It is unpickled with stand-ins for tensors, whose sizes are checked against their records. The
+records are then written to a new archive for `torch.load`, because its zip reader might find other records in a
+manipulated file than Python's does.
 """
 
 import io
@@ -25,7 +25,7 @@ MAX_ARCHIVE_BYTES: Final = 256 * 1024**2
 """Largest checkpoint: 67 million parameters. Loading takes about three times as much memory."""
 
 MAX_PICKLE_BYTES: Final = 1024**2
-"""Largest pickle inside: that of a 64-layer model has 20 KB."""
+"""Largest pickle inside; a 64-layer model's has 20 KB."""
 
 _MAX_RECORDS: Final = 1000
 _DIRECTORY: Final = 0x10
@@ -34,7 +34,7 @@ _DIRECTORY: Final = 0x10
 _FLOAT32_BYTES: Final = 4
 
 _VERSION: Final = b"3\n"
-"""Of the format of torch.save, as every file has it since torch 1.6."""
+"""Format version of torch.save, the same in every file since torch 1.6."""
 
 _OPCODES: Final = re.compile(
     "PROTO|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|EMPTY_(DICT|LIST|TUPLE)|TUPLE[123]?"
@@ -42,28 +42,28 @@ _OPCODES: Final = re.compile(
 )
 
 _NAMES: Final = ("collections OrderedDict", "torch FloatStorage", "torch._utils _rebuild_tensor_v2")
-"""All that a file of float32 tensors refers to: module and name."""
+"""Everything that a file of float32 tensors refers to: module and name."""
 
 
 class CheckpointError(WorkloadError):
-    """A file is no checkpoint that can be loaded, or a model cannot be written as one."""
+    """A file cannot be loaded as a checkpoint, or a model cannot be saved as one."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Stands for a contiguous float32 tensor: its shape, and the record that holds it alone."""
+    """Stands for a contiguous float32 tensor: its shape, and the record that holds this tensor only."""
 
     shape: tuple[int, ...]
     record: str
 
 
 def read_structure(content: bytes) -> Any:  # noqa: ANN401 - whatever the file holds
-    """Return what `content`, a file of `torch.save`, holds, with a `TensorSpec` in place of each tensor.
+    """Return the object in `content`, a file of `torch.save`, with a `TensorSpec` in place of each tensor.
 
-    Nothing that the file names is called, and no more memory is taken than its pickle's few times over.
+    Nothing that the file refers to is called, and memory use stays within a few times the size of its pickle.
 
     Raises:
-        CheckpointError: it is no such file, or holds more than plain values and contiguous float32 tensors.
+        CheckpointError: it is not such a file, or contains more than plain values and contiguous float32 tensors.
     """
     try:
         pickled, records = _read_records(content)
@@ -71,13 +71,13 @@ def read_structure(content: bytes) -> Any:  # noqa: ANN401 - whatever the file h
         return _Reader(io.BytesIO(pickled), records).load()
     except CheckpointError:
         raise
-    # Whatever a pickle machine, a zip reader or a stand-in says to nonsense.
+    # pickle, zipfile and the stand-ins may raise anything for malformed input.
     except Exception as error:
         raise CheckpointError(f"it is damaged or was not made by torch.save ({type(error).__name__})") from error
 
 
 def rewritten(content: bytes) -> bytes:
-    """Return the archive that `read_structure` has read, written anew with the records that it read, and no other."""
+    """Return a new archive with only those records of `content` that `read_structure` has inspected."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (pickled,) = _pickles(archive)
         folder = pickled.filename.split("/")[0]
@@ -102,16 +102,16 @@ def _pickles(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
 def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
     """Return the pickle, and the size in bytes of each tensor's record by its key."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise CheckpointError("it is not a zip archive, as torch.save writes them")
+        raise CheckpointError("it is not a zip archive such as torch.save writes")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         names = [entry.filename for entry in entries]
         if len(entries) > _MAX_RECORDS or len({name.casefold() for name in names}) < len(names):
-            raise CheckpointError(f"its {len(entries)} records are too many, or bear the same name twice")
-        # torch leaves the memory of such a record's tensor as it finds it, and says nothing.
+            raise CheckpointError(f"it has too many records ({len(entries)}), or two of the same name")
+        # For such a record torch returns a tensor of uninitialised memory, without an error.
         if any(entry.is_dir() or entry.external_attr & _DIRECTORY for entry in entries):
-            raise CheckpointError("a record of it is marked as a folder, which torch.save never does")
-        # Only stored records: a compressed one may be a thousand times larger than the file.
+            raise CheckpointError("one of its records is marked as a folder, which torch.save never does")
+        # A compressed record could be a thousand times larger than the file.
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or sum(entry.file_size for entry in entries) > len(content):
             raise CheckpointError("its records are compressed or overlap, which torch.save never does")
@@ -119,7 +119,7 @@ def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
             raise CheckpointError(f"its record {damaged!r} is damaged: the checksum is wrong")
         pickles = _pickles(archive)
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE_BYTES:
-            raise CheckpointError(f"it has not one pickle of at most {MAX_PICKLE_BYTES} bytes")
+            raise CheckpointError(f"it does not contain exactly one pickle of at most {MAX_PICKLE_BYTES} bytes")
         folder = pickles[0].filename.split("/")[0]
         prefix = f"{folder}/data/"
         sizes = {
@@ -133,20 +133,22 @@ def _read_records(content: bytes) -> tuple[bytes, Mapping[str, int]]:
 def _check_opcodes(pickled: bytes) -> None:
     for opcode, argument, _ in pickletools.genops(pickled):
         if not _OPCODES.fullmatch(opcode.name):
-            raise CheckpointError(f"its pickle uses {opcode.name}, which no file of plain values and tensors needs")
+            raise CheckpointError(
+                f"its pickle uses {opcode.name}, which a file of plain values and tensors never needs"
+            )
         if opcode.name == "GLOBAL" and argument not in _NAMES:
             name = str(argument)[:100].replace(" ", ".")
             raise CheckpointError(
                 f"it refers to {name!r}, and loading it could run code: "
                 f"only plain values and float32 tensors are accepted"
             )
-        # The unpickler makes room for as many memos as the highest number says.
+        # The unpickler allocates a memo table up to the highest number.
         if opcode.name == "LONG_BINPUT" and (argument is None or argument > len(pickled)):
-            raise CheckpointError("its pickle numbers more objects than it has")
+            raise CheckpointError("its pickle refers to more objects than it can contain")
 
 
 class _Values(dict[Any, Any]):
-    """Stands for OrderedDict; the attributes that a state_dict carries are dropped."""
+    """Stands for OrderedDict; the attributes of a state_dict are dropped."""
 
     def __setstate__(self, state: object) -> None:
         """Drop `state`."""
@@ -163,7 +165,7 @@ class _Storage:
 
 
 class _Reader(pickle.Unpickler):
-    """Unpickles with stand-ins for `_NAMES`; a KeyError refuses any other."""
+    """Unpickles with stand-ins for `_NAMES`; any other name is a KeyError."""
 
     def __init__(self, file: io.BytesIO, records: Mapping[str, int]) -> None:
         super().__init__(file)
@@ -181,7 +183,7 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:  # noqa: ANN401 - pickle's signature
         kind, storage_type, key, location, numbers = pid
         if kind != "storage" or storage_type is not _FloatStorage or type(location) is not str:
-            raise CheckpointError("it refers to something that is no float32 storage")
+            raise CheckpointError("it refers to something that is not a float32 storage")
         if type(numbers) is not int or self._records[key] != numbers * _FLOAT32_BYTES:
             raise CheckpointError(f"its tensor record {key!r} is not as long as it says")
         return _Storage(key, numbers)

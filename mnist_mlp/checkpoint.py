@@ -1,8 +1,8 @@
-"""Trained models as files: what they hold, written atomically, read with distrust.
+"""Saving and loading trained models.
 
-A checkpoint is `torch.save` of a dictionary of plain values and one of float32 tensors on the CPU, so it loads
-anywhere. It is read by `torch.load(weights_only=True)`, once `mnist_mlp.archive` has looked it through and written what
-it found anew, and every field has been checked.
+A checkpoint is a file of `torch.save`: a dictionary of plain values and a state_dict of float32 tensors on the CPU, so
+that it loads anywhere. It is not trusted when it is read: `mnist_mlp.archive` first inspects and rewrites it, every
+field is checked, and only then `torch.load(weights_only=True)` reads it.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import torch
 
 from mnist_mlp import __version__
 from mnist_mlp.archive import MAX_ARCHIVE_BYTES, CheckpointError, TensorSpec, read_structure, rewritten
+from mnist_mlp.checks import MAX_NAME_CHARACTERS
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.costs import parameter_count
 from mnist_mlp.data import Dataset
@@ -41,7 +42,7 @@ __all__ = [
 
 FORMAT: Final = "mnist_mlp checkpoint"
 VERSION: Final = 2
-"""Version of the format. 1: the fields of `_FIELDS`; 2: the recipe has a schedule. Earlier ones are read too."""
+"""Version of the format. 1: the fields of `_FIELDS`; 2: the recipe has a schedule. Both can be read."""
 
 _FIELDS: Final = ("format", "version", "library_version", "recipe", "dataset", "training", "state_dict")
 
@@ -77,16 +78,15 @@ _TRAINING_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
 )
 _DATASET_TYPES: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType({"name": (str,), "sha256": (str,)})
 
-_MAX_TEXT_CHARACTERS: Final = 512
 _MAX_INT: Final = 2**63
 _FLOAT32_BYTES: Final = 4
 _HEADROOM_BYTES: Final = 1024**2
-"""What a checkpoint takes beside its weights, at most."""
+"""Upper bound for everything in a checkpoint except its weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSummary:
-    """How a model came about. The test figures, after the last epoch, are None for a model that was never trained."""
+    """How a model was trained. The test loss and accuracy are those of the last epoch; None if it was never trained."""
 
     seed: int
     epochs: int
@@ -97,7 +97,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Checkpoint:
-    """A saved model, rebuilt on the CPU, and what is known about it."""
+    """A saved model, rebuilt on the CPU, with its recipe, its dataset and a summary of its training."""
 
     recipe: Recipe
     network: MLP
@@ -112,24 +112,23 @@ def check_fits_checkpoint(layers: tuple[int, ...]) -> None:
     needed = parameter_count(layers) * _FLOAT32_BYTES
     if needed > MAX_ARCHIVE_BYTES - _HEADROOM_BYTES:
         raise CheckpointError(
-            f"a model of {parameter_count(layers)} parameters takes {needed} bytes, more than the "
-            f"{MAX_ARCHIVE_BYTES} of a checkpoint: use narrower layers, or do not save it"
+            f"a model of {parameter_count(layers)} parameters takes {needed} bytes, but a checkpoint holds at most "
+            f"{MAX_ARCHIVE_BYTES}: use narrower layers, or do not save it"
         )
 
 
 def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: TrainingSummary) -> None:
-    """Write `model` to `path`, all of it or nothing.
+    """Write `model` to `path` atomically.
 
     Raises:
         OutputError: `path` cannot be written.
-        CheckpointError: the model is too large, or has weights that are no finite numbers, as after a training that
-            diverged.
+        CheckpointError: the model is too large, or a weight is not a finite number because the training diverged.
     """
     check_fits_checkpoint(model.recipe.layers)
     if not all(bool(value.isfinite().all()) for value in model.network.state_dict().values()):
         raise CheckpointError(
-            f"{str(path)!r} was not written: the weights are not all finite numbers, for the training has diverged: "
-            "train anew at a lower learning rate"
+            f"{str(path)!r} was not written: some weights are not finite numbers, so the training has diverged; "
+            "train again with a lower learning rate"
         )
     recipe = {name: getattr(model.recipe, name) for name in _RECIPE_TYPES}
     numbers = {name: float(recipe[name]) for name, types in _RECIPE_TYPES.items() if types == (float,)}
@@ -140,7 +139,7 @@ def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: T
         "recipe": recipe | numbers | {"layers": list(model.recipe.layers)},
         "dataset": {"name": dataset.name, "sha256": dataset.sha256},
         "training": dataclasses.asdict(training),
-        # Cloned, so that each tensor has a storage of its own, of its own size, whatever it was a part of.
+        # Cloned, so that each tensor has its own storage even if it was a view of a larger buffer.
         "state_dict": {
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, value in model.network.state_dict().items()
@@ -152,18 +151,18 @@ def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: T
 
 
 def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Classifier:
-    """Return the model saved at `path`, on `device`; see `load_checkpoint` and `mnist_mlp.devices.choose_device`.
+    """Load the model saved at `path` onto `device`, which is named as for `mnist_mlp.devices.choose_device`.
 
     Raises:
         CheckpointError: the file is missing, damaged, foreign or hostile.
-        InvalidValueError: there is no such device.
+        InvalidValueError: the device is unknown or not available.
     """
     checkpoint = load_checkpoint(Path(path))
     return Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Return what `save_checkpoint` wrote. Nothing in the file is executed, whoever made it.
+    """Load a file that `save_checkpoint` wrote. Nothing in the file is executed, whoever made it.
 
     Raises:
         CheckpointError: the file is missing, damaged, foreign or hostile.
@@ -174,8 +173,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return _rebuild(content)
     except (CheckpointError, InvalidValueError) as error:
         raise CheckpointError(
-            f"{str(path)!r} is no model that can be loaded: {error}. Give a file that `train --save` or "
-            f"Trainer.save wrote"
+            f"model {str(path)!r} cannot be loaded: {error}. Give a file that `train --save` or Trainer.save wrote"
         ) from error
 
 
@@ -184,23 +182,22 @@ def _read(path: Path) -> bytes:
         if not path.is_file():
             raise CheckpointError("it is a folder or a device" if path.exists() else "there is no such file")
         if path.stat().st_size > MAX_ARCHIVE_BYTES:
-            raise CheckpointError(f"it is larger than the {MAX_ARCHIVE_BYTES} bytes of a checkpoint")
+            raise CheckpointError(f"it is larger than the {MAX_ARCHIVE_BYTES} bytes allowed for a checkpoint")
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"it cannot be read ({error.strerror or error})") from error
 
 
 def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's file
-    """Raise `CheckpointError` unless `content`, with a `TensorSpec` for each tensor, is a whole checkpoint."""
+    """Raise `CheckpointError` unless `content`, with a `TensorSpec` in place of each tensor, is a valid checkpoint."""
     if not isinstance(content, dict):
-        raise CheckpointError("it holds no dictionary")
+        raise CheckpointError("it does not contain a dictionary")
     if content and all(isinstance(value, TensorSpec) for value in content.values()):
         raise CheckpointError(
-            "it is a bare state_dict: the recipe (layers, output, loss, transform), without which the weights cannot "
-            "be used, is missing"
+            "it is a bare state_dict: the weights cannot be used without their recipe (layers, output, loss, transform)"
         )
     if content.get("format") != FORMAT:
-        raise CheckpointError("it does not name itself a checkpoint of mnist_mlp")
+        raise CheckpointError("it is not marked as a checkpoint of mnist_mlp")
     version = _typed(content, "version", (int,))
     if not 1 <= version <= VERSION:
         raise CheckpointError(
@@ -212,7 +209,7 @@ def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's 
     _check_fields("training", content["training"], _TRAINING_TYPES)
     _check_fields("dataset", content["dataset"], _DATASET_TYPES)
     if not re.fullmatch("([0-9a-f]{64})?", content["dataset"]["sha256"]):
-        raise CheckpointError("its dataset's SHA-256 is none")
+        raise CheckpointError("the SHA-256 of its dataset is malformed")
     recipe = _recipe(content["recipe"], version)
     expected = {name: tuple(value.shape) for name, value in _empty_network(recipe).state_dict().items()}
     state = content["state_dict"]
@@ -222,24 +219,24 @@ def _check_structure(content: Any) -> None:  # noqa: ANN401 - from a stranger's 
         else None
     )
     if found != expected:
-        raise CheckpointError("its weights do not have the names and shapes of the layers of its recipe")
+        raise CheckpointError("its weights do not have the names and shapes that its recipe needs")
 
 
 def _check_fields(name: str, values: Any, types: Mapping[str, tuple[type, ...]]) -> None:  # noqa: ANN401 - unread yet
     if not isinstance(values, dict) or set(values) != set(types):
-        raise CheckpointError(f"its field {name} has not the entries {', '.join(types)}")
+        raise CheckpointError(f"its field {name} does not have the entries {', '.join(types)}")
     for key, allowed in types.items():
         _typed(values, key, allowed)
 
 
 def _typed(values: Mapping[str, Any], key: str, allowed: tuple[type, ...]) -> Any:  # noqa: ANN401 - what `allowed` says
-    """Return the value at `key`, which is of one of the types, and harmless to print and to compute with."""
+    """Return the value at `key` once it has one of the types and is safe to print and to compute with."""
     value = values.get(key)
-    # Exactly: True is an int to isinstance.
+    # An exact comparison, because isinstance takes True for an int.
     if type(value) not in allowed:
         raise CheckpointError(f"its field {key} is not of type {' or '.join(kind.__name__ for kind in allowed)}")
     harmless = {
-        str: lambda text: len(text) <= _MAX_TEXT_CHARACTERS and text.isprintable(),
+        str: lambda text: len(text) <= MAX_NAME_CHARACTERS and text.isprintable(),
         int: lambda number: 0 <= number < _MAX_INT,
         float: math.isfinite,
     }.get(type(value))
@@ -261,19 +258,19 @@ def _recipe(values: Any, version: int) -> Recipe:  # noqa: ANN401 - from a stran
 
 
 def _empty_network(recipe: Recipe) -> MLP:
-    """Return the recipe's network without memory for its weights."""
+    """Return the recipe's network on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return MLP(recipe.layers, activation=recipe.activation, output=recipe.output)
 
 
 def _rebuild(content: bytes) -> Checkpoint:
-    """Load what `_check_structure` has found right."""
+    """Load a file that `_check_structure` has accepted."""
     try:
         values = torch.load(io.BytesIO(rewritten(content)), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, ValueError, EOFError) as error:
         raise CheckpointError(f"torch cannot load it ({type(error).__name__})") from error
     if not all(bool(weights.isfinite().all()) for weights in values["state_dict"].values()):
-        raise CheckpointError("its weights are not all finite numbers")
+        raise CheckpointError("some of its weights are not finite numbers")
     recipe = _recipe(values["recipe"], values["version"])
     network = _empty_network(recipe)
     network.load_state_dict(values["state_dict"], assign=True)

@@ -1,4 +1,4 @@
-"""A trained network and its recipe as one thing that takes pictures and gives digits."""
+"""A trained network together with its recipe: it takes pictures and predicts digits."""
 
 from collections.abc import Iterator
 from typing import Final, Protocol, runtime_checkable
@@ -21,23 +21,23 @@ _IMAGE_SHAPE: Final = (28, 28)
 
 @runtime_checkable
 class HasPixels(Protocol):
-    """A picture with its pixels, as `mnist_mlp.images.prepare_image` returns it."""
+    """A prepared picture, as `mnist_mlp.images.prepare_image` returns it."""
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """(28, 28) uint8, ink high on paper 0."""
+        """(28, 28) uint8: 0 is paper, 255 full ink."""
 
 
 Images = Tensor | npt.NDArray[np.uint8] | HasPixels
-"""Pictures as a dataset holds them, (n, 28, 28) or (28, 28) uint8, ink high on paper 0; or a prepared picture."""
+"""Pictures as in a dataset, (n, 28, 28) or (28, 28) uint8 where 0 is paper and 255 full ink; or a prepared picture."""
 
 
 class Classifier:
-    """Answers for pictures as MNIST has them.
+    """Predicts the digits in pictures that look like MNIST's.
 
     Args:
-        recipe: what the network was trained by; its transform is applied to every picture.
-        network: with trained weights; used where it is.
+        recipe: the recipe that the network was trained with; its transform is applied to every picture.
+        network: the trained network; it stays on its device.
     """
 
     def __init__(self, recipe: Recipe, network: MLP) -> None:
@@ -46,44 +46,46 @@ class Classifier:
         self.network = network
 
     def __repr__(self) -> str:
-        """Return whose weights it has, and where."""
+        """Return recipe and device."""
         return f"Classifier({self.recipe.name!r}, device {str(self.device)!r})"
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     def predict(self, images: Images) -> Tensor:
-        """Return the most probable class of each picture, (n,) int64 on the CPU. See `probabilities`."""
+        """Return the most probable class of each picture, (n,) int64 on the CPU; arguments as for `probabilities`."""
         return self.probabilities(images).argmax(dim=1)
 
     def probabilities(self, images: Images) -> Tensor:
-        """Return each class's softmax probability, (n, 10) float32 on the CPU; rows add up to 1.
+        """Return the softmax probability of each class, (n, 10) float32 on the CPU; rows add up to 1.
 
         Args:
-            images: (n, 28, 28) or (28, 28) uint8, ink high on paper 0, as the pixels of a picture that
-                `mnist_mlp.images.prepare_image` has prepared; or such a picture itself.
+            images: (n, 28, 28) or (28, 28) uint8 where 0 is paper and 255 full ink, or a picture prepared by
+                `mnist_mlp.images.prepare_image`.
 
         Raises:
-            InvalidValueError: `images` are of another shape or type, or the weights are so large that a probability is
-                no number.
+            InvalidValueError: `images` have another shape or type, or the weights are so large that a probability is
+                not a number.
         """
         outputs = torch.cat([output.cpu() for output in self._outputs(_checked(images))])
         probabilities = outputs if self.recipe.output == "softmax" else functional.softmax(outputs, dim=1)
         if bool(probabilities.isnan().any()):
-            raise InvalidValueError("the model's weights are so large that its answers are no numbers: train it anew")
+            raise InvalidValueError(
+                "the model's weights are so large that its probabilities are not numbers: train it again"
+            )
         return probabilities
 
     def evaluate(self, dataset: Dataset) -> Evaluation:
-        """Return how good the answers on the dataset's test images are."""
-        loss = loss_function(self.recipe.loss)
-        outputs = torch.cat(list(self._outputs(dataset.test_images)))
-        mean_loss = loss(outputs, dataset.test_labels.to(self.device))
-        return evaluate_predictions(float(mean_loss), outputs.argmax(dim=1).cpu().numpy(), dataset.test_labels.numpy())
+        """Evaluate the model on the dataset's test images; the loss is computed in float64."""
+        outputs = torch.cat([output.cpu() for output in self._outputs(dataset.test_images)])
+        labels = dataset.test_labels.cpu()
+        loss = loss_function(self.recipe.loss)(outputs.double(), labels)
+        return evaluate_predictions(float(loss), outputs.argmax(dim=1).numpy(), labels.numpy())
 
     def _outputs(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield the outputs of (n, 28, 28) uint8 images, batch by batch, (batch, 10) float32 on the device."""
+        """Yield the outputs for images, (n, 28, 28) uint8, batch by batch: (batch, 10) float32 on the device."""
         normalise = Normalise(self.recipe.transform, self.device)
         self.network.eval()
         with torch.no_grad():
@@ -94,8 +96,10 @@ class Classifier:
 def _checked(images: Images) -> Tensor:
     given = images.pixels if isinstance(images, HasPixels) else images
     try:
-        # A copy of what torch cannot share: arrays with negative strides, or that may not be written.
-        tensor = given if isinstance(given, Tensor) else torch.as_tensor(np.require(given, requirements=("C", "W")))
+        if isinstance(given, Tensor):
+            tensor = given
+        else:  # np.require copies what torch cannot share: arrays that are read-only or have negative strides
+            tensor = torch.as_tensor(np.require(given, requirements=("C", "W")), device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise _unclassifiable(f"of type {type(images).__name__}") from error
     if tensor.shape == _IMAGE_SHAPE:
@@ -107,6 +111,6 @@ def _checked(images: Images) -> Tensor:
 
 def _unclassifiable(what: str) -> InvalidValueError:
     return InvalidValueError(
-        f"images {what} cannot be classified: give at least one, as (n, 28, 28) uint8 with ink high on paper 0, or "
-        f"what mnist_mlp.images.prepare_image returns for a picture, or its pixels"
+        f"images {what} cannot be classified: give at least one, as (n, 28, 28) uint8 with 0 for paper and 255 for "
+        f"full ink, or prepare a picture with mnist_mlp.prepare_image"
     )

@@ -1,4 +1,4 @@
-"""The command line: reads arguments, prints results to standard output and everything else to standard error."""
+"""The command line: it parses arguments, prints results to standard output and everything else to standard error."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, TypeVar
 import click
 
 from mnist_mlp import __version__
-from mnist_mlp.errors import InvalidValueError, WorkloadError, is_out_of_memory
+from mnist_mlp.errors import InvalidValueError, NonFiniteLossError, WorkloadError, is_out_of_memory
 from mnist_mlp.recipes import (
     DATASETS,
     ENGINES,
@@ -26,7 +26,7 @@ EXIT_BAD_INPUT: Final = 2
 EXIT_FAILED: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
-EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 the training failed, 130 interrupted."
+EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 failed, 130 interrupted."
 
 LEARNABLE: Final = tuple(name for name in DATASETS if name != "synthetic")
 _MAX_THREADS: Final = 1024
@@ -36,7 +36,7 @@ PATH: Final = click.Path(path_type=Path)
 
 
 class Commands(click.Group):
-    """The group of all commands: here errors become one message and an exit code."""
+    """The group of all commands; it turns an error into one message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command."""
@@ -44,29 +44,47 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except WorkloadError as error:
             click.echo(f"mnist-mlp: {error}", err=True)
-            ctx.exit(_exit_code(error))
+            ctx.exit(EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("mnist-mlp: interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
+        except (ImportError, MemoryError, RuntimeError) as error:
+            reason = _why_failed(error)
+            if reason is None:
                 raise
-            click.echo("mnist-mlp: there is not enough memory: use narrower layers or smaller batches", err=True)
+            click.echo(f"mnist-mlp: {reason}", err=True)
             ctx.exit(EXIT_FAILED)
 
 
-def _exit_code(error: WorkloadError) -> int:
-    from mnist_mlp.trainer import NonFiniteLossError
-
-    return EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT
+def _why_failed(error: BaseException) -> str | None:
+    """Return the message for a failure caused by this machine, with a remedy; None for a mistake in the program."""
+    if is_out_of_memory(error):
+        return "there is not enough memory: use narrower layers or smaller batches"
+    is_foreign = isinstance(error, ImportError) and (error.name or "").partition(".")[0] != __package__
+    # A torchvision that was built for another torch raises a RuntimeError when it is imported.
+    if is_foreign or "torchvision::nms" in str(error):
+        return (
+            f"a package that this command needs cannot be imported ({error}): "
+            f"run `uv sync`, which installs all packages in matching versions"
+        )
+    return None
 
 
 def _data_options(command: Command) -> Command:
-    """Add the options that say which data to use, on which device."""
+    """Add the options for dataset and device, which several commands share."""
     for option in (
-        click.option("--data-root", type=PATH, help="Where datasets are kept.  [default: the user's cache]"),
-        click.option("--dataset", type=click.Choice(LEARNABLE), help="[default: mnist, or the model's own]"),
-        click.option("--device", default="auto", show_default=True, help="auto (cuda, else mps, else cpu), or a name."),
+        click.option("--data-root", type=PATH, help="Folder that holds the datasets.  [default: in the user's cache]"),
+        click.option(
+            "--dataset",
+            type=click.Choice(LEARNABLE),
+            help="[default: mnist; for a saved model, the one it was trained on]",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            help="cpu, cuda, cuda:1 or mps; auto takes cuda if there is one, else mps, else cpu.",
+        ),
     ):
         command = option(command)
     return command
@@ -81,18 +99,18 @@ def cli() -> None:
     python -m mnist_mlp recipes
     python -m mnist_mlp train mlp_128 --save mnist_model.pth
     python -m mnist_mlp predict mnist_model.pth my_digit.png
-    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
+    """  # noqa: D301 - \b keeps click from re-wrapping the lines below
 
 
 @cli.command("recipes", epilog=EXIT_CODES)
 @click.option("--format", "layout", type=click.Choice(("table", "markdown", "json")), default="table")
 def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
-    """List the reference recipes: model, training and the accuracy claimed for it.
+    """List the recipes and their claimed accuracies. For each one: model, training, and the published test accuracy.
 
     \b
     python -m mnist_mlp recipes
     python -m mnist_mlp recipes --format json
-    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
+    """  # noqa: D301 - \b keeps click from re-wrapping the lines below
     from mnist_mlp.tables import recipe_table
 
     click.echo(recipe_table(layout, terminal_width()))
@@ -100,24 +118,32 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
 
 @cli.command("train", epilog=EXIT_CODES)
 @click.argument("model", metavar="RECIPE|LAYERS")
-@click.option("--width", type=int, help="Units of the first hidden layer; the others follow in proportion.")
+@click.option(
+    "--width", type=int, help="Units of the first hidden layer; the other hidden layers are scaled in proportion."
+)
 @click.option("--output-kind", "output", type=click.Choice(OUTPUTS), help="What the network returns.")
-@click.option("--loss", type=click.Choice(tuple(LOSSES)), help="nll is of log_softmax, nll_of_log of softmax.")
-@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Adam, or SGD with --momentum.")
-@click.option("--learning-rate", "--lr", type=float, help="Of each step, or the highest of a schedule.")
-@click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate moves.")
-@click.option("--momentum", type=float, help="For sgd.")
-@click.option("--weight-decay", type=float, help="Added to a weight's gradient, times the weight.")
+@click.option(
+    "--loss", type=click.Choice(tuple(LOSSES)), help="nll needs --output-kind log_softmax, nll_of_log needs softmax."
+)
+@click.option("--optimizer", type=click.Choice(OPTIMIZERS), help="Update rule; sgd can have a --momentum.")
+@click.option("--learning-rate", "--lr", type=float, help="Step size; with a schedule that changes it, the highest.")
+@click.option("--schedule", type=click.Choice(SCHEDULES), help="How the learning rate changes during training.")
+@click.option("--momentum", type=float, help="For sgd only.")
+@click.option(
+    "--weight-decay", type=float, help="L2 penalty: this multiple of each parameter is added to its gradient."
+)
 @click.option("--batch-size", type=int, help="Training samples per step.")
-@click.option("--test-batch-size", type=int, help="Samples per step of an evaluation.")
+@click.option("--test-batch-size", type=int, help="Samples per forward pass of an evaluation.")
 @click.option("--epochs", type=int, help="Passes over the training samples.")
 @click.option(
     "--transform",
     type=click.Choice(tuple(TRANSFORMS)),
-    help="Pixels to [0, 1] (unit), then by MNIST's mean and deviation (mnist), or to [-1, 1] (half).",
+    help="unit: pixels in [0, 1]; mnist: normalised with MNIST's mean and deviation; half: in [-1, 1].",
 )
-@click.option("--shuffle/--no-shuffle", default=None, help="Draw a new order of samples for every epoch.")
-@click.option("--validation-split", type=float, default=0.0, help="Fraction of the training samples to hold out.")
+@click.option("--shuffle/--no-shuffle", default=None, help="Draw a new order of the samples for every epoch.")
+@click.option(
+    "--validation-split", type=float, default=0.0, help="Fraction of the training samples to hold out for validation."
+)
 @click.option("--seed", type=int, help="[default: the recipe's, else 0]")
 @click.option("--threads", type=click.IntRange(1, _MAX_THREADS), help="CPU threads.  [default: torch's choice]")
 @click.option(
@@ -125,18 +151,36 @@ def recipes_command(layout: Literal["table", "markdown", "json"]) -> None:
     type=click.Choice(PIPELINES),
     default="resident",
     show_default=True,
-    help="All images in memory, or torch's DataLoader: the same batches.",
+    help="resident: all images on the device; dataloader: torch's DataLoader. The batches are the same.",
 )
 @click.option(
-    "--engine", type=click.Choice(ENGINES), default="eager", show_default=True, help="How steps are executed."
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="eager",
+    show_default=True,
+    help="How training steps are executed; every engine computes the same training.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Arithmetic.")
-@click.option("--workers", type=int, default=0, show_default=True, help="DataLoader's worker processes.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic of the matrix products.",
+)
+@click.option(
+    "--workers",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Worker processes of the DataLoader; 0 loads in this process.",
+)
 @_data_options
-@click.option("--plots", type=PATH, metavar="DIR", help="Write learning curves and a grid of predictions.")
-@click.option("--save", type=PATH, metavar="PATH", help="Write the trained model.")
-@click.option("--history", type=PATH, metavar="PATH", help="Write the epochs' figures as CSV, after each.")
-def train_command(  # noqa: PLR0913 - one parameter an option
+@click.option("--plots", type=PATH, metavar="DIR", help="Folder to write learning curves and a grid of predictions to.")
+@click.option("--save", type=PATH, metavar="PATH", help="File to save the trained model to.")
+@click.option(
+    "--history", type=PATH, metavar="PATH", help="CSV file to write each epoch's loss and accuracy to, as it ends."
+)
+def train_command(  # noqa: PLR0913 - one parameter per option
     *,
     model: str,
     device: str,
@@ -154,21 +198,23 @@ def train_command(  # noqa: PLR0913 - one parameter an option
     history: Path | None,
     **changes: Any,  # noqa: ANN401 - checked by `customise`
 ) -> None:
-    """Train a recipe, or a layer list such as 784-512-256-10, and show how good it gets.
+    """Train a recipe or a layer list such as 784-512-256-10. Loss and accuracy are printed after every epoch.
 
-    Options that are left out are the recipe's own; see `recipes`. A layer list's are Adam at 0.001 on the cross-entropy
-    of logits, batches of 64, 5 epochs, transform mnist.
+    Options that you leave out keep the recipe's values, which `recipes` lists. A layer list is trained with Adam at
+    0.001 on the cross-entropy of its logits, in batches of 64, for 5 epochs, with transform mnist.
 
     \b
     python -m mnist_mlp train mlp_512_256
     python -m mnist_mlp train mlp_128 --epochs 3 --save mnist_model.pth --plots plots --history history.csv
     python -m mnist_mlp train 784-300-100-10 --optimizer sgd --learning-rate 0.1 --momentum 0.9
     python -m mnist_mlp train mlp_128_90_50 --validation-split 0.2 --seed 1
-    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
+    """  # noqa: D301 - \b keeps click from re-wrapping the lines below
+    recipe = customise(model, **changes)  # before the import of torch, which takes seconds
+
     from mnist_mlp.training_command import Outputs, train
 
     train(
-        customise(model, **changes),
+        recipe,
         Outputs(plots=plots, save=save, history=history),
         threads=threads,
         dataset=dataset or "mnist",
@@ -186,9 +232,11 @@ def train_command(  # noqa: PLR0913 - one parameter an option
 @cli.command("evaluate", epilog=EXIT_CODES)
 @click.argument("model", type=PATH)
 @_data_options
-@click.option("--plots", type=PATH, metavar="DIR", help="Write the confusion matrix and a grid of predictions.")
+@click.option(
+    "--plots", type=PATH, metavar="DIR", help="Folder to write the confusion matrix and a grid of predictions to."
+)
 @click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
-def evaluate_command(  # noqa: PLR0913 - one parameter an option
+def evaluate_command(  # noqa: PLR0913 - one parameter per option
     *,
     model: Path,
     device: str,
@@ -197,13 +245,13 @@ def evaluate_command(  # noqa: PLR0913 - one parameter an option
     plots: Path | None,
     layout: Literal["text", "json"],
 ) -> None:
-    """Show how good a saved model is on test images: loss, accuracy, per-class accuracy, confusion matrix.
+    """Evaluate a saved model on test images. Prints loss, accuracy, per-class accuracy and confusion matrix.
 
     \b
     python -m mnist_mlp evaluate mnist_model.pth
     python -m mnist_mlp evaluate mnist_model.pth --plots plots
     python -m mnist_mlp evaluate mnist_model.pth --format json
-    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
+    """  # noqa: D301 - \b keeps click from re-wrapping the lines below
     from mnist_mlp.model_commands import evaluate
 
     evaluate(model, dataset=dataset, data_root=data_root, device=device, plots=plots, layout=layout)
@@ -212,11 +260,13 @@ def evaluate_command(  # noqa: PLR0913 - one parameter an option
 @cli.command("predict", epilog=EXIT_CODES)
 @click.argument("model", type=PATH)
 @click.argument("images", metavar="IMAGE...", nargs=-1, type=PATH)
-@click.option("--index", "indices", type=int, multiple=True, help="A test image by its number; can be repeated.")
+@click.option(
+    "--index", "indices", type=int, multiple=True, help="Number of a test image, counted from 0; can be repeated."
+)
 @_data_options
-@click.option("--show", is_flag=True, help="Print each picture as the model gets it.")
+@click.option("--show", is_flag=True, help="Print each picture as the model sees it.")
 @click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
-def predict_command(  # noqa: PLR0913 - one parameter an option
+def predict_command(  # noqa: PLR0913 - one parameter per option
     *,
     model: Path,
     images: tuple[Path, ...],
@@ -227,23 +277,26 @@ def predict_command(  # noqa: PLR0913 - one parameter an option
     show: bool,
     layout: Literal["text", "json"],
 ) -> None:
-    """Read digits: from your own PNG or JPEG files, of any size, dark on light or light on dark; or from test images.
+    """Recognise the digits in your own pictures or in test images.
 
-    A file that cannot be read is reported, the others are answered, and the exit code is 2.
+    A picture is a PNG, JPEG, BMP, GIF or WebP file of one digit, of any size, dark on light or light on dark. If a
+    file cannot be read, that is reported, the other files are still answered, and the exit code is 2.
 
     \b
     python -m mnist_mlp predict mnist_model.pth my_digit.png --show
     python -m mnist_mlp predict mnist_model.pth scans/*.jpg --format json
     python -m mnist_mlp predict mnist_model.pth --index 0 --index 8
-    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
+    """  # noqa: D301 - \b keeps click from re-wrapping the lines below
     from mnist_mlp.model_commands import predict
 
     if not images and not indices:
-        raise click.UsageError("there is nothing to predict: name image files, or test images with --index")
+        raise click.UsageError("there is nothing to predict: name image files, or choose test images with --index")
     if show and layout == "json":
-        raise InvalidValueError("--show prints pictures, which have no place in --format json: leave one of them out")
+        raise InvalidValueError("--show prints pictures, which --format json cannot hold: leave one of the two out")
     if not indices and (dataset or data_root):
-        raise InvalidValueError("--dataset and --data-root are of the test images: name some with --index")
+        raise InvalidValueError(
+            "--dataset and --data-root only apply to test images: choose some with --index, or leave them out"
+        )
     failures = predict(
         model, images, indices, dataset=dataset, data_root=data_root, device=device, show=show, layout=layout
     )
@@ -255,17 +308,17 @@ def predict_command(  # noqa: PLR0913 - one parameter an option
 
 @cli.command("data", epilog=EXIT_CODES)
 @click.option("--dataset", type=click.Choice(DATASETS), default="mnist", show_default=True)
-@click.option("--data-root", type=PATH, help="Where datasets are kept.  [default: the user's cache]")
-@click.option("--plots", type=PATH, metavar="DIR", help="Write a grid of training images.")
+@click.option("--data-root", type=PATH, help="Folder that holds the datasets.  [default: in the user's cache]")
+@click.option("--plots", type=PATH, metavar="DIR", help="Folder to write a grid of training images to.")
 @click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
 def data_command(*, dataset: str, data_root: Path | None, plots: Path | None, layout: Literal["text", "json"]) -> None:
-    """Show where a dataset is, whether it is the genuine one, and what is in it; fetch it if it is not here.
+    """Show what a dataset contains and where it is kept. A dataset that is not there yet is fetched and verified first.
 
     \b
     python -m mnist_mlp data
     python -m mnist_mlp data --plots plots
     python -m mnist_mlp data --dataset digits --format json
-    """  # noqa: D301 - click's mark, a backspace, for lines that are not to be filled
+    """  # noqa: D301 - \b keeps click from re-wrapping the lines below
     from mnist_mlp.data_command import describe
 
     describe(dataset, data_root=data_root, plots=plots, layout=layout)

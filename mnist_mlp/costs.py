@@ -1,29 +1,28 @@
-"""What one sample costs to push through a multi-layer perceptron. Plain arithmetic on layer widths, no torch."""
+"""Operations, bytes and memory that a multi-layer perceptron needs. Plain arithmetic on layer widths, no torch."""
 
 import itertools
 
 
 def parameter_count(layers: tuple[int, ...]) -> int:
-    """Return the number of weights and biases."""
+    """Return the number of weights and biases of an MLP with these layer widths."""
     return sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(layers))
 
 
 def forward_flops(layers: tuple[int, ...]) -> int:
-    """Return floating-point operations of one sample's forward pass, matrix products only.
+    """Return the floating-point operations of one sample's forward pass, matrix products only.
 
     A layer multiplies one row of n inputs with an n by m matrix: n·m multiplications and as many additions, 2·n·m.
-    Bias, activation, softmax and loss are left out, as is usual: they are m to a few m operations a layer.
+    Bias, activation, softmax and loss are left out, as usual: they are only a few times m operations per layer.
     """
     return sum(2 * inputs * outputs for inputs, outputs in itertools.pairwise(layers))
 
 
 def training_flops(layers: tuple[int, ...]) -> int:
-    """Return floating-point operations of one sample's training step, matrix products only.
+    """Return the floating-point operations per sample of a training step, matrix products only.
 
-    Beside the forward pass, each layer needs its weights' gradient (input transposed times output gradient, 2·n·m) and,
-    but for the first layer, its input's gradient (output gradient times weights transposed, 2·n·m). So a step is three
-    forward passes less the first layer's 2·n·m. The optimizer's work is a few operations a parameter and *step*, not
-    sample, and is left out.
+    Besides the forward pass, each layer computes the gradient of its weights (2·n·m) and each layer except the first
+    the gradient of its input (2·n·m). So a step costs three forward passes minus the first layer's 2·n·m. The
+    optimizer's few operations per parameter and *step*, not per sample, are left out.
     """
     return 3 * forward_flops(layers) - 2 * layers[0] * layers[1]
 
@@ -31,13 +30,14 @@ def training_flops(layers: tuple[int, ...]) -> int:
 def training_bytes(
     layers: tuple[int, ...], batch_size: float, *, optimizer: str, momentum: bool = False, activation_bytes: int = 4
 ) -> float:
-    """Return bytes that one training step moves at least, each tensor counted once for every operation that needs it.
+    """Return the least bytes that one training step moves, counting each tensor once per operation that needs it.
 
-    Parameters, 4 bytes each: read forward, their gradient written and read, read and written by the optimizer, its
-    moments (two of Adam, one of SGD with momentum) read and written; weights but the first layer's are read backward
-    too. Activations: an input image is read as a byte, written as a float and read forward and backward; a layer's
-    outputs, `activation_bytes` each, are written and read forward, read backward, their error written and read by both
-    products (the first layer needs but one). Caches may save some of it, temporary values of a framework add to it.
+    Parameters, 4 bytes each, are read in the forward pass; their gradients are written and read; the optimizer reads
+    and writes them and its moments (two for Adam, one for SGD with momentum). The backward pass reads all weights but
+    the first layer's again. Each input pixel is read as a byte, written as a float and read in both passes. A layer's
+    outputs, `activation_bytes` each, are written, read by the next layer and read again in the backward pass; their
+    gradients are written and read by two products (by one in the first layer). Caches may save some of these bytes, and
+    a framework's temporary values add to them.
     """
     moments = 2 if optimizer == "adam" else int(momentum)
     parameters = parameter_count(layers) * (1 + 2 + 2 + 2 * moments)
@@ -46,7 +46,7 @@ def training_bytes(
     return 4 * (parameters + backward) + batch_size * (layers[0] * (1 + 3 * 4) + activation_bytes * errors)
 
 
-def memory_floor(  # noqa: PLR0913 - what decides it
+def memory_floor(  # noqa: PLR0913 - all of them matter
     layers: tuple[int, ...],
     batch_size: int,
     *,
@@ -55,11 +55,11 @@ def memory_floor(  # noqa: PLR0913 - what decides it
     momentum: bool = False,
     activation_bytes: int = 4,
 ) -> int:
-    """Return bytes that must be alive at once in the middle of a training step, whatever the implementation.
+    """Return the bytes that any implementation must hold at once in the middle of a training step.
 
-    The `samples` of the dataset that are kept there (an image a byte a pixel, a label 8 bytes), parameters and their
-    gradients, the optimizer's moments (two of Adam, one of SGD with momentum), a batch of float32 images with its
-    labels, and each layer's outputs, which the backward pass needs, `activation_bytes` each.
+    These are the `samples` of the dataset that are resident (1 byte per pixel, 8 per label), the parameters and their
+    gradients, the optimizer's moments (two for Adam, one for SGD with momentum), a batch of float32 images with its
+    labels, and the outputs of every layer, `activation_bytes` each, which the backward pass needs.
     """
     moments = 2 if optimizer == "adam" else int(momentum)
     dataset = samples * (layers[0] + 8)

@@ -1,4 +1,4 @@
-"""What ``mnist_mlp data`` does once its arguments are read."""
+"""The command ``mnist_mlp data``, after its arguments are parsed."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from mnist_mlp.tables import to_json, written_lines
 
 
 def describe(name: str, *, data_root: Path | None, plots: Path | None, layout: Literal["text", "json"]) -> None:
-    """Print where the dataset is, what was verified, and what it holds; fetch it if it is not there."""
+    """Print where the dataset is kept, what was verified, and what it contains; fetch it if it is missing."""
     check_root_is_used(name, data_root)
     if plots is not None:
         check_writable_folder(plots)
@@ -44,7 +44,7 @@ def describe(name: str, *, data_root: Path | None, plots: Path | None, layout: L
 
 
 def _folder(name: str, data_root: Path | None) -> Path | None:
-    """Return the folder that holds the dataset's files; None if it has none."""
+    """Return the folder that holds the dataset's files; None for a dataset without files."""
     if name not in TORCHVISION_DATASETS:
         return None
     return (data_root or default_root()) / TORCHVISION_DATASETS[name] / "raw"
@@ -54,8 +54,8 @@ def _verification(name: str) -> str:
     if name == "mnist":
         return "each of the four files has the SHA-256 of the genuine one"
     if name == "fashion-mnist":
-        return "the four files are well-formed; no SHA-256 of them is pinned"
-    return "made here, from no file"
+        return "the four files are well-formed; their SHA-256 is not known in advance, so it was not compared"
+    return "generated here, so there is no file to verify"
 
 
 def _tensor_facts(tensor: Tensor) -> dict[str, Any]:

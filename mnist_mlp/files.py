@@ -1,4 +1,4 @@
-"""Files that a command writes: checked before the work begins, and written so that none is ever seen half-done."""
+"""Files that a command writes: checked before the work begins, and written atomically."""
 
 import os
 import tempfile
@@ -14,10 +14,10 @@ class OutputError(WorkloadError):
 
 
 def check_writable_folder(folder: Path) -> None:
-    """Make `folder`, with its parents, where it is missing, and see that a file can be made in it.
+    """Create `folder` and its parents if missing, and check that a file can be created in it.
 
     Raises:
-        OutputError: it is no folder, or cannot be made or written.
+        OutputError: it is not a folder, or cannot be created or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,10 +28,16 @@ def check_writable_folder(folder: Path) -> None:
 
 
 def check_no_figure(what: str, path: Path, folder: Path, figures: Iterable[str]) -> None:
-    """See that none of the `figures` that `--plots` writes into `folder` is the file at `path`, which is `what`.
+    """Check that no figure that `--plots` writes to `folder` would overwrite `path`.
+
+    Args:
+        what: what `path` is, for the message.
+        path: a file to be kept or written.
+        folder: the folder for the figures.
+        figures: names of the figures, without ``.png``.
 
     Raises:
-        InvalidValueError: one is.
+        InvalidValueError: one would.
     """
     if any(os.path.realpath(path) == os.path.realpath(folder / f"{figure}.png") for figure in figures):
         raise InvalidValueError(
@@ -40,11 +46,10 @@ def check_no_figure(what: str, path: Path, folder: Path, figures: Iterable[str])
 
 
 def check_writable_file(path: Path) -> None:
-    """See that `write_file` will be able to write `path`; its folder is made where it is missing.
+    """Check that `write_file` will be able to write `path`; create its folder if missing.
 
     Raises:
-        OutputError: it will not: `path` is a folder or a device, or is read-only, or its folder is, or its name is too
-            long.
+        OutputError: `path` is a folder or a device, it or its folder is read-only, or its name is too long.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -52,12 +57,12 @@ def check_writable_file(path: Path) -> None:
     except OSError as error:
         raise _unwritable(path, error) from error
     if exists and not is_file:
-        raise OutputError(f"{str(path)!r} is not a plain file, so it cannot be written: name another path")
+        raise OutputError(f"{str(path)!r} is a folder or a device, so it cannot be written: name another path")
     if exists and not os.access(target, os.W_OK):
-        raise OutputError(f"{str(path)!r} is read-only: name another path, or allow writing it")
+        raise OutputError(f"{str(path)!r} is read-only: name another path, or make it writable")
     check_writable_folder(target.parent)
     try:
-        # Under a name as long as that of the temporary file that `write_file` makes.
+        # With a name as long as that of the temporary file that `write_file` creates.
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.{os.getpid()}-", suffix=".tmp"):
             pass
     except OSError as error:
@@ -65,7 +70,7 @@ def check_writable_file(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, or to the file that the link `path` leads to: all of it or nothing.
+    """Write `content` to `path` atomically; a link is followed.
 
     Raises:
         OutputError: it cannot be written.

@@ -1,4 +1,4 @@
-"""What a training told about itself, epoch by epoch."""
+"""Losses and accuracies of a training, epoch by epoch."""
 
 import csv
 import dataclasses
@@ -19,13 +19,13 @@ class Epoch:
 
     Attributes:
         epoch: its number, from 1.
-        train_loss: measured while training, so each batch with the weights before its step. Comes out higher than with
-            the epoch's final weights.
-        train_accuracy: likewise.
+        train_loss: measured while training, each batch with the weights before its step; usually higher than with the
+            weights at the end of the epoch.
+        train_accuracy: measured in the same way; usually lower.
         validation_loss: with the weights at the end of the epoch; None without a validation split.
-        validation_accuracy: likewise.
+        validation_accuracy: with the same weights.
         test_loss: with the weights at the end of the epoch.
-        test_accuracy: likewise.
+        test_accuracy: with the same weights.
     """
 
     epoch: int
@@ -38,7 +38,7 @@ class Epoch:
 
 
 class History(Sequence[Epoch]):
-    """The epochs of one training, first to last."""
+    """The epochs of one training, in order; an immutable sequence."""
 
     def __init__(self, epochs: Iterable[Epoch] = ()) -> None:
         """Keep `epochs`, in order."""
@@ -51,7 +51,7 @@ class History(Sequence[Epoch]):
     def __getitem__(self, index: slice) -> "History": ...
 
     def __getitem__(self, index: int | slice) -> "Epoch | History":
-        """Return the epoch at position `index`, from 0, or a stretch of epochs."""
+        """Return the epoch at position `index`, from 0, or the history of a slice."""
         return History(self._epochs[index]) if isinstance(index, slice) else self._epochs[index]
 
     def __iter__(self) -> Iterator[Epoch]:
@@ -63,11 +63,11 @@ class History(Sequence[Epoch]):
         return len(self._epochs)
 
     def __repr__(self) -> str:
-        """Return the epochs, one a line."""
+        """Return the epochs, one per line."""
         return "History([" + "".join(f"\n  {epoch}," for epoch in self._epochs) + "\n])"
 
     def to_csv(self, path: Path | str) -> None:
-        """Write one row per epoch, unrounded, with the fields of `Epoch` as columns; what was not measured is empty.
+        """Write one unrounded row per epoch, with the fields of `Epoch` as columns; a field that is None is empty.
 
         Raises:
             OutputError: `path` cannot be written.

@@ -1,9 +1,9 @@
-"""The user's own pictures, prepared the way MNIST's were.
+"""A user's own pictures, prepared in the same way as MNIST's.
 
-MNIST's digits were cropped to their ink, scaled to fit 20 by 20 pixels with their aspect ratio kept and anti-aliased,
-and placed in 28 by 28 so that their centre of mass lies at its centre (LeCun, Cortes and Burges, "The MNIST database of
-handwritten digits"). Before that, `prepare_image` finds out which of the picture's pixels are ink: by their distance
-from the paper, whose level a photo's light changes from place to place, and not by single pixels, which may be noise.
+MNIST's digits were cropped to their ink, scaled with anti-aliasing to fit 20 by 20 pixels while keeping their aspect
+ratio, and placed in 28 by 28 pixels with their centre of mass in the middle (LeCun, Cortes and Burges, "The MNIST
+database of handwritten digits"). `prepare_image` first has to find the ink. It compares each pixel with the paper,
+whose brightness may vary across a photo, and it ignores single dark pixels, which may be noise.
 """
 
 import contextlib
@@ -25,38 +25,38 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from mnist_mlp.errors import WorkloadError
 
 FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
-"""File formats that are read; Pillow's many others are not offered to strangers' files."""
+"""Accepted file formats. Pillow has many more decoders, which untrusted files should not reach."""
 
 MAX_PIXELS: Final = 50_000_000
-"""Largest picture. Reading one takes up to 16 bytes a pixel, in WebP with opacity: less than a gigabyte."""
+"""Largest picture. Reading it takes at most 16 bytes per pixel (WebP with opacity): less than a gigabyte."""
 
 MAX_FILE_BYTES: Final = 4 * MAX_PIXELS + 2**20
-"""Largest file: that of the largest picture, uncompressed and with opacity."""
+"""Largest file: the largest picture, uncompressed and with opacity."""
 
 WORKING_SIDE: Final = 2048
-"""A longer side than this is reduced at once, by a whole number."""
+"""A picture with a longer side is first reduced by a whole factor."""
 
 SIZE: Final = 28
 FIT: Final = 20
-"""The longer side of a digit, in pixels of the 28 by 28 picture."""
+"""Length of a digit's longer side within the 28 by 28 pixels."""
 
 MIN_CONTRAST: Final = 0.1
-"""Least difference between ink and paper, as a share of the range from black to white, that is taken for a drawing."""
+"""Least difference between ink and paper, as a share of the range from black to white; below it a picture is empty."""
 
 INK_THRESHOLD: Final = 0.2
-"""Share of the darkest ink from which on a pixel counts as drawn: above JPEG's ripples, below a stroke's soft edge."""
+"""Share of the darkest ink above which a pixel counts as drawn: above JPEG's ripples, below a stroke's soft edge."""
 
 _BORDER_SHARE: Final = 0.04
-"""Width of the border that shows the paper, as a share of the shorter side."""
+"""Width of the border from which the paper is judged, as a share of the shorter side."""
 
 _PAPER_SAMPLES: Final = 100
-"""Pixels along the longer side, at the most, that the surface of a photo's paper is worked out from."""
+"""Most pixels along the longer side to which the surface of a photo's paper is fitted."""
 
 _SQUARES: Final = 50
-"""Squares along the shorter side in which a digit is looked for."""
+"""Number of squares along the shorter side when searching for the digit."""
 
 _STRIP_ROWS: Final = 256
-"""About so many rows of a picture with opacity are converted at a time."""
+"""A picture with opacity is converted in strips of about this many rows."""
 
 _RAMP: Final = " .:-=+*#%@"
 
@@ -66,44 +66,44 @@ Grey = npt.NDArray[np.float32]
 
 
 class ImageError(WorkloadError):
-    """A file is no picture of a digit that can be prepared."""
+    """A file is not a picture of a digit, or cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PreparedImage:
-    """A digit as MNIST has them.
+    """A digit in MNIST's form.
 
     Attributes:
-        pixels: (28, 28) uint8; ink is high, paper 0.
-        polarity: what the picture was taken for.
+        pixels: (28, 28) uint8; 0 is paper, 255 full ink.
+        polarity: whether the original was found to be dark on light or light on dark.
     """
 
     pixels: npt.NDArray[np.uint8]
     polarity: Polarity
 
     def as_text(self) -> str:
-        """Return the picture in 28 lines of characters, two a pixel."""
+        """Return the picture as 28 lines of text, two characters per pixel."""
         levels = self.pixels.astype(np.int64) * len(_RAMP) // 256
         return "\n".join("".join(2 * _RAMP[level] for level in row).rstrip() for row in levels)
 
 
 def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
-    """Return the digit in a picture of any size and colour, dark on light or light on dark, as MNIST would have it.
+    """Return the digit in a picture of any size and colour, dark on light or light on dark, in MNIST's form.
 
     Args:
-        source: a file in one of `FORMATS`, or a picture that Pillow holds. Grey of more than 8 bits is scaled to the
-            highest level in the picture.
+        source: the path of a file in one of `FORMATS`, or a Pillow image. Grey of more than 8 bits is scaled so that
+            the highest level in the picture is white.
 
     Raises:
-        ImageError: the file is missing, no such picture, damaged or too large, or the picture is empty.
+        ImageError: the file is missing, damaged, too large or of another format, or the picture is empty.
     """
     if isinstance(source, Image.Image):
         with _reading("the picture"):
-            return _prepare(*_split(ImageOps.exif_transpose(source)))  # a copy: the caller's stays as it is
+            return _prepare(*_split(ImageOps.exif_transpose(source)))  # a copy: the caller's image stays unchanged
     if not isinstance(source, str | Path):
         raise ImageError(
-            f"a picture of type {type(source).__name__} is not read: give a file's path, or a picture of Pillow's, as "
-            "Image.fromarray makes one of an array"
+            f"a picture of type {type(source).__name__} cannot be read: give a file's path or a Pillow image, "
+            "for example Image.fromarray(array)"
         )
     with _reading(f"picture {str(source)!r}"):
         return _prepare(*_split(_open(Path(source))))
@@ -111,9 +111,9 @@ def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Turn whatever a file can do to Pillow into an `ImageError` that names the file."""
+    """Turn every error that Pillow may raise for a bad file into an `ImageError` that names the file."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        warnings.simplefilter("ignore")  # about odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             yield
@@ -121,7 +121,7 @@ def _reading(name: str) -> Iterator[None]:
             raise ImageError(f"{name} {error}") from error
         except UnidentifiedImageError as error:
             formats = ", ".join(FORMATS)
-            raise ImageError(f"{name} is in no format that is read here: save it as one of {formats}") from error
+            raise ImageError(f"{name} is not in a supported format: save it as one of {formats}") from error
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise ImageError(f"{name} {_too_large()}") from error
         except OSError as error:
@@ -132,11 +132,11 @@ def _reading(name: str) -> Iterator[None]:
 
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
-        kind = "is not a plain file" if path.exists() else "is not there"
-        raise ImageError(f"{kind}: name a file with a picture of one digit")
+        reason = "is not a file" if path.exists() else "does not exist"
+        raise ImageError(f"{reason}: name a file with a picture of one digit")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise ImageError(_too_large())
-    # From memory: asked for as many bytes as a damaged chunk announces, a file first makes room for all of them.
+    # From memory, because reading from a file would first allocate whatever length a damaged chunk announces.
     with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ImageError(_too_large())
@@ -146,11 +146,11 @@ def _open(path: Path) -> Image.Image:
 
 
 def _too_large() -> str:
-    return f"is too large: at most {MAX_PIXELS} pixels are read, so scale it down"
+    return f"is too large: at most {MAX_PIXELS} pixels are accepted, so scale it down"
 
 
 def _split(image: Image.Image) -> tuple[Grey, Grey | None]:
-    """Return a picture's luminance, from black 0 to white 1, and its opacity, from 0 to 1, if it has any."""
+    """Return a picture's luminance, from black 0 to white 1, and its opacity, 0 to 1, if it has any."""
     transparent = image.info.get("transparency")
     if image.mode == "F" or image.mode.startswith("I"):  # grey of 16 bits and more
         levels = np.asarray(image)
@@ -166,15 +166,15 @@ def _split(image: Image.Image) -> tuple[Grey, Grey | None]:
 
 
 def _stretched(levels: npt.NDArray[Any], seen: npt.NDArray[Any]) -> Image.Image:
-    """Return `levels` as 8 bits of grey: black is 0, or the lowest of the levels `seen` if below, white the highest.
+    """Return `levels` as 8 bits of grey; among the levels `seen`, the highest is white and the lowest, or 0, is black.
 
-    Which level is white, a picture of 16 bits or of floating point does not tell: many cameras use 12 of the bits.
+    A picture of 16 bits or of floating point does not say which level is white: many cameras use only 12 of the bits.
     """
     black, white = seen.min(initial=0), seen.max(initial=0)
     span = np.float32(white) - np.float32(black)
     if not np.isfinite(span):
-        raise ImageError("has levels that are no finite numbers: save it as one of " + ", ".join(FORMATS))
-    grey = levels.astype(np.float32)  # of large pictures one copy is enough
+        raise ImageError("has levels that are not finite numbers: save it as one of " + ", ".join(FORMATS))
+    grey = levels.astype(np.float32)  # computed in place: large pictures should be copied only once
     grey -= np.float32(black)
     grey /= span or np.float32(1)
     grey *= 255
@@ -190,7 +190,7 @@ def _reduce(image: Image.Image) -> Image.Image:
 
 
 def _reduce_transparent(image: Image.Image) -> Image.Image:
-    """Return luminance and opacity, reduced: of a strip at a time, for Pillow needs four copies of what it converts."""
+    """Return luminance and opacity, reduced; strip by strip, because Pillow makes four copies of what it converts."""
     factor = _factor(image)
     width, height = image.size
     reduced = Image.new("LA", (math.ceil(width / factor), math.ceil(height / factor)))
@@ -215,14 +215,14 @@ def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
 
 
 def _find_ink(grey: Grey, alpha: Grey | None) -> tuple[Polarity, Grey]:
-    """Return the picture's polarity and how far each pixel is from the paper towards the ink, from 0 to 1."""
+    """Return the picture's polarity and the amount of ink in each pixel, from 0 for paper to 1."""
     if alpha is None:
         middle = (grey.min() + grey.max()) / 2
         polarity: Polarity = "dark on light" if _border_level(grey) > middle else "light on dark"
     elif _border_level(alpha) > 1 / 2:
         polarity = "dark on light" if _border_level(grey) > np.average(grey, weights=alpha) else "light on dark"
     else:
-        # Drawn on nothing: the paper is what the ink is not.
+        # A transparent background: the paper is assumed to contrast with the ink.
         mean = np.average(grey, weights=alpha) if alpha.any() else 0
         polarity = "dark on light" if mean < 1 / 2 else "light on dark"
     if alpha is not None:
@@ -234,10 +234,11 @@ def _find_ink(grey: Grey, alpha: Grey | None) -> tuple[Polarity, Grey]:
 
 
 def _paper(grey: Grey, polarity: Polarity) -> Grey:
-    """Return the level of the paper at each pixel; a photo's is lighter on one side, or in the middle.
+    """Return the brightness of the paper at each pixel; in a photo it varies, for example from one side to the other.
 
-    A drawing's paper has one level, the border's. Else it is a surface, of second degree each way, through the pixels
-    that are nearer to the paper than to the ink: first to the border's level, then to the surface so found.
+    A drawing's paper has the brightness of its border everywhere. For a photo, a surface of second degree in each
+    direction is fitted to the pixels that are nearer to the paper than to the ink. This is done twice: first the paper
+    is taken to be as bright as the border, then as the first fit.
     """
     border = _border(grey)
     level = np.float32(np.median(border))
@@ -262,7 +263,7 @@ def _border_level(values: Grey) -> float:
 
 
 def _border(values: Grey) -> Grey:
-    """Return the `values` along the picture's border, in one row."""
+    """Return the `values` along the picture's border, (n,)."""
     width = max(1, math.ceil(_BORDER_SHARE * min(values.shape)))
     inner = np.ones(values.shape, dtype=bool)
     inner[width:-width, width:-width] = False
@@ -270,10 +271,10 @@ def _border(values: Grey) -> Grey:
 
 
 def _crop(ink: Grey) -> Grey:
-    """Return the smallest part of `ink` that holds every pixel above the threshold.
+    """Return the smallest part of `ink` that contains every drawn pixel.
 
-    Of a photo most such pixels may be noise. So the part is first narrowed by means over squares, small beside the
-    picture and then beside the digit; what lies outside has no say.
+    In a photo, most pixels above the threshold may be noise. So the part is first narrowed twice by means over squares,
+    which are small compared with the picture and then with the digit, before single pixels decide.
     """
     for _ in range(2):
         ink = _drawn(ink, max(1, min(ink.shape) // _SQUARES))
@@ -281,7 +282,7 @@ def _crop(ink: Grey) -> Grey:
 
 
 def _drawn(ink: Grey, side: int) -> Grey:
-    """Return the part of `ink` with squares of this side whose mean is above the threshold, and its next pixels."""
+    """Return the part of `ink` that contains all squares with a mean above the threshold, and a margin around it."""
     means = np.asarray(Image.fromarray(ink).reduce(side))
     drawn = means > INK_THRESHOLD * means.max()
     top, bottom, left, right = (end for axis in (1, 0) for end in np.flatnonzero(drawn.any(axis=axis))[[0, -1]] * side)
@@ -292,21 +293,21 @@ def _drawn(ink: Grey, side: int) -> Grey:
 def _fit(ink: Grey) -> Grey:
     """Scale `ink` so that its longer side has 20 pixels and its highest value is 1.
 
-    The latter keeps thin strokes, which a large reduction would leave pale, as dark as MNIST's.
+    Without the latter, thin strokes would become paler than MNIST's when a large picture is reduced.
     """
     height, width = ink.shape
     scale = FIT / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # With Pillow's support for reduction, each pixel averages over all it covers.
+    # When reducing, Pillow's resize averages over all pixels that a new pixel covers.
     resized: Grey = np.asarray(Image.fromarray(ink).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
     darkest_is_one: Grey = np.maximum(resized / resized.max(), np.float32(0))
     return darkest_is_one
 
 
 def _centre(digit: Grey) -> npt.NDArray[np.uint8]:
-    """Place `digit`, at most 20 by 20, so that its centre of mass is nearest to the middle of pixel (14, 14).
+    """Place `digit`, at most 20 by 20, with its centre of mass as near as possible to the middle of pixel (14, 14).
 
-    MNIST's own lie there: within half a pixel of it, every one of them.
+    The centre of mass of every MNIST image lies within half a pixel of it.
     """
     offsets = []
     for axis, length in enumerate(digit.shape):

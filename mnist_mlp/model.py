@@ -1,4 +1,4 @@
-"""The multi-layer perceptron. What a sample costs is in `mnist_mlp.costs`, named here too."""
+"""The multi-layer perceptron and its losses; the costs of a sample are re-exported from `mnist_mlp.costs`."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mnist_mlp.checks import check_choice
 from mnist_mlp.costs import forward_flops, parameter_count, training_flops
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.recipes import ACTIVATIONS, OUTPUTS, check_choice
+from mnist_mlp.recipes import ACTIVATIONS, OUTPUTS, check_widths
 
 __all__ = [
     "MLP",
@@ -25,23 +26,23 @@ __all__ = [
 
 
 class _Softmax(nn.Softmax):
-    """torch's, of bfloat16 logits in float32."""
+    """torch's softmax, computed in float32 for bfloat16 logits too."""
 
     def forward(self, logits: Tensor) -> Tensor:
         """Map logits, (batch, classes), to probabilities."""
-        return super().forward(_widened(logits))
+        return super().forward(_as_float32(logits))
 
 
 class _LogSoftmax(nn.LogSoftmax):
-    """Likewise."""
+    """torch's log-softmax, computed in float32 for bfloat16 logits too."""
 
     def forward(self, logits: Tensor) -> Tensor:
         """Map logits, (batch, classes), to log-probabilities."""
-        return super().forward(_widened(logits))
+        return super().forward(_as_float32(logits))
 
 
-def _widened(logits: Tensor) -> Tensor:
-    """Return bfloat16 logits as float32, as autocast does before a softmax on CUDA, but not on the CPU."""
+def _as_float32(logits: Tensor) -> Tensor:
+    """Return bfloat16 logits as float32; autocast does this before a softmax on CUDA, but not on the CPU."""
     return logits.float() if logits.dtype == torch.bfloat16 else logits
 
 
@@ -56,48 +57,47 @@ _OUTPUTS: Final[Mapping[str, Callable[[], tuple[nn.Module, ...]]]] = MappingProx
 )
 
 _BATCH_OF_ROWS: Final = 2
-"""Dimensions of (batch, 784), which needs no flattening."""
+"""Dimensions of a batch that is already flat: (batch, 784)."""
 
 _LOSSES: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
     {
         "cross_entropy": functional.cross_entropy,
         "nll": functional.nll_loss,
-        # As documented by its tutorial. A probability that underflows to 0 gives an infinite loss, which is reported.
+        # As its tutorial documents it. A probability that underflows to 0 makes the loss infinite, which is reported.
         "nll_of_log": lambda probabilities, labels: functional.nll_loss(probabilities.log(), labels),
     }
 )
 
 
-class MLP(nn.Module):
-    """Fully connected layers with an activation between them, its modules named as in an `nn.Sequential` of them.
+class MLP(nn.Sequential):
+    """Fully connected layers with an activation after each but the last.
 
-    Weights and biases start as torch's `nn.Linear` does, from the global random state.
+    Weights and biases are initialised as `nn.Linear` does, from the global random state.
 
     Args:
         layers: widths from input to output, such as ``(784, 128, 10)``.
-        activation: applied after every layer but the last.
+        activation: one of `mnist_mlp.recipes.ACTIVATIONS`.
         output: ``logits``, ``log_softmax`` or ``softmax``: what `forward` returns.
 
     Raises:
-        InvalidValueError: an activation or output has another name, or there are fewer than two widths.
+        InvalidValueError: there is no such activation or output, fewer than two widths, or a width out of range.
     """
 
     def __init__(self, layers: tuple[int, ...], *, activation: str = "relu", output: str = "logits") -> None:
-        """Build the layers on the CPU, in float32."""
-        super().__init__()
+        """Build the layers on torch's default device, in its default dtype: on the CPU, in float32, unless changed."""
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("output", output, OUTPUTS)
-        if len(layers) < 2:  # noqa: PLR2004 - an input and an output
+        widths = check_widths(layers)
+        if len(widths) < 2:  # noqa: PLR2004 - an input and an output
             raise InvalidValueError(f"layers {layers!r} are too few: give at least input and output, like (784, 10)")
         modules: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(layers):
+        for inputs, outputs in itertools.pairwise(widths):
             modules += [nn.Linear(inputs, outputs), _ACTIVATIONS[activation]()]
-        for number, module in enumerate((*modules[:-1], *_OUTPUTS[output]())):
-            self.add_module(str(number), module)
+        super().__init__(*modules[:-1], *_OUTPUTS[output]())
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, (batch, 784) or (batch, 1, 28, 28) float32, to the output, (batch, classes) float32."""
-        # Plain and flat, for each call more is paid in every step: a small model's takes a few hundred microseconds.
+        # Inlined, because a small model's whole step takes only a few hundred microseconds: each call would show.
         values = images if images.dim() == _BATCH_OF_ROWS else images.flatten(1)
         for module in cast("Iterable[nn.Module]", self._modules.values()):
             values = module(values)
@@ -105,18 +105,18 @@ class MLP(nn.Module):
 
 
 def loss_function(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss called `name`: (output, labels) → the batch's mean, a scalar in nats."""
+    """Return the loss called `name`: output (batch, classes), labels (batch,) → the mean loss in nats, a scalar."""
     return _LOSSES[name]
 
 
 def output_function(name: str) -> nn.Module:
-    """Return what the output called `name` applies to the logits, (batch, classes)."""
+    """Return the module that turns logits, (batch, classes), into the output called `name`."""
     return nn.Sequential(*_OUTPUTS[name]())
 
 
 def build_model(layers: tuple[int, ...], *, activation: str, output: str, seed: int, device: torch.device) -> MLP:
-    """Return an `MLP` on `device` whose initial weights depend on `seed` alone: they are drawn on the CPU."""
-    with torch.random.fork_rng(devices=[]):
+    """Return an `MLP` on `device` whose initial weights depend only on `seed`, because they are drawn on the CPU."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # whatever torch's default device is
         torch.manual_seed(seed)
         model = MLP(layers, activation=activation, output=output)
     return model.to(device)

@@ -1,4 +1,4 @@
-"""What ``mnist_mlp evaluate`` and ``mnist_mlp predict`` do once their arguments are read."""
+"""The commands ``mnist_mlp evaluate`` and ``mnist_mlp predict``, after their arguments are parsed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mnist_mlp.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.classifier import Classifier, Images
-from mnist_mlp.data import Dataset, check_root_is_used, load
+from mnist_mlp.data import DATASETS, Dataset, check_root_is_used, load
 from mnist_mlp.devices import choose_device
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_no_figure, check_writable_folder
@@ -30,13 +30,13 @@ Layout = Literal["text", "json"]
 
 CONFUSION_MATRIX: Final = "confusion_matrix"
 PREDICTIONS: Final = "predictions"
-"""Names of the figures that `--plots` of ``evaluate`` writes."""
+"""Names of the figures that `--plots` of ``evaluate`` writes, without ``.png``."""
 
 
-def evaluate(  # noqa: PLR0913 - one parameter an option
+def evaluate(  # noqa: PLR0913 - one parameter per option
     path: Path, *, dataset: str | None, data_root: Path | None, device: str, plots: Path | None, layout: Layout
 ) -> None:
-    """Print how good the model saved at `path` is on a test set, by default that of the dataset it was trained on."""
+    """Print the evaluation of the model saved at `path`, by default on the dataset that it was trained on."""
     checkpoint = load_checkpoint(path)
     if plots is not None:
         check_writable_folder(plots)
@@ -67,7 +67,7 @@ def evaluate(  # noqa: PLR0913 - one parameter an option
             click.echo(written_lines(written))
 
 
-def predict(  # noqa: PLR0913 - one parameter an option
+def predict(  # noqa: PLR0913 - one parameter per option
     path: Path,
     images: Sequence[Path],
     indices: Sequence[int],
@@ -81,7 +81,7 @@ def predict(  # noqa: PLR0913 - one parameter an option
     """Print the model's answers for image files and for test images by number.
 
     Returns:
-        Why the files that could not be read could not, a message each.
+        One message for each file that could not be read.
     """
     from mnist_mlp.images import ImageError, PreparedImage, prepare_image  # noqa: PLC0415 - Pillow
 
@@ -95,13 +95,13 @@ def predict(  # noqa: PLR0913 - one parameter an option
             failures.append(str(error))
             continue
         answers.append(_answer(classifier, click.format_filename(image), prepared.pixels))
-        if show and layout == "text":
-            click.echo(f"{click.format_filename(image)}, taken for {prepared.polarity}:\n{prepared.as_text()}\n")
+        if show:
+            click.echo(f"{click.format_filename(image)}, read as {prepared.polarity}:\n{prepared.as_text()}\n")
     if indices:
         data = _load_data(checkpoint, dataset, data_root)
         for name, pixels, label in _test_images(data, indices):
             answers.append(_answer(classifier, name, pixels, label))
-            if show and layout == "text":
+            if show:
                 click.echo(f"{name}:\n{PreparedImage(pixels=pixels, polarity='light on dark').as_text()}\n")
     if layout == "json":
         click.echo(answers_json(answers))
@@ -111,11 +111,11 @@ def predict(  # noqa: PLR0913 - one parameter an option
 
 
 def _test_images(data: Dataset, indices: Sequence[int]) -> list[tuple[str, npt.NDArray[np.uint8], int]]:
-    """Return the name, pixels and label of each."""
+    """Return name, pixels, (28, 28) uint8, and label of the test images with these numbers."""
     count = len(data.test_labels)
     for index in indices:
         if not 0 <= index < count:
-            raise InvalidValueError(f"test image {index} is not there: {data.name} has 0 to {count - 1}")
+            raise InvalidValueError(f"test image {index} does not exist: choose one of {data.name}, 0 to {count - 1}")
     return [
         (f"{data.name} test {index}", data.test_images[index].numpy(), int(data.test_labels[index]))
         for index in indices
@@ -128,8 +128,14 @@ def _answer(classifier: Classifier, name: str, pixels: Images, label: int | None
 
 def _load_data(checkpoint: Checkpoint, dataset: str | None, data_root: Path | None) -> Dataset:
     name = dataset or checkpoint.dataset
+    if name not in DATASETS:
+        raise InvalidValueError(
+            f"the model was trained on dataset {name!r}, which this command cannot load: choose another with --dataset"
+        )
     check_root_is_used(name, data_root)
     data = load(name, data_root)
     if data.name == checkpoint.dataset and data.sha256 != checkpoint.dataset_sha256:
-        click.echo(f"mnist-mlp: warning: the model was trained on other files of {data.name} than these", err=True)
+        click.echo(
+            f"mnist-mlp: warning: the model was trained on other files of {data.name} than those found here", err=True
+        )
     return data

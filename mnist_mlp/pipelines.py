@@ -1,7 +1,7 @@
-"""Where batches come from. Both pipelines give the same batches, bit for bit, for the same order of samples.
+"""Where batches come from. For the same order of samples, both pipelines give the same batches, bit for bit.
 
-`resident` keeps the images as uint8 on the device and normalises each batch there; `dataloader` is what tutorials do:
-torchvision's dataset, its transforms on every image, and a DataLoader.
+`resident` keeps all images as uint8 on the device and normalises each batch there. `dataloader` is what tutorials use:
+torchvision's dataset with its transforms applied to each image, and a DataLoader.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ class Pipeline(Protocol):
     def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training samples at `order`, (n,) int64 on the CPU, as batches; the last may be short.
 
-        Each is images, (batch, 784) or (batch, 1, 28, 28) float32, and labels, (batch,) int64.
+        A batch is images, (batch, 784) or (batch, 1, 28, 28) float32, and labels, (batch,) int64.
         """
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the whole test set as such batches, in its own order."""
+        """Yield the whole test set in the same form and in its own order."""
 
 
 class ResidentPipeline:
@@ -36,7 +36,7 @@ class ResidentPipeline:
     def __init__(
         self, dataset: Dataset, transform: str, *, batch_size: int, test_batch_size: int, device: torch.device
     ) -> None:
-        """Move the dataset to `device`: 47 MB of images and 0.5 MB of labels for MNIST."""
+        """Move the dataset to `device`; MNIST's training set takes 47 MB for images and 0.5 MB for labels."""
         self._batch_size = batch_size
         self._test_batch_size = test_batch_size
         self._device = device
@@ -46,7 +46,7 @@ class ResidentPipeline:
         self.train_samples = len(dataset.train_labels)
 
     def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Pipeline.train_batches`. The order crosses to the device once, and labels are gathered then, for all."""
+        """See `Pipeline.train_batches`. The whole order is moved, and all labels are gathered, at the start."""
         images, labels = self._train
         order = order.to(self._device)
         for chosen, targets in zip(
@@ -55,13 +55,13 @@ class ResidentPipeline:
             yield self._normalise(images.index_select(0, chosen)), targets
 
     def assemble(self, chosen: Tensor, pixels: Tensor, images: Tensor, labels: Tensor) -> None:
-        """Write the training samples at `chosen`, (n,) int64 on the device, into buffers, allocating nothing.
+        """Gather the training samples at `chosen` into buffers, without allocating memory.
 
         Args:
-            chosen: their positions.
-            pixels: (n, 784) uint8, to gather into.
-            images: (n, 784) float32, which gets the values of `train_batches`, bit for bit.
-            labels: (n,) int64.
+            chosen: positions of samples, (n,) int64 on the device.
+            pixels: gets their pixels, (n, 784) uint8.
+            images: gets their normalised pixels, (n, 784) float32, bit for bit as in `train_batches`.
+            labels: gets their labels, (n,) int64.
         """
         torch.index_select(self._train[0], 0, chosen, out=pixels)
         torch.index_select(self._train[1], 0, chosen, out=labels)
@@ -79,7 +79,7 @@ class ResidentPipeline:
 class DataLoaderPipeline:
     """The tutorials' pipeline: `torchvision.datasets`, `transforms.ToTensor` and `Normalize`, `DataLoader`.
 
-    Its test batches, too, are decoded anew each time.
+    It decodes the test images anew in each evaluation, too.
     """
 
     def __init__(  # noqa: PLR0913 - what a DataLoader needs
@@ -93,17 +93,17 @@ class DataLoaderPipeline:
         root: Path,
         workers: int,
     ) -> None:
-        """Open torchvision's dataset below `root`, where `mnist_mlp.data.load` has put and verified it.
+        """Open torchvision's dataset below `root`, where `mnist_mlp.data.load` has stored and verified it.
 
         Raises:
-            InvalidValueError: torchvision has no reader for this dataset, or would read other files than the verified.
+            InvalidValueError: torchvision has no class for this dataset, or would read files that were not verified.
         """
         from torchvision import datasets, transforms  # noqa: PLC0415 - 0.4 s that the resident pipeline need not pay
 
         if dataset.name not in TORCHVISION_DATASETS:
             raise InvalidValueError(
                 f"pipeline 'dataloader' cannot read dataset {dataset.name!r}: torchvision has no class for it; "
-                f"use the resident pipeline, or one of {', '.join(TORCHVISION_DATASETS)}"
+                f"use pipeline resident, or one of the datasets {', '.join(TORCHVISION_DATASETS)}"
             )
         steps: list[Any] = [transforms.ToTensor()]
         if transform != "unit":
@@ -119,7 +119,7 @@ class DataLoaderPipeline:
         self._workers = workers
 
     def train_batches(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Pipeline.train_batches`. Worker processes are started anew for each call, as by an epoch's loop."""
+        """See `Pipeline.train_batches`. Each call starts new worker processes, as a loop over epochs does."""
         return self._batches(self._train, self._batch_size, order.tolist())
 
     def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -138,17 +138,17 @@ class DataLoaderPipeline:
             sampler=order,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # else each pass would draw from the global random state
+            generator=torch.Generator(),  # otherwise each pass draws from the global random state
         )
         for images, labels in loader:
             yield images.to(self._device), labels.to(self._device)
 
 
 def _check_no_older_copy(folder: Path) -> None:
-    """Refuse what older releases of torchvision left: its reader prefers that to the files that were verified."""
+    """Refuse files of old torchvision releases, which its reader would prefer to the verified ones."""
     for name in ("training.pt", "test.pt"):
         if (folder / name).exists():
             raise InvalidValueError(
-                f"pipeline 'dataloader' would read {str(folder / name)!r}, which an older torchvision wrote and nobody "
-                f"has verified, and not the dataset's own files beside it: remove the folder {str(folder)!r}"
+                f"pipeline 'dataloader' would read {str(folder / name)!r}, which an older torchvision wrote, instead "
+                f"of the dataset's verified files: remove the folder {str(folder)!r}"
             )

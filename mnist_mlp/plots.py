@@ -1,7 +1,7 @@
-"""Pictures of a training and of a model's answers, as matplotlib figures and PNG files.
+"""Figures of a training and of a model's predictions, by matplotlib, and PNG files of them.
 
-Colours are Okabe and Ito's and the map cividis, which colour-blind readers can tell apart; nothing is said by colour
-alone. Figures are made without pyplot, so no global state is touched and no window opens.
+The colours (Okabe and Ito's, and the colour map cividis) can be distinguished by colour-blind readers, and nothing is
+shown by colour alone. Figures are made without pyplot, so that no global state changes and no window opens.
 """
 
 import io
@@ -31,7 +31,7 @@ GREEN: Final = "#009E73"
 _DOTS_PER_INCH: Final = 120
 _GRID_COLUMNS: Final = 8
 _MANY_EPOCHS: Final = 30
-"""From here on markers would run into each other."""
+"""Number of epochs from which markers would overlap."""
 
 _SAMPLES_PER_CLASS: Final = 6
 _SHADING_EXPONENT: Final = 0.4
@@ -40,11 +40,11 @@ _FIRST_EXAMPLES: Final = 24
 _WRONG_EXAMPLES: Final = 8
 
 Pictures = npt.NDArray[np.uint8]
-"""(n, 28, 28), ink high on paper 0."""
+"""(n, 28, 28) uint8: 0 is paper, 255 full ink."""
 
 
 def learning_curves(history: Sequence[Epoch], *, title: str = "") -> Figure:
-    """Return loss and accuracy by epoch: training, test and, where there was any, validation."""
+    """Return a figure of loss and accuracy by epoch: training, test and, if there was any, validation."""
     figure = Figure(figsize=(7.5, 7.5), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
     if title:
@@ -77,7 +77,7 @@ def _curves(axes: Axes, history: Sequence[Epoch], metric: str, scale: float) -> 
 
 
 def example_predictions(dataset: Dataset, model: Classifier, *, title: str = "") -> Figure:
-    """Return the `prediction_grid` of the first 24 test images and the next 8 that the model gets wrong."""
+    """Return the `prediction_grid` of the first 24 test images and the next 8 that the model misclassifies."""
     probabilities = model.probabilities(dataset.test_images).numpy()
     predicted, labels = probabilities.argmax(axis=1), dataset.test_labels.numpy()
     first = np.arange(len(labels))[:_FIRST_EXAMPLES]
@@ -100,14 +100,14 @@ def example_predictions(dataset: Dataset, model: Classifier, *, title: str = "")
 def prediction_grid(
     images: Pictures, labels: Sequence[int], predicted: Sequence[int], confidence: Sequence[float], *, title: str = ""
 ) -> Figure:
-    """Return pictures with true and predicted class; wrong ones have a thick frame and the word WRONG.
+    """Return a figure of images with their true and predicted class; mistakes have a thick frame and the word WRONG.
 
     Args:
         images: (n, 28, 28) uint8.
         labels: the n true classes.
         predicted: the n predicted classes.
         confidence: the softmax probability of each prediction.
-        title: of the figure.
+        title: the figure's title.
     """
     rows = -(-len(images) // _GRID_COLUMNS)
     figure = Figure(figsize=(1.5 * _GRID_COLUMNS, 2.0 * rows + 0.6), layout="constrained")
@@ -139,12 +139,12 @@ def _show_image(axes: Axes, image: Pictures) -> None:
 
 
 def sample_grid(images: Pictures, labels: npt.NDArray[np.int64], *, title: str = "") -> Figure:
-    """Return the first pictures of each class, a column a class.
+    """Return a figure of the first images of each class, one column per class.
 
     Args:
         images: (n, 28, 28) uint8.
         labels: (n,) int64.
-        title: of the figure.
+        title: the figure's title.
     """
     figure = Figure(figsize=(10, 6.6), layout="constrained")
     if title:
@@ -162,14 +162,14 @@ def sample_grid(images: Pictures, labels: npt.NDArray[np.int64], *, title: str =
 
 
 def confusion_matrix(evaluation: Evaluation, *, title: str = "") -> Figure:
-    """Return the confusion matrix: samples in each cell, shaded by their share of the true class."""
+    """Return a figure of the confusion matrix: each cell has its count and is shaded by its share of the true class."""
     counts = np.array(evaluation.confusion)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure = Figure(figsize=(8.2, 7.2), layout="constrained")
     axes = figure.subplots()
     if title:
         axes.set_title(title)
-    # Mistakes are a few percent: a scale that is stretched there lets them be seen beside the diagonal.
+    # Mistakes are a few percent of a class: the scale is stretched there to make them visible beside the diagonal.
     scale = PowerNorm(_SHADING_EXPONENT, vmin=0, vmax=100)
     shading = axes.imshow(shares, cmap="cividis", norm=scale)
     label = "share of the true class (%, stretched at the low end)"
@@ -179,13 +179,13 @@ def confusion_matrix(evaluation: Evaluation, *, title: str = "") -> Figure:
     axes.set_xticks(range(CLASSES))
     axes.set_yticks(range(CLASSES))
     for (true, predicted), count in np.ndenumerate(counts):
-        colour = "black" if scale(shares[true, predicted]) > 1 / 2 else "white"  # cividis is light from its middle on
+        colour = "black" if scale(shares[true, predicted]) > 1 / 2 else "white"  # the upper half of cividis is light
         axes.text(predicted, true, str(count), ha="center", va="center", color=colour, fontsize=9)
     return figure
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """Return `figure` as a PNG file's content."""
+    """Return the content of a PNG file of `figure`."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""A bar on the terminal while an epoch trains."""
+"""A progress bar on the terminal while an epoch trains."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class StepBar:
-    """Shows how many of an epoch's batches are done, and vanishes when it ends or something else is printed."""
+    """Shows how many of an epoch's batches are done; it is removed at the end and while other lines are printed."""
 
     def __init__(self, steps: int, console: Console | None = None) -> None:
-        """Count to `steps`, on standard error unless `console` is given; nothing is shown before the context opens."""
+        """Prepare a bar of `steps` batches, on standard error unless `console` is given; ``with`` shows it."""
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -47,7 +47,7 @@ class StepBar:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Make way for a line, and start counting anew after it."""
+        """Remove the bar while a line is printed, then show it again, empty."""
         self._progress.stop()
         yield
         self._progress.reset(self._task)

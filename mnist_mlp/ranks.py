@@ -1,4 +1,4 @@
-"""One training shared by several processes: which of them this is, and which samples of a batch are its own."""
+"""One training shared by several processes (ranks), and the share of each batch that a rank trains on."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +14,7 @@ class Ranks:
     """This process's `rank`, counted from 0, among `world_size` processes that train one model together.
 
     Raises:
-        InvalidValueError: there is no such rank.
+        InvalidValueError: the rank is not below the world size.
     """
 
     rank: int
@@ -23,33 +23,37 @@ class Ranks:
     def __post_init__(self) -> None:
         """Check the rank."""
         if not 0 <= self.rank < self.world_size:
-            raise InvalidValueError(f"rank {self.rank} is out of range: with {self.world_size}, use 0 to one less")
+            raise InvalidValueError(
+                f"rank {self.rank} is out of range: use a rank from 0 to below the world size, {self.world_size}"
+            )
 
     def local_batch_size(self, batch_size: int) -> int:
-        """Return this rank's samples of a full batch of `batch_size`.
+        """Return the number of samples of this rank in a full batch of `batch_size`.
 
         Raises:
-            InvalidValueError: the ranks' parts would not be equal.
+            InvalidValueError: `batch_size` is not a multiple of the world size.
         """
         if batch_size % self.world_size:
             raise InvalidValueError(
-                f"batch size {batch_size} cannot be shared equally by {self.world_size} ranks: use a multiple of them"
+                f"batch size {batch_size} cannot be shared equally by {self.world_size} ranks: "
+                f"use a multiple of {self.world_size}"
             )
         return batch_size // self.world_size
 
     def share(self, order: Tensor, batch_size: int) -> Tensor:
-        """Return this rank's part of `order`, (n,) int64: of each batch the part with its number, in their order.
+        """Return this rank's part of `order`, (n,) int64: its share of each batch, in the order of the batches.
 
-        Parts of a last, short batch differ by at most one sample, and can be empty.
+        The shares of a short last batch differ by at most one sample, and can be empty.
         """
         full = len(order) // batch_size * batch_size
         parts = order[:full].view(-1, self.world_size, self.local_batch_size(batch_size))[:, self.rank]
         return torch.cat((parts.flatten(), order[full:].tensor_split(self.world_size)[self.rank]))
 
     def last_weight(self, samples: int, batch_size: int) -> float:
-        """Return what to scale the mean loss of this rank's part of an order's last batch by; the order has `samples`.
+        """Return the weight of this rank's mean loss in the last batch of an order of `samples` samples.
 
-        The mean of the ranks' gradients is then the gradient of the batch's mean loss, though the parts differ in size.
+        With it, the mean of the ranks' gradients is the gradient of the whole batch's mean loss, although the shares
+        differ in size.
         """
         short = samples % batch_size
         if short == 0:

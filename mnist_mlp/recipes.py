@@ -1,20 +1,25 @@
-"""Recipes: a model, how it is trained, and the result claimed for it. Pure data, no torch.
+"""Recipes: a model, how it is trained, and the results claimed for it. Pure data, no torch.
 
-Five recipes are public tutorials' models, reproduced as documented; where an original's code departs from its own
-text, `Recipe.departures` says so. Two canaries are our own, for the accuracy gate. Any layer list such as
-``784-512-256-10`` is a recipe too, trained with the defaults of `custom_recipe`, and `scale_width` makes wider or
-narrower relatives of either.
+Five recipes reproduce public tutorials as documented; where a tutorial's code differs from its text,
+`Recipe.departures` says so. The other recipes are our own. A layer list such as ``784-512-256-10`` is a recipe too,
+trained with the defaults of `custom_recipe`. `scale_width` makes wider or narrower variants of any recipe.
 """
 
-import math
 import re
-import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Final, Literal
 
+from mnist_mlp.checks import (
+    check_choice,
+    check_name,
+    check_positive_int,
+    check_rate,
+    check_seed,
+    check_type,
+    check_whole,
+)
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.spelling import did_you_mean
 
@@ -25,50 +30,50 @@ CLASSES: Final = 10
 """Digits 0 to 9 (or the ten kinds of clothing of Fashion-MNIST)."""
 
 MAX_LAYER_WIDTH: Final = 1_000_000
-"""A wider layer than this is a typing mistake: 784 by a million float32 weights are 3 GiB before the optimizer."""
+"""A wider layer is taken for a typing mistake: 784 by a million float32 weights alone take 3 GiB."""
 
 MAX_LAYERS: Final = 64
-"""More layers than this in a plain MLP is a typing mistake."""
+"""A longer layer list is taken for a typing mistake."""
 
 DATASETS: Final = ("mnist", "fashion-mnist", "digits", "synthetic")
 """Names that `mnist_mlp.data.load` accepts."""
 
 PIPELINES: Final = ("resident", "dataloader")
-"""Where batches come from: tensors on the device, or torchvision's dataset, transforms and a DataLoader."""
+"""Where batches come from: tensors on the device, or torchvision's dataset and transforms through a DataLoader."""
 
 ENGINES: Final = ("eager", "compiled", "fused", "graph")
-"""How a training step is executed; `mnist_mlp.support` says where."""
+"""How a training step is executed; `mnist_mlp.support` lists which of them work where."""
 
 PRECISIONS: Final = ("fp32", "tf32", "bf16")
 """Arithmetic of the matrix products."""
 
 TORCHVISION_DATASETS: Final[Mapping[str, str]] = MappingProxyType({"mnist": "MNIST", "fashion-mnist": "FashionMNIST"})
-"""Datasets that torchvision reads itself, so that the dataloader pipeline can → its class."""
+"""Dataset → torchvision's class for it; the dataloader pipeline works with these datasets only."""
 
 ACTIVATIONS: Final = ("relu",)
 OUTPUTS: Final = ("logits", "log_softmax", "softmax")
 LOSSES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {"cross_entropy": ("logits", "log_softmax"), "nll": ("log_softmax",), "nll_of_log": ("softmax",)}
 )
-"""Loss → the model outputs it may be applied to."""
+"""Loss → the model outputs that it accepts."""
 
 OPTIMIZERS: Final = ("adam", "sgd")
 
 SCHEDULES: Final = ("constant", "one_cycle")
-"""How the learning rate moves over a training, see `mnist_mlp.schedules`."""
+"""How the learning rate changes during training, see `mnist_mlp.schedules`."""
 
 TRANSFORMS: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {"unit": (0.0, 1.0), "mnist": (0.1307, 0.3081), "half": (0.5, 0.5)}
 )
 """Name of an input transform → (mean, standard deviation) applied to pixels already scaled to [0, 1].
 
-`mnist` holds the training set's own mean and standard deviation, `half` maps to [-1, 1], `unit` leaves [0, 1].
+`unit` leaves pixels in [0, 1], `half` maps them to [-1, 1], `mnist` uses the training set's mean and deviation.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One published result. `value` is a fraction for accuracies and nats for losses; `source` says who states it."""
+    """One published result: an accuracy, 0 to 1, or a loss in nats. `source` says who published it."""
 
     metric: Literal["test_accuracy", "test_loss", "train_accuracy", "train_loss"]
     value: float
@@ -77,12 +82,31 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """A named model plus how it is trained. `epochs` are passes over the training set.
+    """A named model plus how it is trained.
 
-    `learning_rate` is of each step, or the highest of all steps where `schedule` moves it.
+    Attributes:
+        name: of the model, printable.
+        layers: widths from input to output, such as ``(784, 128, 10)``.
+        activation: one of `ACTIVATIONS`, applied after every layer but the last.
+        output: one of `OUTPUTS`: what the model's `forward` returns.
+        loss: one of `LOSSES`, applied to the output: ``cross_entropy`` takes logits (or log-probabilities, which its
+            own log-softmax leaves unchanged), ``nll`` log-probabilities, ``nll_of_log`` probabilities.
+        optimizer: one of `OPTIMIZERS`.
+        learning_rate: of every step; with a schedule that changes it, the highest of all steps.
+        schedule: one of `SCHEDULES`.
+        momentum: for ``sgd`` only.
+        weight_decay: multiple of each parameter that is added to its gradient (L2, not decoupled as in AdamW).
+        batch_size: training samples per step.
+        test_batch_size: samples per forward pass of an evaluation.
+        epochs: passes over the training set.
+        transform: one of `TRANSFORMS`.
+        shuffle: whether every epoch draws a new order of samples.
+        seed: the default seed; None if the tutorial sets none.
+        claims: results published for this recipe.
+        departures: where the original's code differs from its text or from this recipe.
 
-    `output` is what the model's `forward` returns and `loss` what is applied to it: ``cross_entropy`` takes logits (or
-    log-probabilities, which it leaves unchanged), ``nll`` log-probabilities, ``nll_of_log`` probabilities.
+    Raises:
+        InvalidValueError: a field breaks its rule.
     """
 
     name: str
@@ -105,8 +129,8 @@ class Recipe:
     departures: str = ""
 
     def __post_init__(self) -> None:
-        """Raise `InvalidValueError` if a field breaks its rule, whoever built the recipe; keep plain numbers."""
-        check_type("name", self.name, str, "text")
+        """Check every field; convert NumPy's numbers to plain ones."""
+        check_name("recipe name", self.name)
         check_type("shuffle", self.shuffle, bool, "True or False")
         self._keep("layers", check_layers(self.layers))
         check_choice("activation", self.activation, ACTIVATIONS)
@@ -120,94 +144,70 @@ class Recipe:
             raise InvalidValueError(
                 f"loss {self.loss!r} needs output {needed}, not {self.output!r}: change one of them"
             )
-        for rate, least in (("learning_rate", "above"), ("momentum", "at least"), ("weight_decay", "at least")):
-            number = getattr(self, rate)
-            if isinstance(number, bool) or not isinstance(number, Real):
-                raise InvalidValueError(f"{rate} {number!r} is of type {type(number).__name__}: give a number")
-            self._keep(rate, float(number))
-            if not math.isfinite(number) or number < 0 or (number == 0 and least == "above"):
-                raise InvalidValueError(f"{rate} {number} is out of range: it must be finite and {least} 0")
+        for name in ("learning_rate", "momentum", "weight_decay"):
+            self._keep(name, check_rate(name, getattr(self, name), zero=name != "learning_rate"))
         for name in ("batch_size", "test_batch_size", "epochs"):
             self._keep(name, check_positive_int(name, getattr(self, name)))
         if self.seed is not None:
-            self._keep("seed", check_whole("seed", self.seed))
+            self._keep("seed", check_seed(self.seed))
         if self.optimizer != "sgd" and self.momentum != 0:
             raise InvalidValueError(
-                f"momentum {self.momentum} applies to sgd only, and the optimizer is {self.optimizer}: "
-                f"make it 0, or use optimizer sgd"
+                f"momentum {self.momentum} applies to sgd only, but the optimizer is {self.optimizer}: "
+                f"set it to 0, or use optimizer sgd"
             )
 
     def _keep(self, name: str, value: float | tuple[int, ...]) -> None:
-        object.__setattr__(self, name, value)  # frozen for all others
+        object.__setattr__(self, name, value)  # a frozen dataclass has no other way
 
 
 HYPERPARAMETERS: Final = tuple(
     field.name for field in fields(Recipe) if field.name not in {"name", "seed", "claims", "departures"}
 )
-"""Fields of a `Recipe` that say how it is trained, and not what it is called or claimed to give."""
+"""Fields of a `Recipe` that determine the training; the others are its name, default seed and claims."""
 
 
-def check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise `InvalidValueError`, with the nearest valid name, unless `value` is one of `choices`."""
-    if value in choices:
-        return
-    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-    raise InvalidValueError(f"{what} {value!r} is unknown{hint}: use one of {', '.join(choices)}")
-
-
-def check_type(what: str, value: object, kind: type, remedy: str) -> None:
-    """Raise `InvalidValueError`, with what to give instead, unless `value` is a `kind`."""
-    if not isinstance(value, kind):
-        raise InvalidValueError(f"{what} {reprlib.repr(value)} is of type {type(value).__name__}: give {remedy}")
-
-
-def check_whole(what: str, value: int) -> int:
-    """Return `value`, NumPy's whole numbers too, as a plain int; raise `InvalidValueError` if it is none."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InvalidValueError(f"{what} {value!r} is of type {type(value).__name__}: give a whole number")
-    return int(value)
-
-
-def check_positive_int(what: str, value: int) -> int:
-    """Return `value` as `check_whole` does; it is at least 1, and within torch's and a checkpoint's 64 bits."""
-    number = check_whole(what, value)
-    if not 1 <= number < 2**63:
-        raise InvalidValueError(
-            f"{what} {value} is out of range: it must be a whole number of at least 1 and below 2**63"
-        )
-    return number
-
-
-def check_layers(layers: Sequence[int]) -> tuple[int, ...]:
-    """Return `layers` as plain ints; they lead from 784 pixels to 10 classes through widths of at least 1.
+def check_widths(layers: Sequence[int]) -> tuple[int, ...]:
+    """Return layer widths as plain ints.
 
     Raises:
-        InvalidValueError: they do not.
+        InvalidValueError: they are not whole numbers from 1 to `MAX_LAYER_WIDTH`.
     """
     if isinstance(layers, str) or not isinstance(layers, Iterable):
         raise InvalidValueError(f"layers {layers!r} are of type {type(layers).__name__}: give them like (784, 128, 10)")
-    layers = tuple(check_whole("layer width", width) for width in layers)
-    text = "-".join(map(str, layers))
-    if layers[:1] != (INPUT_FEATURES,) or layers[-1] != CLASSES:
+    widths = tuple(check_whole("layer width", width) for width in layers)
+    for width in widths:
+        if not 1 <= width <= MAX_LAYER_WIDTH:
+            text = "-".join(map(str, widths))
+            raise InvalidValueError(
+                f"layer width {width} in {text!r} is out of range: use 1 to {MAX_LAYER_WIDTH} units"
+            )
+    return widths
+
+
+def check_layers(layers: Sequence[int]) -> tuple[int, ...]:
+    """Return `layers` as plain ints.
+
+    Raises:
+        InvalidValueError: they do not lead from 784 pixels to 10 classes, are more than `MAX_LAYERS`, or break a rule
+            of `check_widths`.
+    """
+    widths = check_widths(layers)
+    if widths[:1] != (INPUT_FEATURES,) or widths[-1] != CLASSES:
+        text = "-".join(map(str, widths))
         raise InvalidValueError(
             f"layers {text!r} must start at {INPUT_FEATURES} (pixels) and end at {CLASSES} (classes): "
             f"write them like 784-128-10"
         )
-    if len(layers) > MAX_LAYERS:
-        raise InvalidValueError(f"layers: {len(layers)} of them are more than the {MAX_LAYERS} allowed: use fewer")
-    for width in layers:
-        if not 1 <= width <= MAX_LAYER_WIDTH:
-            raise InvalidValueError(
-                f"layer width {width} in {text!r} is out of range: use 1 to {MAX_LAYER_WIDTH} units"
-            )
-    return layers
+    if len(widths) > MAX_LAYERS:
+        raise InvalidValueError(f"layers: {len(widths)} of them are more than the {MAX_LAYERS} allowed: use fewer")
+    return widths
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
     """Read a layer list such as ``784-512-256-10``.
 
     Raises:
-        InvalidValueError: the text is no list of whole numbers, or breaks a rule of `check_layers`.
+        InvalidValueError: the text is not a list of whole numbers, or breaks a rule of `check_layers`.
     """
     if re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})+", text, flags=re.ASCII) is None:
         raise InvalidValueError(
@@ -217,15 +217,16 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def custom_recipe(layers: Sequence[int]) -> Recipe:
-    """Return the recipe of an unnamed model: Adam at 0.001 on cross-entropy, batches of 64, 5 epochs."""
+    """Return the recipe for a layer list: Adam at 0.001 on cross-entropy, batches of 64, 5 epochs, transform mnist."""
     layers = check_layers(layers)
     return Recipe(name="-".join(map(str, layers)), layers=layers)
 
 
 def scale_width(recipe: Recipe, width: int) -> Recipe:
-    """Return `recipe` with `width` units in the first hidden layer and the other hidden layers in proportion.
+    """Return `recipe` with its hidden layers scaled by `scale_layers`, so that the first one has `width` units.
 
-    See `scale_layers`. The result is no longer the published model: it carries no claims and is named by its layers.
+    Unless `width` is what the recipe has anyway, the result is another model than the published one: its name is its
+    layer list, and it has no claims.
 
     Raises:
         InvalidValueError: `width` is out of range, or the model has no hidden layer.
@@ -242,19 +243,19 @@ def scale_width(recipe: Recipe, width: int) -> Recipe:
 def scale_layers(layers: tuple[int, ...], width: int) -> tuple[int, ...]:
     """Return `layers` with `width` units in the first hidden layer and the other hidden layers in proportion.
 
-    512-256 at width 1024 is 1024-512; a proportional width is rounded to the nearest whole number, at least 1.
+    512-256 at width 1024 becomes 1024-512. Widths are rounded to the nearest whole number, at least 1.
     """
     first, *hidden, last = layers
-    # Halves round up: round() would take them to the even neighbour, so that widths would not grow evenly.
+    # Halves round up; round() would take them to the nearest even number.
     scaled = (max(1, (2 * units * width + hidden[0]) // (2 * hidden[0])) for units in hidden)
     return (first, *scaled, last)
 
 
 def find_recipe(model: str) -> Recipe:
-    """Return the recipe called `model`, or the custom recipe of the layer list `model`.
+    """Return the recipe called `model`, or the custom recipe for the layer list `model`.
 
     Raises:
-        InvalidValueError: neither; a misspelt recipe name is answered with the nearest one.
+        InvalidValueError: `model` is neither; for a misspelt name the message suggests the nearest one.
     """
     check_type("model", model, str, "a recipe's name, or layers as text, like '784-128-10'")
     if model in RECIPES:
@@ -287,7 +288,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 transform="unit",
                 shuffle=False,
                 claims=(Claim(metric="test_accuracy", value=0.8846, source=_CODE),),
-                departures="Its text says 50 epochs and 93 %; its run, reproduced here, is 5 epochs and 88.46 %.",
+                departures="Its text says 50 epochs and 93 %; its run, reproduced here, has 5 epochs and 88.46 %.",
             ),
             Recipe(
                 name="mlp_120_84",
@@ -319,7 +320,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                     Claim(metric="train_accuracy", value=0.9881, source=_README),
                     Claim(metric="train_loss", value=0.0370, source=_README),
                 ),
-                departures="The original un-normalises its pictures with wrong constants; training is unaffected.",
+                departures="The original un-normalises its pictures with the wrong constants; training is unaffected.",
             ),
             Recipe(
                 name="mlp_128_90_50",
@@ -346,7 +347,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 claims=(Claim(metric="test_accuracy", value=0.9783, source=f"{_README} (its log also says 96.20 %)"),),
                 departures="Optimizer, learning rate, batch size and transform are inferred: the original is silent.",
             ),
-            # The least training that brings an MLP to 98 %, see docs/recipes.md.
+            # The least training that reaches 98 % test accuracy, see docs/recipes.md.
             Recipe(
                 name="speedrun",
                 layers=(784, 160, 10),
@@ -355,8 +356,8 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
                 batch_size=256,
                 epochs=4,
             ),
-            # Canaries: quick to train, and quick to suffer from a bug in what they go through. Between them they take
-            # both optimizers, momentum, and both ways to a cross-entropy.
+            # Canaries for the accuracy gate: quick to train, and sensitive to bugs. Together they cover both
+            # optimizers, momentum, and both ways to compute a cross-entropy.
             Recipe(name="canary_adam", layers=(784, 128, 10), learning_rate=4e-3, batch_size=256, epochs=3),
             Recipe(
                 name="canary_sgd",
@@ -372,7 +373,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
         )
     }
 )
-"""The reference recipes by name: five tutorials' models, then our own."""
+"""The recipes by name: the five tutorials, then our own."""
 
 TUTORIALS: Final = tuple(recipe.name for recipe in RECIPES.values() if recipe.claims)
-"""Names of the recipes that reproduce a published tutorial, which claims a result."""
+"""Names of the recipes that reproduce a published tutorial: those with claims."""

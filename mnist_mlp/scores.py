@@ -1,4 +1,4 @@
-"""How good a model's answers are: loss, accuracy, per-class accuracy and the confusion matrix. No torch."""
+"""Evaluation of a model: loss, accuracy, per-class accuracy and the confusion matrix. No torch."""
 
 import math
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from mnist_mlp.recipes import CLASSES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A model's answers on a set of samples.
+    """How well a model does on a set of samples.
 
     Attributes:
         loss: mean over samples, in nats.
-        confusion: `confusion[true][predicted]` samples, a row and a column for each of the classes 0 to 9.
+        confusion: `confusion[true][predicted]` is a number of samples, for the classes 0 to 9.
     """
 
     loss: float
@@ -29,33 +29,33 @@ class Evaluation:
 
     @property
     def correct(self) -> int:
-        """Number of samples whose class was predicted."""
+        """Number of samples classified correctly."""
         return sum(self.class_correct)
 
     @property
     def accuracy(self) -> float:
-        """Share of correct answers, 0 to 1."""
+        """Share of samples classified correctly, 0 to 1."""
         return self.correct / self.samples
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        """Samples of each class."""
+        """Number of samples of each class."""
         return tuple(sum(row) for row in self.confusion)
 
     @property
     def class_correct(self) -> tuple[int, ...]:
-        """Samples of each class whose class was predicted."""
+        """Number of samples of each class that were classified correctly."""
         return tuple(row[label] for label, row in enumerate(self.confusion))
 
     @property
     def class_accuracies(self) -> tuple[float | None, ...]:
-        """Share of each class's samples that were recognised (its recall), 0 to 1; None where there is no sample."""
+        """Share of each class's samples classified correctly (its recall), 0 to 1; None for a class without samples."""
         return tuple(
             right / count if count else None for right, count in zip(self.class_correct, self.class_counts, strict=True)
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values; a loss that is infinite or no number, which JSON has not, is None."""
+        """Return everything as JSON values; a loss that is infinite or not a number becomes None."""
         return {
             "samples": self.samples,
             "loss": self.loss if math.isfinite(self.loss) else None,
@@ -66,7 +66,7 @@ class Evaluation:
 
 
 def evaluate_predictions(loss: float, predicted: npt.ArrayLike, labels: npt.ArrayLike) -> Evaluation:
-    """Count the answers `predicted`, (n,) int of at least one sample, against `labels`, (n,) int; both 0 to 9."""
+    """Compare `predicted` with `labels`, (n,) int each, 0 to 9, of at least one sample."""
     pairs = CLASSES * np.asarray(labels, dtype=np.int64) + np.asarray(predicted, dtype=np.int64)
     counts = np.bincount(pairs, minlength=CLASSES * CLASSES).reshape(CLASSES, CLASSES)
     return Evaluation(loss=loss, confusion=tuple(tuple(row) for row in counts.tolist()))

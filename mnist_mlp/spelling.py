@@ -1,13 +1,13 @@
-"""Names that are nearly right."""
+"""Suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return ``" (did you mean 'fused'?)"`` with the one of `choices` that `name` comes near; nothing if none does.
+    """Return ``" (did you mean 'fused'?)"`` with the nearest of `choices`, or an empty text if none is near.
 
-    One that begins with `name`, as no other does, comes nearest.
+    If exactly one of them begins with `name`, that one is the nearest.
     """
     plain = {choice.casefold(): choice for choice in choices}
     begun = [choice for choice in plain if name and choice.startswith(name.casefold())]

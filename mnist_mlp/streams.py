@@ -1,4 +1,4 @@
-"""Standard streams: how wide a terminal is, and what the shell closed (``>&-``); for both packages."""
+"""Standard streams, for both packages: the terminal's width, and streams that the shell closed (``>&-``)."""
 
 import os
 import shutil
@@ -6,14 +6,15 @@ import sys
 
 
 def terminal_width() -> int:
-    """Return how many characters a line of standard output may have."""
+    """Return the width of standard output in characters: the terminal's, or 80."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
 
 
 def open_closed_streams() -> None:
-    """Have what is closed of standard input, output and error lead nowhere; to be called before any file is opened.
+    """Connect closed standard streams to the null device; to be called before any file is opened.
 
-    Else Python has None for it, and the next file to be opened gets its number: what a library prints goes into that.
+    Otherwise Python has None for such a stream, and the next file opened gets its number, so that text that a library
+    prints would end up in that file.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:

@@ -1,4 +1,4 @@
-"""Which engine, precision and pipeline go together on which kind of device, and why others do not. No torch."""
+"""Which engines, precisions and pipelines work together on which device, and why the others do not. No torch."""
 
 import importlib.metadata
 import importlib.util
@@ -7,31 +7,32 @@ import shutil
 import sys
 from typing import Final
 
+from mnist_mlp.checks import check_choice
 from mnist_mlp.errors import InvalidValueError
-from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS, check_choice
+from mnist_mlp.recipes import ENGINES, PIPELINES, PRECISIONS
 
 _WRITES_PARTS_ON_MPS: Final = (2, 14)
-"""First release of torch that, on MPS, writes products and gathered rows correctly into a part of a larger buffer.
+"""First release of torch that, on MPS, writes products and gathered rows correctly into a view of a larger buffer.
 
-Before, what was gathered into columns went elsewhere (pytorch/pytorch#187109), and on macOS 14 products that were to go
-into a part were never written (pytorch/pytorch#193385).
+Earlier ones wrote gathered columns to the wrong place (pytorch/pytorch#187109), and on macOS 14 did not write products
+into views at all (pytorch/pytorch#193385).
 """
 
 
-def why_unsupported(  # noqa: PLR0913 - what has to go together
+def why_unsupported(  # noqa: PLR0913 - the parts that have to fit together
     *, device: str, engine: str, precision: str, pipeline: str, compiler: bool = True, world_size: int = 1
 ) -> str | None:
-    """Return why this combination cannot be trained, with a remedy; None if it can.
+    """Return why this combination cannot be trained, with a remedy; None if it can be.
 
-    Every combination that is supported trains every recipe: all outputs, losses, optimizers and depths.
+    A supported combination can train every recipe, whatever its output, loss, optimizer and depth.
 
     Args:
         device: its name, such as ``cpu`` or ``cuda:1``.
         engine: one of `mnist_mlp.recipes.ENGINES`.
         precision: one of `mnist_mlp.recipes.PRECISIONS`.
         pipeline: one of `mnist_mlp.recipes.PIPELINES`.
-        compiler: whether there is what torch.compile needs on this device, see `has_compiler`.
-        world_size: how many processes share the training, each with a device of its own.
+        compiler: whether the compiler that torch.compile needs on this device is there, see `has_compiler`.
+        world_size: number of processes that share the training, each with its own device.
     """
     kind = device.partition(":")[0]
     if world_size > 1:
@@ -47,24 +48,24 @@ def why_unsupported(  # noqa: PLR0913 - what has to go together
 
 def _why_no_ranks(kind: str, engine: str) -> str | None:
     if engine != "eager":
-        return f"engine {engine!r} trains in one process only: with several ranks, use engine eager"
+        return f"engine {engine!r} trains in one process only: use engine eager for several ranks"
     if kind == "mps":
-        return "several ranks are not offered on 'mps', for which torch has no exchange of gradients: use world size 1"
+        return "several ranks are not supported on 'mps', where torch cannot exchange gradients: use world size 1"
     return None
 
 
 def _why_no_engine(kind: str, device: str, engine: str, *, compiler: bool) -> str | None:
     if engine == "graph" and kind != "cuda":
-        return f"engine 'graph' replays CUDA graphs, which device {device!r} has not: use engine fused"
+        return f"engine 'graph' replays CUDA graphs, which device {device!r} does not have: use engine fused"
     if engine == "compiled" and kind == "mps":
-        return "engine 'compiled' is not offered on 'mps', where torch.compile is a prototype: use another engine"
+        return "engine 'compiled' is not supported on 'mps', where torch.compile is a prototype: use another engine"
     if engine == "compiled" and not compiler:
-        return f"engine 'compiled' needs {_needed_compiler(kind)}, and none was found: install it, or use engine fused"
+        return f"engine 'compiled' needs {_needed_compiler(kind)}, which was not found: install it, or use engine fused"
     if engine == "fused" and kind == "mps" and _torch_release() < _WRITES_PARTS_ON_MPS:
         needed, found = (".".join(map(str, release)) for release in (_WRITES_PARTS_ON_MPS, _torch_release()))
         return (
-            f"engine 'fused' needs torch {needed} on 'mps', where torch {found} may write what belongs in a part of "
-            f"a buffer elsewhere, or not at all: install a later torch, or use engine eager"
+            f"engine 'fused' needs torch {needed} on 'mps', because torch {found} may write results to the wrong part "
+            f"of a buffer, or not at all: install a later torch, or use engine eager"
         )
     return None
 
@@ -72,22 +73,21 @@ def _why_no_engine(kind: str, device: str, engine: str, *, compiler: bool) -> st
 def _why_no_pipeline(engine: str, pipeline: str) -> str | None:
     if engine in {"fused", "graph"} and pipeline == "dataloader":
         return (
-            f"engine {engine!r} assembles its batches itself from the data on the device, so pipeline 'dataloader' "
-            f"cannot feed it: use pipeline resident, or engine eager"
+            f"engine {engine!r} gathers its batches from data on the device, so it cannot use pipeline 'dataloader': "
+            f"use pipeline resident, or engine eager"
         )
     return None
 
 
 def _why_no_precision(kind: str, device: str, engine: str, precision: str) -> str | None:
     if precision == "tf32" and kind != "cuda":
-        return f"precision 'tf32' is a format of NVIDIA's tensor cores, which device {device!r} has not: use fp32"
+        return f"precision 'tf32' is a format of NVIDIA's tensor cores, which device {device!r} does not have: use fp32"
     if precision == "bf16" and engine in {"fused", "graph"}:
         return (
-            f"engine {engine!r} writes every product into float32 buffers and has no bf16 path: "
-            f"use fp32, or bf16 with engine eager or compiled"
+            f"engine {engine!r} computes in float32 only, not in bf16: use fp32, or bf16 with engine eager or compiled"
         )
     if precision == "bf16" and kind == "mps":
-        return "precision 'bf16' is not offered on 'mps', whose support differs from chip to chip: use fp32"
+        return "precision 'bf16' is not supported on 'mps', because its support differs between Apple chips: use fp32"
     return None
 
 
@@ -110,9 +110,9 @@ def check_supported(*, device: str, engine: str, precision: str, pipeline: str, 
 
 
 def has_compiler(device: str) -> bool:
-    """Return whether this machine has what torch.compile turns kernels for `device` into code with."""
+    """Return whether this machine has the compiler that torch.compile needs for `device`."""
     if device.partition(":")[0] == "cuda":
-        # Triton compiles a part of itself when it is first used.
+        # On first use, Triton compiles a part of itself with a C compiler.
         c_compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
         return importlib.util.find_spec("triton") is not None and c_compiler is not None
     return shutil.which(_cxx()) is not None
@@ -125,11 +125,11 @@ def _torch_release() -> tuple[int, ...]:
 
 def _needed_compiler(kind: str) -> str:
     if kind == "cuda":
-        return "the package triton and a C compiler (gcc, clang, or what the variable CC names)"
-    return f"the C++ compiler {_cxx()!r} (the variable CXX names another)"
+        return "the package triton and a C compiler (gcc, clang, or the one that CC names)"
+    return f"the C++ compiler {_cxx()!r} (CXX can name another one)"
 
 
 def _cxx() -> str:
-    """Return the C++ compiler that torch.compile would call: `torch._inductor.config.cpp.cxx`, without torch."""
+    """Return the C++ compiler that torch.compile would call, like `torch._inductor.config.cpp.cxx`, without torch."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     return os.environ.get("CXX", usual)

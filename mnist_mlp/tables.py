@@ -1,4 +1,4 @@
-"""What the command line prints, as text. No torch."""
+"""The tables and lines that the command line prints. No torch."""
 
 import json
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 _EPOCH_WIDTHS: Final = (9, 14)
 
 _GAP: Final = 2
-"""Spaces that tabulate puts between columns, and adds to a heading's width."""
+"""Spaces that tabulate puts between columns, and adds to the width of a heading."""
 
 _TRAINING_WIDTH: Final = 20
-"""Characters of a line about a recipe's training, at the least."""
+"""Least width of the column `training`, in characters."""
 
 Layout = Literal["table", "markdown", "json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A model's answer for one picture. `label` is the true class where it is known."""
+    """A model's answer for one picture: the ten probabilities, and the true class if it is known."""
 
     image: str
     probabilities: tuple[float, ...]
@@ -42,7 +42,7 @@ class Answer:
 
 
 def percent(fraction: float | None) -> str:
-    """Return a fraction as ``97.85 %``; two decimals are one image of MNIST's 10 000. None is a dash."""
+    """Return a fraction as ``97.85 %``, or ``-`` for None; the second decimal is one of MNIST's 10 000 test images."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
@@ -52,7 +52,7 @@ def to_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def recipe_table(layout: Layout, width: int) -> str:
-    """Return the reference recipes, as text in lines of `width` characters as far as single words allow it."""
+    """Return the recipes as text, wrapped to lines of `width` characters where words allow it."""
     rows = [_recipe_row(recipe) for recipe in RECIPES.values()]
     if layout == "json":
         return to_json(rows)
@@ -81,8 +81,8 @@ def recipe_table(layout: Layout, width: int) -> str:
     )
     return (
         f"{table}\n\n"
-        "training: optimizer with its learning rate, or the highest of a schedule; output, loss; transform\n"
-        "claimed: test accuracy, by the recipe's tutorial"
+        "training: optimizer, learning rate (with a schedule: the highest), batch, epochs; output, loss; transform\n"
+        "claimed: test accuracy published by the recipe's tutorial"
     )
 
 
@@ -119,7 +119,7 @@ def _recipe_row(recipe: Recipe) -> dict[str, Any]:
 
 
 def describe_recipe(recipe: Recipe) -> str:
-    """Return what is trained, and how, in two lines."""
+    """Return two lines that describe the model and its training."""
     layers = "-".join(map(str, recipe.layers))
     name = "" if recipe.name == layers else f"{recipe.name}: "
     return (
@@ -134,7 +134,7 @@ def _rate(recipe: Recipe) -> str:
 
 
 def _extras(recipe: Recipe) -> str:
-    """Return what else the optimizer is given, each after a comma."""
+    """Return momentum and weight decay if they are not 0, each after a comma."""
     given = (("momentum", recipe.momentum), ("weight decay", recipe.weight_decay))
     return "".join(f", {label} {value:g}" for label, value in given if value)
 
@@ -146,7 +146,7 @@ def epoch_header(*, validation: bool) -> str:
 
 
 def epoch_row(epoch: "Epoch", epochs: int) -> str:
-    """Return one epoch's figures in a line."""
+    """Return one epoch's losses and accuracies as a line."""
     pairs = [(epoch.train_loss, epoch.train_accuracy), (epoch.test_loss, epoch.test_accuracy)]
     if epoch.validation_loss is not None and epoch.validation_accuracy is not None:
         pairs.insert(1, (epoch.validation_loss, epoch.validation_accuracy))
@@ -160,12 +160,12 @@ def _columns(first: str, *others: str) -> str:
 
 
 def written_lines(paths: Sequence[Path]) -> str:
-    """Return the names of the files that were written, after an empty line."""
+    """Return one line for each file that was written, after an empty line."""
     return "\n".join(("", *(f"written: {click.format_filename(path)}" for path in paths)))
 
 
 def score_line(name: str, evaluation: Evaluation) -> str:
-    """Return loss and accuracy in a line."""
+    """Return accuracy and loss as a line."""
     return (
         f"{name:<16} accuracy {percent(evaluation.accuracy)} ({evaluation.correct:,} of {evaluation.samples:,}), "
         f"loss {evaluation.loss:.4f}"
@@ -173,7 +173,7 @@ def score_line(name: str, evaluation: Evaluation) -> str:
 
 
 def class_table(evaluation: Evaluation) -> str:
-    """Return each class's accuracy."""
+    """Return a table of each class's accuracy."""
     rows = [
         (label, percent(accuracy), right, count)
         for label, (accuracy, right, count) in enumerate(
@@ -183,11 +183,11 @@ def class_table(evaluation: Evaluation) -> str:
     table = tabulate(
         rows, headers=("class", "accuracy", "correct", "images"), colalign=("right",) * 4, disable_numparse=True
     )
-    return f"Per-class accuracy on the test set (recall: share of a class's images that were recognised)\n{table}"
+    return f"Per-class accuracy on the test set (recall: the share of a class's images that were recognised)\n{table}"
 
 
 def confusion_table(evaluation: Evaluation) -> str:
-    """Return the confusion matrix, with points for zeros so that the mistakes stand out."""
+    """Return the confusion matrix as text, with dots for zeros so that the mistakes stand out."""
     rows = [[label, *(count or "." for count in row)] for label, row in enumerate(evaluation.confusion)]
     headers = ["true", *(str(label) for label in range(len(rows)))]
     table = tabulate(rows, headers=headers, colalign=("right",) * len(headers), disable_numparse=True)
@@ -195,7 +195,7 @@ def confusion_table(evaluation: Evaluation) -> str:
 
 
 def answer_table(answers: Sequence[Answer]) -> str:
-    """Return each picture's digit, with every digit's probability in percent."""
+    """Return a table of each picture's predicted digit and of all ten probabilities, in percent."""
     known = any(answer.label is not None for answer in answers)
     rows = [
         (
@@ -208,7 +208,7 @@ def answer_table(answers: Sequence[Answer]) -> str:
     ]
     headers = ["image", *(["label"] if known else []), "digit", *(str(digit) for digit in range(10))]
     table = tabulate(rows, headers=headers, colalign=("left", *("right",) * (len(headers) - 1)), disable_numparse=True)
-    return f"{table}\nunder 0 to 9: the digit's softmax probability in percent"
+    return f"{table}\ncolumns 0 to 9: the softmax probability of each digit, in percent"
 
 
 def answers_json(answers: Sequence[Answer]) -> str:

@@ -1,4 +1,4 @@
-"""Outputs of a stretch of training or of an evaluation, kept on the device until they are asked for."""
+"""Outputs of part of a training or of an evaluation, kept on the device until they are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 from mnist_mlp.recipes import CLASSES
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Outputs (n, classes) and labels (n,) → their mean loss, a scalar."""
+"""Outputs (n, classes), labels (n,) → their mean loss, a scalar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Loss and correct answers over `samples` samples. `loss` is the mean over samples, in nats."""
+    """Mean loss, in nats, and number of correct predictions over `samples` samples."""
 
     samples: int
     loss: float
@@ -23,20 +23,20 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of correct answers, 0 to 1."""
+        """Share of correct predictions, 0 to 1."""
         return self.correct / self.samples
 
 
 class Tally:
-    """Outputs of a stretch of batches, with their labels, still on the device.
+    """Outputs of several batches, with their labels, still on the device.
 
-    The memory for outputs is allocated before the first batch: tensors kept one by one, from amid all those that a step
-    gives back, would leave holes too small to be used again, and the steps would pay for fresh memory
-    (docs/measuring.md). Losses are worked out when they are read, in float64: a step need not keep its own.
+    The memory for all outputs is allocated before the first batch. Keeping each step's own tensor instead would
+    fragment the heap, so that later steps would need fresh memory (docs/measuring.md). The loss is computed in float64
+    when it is read, so a step need not keep its own.
     """
 
     def __init__(self, outputs: Tensor, labels: list[Tensor], loss: Loss) -> None:
-        """Hold `outputs`, (n, classes), their `labels` in pieces, (n,) int64 in all, and what their loss is."""
+        """Keep `outputs`, (n, classes), their `labels` in pieces, together (n,) int64, and their loss function."""
         self._outputs = outputs
         self._labels = labels
         self._loss = loss
@@ -44,7 +44,7 @@ class Tally:
 
     @classmethod
     def for_batches(cls, samples: int, batch_size: int, device: torch.device, loss: Loss) -> "Tally":
-        """Return one to `add` every batch of `samples` samples to; the last batch may be short."""
+        """Return an empty tally for `samples` samples, to `add` their batches to; the last one may be short."""
         outputs = torch.empty(samples, CLASSES, device=device)
         tally = cls(outputs, [], loss)
         tally._free = list(outputs.split(batch_size))[::-1]
@@ -56,7 +56,7 @@ class Tally:
         self._labels.append(labels)
 
     def read(self) -> Score:
-        """Bring the outputs to the host, the stretch's only read, and work out their scores."""
+        """Copy the outputs to the host, the only synchronisation with the device, and compute their score."""
         outputs, labels = self._outputs.cpu(), torch.cat(self._labels).cpu()
         return Score(
             samples=len(labels),
@@ -65,5 +65,5 @@ class Tally:
         )
 
     def predictions(self) -> tuple[Tensor, Tensor]:
-        """Return the predicted and the true classes, (n,) int64 each, on the CPU, in the order of the samples."""
+        """Return predicted and true classes, (n,) int64 each on the CPU, in the order of the samples."""
         return self._outputs.argmax(dim=1).cpu(), torch.cat(self._labels).cpu()

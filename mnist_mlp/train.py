@@ -1,8 +1,7 @@
-"""One training: a recipe, a dataset, a device and a seed, taken through epochs and evaluations.
+"""The training loop's building blocks: one model, trained and evaluated stretch by stretch.
 
-Nothing here reads a clock or prints. Within an epoch nothing is read back from the device; losses and outputs stay
-there, and `Tally.read` fetches their sums afterwards. The same seed on the same device with the same number of threads
-gives bit-identical results on the CPU.
+Nothing here measures time or prints. Within an epoch nothing is read back from the device: outputs stay there until
+`Tally.read` fetches them. On a CPU, the same seed and number of threads give bit-identical results.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,51 +13,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mnist_mlp.checks import check_seed
 from mnist_mlp.data import Dataset, default_root
 from mnist_mlp.engines import DistributedEngine, make_engine, numeric_format
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import DataLoaderPipeline, Pipeline, ResidentPipeline
 from mnist_mlp.ranks import ALONE, Ranks
-from mnist_mlp.recipes import Recipe, check_whole
+from mnist_mlp.recipes import Recipe
 from mnist_mlp.schedules import schedule_of
 from mnist_mlp.support import check_supported
 from mnist_mlp.tally import Score, Tally
 
-__all__ = ["MAX_SEED", "SPLIT_STREAM", "Score", "Tally", "Training", "check_seed", "seeded_generator"]
-
-MAX_SEED = 2**63 - 1
+__all__ = ["SPLIT_STREAM", "Score", "Tally", "Training", "seeded_generator"]
 
 ORDER_STREAM = 0
 SPLIT_STREAM = 1
-"""First stream number of what is drawn from a training's seed: the epochs' orders, and the validation split."""
+"""Stream numbers for `seeded_generator`: the order of samples in an epoch, and the validation split."""
 
 
 class Training:
     """A model being trained.
 
-    Initial weights and the order of samples are drawn on the CPU from the seed, so they are the same on every device.
+    Initial weights and sample order are drawn on the CPU from the seed, so they are the same for every device.
 
     Args:
         recipe: what to train and how.
         dataset: from `mnist_mlp.data.load`.
         device: where to train.
-        seed: decides weights and sample order, 0 to 2**63 - 1.
+        seed: determines initial weights and sample order, 0 to 2**63 - 1.
         pipeline: ``resident`` or ``dataloader``.
         engine: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
-        precision: ``fp32``, ``tf32`` or ``bf16``. Which of the first two float32 products are computed in is a setting
-            of the whole process, `mnist_mlp.devices.set_float32_products`, that is the caller's.
-        workers: DataLoader's worker processes; 0 loads in this process.
-        root: where the dataset's files are, for the dataloader pipeline; the default is `mnist_mlp.data.default_root`.
-        held_out: positions of training samples that are never trained on, (k,) int64, for validation.
-        ranks: which of several processes this is that share the training; the recipe's batch size is that of all.
+        precision: ``fp32``, ``tf32`` or ``bf16``. For the first two, the caller must also call
+            `mnist_mlp.devices.set_float32_products`, because torch has this setting for the whole process only.
+        workers: worker processes of the DataLoader; 0 loads in this process.
+        root: folder that holds the dataset's files, for the dataloader pipeline; by default
+            `mnist_mlp.data.default_root`.
+        held_out: positions of training samples to keep for validation, (k,) int64; None for none.
+        ranks: this process's place among those that share the training; the recipe's batch size is for all together.
 
     Raises:
-        InvalidValueError: the seed is out of range, pipeline, engine or precision is unknown or cannot be had together
-            or on this device, the pipeline cannot serve the dataset, or `held_out` leaves no sample to train on.
+        InvalidValueError: the seed is out of range; pipeline, engine or precision is unknown, or they do not work
+            together on this device; the pipeline cannot read the dataset; or `held_out` leaves no sample to train on.
     """
 
-    def __init__(  # noqa: PLR0913 - each one a dimension of the experiment
+    def __init__(  # noqa: PLR0913 - each one is a dimension of an experiment
         self,
         recipe: Recipe,
         dataset: Dataset,
@@ -107,32 +106,34 @@ class Training:
         if not self.recipe.shuffle:
             return self._positions.clone()
         generator = seeded_generator(self.seed, ORDER_STREAM, epoch)
-        return self._positions[torch.randperm(self.train_samples, generator=generator)]
+        return self._positions[torch.randperm(self.train_samples, generator=generator, device="cpu")]
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
-        """Train once on the samples at `order`, in batches; return their tally, unread.
+        """Train once on the samples at `order`, in batches, and return their tally, unread.
 
-        With several ranks, `order` is the same in all, and the tally is of this one's samples. `after_step` is called
-        after each step; it is meant for rehearsals that sample memory.
+        Args:
+            order: positions of training samples, (n,) int64 on the CPU. Several ranks all get the same one; each one's
+                tally has its own samples only.
+            after_step: called after each step, for example to sample memory while rehearsing.
 
         Raises:
-            InvalidValueError: there is no sample to train on.
+            InvalidValueError: `order` is empty.
         """
         if len(order) == 0:
-            raise InvalidValueError("the order of samples is empty: train on at least one")
+            raise InvalidValueError("the order of samples is empty: give at least one sample to train on")
         self.model.train()
         return self._engine.train(order, after_step=after_step)
 
     def apart(self) -> AbstractContextManager[None]:
-        """Return a context in which ranks train each by itself, without exchanging gradients."""
+        """Return a context in which every rank trains alone, without exchanging gradients."""
         return self._engine.apart() if isinstance(self._engine, DistributedEngine) else nullcontext()
 
     def evaluate(self) -> Tally:
-        """Run the model over the whole test set; return the tally, unread."""
+        """Apply the model to the whole test set and return the tally, unread."""
         return self._evaluate(self._pipeline.test_batches(), self._test_samples, self.recipe.test_batch_size)
 
     def evaluate_training_samples(self, positions: Tensor | None = None) -> Tally:
-        """Run the model, without training it, over the training set's samples at `positions`; return the tally, unread.
+        """Apply the model, without training, to the training samples at `positions` and return the tally, unread.
 
         Args:
             positions: (n,) int64 on the CPU; by default all samples that are trained on.
@@ -151,9 +152,9 @@ class Training:
         return tally
 
     def rehearsal_order(self, steps: int) -> Tensor:
-        """Return an order with every batch shape of the real path: `steps` full batches, then an epoch's short one.
+        """Return an order of samples with every batch size of an epoch: `steps` full batches, then its short last one.
 
-        Where an epoch is shorter than that, it is the epoch itself.
+        If an epoch is no longer than that, it is the epoch itself.
         """
         order = self.order(0)
         full = order[: steps * self.recipe.batch_size]
@@ -161,35 +162,27 @@ class Training:
         return order if len(full) + short >= len(order) else torch.cat((full, order[len(order) - short :]))
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Return a copy of the model's parameters, for `restart`."""
+        """Return a copy of the model's parameters by name, for `restart`."""
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def restart(self, snapshot: dict[str, Tensor]) -> None:
-        """Undo all training since `snapshot` was taken of the untrained model: parameters, gradients, optimizer."""
+        """Undo all training: restore the untrained model's `snapshot`, and reset gradients and optimizer."""
         self.model.load_state_dict(snapshot)
         self.model.zero_grad(set_to_none=True)
         self._engine.reset_optimizer()
 
 
-def check_seed(seed: int) -> int:
-    """Return `seed` as a plain int; raise `InvalidValueError` unless it is one that `Training` takes."""
-    number = check_whole("seed", seed)
-    if not 0 <= number <= MAX_SEED:
-        raise InvalidValueError(f"seed {number} is out of range: use a whole number from 0 to 2**63 - 1")
-    return number
-
-
 def seeded_generator(seed: int, *stream: int) -> torch.Generator:
-    """Return a generator on the CPU for one purpose: different `stream` numbers draw unrelated values from one seed."""
+    """Return a CPU generator; different `stream` numbers make independent generators from one seed."""
     state = np.random.SeedSequence(seed, spawn_key=stream).generate_state(1, dtype=np.uint64)
     return torch.Generator().manual_seed(int(state[0]) % 2**63)
 
 
 def _positions(samples: int, held_out: Tensor | None) -> Tensor:
-    """Return the positions to train on, (n,) int64, ascending: all of `samples` but those in `held_out`."""
+    """Return the positions to train on, (n,) int64 ascending: all of `samples` except `held_out`."""
     if held_out is None:
-        return torch.arange(samples)
-    kept = torch.ones(samples, dtype=torch.bool)
+        return torch.arange(samples, device="cpu")
+    kept = torch.ones(samples, dtype=torch.bool, device="cpu")
     kept[held_out] = False
     positions = kept.nonzero().flatten()
     if len(positions) == 0:
@@ -197,7 +190,7 @@ def _positions(samples: int, held_out: Tensor | None) -> Tensor:
     return positions
 
 
-def _make_pipeline(  # noqa: PLR0913 - passes on what Training takes
+def _make_pipeline(  # noqa: PLR0913 - Training's arguments
     recipe: Recipe, dataset: Dataset, *, device: torch.device, pipeline: str, workers: int, root: Path | None
 ) -> Pipeline:
     if pipeline == "dataloader":

@@ -1,6 +1,6 @@
-"""Training as a user wants it: a recipe, a dataset, `fit`, and a model to use, evaluate and save.
+"""The high-level API: train a recipe on a dataset with `fit`, then use, evaluate and save the model.
 
-It never prints and never reads a clock; `Trainer.fit` calls back so that others can.
+Nothing here prints or measures time; a caller that wants to passes callbacks to `Trainer.fit`.
 """
 
 import math
@@ -13,55 +13,53 @@ import torch
 from torch import Tensor
 
 from mnist_mlp.checkpoint import TrainingSummary, save_checkpoint
+from mnist_mlp.checks import check_choice, check_positive_int, check_seed, check_whole
 from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.devices import check_precision, choose_device, float32_products
-from mnist_mlp.errors import InvalidValueError, WorkloadError
+from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
 from mnist_mlp.history import Epoch, History
-from mnist_mlp.recipes import Recipe, check_choice, check_positive_int, check_whole, find_recipe
+from mnist_mlp.recipes import Recipe, find_recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
-from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, check_seed, seeded_generator
+from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, seeded_generator
 
 Part = Literal["train", "validation", "test"]
-"""The samples that were trained on, those held out of them, or the test set."""
-
-
-class NonFiniteLossError(WorkloadError):
-    """The loss became infinite or not a number: the training has diverged."""
+"""The samples trained on, the training samples held out for validation, or the test set."""
 
 
 class Trainer:
     """One training of one recipe.
 
     Args:
-        recipe: a `Recipe`, the name of one, or a layer list such as ``784-512-256-10``; `mnist_mlp.customise` changes
-            its ingredients.
-        dataset: from `mnist_mlp.load_dataset`, or its name, which pipeline ``dataloader`` needs.
-        seed: decides initial weights, sample order and validation split; by default the recipe's own, else 0.
+        recipe: a `Recipe`, the name of one, or a layer list such as ``784-512-256-10``; `mnist_mlp.customise` makes
+            variants of a recipe.
+        dataset: a `Dataset`, for example from `mnist_mlp.load_dataset`, or the name of one. Pipeline ``dataloader``
+            needs the name.
+        seed: determines initial weights, sample order and validation split; by default the recipe's seed, or else 0.
         device: ``auto`` (the first available of cuda, mps and cpu), a device's name, or a `torch.device`.
-        validation_split: fraction of the training samples, drawn at random, that is held out for validation; 0 is none.
-        pipeline: ``resident`` or ``dataloader``, which give the same batches.
+        validation_split: fraction of the training samples, drawn at random, to hold out for validation; 0 for none.
+        pipeline: ``resident`` or ``dataloader``; both give the same batches.
         engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
-        precision: ``fp32``, ``tf32`` or ``bf16``, of the matrix products in `fit` and `evaluate`, whatever torch is set
-            to for the process. `evaluate` computes a ``bf16`` training's figures under autocast, while a saved model is
-            evaluated in float32: last digits may differ.
-        workers: the DataLoader's worker processes; 0 loads in this process.
-        data_root: where datasets are kept; by default `mnist_mlp.data.default_root`.
+        precision: of the matrix products in `fit` and `evaluate`: ``fp32``, ``tf32`` or ``bf16``, whatever torch's own
+            settings are. With ``bf16``, `evaluate` uses autocast, but a saved model computes in float32, so that its
+            results may differ in the last digits.
+        workers: worker processes of the DataLoader; 0 loads in this process.
+        data_root: folder that holds the datasets; by default `mnist_mlp.data.default_root`.
 
     Attributes:
         recipe: the recipe.
         dataset: the dataset.
-        seed: the seed that was used.
-        device: the `torch.device` that was chosen.
-        model: a `Classifier` on the weights being trained.
+        seed: the seed used.
+        device: the `torch.device` used.
+        model: a `Classifier` that shares the weights being trained.
         history: the epochs so far.
 
     Raises:
-        InvalidValueError: an argument breaks its rule, or the device is missing.
-        DatasetUnavailableError: no source has the dataset.
+        InvalidValueError: an argument breaks its rule, or the device is not available.
+        DatasetUnavailableError: no source could supply the dataset.
     """
 
-    def __init__(  # noqa: PLR0913 - each one a choice of the user's
+    def __init__(  # noqa: PLR0913 - each one is a user's choice
         self,
         recipe: Recipe | str,
         *,
@@ -77,23 +75,17 @@ class Trainer:
     ) -> None:
         """Build model, optimizer and pipeline."""
         self.recipe = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
-        self.seed = check_seed(next(number for number in (seed, self.recipe.seed, 0) if number is not None))
+        self.seed = check_seed(self.recipe.seed or 0 if seed is None else seed)
         self.device = choose_device(device)
         check_precision(precision, self.device)
         self._precision = precision
         self.validation_split = validation_split
         self.dataset = dataset if isinstance(dataset, Dataset) else load(dataset, data_root)
         if self.dataset.name == "synthetic":
-            raise InvalidValueError("dataset 'synthetic' is noise for timing, with nothing to learn: use another one")
-        if pipeline == "dataloader" and isinstance(dataset, Dataset):
             raise InvalidValueError(
-                f"pipeline 'dataloader' reads files itself, and not the dataset {dataset.name!r} that was loaded: "
-                f"give the dataset's name, with data_root if it is not in the default one, or use pipeline resident"
+                "dataset 'synthetic' is random noise for timing, with nothing to learn: use another dataset"
             )
-        if check_whole("workers", workers) < 0:
-            raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
-        if workers and pipeline == "resident":
-            raise InvalidValueError(f"workers {workers} are for pipeline dataloader only: use it, or 0")
+        _check_pipeline(pipeline, dataset, workers)
         self._held_out = _draw_held_out(len(self.dataset.train_labels), validation_split, self.seed)
         self._training = Training(
             self.recipe,
@@ -112,7 +104,7 @@ class Trainer:
         self._unfinished = False
 
     def __repr__(self) -> str:
-        """Return what is trained on what, and how far it is."""
+        """Return recipe, dataset, seed, device and the number of epochs trained."""
         return (
             f"Trainer({self.recipe.name!r}, dataset {self.dataset.name!r}, seed {self.seed}, "
             f"device {str(self.device)!r}, {len(self.history)} epochs)"
@@ -120,17 +112,17 @@ class Trainer:
 
     @property
     def train_samples(self) -> int:
-        """Samples trained on in an epoch."""
+        """Number of samples in an epoch."""
         return self._training.train_samples
 
     @property
     def validation_samples(self) -> int:
-        """Samples held out of the training set."""
+        """Number of training samples held out for validation."""
         return 0 if self._held_out is None else len(self._held_out)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch, the last one perhaps short."""
+        """Number of batches in an epoch; the last one may be short."""
         return -(-self.train_samples // self.recipe.batch_size)
 
     def fit(
@@ -140,10 +132,11 @@ class Trainer:
         on_epoch: Callable[[Epoch], None] | None = None,
         on_step: Callable[[], None] | None = None,
     ) -> History:
-        """Train, evaluating after each epoch; called again, go on training. Return the history of all epochs so far.
+        """Train, and evaluate after each epoch. Return the history of all epochs so far; another call continues it.
 
-        After an exception in mid-epoch, such as Ctrl-C, the weights stay as that left them, and the next call trains
-        that epoch anew. A schedule that moves the learning rate would end too early then: that is refused.
+        If an exception such as Ctrl-C interrupts an epoch, the weights stay as they are at that moment, and the next
+        call repeats the whole epoch. With a schedule that changes the learning rate, the next call is refused instead,
+        because the repeated steps would make the schedule end too early.
 
         Args:
             epochs: passes over the training samples; by default the recipe's.
@@ -151,8 +144,8 @@ class Trainer:
             on_step: called after each batch.
 
         Raises:
-            InvalidValueError: `epochs` is below 1, or more than are left of the recipe's where its schedule ends, or an
-                epoch of a schedule was left unfinished.
+            InvalidValueError: `epochs` is below 1 or goes beyond the end of the recipe's schedule, or an epoch of a
+                schedule was interrupted.
             NonFiniteLossError: a loss became infinite or not a number.
         """
         count = self.recipe.epochs if epochs is None else epochs
@@ -169,10 +162,10 @@ class Trainer:
         return self.history
 
     def evaluate(self, part: Part = "test") -> Evaluation:
-        """Return how good the present weights are on the test set, or on the samples trained on or held out.
+        """Evaluate the current weights on the test set, or on the samples trained on or held out.
 
         Raises:
-            InvalidValueError: `part` is unknown, or nothing was held out.
+            InvalidValueError: `part` is unknown, or is ``validation`` without a validation split.
         """
         check_choice("part", part, ("train", "validation", "test"))
         with float32_products(self._precision):
@@ -181,19 +174,19 @@ class Trainer:
         return evaluate_predictions(tally.read().loss, predicted.numpy(), labels.numpy())
 
     def predict(self, images: Images) -> Tensor:
-        """Return the most probable digit of each picture; see `Classifier.predict`."""
+        """Return the most probable digit of each picture, (n,) int64; see `Classifier.predict`."""
         return self.model.predict(images)
 
     def probabilities(self, images: Images) -> Tensor:
-        """Return each digit's softmax probability for each picture; see `Classifier.probabilities`."""
+        """Return the softmax probabilities of each picture, (n, 10) float32; see `Classifier.probabilities`."""
         return self.model.probabilities(images)
 
     def save(self, path: Path | str) -> None:
-        """Write the present weights and all it takes to rebuild the model to `path`; see `load_model`.
+        """Write the current weights, and all that `load_model` needs to rebuild the model, to `path`.
 
         Raises:
             OutputError: `path` cannot be written.
-            CheckpointError: the model is too large for a checkpoint, or its weights are not all finite numbers.
+            CheckpointError: the model is too large for a checkpoint, or a weight is not a finite number.
         """
         last = self.history[-1] if self.history else None
         save_checkpoint(
@@ -210,19 +203,19 @@ class Trainer:
         )
 
     def _check_schedule(self, epochs: int) -> None:
-        """Refuse epochs in which nothing would be learned: a schedule that moves has come to 0 by then."""
+        """Refuse epochs after the end of a schedule, where the learning rate is 0 and nothing would be learnt."""
         recipe, done = self.recipe, len(self.history)
         if recipe.schedule == "constant":
             return
         if self._unfinished:
             raise InvalidValueError(
-                f"epoch {done + 1} was left unfinished, so schedule {recipe.schedule} of {recipe.name!r} would end too "
-                f"early: begin anew with another Trainer"
+                f"epoch {done + 1} was interrupted, so schedule {recipe.schedule} of {recipe.name!r} would end too "
+                f"early: start again with a new Trainer"
             )
         if done + epochs > recipe.epochs:
             raise InvalidValueError(
                 f"{epochs} epochs after {done} are more than the {recipe.epochs} that schedule {recipe.schedule} of "
-                f"{recipe.name!r} is over: begin anew with a recipe of more epochs"
+                f"{recipe.name!r} lasts: start again with a recipe of more epochs"
             )
 
     def _train_epoch(self, index: int, on_step: Callable[[], None] | None) -> Epoch:
@@ -253,14 +246,26 @@ class Trainer:
         score = tally.read()
         if not math.isfinite(score.loss):
             raise NonFiniteLossError(
-                f"the {what} loss became {score.loss} in epoch {index + 1}: "
+                f"the {what} loss became {score.loss} in epoch {index + 1}, so the training has diverged: "
                 f"lower the learning rate, which is {self.recipe.learning_rate:g}"
             )
         return score
 
 
+def _check_pipeline(pipeline: str, dataset: Dataset | str, workers: int) -> None:
+    if pipeline == "dataloader" and isinstance(dataset, Dataset):
+        raise InvalidValueError(
+            f"pipeline 'dataloader' reads the dataset's files itself and cannot use the loaded dataset "
+            f"{dataset.name!r}: give the dataset's name (and its data_root), or use pipeline resident"
+        )
+    if check_whole("workers", workers) < 0:
+        raise InvalidValueError(f"workers {workers} is out of range: use 0 or more")
+    if workers and pipeline == "resident":
+        raise InvalidValueError(f"workers {workers} only apply to pipeline dataloader: use that pipeline, or 0 workers")
+
+
 def _draw_held_out(samples: int, fraction: float, seed: int) -> Tensor | None:
-    """Return the positions of `fraction` of `samples`, drawn without regard to class, ascending; None for none."""
+    """Draw `fraction` of the positions below `samples`, (k,) int64, ascending, whatever their class; None for 0."""
     if not isinstance(fraction, Real) or not 0 <= fraction < 1:
         raise InvalidValueError(f"validation split {fraction!r} is out of range: use a fraction from 0 to below 1")
     if fraction == 0:
@@ -268,7 +273,7 @@ def _draw_held_out(samples: int, fraction: float, seed: int) -> Tensor | None:
     count = round(samples * fraction)
     if not 0 < count < samples:
         raise InvalidValueError(
-            f"validation split {fraction} of {samples} training samples leaves one side empty: use another fraction"
+            f"validation split {fraction} of {samples} training samples leaves one part empty: use another fraction"
         )
     generator = seeded_generator(seed, SPLIT_STREAM)
-    return torch.randperm(samples, generator=generator)[:count].sort().values
+    return torch.randperm(samples, generator=generator, device="cpu")[:count].sort().values

@@ -1,4 +1,4 @@
-"""What ``mnist_mlp train`` does once its arguments are read."""
+"""The command ``mnist_mlp train``, after its arguments are parsed."""
 
 import itertools
 import os
@@ -22,26 +22,26 @@ from mnist_mlp.trainer import Trainer
 
 LEARNING_CURVES: Final = "learning_curves"
 PREDICTIONS: Final = "predictions"
-"""Names of the figures that `--plots` writes."""
+"""Names of the figures that `--plots` writes, without ``.png``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outputs:
-    """Files to write; None is not to be written."""
+    """The files and the folder to write to; None for those that were not asked for."""
 
     plots: Path | None
     save: Path | None
     history: Path | None
 
     def check(self, recipe: Recipe) -> None:
-        """Raise a `WorkloadError` for what could not be written after a training of `recipe`; make missing folders."""
+        """Raise a `WorkloadError` if anything could not be written after training `recipe`; create missing folders."""
         if (
             self.save is not None
             and self.history is not None
             and os.path.realpath(self.save) == os.path.realpath(self.history)
         ):
-            raise InvalidValueError(f"--save and --history both name {str(self.save)!r}: name two files")
-        self._check_apart()
+            raise InvalidValueError(f"--save and --history both name {str(self.save)!r}: give them different files")
+        self._check_no_overlap()
         for path in (self.save, self.history):
             if path is not None:
                 check_writable_file(path)
@@ -50,13 +50,13 @@ class Outputs:
         if self.plots is not None:
             check_writable_folder(self.plots)
 
-    def _check_apart(self) -> None:
-        """Refuse a file whose path is also to be a folder or a figure, which would only show after the training."""
+    def _check_no_overlap(self) -> None:
+        """Refuse a file whose path another output needs for a folder or a figure."""
         files = {"--save": self.save, "--history": self.history}
         for (name, file), (other, path) in itertools.permutations({**files, "--plots": self.plots}.items(), 2):
             if name in files and file is not None and path is not None and _lies_in(path, file):
                 raise InvalidValueError(
-                    f"{name} {str(file)!r} is to be a file, and {other} {str(path)!r} takes it for a folder: "
+                    f"{name} {str(file)!r} would be a file, but {other} {str(path)!r} needs it to be a folder: "
                     f"name another path"
                 )
         for name, file in files.items():
@@ -68,7 +68,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def train(  # noqa: PLR0913 - passes on what Trainer takes
+def train(  # noqa: PLR0913 - Trainer's arguments
     recipe: Recipe,
     outputs: Outputs,
     *,
@@ -83,7 +83,7 @@ def train(  # noqa: PLR0913 - passes on what Trainer takes
     workers: int,
     data_root: Path | None,
 ) -> None:
-    """Train `recipe`, print each epoch and how good the model is in the end, and write `outputs`."""
+    """Train `recipe`, print each epoch and the final evaluation, and write `outputs`."""
     check_root_is_used(dataset, data_root)
     outputs.check(recipe)
     if threads is not None:
@@ -121,7 +121,7 @@ def _print_task(trainer: Trainer) -> None:
 
 
 def _fit(trainer: Trainer, history: Path | None) -> None:
-    """Train; each epoch is printed and written when it ends, so that what was measured outlives an interruption."""
+    """Train; each epoch is printed and written as it ends, so that an interruption loses only the unfinished one."""
     from mnist_mlp.progress import StepBar  # noqa: PLC0415 - 0.1 s that only terminals need
 
     bar = StepBar(trainer.steps_per_epoch) if sys.stderr.isatty() else None
@@ -135,7 +135,9 @@ def _fit(trainer: Trainer, history: Path | None) -> None:
     click.echo(epoch_header(validation=trainer.validation_samples > 0))
     with bar or nullcontext():
         trainer.fit(on_epoch=show, on_step=bar.step if bar else None)
-    click.echo("Train figures are measured while the epoch trains, the others at its end.\n")
+    click.echo(
+        "Train loss and accuracy are measured during the epoch, while the weights change; the others at its end.\n"
+    )
 
 
 def _write_model(trainer: Trainer, outputs: Outputs) -> list[Path]:

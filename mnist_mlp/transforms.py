@@ -1,4 +1,4 @@
-"""Pixels to what a network is fed, with the very bits that torchvision's transforms give."""
+"""From pixels to a network's input, bit for bit as torchvision's transforms compute it."""
 
 from typing import Final
 
@@ -15,14 +15,14 @@ class Normalise:
 
     Args:
         transform: one of `mnist_mlp.recipes.TRANSFORMS`.
-        device: where the pixels will be.
+        device: the device of the pixels.
     """
 
     def __init__(self, transform: str, device: torch.device) -> None:
         """Keep the constants on the device."""
         mean, deviation = TRANSFORMS[transform]
-        # Tensors, not Python numbers: CUDA divides by a number by multiplying with its rounded reciprocal, which
-        # would give other bits than torchvision's transforms do.
+        # Tensors, because for a Python number CUDA multiplies with its rounded reciprocal instead of dividing, which
+        # would not give the same bits as torchvision's transforms.
         self._pixel_max, self._mean, self._deviation = (
             torch.tensor(value, dtype=torch.float32, device=device) for value in (_PIXEL_MAX, mean, deviation)
         )

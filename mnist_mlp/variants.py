@@ -1,13 +1,14 @@
-"""A recipe with some of its ingredients changed. No torch."""
+"""Variants of a recipe. No torch."""
 
 from dataclasses import replace
 from typing import TypedDict, Unpack
 
-from mnist_mlp.recipes import Recipe, check_choice, find_recipe, scale_width
+from mnist_mlp.checks import check_choice
+from mnist_mlp.recipes import Recipe, find_recipe, scale_width
 
 
 class Changes(TypedDict, total=False):
-    """Fields of `Recipe` that may be changed; None leaves a field as it is."""
+    """The fields of `Recipe` that `customise` can change; None keeps the recipe's value."""
 
     output: str | None
     loss: str | None
@@ -24,14 +25,14 @@ class Changes(TypedDict, total=False):
 
 
 def customise(recipe: Recipe | str, *, width: int | None = None, **changes: Unpack[Changes]) -> Recipe:
-    """Return a recipe, or the one that `find_recipe` finds for a name or layer list, with some fields changed.
+    """Return `recipe` with some fields changed.
 
-    What differs from the published recipe is no longer what its claims were made for, so it carries none.
+    If anything differs, the variant has no claims, because they were made for the published recipe.
 
     Args:
-        recipe: the one to start from.
-        width: units of the first hidden layer; the other hidden layers follow in proportion.
-        changes: fields of `Recipe` by name.
+        recipe: the recipe to start from, its name, or a layer list.
+        width: units of the first hidden layer; the other hidden layers are scaled in proportion.
+        changes: new values for fields of `Recipe`; None keeps the recipe's value.
 
     Raises:
         InvalidValueError: there is no such recipe or field, or a value breaks a rule of `Recipe`.

@@ -14,6 +14,10 @@ from mnist_mlp.recipes import Recipe
 
 RECIPE = Recipe(name="784-16-10", layers=(784, 16, 10), learning_rate=0.01, batch_size=20, test_batch_size=30, epochs=3)
 
+DIGITS = ("--dataset", "digits", "--device", "cpu")
+SMALL = ("784-16-10", *DIGITS, "--epochs", "2", "--batch-size", "32")
+"""Arguments of `mnist-mlp train` for a training that takes a fraction of a second."""
+
 
 def bars() -> Dataset:
     """Return 200 training and 70 test images that a small model learns at once: class k has a bar in row 2k + 4."""

@@ -281,8 +281,8 @@ def make_request(preset: str, asked: dict[str, Any]) -> Request:
     """
     from dataclasses import replace
 
+    from mnist_mlp.checks import check_choice
     from mnist_mlp.errors import InvalidValueError
-    from mnist_mlp.recipes import check_choice
 
     try:
         check_choice("--preset", preset, tuple(PRESETS))

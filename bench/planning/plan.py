@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from bench.errors import BadInputError
 from bench.records import Configuration, DeviceStatus, Plan, Trial, TrialRecord
+from mnist_mlp.checks import check_choice
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import (
     DATASETS,
@@ -20,7 +21,6 @@ from mnist_mlp.recipes import (
     TORCHVISION_DATASETS,
     TUTORIALS,
     Recipe,
-    check_choice,
     find_recipe,
     scale_width,
 )

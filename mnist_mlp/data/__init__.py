@@ -1,4 +1,4 @@
-"""Datasets of the workload: found, verified, kept in torchvision's layout and returned as uint8 and int64 tensors."""
+"""Datasets: found, verified, kept in torchvision's folder layout, and returned as uint8 and int64 tensors."""
 
 from mnist_mlp.data.datasets import Dataset, check_root_is_used, load, prepare
 from mnist_mlp.data.storage import default_root

@@ -1,4 +1,4 @@
-"""Datasets that are made on the spot and need no files: scikit-learn's embedded digits, and noise."""
+"""Datasets that need no files: the digits that scikit-learn contains, and random noise."""
 
 import importlib
 from typing import Final
@@ -11,13 +11,13 @@ from mnist_mlp.errors import DatasetUnavailableError
 from mnist_mlp.recipes import CLASSES
 
 DIGITS_TRAIN_SAMPLES: Final = 1437
-"""The first 1437 of scikit-learn's 1797 digits, four fifths, are for training, the other 360 for testing.
+"""The first 1437 of scikit-learn's 1797 digits, four fifths, are the training set, the other 360 the test set.
 
-Writers come in blocks in the order as shipped, so the test set has writers that training has not seen, as MNIST's has.
+The digits are ordered by writer, so the test set contains writers that are not in the training set, as in MNIST.
 """
 
 SYNTHETIC_SEED: Final = 20_240_229
-"""Any fixed number: it makes the noise the same everywhere."""
+"""An arbitrary fixed number, so that the noise is the same everywhere."""
 
 _DIGITS_MAX: Final = 16
 _DIGITS_ENLARGEMENT: Final = 3
@@ -27,8 +27,8 @@ _DIGITS_PADDING: Final = 2
 def digits() -> Arrays:
     """Return scikit-learn's 1797 real handwritten digits in MNIST's form, 1437 for training and 360 for testing.
 
-    They are 8 by 8 pixels of 0 to 16. Each value v becomes rint(v * 255 / 16), each pixel is repeated 3 by 3 times, and
-    a border of 2 zero pixels makes 28 by 28.
+    The originals have 8 by 8 pixels from 0 to 16. Each value v becomes rint(v * 255 / 16), each pixel becomes 3 by 3
+    pixels, and a border of 2 zero pixels completes 28 by 28.
 
     Raises:
         DatasetUnavailableError: scikit-learn cannot be imported.
@@ -37,7 +37,7 @@ def digits() -> Arrays:
         datasets = importlib.import_module("sklearn.datasets")
     except ImportError as error:
         raise DatasetUnavailableError(
-            f"digits needs scikit-learn, which cannot be imported ({error}): "
+            f"dataset digits needs scikit-learn, which cannot be imported ({error}): "
             f"run `uv sync`, or use --dataset synthetic for timing only"
         ) from error
     bunch = datasets.load_digits()
@@ -52,7 +52,7 @@ def digits() -> Arrays:
 
 
 def resize_digits(images: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return `images`, (n, 8, 8) of 0 to 16, as (n, 28, 28) of 0 to 255, in the way that `digits` describes."""
+    """Convert images, (n, 8, 8) from 0 to 16, to (n, 28, 28) uint8 from 0 to 255, as `digits` describes."""
     pixels = np.rint(images * 255 / _DIGITS_MAX).astype(np.uint8)
     enlarged = pixels.repeat(_DIGITS_ENLARGEMENT, axis=1).repeat(_DIGITS_ENLARGEMENT, axis=2)
     border = (_DIGITS_PADDING, _DIGITS_PADDING)
@@ -60,10 +60,10 @@ def resize_digits(images: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def synthetic() -> Arrays:
-    """Return noise of MNIST's shape: 60 000 and 10 000 images of independent uniform pixels, independent labels.
+    """Return noise of MNIST's shape: 60 000 and 10 000 images of independent uniform pixels, with random labels.
 
-    For timing only: there is nothing to learn in it. The raw words of PCG64 are used, because numpy promises that
-    their stream never changes, unlike that of its distributions.
+    It is for timing only, because there is nothing to learn. It uses the raw output of PCG64, which numpy guarantees
+    never to change, unlike that of its distributions.
     """
     words = np.random.PCG64(SYNTHETIC_SEED)
 

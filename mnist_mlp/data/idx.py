@@ -1,4 +1,4 @@
-"""IDX files of unsigned bytes: the format in which MNIST and its relatives are distributed, uncompressed.
+"""IDX files of unsigned bytes: the uncompressed format in which MNIST and similar datasets are distributed.
 
 A file is two zero bytes, the type code (8 for unsigned bytes), the number of dimensions, each dimension's size as
 a big-endian unsigned 32-bit number, then the values in row-major order. Source: the format's description on the MNIST
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mnist_mlp.errors import CorruptDatasetError
 
 MAX_FILE_BYTES: Final = 64 * 1024**2
-"""A larger file is no file of this package: the largest genuine one, 60 000 images, has 47 040 016 bytes."""
+"""Larger files are refused; the largest genuine one, 60 000 images, has 47 040 016 bytes."""
 
 _UNSIGNED_BYTE_TYPE: Final = 8
 _MAX_DIMENSIONS: Final = 255
@@ -24,14 +24,14 @@ _REMEDY: Final = "delete it to have it fetched again, or name another folder wit
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what the file `path` holds, at most `MAX_FILE_BYTES` of it.
+    """Return the content of the file `path`.
 
     Raises:
-        CorruptDatasetError: the file is larger than that.
+        CorruptDatasetError: the file is larger than `MAX_FILE_BYTES`.
         OSError: the file is missing or cannot be read.
     """
     with path.open("rb") as file:
-        # Not by the size that the system reports: it may be wrong by now, or 0 for a special file.
+        # The size that the system reports may be outdated, or 0 for a special file.
         content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         raise CorruptDatasetError(f"{path.name} holds more than the {MAX_FILE_BYTES} bytes allowed: {_REMEDY}")
@@ -39,7 +39,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes, *, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array in the IDX file `data`: a read-only view of `data`, so a lying header costs no memory.
+    """Return the array in the IDX file `data`. It is a read-only view of `data`, so a false header costs no memory.
 
     Args:
         data: the whole file.
@@ -47,13 +47,13 @@ def decode(data: bytes, *, name: str, dimensions: int) -> NDArray[np.uint8]:
         dimensions: how many dimensions the array must have: 3 for images, 1 for labels.
 
     Raises:
-        CorruptDatasetError: the file is shorter than its header, is not of unsigned bytes, has another number of
-            dimensions, or does not hold exactly as many values as its header announces.
+        CorruptDatasetError: the file is shorter than its header, has another type or number of dimensions, or does not
+            contain exactly as many values as its header announces.
     """
     start = 4 + 4 * dimensions
     if len(data) < start:
         raise CorruptDatasetError(
-            f"{name} has {len(data)} bytes, but the header of {dimensions} dimensions alone takes {start}: {_REMEDY}"
+            f"{name} has {len(data)} bytes, but the header for {dimensions} dimensions alone takes {start}: {_REMEDY}"
         )
     magic = bytes((0, 0, _UNSIGNED_BYTE_TYPE, dimensions))
     if data[:4] != magic:
@@ -65,7 +65,7 @@ def decode(data: bytes, *, name: str, dimensions: int) -> NDArray[np.uint8]:
     announced = math.prod(shape)
     if len(data) - start != announced:
         raise CorruptDatasetError(
-            f"{name} announces {' x '.join(map(str, shape))} = {announced} values but holds {len(data) - start}: "
+            f"{name} announces {' x '.join(map(str, shape))} = {announced} values but contains {len(data) - start}: "
             f"{_REMEDY}"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
@@ -75,9 +75,11 @@ def encode(array: NDArray[np.uint8]) -> bytes:
     """Return the IDX file that holds `array` (unsigned bytes, 1 to 255 dimensions).
 
     Raises:
-        ValueError: the format cannot hold such an array; this is the caller's mistake, not the data's.
+        ValueError: the format cannot hold such an array, which is a mistake of the caller.
     """
     if array.dtype != np.uint8 or not 1 <= array.ndim <= _MAX_DIMENSIONS or max(array.shape) > _MAX_DIMENSION_SIZE:
-        raise ValueError(f"an array of {array.dtype} and shape {array.shape} has no IDX file of unsigned bytes")
+        raise ValueError(
+            f"an array of {array.dtype} and shape {array.shape} cannot be written as an IDX file of unsigned bytes"
+        )
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
     return bytes((0, 0, _UNSIGNED_BYTE_TYPE, array.ndim)) + sizes + array.tobytes()

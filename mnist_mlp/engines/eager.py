@@ -1,4 +1,4 @@
-"""Training through autograd, a step at a time: as users write it, and compiled."""
+"""Training through autograd: as users write it, and compiled."""
 
 import functools
 import types
@@ -21,13 +21,13 @@ class Engine(Protocol):
     """Trains one model."""
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
-        """Train once on the samples at `order`, (n,) int64 on the CPU, in batches; return their tally, unread.
+        """Train once on the samples at `order`, (n,) int64 on the CPU, in batches, and return their tally, unread.
 
         Nothing is read back to the host. `after_step` is called after each step.
         """
 
     def reset_optimizer(self) -> None:
-        """Bring the optimizer back to the state before its first step, keeping its buffers."""
+        """Return the optimizer to its state before the first step, but keep its buffers."""
 
 
 class EagerEngine:
@@ -42,7 +42,7 @@ class EagerEngine:
         precision: str = "fp32",
         schedule: Schedule | None = None,
     ) -> None:
-        """Give `model` the recipe's loss and optimizer; without a `schedule` its learning rate stays as it is."""
+        """Set up the recipe's loss and optimizer for `model`; without a `schedule` the learning rate is constant."""
         self.model = model
         self._module: torch.nn.Module = model
         self._schedule = schedule or constant(recipe)
@@ -65,7 +65,7 @@ class EagerEngine:
         return tally
 
     def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Train on one batch; return the output, (batch, classes), and the mean loss, both from before the step.
+        """Train on one batch; return output, (batch, classes), and mean loss, both with the weights before the step.
 
         Nothing is read back to the host.
         """
@@ -83,7 +83,7 @@ class EagerEngine:
             self._steps += 1
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return output and mean loss of a batch, float32 both."""
+        """Return the output, (batch, classes) float32, and the mean loss of a batch, a float32 scalar."""
         if self._bf16:
             with numeric_format("bf16", self._device.type):
                 output = self._module(images)
@@ -95,8 +95,8 @@ class EagerEngine:
     def reset_optimizer(self) -> None:
         """See `Engine.reset_optimizer`.
 
-        Adam's moments and step count start at zero. SGD's momentum buffer starts absent: its first step then stores the
-        gradient, just as a zero buffer does.
+        Adam's moments and step count are zero before the first step. SGD has no momentum buffer then, but its first
+        step stores the gradient, which is what a zero buffer leads to as well.
         """
         self._steps = 0
         for state in self.optimizer.state.values():
@@ -106,15 +106,15 @@ class EagerEngine:
 
 
 class CompiledEngine(EagerEngine):
-    """The eager engine with forward, loss and backward compiled by torch.compile, once for each batch size.
+    """The eager engine with forward pass, loss and backward pass compiled by torch.compile, once per batch size.
 
-    The optimizer stays torch's fused kernel, which no compiled one matched on the CPU.
+    The optimizer remains torch's fused kernel: no compiled optimizer was as fast on the CPU.
     """
 
     @functools.cached_property
     def _compiled(self) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """The forward pass, wrapped; compilation itself happens in the first step of each batch size."""
-        # torch keeps with a function's code what it compiled of it, and 8 times at most: each engine has its own code.
+        """The compiled forward pass; compilation happens in the first step of each batch size."""
+        # torch compiles one code object at most 8 times (recompile_limit), so each engine gets a copy of the code.
         code = EagerEngine.forward.__code__.replace()
         forward = types.MethodType(types.FunctionType(code, globals()), self)
         return torch.compile(forward, dynamic=False, fullgraph=True)
@@ -125,13 +125,15 @@ class CompiledEngine(EagerEngine):
         Raises:
             EngineUnavailableError: the compiler failed.
         """
-        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415 - seconds that only compiling needs
+        from torch._dynamo.exc import BackendCompilerFailed  # noqa: PLC0415 - takes seconds, which only compiling needs
 
         try:
             output, loss = self._compiled(images, labels)
         except BackendCompilerFailed as error:
             cause = error.inner_exception
-            if isinstance(cause, torch.OutOfMemoryError):  # the compiler tries products at their full size
+            if isinstance(
+                cause, torch.OutOfMemoryError
+            ):  # the compiler runs products at their full size to choose between them
                 raise cause from error
             reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
             raise EngineUnavailableError(
@@ -141,12 +143,12 @@ class CompiledEngine(EagerEngine):
 
 
 def numeric_format(precision: str, device_kind: str) -> AbstractContextManager[object]:
-    """Return the context in which a forward pass is of this precision: autocast for ``bf16``, nothing for others."""
+    """Return the context for a forward pass in this precision: autocast for ``bf16``, without effect for the others."""
     return torch.autocast(device_kind, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def make_optimizer(recipe: Recipe, model: MLP) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer for the model's parameters, with torch's fused kernels."""
+    """Return the recipe's optimizer for the model's parameters, in torch's fused implementation."""
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(),

@@ -1,7 +1,7 @@
-"""Training written by hand from torch's kernels: no autograd, buffers made beforehand, as few calls as there can be.
+"""Training written out in torch's kernels: no autograd, preallocated buffers, and as few calls as possible.
 
-Images are gathered and normalised for many batches at once, into a buffer that stays in the processor's cache; logits
-are kept, and the outputs of all batches computed together from them at the end of a stretch.
+Images are gathered and normalised for many batches at once, into a buffer small enough for the processor's caches. A
+step keeps only its logits; the outputs of all batches are computed from them together at the end.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,20 +20,20 @@ from mnist_mlp.schedules import Schedule, constant
 from mnist_mlp.tally import Tally
 
 _CPU_BLOCK_SAMPLES: Final = 1024
-"""Samples gathered at once on a CPU: 3 MiB as float32, about what a core's caches hold."""
+"""Samples gathered at once on a CPU: 3 MiB as float32, about the size of a core's caches."""
 
 _BLOCK_SAMPLES: Final = 65_536
-"""Likewise elsewhere, where memory is fast and calls are dear: an epoch of MNIST, 200 MiB."""
+"""The same for other devices, where memory is fast and calls are expensive: an epoch of MNIST, 200 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch in its buffers: images, (n, 784), targets and logits, (10, n) each: classes first.
+    """The buffers of one batch: images, (n, 784), targets and logits, (10, n) each, classes first.
 
-    The targets are -1/n for each sample's label, else 0: what the labels add to the gradient of the mean loss.
+    The targets are -1/n for each sample's label and 0 elsewhere: the labels' part of the gradient of the mean loss.
 
-    So the softmax goes along columns, which torch vectorises; along rows of ten it took ten times as long. Each lies in
-    one piece: torch would copy the logits anew before a softmax, and work through a part of longer rows row by row.
+    With classes first, the softmax runs along columns, which torch vectorises; along rows of ten it took ten times as
+    long. All three are contiguous, because torch would copy other logits before a softmax.
     """
 
     images: Tensor
@@ -42,10 +42,10 @@ class Batch:
 
 
 class Block:
-    """Buffers for up to `samples` samples, cut into batches."""
+    """Buffers for up to `samples` samples, divided into batches."""
 
     def __init__(self, samples: int, batch_size: int, device: torch.device) -> None:
-        """Allocate them, and make the batches' views once and for all."""
+        """Allocate the buffers, and create the views of all full batches."""
         self.samples = samples
         self._batch_size = batch_size
         self.pixels = torch.empty(samples, INPUT_FEATURES, dtype=torch.uint8, device=device)
@@ -57,7 +57,7 @@ class Block:
         self._full = [self.batch(begin, batch_size) for begin in range(0, samples - batch_size + 1, batch_size)]
 
     def batch(self, begin: int, size: int) -> Batch:
-        """Return the `size` samples from `begin` on as a batch."""
+        """Return the batch of `size` samples that starts at sample `begin`."""
         by_class = slice(CLASSES * begin, CLASSES * (begin + size))
         return Batch(
             images=self.images[begin : begin + size],
@@ -66,27 +66,27 @@ class Block:
         )
 
     def batches(self, samples: int) -> list[tuple[int, Batch]]:
-        """Return the batches of the first `samples` samples with their sizes; the last may be short."""
+        """Return the batches of the first `samples` samples, each with its size; the last one may be short."""
         full, short = divmod(samples, self._batch_size)
         batches = [(self._batch_size, batch) for batch in self._full[:full]]
         return [*batches, (short, self.batch(samples - short, short))] if short else batches
 
     def set_targets(self, samples: int) -> None:
-        """Make the targets of the first `samples` samples, in their batches, from the labels."""
+        """Compute the targets of the first `samples` samples from their labels."""
         for targets, chosen in self._by_size(self._targets, samples):
             labels = self.labels[chosen].view(-1, 1, targets.shape[2])
             torch.eq(labels, self._classes, out=targets)
             targets.mul_(-1 / targets.shape[2])
 
     def copy_logits(self, samples: int, logits: Tensor) -> None:
-        """Copy those of the first `samples` samples, from their batches, to `logits`, (10, samples)."""
+        """Copy the logits of the first `samples` samples from their batches to `logits`, (10, samples)."""
         for batches, chosen in self._by_size(self._logits, samples):
             logits[:, chosen].view(CLASSES, -1, batches.shape[2]).copy_(batches.transpose(0, 1))
 
     def _by_size(self, buffer: Tensor, samples: int) -> Iterator[tuple[Tensor, slice]]:
-        """Yield the parts of `buffer` for the first `samples` samples: its full batches, then a short one.
+        """Yield the part of `buffer` for the full batches of the first `samples` samples, then that for a short one.
 
-        Each is (batches, 10, samples of each), with the samples that it holds.
+        A part has shape (batches, 10, samples per batch) and comes with its slice of the samples.
         """
         whole = samples - samples % self._batch_size
         for begin, end, size in ((0, whole, self._batch_size), (whole, samples, samples - whole)):
@@ -95,14 +95,14 @@ class Block:
 
 
 class Workspace:
-    """A step's intermediate values for batches of one size, and the step itself.
+    """Forward and backward pass for batches of one size, with the buffers for intermediate values.
 
-    On CUDA every tensor that a step touches is here, in the batch or in the parameters, made by the first step at the
-    latest; so a step can be captured in a CUDA graph.
+    On CUDA, a step uses only tensors that belong to this, the batch or the parameters and exist after the first step,
+    so it can be captured in a CUDA graph.
     """
 
     def __init__(self, recipe: Recipe, parameters: FlatParameters, size: int) -> None:
-        """Allocate what batches of `size` samples need."""
+        """Allocate the buffers for batches of `size` samples."""
         device = parameters.values.device
         *self._hidden, self._last = [make_layer(layer, size) for layer in parameters.layers]
         self._error = torch.empty(CLASSES, size, device=device)
@@ -110,7 +110,7 @@ class Workspace:
         self._quotient = torch.empty_like(self._error) if recipe.loss == "nll_of_log" else None
 
     def gradients(self, batch: Batch) -> None:
-        """Write the batch's logits, and the gradients of its mean loss to all parameters."""
+        """Compute the batch's logits, and the gradients of its mean loss to all parameters."""
         inputs = [batch.images]
         for layer in self._hidden:
             inputs.append(layer.hidden(inputs[-1]))
@@ -126,10 +126,11 @@ class Workspace:
             layer.gradients(layer.transposed(error), inputs[-1])
 
     def _output_error(self, batch: Batch) -> Tensor:
-        """Return the gradient of the mean loss to the logits: softmax less one-hot labels, over the batch's size.
+        """Return the gradient of the mean loss to the logits, (10, size): (softmax - one-hot labels) / size.
 
-        So it is for cross-entropy and for the log-likelihood of log-softmax, a second log-softmax changing nothing.
-        The log of a softmax is differentiated as it stands, for where a probability underflows to 0 it has no gradient.
+        This holds for cross-entropy and for the negative log-likelihood of a log-softmax; a second log-softmax changes
+        nothing. Loss ``nll_of_log`` is differentiated through its softmax instead, as autograd does it, so that a
+        probability that underflows to 0 has the same effect as in engine eager.
         """
         error = torch.softmax(batch.logits, 0, out=self._error)
         if self._quotient is None:
@@ -140,19 +141,19 @@ class Workspace:
         return error
 
 
-_softmax_backward: Final = torch.ops.aten._softmax_backward_data.out  # noqa: SLF001 - autograd's own, which has no other name
+_softmax_backward: Final = torch.ops.aten._softmax_backward_data.out  # noqa: SLF001 - autograd's operator, which has no public name
 
 
 class FusedEngine:
-    """Trains from preallocated buffers; its parameters, gradients and moments are one flat buffer each."""
+    """Trains with preallocated buffers; parameters, gradients and moments are one flat buffer each."""
 
     is_captured = False
-    """Whether a step is recorded once and replayed, so that nothing in it may come from Python."""
+    """Whether a step is recorded once and then replayed, so that no value in it may come from Python."""
 
     def __init__(
         self, recipe: Recipe, model: MLP, pipeline: ResidentPipeline, *, schedule: Schedule | None = None
     ) -> None:
-        """Move the model's parameters into a flat buffer, of which they become views."""
+        """Move the model's parameters into a flat buffer; they become views of it."""
         self.model = model
         by_part = any(suits_onednn(part, recipe.batch_size) for part in model.parameters())
         self.parameters = FlatParameters(model, by_part=by_part)
@@ -185,7 +186,7 @@ class FusedEngine:
         self.optimizer.reset()
 
     def workspace(self, size: int) -> Workspace:
-        """Return the intermediate values for batches of `size` samples, the same each time."""
+        """Return the workspace for batches of `size` samples, the same each time."""
         if size not in self._workspaces:
             self._workspaces[size] = Workspace(self._recipe, self.parameters, size)
         return self._workspaces[size]
@@ -198,10 +199,10 @@ class FusedEngine:
                 after_step()
 
     def _block_for(self, samples: int) -> Block:
-        """Return buffers for `samples` samples, or for as many as are gathered at once, whole batches if any is.
+        """Return buffers for `samples` samples, or for as many whole batches as are gathered at once.
 
-        The first stretch's block is made for the whole training set and kept, so that a rehearsal leaves no large
-        allocation to the first epoch, unless a stretch is longer still.
+        The first call allocates for the whole training set, even if `samples` are fewer, so that a rehearsal does not
+        leave a large allocation to the first epoch. Only a call with still more samples allocates again.
         """
         batch_size = self._recipe.batch_size
         samples = max(samples, self._pipeline.train_samples)
@@ -210,7 +211,7 @@ class FusedEngine:
         if samples < batch_size:
             wanted = samples
         if self._block is not None and self._block.samples < wanted:
-            self._block = None  # first, so that there are never two
+            self._block = None  # freed first, so that there are never two
         if self._block is None:
             self._block = Block(wanted, batch_size, self._device)
         return self._block
@@ -222,7 +223,7 @@ class FusedEngine:
         block.set_targets(count)
 
     def _tally(self, logits: Tensor, labels: Tensor) -> Tally:
-        """Return the tally of a stretch from its logits, (10, n)."""
-        # As one sample of n positions, with the classes second, where torch's softmax is fast.
+        """Return the tally of samples with these logits, (10, n), and labels, (n,)."""
+        # As (1, 10, n): with the classes in the second dimension torch's softmax is fast.
         outputs = output_function(self._recipe.output)(logits.unsqueeze(0))[0].t()
         return Tally(outputs, [labels], loss_function(self._recipe.loss))

@@ -1,7 +1,8 @@
-"""Fused steps as CUDA graphs: several steps, with the assembly of their batches, are one launch.
+"""Fused steps as CUDA graphs: one launch takes several steps and also gathers their batches.
 
-A launch finds its batches by a cursor on the device, so that nothing changes between launches but what they move on
-themselves. Assembling takes as many kernels for all batches of a launch as it would for one, and as a step has itself.
+A graph always does the same work on the same memory. A cursor on the device says which samples are next, and each
+launch moves it on. Gathering takes as many kernels for all batches of a launch together as for a single one, about as
+many as a step has, so several steps share its cost.
 """
 
 import contextlib
@@ -21,23 +22,23 @@ from mnist_mlp.schedules import Schedule
 from mnist_mlp.tally import Tally
 
 _WARM_LAUNCHES: Final = 3
-"""Made before a capture, as torch's documentation of CUDA graphs asks: libraries initialise themselves there."""
+"""Launches before a capture, in which libraries initialise; torch's documentation of CUDA graphs asks for them."""
 
 _MAX_STEPS: Final = 32
-"""In a graph; by then what they share costs each of them little."""
+"""Most steps in a graph; with so many, the cost that they share is small."""
 
 _MAX_SAMPLES: Final = 8192
-"""Of the batches of a graph: 25 MiB as float32."""
+"""Most samples in a graph: 25 MiB as float32."""
 
 
 Capture: TypeAlias = Callable[[Callable[[], None], torch.device], Callable[[], None]]
-"""Turns work on a device into its replay."""
+"""Takes work and its device; returns a function that replays the work."""
 
 
 def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Record the kernels that `work` launches on `device`, without running them; return what launches them all."""
-    # Only launches on the capture's stream are recorded, and torch's own such stream is of whatever device was current
-    # when it was first wanted.
+    """Record the kernels that `work` launches on `device`, without running them; return what replays them."""
+    # Only launches on the capture's stream are recorded. torch's default capture stream belongs to the device that was
+    # current when it was created, so each device has its own here.
     with torch.cuda.device(device):
         graph = torch.cuda.CUDAGraph()
         with _collecting_no_garbage(), torch.cuda.graph(graph, stream=_capture_stream(device)):
@@ -48,9 +49,9 @@ def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None
 
 @contextlib.contextmanager
 def _collecting_no_garbage() -> Iterator[None]:
-    """Keep Python's collector from destroying an older graph meanwhile, which CUDA forbids while a stream captures.
+    """Suspend Python's garbage collector, which might destroy an older graph.
 
-    It would end the capture with an error (pytorch/pytorch#161037).
+    CUDA forbids that during a capture, which would end with an error (pytorch/pytorch#161037).
     """
     collects = gc.isenabled()
     gc.disable()
@@ -63,12 +64,12 @@ def _collecting_no_garbage() -> Iterator[None]:
 
 @functools.cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream of all captures on `device`: one, for older torch keeps a workspace of cuBLAS for each."""
+    """Return the stream for all captures on `device`; one, because older torch keeps a cuBLAS workspace for each."""
     return torch.cuda.Stream(device)
 
 
 class GraphEngine(FusedEngine):
-    """The fused engine with its steps replayed from graphs, one for each batch size and number of steps."""
+    """The fused engine, with its steps replayed from one graph for each batch size and number of steps."""
 
     is_captured = True
 
@@ -81,12 +82,12 @@ class GraphEngine(FusedEngine):
         schedule: Schedule | None = None,
         capture: Capture = capture,
     ) -> None:
-        """Put what all steps share on the device; `capture` turns work into its replay."""
+        """Allocate what all steps share on the device; `capture` is replaced in tests."""
         super().__init__(recipe, model, pipeline, schedule=schedule)
         samples = pipeline.train_samples
         self._capture = capture
         self._replays: dict[tuple[int, int], Callable[[], None]] = {}
-        # A graph works on the memory of its tensors, but does not keep them: here they live as long as it.
+        # A graph uses the memory of its tensors but does not keep them alive, so they are kept here.
         self._captured: dict[tuple[int, int], Callable[[], None]] = {}
         self._order = torch.zeros(samples, dtype=torch.int64, device=self._device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self._device)
@@ -94,9 +95,9 @@ class GraphEngine(FusedEngine):
         self._labels = torch.empty(samples, dtype=torch.int64, device=self._device)
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
-        """See `mnist_mlp.engines.Engine.train`; `order` is at most as long as the training set.
+        """See `mnist_mlp.engines.Engine.train`; `order` has at most as many samples as the training set.
 
-        The first call also captures what whole epochs need.
+        The first call also captures every graph that a whole epoch needs.
         """
         for size, steps in dict.fromkeys((*self._launches(len(self._order)), *self._launches(len(order)))):
             self._replay(size, steps)
@@ -110,9 +111,10 @@ class GraphEngine(FusedEngine):
         return self._tally(self._logits[:, : len(order)].clone(), self._labels[: len(order)].clone())
 
     def _launches(self, samples: int) -> list[tuple[int, int]]:
-        """Return the launches that train on so many samples: of each the batch size and the number of steps.
+        """Return the launches for this many samples: the batch size and the number of steps of each.
 
-        An epoch's full batches are divided into launches of as many steps each; what that leaves is done step by step.
+        An epoch's full batches are divided into launches of equally many steps; any that are left, and a short last
+        batch, get a launch each.
         """
         size = self._recipe.batch_size
         in_epoch, (full, short) = len(self._order) // size, divmod(samples, size)
@@ -122,7 +124,7 @@ class GraphEngine(FusedEngine):
         return [(size, steps)] * launches + [(size, 1)] * singles + [(short, 1)] * (short > 0)
 
     def _replay(self, size: int, steps: int) -> Callable[[], None]:
-        """Return the launch of `steps` steps of `size` samples each, captured when first asked for."""
+        """Return the replay of `steps` steps of `size` samples each; it is captured on the first call."""
         if (size, steps) not in self._replays:
             work = self._make_work(size, steps)
             state = (self.parameters.values, *self.optimizer.state, self._cursor)
@@ -132,16 +134,16 @@ class GraphEngine(FusedEngine):
                 work()
             replay = self._capture(work, self._device)
             self._cursor.zero_()
-            replay()  # the first time CUDA also brings the graph to the device, which is no part of an epoch
+            replay()  # the first launch also uploads the graph to the device, which must not be part of an epoch
             self._replays[size, steps], self._captured[size, steps] = replay, work
             for value, before in zip(state, kept, strict=True):
                 value.copy_(before)
         return self._replays[size, steps]
 
     def _make_work(self, size: int, steps: int) -> Callable[[], None]:
-        """Return `steps` steps on the samples at the cursor, which they move on; all their tensors are made here.
+        """Return the work of `steps` steps on the samples at the cursor, which it moves on; allocate all its tensors.
 
-        They do not refer to the engine, whose graphs and memory so go with the last reference to it.
+        The work does not refer to the engine, so that the engine's memory is freed with the last reference to it.
         """
         samples = size * steps
         block = Block(samples, size, self._device)

@@ -1,8 +1,8 @@
-"""One fully connected layer's computation, written out: outputs, gradients, and the error of its inputs.
+"""The forward and backward pass of one fully connected layer, written out.
 
-torch's ordinary products call MKL, which withholds from AMD's processors the wide vectors (AVX-512) that it uses on
-Intel's. torch also carries oneDNN, which withholds them from nobody, behind an operator that torch.compile uses: a
-linear layer with its ReLU. So each layer has the library that is faster at it.
+On x86 CPUs torch's ordinary matrix products call MKL, which does not use its widest vectors (AVX-512) on AMD's
+processors. torch also contains oneDNN, which uses them everywhere; torch.compile calls it through an operator for a
+linear layer with its activation. Each layer here uses whichever of the two libraries is faster for it.
 """
 
 import functools
@@ -17,21 +17,21 @@ import torch
 from torch import Tensor
 
 _WORTH_ONEDNN: Final = 2_500_000
-"""Multiplications of a batch with a layer's weights from which oneDNN trained the layer faster, on two cores of an AMD
-EPYC: a call of it costs some 20 µs more, large products half the time."""
+"""Batch size times number of weights from which oneDNN trained a layer faster, on two cores of an AMD EPYC: each call
+costs about 20 µs more, but large products take half the time."""
 
 _GAP: Final = 16
-"""Unused columns beside an error's own: torch transposes a matrix with such a gap on all threads, others on one; and
-rows that lie a power of two apart compete for the same few lines of the caches."""
+"""Unused columns at the end of each row of the error buffer: torch transposes a matrix with such gaps on all threads,
+but one without them on a single thread; and rows whose distance is a power of two compete for the same cache lines."""
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 @dataclass(slots=True)
 class LayerParameters:
-    """A layer's weights, (outputs, inputs), and biases, (outputs,), and the gradients of the mean loss to both.
+    """A layer's weights, (outputs, inputs), and biases, (outputs,), with the gradients of the mean loss to both.
 
-    The gradient of the weights is a buffer to write to; oneDNN's layer puts its own product in its place.
+    The gradients are buffers to write to; `OneDnnLayer` replaces that of the weights with a new tensor.
     """
 
     weights: Tensor
@@ -41,9 +41,10 @@ class LayerParameters:
 
 
 class Layer:
-    """A layer's computation for batches of one size, by torch's ordinary products, into buffers made in the first step.
+    """A layer's computation for batches of one size, with torch's ordinary products and preallocated buffers.
 
-    The error of a value is the gradient of the batch's mean loss to it. Errors of outputs are those before the ReLU.
+    The *error* of a value is the gradient of the batch's mean loss with respect to it. The error of the outputs is
+    taken before the ReLU.
     """
 
     def __init__(self, parameters: LayerParameters, size: int) -> None:
@@ -54,7 +55,7 @@ class Layer:
         self._biases_t = parameters.biases.unsqueeze(1)
         self._before_relu = torch.ops.aten.threshold_backward.grad_input
 
-    # Not every layer needs each of them: the first one never tells the error of its inputs, the last has no ReLU.
+    # Allocated on first use: the first layer never computes the error of its inputs, and the last one has no ReLU.
 
     @functools.cached_property
     def _outputs(self) -> Tensor:
@@ -65,24 +66,24 @@ class Layer:
         return self._parameters.weights.new_empty(self._size, self._parameters.weights.shape[1])
 
     def hidden(self, inputs: Tensor) -> Tensor:
-        """Return the outputs after a ReLU, (size, outputs), for inputs, (size, inputs)."""
+        """Return the outputs after the ReLU, (size, outputs), for inputs, (size, inputs)."""
         return torch.relu_(torch.addmm(self._parameters.biases, inputs, self._weights_t, out=self._outputs))
 
     def logits(self, inputs: Tensor, logits: Tensor) -> None:
-        """Write the outputs without a ReLU to `logits`, (outputs, size): classes first."""
+        """Write the outputs, without a ReLU, to `logits`, (outputs, size): classes first."""
         torch.addmm(self._biases_t, self._parameters.weights, inputs.t(), out=logits)
 
     def before_relu(self, error: Tensor, outputs: Tensor) -> Tensor:
-        """Return the error of the outputs, (size, outputs), from that of the outputs after the ReLU, and these."""
+        """Return the error before the ReLU from the error after it and the outputs, (size, outputs) each."""
         result: Tensor = self._before_relu(error, outputs, 0, grad_input=error)
         return result
 
     def transposed(self, error: Tensor) -> Tensor:
-        """Return the error that `before_relu` gave as (outputs, size)."""
+        """Return the error from `before_relu` transposed, (outputs, size)."""
         return error.t()
 
     def gradients(self, error_t: Tensor, inputs: Tensor) -> None:
-        """Write the gradients of weights and biases, from the error of the outputs, (outputs, size), and the inputs."""
+        """Compute the gradients of weights and biases from the outputs' error, (outputs, size), and the inputs."""
         torch.mm(error_t, inputs, out=self._parameters.weight_gradient)
         torch.sum(error_t, 1, out=self._parameters.bias_gradient)
 
@@ -92,7 +93,7 @@ class Layer:
 
 
 class OneDnnLayer(Layer):
-    """Likewise by oneDNN, whose products torch allocates anew."""
+    """The same with oneDNN's products, for which torch allocates new memory each time."""
 
     def __init__(self, parameters: LayerParameters, size: int) -> None:
         """See `Layer`."""
@@ -100,8 +101,8 @@ class OneDnnLayer(Layer):
         _keep_freed_memory()
         self._linear = onednn_linear()
         outputs = len(parameters.biases)
-        self._error = torch.empty(size, outputs + _GAP)[:, :outputs]
-        self._error_t = torch.empty(outputs, size)
+        self._error = torch.empty(size, outputs + _GAP, device="cpu")[:, :outputs]
+        self._error_t = torch.empty(outputs, size, device="cpu")
 
     def _product(self, left: Tensor, right: Tensor, biases: Tensor | None = None, activation: str = "none") -> Tensor:
         """Return the rows of `left`, (n, k), times those of `right`, (m, k), as (n, m)."""
@@ -121,7 +122,7 @@ class OneDnnLayer(Layer):
         return result
 
     def transposed(self, error: Tensor) -> Tensor:
-        """See `Layer.transposed`. A copy, for the left side of a product has to lie in rows."""
+        """See `Layer.transposed`. This is a copy, because the left factor of a product must be stored row by row."""
         return self._error_t.copy_(error.t())
 
     def gradients(self, error_t: Tensor, inputs: Tensor) -> None:
@@ -136,41 +137,42 @@ class OneDnnLayer(Layer):
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """Have the C library keep what products free for the next ones, instead of giving it back to the system.
+    """Have glibc reuse the memory that products free, instead of returning it to the system.
 
-    Depending on how the heap lies, each product's memory would come fresh from the system in every step, page by page:
-    800 page faults, an eighth of a step of 784-1024-10 at batch size 1024. Of glibc the rule is that whoever frees a
-    block of up to 32 MiB that had pages of its own is expected to want such blocks again: from then on it takes them
-    from the heap, and keeps twice as much free there. Other C libraries do as they do. No page of the block is touched.
+    Otherwise, depending on the heap's layout, every step may get fresh pages for its products: 800 page faults, an
+    eighth of a step of 784-1024-10 at batch size 1024. When a block of up to 32 MiB that was mapped separately is freed
+    for the first time, glibc raises its threshold: from then on blocks of this size come from the heap, where twice as
+    much is kept free. So it is enough to allocate and free such a block once; its pages are never touched. Other C
+    libraries are not affected.
     """
-    torch.empty(31 * 2**20, dtype=torch.uint8)
+    torch.empty(31 * 2**20, dtype=torch.uint8, device="cpu")
 
 
 def onednn_linear() -> Callable[..., Tensor]:
-    """Return torch's operator for a linear layer by oneDNN.
+    """Return torch's operator for a linear layer with oneDNN.
 
-    It takes inputs, (n, k), weights, (m, k), biases, (m,) or None, an activation's name (or ``none``) with its
-    arguments and algorithm, and gives the outputs, (n, m), in new memory.
+    It takes inputs, (n, k), weights, (m, k), biases, (m,) or None, and the name of an activation (or ``none``) with
+    its arguments and algorithm. It returns the outputs, (n, m), in new memory.
     """
     operator: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default  # noqa: SLF001 - it has no other name
     return operator
 
 
 def make_layer(parameters: LayerParameters, size: int) -> Layer:
-    """Return the computation that suits this layer, these batches and this machine."""
+    """Return the faster computation for this layer, batches of `size` samples, and this machine."""
     return (OneDnnLayer if suits_onednn(parameters.weights, size) else Layer)(parameters, size)
 
 
 def suits_onednn(weights: Tensor, size: int) -> bool:
-    """Return whether oneDNN is faster at a layer with these weights, for batches of `size` samples, on this machine."""
+    """Return whether oneDNN is faster for a layer with these weights and batches of `size` samples on this machine."""
     return weights.device.type == "cpu" and size * weights.numel() >= _WORTH_ONEDNN and mkl_is_held_back()
 
 
 @functools.cache
 def mkl_is_held_back() -> bool:
-    """Return whether torch's ordinary products here leave vectors unused that oneDNN would use.
+    """Return whether torch's ordinary products leave vectors unused here that oneDNN would use.
 
-    By what the processor is, never by a try: a training must give the same bits whenever it is repeated.
+    This depends on the processor only, never on a timing: a repeated training must give the same bits.
     """
     libraries: Any = torch.backends
     has_both = libraries.mkl.is_available() and libraries.mkldnn.is_available()
@@ -178,9 +180,9 @@ def mkl_is_held_back() -> bool:
 
 
 def _vendor() -> str:
-    """Return what the processor says of its maker, such as ``AuthenticAMD``; on systems unknown, nothing."""
+    """Return the processor's vendor, such as ``AuthenticAMD``, or an empty text if it is unknown."""
     try:
         found = re.search(r"^vendor_id\s*:\s*(\S+)", _CPUINFO.read_text(), re.MULTILINE)
     except OSError:
-        return platform.processor()  # Windows names it there
+        return platform.processor()  # on Windows this includes the vendor
     return found[1] if found else ""

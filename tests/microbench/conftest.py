@@ -1,6 +1,6 @@
-"""How pytest-benchmark is used here: only on request, on every device there is, and without naming host or user.
+"""Set-up of pytest-benchmark: timed on request only, on every available device, without names of host or user.
 
-In the ordinary suite each benchmark runs its work once, to show that it works. Times are taken with `--benchmark-only`.
+In the ordinary test suite each benchmark only runs its work once. `--benchmark-only` measures times.
 """
 
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ MACHINE_MEMBERS = frozenset(
         "system",
     }
 )
-"""What of the machine is stored. Listed, so that a member that a later pytest-benchmark adds stays out; ``node``, which
-it has today, is the host's name."""
+"""Facts about the machine that are stored. They are listed so that nothing that a later pytest-benchmark adds gets in;
+its present ``node`` is the host's name."""
 
 CPU_MEMBERS = frozenset({"arch", "bits", "brand_raw", "count"})
 
 COMMIT_MEMBERS = frozenset({"dirty", "id", "time"})
-"""Not the branch, which may be called after a user, nor the project, which is the checkout's folder."""
+"""Without the branch, whose name may contain a user's, and the project, which is the checkout's folder."""
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _devices() -> Iterator[Any]:
-    """Yield a parameter for each device there is, asking in a way that does not start CUDA."""
+    """Yield a parameter for each available device, without initialising CUDA."""
     yield "cpu"
     for name, mark in (("cuda:0", pytest.mark.cuda), ("mps", pytest.mark.mps)):
         if torch.get_device_module(name.partition(":")[0]).is_available():
@@ -70,9 +70,9 @@ def device(request: pytest.FixtureRequest) -> Device:
 
 @pytest.fixture
 def benchmark(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Iterator[BenchmarkFixture]:
-    """pytest-benchmark's own fixture, which here runs the work once, untimed, unless benchmarks were asked for.
+    """pytest-benchmark's own fixture; without `--benchmark-only` it runs the work once, untimed.
 
-    Untimed, it runs on one thread: more threads than idle cores make small operations take milliseconds.
+    Untimed work uses one thread, because with more threads than idle cores small operations take milliseconds.
     """
     threads = torch.get_num_threads()
     if not request.config.getoption("benchmark_only"):
@@ -84,5 +84,5 @@ def benchmark(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> It
 
 @pytest.fixture(scope="session")
 def noise() -> Dataset:
-    """Images of noise of MNIST's shape: the arithmetic takes as long on them, and nothing need be installed."""
+    """Noise of MNIST's shape: the arithmetic takes as long as on MNIST, and no data is needed."""
     return load("synthetic")

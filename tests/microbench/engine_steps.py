@@ -1,8 +1,8 @@
-"""How long does a step take with one engine, in terms of another's? Both in one process, taking turns.
+"""How long does a step take with one engine, relative to another one? Both alternate in one process.
 
-Two trainings of one recipe take stretches of the same samples in ABBA order, through `Training.train`, so that the
-machine's drift touches both alike; an epoch's own bookkeeping (the order to the device, the tally) is in each stretch.
-Each round of stretches gives one ratio of medians; printed is the geometric mean of the rounds with a 95 % interval.
+Two trainings of one recipe process the same samples in ABBA order, through `Training.train`, so that the machine's
+drift affects both equally. Every stretch includes an epoch's bookkeeping (moving the order to the device, the tally).
+Each round gives one ratio of medians; the result is their geometric mean with a 95 % interval over rounds.
 
     python tests/microbench/engine_steps.py [784-128-10] [--batch-size 64] [--engines eager,fused] [--rounds 8]
 """

@@ -1,16 +1,16 @@
-"""Does the harness's epoch time equal a bare training loop's?
+"""Does the harness measure the same epoch time as a bare training loop takes?
 
-Two live processes train the same configuration on the same data with the same threads: a trial of the
-harness, asked as `bench run` asks it, and a plain PyTorch loop that knows nothing of this project but the arrays. Both
-are forked from this process, and each shifts its memory by an amount of its own, because the memory layout alone makes
-processes differ by several percent (docs/measuring.md): over many pairs that averages out. They alternate epochs in
-ABBA blocks, one working while the other waits. Printed is the geometric mean of the blocks' ratios (harness over bare
-loop) with a 95 % interval over fresh process pairs; each pair is one observation.
+Two live processes train the same configuration on the same data with the same number of threads: a trial of the
+harness, driven as by `bench run`, and a plain PyTorch loop that uses nothing of this project but the arrays. Both are
+forked from this process, and each shifts its memory by a different amount, because the memory layout alone makes
+processes differ by several percent (docs/measuring.md); over many pairs this averages out. They alternate epochs in
+ABBA blocks, one working while the other waits. The result is the geometric mean of the blocks' ratios (harness over
+bare loop) with a 95 % interval over fresh process pairs; each pair is one observation.
 
-The harness tells each epoch's training loss and accuracy, and the bare loop nothing. `--against reporting` holds it
-against a loop that tells both as tutorials do, adding them up step by step. What the same comparison says of two plain
-loops tells how to read all that: `--arm bare` compares the plain loop with itself, `--arm keeping` one that keeps the
-outputs and labels of its steps until the epoch ends with one that does not.
+The harness reports each epoch's training loss and accuracy, the bare loop neither. `--against reporting` compares it
+with a loop that adds up both step by step, as tutorials do. Comparisons of two plain loops show how to interpret the
+result: `--arm bare` compares the plain loop with itself, `--arm keeping` a loop that keeps the outputs and labels of
+its steps until the end of the epoch with one that does not.
 
     python tests/microbench/harness_overhead.py [--arm harness] [--against bare] [--pairs 24] [--blocks 4]
         [--layers 784-128-10]
@@ -52,7 +52,7 @@ Epoch = Callable[[], float]
 
 
 def harness_epochs(configuration: Configuration, seed: int) -> Epoch:
-    """Return what has a trial of the harness train its next epoch."""
+    """Return a function that makes a trial of the harness train an epoch."""
     session = Session()
     trial = Trial(configuration=configuration, seed=seed, repeat=0)
     session.answer({"do": "prepare", "trial": to_json(trial), "root": None})
@@ -60,9 +60,10 @@ def harness_epochs(configuration: Configuration, seed: int) -> Epoch:
 
 
 def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = False, reporting: bool = False) -> Epoch:
-    """Return what trains the next epoch as a plain loop would, which may keep what it would count afterwards.
+    """Return a function that trains an epoch in a plain loop.
 
-    One that is `reporting` counts as it goes: the training loss and the correct answers.
+    With `keeping`, the loop keeps the outputs and labels of all steps; with `reporting`, it adds up the training loss
+    and the number of correct answers.
     """
     displacement = displace(seed)
     torch.set_num_threads(configuration.threads)
@@ -95,7 +96,7 @@ def bare_epochs(configuration: Configuration, seed: int, *, keeping: bool = Fals
                 loss_sum += loss.item() * len(targets)
                 correct += (output.argmax(1) == targets).sum().item()
         seconds = time.perf_counter() - start
-        del displacement[:0]  # it has to live as long as the loop
+        del displacement[:0]  # keeps it alive as long as the loop
         return seconds
 
     train(20 * configuration.batch_size)
@@ -113,8 +114,8 @@ ARMS: dict[str, Callable[[Configuration, int], Epoch]] = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Harness epoch time over bare loop epoch time, with its interval.")
-    parser.add_argument("--arm", choices=ARMS, default="harness", help="what is held against the bare loop")
-    parser.add_argument("--against", choices=ARMS, default="bare", help="what it is held against")
+    parser.add_argument("--arm", choices=ARMS, default="harness", help="the loop to measure")
+    parser.add_argument("--against", choices=ARMS, default="bare", help="the loop to compare it with")
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--layers", default="784-128-10")
@@ -136,7 +137,7 @@ def measure_pair(arms: tuple[str, str], configuration: Configuration, seed: int,
     """Return the mean log-ratio of one fresh pair of processes over its ABBA blocks: the first arm over the second."""
     fork = multiprocessing.get_context("fork")
     ends, processes = {}, []
-    # Displaced by different amounts, so that their layouts are independent; who is forked first takes turns.
+    # Different shifts make their memory layouts independent; they alternate in which is forked first.
     for place, (name, shift) in sorted(enumerate(zip(arms, (seed, -1 - seed), strict=True)), reverse=seed % 2 == 1):
         ends[place], theirs = fork.Pipe()
         processes.append(fork.Process(target=serve, args=(name, configuration, shift, theirs)))

@@ -1,8 +1,8 @@
-"""Which library trains a layer faster, for which sizes: MKL by torch's ordinary products, or oneDNN?
+"""Which library trains a layer faster at which sizes: MKL, through torch's ordinary products, or oneDNN?
 
 One layer's whole computation in a training step, by `mnist_mlp.engines.layers.Layer` and by `OneDnnLayer`, alternating
-in one process; the median of each and their ratio, a line for each size. `mnist_mlp.engines.layers` draws its line
-between the two from this table.
+in one process. The table has the median of each and their ratio, one row per size; the threshold in
+`mnist_mlp.engines.layers` was chosen from it.
 
     python tests/microbench/layer_libraries.py [--threads 2]
 """
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def measure(inputs: int, outputs: int, size: int) -> tuple[float, float]:
-    """Return the median seconds of a hidden layer's step by each library."""
+    """Return the median seconds of a hidden layer's step with each library."""
     weights, biases = torch.randn(outputs, inputs), torch.randn(outputs)
     given, error = torch.randn(size, inputs), torch.randn(size, outputs)
 
@@ -62,7 +62,7 @@ def measure(inputs: int, outputs: int, size: int) -> tuple[float, float]:
 
 
 def step_seconds(layer: Layer, inputs: Tensor, error: Tensor) -> float:
-    """Return the seconds of one step, the mean over a turn."""
+    """Return the mean seconds of a step over one turn."""
     steps = 0
     start = time.perf_counter()
     while steps < 2 or time.perf_counter() - start < TURN_SECONDS:

@@ -1,7 +1,7 @@
-"""What does reading a stored run of 100 000 trials cost?
+"""How long does it take to read a stored run of 100 000 trials?
 
-Writes a synthetic run, reads it in fresh processes, and prints the best CPU seconds of reading it (imports left out),
-microseconds a trial, and the highest resident memory of a process that holds all the files it was given.
+Writes a synthetic run, reads it in fresh processes, and prints the least CPU seconds of reading it (without imports),
+the microseconds per trial, and the peak resident memory of a process that holds all the files.
 
     python tests/microbench/reading.py [--configurations 1000] [--repeats 100] [--epochs 2] [--files 2] [--rounds 5]
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def write(path: Path, configurations: int, repeats: int, epochs: int, seed: int) -> None:
-    """Write a complete run whose figures all differ, as measured ones do."""
+    """Write a complete run whose figures all differ, like measured ones."""
     with path.open("w") as file:
         for kind, item in items(configurations, repeats, epochs, random.Random(seed)):  # noqa: S311 - no secrets
             file.write(coding.dumps({kind: coding.to_json(item)}) + "\n")
@@ -74,7 +74,7 @@ def write(path: Path, configurations: int, repeats: int, epochs: int, seed: int)
 def items(
     configurations: int, repeats: int, epochs: int, draw: random.Random
 ) -> Iterator[tuple[str, Header | TrialRecord | Footer]]:
-    """Yield what the lines of the run hold, in order, each after its kind."""
+    """Yield the content of the run's lines in order, each with its kind."""
     chosen = [make_configuration(batch_size=1 + index, epochs=epochs) for index in range(configurations)]
     yield "header", make_header(plan=make_plan(chosen, repeats))
     for repeat in range(repeats):
@@ -92,7 +92,7 @@ def items(
 
 
 def random_epoch(draw: random.Random) -> EpochRecord:
-    """Return an epoch with every measured figure drawn."""
+    """Return an epoch with random figures."""
     return make_epoch(
         train_seconds=draw.random() + 1,
         train_loss=draw.random(),
@@ -108,7 +108,7 @@ def random_epoch(draw: random.Random) -> EpochRecord:
 
 
 def read_in_fresh_process(paths: list[Path]) -> tuple[list[float], int]:
-    """Return the CPU seconds that each file took, and the peak resident bytes of a process that holds them all."""
+    """Return the CPU seconds for each file, and the peak resident bytes of a process that holds them all."""
     command = [sys.executable, __file__, READ, *map(str, paths)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout  # noqa: S603 - our own words
     seconds, peak_bytes = json.loads(output)
@@ -122,7 +122,7 @@ def read(paths: list[str]) -> None:
         started = time.process_time()
         runs.append(read_run(Path(path)))
         seconds.append(time.process_time() - started)
-    # Not ru_maxrss, which begins with the peak of the process that started this one.
+    # Not ru_maxrss, which starts with the peak of the parent process.
     (peak,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     print(json.dumps([seconds, int(peak.split()[1]) * 1024]))  # noqa: T201 - the result
 

@@ -1,9 +1,9 @@
-"""What does the sampling around an epoch cost the epoch? One trial of the harness, with it and without it in turn.
+"""How much longer does an epoch take because of the sampling around it? One trial of the harness, with and without it.
 
-The trial's session trains epochs in ABBA blocks, in half of them without sampling anything around them: no contention,
-no pressure, no device conditions, no energy. One process has one memory layout, so nothing else differs. Each block
-gives one ratio; printed is their geometric mean with a 95 % interval over blocks. The weights go on changing, which
-changes no time (unless they become denormal, which 784-128-10 does not).
+The trial's session trains epochs in ABBA blocks, half of them without sampling anything around them: no contention, no
+pressure, no device conditions, no energy. Both run in one process with one memory layout, so nothing else differs. Each
+block gives one ratio; the result is their geometric mean with a 95 % interval over blocks. The weights keep changing,
+which does not affect the time (unless they become denormal, which those of 784-128-10 do not).
 
     python tests/microbench/sampling_overhead.py [--blocks 60] [--layers 784-128-10] [--batch-size 64]
 """
@@ -30,21 +30,21 @@ from bench.worker import session as worker
 
 
 class NoMeter:
-    """Stands in for every sampler, and samples nothing."""
+    """Takes the place of every sampler and samples nothing."""
 
     def start(self) -> None:
         """Do nothing."""
 
     def stop(self, contention: Contention | None = None) -> Contention | None:
-        """Return what was given."""
+        """Return `contention` unchanged."""
         return contention
 
 
 class NoContentionMeter(NoMeter):
-    """Likewise for the one whose result an epoch's record needs."""
+    """Takes the place of the sampler whose result an epoch's record needs."""
 
     def stop(self, contention: Contention | None = None) -> Contention:
-        """Return that nothing was measured."""
+        """Return a result without measured values."""
         del contention
         return Contention(
             process_cpu_seconds=0.0, other_cpu_seconds=None, steal_seconds=None, involuntary_switches=None
@@ -52,7 +52,7 @@ class NoContentionMeter(NoMeter):
 
 
 NO_SAMPLERS = {"_watch": NoMeter(), "_pressure": NoMeter(), "_energy": NoMeter(), "_contention": NoContentionMeter()}
-"""In the place of what a session has to sample with."""
+"""Replacements for a session's samplers."""
 
 
 def main() -> None:

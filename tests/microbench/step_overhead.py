@@ -1,10 +1,10 @@
-"""What does the code of the measured training cost beside a bare loop's, where all else is the same?
+"""How much slower is the measured training's code than a bare loop, if everything else is the same?
 
-In a process, on one model with one optimizer, stretches of steps are taken in turn and in random order by
-`Training.train` and by a plain PyTorch loop, so that data, model and the machine's drift touch both alike, which two
-processes never manage (harness_overhead.py). Where the steps' passing tensors come to lie still favours one or the
-other by a percent or two, process by process; so each process, forked from this one with its memory shifted by an
-amount of its own, is one observation. Printed is their geometric mean with its 95 % interval.
+In one process, with one model and one optimizer, `Training.train` and a plain PyTorch loop alternate in random order,
+so that data, model and the machine's drift affect both equally; two processes cannot achieve this
+(harness_overhead.py). The place of temporary tensors in memory still favours one of them by a percent or two, depending
+on the process. So each process, forked from this one with its memory shifted by a different amount, is one observation.
+The result is their geometric mean with a 95 % interval.
 
     python tests/microbench/step_overhead.py [--processes 24] [--rounds 60] [--width 128] [--batch-size 64]
 """
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def measure(recipe: Recipe, threads: int, rounds: int, seed: int) -> float:
-    """Return this process's log-ratio, the mean of the middle eight tenths of its rounds (interrupts)."""
+    """Return this process's log ratio: the mean of the middle 80 % of its rounds, to leave out interrupts."""
     displacement = displace(seed)
     torch.set_num_threads(threads)
     dataset = load("mnist")
@@ -84,16 +84,16 @@ def measure(recipe: Recipe, threads: int, rounds: int, seed: int) -> float:
         begin = random.randrange(len(order) - samples)  # noqa: S311 - no secret
         seconds = stretch(training.train, bare, order[begin : begin + samples], recipe.batch_size)
         logs.append(math.log(seconds[0] / seconds[1]))
-    del displacement  # it has lived as long as the steps
+    del displacement  # kept alive as long as the steps
     return statistics.fmean(sorted(logs)[rounds // 10 : rounds - rounds // 10])
 
 
 def stretch(measured: Loop, bare: Loop, order: Tensor, batch_size: int) -> list[float]:
-    """Have both train at `order`, either one first; return the seconds of each."""
+    """Let both train on `order`, in random order; return the seconds of each."""
     seconds = [0.0, 0.0]
     arms = (measured, bare)
     for place in random.sample((0, 1), 2):
-        bare(order[: 4 * batch_size])  # both find the caches alike
+        bare(order[: 4 * batch_size])  # so that both find the caches in the same state
         start = time.perf_counter()
         arms[place](order)
         seconds[place] = time.perf_counter() - start

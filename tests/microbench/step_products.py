@@ -1,9 +1,9 @@
-"""What share of a fused step's time would its matrix products take alone, each by the library that is fastest at it?
+"""What share of a fused step's time do its matrix products need, each computed by the library that is faster for it?
 
-Stretches of training with engine `fused` and as many rounds of the step's products alternate in one process, in ABBA
-order. The products have the shapes of the step's (outputs, gradients of weights, errors of inputs), operands of their
-own in the layout that suits them best, and no ReLU, bias or copy. Each round gives one ratio of medians; printed is the
-geometric mean with a 95 % interval over rounds.
+Training with engine `fused` and the same number of runs of the step's products alternate in one process, in ABBA order.
+The products have the shapes of the step's (outputs, gradients of weights, errors of inputs), but their own operands in
+the best layout, and no ReLU, bias or copy. Each round gives one ratio of medians; the result is their geometric mean
+with a 95 % interval over rounds.
 
     python tests/microbench/step_products.py [784-1024-1024-10] [--batch-size 1024] [--rounds 8] [--threads 2]
 """
@@ -34,7 +34,7 @@ PAIRS = 8
 """Stretches of each kind in a round."""
 
 TRIES = 20
-"""Of each product with each library, to find the faster one."""
+"""Runs of each product with each library, to find the faster one."""
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def shapes(layers: tuple[int, ...], size: int) -> list[tuple[int, int, int]]:
 
 
 def fastest(n: int, k: int, m: int) -> Callable[[], object]:
-    """Return a product of these shapes by the library that is faster at it."""
+    """Return a product of these shapes, computed by the library that is faster for it."""
     left, right, out = torch.randn(n, k), torch.randn(m, k), torch.empty(n, m)
     ways: list[Callable[[], object]] = [partial(torch.mm, left, right.t(), out=out)]
     if mkl_is_held_back():

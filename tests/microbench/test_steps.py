@@ -1,11 +1,11 @@
-"""The parts of a training step, each timed by itself by pytest-benchmark, per device and model.
+"""The parts of a training step, each timed on its own by pytest-benchmark, for every device and model.
 
     pytest tests/microbench --benchmark-only --benchmark-save-data --benchmark-autosave \
         --benchmark-storage=file://results/microbench
 
-There are no thresholds: two stored files are compared by `python -m bench compare`. Each round ends when the device has
-done its work. One round is one part of one step, but for batch assembly (`BATCHES` of them, so that the transfer of the
-epoch's order, once an epoch, does not weigh as if it were once a batch) and evaluation (the whole test set).
+There are no thresholds: `python -m bench compare` compares two stored files. Each round ends when the device has
+finished. A round is one part of one step, with two exceptions: batch assembly takes `BATCHES` batches, because the
+order is moved to the device once per epoch and not once per batch, and evaluation takes the whole test set.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from mnist_mlp.train import Training, seeded_generator
 BATCHES = 32
 
 BACKWARD_ROUNDS = 300
-"""Fixed, because each round needs a graph of its own, built outside the timed region."""
+"""A fixed number, because each round needs its own graph, which is built outside the timed region."""
 
 
 def make_recipe(layers: str, batch_size: int) -> Recipe:
@@ -46,7 +46,7 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 
 
 class Step:
-    """A model on a device with one batch, and the parts of a step on it as the eager engine takes them."""
+    """A model on a device, one batch, and the parts of the eager engine's step on it."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, device: Device) -> None:
         self.device = device
@@ -79,7 +79,7 @@ def step(recipe: Recipe, noise: Dataset, device: Device) -> Step:
 
 
 def time_rounds(benchmark: BenchmarkFixture, device: Device, work: Callable[[], object]) -> None:
-    """Have `work` timed round by round, each until the device has done it. A first one, untimed, warms up."""
+    """Time `work` in rounds, each until the device has finished, after an untimed warm-up round."""
 
     def one_round() -> None:
         work()

@@ -1,4 +1,4 @@
-"""What the microbenchmarks store: raw rounds, and nothing that names host, user, branch or folder."""
+"""The microbenchmarks store their raw rounds, but no names of host, user, branch or folder."""
 
 import getpass
 import json
@@ -34,7 +34,7 @@ def test_only_listed_members_of_machine_and_commit_are_stored(pytestconfig: pyte
 
 
 def test_benchmarks_run_once_untimed_unless_asked_for(request: pytest.FixtureRequest) -> None:
-    """It asks for the fixture by name, for pytest-benchmark then does not take this test for a benchmark to store."""
+    """The fixture is requested by name, so that pytest-benchmark does not store this test as a benchmark."""
     benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")
     calls: list[None] = []
     benchmark(calls.append, None)
@@ -59,7 +59,7 @@ def test_stored_file_holds_every_round_and_names_no_host_user_or_folder(tmp_path
 
 
 def run_one_benchmark(folder: Path) -> Path:
-    """Time one benchmark, as briefly as may be, in a process of its own; return the file that was stored."""
+    """Time one benchmark as briefly as possible in its own process; return the stored file."""
     options = (
         "--benchmark-only",
         "--benchmark-save-data",
@@ -81,7 +81,7 @@ def run_one_benchmark(folder: Path) -> Path:
 
 
 def all_strings(value: object) -> list[str]:
-    """Return every text in a JSON value, names of members included."""
+    """Return every string in a JSON value, including the names of members."""
     match value:
         case str():
             return [value]

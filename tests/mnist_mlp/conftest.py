@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from workload_builders import CommandLine
 
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.data.layout import FASHION_MNIST, MNIST, Arrays, encode_files
@@ -30,9 +31,15 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line, run in this process."""
+    return CommandLine(capsys)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Dataset:
-    """203 training and 57 test images of noise, which goes by the name of MNIST; every pixel value occurs."""
+    """203 training and 57 test images of noise, called MNIST; every pixel value occurs."""
     random = np.random.default_rng(0)
     return Dataset(
         name="mnist",
@@ -47,7 +54,7 @@ def tiny() -> Dataset:
 
 @pytest.fixture(scope="session")
 def tiny_fashion(tiny: Dataset) -> Dataset:
-    """Inverted `tiny` by the name of Fashion-MNIST: whoever reads the one for the other is found out."""
+    """`tiny`, inverted and called Fashion-MNIST, so that reading one instead of the other is noticed."""
     return replace(tiny, name="fashion-mnist", train_images=255 - tiny.train_images, test_images=255 - tiny.test_images)
 
 

@@ -1,4 +1,4 @@
-"""The same seed gives the same bits: what makes a difference between two trials mean something."""
+"""The same seed gives the same bits; otherwise differences between trials would mean nothing."""
 
 import os
 import subprocess

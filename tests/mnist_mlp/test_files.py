@@ -22,9 +22,9 @@ def test_folder_device_and_read_only_file_are_refused(tmp_path: Path, monkeypatc
     locked.touch()
     check_writable_file(locked)
     for path in (tmp_path, Path(os.devnull)):
-        with pytest.raises(OutputError, match="not a plain file"):
+        with pytest.raises(OutputError, match="is a folder or a device"):
             check_writable_file(path)
-    # As it is for all but the superuser, whom tests may be run by.
+    # As for every user except the superuser, who may run the tests.
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(OutputError, match="read-only"):
         check_writable_file(locked)

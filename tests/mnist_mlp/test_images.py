@@ -34,7 +34,7 @@ REFERENCE: Final = prepare_image(seven()).pixels
 
 
 def difference(one: Pixels, other: Pixels) -> float:
-    """Return the mean difference as a share of the full range, where there is ink in either."""
+    """Return the mean difference of all pixels with ink in either picture, as a share of the full range."""
     inked = np.maximum(one, other) > 0
     return float(np.abs(one.astype(int) - other.astype(int))[inked].mean() / 255)
 
@@ -125,7 +125,7 @@ def test_thin_strokes_of_a_large_picture_stay_dark() -> None:
 
 
 def with_opacity(ink: int, hidden: int) -> Image.Image:
-    """Return the 7 in `ink` on full transparency, under which there is the colour `hidden`."""
+    """Return a 7 in `ink` on a fully transparent background whose hidden colour is `hidden`."""
     opacity = seven(ink=255, paper=0)
     grey = Image.new("L", opacity.size, hidden)
     grey.paste(ink, mask=opacity.point(lambda level: 255 * (level > 0)))
@@ -205,7 +205,7 @@ def test_twelve_bits_in_a_sixteen_bit_file_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 0.3, 1e-30])
-def test_noise_on_blank_paper_of_many_bits_is_no_digit(level: float) -> None:
+def test_noise_on_blank_paper_of_many_bits_is_not_a_digit(level: float) -> None:
     levels = np.full((50, 50), level, np.float32)
     levels[20:30, 20:30] *= 0.98
     with pytest.raises(ImageError, match="is empty"):
@@ -213,10 +213,10 @@ def test_noise_on_blank_paper_of_many_bits_is_no_digit(level: float) -> None:
 
 
 @pytest.mark.parametrize("level", [np.nan, np.inf])
-def test_level_that_is_no_number_is_refused(level: float) -> None:
+def test_level_that_is_not_finite_is_refused(level: float) -> None:
     levels = np.asarray(seven()).astype(np.float32)
     levels[0, 0] = level
-    with pytest.raises(ImageError, match="levels that are no finite numbers"):
+    with pytest.raises(ImageError, match="levels that are not finite numbers"):
         prepare_image(Image.fromarray(levels))
 
 
@@ -275,7 +275,7 @@ def test_empty_picture_is_refused(image: Image.Image) -> None:
 
 def test_source_that_is_neither_path_nor_picture_is_refused_with_the_way_to_make_one() -> None:
     pixels: Any = np.zeros((28, 28), np.uint8)
-    with pytest.raises(ImageError, match=r"of type ndarray is not read: .* Image\.fromarray"):
+    with pytest.raises(ImageError, match=r"of type ndarray cannot be read: .* Image\.fromarray"):
         prepare_image(pixels)
 
 
@@ -283,18 +283,18 @@ def test_missing_file_folder_text_and_cut_file_are_refused_by_name(tmp_path: Pat
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(saved(tmp_path, seven()).read_bytes()[:400])
     for path, message in (
-        (tmp_path / "nix.png", "is not there"),
-        (tmp_path, "is not a plain file"),
-        (tmp_path / "text.png", "in no format that is read here: save it as one of PNG, JPEG"),
+        (tmp_path / "nix.png", "does not exist"),
+        (tmp_path, "is not a file"),
+        (tmp_path / "text.png", "is not in a supported format: save it as one of PNG, JPEG"),
         (tmp_path / "cut.png", "cannot be read: it is damaged"),
-        (tmp_path / "a\0b.png", "is not there|damaged"),
+        (tmp_path / "a\0b.png", "does not exist|damaged"),
     ):
         with pytest.raises(ImageError, match=f"picture .*{message}"):
             prepare_image(path)
 
 
-def test_formats_that_are_not_offered_are_not_opened(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="no format that is read here"):
+def test_unsupported_formats_are_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="not in a supported format"):
         prepare_image(saved(tmp_path, seven(), "seven.tiff"))
 
 
@@ -305,7 +305,7 @@ def test_formats_that_are_not_offered_are_not_opened(tmp_path: Path) -> None:
         (SyntaxError("broken PNG file"), "it is damaged"),
     ],
 )
-def test_whatever_pillow_says_to_a_file_is_an_image_error(
+def test_every_error_of_pillow_becomes_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -413,7 +413,7 @@ def test_a_chunk_that_announces_gigabytes_costs_no_memory(tmp_path: Path) -> Non
     (tmp_path / "seven.png").write_bytes(content)
     tracemalloc.start()
     try:
-        prepare_image(tmp_path / "seven.png")  # what is there of the picture is whole
+        prepare_image(tmp_path / "seven.png")  # the picture's data is complete
     except ImageError:
         pass
     finally:

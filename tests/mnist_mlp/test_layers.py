@@ -104,7 +104,7 @@ print(sorted(faults)[4])
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the rule is glibc's")
-def test_what_products_free_is_kept_for_the_next_ones() -> None:
+def test_memory_that_products_free_is_reused() -> None:
     def faults(*arguments: str, **environment: str) -> int:
         command = [sys.executable, "-c", FAULTS, *arguments]
         done = subprocess.run(  # noqa: S603 - our own command

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,12 +32,19 @@ def noise(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
+        ((784, 0, 10), {}, "layer width 0 in '784-0-10' is out of range: use 1 to"),
+        ((784, 1.5, 10), {}, r"layer width 1\.5 is of type float: give a whole number"),
+        ("784-10", {}, r"layers '784-10' are of type str: give them like \(784, 128, 10\)"),
         ((784,), {}, r"layers \(784,\) are too few"),
         ((784, 10), {"output": "soft"}, r"output 'soft' is unknown \(did you mean 'softmax'\?\)"),
         ((784, 10), {"activation": "relo"}, r"activation 'relo' is unknown \(did you mean 'relu'\?\)"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused(arguments: tuple[int, ...], options: dict[str, str], words: str) -> None:
+def test_invalid_network_is_refused(
+    arguments: Any,  # noqa: ANN401 - mistakes of any type
+    options: dict[str, str],
+    words: str,
+) -> None:
     with pytest.raises(InvalidValueError, match=words):
         MLP(arguments, **options)
 
@@ -67,7 +76,7 @@ def test_flops_of_a_small_model_are_those_of_pencil_and_paper() -> None:
     assert training_flops((784, 128, 10)) == 4 * 784 * 128 + 6 * 128 * 10
 
 
-def test_activation_stands_between_layers_but_not_after_the_last() -> None:
+def test_activation_follows_every_layer_but_the_last() -> None:
     assert [type(module) for module in MLP((784, 30, 20, 10)).children()] == [
         nn.Linear,
         nn.ReLU,

@@ -176,11 +176,11 @@ def test_dataloader_refuses_datasets_that_torchvision_cannot_read(name: str, tin
     message = str(caught.value)
     assert f"dataset {name!r}" in message
     assert "torchvision has no class for it" in message
-    assert "use the resident pipeline, or one of mnist, fashion-mnist" in message
+    assert "use pipeline resident, or one of the datasets mnist, fashion-mnist" in message
 
 
 @pytest.mark.parametrize("left", [("training.pt", "test.pt"), ("test.pt",)])
-def test_dataloader_reads_no_copy_that_an_older_torchvision_left(
+def test_dataloader_refuses_files_of_an_older_torchvision(
     left: tuple[str, ...], tiny: Dataset, tiny_root: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_root, tmp_path, dirs_exist_ok=True)
@@ -190,7 +190,7 @@ def test_dataloader_reads_no_copy_that_an_older_torchvision_left(
     for name in left:
         torch.save((255 - tiny.train_images, tiny.train_labels), folder / name)
     with pytest.raises(
-        InvalidValueError, match=r"older torchvision .* nobody has verified.*: remove the folder '.*sed'"
+        InvalidValueError, match=r"older torchvision wrote, instead of .* verified files: remove the folder '.*sed'"
     ):
         dataloader(tiny, "unit", tmp_path)
     dataloader(replace(tiny, name="fashion-mnist"), "unit", tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn, and that it says everything without colour."""
+"""Figures: what is drawn, and that nothing is shown by colour alone."""
 
 import io
 import subprocess

@@ -112,7 +112,7 @@ def test_ranks_take_the_steps_that_one_process_takes(
 
 
 @pytest.mark.slow
-def test_without_the_exchange_of_gradients_ranks_part(
+def test_without_exchanging_gradients_ranks_diverge(
     trained: list[dict[str, tuple[Tensor, list[tuple[float, int]]]]],
 ) -> None:
     assert not torch.allclose(trained[0]["apart"][0], trained[1]["apart"][0], rtol=1e-3)
@@ -142,17 +142,17 @@ def test_a_batch_that_ranks_cannot_share_equally_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(-1, 2), (2, 2), (0, 0)])
-def test_a_rank_there_is_not_is_refused(rank: int, world_size: int) -> None:
+def test_rank_outside_of_the_world_is_refused(rank: int, world_size: int) -> None:
     with pytest.raises(InvalidValueError, match=f"rank {rank} is out of range"):
         Ranks(rank=rank, world_size=world_size)
 
 
 @pytest.mark.parametrize("engine", ["fused", "compiled"])
-def test_engines_of_one_process_are_refused_to_ranks(engine: str) -> None:
+def test_engines_for_one_process_are_refused_with_several_ranks(engine: str) -> None:
     with pytest.raises(InvalidValueError, match=f"engine '{engine}' trains in one process only"):
         check_supported(device="cpu", engine=engine, precision="fp32", pipeline="resident", world_size=2)
 
 
 def test_ranks_are_refused_where_nothing_exchanges_gradients() -> None:
-    with pytest.raises(InvalidValueError, match="several ranks are not offered on 'mps'"):
+    with pytest.raises(InvalidValueError, match="several ranks are not supported on 'mps'"):
         check_supported(device="mps", engine="eager", precision="fp32", pipeline="resident", world_size=2)

@@ -22,9 +22,7 @@ from mnist_mlp.recipes import (
     TRANSFORMS,
     TUTORIALS,
     Recipe,
-    check_choice,
     check_layers,
-    check_positive_int,
     custom_recipe,
     find_recipe,
     parse_layers,
@@ -294,7 +292,7 @@ def test_misspelt_recipe_is_answered_with_the_nearest_one(misspelt: str, meant: 
 
 
 @pytest.mark.parametrize("model", ["", "resnet", "-784-10"])
-def test_unlike_name_gets_no_suggestion_but_the_list(model: str) -> None:
+def test_name_unlike_any_other_gets_no_suggestion_but_the_list(model: str) -> None:
     with pytest.raises(InvalidValueError, match="use a recipe") as caught:
         find_recipe(model)
     assert "did you mean" not in str(caught.value)
@@ -408,7 +406,7 @@ def test_name_and_shuffle_of_another_type_are_refused(field: str, value: object,
         changed(**{field: value})
 
 
-def test_model_that_is_no_text_is_refused_with_the_way_to_write_it() -> None:
+def test_model_that_is_not_text_is_refused_with_the_way_to_write_it() -> None:
     layers: Any = (784, 100, 10)
     with pytest.raises(InvalidValueError, match=r"model \(784, 100, 10\) is of type tuple: .* like '784-128-10'"):
         find_recipe(layers)
@@ -463,20 +461,9 @@ def test_lists_and_numpys_numbers_are_kept_as_plain_ones() -> None:
         ("layers", (784, 32.5, 10), r"layer width 32\.5 is of type float: give a whole number"),
         ("layers", "784-10", r"layers '784-10' are of type str: give them like \(784, 128, 10\)"),
         ("layers", 784, "layers 784 are of type int: give them like"),
+        ("name", None, "recipe name None is of type NoneType: give text"),
     ],
 )
 def test_value_of_a_wrong_type_is_refused_as_such(field: str, value: object, message: str) -> None:
     with pytest.raises(InvalidValueError, match=f"^{message}"):
         changed(**{field: value})
-
-
-def test_choice_among_the_known_is_accepted_and_one_is_the_least_count() -> None:
-    check_choice("fruit", "fig", ("apple", "fig"))
-    check_positive_int("figs", 1)
-
-
-def test_unknown_choice_is_answered_with_the_nearest_and_all() -> None:
-    with pytest.raises(
-        InvalidValueError, match=r"fruit 'aple' is unknown \(did you mean 'apple'\?\): use one of apple, fig"
-    ):
-        check_choice("fruit", "aple", ("apple", "fig"))

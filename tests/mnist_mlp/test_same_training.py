@@ -1,4 +1,4 @@
-"""Every engine computes the same training: against eager, against float64, in odd shapes, and back to the start."""
+"""Every engine computes the same training: compared with eager and float64, in odd shapes, and after a reset."""
 
 import functools
 import gc
@@ -54,9 +54,9 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ 
 
 
 class Recorder(TorchDispatchMode):
-    """Notes operations on tensors and does none of them, as a stream does while a graph is captured.
+    """Records operations on tensors without executing them, as a stream does while a graph is captured.
 
-    What they write to has to be there already: one that makes new memory, or reads a value, is refused.
+    They may only write to existing tensors: operations that allocate memory or read a value are refused.
     """
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Recorder(TorchDispatchMode):
 
 
 def record(work: Callable[[], None], _device: torch.device) -> Callable[[], None]:
-    """Stand in for a capture: what is replayed are the operations on the same tensors, and nothing of Python's."""
+    """Replacement for a capture: it replays the operations on the same tensors, without running any Python code."""
     recorder = Recorder()
     with recorder:
         work()
@@ -108,10 +108,10 @@ def graph_engine(recipe: Recipe, capture: Capture = record) -> GraphEngine:
 
 
 def assert_same_training(recipe: Recipe, engine: str, device: torch.device = CPU) -> None:
-    """Train one epoch with `engine` on `device`, and with eager on the CPU.
+    """Train one epoch with `engine` on `device`, and with eager on the CPU, and compare.
 
-    Rounding differs by some units of 6e-8 in each sum. SGD passes that on, times the learning rate; Adam divides by the
-    gradient's own size, so a gradient near nothing can turn a step of one learning rate by a good part of it.
+    Sums differ by a few roundings of 6e-8. In SGD the parameters then differ by that much times the learning rate. Adam
+    divides by the gradient's own size, so where a gradient is nearly 0 a step may differ by a large part of itself.
     """
     arms = (("eager", CPU), (engine, device))
     reference, other = (Training(recipe, bars(), device=place, seed=5, engine=name) for name, place in arms)
@@ -194,7 +194,7 @@ def test_graph_steps_are_the_fused_ones_bit_for_bit(recipe: Recipe, monkeypatch:
         assert tallies[1].read().loss == pytest.approx(tallies[0].read().loss, rel=1e-6)
         if recipe.schedule != "constant":  # a rate worked out on the device is a float32, on the host a double
             torch.testing.assert_close(graph.parameters.values, fused.parameters.values, rtol=1e-4, atol=1e-6)
-        elif recipe.batch_size > 1:  # a product with one row may be rounded by where its operands lie in memory
+        elif recipe.batch_size > 1:  # the rounding of a one-row product may depend on memory alignment
             assert torch.equal(fused.parameters.values, graph.parameters.values)
 
 
@@ -248,7 +248,7 @@ def test_no_garbage_is_collected_while_a_graph_is_captured(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("make", [fused_engine, graph_engine])
-def test_an_engines_memory_goes_with_the_last_reference_to_it(make: Callable[[Recipe], FusedEngine]) -> None:
+def test_an_engines_memory_is_freed_with_the_last_reference_to_it(make: Callable[[Recipe], FusedEngine]) -> None:
     engine = make(RECIPE)
     engine.train(torch.arange(130))
     remembered = weakref.ref(engine)
@@ -335,9 +335,9 @@ def test_an_epoch_captures_nothing_that_its_rehearsal_has_not() -> None:
     assert len(captured) == rehearsed
 
 
-def test_what_a_captured_step_works_on_lives_as_long_as_its_engine() -> None:
+def test_tensors_of_a_captured_step_live_as_long_as_its_engine() -> None:
     def forget(work: Callable[[], None], _device: torch.device) -> Callable[[], None]:
-        """Keep nothing of `work` alive: a graph's kernels go on writing to memory that may long be another's."""
+        """Keep no reference to `work`, like a graph, whose kernels would write to memory that is no longer theirs."""
         remembered = weakref.ref(work)
 
         def replay() -> None:
@@ -398,7 +398,7 @@ def test_a_rehearsals_buffers_serve_the_epochs_and_change_no_bit_of_them(batch_s
     assert torch.equal(fresh.parameters.values, rehearsed.parameters.values)
 
 
-def test_buffers_that_are_too_small_go_before_larger_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_that_are_too_small_are_freed_before_larger_ones_are_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Block]] = []
     others: list[int] = []
 
@@ -474,7 +474,7 @@ def test_one_process_compiles_for_any_number_of_models(monkeypatch: pytest.Monke
         (torch.OutOfMemoryError("no headers"), torch.OutOfMemoryError),
     ],
 )
-def test_compiler_that_fails_is_said_to_be_the_reason_unless_memory_was_short(
+def test_failing_compiler_is_reported_unless_memory_was_short(
     monkeypatch: pytest.MonkeyPatch, cause: Exception, expected: type[Exception]
 ) -> None:
     def compile_nothing(function: Callable[..., object], **_: object) -> Callable[..., object]:

@@ -19,12 +19,12 @@ def one_cycle(steps: int, peak: float = 0.5) -> Schedule:
     return Schedule(name="one_cycle", peak=peak, steps=steps)
 
 
-def test_a_constant_schedule_is_the_recipes_rate_for_ever() -> None:
+def test_constant_schedule_keeps_the_recipes_rate() -> None:
     schedule = schedule_of(RECIPE, 200)
     assert {schedule.rate(step) for step in (0, 1, 10**9)} == {RECIPE.learning_rate}
 
 
-def test_one_cycle_rises_for_a_fifth_of_the_steps_and_falls_to_nearly_nothing() -> None:
+def test_one_cycle_rises_for_a_fifth_of_the_steps_and_falls_to_nearly_zero() -> None:
     rates = [one_cycle(100).rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.5 / 20)
     assert rates[19] == rates[20] == 0.5
@@ -75,7 +75,7 @@ def test_training_follows_the_schedule_and_starts_it_anew_when_restarted(engine:
 
 
 @pytest.mark.parametrize("engine", ["eager", "fused"])
-def test_after_its_last_step_a_one_cycle_training_stands_still(engine: str) -> None:
+def test_after_its_last_step_one_cycle_changes_nothing(engine: str) -> None:
     recipe = replace(RECIPE, schedule="one_cycle", optimizer="sgd", epochs=1)
     training = Training(recipe, bars(), device=CPU, seed=1, engine=engine)
     training.train(training.order(0))

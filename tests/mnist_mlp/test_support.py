@@ -1,4 +1,4 @@
-"""What goes together, what does not, and that the message says why."""
+"""Which combinations are supported, and that every refusal says why."""
 
 import importlib.metadata
 import itertools
@@ -13,14 +13,14 @@ from mnist_mlp.support import check_supported, has_compiler, why_unsupported
 @pytest.mark.parametrize(
     ("device", "engine", "precision", "pipeline", "words"),
     [
-        ("cpu", "graph", "fp32", "resident", "CUDA graphs, which device 'cpu' has not"),
+        ("cpu", "graph", "fp32", "resident", "CUDA graphs, which device 'cpu' does not have"),
         ("mps", "graph", "fp32", "resident", "CUDA graphs"),
         ("mps", "compiled", "fp32", "resident", "prototype"),
         ("cpu", "fused", "fp32", "dataloader", "use pipeline resident"),
         ("cuda:0", "graph", "fp32", "dataloader", "use pipeline resident"),
         ("cpu", "eager", "tf32", "resident", "tensor cores"),
-        ("cpu", "fused", "bf16", "resident", "no bf16 path"),
-        ("mps", "eager", "bf16", "resident", "chip to chip"),
+        ("cpu", "fused", "bf16", "resident", "in float32 only, not in bf16"),
+        ("mps", "eager", "bf16", "resident", "differs between Apple chips"),
     ],
 )
 def test_refusal_says_why(device: str, engine: str, precision: str, pipeline: str, words: str) -> None:
@@ -37,7 +37,7 @@ def test_eager_fp32_runs_everywhere_from_either_pipeline(device: str) -> None:
         check_supported(device=device, engine="eager", precision="fp32", pipeline=pipeline)
 
 
-def test_every_engine_and_precision_is_to_be_had_somewhere() -> None:
+def test_every_engine_and_precision_is_supported_somewhere() -> None:
     possible = [
         (engine, precision)
         for device, engine, precision in itertools.product(("cpu", "cuda:0", "mps"), ENGINES, PRECISIONS)
@@ -62,7 +62,9 @@ def test_fused_is_refused_on_mps_with_releases_of_torch_that_compute_wrongly_the
     assert (fused["mps"] is not None) == is_refused
     if is_refused:
         number = version[: version.rindex(".")]
-        with pytest.raises(InvalidValueError, match=f"needs torch 2.14 on 'mps', where torch {number} may .*: install"):
+        with pytest.raises(
+            InvalidValueError, match=f"needs torch 2.14 on 'mps', because torch {number} may .*: install"
+        ):
             check_supported(device="mps", engine="fused", precision="fp32", pipeline="resident")
     check_supported(device="mps", engine="eager", precision="fp32", pipeline="resident")
 

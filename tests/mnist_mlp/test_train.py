@@ -41,7 +41,7 @@ def test_holding_everything_out_is_refused() -> None:
         start(held_out=torch.arange(200))
 
 
-def test_evaluating_training_samples_neither_trains_nor_strays_from_the_positions() -> None:
+def test_evaluating_training_samples_does_not_train_and_uses_only_the_given_positions() -> None:
     training = start()
     before = training.snapshot()
     score = training.evaluate_training_samples(HELD_OUT).read()
@@ -82,12 +82,12 @@ def test_a_tally_keeps_no_output_of_a_step_alive() -> None:
     assert tally.read().correct == 3
 
 
-def test_a_seeds_order_of_samples_stays_what_it_was() -> None:
-    # Stored runs tell their trials by seeds: with other orders the same seed would be another training.
+def test_a_seeds_order_of_samples_is_the_same_in_every_version() -> None:
+    # Stored runs identify trials by their seeds: with another order the same seed would be another training.
     assert start(held_out=None).order(0)[:5].tolist() == [131, 109, 7, 4, 13]
 
 
-def test_a_schedule_ends_with_the_last_epoch_of_the_samples_that_are_left() -> None:
+def test_schedule_ends_with_the_last_epoch_of_the_samples_that_are_not_held_out() -> None:
     recipe = replace(RECIPE, schedule="one_cycle")
     training = Training(recipe, bars(), device=CPU, seed=5, held_out=torch.arange(50))
     snapshots = []
@@ -99,7 +99,7 @@ def test_a_schedule_ends_with_the_last_epoch_of_the_samples_that_are_left() -> N
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_model_is_evaluated_in_the_precision_it_trains_in(precision: str, dtype: torch.dtype) -> None:
+def test_the_model_is_evaluated_in_the_precision_of_its_training(precision: str, dtype: torch.dtype) -> None:
     training = Training(RECIPE, bars(), device=CPU, seed=5, precision=precision)
     seen: set[torch.dtype] = set()
     training.model.register_forward_hook(lambda _model, _images, output: seen.add(output.dtype))

@@ -1,4 +1,4 @@
-"""Choosing a device, automatically in order, by name or not at all; and what float32 products are computed in."""
+"""Choosing a device, automatically or by name, and setting the arithmetic of float32 products."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +31,7 @@ def test_named_device_is_taken_even_if_there_is_a_faster_one(monkeypatch: pytest
     assert choose_device("cuda:1") == torch.device("cuda:1")
 
 
-def test_device_of_torchs_is_taken_as_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_device_is_accepted_like_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, cuda=2, mps=True)
     for name in ("cpu", "cuda:1", "cuda", "mps"):
         assert choose_device(torch.device(name)) == torch.device(name)
@@ -54,7 +54,7 @@ def test_missing_device_is_an_error_that_says_why_and_what_there_is(monkeypatch:
     with pytest.raises(InvalidValueError, match=r"has no MPS\. Available: cpu$"):
         choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_built", lambda: True)
-    with pytest.raises(InvalidValueError, match="no Apple GPU answers here"):
+    with pytest.raises(InvalidValueError, match="torch finds no Apple GPU"):
         choose_device("mps")
 
 
@@ -65,14 +65,14 @@ def test_number_beyond_the_devices_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("name", ["", "CUDA", "tpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "auto:1", "mps:0"])
-def test_text_that_is_no_device_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_text_that_is_not_a_device_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pretend(monkeypatch, cuda=1, mps=True)
     with pytest.raises(InvalidValueError, match=f"device '{name}'"):
         choose_device(name)
 
 
 def products_settings() -> list[object]:
-    """Return torch's settings of float32 products, older and newer ones; None for one that it does not tell."""
+    """Return torch's older and newer settings for float32 products; None for one that it cannot read."""
     backends: Any = torch.backends  # its types leave some of this out
     older: list[Callable[[], object]] = [torch.get_float32_matmul_precision, lambda: backends.cudnn.allow_tf32]
     settings: list[object] = [backends.cuda.matmul.fp32_precision, backends.mkldnn.matmul.fp32_precision]
@@ -106,7 +106,7 @@ def use_newer_switch() -> None:
     ],
     ids=["default", "high", "medium", "newer switch"],
 )
-def test_float32_products_are_set_for_a_while_only(earlier: Callable[[], None]) -> None:
+def test_float32_products_are_restored_after_the_context(earlier: Callable[[], None]) -> None:
     earlier()
     before = products_settings()
     with float32_products("fp32"):
@@ -117,7 +117,7 @@ def test_float32_products_are_set_for_a_while_only(earlier: Callable[[], None]) 
     assert products_settings() == before
 
 
-def test_float32_products_are_as_before_after_an_error_too() -> None:
+def test_float32_products_are_restored_after_an_error_too() -> None:
     before = products_settings()
     with pytest.raises(ValueError, match="within"), float32_products("tf32"):
         raise ValueError("within")

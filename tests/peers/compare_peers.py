@@ -1,10 +1,10 @@
-"""This project's training against other software's, alternating on one machine, on the same data and recipe.
+"""Compare the training times of this project and of other software, on one machine, with the same data and recipe.
 
-For each cell (width, depth, batch size) fresh processes of all peers load MNIST and warm up; then they take turns of
-about `--turn-seconds` in rounds of shuffled order, one computing while the others wait. A round gives each peer's time
-for a sample over that of engine fused; a group of fresh processes gives the trimmed mean of its rounds' logarithms, and
-is one observation. Printed are geometric means with 95 % intervals by Student's t over the groups, the variances
-moderated over the cells as those of a comparison are (`bench.stats.inference.moderate`).
+For each cell (layers, batch size), a fresh process of every peer loads MNIST and warms up. Then the peers take turns of
+about `--turn-seconds`, in rounds of shuffled order; one computes while the others wait. A round gives each peer's time
+per sample divided by that of engine fused. A group of fresh processes is one observation: the trimmed mean of its
+rounds' log ratios. The tables show geometric means with 95 % intervals by Student's t over the groups, with variances
+moderated over the cells as in a comparison (`bench.stats.inference.moderate`).
 
     uv tool run nox -s peers
     python tests/peers/compare_peers.py --device cuda
@@ -40,6 +40,7 @@ from bench.errors import BadInputError
 from bench.execution.launcher import describe_place, prepare_dataset
 from bench.execution.processes import make_launcher
 from bench.planning.plan import choose_devices
+from bench.records import Description
 from bench.stats.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean
 from bench.system.locks import device_locks
 from bench.system.outputs import write_atomically
@@ -65,28 +66,28 @@ DEVICE_PEERS: Final = {
     "cpu": [name for name in PEERS if name != "graph"],
     "cuda": ["fused", "eager", "graph", "jax", "tutorial"],
 }
-"""Device → those that train on it."""
+"""Device → the peers that can train on it."""
 
 DEVICE_VARIABLES: Final = {
     "cpu": {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
     "cuda": {"JAX_PLATFORMS": "cuda"},
 }
-"""Device → the variables that keep every peer to it: JAX and TensorFlow take a GPU wherever there is one."""
+"""Device → environment variables that keep every peer to it; JAX and TensorFlow would use a GPU if there is one."""
 
 RECIPE_PEERS: Final = {"fused", "eager", "graph", "tutorial"}
-"""Those that train any recipe; the others train by Adam and cross-entropy."""
+"""Peers that can train any recipe; the others only use Adam and cross-entropy."""
 
 LEARNING_RATE: Final = 1e-3
 PROBE_BATCHES: Final = 8
-"""Trained before each turn, unmeasured: after a pause caches and clocks are cold."""
+"""Batches trained before each turn, unmeasured, because caches and clocks are cold after a pause."""
 
 PAUSE_SECONDS: Final = 0.1
-"""Before each turn. Threads of the one whose turn it was go on spinning for some 20 ms (OpenBLAS), then sleep."""
+"""Pause before each turn, because the previous peer's threads may go on spinning for about 20 ms (OpenBLAS)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """What is trained: layers in a way that all peers do, or one of this project's recipes."""
+    """What is trained: these layers with Adam and cross-entropy, as all peers can, or a recipe."""
 
     layers: list[int]
     batch_size: int
@@ -94,7 +95,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name shown in tables."""
         return f"{self.recipe or '-'.join(map(str, self.layers))} batch {self.batch_size}"
 
 
@@ -102,7 +103,7 @@ class Peer:
     """A live peer process."""
 
     def __init__(self, name: str, spec: Spec) -> None:
-        """Start it."""
+        """Start the process."""
         self.name = name
         program, *arguments = PEERS[name]
         threads = str(spec.threads)
@@ -127,28 +128,28 @@ class Peer:
     def _receive(self) -> dict[str, Any]:
         line = self._process.stdout.readline() if self._process.stdout is not None else ""
         if not line:
-            raise SystemExit(f"peer {self.name} ended; its last words are above")
+            raise SystemExit(f"peer {self.name} ended; its last output is above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
     def wait(self) -> str:
-        """Wait until it is ready; return its software."""
+        """Wait until the peer is ready; return name and version of its software."""
         return str(self._receive()["software"])
 
     def prepare(self, batch_size: int, turn_seconds: float) -> None:
-        """Choose how much it trains in a turn, and warm that up."""
+        """Choose the number of samples in a turn, about `turn_seconds` of work, and warm up with it."""
         self.probe = min(SAMPLES, PROBE_BATCHES * batch_size)
         self._train(self.probe)
         seconds, _ = self._train(self.probe)
         batches = math.ceil(turn_seconds / seconds * self.probe / batch_size)
-        # Whole passes, where more than one fits: a short last batch of another size costs some peers a compilation.
+        # Whole passes if more than one fits: for some peers a short last batch of another size means a compilation.
         self.samples = batches * batch_size
         if self.samples > SAMPLES:
             self.samples = round(self.samples / SAMPLES) * SAMPLES
         self._train(self.samples)
 
     def turn(self) -> tuple[float, float]:
-        """Let it train; return seconds for all samples, and mean loss."""
+        """Train; return the seconds per epoch at this rate, and the mean loss."""
         time.sleep(PAUSE_SECONDS)
         self._train(self.probe)
         seconds, loss = self._train(self.samples)
@@ -160,56 +161,23 @@ class Peer:
         return answer["seconds"], answer["loss"]
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         with self._process:
             self._process.kill()
 
 
 def main() -> None:
-    """Measure or show."""
-    parser = argparse.ArgumentParser(description="Time of other software over that of engine fused.")
-    parser.add_argument("--device", choices=tuple(DEVICE_PEERS), default="cpu")
-    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), help="by default all that train on the device")
-    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024])
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256, 1024])
-    parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), help="instead of widths, depths, batch sizes")
-    parser.add_argument("--groups", type=int, default=3, help="groups of fresh processes a cell")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each peer in a group")
-    parser.add_argument("--turn-seconds", type=float, default=0.5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json, or MACHINE-cuda.json")
-    parser.add_argument("--show", type=Path, help="print the table of a stored comparison, measure nothing")
-    parser.add_argument("--summary", action="store_true", help="print a row for each software, not for each cell")
-    options = parser.parse_args()
+    """Measure, or show a stored comparison."""
+    options = parse_options()
+    printed = show_summary if options.summary else show
     if options.show is not None:
-        (show_summary if options.summary else show)(json.loads(options.show.read_text()))
+        printed(json.loads(options.show.read_text()))
         return
-    able = DEVICE_PEERS[options.device]
-    chosen = options.peers or able
-    if others := set(chosen) - set(able):
-        parser.error(f"{', '.join(sorted(others))} are not compared on {options.device}: give --peers {' '.join(able)}")
-    if options.recipes is not None and (others := set(chosen) - RECIPE_PEERS):
-        usual = " ".join(name for name in able if name in RECIPE_PEERS)
-        parser.error(f"{', '.join(sorted(others))} cannot train recipes: give --peers {usual}")
-    with contextlib.closing(make_launcher()) as launcher:
-        place = describe_place(launcher)
-        try:
-            choose_devices((options.device,), place.devices)
-        except BadInputError as error:
-            parser.error(str(error))
-        prepare_dataset(launcher, "mnist", None, timeout_seconds=3600)
+    place = prepare(options.device)
     suffix = "" if options.device == "cpu" else f"-{options.device}"
     path = options.output or Path("results/peers") / f"{place.machine.id}{suffix}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    cells = [
-        Cell(layers=[784, *[width] * depth, 10], batch_size=size)
-        for width, depth, size in itertools.product(options.widths, options.depths, options.batch_sizes)
-    ]
-    if options.recipes is not None:
-        recipes = [RECIPES[name] for name in options.recipes]
-        cells = [Cell(layers=list(one.layers), batch_size=one.batch_size, recipe=one.name) for one in recipes]
-    names = list(dict.fromkeys([REFERENCE, *chosen]))
+    names = list(dict.fromkeys([REFERENCE, *options.peers]))
     result: dict[str, Any] = {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command_line(sys.argv[1:]),
@@ -220,18 +188,71 @@ def main() -> None:
         "cells": [],
     }
     with device_locks([options.device]):
-        for cell in cells:
+        for cell in make_cells(options):
             groups = [measure(cell, names, options, group, result["software"]) for group in range(options.groups)]
             result["cells"].append({**asdict(cell), "groups": groups})
             print(f"{cell.name}: {describe(groups)}", file=sys.stderr, flush=True)  # noqa: T201 - progress
             write_atomically(path, json.dumps(result) + "\n")
-    (show_summary if options.summary else show)(result)
+    printed(result)
+
+
+def parse_options() -> argparse.Namespace:
+    """Return the command line's options, with `peers` filled in; refuse peers that cannot take part."""
+    parser = argparse.ArgumentParser(
+        description="Compare the training time of other software with that of engine fused."
+    )
+    parser.add_argument("--device", choices=tuple(DEVICE_PEERS), default="cpu")
+    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), help="by default all that can train on the device")
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024])
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256, 1024])
+    parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), help="instead of widths, depths, batch sizes")
+    parser.add_argument("--groups", type=int, default=3, help="groups of fresh processes per cell")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each peer in a group")
+    parser.add_argument("--turn-seconds", type=float, default=0.5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json, or MACHINE-cuda.json")
+    parser.add_argument("--show", type=Path, help="print the table of a stored comparison, measure nothing")
+    parser.add_argument("--summary", action="store_true", help="print a row for each software, not for each cell")
+    options = parser.parse_args()
+    able = DEVICE_PEERS[options.device]
+    options.peers = options.peers or able
+    if others := set(options.peers) - set(able):
+        parser.error(f"{', '.join(sorted(others))} are not compared on {options.device}: give --peers {' '.join(able)}")
+    if options.recipes is not None and (others := set(options.peers) - RECIPE_PEERS):
+        usual = " ".join(name for name in able if name in RECIPE_PEERS)
+        parser.error(f"{', '.join(sorted(others))} cannot train recipes: give --peers {usual}")
+    return options
+
+
+def prepare(device: str) -> Description:
+    """Return the fingerprint of this machine, once it has the device and MNIST."""
+    with contextlib.closing(make_launcher()) as launcher:
+        place = describe_place(launcher)
+        try:
+            choose_devices((device,), place.devices)
+        except BadInputError as error:
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(2) from error
+        prepare_dataset(launcher, "mnist", None, timeout_seconds=3600)
+    return place
+
+
+def make_cells(options: argparse.Namespace) -> list[Cell]:
+    """Return the cells to measure: the recipes, or every combination of width, depth and batch size."""
+    if options.recipes is not None:
+        recipes = [RECIPES[name] for name in options.recipes]
+        return [Cell(layers=list(one.layers), batch_size=one.batch_size, recipe=one.name) for one in recipes]
+    return [
+        Cell(layers=[784, *[width] * depth, 10], batch_size=size)
+        for width, depth, size in itertools.product(options.widths, options.depths, options.batch_sizes)
+    ]
 
 
 def measure(
     cell: Cell, names: Sequence[str], options: argparse.Namespace, group: int, software: dict[str, str]
 ) -> list[dict[str, list[float]]]:
-    """Return for each round of a group of fresh processes: each peer's seconds for all samples, and mean loss."""
+    """Run one group of fresh processes; return each peer's seconds per epoch and mean loss in each round."""
     spec = Spec(
         layers=cell.layers,
         batch_size=cell.batch_size,
@@ -256,13 +277,13 @@ def measure(
 
 
 def play(peers: Sequence[Peer]) -> Iterator[tuple[str, list[float]]]:
-    """Let each peer take its turn; yield its seconds for all samples, and its mean loss."""
+    """Let each peer take its turn; yield its name, its seconds per epoch and its mean loss."""
     for peer in peers:
         yield peer.name, list(peer.turn())
 
 
 def log_ratios(groups: Sequence[Sequence[dict[str, list[float]]]], name: str) -> list[float]:
-    """Return each group's log ratio of `name` over the reference: the trimmed mean over its rounds."""
+    """Return each group's log ratio of `name` to the reference: the trimmed mean over its rounds."""
     return [
         trimmed_mean([math.log(turn[name][0] / turn[REFERENCE][0]) for turn in group if name in turn])
         for group in groups
@@ -276,13 +297,13 @@ def ratio_text(estimate: Estimate) -> str:
 
 
 def describe(groups: Sequence[Sequence[dict[str, list[float]]]]) -> str:
-    """Return the ratios of a cell in a line."""
+    """Return the ratios of a cell as one line."""
     names = [name for name in groups[0][0] if name != REFERENCE]
     return ", ".join(f"{name} {math.exp(sum(log_ratios(groups, name)) / len(groups)):.2f}" for name in sorted(names))
 
 
 def ratios_by_peer(result: dict[str, Any]) -> dict[str, tuple[Estimate, ...]]:
-    """Return for each peer the estimated log ratio of each cell, variances moderated over the cells."""
+    """Return each peer's estimated log ratio in each cell, with variances moderated over the cells."""
     names = [name for name in PEERS if name in result["software"] and name != REFERENCE]
     return {
         name: moderate([paired_estimate(log_ratios(entry["groups"], name)) for entry in result["cells"]])
@@ -291,7 +312,7 @@ def ratios_by_peer(result: dict[str, Any]) -> dict[str, tuple[Estimate, ...]]:
 
 
 def mean_ratio(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean over cells, which were measured independently of each other."""
+    """Return the mean over cells, which are independent measurements."""
     cells = len(estimates)
     return replace(
         estimates[0],
@@ -302,7 +323,7 @@ def mean_ratio(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the table, a row a cell, and geometric means over the cells."""
+    """Print a table with one row per cell, and the geometric means over the cells."""
     ratios = ratios_by_peer(result)
     rows = []
     for place, entry in enumerate(result["cells"]):
@@ -318,7 +339,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def show_summary(result: dict[str, Any]) -> None:
-    """Print a row for each peer: geometric mean over the cells, and the cells where it did best and worst."""
+    """Print one row per peer: the geometric mean over the cells, and its best and worst cell."""
     rows = []
     for name, estimates in ratios_by_peer(result).items():
         cells = sorted(zip(estimates, result["cells"], strict=True), key=lambda cell: cell[0].value)
@@ -331,7 +352,7 @@ def show_summary(result: dict[str, Any]) -> None:
 
 
 def print_notes(result: dict[str, Any]) -> None:
-    """Print what was compared, where and how."""
+    """Print what was compared, on which machine, with which command and software."""
     groups = " or ".join(map(str, sorted({len(entry["groups"]) for entry in result["cells"]})))
     where = f"{device_of(result)}, {result['threads']} threads"
     command = shlex.join(["python", "tests/peers/compare_peers.py", *result["command"]])
@@ -342,12 +363,12 @@ def print_notes(result: dict[str, Any]) -> None:
 
 
 def epoch_text(seconds: float) -> str:
-    """Return an epoch's time; on a GPU it may take milliseconds."""
+    """Return an epoch's time as text, in milliseconds if it is short."""
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
 
 
 def device_of(result: dict[str, Any]) -> str:
-    """Return what a stored comparison trained on; those without a device are of the CPU."""
+    """Return the name of the processor of a stored comparison; one without a device is of the CPU."""
     kind, machine = result.get("device", "cpu"), result["machine"]
     if kind == "cpu":
         return str(machine["cpu_model"])

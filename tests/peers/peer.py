@@ -1,8 +1,8 @@
-"""One side of the comparison with other software: trains on request, and times itself.
+"""The common part of all peers: programs that train on request and time themselves.
 
-A peer is a program that calls `serve`. It is told what to train as one line of JSON on standard input, and answers one
-line when it is ready; each further line is a number of samples to train on, answered with the seconds that took and the
-mean training loss. Nothing here needs more than numpy, so that every peer can run in an environment of its own.
+A peer is a program that calls `serve`. It reads what to train as one line of JSON from standard input and answers with
+one line when it is ready. Each further line is a number of samples to train on, answered with the seconds that this
+took and the mean training loss. Only numpy is needed here, so that every peer can have its own environment.
 """
 
 import json
@@ -21,17 +21,17 @@ Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 
 SAMPLES = 60_000
-"""In the training set."""
+"""Number of samples in the training set."""
 
 MEAN, DEVIATION = 0.1307, 0.3081
-"""Of the training images' pixels, as every tutorial has them."""
+"""Mean and standard deviation of the training images' pixels, as in every tutorial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What to train: an MLP with ReLU, cross-entropy, Adam without decay; or, for some peers, the recipe of that name.
+    """What to train: an MLP with ReLU, cross-entropy and Adam without weight decay, or the recipe called `recipe`.
 
-    `folder` holds MNIST's four decoded files, `device` is ``cpu`` or ``cuda``.
+    `folder` contains MNIST's four decoded files; `device` is ``cpu`` or ``cuda``.
     """
 
     layers: list[int]
@@ -45,11 +45,11 @@ class Spec:
 
 
 Train: TypeAlias = Callable[[int], float]
-"""Trains on that many samples, at most all, drawn anew, in batches (the last may be short); returns the mean loss."""
+"""Trains on that many samples, drawn anew, in batches (the last may be short); returns their mean loss."""
 
 
 def training_set(spec: Spec) -> tuple[Floats, Integers]:
-    """Return all training images, (60000, 784) and normalised, and their labels."""
+    """Return all training images, (60000, 784) float32, normalised, and their labels, (60000,) int64."""
     folder = Path(spec.folder)
     pixels = np.fromfile(folder / "train-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 784)
     images = pixels.astype(np.float32) / np.float32(255)
@@ -58,7 +58,7 @@ def training_set(spec: Spec) -> tuple[Floats, Integers]:
 
 
 def initial_weights(spec: Spec) -> list[tuple[Floats, Floats]]:
-    """Return weights, (inputs, outputs), and biases of each layer, drawn as torch draws them by default."""
+    """Return each layer's weights, (inputs, outputs), and biases, from torch's default distributions."""
     random = np.random.default_rng(spec.seed)
 
     def draw(inputs: int, *shape: int) -> Floats:
@@ -69,9 +69,9 @@ def initial_weights(spec: Spec) -> list[tuple[Floats, Floats]]:
 
 
 def serve(make: Callable[[Spec], tuple[Train, str]]) -> None:
-    """Answer requests; `make` returns what trains, and the name and version of the software."""
+    """Answer requests; `make` returns the training function, and name and version of the software."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # so that output of libraries does not mix with the answers
 
     def answer(**members: Any) -> None:  # noqa: ANN401 - JSON values
         print(json.dumps(members), file=answers, flush=True)
@@ -86,7 +86,7 @@ def serve(make: Callable[[Spec], tuple[Train, str]]) -> None:
 
 
 def train_on(train: Train, samples: int) -> float:
-    """Train on any number of samples, in passes over the training set and what is left; return the last mean loss."""
+    """Train on any number of samples, in whole passes and a rest; return the mean loss of the last part."""
     passes, rest = divmod(samples, SAMPLES)
     for count in [SAMPLES] * passes + [rest] * (rest > 0):
         loss = train(count)

@@ -1,4 +1,4 @@
-"""NumPy, with every buffer made beforehand and the optimizer in place on one flat array."""
+"""NumPy with preallocated buffers, and an in-place optimizer on one flat array."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Network:
-    """Weights, gradients and moments, each one flat array with views of its parts."""
+    """Weights, gradients and moments, each as one flat array with views of its parts."""
 
     def __init__(self, spec: Spec) -> None:
         parts = [part for layer in initial_weights(spec) for part in layer]

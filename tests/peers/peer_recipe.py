@@ -1,4 +1,4 @@
-"""What a specification asks for, as this project's recipe."""
+"""A specification as one of this project's recipes."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from mnist_mlp.recipes import RECIPES, Recipe
 
 
 def recipe_of(spec: Spec) -> Recipe:
-    """Return the recipe that is named, or one of these layers, trained as in all comparisons with other software."""
+    """Return the recipe that `spec` names, or the recipe for its layers that all peers can train."""
     if spec.recipe is not None:
         return RECIPES[spec.recipe]
     return Recipe(name="peers", layers=tuple(spec.layers), batch_size=spec.batch_size, learning_rate=spec.learning_rate)

@@ -1,4 +1,4 @@
-"""scikit-learn's MLPClassifier, a pass at a time."""
+"""scikit-learn's MLPClassifier, one pass at a time."""
 
 import numpy as np
 import sklearn

@@ -1,4 +1,4 @@
-"""The loop of every tutorial: torchvision's dataset and transforms, a DataLoader, autograd, an optimizer of torch's."""
+"""The loop of every tutorial: torchvision's dataset and transforms, a DataLoader, autograd and torch's optimizer."""
 
 import itertools
 from collections.abc import Callable

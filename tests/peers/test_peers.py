@@ -162,7 +162,7 @@ def test_peers_that_cannot_take_part_are_refused_before_anything_starts(argument
     ("device", "expected"),
     [("cpu", {"platforms": "cpu", "visible": ""}), ("cuda", {"platforms": "cuda", "visible": "3"})],
 )
-def test_no_peer_takes_another_device(
+def test_every_peer_keeps_to_its_device(
     device: str, expected: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "peer_echo.py"

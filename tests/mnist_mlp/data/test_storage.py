@@ -35,9 +35,7 @@ def test_default_root_follows_the_variables_of_the_platform(
     ("platform", "environ", "variable"),
     [("linux", {}, "HOME"), ("linux", {"HOME": ""}, "HOME"), ("darwin", {}, "HOME"), ("win32", HOME, "LOCALAPPDATA")],
 )
-def test_no_home_at_all_is_an_error_that_names_the_ways_out(
-    platform: str, environ: dict[str, str], variable: str
-) -> None:
+def test_missing_home_is_an_error_with_remedies(platform: str, environ: dict[str, str], variable: str) -> None:
     with pytest.raises(InvalidValueError, match=rf"^{variable} is not set.*--data-root or MNIST_MLP_DATA"):
         default_root(environ, platform)
 
@@ -74,7 +72,7 @@ def test_stored_files_are_readable_by_whomever_the_umask_allows(tmp_path: Path) 
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_what_was_left_half_written_a_day_ago_is_removed(tmp_path: Path) -> None:
+def test_half_written_files_are_removed_after_a_day(tmp_path: Path) -> None:
     old, young, other = (tmp_path / f".{name}.tmp" for name in ("a.7-00000000", "a.8-00000000", "b.7-00000000"))
     for path in (old, young, other):
         path.touch()
