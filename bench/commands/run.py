@@ -1,4 +1,4 @@
-"""The commands `run` and `devices`: what measures, and where it can."""
+"""The commands `run`, which measures, and `devices`, which lists where it can."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
     from bench.execution import run
-    from bench.execution.crew import Crew, LocalCrew
+    from bench.execution.executor import ExecutionOptions, Executor
     from bench.execution.processes import Launcher
     from bench.execution.progress import Progress
     from bench.planning.plan import Request
@@ -93,11 +93,13 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     python -m bench run --resume 1a2b3c4d
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.execution import run
+    from bench.execution.executor import ExecutionOptions
     from bench.planning.shards import parse_shard
-    from bench.system.locks import require_free
-    from bench.system.torchrun import check_world_size, place_in_torchrun
+    from bench.system.torchrun import place_in_torchrun
 
     place = place_in_torchrun(os.environ)
+    if on is not None and place is not None:
+        raise BadInputError("--on runs every trial on one node of a cluster, torchrun over several: use one of them")
     asked = {option: value for option, value in grid.items() if value is not None}
     options = run.Options(
         name=name or preset or ("custom" if asked else "quick"),
@@ -108,81 +110,90 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         shard=None if shard is None else parse_shard(shard),
         on=on,
     )
-    if on is not None and place is not None:
-        raise BadInputError("--on runs every trial on one node of a cluster, torchrun over several: use one of them")
-    terms = _Terms(on=on, place=place, data_root=data_root, timeout_seconds=timeout, wait_seconds=wait)
+    execution = ExecutionOptions(data_root=data_root, timeout_seconds=timeout, patience=patience(wait))
+    where = _Where(on=on, place=place, execution=execution)
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, shard=shard, dry_run=dry_run)
-        if place is not None and place.rank > 0:
-            _follow(place, terms, _preload_elsewhere(resume))
-            return
-        _resume(resume, options, terms, ctx.obj)
+        _resume(resume, options, where, ctx.obj)
         return
-    if dry_run and budget is not None:
-        raise BadInputError("--budget ends a run, and --dry-run estimates all of one: leave one of them out")
-    if dry_run and volume() == "verbose":
-        raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
+    if dry_run:
+        _refuse_beside_dry_run(budget)
     if place is not None:
         asked.setdefault("world_sizes", (place.world_size,))
-    request = make_request(preset or "quick", asked)
+    _start(make_request(preset or "quick", asked), options, where, ctx.obj, dry_run=dry_run)
+
+
+def _start(
+    request: "Request", options: "run.Options", where: "_Where", interrupts: Interrupts, *, dry_run: bool
+) -> None:
+    from bench.execution import run
+    from bench.system.locks import require_free
+    from bench.system.torchrun import check_world_size
+
     check_request(request)
-    check_world_size(max(request.world_sizes), place)
+    check_world_size(max(request.world_sizes), where.place)
     preload = run.preload_for(request.pipelines, request.dataset)
-    if place is not None and place.rank > 0:
-        _follow(place, terms, preload)
+    if where.place is not None and where.place.rank > 0:
+        _follow(where.place, where.execution, preload)
         return
     run.check_output(options)
-    if on is None:
-        require_free(request.devices, patience(wait))
-    if dry_run:
-        _dry_run(request, options.shard, terms)
+    if where.on is None:
+        require_free(request.devices, where.execution.patience)
+    with _executor(where, preload) as executor:
+        if dry_run:
+            _dry_run(request, options.shard, executor)
+            return
+        runner = run.Runner(options=options, executor=executor, interrupts=interrupts, make_progress=_progress)
+        _print_finished(runner.start(request), where.on)
+
+
+def _resume(reference: str, options: "run.Options", where: "_Where", interrupts: Interrupts) -> None:
+    from bench.execution import run
+    from bench.planning.plan import missing_trials
+    from bench.storage.store import read_run, resolve
+    from bench.system.locks import require_free
+    from bench.system.torchrun import check_world_size
+
+    if where.place is not None and where.place.rank > 0:
+        _follow(where.place, where.execution, _preload_elsewhere(reference))
         return
-    with _crew(terms, preload) as crew:
-        _print_finished(run.start_run(request, options, crew, ctx.obj, _progress), on)
+    path = resolve(reference, options.results)
+    stored = read_run(path)
+    plan = stored.header.plan
+    check_world_size(max(configuration.world_size for configuration in plan.configurations), where.place)
+    if where.on is None:
+        missing = missing_trials(plan, stored.records)
+        require_free({device for trial in missing for device in trial.configuration.devices}, where.execution.patience)
+    with _executor(where, _preload_of(plan)) as executor:
+        runner = run.Runner(options=options, executor=executor, interrupts=interrupts, make_progress=_progress)
+        _print_finished(runner.resume(path), where.on)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Terms:
-    """Where trials run, and on what terms; `place` is this process's in a run of torchrun."""
+class _Where:
+    """Where trials run: on the cluster `on`, under torchrun at this process's `place`, or else on this machine."""
 
     on: str | None
     place: "Place | None"
-    data_root: Path | None
-    timeout_seconds: float
-    wait_seconds: float
+    execution: "ExecutionOptions"
 
 
 @contextlib.contextmanager
-def _crew(terms: _Terms, preload: tuple[str, ...]) -> Iterator["Crew"]:
-    """Have ready who carries out trials: this machine, or the cluster that ``--on`` names."""
-    if terms.on is None:
-        with _launcher(preload, terms.place) as launcher:
-            yield _local_crew(launcher, terms)
+def _executor(where: _Where, preload: tuple[str, ...]) -> Iterator["Executor"]:
+    """Open what executes the trials: this machine, or the cluster given by ``--on``."""
+    if where.on is None:
+        from bench.execution.executor import LocalExecutor
+
+        with _launcher(preload, where.place) as launcher:
+            ranks_here = None if where.place is None else where.place.local_world_size
+            yield LocalExecutor(launcher, where.execution, ranks_here=ranks_here)
         return
-    address = _address(terms.on)
-    from bench.execution.cluster import ClusterCrew
-    from bench.execution.ray_cluster import Terms, connected
+    address = _address(where.on)
+    from bench.execution.cluster import ClusterExecutor
+    from bench.execution.ray_cluster import connected
 
-    cluster_terms = Terms(
-        preload=preload,
-        data_root=terms.data_root,
-        timeout_seconds=terms.timeout_seconds,
-        patience_seconds=terms.wait_seconds,
-    )
-    with connected(address, cluster_terms) as cluster:
-        yield ClusterCrew(cluster, patience_seconds=terms.wait_seconds, tell=tell)
-
-
-def _local_crew(launcher: "Launcher", terms: _Terms) -> "LocalCrew":
-    from bench.execution.crew import LocalCrew
-
-    return LocalCrew(
-        launcher,
-        root=terms.data_root,
-        timeout_seconds=terms.timeout_seconds,
-        patience=patience(terms.wait_seconds),
-        ranks_here=None if terms.place is None else terms.place.local_world_size,
-    )
+    with connected(address, preload, where.execution) as cluster:
+        yield ClusterExecutor(cluster, where.execution.patience)
 
 
 def _address(place: str) -> str:
@@ -191,6 +202,13 @@ def _address(place: str) -> str:
     if name != "ray" or (colon and not address):
         raise BadInputError(f"--on {place!r} is no place to run: write ray, or ray:HOST:PORT of a Ray cluster's head")
     return address or "auto"
+
+
+def _refuse_beside_dry_run(budget: float | None) -> None:
+    if budget is not None:
+        raise BadInputError("--budget ends a run, and --dry-run estimates all of one: leave one of them out")
+    if volume() == "verbose":
+        raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
 
 
 def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
@@ -216,20 +234,13 @@ def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Laun
                 dismiss(launcher, place.world_size)
 
 
-def _follow(place: "Place", terms: _Terms, preload: tuple[str, ...]) -> None:
+def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, ...]) -> None:
     from bench.execution.follow import follow
     from bench.execution.processes import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
-        count = follow(
-            place,
-            launcher,
-            root=terms.data_root,
-            timeout_seconds=terms.timeout_seconds,
-            patience=patience(terms.wait_seconds),
-            tell=say,
-        )
-    say(f"rank {place.rank} took part in {count} trials, which the first rank stores")
+        count = follow(place, launcher, execution, tell=say)
+    say(f"rank {place.rank} took part in {count} trials; the first rank stores them")
 
 
 def _preload_elsewhere(reference: str) -> tuple[str, ...]:
@@ -248,57 +259,29 @@ def _preload_of(plan: "Plan") -> tuple[str, ...]:
     return run.preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
 
 
-def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: Interrupts) -> None:
-    from bench.execution import run
-    from bench.planning.plan import missing_trials
-    from bench.storage.store import read_run, resolve
-    from bench.system.locks import require_free
-    from bench.system.torchrun import check_world_size
-
-    path = resolve(reference, options.results)
-    stored = read_run(path)
-    plan = stored.header.plan
-    missing = missing_trials(plan, stored.records)
-    check_world_size(max(configuration.world_size for configuration in plan.configurations), terms.place)
-    if terms.on is None:
-        devices = {device for trial in missing for device in trial.configuration.devices}
-        require_free(devices, patience(terms.wait_seconds))
-    with _crew(terms, _preload_of(plan)) as crew:
-        _print_finished(run.resume_run(path, options, crew, interrupts, _progress), terms.on)
-
-
-def _progress(trials: tuple["Trial", ...], at_once: int) -> "contextlib.AbstractContextManager[Progress]":
+def _progress(trials: tuple["Trial", ...], concurrency: int) -> "contextlib.AbstractContextManager[Progress]":
     from bench.execution.progress import make_progress
 
-    return make_progress(trials, sys.stderr, volume(), at_once=at_once)
+    return make_progress(trials, sys.stderr, volume(), concurrency=concurrency)
 
 
-def _dry_run(request: "Request", shard: tuple[int, int] | None, terms: _Terms) -> None:
-    """Print the plan, and what it will take here. Of a cluster's nodes, which may differ, that is not estimated."""
+def _dry_run(request: "Request", shard: tuple[int, int] | None, executor: "Executor") -> None:
+    """Print the plan and, unless the nodes of a cluster may differ, how long it will take."""
     from bench.execution import run
+    from bench.execution.executor import LocalExecutor
     from bench.planning.shards import divide
     from bench.units import format_seconds
 
-    def part(plan: "Plan") -> "Plan":
-        return plan if shard is None else divide(plan, shard[1])[shard[0] - 1]
-
-    preload = run.preload_for(request.pipelines, request.dataset)
-    if terms.on is not None:
-        with _crew(terms, preload) as crew:
-            _print_plan(part(crew.plan(request)))
-        return
-    with _launcher(preload, terms.place) as launcher:
-        plan = part(_local_crew(launcher, terms).plan(request))
-        estimate = run.estimate_here(
-            plan,
-            launcher,
-            root=terms.data_root,
-            timeout_seconds=terms.timeout_seconds,
-            patience=patience(terms.wait_seconds),
-        )
+    plan = executor.plan(request)
+    if shard is not None:
+        plan = divide(plan, shard[1])[shard[0] - 1]
+    estimate = run.estimate_run(plan, executor) if isinstance(executor, LocalExecutor) else None
     _print_plan(plan)
-    seconds = format_seconds(estimate.of(plan))
-    click.echo(f"Estimated time: {seconds}, from the first steps of {estimate.probes} of them")
+    if estimate is None:
+        return
+    click.echo(
+        f"Estimated time: {format_seconds(estimate.of(plan))}, from the first steps of {estimate.probes} of them"
+    )
     if estimate.note:
         click.echo(estimate.note)
 

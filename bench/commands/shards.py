@@ -60,7 +60,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     python -m bench plan --preset standard --devices cpu --threads 8 --shards 4
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.execution import run
-    from bench.execution.crew import LocalCrew
+    from bench.execution.executor import ExecutionOptions, LocalExecutor
     from bench.execution.processes import make_launcher
     from bench.planning.shards import check_shards, divide
     from bench.system.locks import require_free
@@ -69,16 +69,14 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     check_request(request)
     check_shards(shards, "--shards")
     _refuse_unused(no_estimate=no_estimate)
+    execution = ExecutionOptions(data_root=data_root, timeout_seconds=timeout, patience=patience(wait))
     if not no_estimate:
-        require_free(request.devices, patience(wait))
+        require_free(request.devices, execution.patience)
     with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
-        plan = LocalCrew(launcher, root=data_root, timeout_seconds=timeout).plan(request)
+        executor = LocalExecutor(launcher, execution)
+        plan = executor.plan(request)
         parts = divide(plan, shards)
-        estimate = None
-        if not no_estimate:
-            estimate = run.estimate_here(
-                plan, launcher, root=data_root, timeout_seconds=timeout, patience=patience(wait)
-            )
+        estimate = None if no_estimate else run.estimate_run(plan, executor)
     click.echo(_plan_json(plan, parts, estimate) if layout == "json" else _plan_table(plan, parts, estimate))
 
 

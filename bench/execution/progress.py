@@ -39,9 +39,9 @@ class Progress(Protocol):
 class RemainingTime:
     """Estimates a run's remaining seconds from the wall times of its finished trials, by configuration."""
 
-    def __init__(self, trials: tuple[Trial, ...], at_once: int = 1) -> None:
-        """Start with all of `trials` to do, so many `at_once`."""
-        self._at_once = at_once
+    def __init__(self, trials: tuple[Trial, ...], concurrency: int = 1) -> None:
+        """Start with all of `trials` to do, so many `concurrency`."""
+        self._concurrency = concurrency
         self._left = collections.Counter(trial.configuration for trial in trials)
         self._seen: dict[Configuration, list[float]] = {}
 
@@ -56,7 +56,7 @@ class RemainingTime:
             return None
         known = {key: statistics.median(walls) for key, walls in self._seen.items()}
         mean = statistics.fmean(known.values())
-        return sum(count * known.get(key, mean) for key, count in self._left.items()) / self._at_once
+        return sum(count * known.get(key, mean) for key, count in self._left.items()) / self._concurrency
 
 
 def describe_trial(trial: Trial) -> str:
@@ -138,13 +138,13 @@ class PlainProgress:
         stream: TextIO,
         *,
         in_detail: bool = False,
-        at_once: int = 1,
+        concurrency: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write to `stream`."""
         self._in_detail = in_detail
         self._total = len(trials)
-        self._remaining = RemainingTime(trials, at_once)
+        self._remaining = RemainingTime(trials, concurrency)
         self._stream = stream
         self._clock = clock
         self._number = 0
@@ -188,13 +188,13 @@ class PlainProgress:
 class TerminalProgress:
     """A bar with the current trial, its throughput and the time left, below the lines of failed trials."""
 
-    def __init__(self, trials: tuple[Trial, ...], stream: TextIO, *, at_once: int = 1) -> None:
+    def __init__(self, trials: tuple[Trial, ...], stream: TextIO, *, concurrency: int = 1) -> None:
         """Draw on `stream`, a terminal."""
         from rich.console import Console  # noqa: PLC0415 - only a live display needs it
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - only a terminal needs it
         from rich.progress import Progress as RichProgress  # noqa: PLC0415 - only a terminal needs it
 
-        self._remaining = RemainingTime(trials, at_once)
+        self._remaining = RemainingTime(trials, concurrency)
         self._bar = RichProgress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
@@ -253,12 +253,16 @@ class TerminalProgress:
 
 
 def make_progress(
-    trials: tuple[Trial, ...], stream: TextIO, volume: Literal["quiet", "verbose"] | None = None, *, at_once: int = 1
+    trials: tuple[Trial, ...],
+    stream: TextIO,
+    volume: Literal["quiet", "verbose"] | None = None,
+    *,
+    concurrency: int = 1,
 ) -> contextlib.AbstractContextManager[Progress]:
-    """Return the display that suits `stream` and what was asked for, for so many trials `at_once`."""
+    """Return the display that suits `stream` and what was asked for, for so many trials `concurrency`."""
     if volume == "quiet":
         return contextlib.nullcontext(QuietProgress(stream))
     if volume == "verbose" or not stream.isatty():
-        plain = PlainProgress(trials, stream, in_detail=volume == "verbose", at_once=at_once)
+        plain = PlainProgress(trials, stream, in_detail=volume == "verbose", concurrency=concurrency)
         return contextlib.nullcontext(plain)
-    return TerminalProgress(trials, stream, at_once=at_once)
+    return TerminalProgress(trials, stream, concurrency=concurrency)

@@ -20,11 +20,11 @@ from fake_worker import FakeLauncher, Request, fail_trial
 from bench.cli import cli
 from bench.coding import to_json
 from bench.errors import BadInputError, WorkerError
+from bench.execution.executor import ExecutionOptions
 from bench.execution.follow import follow
 from bench.protocol.messages import Awaited, Joined
 from bench.records import Failure, FailureKind, Measurement, Run, Trial
 from bench.storage.store import RunWriter, read_run
-from bench.system.locks import IMPATIENT
 from bench.system.torchrun import Place, check_world_size, place_in_torchrun
 
 VARIABLES = {
@@ -86,7 +86,7 @@ def scripted(launcher: FakeLauncher, trials: Sequence[Trial], joined: Sequence[F
 
 
 def run_follower(launcher: FakeLauncher, told: list[str], place: Place = SECOND_HOST) -> int:
-    return follow(place, launcher, root=None, timeout_seconds=60, patience=IMPATIENT, tell=told.append)
+    return follow(place, launcher, ExecutionOptions(data_root=None, timeout_seconds=60), tell=told.append)
 
 
 def test_a_follower_joins_each_trial_in_a_fresh_process_until_there_is_none(fake_launcher: FakeLauncher) -> None:
