@@ -309,7 +309,7 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     with output_told(f"; the run is stored in {finished.path}"):
         click.echo(render_run(finished.run, width=terminal_width()))
         click.echo(f"\nStored in {finished.path}")
-    share = run.measuring_share(finished.run) if on is None else None  # of a cluster's time it would say nothing
+    share = run.measuring_share(finished) if on is None else None  # of a cluster's time it would say nothing
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds
         tell(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")

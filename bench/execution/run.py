@@ -30,7 +30,7 @@ from bench.storage.ledger import footer_of
 from bench.storage.store import SUFFIX, RunWriter, check_name, new_run_id, read_run, run_path
 from bench.storage.table import write_csv
 from bench.system.interrupts import Interrupts
-from bench.system.outputs import remove_abandoned, require_nameable
+from bench.system.outputs import command_text, remove_abandoned, require_nameable, require_short_name
 
 MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextManager[Progress]]
 """Takes the trials and how many of them run at the same time; returns their progress display."""
@@ -56,10 +56,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A run that has stopped: where it is stored, what it holds, and the command's exit code."""
+    """A run that has stopped: where it is stored, what it holds, and the command's exit code.
+
+    `executed` counts the trials that this command added, the last ones of the run.
+    """
 
     path: Path
     run: Run
+    executed: int
     exit_code: ExitCode
 
 
@@ -99,6 +103,8 @@ def check_output(options: Options) -> None:
         folder = target
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
+    if target.suffix == SUFFIX:
+        require_short_name(folder / _table_of(target).name)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise BadInputError(f"{target} cannot be written: {folder} is not a writable folder; choose another --output")
 
@@ -178,7 +184,8 @@ class Runner:
             if not trials and stored.footer is not None and stored.footer.complete:
                 if not _table_of(path).exists():
                     _write_table(stored, path)
-                return Finished(path=path, run=stored, exit_code=_exit_code(stored.footer, header.plan, stored.records))
+                exit_code = _exit_code(stored.footer, header.plan, stored.records)
+                return Finished(path=path, run=stored, executed=0, exit_code=exit_code)
             if trials:
                 self.executor.resume(stored)
                 self._prepare_data(stored)
@@ -231,17 +238,21 @@ class Runner:
                     progress.trial_done(record)
         except (InterruptedRunError, WorkerError) as error:
             writer.finish(footer("interrupted"))
-            on = "" if self.options.on is None else f" --on {self.options.on}"
             raise type(error)(
                 f"{error}: {len(records)} of {plan.trial_count} trials are stored in {writer.path}; "
-                f"continue with: python -m bench run --resume {writer.path}{on}"
+                f"continue with: {self._resume_command(writer.path)}"
             ) from None
         ended = footer("budget")
         writer.finish(ended)
         run = read_run(writer.path)
         if ended.complete:
             _write_table(run, writer.path)
-        return Finished(path=writer.path, run=run, exit_code=_exit_code(ended, plan, records))
+        executed = len(records) - len(stored.records)
+        return Finished(path=writer.path, run=run, executed=executed, exit_code=_exit_code(ended, plan, records))
+
+    def _resume_command(self, path: Path) -> str:
+        on = () if self.options.on is None else ("--on", self.options.on)
+        return command_text("python", "-m", "bench", "run", "--resume", str(path), *on)
 
 
 def _check_batch_sizes(plan: Plan, ready: DatasetReady) -> None:
@@ -271,17 +282,18 @@ def _exit_code(footer: Footer, plan: Plan, records: Sequence[TrialRecord]) -> Ex
     return ExitCode.PASS if len(measured) == len(plan.configurations) else ExitCode.INCONCLUSIVE
 
 
-def measuring_share(run: Run) -> float | None:
+def measuring_share(finished: Finished) -> float | None:
     """Return the share of the command's wall time spent on warm-up, training and evaluation.
 
-    None for a run that is incomplete or was resumed, whose footer has the time of its last command only.
+    None if the run is still incomplete, or this command executed none of its trials.
     """
-    if run.footer is None or not run.footer.complete or run.footer.wall_seconds <= 0:
+    footer = finished.run.footer
+    if footer is None or not footer.complete or footer.wall_seconds <= 0 or not finished.executed:
         return None
     seconds = sum(
         record.outcome.warm_up_seconds
         + sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in record.outcome.epochs)
-        for record in run.records
+        for record in finished.run.records[-finished.executed :]
         if isinstance(record.outcome, Measurement)
     )
-    return seconds / run.footer.wall_seconds if seconds <= run.footer.wall_seconds else None
+    return seconds / footer.wall_seconds

@@ -1,9 +1,12 @@
 """Files that commands write beside the stored runs: whole or not at all, and the summary page of a CI job."""
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import shlex
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -61,6 +64,7 @@ def require_writable(path: Path) -> None:
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         reason = "it is a folder" if path.is_dir() else f"{folder} is no folder that you may write to"
         raise BadInputError(f"{path} cannot be written: {reason}; name another file")
+    require_short_name(path)
 
 
 def require_writable_folder(folder: Path) -> None:
@@ -78,13 +82,30 @@ def require_writable_folder(folder: Path) -> None:
         raise BadInputError(f"{folder} is no folder that can be written: {reason}; name another one") from error
 
 
+def require_short_name(path: Path) -> None:
+    """Refuse a name too long for the temporary file that `write_atomically` makes beside it.
+
+    Raises:
+        BadInputError: it is that long.
+    """
+    try:
+        _temporary(path).lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadInputError(f"{path} cannot be written: {error.strerror}; choose a shorter name") from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
     """Write `content`, or its pieces, to `path`, text in UTF-8, at once: a reader sees the old file or the new one.
 
     Raises:
         StorageError: it cannot be written; a file that was at `path` before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         pieces = (content,) if isinstance(content, str | bytes) else content
         with temporary.open("xb") as file:
@@ -108,6 +129,11 @@ def remove_abandoned(path: Path) -> None:
         for each in path.parent.iterdir():
             if each.name.startswith(f".{path.name}.") and each.suffix == ".tmp":
                 each.unlink()
+
+
+def command_text(*words: str) -> str:
+    """Return the command of these words as a user can paste it into a shell: a word with blanks is quoted."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def nowhere() -> TextIO:

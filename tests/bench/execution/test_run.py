@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -402,6 +403,12 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tm
         run.check_output(options(tmp_path, output=output))
 
 
+def test_a_name_too_long_for_the_tables_temporary_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    run.check_output(options(tmp_path, output=tmp_path / "new" / f"{'n' * 237}.jsonl"))
+    with pytest.raises(BadInputError, match="File name too long; choose a shorter name"):
+        run.check_output(options(tmp_path, output=tmp_path / "new" / f"{'n' * 238}.jsonl"))
+
+
 def test_output_in_folders_yet_to_be_made_is_fine(tmp_path: Path) -> None:
     run.check_output(options(tmp_path, output=tmp_path / "a" / "b" / "run.jsonl"))
     run.check_output(options(tmp_path))
@@ -416,8 +423,31 @@ def test_share_of_measuring_counts_warm_up_training_and_evaluation(fake_launcher
         seconds += record.outcome.warm_up_seconds
         seconds += sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in record.outcome.epochs)
     footer = dataclasses.replace(finished.run.footer, wall_seconds=2 * seconds)
-    assert run.measuring_share(dataclasses.replace(finished.run, footer=footer)) == pytest.approx(0.5)
-    assert run.measuring_share(dataclasses.replace(finished.run, footer=None)) is None
+    halved = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=footer))
+    assert run.measuring_share(halved) == pytest.approx(0.5)
+    assert run.measuring_share(dataclasses.replace(halved, executed=3)) == pytest.approx(0.25)
+    unfinished = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=None))
+    assert run.measuring_share(unfinished) is None
+
+
+def test_share_of_measuring_counts_only_the_trials_of_this_command(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    resumed = resume(fake_launcher, interrupted, options(tmp_path))
+    assert resumed.executed == 4
+    again = resume(fake_launcher, interrupted, options(tmp_path))
+    assert again.executed == 0
+    assert run.measuring_share(again) is None
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted_into_a_shell(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    path = tmp_path / "my runs" / "x y.jsonl"
+    display = Quiet()
+    display.after = {1: InterruptedRunError("interrupted by SIGINT")}
+    with pytest.raises(InterruptedRunError) as caught:
+        start(fake_launcher, options(tmp_path, output=path), display)
+    command = str(caught.value).partition("continue with: ")[2]
+    assert shlex.split(command) == ["python", "-m", "bench", "run", "--resume", str(path)]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     assert left == {"run[1].csv", ".run1.csv.0a1b2c3d.tmp", ".run[1].csv.lock", "run[1].csv.tmp"}
 
 
+def test_a_name_too_long_for_the_temporary_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    require_writable(tmp_path / ("n" * 241))
+    with pytest.raises(BadInputError, match="File name too long; choose a shorter name"):
+        require_writable(tmp_path / ("n" * 242))
+
+
 def test_a_missing_folder_holds_nothing_to_remove(tmp_path: Path) -> None:
     remove_abandoned(tmp_path / "missing" / "run.csv")
 
