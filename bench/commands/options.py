@@ -106,7 +106,7 @@ class RunReference(click.ParamType["str"]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete ``latest`` and the ids of stored runs, the newest first, and the names of files."""
-        from bench.storage.store import LATEST, find_runs
+        from bench.storage.references import LATEST, find_runs
 
         del param
         found = sorted(find_runs(ctx.params.get("results") or RESULTS), key=lambda run: run.created_at, reverse=True)

@@ -150,7 +150,8 @@ def _start(
 def _resume(reference: str, options: "run.Options", where: "_Where", interrupts: Interrupts) -> None:
     from bench.execution import run
     from bench.planning.plan import missing_trials
-    from bench.storage.store import read_run, resolve
+    from bench.storage.references import resolve
+    from bench.storage.store import read_run
     from bench.system.locks import require_free
     from bench.system.torchrun import check_world_size
 
@@ -245,7 +246,8 @@ def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, .
 
 def _preload_elsewhere(reference: str) -> tuple[str, ...]:
     """Return what trials of this stored run import; nothing where only another host, the first rank's, has it."""
-    from bench.storage.store import read_run, resolve
+    from bench.storage.references import resolve
+    from bench.storage.store import read_run
 
     try:
         return _preload_of(read_run(resolve(reference, RESULTS)).header.plan)

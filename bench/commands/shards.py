@@ -156,7 +156,8 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.planning.shards import is_merged
     from bench.storage.merge import Source, merge_runs
-    from bench.storage.store import SUFFIX, read_run, resolve, update_merged
+    from bench.storage.references import SUFFIX, resolve
+    from bench.storage.store import read_run, update_merged
     from bench.system.outputs import require_writable, say
     from bench.tables.columns import harmless
 

@@ -27,7 +27,8 @@ from bench.records import (
     TrialRecord,
 )
 from bench.storage.ledger import footer_of
-from bench.storage.store import SUFFIX, RunWriter, check_name, new_run_id, read_run, run_path
+from bench.storage.references import SUFFIX, check_name, new_run_id, run_path
+from bench.storage.store import RunWriter, read_run
 from bench.storage.table import write_csv
 from bench.system.interrupts import Interrupts
 from bench.system.outputs import command_text, remove_abandoned, require_nameable, require_short_name

@@ -411,7 +411,7 @@ def test_a_refusal_of_the_system_is_not_called_one_of_the_output(monkeypatch: py
     def refuse(*_arguments: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("bench.storage.store.resolve", refuse)
+    monkeypatch.setattr("bench.storage.references.resolve", refuse)
     result = bench("show")
     assert result.exit_code == 4
     assert result.stderr == "bench: the system refused what this takes: Too many open files\n"
@@ -432,7 +432,7 @@ def test_the_stored_command_tells_values_without_folders_and_addresses(given: st
 
 
 def test_a_defect_is_told_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.storage.store.resolve", lambda *_: 1 // 0)
+    monkeypatch.setattr("bench.storage.references.resolve", lambda *_: 1 // 0)
     result = bench("show")
     assert result.exit_code == ExitCode.DEFECT
     assert "ZeroDivisionError" in result.stderr

@@ -1,6 +1,7 @@
-"""How a stored run is referred to: by its path, the beginning of its id, or as the latest."""
+"""How stored runs are named, and found by path, by the beginning of their id, or as the latest."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from stored_runs import store
 
 from bench.errors import BadInputError
 from bench.records import Header, Run
-from bench.storage.store import resolve, run_path
+from bench.storage.references import new_run_id, resolve, run_path
 
 
 def stored(directory: Path, run_id: str, created_at: str, name: str = "x") -> Path:
@@ -96,3 +97,30 @@ def test_a_newer_schemas_run_is_found_so_that_reading_it_can_say_what_to_do(tmp_
     path = tmp_path / "x.jsonl"
     path.write_text('{"header":{"schema_version":2,"created_at":"2026-11-21","run_id":"aa"}}\n')
     assert resolve("aa", tmp_path) == path
+
+
+def test_a_runs_path_tells_machine_time_name_and_id(tmp_path: Path) -> None:
+    header = make_header(created_at="2026-11-21T04:15:00+01:00")
+    expected = tmp_path / header.machine.id / "20261121T031500Z-nightly-0a1b2c3d.jsonl"
+    assert run_path(tmp_path, header) == expected
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "-x", "a b", "x" * 49, "a\n", "a\0"])
+def test_a_name_that_fits_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInputError, match="cannot be part of a file name"):
+        run_path(tmp_path, make_header(name=name))
+
+
+@pytest.mark.parametrize("created_at", ["", "yesterday", "0001-01-01T00:00:00+14:00"])
+def test_a_time_of_creation_that_is_none_is_refused(tmp_path: Path, created_at: str) -> None:
+    with pytest.raises(BadInputError, match="must be a time in ISO 8601"):
+        run_path(tmp_path, make_header(created_at=created_at))
+
+
+def test_run_ids_are_eight_random_digits_that_no_program_takes_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {new_run_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(re.fullmatch("[0-9a-f]{8}", run_id) for run_id in ids)
+    drawn = iter(["12345678", "1234e567", "1234f567"])
+    monkeypatch.setattr("secrets.token_hex", lambda _size: next(drawn))
+    assert new_run_id() == "1234f567"

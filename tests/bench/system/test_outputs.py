@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BadInputError
-from bench.storage.store import run_path
+from bench.storage.references import run_path
 from bench.system.outputs import remove_abandoned, require_writable, windows_problem, write_atomically
 
 

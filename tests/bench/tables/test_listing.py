@@ -18,7 +18,7 @@ from stored_runs import store, with_records
 from bench.cli import cli
 from bench.execution.processes import worker_environment
 from bench.records import Run
-from bench.storage.store import resolve
+from bench.storage.references import resolve
 
 
 @pytest.fixture(autouse=True)
