@@ -19,14 +19,14 @@ from bench.system.locks import IMPATIENT, FileLock, Patience
 from bench.system.outputs import remove_abandoned, require_writable, write_atomically
 
 _MERGE_SECONDS: Final = 60.0
-"""How long a merge waits for another one into the same file: of 100 000 trials one takes 7 s."""
+"""How long a merge waits for another one into the same file. Merging 100 000 trials takes 7 s."""
 
 
 class RunWriter:
-    """Appends to one stored run. The only writer of its file, in any process, until `close` or its process's end."""
+    """Appends to one stored run. No other process can write to the file until `close`, or until this process ends."""
 
     def __init__(self, path: Path, file: io.FileIO, lock: FileLock, ledger: Ledger, end: int) -> None:
-        """Take over an open file whose whole lines end at byte `end`, and its lock; use `create` or `resume`."""
+        """Take over an open file whose complete lines end at byte `end`, and its lock; use `create` or `resume`."""
         self.path = path
         self._file = file
         self._lock = lock
@@ -35,10 +35,10 @@ class RunWriter:
 
     @classmethod
     def create(cls, path: Path, header: Header) -> "RunWriter":
-        """Make a new file at `path`, and its folders, that holds `header`, on disk when this returns.
+        """Create the file at `path`, and its folders, with `header`, which is on disk when this returns.
 
         Raises:
-            BadInputError: something is at `path` already, or nothing can be made there.
+            BadInputError: `path` exists already, or cannot be created.
             StorageError: the header could not be written; no file is left behind.
         """
         line = runfile.encode(header)
@@ -55,20 +55,23 @@ class RunWriter:
             raise _unusable(path, error) from error
         try:
             writer._write(line)
-        except BaseException:
+        except BaseException as error:
             writer._file.close()
             path.unlink(missing_ok=True)
             lock.release()
+            if isinstance(error.__cause__, OSError):
+                reason = error.__cause__.strerror
+                raise StorageError(f"{path} cannot be written: {reason}; make room, or choose another place") from error
             raise
         _sync_folder(path.parent)
         return writer
 
     @classmethod
     def resume(cls, path: Path) -> "tuple[RunWriter, Run]":
-        """Open the stored run at `path` to append to it, and return what it holds; a torn last line is cut off.
+        """Open the stored run at `path` to append to it, and return its contents; a torn last line is removed.
 
         Raises:
-            BadInputError: `path` is no stored run, cannot be written, or is being written.
+            BadInputError: `path` is not a stored run, cannot be written, or is being written by another process.
         """
         runfile.require_file(path)
         lock = _writer_lock(path)
@@ -90,24 +93,24 @@ class RunWriter:
         return writer, reading.run
 
     def fingerprint_number(self, fingerprint: Fingerprint) -> int:
-        """Return the number by which records name `fingerprint`; one that is new is stored first.
+        """Return the number that records have for `fingerprint`; a new one is stored first.
 
         Raises:
-            StorageError: it could not be written; what was stored before is intact.
+            StorageError: it could not be written; everything stored before is intact.
         """
         known = self._ledger.fingerprints
         if fingerprint not in known:
             self._write(runfile.encode(fingerprint))
-            self._ledger.enter(fingerprint)
+            self._ledger.add_fingerprint(fingerprint)
         return known.index(fingerprint)
 
     def append(self, record: TrialRecord) -> None:
         """Store `record`: it is on disk when this returns.
 
         Raises:
-            StorageError: it could not be written; what was stored before is intact.
-            BadInputError: it is not a trial of this run's plan, that trial is stored already, or it ran nowhere that is
-                known here (`fingerprint_number`).
+            StorageError: it could not be written; everything stored before is intact.
+            BadInputError: its trial is not in this run's plan or is stored already, or its fingerprint number is
+                unknown (see `fingerprint_number`).
         """
         line = runfile.encode(record)
         self._ledger.admit(record)
@@ -118,20 +121,20 @@ class RunWriter:
             raise
 
     def finish(self, footer: Footer) -> None:
-        """Store `footer`: this run, or this part of it, stopped in good order.
+        """Store `footer`: this command stopped in good order.
 
         Raises:
-            StorageError: it could not be written; what was stored before is intact.
+            StorageError: it could not be written; everything stored before is intact.
         """
         self._write(runfile.encode(footer))
 
     def close(self) -> None:
-        """Let others write; once closed, do nothing."""
+        """Close the file and release its lock; closing again does nothing."""
         self._file.close()
         self._lock.release()
 
     def __enter__(self) -> Self:
-        """Return this writer, to be closed with the context."""
+        """Return this writer, which is closed with the context."""
         return self
 
     def __exit__(
@@ -143,24 +146,24 @@ class RunWriter:
     def _write(self, line: bytes) -> None:
         try:
             self._require_at_path()
-            self._cut_back()  # again, where a full disk or a signal kept the last failed write from it
+            self._cut_back()  # again: a full disk or a signal may have prevented it after the last failed write
             rest = memoryview(line)
-            while rest:  # a nearly full disk takes a part of it first
+            while rest:  # a nearly full disk may take only a part at first
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-        except BaseException as error:  # a signal's exception too must not leave half a line behind
+        except BaseException as error:  # a signal's exception must not leave half a line behind either
             with contextlib.suppress(OSError):
                 self._cut_back()
             if not isinstance(error, OSError):
                 raise
             raise StorageError(
                 f"{self.path}: a line of {len(line)} bytes cannot be stored: {error.strerror}; everything before it is "
-                "intact: make room or repair the disk, then go on with --resume"
+                "intact: make room or repair the disk, then continue with --resume"
             ) from error
         self._end += len(line)
 
     def _require_at_path(self) -> None:
-        """Refuse to go on measuring for a file that nobody could find: what is written to it would be lost."""
+        """Check that the file is still at its path: what is written to a deleted or replaced file would be lost."""
         try:
             is_there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -168,7 +171,7 @@ class RunWriter:
         if not is_there:
             raise StorageError(
                 f"{self.path} was removed, moved or replaced while it was being written, so nothing more is stored: "
-                "restore it and go on with --resume, or start a new run"
+                "restore it and continue with --resume, or start a new run"
             )
 
     def _cut_back(self) -> None:
@@ -177,23 +180,23 @@ class RunWriter:
 
 
 def read_run(path: Path) -> Run:
-    """Return the stored run at `path`; it may still be growing. A torn last line is dropped, and `warnings` says so.
+    """Return the stored run at `path`, which may still be growing. A torn last line is dropped, and `warnings` says so.
 
     Raises:
-        BadInputError: `path` is no stored run, or a line in it breaks a rule.
+        BadInputError: `path` is not a stored run, or a line in it breaks a rule.
     """
     return runfile.read(path).run
 
 
 def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
-    """Replace the run at `path` by what `merge` makes of it, None where there is none yet; return that.
+    """Pass the run at `path`, None if there is none, to `merge`; store the result at `path` and return it.
 
-    No other merge comes in between, which would be lost: one that began earlier is waited for. What is merged already
-    is not written again.
+    A lock keeps concurrent merges from overwriting each other: one that started earlier is waited for. An unchanged
+    run is not written again.
 
     Raises:
-        BadInputError: `path` cannot be written, or is being written for a minute.
-        StorageError: it could not be written; what was there before is intact.
+        BadInputError: `path` cannot be written, or another process is still writing it after a minute.
+        StorageError: it could not be written; the previous file is intact.
     """
     require_writable(path)
     lock = _writer_lock(path, Patience(seconds=_MERGE_SECONDS))
@@ -211,17 +214,20 @@ def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
 def _writer_lock(path: Path, patience: Patience = IMPATIENT) -> FileLock:
     resolved = path.resolve()  # one lock, whatever way the file is reached
     return patience.acquire(
-        resolved.with_name(f".{resolved.name}.lock"), str(path), "a stored run has one writer: wait until that one ends"
+        resolved.with_name(f".{resolved.name}.lock"),
+        str(path),
+        "a stored run can have only one writer: wait until that one ends",
     )
 
 
 def _unusable(path: Path, error: OSError) -> BadInputError:
-    reason = "it exists already" if isinstance(error, FileExistsError) else error.strerror
-    return BadInputError(f"{path} cannot be written: {reason}; name another file, or go on with this run by --resume")
+    if isinstance(error, FileExistsError) and path.exists():
+        return BadInputError(f"{path} exists already: name another file, or continue that run with --resume")
+    return BadInputError(f"{path} cannot be written: {error.strerror}; choose a writable place with enough room")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its contents. Windows and some network file systems cannot and need not."""
+    """Make a new file's name as durable as its contents; Windows and some network file systems do not support it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

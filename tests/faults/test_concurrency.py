@@ -110,7 +110,7 @@ def test_two_that_resume_one_run_do_not_both_write(sandbox: Sandbox, first: subp
     second = sandbox.run("run", "--resume", "first.jsonl", TMPDIR=str(elsewhere))
     assert second.returncode == 2
     assert f"first.jsonl is in use by process {first.pid}" in second.stderr
-    assert "a stored run has one writer" in second.stderr
+    assert "a stored run can have only one writer" in second.stderr
     ends_well(first)
     run = read_run(sandbox.work / "first.jsonl")
     assert len({record.trial for record in run.records}) == len(run.records) == TRIALS

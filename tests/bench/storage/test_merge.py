@@ -200,7 +200,7 @@ def test_other_runs_make_another_run_id_of_the_same_form() -> None:
 
 def test_a_run_that_is_no_shard_is_refused() -> None:
     message = refusal(shard(1), dataclasses.replace(shard(2), header=make_header()))
-    assert re.search(r"0a1b2c3d.jsonl is no shard .*--shard I/N.*bench compare", message)
+    assert re.search(r"0a1b2c3d.jsonl is not a shard .*--shard I/N.*bench compare", message)
 
 
 def test_another_plan_is_incomparable_and_what_differs_is_told() -> None:
@@ -212,14 +212,14 @@ def test_another_plan_is_incomparable_and_what_differs_is_told() -> None:
 
 def test_another_division_of_the_plan_is_incomparable() -> None:
     message = refusal(shard(1), shard(2, 4), kind=IncomparableError)
-    assert "00000002.jsonl is of the plan in 4 shards, 00000001.jsonl of the same in 3" in message
+    assert "00000002.jsonl is one of 4 shards of the plan, 00000001.jsonl one of 3" in message
 
 
 @pytest.mark.parametrize("change", [{"torch": "2.12.0"}, {"workload": "9"}, {"git_commit": None}])
 def test_other_software_is_incomparable(change: dict[str, Change]) -> None:
     message = refusal(shard(1), shard(2, software=make_software(**change)), kind=IncomparableError)
     (name,) = change
-    assert re.search(f"00000002.jsonl was measured with other software than 00000001.jsonl: {name} is", message)
+    assert re.search(f"00000002.jsonl was measured with different software from 00000001.jsonl: {name} is", message)
 
 
 def test_a_machines_own_driver_and_kernel_are_no_other_software() -> None:
@@ -241,7 +241,7 @@ def with_records(run: Run, records: Sequence[TrialRecord]) -> Run:
 @pytest.mark.parametrize("trials", [None, 0])
 def test_two_runs_of_one_shard_overlap_whatever_they_hold(trials: int | None) -> None:
     message = refusal(shard(1), shard(2), shard(2, run_id="0000abcd", trials=trials))
-    assert "00000002.jsonl and 0000abcd.jsonl overlap: both hold shard 2, of runs 00000002 and 0000abcd" in message
+    assert "00000002.jsonl and 0000abcd.jsonl overlap: both contain shard 2, of runs 00000002 and 0000abcd" in message
 
 
 @pytest.mark.parametrize("change", [{"wall_seconds": 1.0}, {"outcome": make_failure()}])
@@ -249,23 +249,25 @@ def test_a_trial_with_two_results_is_refused(change: dict[str, Change]) -> None:
     run = shard(1)
     changed = with_records(run, [dataclasses.replace(run.records[0], **change), *run.records[1:]])
     message = refusal(merged(run, shard(2)), changed)
-    assert re.search(r"hold different results of configuration c.*, repeat 0, of the same run 00000001", message)
+    assert re.search(r"contain different results for configuration c.*, repeat 0, of the same run 00000001", message)
 
 
 def test_a_trial_on_two_machines_is_refused() -> None:
-    assert "hold different results" in refusal(shard(1), shard(1, machine=make_machine(cores_usable=1.0)))
+    assert "contain different results" in refusal(shard(1), shard(1, machine=make_machine(cores_usable=1.0)))
 
 
 def test_shards_that_were_changed_are_refused() -> None:
     one, two, three = map(shard, (1, 2, 3))
     stolen = dataclasses.replace(two.header.plan, configurations=one.header.plan.configurations[:2])
     forged = dataclasses.replace(two, header=dataclasses.replace(two.header, plan=stolen), records=())
-    assert "two shards hold one configuration" in refusal(one, forged, three)
-    assert "hold other configurations of shard 2" in refusal(two, forged)
+    assert "two shards contain the same configuration" in refusal(one, forged, three)
+    assert "contain different configurations for shard 2" in refusal(two, forged)
     other = tuple(dataclasses.replace(c, learning_rate=0.5) for c in two.header.plan.configurations)
     forged = dataclasses.replace(
         two,
         header=dataclasses.replace(two.header, plan=dataclasses.replace(two.header.plan, configurations=other)),
         records=(),
     )
-    assert re.search("all shards together are plan p.*, and say that they are of p", refusal(one, forged, three))
+    assert re.search(
+        "all shards together are plan p.*, but they claim to be parts of plan p", refusal(one, forged, three)
+    )

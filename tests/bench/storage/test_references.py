@@ -28,7 +28,7 @@ def test_latest_is_a_published_run_only_where_there_is_no_other(
         path.parent.mkdir(parents=True)
     store(make_run(), published)
     assert resolve("latest", tmp_path) == published
-    assert "a published run: none of your own is under" in capsys.readouterr().err
+    assert "a published run: there are none of your own under" in capsys.readouterr().err
     store(make_run(), own)
     os.utime(own, (0, 0))
     assert resolve("latest", tmp_path) == own
@@ -57,7 +57,7 @@ def test_an_ambiguous_reference_lists_the_candidates_newest_first(tmp_path: Path
     with pytest.raises(BadInputError) as caught:
         resolve("aa", tmp_path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "2 run ids begin with 'aa': write more digits, or a path. The newest that could be meant:"
+    assert lines[0] == "2 run ids start with 'aa': give more digits, or a path. The newest candidates:"
     assert lines[1:] == [f"  aa02beef  {newer}", f"  aa01beef  {older}"]
 
 
@@ -65,7 +65,7 @@ def test_an_ambiguous_reference_lists_the_candidates_newest_first(tmp_path: Path
 def test_a_reference_to_nothing_lists_what_there_is(tmp_path: Path, reference: str) -> None:
     for index in range(12):
         stored(tmp_path, f"aa{index:02}beef", f"2026-11-21T03:{index:02}:00Z")
-    with pytest.raises(BadInputError, match="neither a file, nor the beginning of a run id, nor latest") as caught:
+    with pytest.raises(BadInputError, match="neither a file, the beginning of a run id, nor latest") as caught:
         resolve(reference, tmp_path)
     assert [line.split()[0] for line in str(caught.value).splitlines()[1:]] == [
         f"aa{i:02}beef" for i in range(11, 1, -1)
@@ -80,7 +80,7 @@ def test_a_path_to_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_without_stored_runs_the_remedy_is_to_make_one(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(BadInputError, match=r"no stored run is under .*python -m bench run"):
+        with pytest.raises(BadInputError, match=r"there are no stored runs under .*python -m bench run"):
             resolve("latest", directory)
 
 
@@ -113,7 +113,7 @@ def test_a_name_that_fits_no_file_name_is_refused(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("created_at", ["", "yesterday", "0001-01-01T00:00:00+14:00"])
 def test_a_time_of_creation_that_is_none_is_refused(tmp_path: Path, created_at: str) -> None:
-    with pytest.raises(BadInputError, match="must be a time in ISO 8601"):
+    with pytest.raises(BadInputError, match="must be an ISO 8601 time"):
         run_path(tmp_path, make_header(created_at=created_at))
 
 

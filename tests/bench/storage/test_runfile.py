@@ -120,7 +120,7 @@ def test_a_torn_last_line_is_reported_in_words(tmp_path: Path) -> None:
     whole = write_run(tmp_path / "run.jsonl")
     (tmp_path / "run.jsonl").write_bytes(whole[:-30])
     (warning,) = read_run(tmp_path / "run.jsonl").warnings
-    assert re.fullmatch(r"line 5, the last, was cut off: its \d+ bytes are dropped", warning)
+    assert re.fullmatch(r"line 5, the last one, was cut off: its \d+ bytes are dropped", warning)
 
 
 @pytest.mark.parametrize("tail", [b"\n", b'{"trial":{\n', b"\0" * 512, b"\0" * 512 + b"\n", b"\xff\n"])
@@ -304,7 +304,7 @@ BROKEN: Final = {
     ),
     "a trial of a place that is not told": (
         replaced(3, runfile.encode(make_record(repeat=1, fingerprint=1))[:-1]),
-        "line 3: it names fingerprint 1, and 1 came before",
+        "line 3: it refers to fingerprint 1, but only 1 precede it",
     ),
     "a fingerprint twice": (
         replaced(3, runfile.encode(make_fingerprint())[:-1]),
@@ -316,7 +316,7 @@ BROKEN: Final = {
     ),
     "a header with an impossible version": (
         lambda lines: [lines[0].replace(b'"schema_version":%d' % SCHEMA_VERSION, b'"schema_version":0'), *lines[1:]],
-        "its schema_version is 0, and versions are whole numbers from 1",
+        "its schema_version is 0, but versions are whole numbers from 1",
     ),
 }
 
@@ -338,7 +338,7 @@ BROKEN: Final = {
 )
 def test_a_division_that_could_not_be_is_refused(tmp_path: Path, division: Division) -> None:
     write_run(tmp_path / "run.jsonl", make_run(division=division))
-    assert re.search("line 1: header.division holds .*; restore", refusal(tmp_path / "run.jsonl"))
+    assert re.search("line 1: header.division has .*; restore", refusal(tmp_path / "run.jsonl"))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -352,7 +352,7 @@ def test_a_broken_line_is_refused_with_its_number_the_rule_and_a_remedy(tmp_path
 def test_a_newer_schema_is_refused_before_its_unknown_members(tmp_path: Path) -> None:
     newer = SCHEMA_VERSION + 1
     (tmp_path / "run.jsonl").write_text(f'{{"header":{{"schema_version":{newer},"new":[]}}}}\n{{"new":{{}}}}\n')
-    message = f"has schema version {newer}, and this bench reads versions up to {SCHEMA_VERSION}: upgrade bench"
+    message = f"has schema version {newer}, but this bench reads versions up to {SCHEMA_VERSION}: upgrade bench"
     assert message in refusal(tmp_path / "run.jsonl")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,7 +55,7 @@ def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
         (make_record(repeat=1, wall_seconds=float("nan")), "a trial cannot be stored: .*finite"),
         (make_record(repeat=1, wall_seconds="9"), "trial.wall_seconds must be a finite number"),
         (make_record(repeat=1, outcome=make_measurement(parameters=2**63)), "must be a 64-bit whole number"),
-        (make_record(repeat=1, warnings=[]), "would be read back as another value"),
+        (make_record(repeat=1, warnings=[]), "would be read back as a different value"),
     ],
 )
 def test_a_record_that_could_not_be_read_back_is_not_written(tmp_path: Path, record: TrialRecord, message: str) -> None:
@@ -115,7 +114,7 @@ def test_trials_name_where_they_ran_and_each_place_is_stored_once(tmp_path: Path
     here, there = make_fingerprint(), make_fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"))
     with RunWriter.create(path, RUN.header) as writer:
         assert writer.fingerprint_number(here) == 0
-        with pytest.raises(BadInputError, match="names fingerprint 1, and 1 came before"):
+        with pytest.raises(BadInputError, match="it refers to fingerprint 1, but only 1 precede it"):
             writer.append(dataclasses.replace(RECORDS[0], fingerprint=1))
         assert [writer.fingerprint_number(there), writer.fingerprint_number(there)] == [1, 1]
         writer.append(dataclasses.replace(RECORDS[0], fingerprint=1))
@@ -246,7 +245,7 @@ def test_a_second_writer_is_told_who_writes_and_a_reader_is_not_disturbed(tmp_pa
     with start(WRITE_AND_WAIT, path) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        message = f"is in use by process {process.pid} since 20.*; a stored run has one writer"
+        message = f"is in use by process {process.pid} since 20.*; a stored run can have only one writer"
         (tmp_path / "link.jsonl").symlink_to(path)
         for name in (path, tmp_path / "link.jsonl"):
             with pytest.raises(BadInputError, match=message):
@@ -278,7 +277,9 @@ def test_a_full_disk_keeps_what_was_stored_and_lets_the_writer_go_on(tmp_path: P
     with start(FILL, path) as process:
         output, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert len(re.findall("cannot be stored: File too large; everything before it is intact: make room", output)) == 2
+    header, record = output.splitlines()
+    assert header.endswith("run.jsonl cannot be written: File too large; make room, or choose another place")
+    assert "cannot be stored: File too large; everything before it is intact: make room" in record
     assert read_run(path).records == RECORDS[:2]
 
 
