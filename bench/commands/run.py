@@ -46,25 +46,25 @@ if TYPE_CHECKING:
     "run",
     epilog=exit_codes(
         {
-            3: "the budget ended before every configuration was measured",
+            3: "the budget was spent before every configuration was measured",
             4: "a trial failed",
             5: "--resume on another machine or software",
         }
     ),
 )
 @plan_options
-@click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge puts the parts together.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
-@click.option("--budget", type=Duration(), help="Start no further trial after this time.")
+@click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge combines the parts.")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for each trial.")
+@click.option("--budget", type=Duration(), help="Start no more trials after this time.")
 @wait_option
 @quiet_option
 @verbose_option
-@click.option("--on", metavar="PLACE", help="A Ray cluster: ray, the one this machine is part of, or ray:HOST:PORT.")
+@click.option("--on", metavar="PLACE", help="Run on a Ray cluster: ray (this machine's cluster) or ray:HOST:PORT.")
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="The folder with the datasets.")
 @click.option("--resume", type=RUN, help="Complete this stored run (a path, a run id or latest).")
-@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; measure nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; store nothing.")
 @click.pass_context
 def run_command(  # noqa: PLR0913 - one parameter an option
     ctx: click.Context,
@@ -83,7 +83,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     dry_run: bool,
     **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
 ) -> None:
-    """Train every configuration of a grid, repeatedly, each time in a fresh process, and store what was measured.
+    """Train every configuration of a grid several times, each time in a fresh process, and store the measurements.
 
     \b
     python -m bench run --dry-run
@@ -99,7 +99,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
 
     place = place_in_torchrun(os.environ)
     if on is not None and place is not None:
-        raise BadInputError("--on runs every trial on one node of a cluster, torchrun over several: use one of them")
+        raise BadInputError("--on runs each trial on one node of a cluster, torchrun on several: use one of them")
     asked = {option: value for option, value in grid.items() if value is not None}
     options = run.Options(
         name=name or preset or ("custom" if asked else "quick"),
@@ -198,32 +198,32 @@ def _executor(where: _Where, preload: tuple[str, ...]) -> Iterator["Executor"]:
 
 
 def _address(place: str) -> str:
-    """Return the address of the Ray cluster in ``ray:ADDRESS``; of ``ray`` alone ``auto``, as Ray has it."""
+    """Return the address in ``ray:ADDRESS``; for ``ray`` alone return ``auto``, Ray's name for its default cluster."""
     name, colon, address = place.partition(":")
     if name != "ray" or (colon and not address):
-        raise BadInputError(f"--on {place!r} is no place to run: write ray, or ray:HOST:PORT of a Ray cluster's head")
+        raise BadInputError(f"--on {place!r} is not a cluster: write ray, or ray:HOST:PORT of a Ray cluster's head")
     return address or "auto"
 
 
 def _refuse_beside_dry_run(budget: float | None) -> None:
     if budget is not None:
-        raise BadInputError("--budget ends a run, and --dry-run estimates all of one: leave one of them out")
+        raise BadInputError("--budget limits a run, but --dry-run runs nothing: leave one of them out")
     if volume() == "verbose":
-        raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
+        raise BadInputError("--verbose reports on trials, but --dry-run runs none: leave one of them out")
 
 
 def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
-    # A number may be 0 and still be given; a flag that is not given is False.
+    # An option given as 0 counts as given; a flag that was not given is False.
     given = [option for option, value in (asked | others).items() if value is not None and value is not False]
     if given:
         names = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
         options = ", ".join(names[option] for option in given)
-        raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
+        raise BadInputError(f"{options} cannot be given with --resume, which takes the stored plan: leave it out")
 
 
 @contextlib.contextmanager
 def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Launcher"]:
-    """Open the launcher of worker processes; under torchrun, let the other ranks go at the end, however it comes."""
+    """Open the launcher of worker processes; under torchrun, dismiss the other ranks at the end, whatever happened."""
     from bench.execution.follow import dismiss
     from bench.execution.processes import make_launcher
 
@@ -245,7 +245,7 @@ def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, .
 
 
 def _preload_elsewhere(reference: str) -> tuple[str, ...]:
-    """Return what trials of this stored run import; nothing where only another host, the first rank's, has it."""
+    """Return what the trials of a stored run import; nothing if the file is only on the first rank's host."""
     from bench.storage.references import resolve
     from bench.storage.store import read_run
 
@@ -268,7 +268,7 @@ def _progress(trials: tuple["Trial", ...], concurrency: int) -> "contextlib.Abst
 
 
 def _dry_run(request: "Request", shard: tuple[int, int] | None, executor: "Executor") -> None:
-    """Print the plan and, unless the nodes of a cluster may differ, how long it will take."""
+    """Print the plan and, unless it is for a cluster whose nodes may differ, how long it will take."""
     from bench.execution import run
     from bench.execution.executor import LocalExecutor
     from bench.planning.shards import divide
@@ -311,17 +311,17 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     with output_told(f"; the run is stored in {finished.path}"):
         click.echo(render_run(finished.run, width=terminal_width()))
         click.echo(f"\nStored in {finished.path}")
-    share = run.measuring_share(finished) if on is None else None  # of a cluster's time it would say nothing
+    share = run.measuring_share(finished) if on is None else None  # meaningless for trials that run concurrently
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds
         tell(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
     click.get_current_context().exit(finished.exit_code)
 
 
-@click.command("devices", epilog=exit_codes({4: "the worker does not start"}))
+@click.command("devices", epilog=exit_codes({4: "the worker did not start"}))
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 def devices_command(layout: str) -> None:
-    """List the devices there are here, and why the others are not.
+    """List the available devices, and why others are not available.
 
     \b
     python -m bench devices
@@ -338,5 +338,5 @@ def devices_command(layout: str) -> None:
         click.echo(dumps(statuses))
         return
     rows = [(s.device, "yes" if s.available else "no", s.description if s.available else s.reason) for s in statuses]
-    headers = ("device", "available", "what it is, or why not")
+    headers = ("device", "available", "name, or why not")
     click.echo(text_table(headers, rows, (False,) * 3, terminal_width()))

@@ -78,7 +78,7 @@ def refused(result: Result, *words: str) -> None:
         (("--models", "783-10"), ("783-10", "must start at 784", "784-128-10")),
         (("--models", "784-0-10"), ("0", "out of range", "1 to")),
         (("--models", ""), ("''", "name at least one")),
-        (("--models", "mlp_128,,mlp_120_84"), ("empty place",)),
+        (("--models", "mlp_128,,mlp_120_84"), ("empty item",)),
         (("--widths", "0"), ("width 0", "at least 1")),
         (("--widths", "wide"), ("wide", "64,256,1024")),
         (("--batch-sizes", "0"), ("--batch-sizes 0", "from 1 to")),
@@ -225,7 +225,7 @@ def test_dry_run_prints_plan_and_estimate_and_stores_nothing(monkeypatch: pytest
     assert result.exit_code == 0, result.output
     assert "6 configurations x 5 repeats = 30 trials" in result.stdout
     assert "Estimated time" in result.stdout
-    assert "Others compute here (load average 1000.0, " in result.stdout.splitlines()[-1]
+    assert "Other programs are busy here (load average 1000.0, " in result.stdout.splitlines()[-1]
     assert not Path("results").exists()
 
 
@@ -414,7 +414,7 @@ def test_a_refusal_of_the_system_is_not_called_one_of_the_output(monkeypatch: py
     monkeypatch.setattr("bench.storage.references.resolve", refuse)
     result = bench("show")
     assert result.exit_code == 4
-    assert result.stderr == "bench: the system refused what this takes: Too many open files\n"
+    assert result.stderr == "bench: the operating system refused a request: Too many open files\n"
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_a_defect_is_told_as_one_and_never_as_a_regression(monkeypatch: pytest.M
     result = bench("show")
     assert result.exit_code == ExitCode.DEFECT
     assert "ZeroDivisionError" in result.stderr
-    assert "defect of bench, not a verdict" in result.stderr
+    assert "bug in bench, not a verdict" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def test_without_an_estimate_no_trial_is_started(worker: FakeLauncher) -> None:
 def test_without_an_estimate_what_only_estimating_takes_is_refused(
     worker: FakeLauncher, option: tuple[str, str]
 ) -> None:
-    refused(bench("plan", *GRID, "--no-estimate", *option), 2, f"{option[0]} is for estimating, which --no-estimate")
+    refused(
+        bench("plan", *GRID, "--no-estimate", *option), 2, f"{option[0]} is for estimates, but --no-estimate makes none"
+    )
     assert not worker.requests
 
 

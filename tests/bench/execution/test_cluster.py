@@ -307,7 +307,7 @@ def test_several_ranks_run_where_there_are_devices_for_them_and_alone(tmp_path: 
     assert {trial.configuration.world_size for trial, _ in small.runs} == {1}
     for (trial, _), devices in zip(big.runs, big.beside, strict=True):
         assert trial.configuration.world_size == 1 or len(devices) == 1
-    with pytest.raises(BadInputError, match="3 ranks need 3 devices"):
+    with pytest.raises(BadInputError, match="3 ranks need 3 cuda devices"):
         start(executor(small, big), tmp_path, dataclasses.replace(request, world_sizes=(3,), batch_sizes=(96,)))
 
 

@@ -143,9 +143,9 @@ def test_a_plan_keeps_repeats_and_seed() -> None:
         ({"widths": (10**7,)}, r"layer width 10000000 .* is out of range: use 1 to"),
         ({"models": ("784-10",), "widths": (64,)}, r"model '784-10' has no hidden layer to widen: leave the width out"),
         ({"devices": ()}, r"--devices is empty: name at least one, separated by commas"),
-        ({"devices": ("CUDA",)}, r"--devices 'CUDA' is no device: use auto, cpu, cuda, cuda:1 or mps"),
-        ({"devices": ("cuda:",)}, r"--devices 'cuda:' is no device"),
-        ({"devices": ("cuda:1\n",)}, r"--devices 'cuda:1\\n' is no device"),
+        ({"devices": ("CUDA",)}, r"--devices 'CUDA' is not a device name: use auto, cpu, cuda, cuda:1 or mps"),
+        ({"devices": ("cuda:",)}, r"--devices 'cuda:' is not a device name"),
+        ({"devices": ("cuda:1\n",)}, r"--devices 'cuda:1\\n' is not a device name"),
         ({"batch_sizes": (64, 0)}, r"--batch-sizes 0 is out of range: use a whole number from 1 to 70000"),
         ({"batch_sizes": (70_001,)}, r"--batch-sizes 70001 is out of range"),
         ({"repeats": 0}, r"--repeats 0 is out of range: use a whole number from 1"),
@@ -155,7 +155,7 @@ def test_a_plan_keeps_repeats_and_seed() -> None:
         ({"seed": 2**63}, r"--seed 9223372036854775808 is out of range"),
         ({"threads": (0,)}, r"--threads 0 is out of range: use a whole number from 1"),
         ({"workers": -1}, r"--workers -1 is out of range"),
-        ({"workers": 2}, r"--workers counts DataLoader's processes: it needs --pipelines dataloader"),
+        ({"workers": 2}, r"--workers is the number of DataLoader's processes: it needs --pipelines dataloader"),
         ({"precisions": ()}, r"--precisions is empty: use one or more of fp32"),
         ({"precisions": ("fp23",)}, r"--precisions 'fp23' is unknown \(did you mean 'fp32'\?\): use one of fp32"),
         ({"engines": ("warp",)}, r"--engines 'warp' is unknown: use one of eager"),
@@ -339,9 +339,9 @@ def test_nothing_left_is_refused_all_the_same() -> None:
 
 
 def test_a_refusal_of_some_tells_how_to_have_the_others() -> None:
-    with pytest.raises(BadInputError, match="use engine fused; --skip-unsupported goes on without it"):
+    with pytest.raises(BadInputError, match="use engine fused; --skip-unsupported leaves it out"):
         configurations(request(engines=("eager", "graph")))
-    with pytest.raises(BadInputError, match=r"3 ranks.*--skip-unsupported goes on without it"):
+    with pytest.raises(BadInputError, match=r"3 ranks.*--skip-unsupported leaves it out"):
         ranks_plan(world_sizes=(1, 3))
 
 
@@ -437,12 +437,12 @@ def test_what_ranks_cannot_have_is_left_out_where_that_is_asked_for() -> None:
     plan = check_rank_devices(gpu_plan("cuda:0"), (gpu(0),), skip=True)
     assert [(c.device, c.world_size) for c in plan.configurations] == [("cuda:0", 1)]
     two_ranks = dataclasses.replace(plan, configurations=gpu_plan("cuda:0").configurations[1:])
-    with pytest.raises(BadInputError, match="2 ranks need 2 devices"):
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices"):
         check_rank_devices(two_ranks, (gpu(0),), skip=True)
 
 
 def test_more_ranks_than_accelerators_are_refused_unless_they_are_elsewhere() -> None:
     plan = gpu_plan("cuda:0")
-    with pytest.raises(BadInputError, match="2 ranks need 2 devices of kind cuda, but there are 1 here"):
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices, but this machine has 1"):
         check_rank_devices(plan, (gpu(0),))
     check_rank_devices(plan, (gpu(0),), ranks_here=1)

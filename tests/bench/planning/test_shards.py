@@ -118,7 +118,7 @@ def test_a_shard_tells_of_which_plan_it_is_which_part() -> None:
 
 
 def test_more_shards_than_configurations_are_refused() -> None:
-    with pytest.raises(BadInputError, match=r"3 shards are more than the 2 configurations .* use up to 2"):
+    with pytest.raises(BadInputError, match=r"3 shards are more than the 2 configurations .* use at most 2"):
         divide(make_plan([make_configuration(), make_configuration(threads=1)], repeats=9), 3)
 
 
