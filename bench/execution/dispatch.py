@@ -68,7 +68,7 @@ class Dispatcher:
         self._calls: dict[_Started, Thread] = {}
         self._joining = 0
         self._begun = 0
-        self._last_words = ""
+        self._last_loss = ""
 
     def execute(
         self, trials: Sequence[Trial], may_start: Callable[[], bool], progress: Progress
@@ -88,7 +88,7 @@ class Dispatcher:
         finally:
             self._end_trials()
         if self._waiting and is_open:
-            raise NodesLostError(f"no node is left to run the remaining {len(self._waiting)} trials{self._last_words}")
+            raise NodesLostError(f"no node is left to run the remaining {len(self._waiting)} trials{self._last_loss}")
 
     def _end_trials(self) -> None:
         """End the trials that are still running, and wait for their calls: this process may be about to end."""
@@ -167,7 +167,7 @@ class Dispatcher:
             return
         self._members.remove(member)
         member.node.close()
-        self._last_words = f" ({member.node.name} was lost last: {error})"
+        self._last_loss = f" ({member.node.name} was lost last: {error})"
         self._progress.note(f"{member.node.name} is lost: {error}")
         try:
             nodes = self._cluster.untaken()

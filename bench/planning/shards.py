@@ -80,8 +80,8 @@ def divide(plan: Plan, shards: int) -> tuple[Plan, ...]:
     count = len(plan.configurations)
     if shards > count:
         raise BadInputError(
-            f"{shards} shards are more than the {count} configurations of the plan, whose repeats stay together: use at "
-            f"most {count}"
+            f"{shards} shards are more than the {count} configurations of the plan, whose repeats stay together: use "
+            f"at most {count}"
         )
     parts: list[set[int]] = [set() for _ in range(shards)]
     totals = [0.0] * shards

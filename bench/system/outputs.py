@@ -1,4 +1,4 @@
-"""Files that commands write beside the stored runs: whole or not at all, and the summary page of a CI job."""
+"""Output other than the stored runs: files written completely or not at all, messages, a CI job's summary page."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ import click
 from bench.errors import BadInputError, StorageError
 
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
-"""The variable by which GitHub Actions names the file whose Markdown it shows beside a job."""
+"""The environment variable with the file whose Markdown GitHub Actions shows on a job's page."""
 
 
 _WINDOWS_DEVICE: Final = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)
@@ -27,26 +27,26 @@ _WINDOWS_FORBIDDEN: Final = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
 def windows_problem(path: PureWindowsPath) -> str | None:
-    """Return why Windows would not make a file of that name at `path`; None if it would.
+    """Return why Windows would not create a file with the name of `path`; None if it would.
 
-    What is written to NUL is lost, and a colon leads to a stream within another file.
+    Writing to NUL loses the data, and a colon refers to a stream within another file.
     Source: Microsoft, "Naming Files, Paths, and Namespaces".
     """
     for name in path.parts[bool(path.anchor) :]:
         if _WINDOWS_DEVICE.fullmatch(name.partition(".")[0].rstrip()):
             return f"{name!r} is the name of a device on Windows"
         if _WINDOWS_FORBIDDEN.search(name):
-            return f'{name!r} has one of < > : " | ? *, which no name has on Windows'
+            return f'{name!r} contains one of < > : " | ? *, which names on Windows cannot have'
         if name != ".." and name.endswith((".", " ")):
-            return f"{name!r} ends with a dot or a blank, which Windows leaves out"
+            return f"{name!r} ends with a dot or a blank, which Windows removes"
     return None
 
 
 def require_nameable(path: Path) -> None:
-    """Refuse a name that this system would take for another one.
+    """Check that this system would create a file with exactly this name.
 
     Raises:
-        BadInputError: it is such a name.
+        BadInputError: it would not.
     """
     problem = windows_problem(PureWindowsPath(path)) if sys.platform == "win32" else None
     if problem is not None:
@@ -54,24 +54,24 @@ def require_nameable(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a file that could not be written, before anything is measured for it.
+    """Check that a file can be written, before anything is measured.
 
     Raises:
-        BadInputError: `path` is a folder, or its folder is missing or may not be written to, or its name is none here.
+        BadInputError: `path` is a folder, its folder is missing or not writable, or its name is not possible here.
     """
     require_nameable(path)
     folder = path.parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        reason = "it is a folder" if path.is_dir() else f"{folder} is no folder that you may write to"
+        reason = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"
         raise BadInputError(f"{path} cannot be written: {reason}; name another file")
     require_short_name(path)
 
 
 def require_writable_folder(folder: Path) -> None:
-    """Make `folder`, with its parents, where it is missing, and refuse it if no file can be made in it.
+    """Create `folder` and its parents if they are missing, and check that files can be created in it.
 
     Raises:
-        BadInputError: it is no folder, or cannot be made or written.
+        BadInputError: it is not a folder, or cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def require_writable_folder(folder: Path) -> None:
             pass
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise BadInputError(f"{folder} is no folder that can be written: {reason}; name another one") from error
+        raise BadInputError(f"{folder} is not a writable folder: {reason}; name another one") from error
 
 
 def require_short_name(path: Path) -> None:
@@ -100,10 +100,12 @@ def _temporary(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Write `content`, or its pieces, to `path`, text in UTF-8, at once: a reader sees the old file or the new one.
+    """Write `content`, or its pieces, to `path` atomically: a reader sees either the old file or the new one.
+
+    Text is encoded in UTF-8.
 
     Raises:
-        StorageError: it cannot be written; a file that was at `path` before is untouched.
+        StorageError: it cannot be written; an earlier file at `path` is unchanged.
     """
     temporary = _temporary(path)
     try:
@@ -115,8 +117,8 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
         temporary.replace(path)
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written: {error.strerror}; what was there before is untouched: choose another place or "
-            "make room"
+            f"{path} cannot be written: {error.strerror}; an earlier file there is unchanged: make room, or choose "
+            "another place"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -124,7 +126,7 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what a `write_atomically` to `path` left that was killed. Only for who alone may write `path` now."""
+    """Remove temporary files that a killed `write_atomically` to `path` left. Call it only as the only writer."""
     with contextlib.suppress(OSError):
         for each in path.parent.iterdir():
             if each.name.startswith(f".{path.name}.") and each.suffix == ".tmp":
@@ -137,35 +139,35 @@ def command_text(*words: str) -> str:
 
 
 def nowhere() -> TextIO:
-    """Return a stream to put in place of one that cannot be written.
+    """Return a stream to replace one that cannot be written to.
 
-    What that one holds back could not be written when Python ends, either, and Python would end with a code of its own.
+    Python would otherwise try to flush that one when it exits, fail, and end with an exit code of its own.
     """
-    return open(os.devnull, "w")  # noqa: PTH123 - no file
+    return open(os.devnull, "w")  # noqa: PTH123 - not a path to a file
 
 
 @contextlib.contextmanager
 def output_told(kept: str = "") -> Iterator[None]:
-    """Within this context, make a failure of standard output an error that ends with what is `kept` all the same.
+    """Turn a failure to write standard output within this context into an error whose message ends with `kept`.
 
     Raises:
-        StorageError: standard output took not all of what was written to it.
+        StorageError: not everything could be written to standard output.
     """
     try:
         yield
     except OSError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_code is not click.echo.__code__:  # by which all output goes, click's own too
+        if frame.f_code is not click.echo.__code__:  # all output goes through it, click's own too
             raise
         sys.stdout = nowhere()
-        remedy = "" if isinstance(error, BrokenPipeError) else "; make room, or write it elsewhere"
+        remedy = "" if isinstance(error, BrokenPipeError) else "; make room, or redirect it elsewhere"
         raise StorageError(f"the output cannot be written: {error.strerror}{remedy}{kept}") from error
 
 
 def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
-    """Write `text` for people to `stream`, by default standard error.
+    """Write a message to `stream`, by default standard error.
 
-    A log on a full disk, a reader that is gone: that is no reason to end a run, nor to end with another exit code.
+    A failure (a log on a full disk, a closed pipe) neither ends the command nor changes its exit code.
     """
     try:
         print(text, file=stream or sys.stderr, end=end, flush=True)
@@ -175,7 +177,7 @@ def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
 
 
 def append_step_summary(markdown: str) -> str | None:
-    """Append `markdown` to the CI job's summary, where there is one; return a warning if it cannot be written."""
+    """Append `markdown` to the CI job's summary, if there is one; return a warning if it cannot be written."""
     name = os.environ.get(STEP_SUMMARY)
     if not name:
         return None

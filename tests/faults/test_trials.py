@@ -105,7 +105,7 @@ def test_the_plan_goes_on_to_its_end_and_the_exit_code_tells(finished: run.Finis
         (os.abort, "SIGABRT"),
         (planted_trials.leave_a_grandchild, "exit status 3"),
         (planted_trials.loop, "--timeout"),
-        (planted_trials.answer_garbage, "out of protocol"),
+        (planted_trials.answer_garbage, "violated the protocol"),
         (planted_trials.answer_deeply, "nested too deeply"),
     ],
 )

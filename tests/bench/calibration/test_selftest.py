@@ -108,7 +108,7 @@ def test_a_device_in_use_is_waited_for_as_long_as_asked(fake_launcher: FakeLaunc
         held.enter_context(device_locks(["cpu"]))
         assert run(answering(fake_launcher, PASSED), patience=patience)
     assert seconds == 2
-    assert "waiting for it, 5 s at most" in told[0]
+    assert "waiting for up to 5 s" in told[0]
 
 
 def test_missing_data_is_the_users_mistake(fake_launcher: FakeLauncher) -> None:

@@ -123,7 +123,7 @@ def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path, monkey
     def early(before: Run | None) -> Run:
         assert before is None
         other.start()
-        assert "waiting for it" in said.get(timeout=60)  # the other one's first word
+        assert "waiting for up to" in said.get(timeout=60)  # the other one's first word
         return one
 
     update_merged(path, early)

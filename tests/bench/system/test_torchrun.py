@@ -65,7 +65,7 @@ def test_more_ranks_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) 
         check_world_size(4, SECOND_HOST)
     check_world_size(4, None)
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(BadInputError, match="not offered on Windows"):
+    with pytest.raises(BadInputError, match="not supported on Windows"):
         check_world_size(2, None)
 
 
