@@ -266,7 +266,7 @@ def test_only_the_first_unknown_members_are_shown() -> None:
         ("NaN", "NaN is not a JSON number"),
         ('{"a": [Infinity]}', "Infinity is not a JSON number"),
         ("-Infinity", "-Infinity is not a JSON number"),
-        ('{"a": 1, "b": {"c": 1, "c": 1}}', "member 'c' stands twice in one object"),
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "member 'c' occurs twice in one object"),
         ("[" * 100_000, "nested too deeply"),
         ("9" * 100_000, "digits"),
         ('{"a": 1', "delimiter"),

@@ -178,7 +178,7 @@ def test_durations_are_read_in_hours_minutes_and_seconds(text: str, seconds: flo
 )
 def test_a_text_that_is_no_duration_is_refused_with_value_rule_and_remedy(text: str) -> None:
     with pytest.raises(
-        BadInputError, match="above zero in hours, minutes and seconds, ten years at most: write it like"
+        BadInputError, match="in hours, minutes and seconds, above zero and at most ten years: write it like"
     ) as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
