@@ -57,14 +57,21 @@ def require_writable(path: Path) -> None:
     """Check that a file can be written, before anything is measured.
 
     Raises:
-        BadInputError: `path` is a folder, its folder is missing or not writable, or its name is not possible here.
+        BadInputError: `path` is a folder, a device or a pipe, its folder is missing or not writable, or its name is not
+            possible here.
     """
     require_nameable(path)
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        reason = "it is a folder" if path.is_dir() else f"{folder} is not a writable folder"
-        raise BadInputError(f"{path} cannot be written: {reason}; name another file")
-    require_short_name(path)
+    folder = _target(path).parent
+    if path.is_dir():
+        reason = "it is a folder"
+    elif path.exists() and not path.is_file():
+        reason = "it is not an ordinary file"  # it would be replaced by one: root can do that to /dev/null
+    elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"{folder} is not a writable folder"
+    else:
+        require_short_name(path)
+        return
+    raise BadInputError(f"{path} cannot be written: {reason}; name another file")
 
 
 def require_writable_folder(folder: Path) -> None:
@@ -95,8 +102,14 @@ def require_short_name(path: Path) -> None:
             raise BadInputError(f"{path} cannot be written: {error.strerror}; choose a shorter name") from error
 
 
+def _target(path: Path) -> Path:
+    """Return the file that `path` refers to: writing follows a symbolic link instead of replacing it."""
+    return Path(os.path.realpath(path)) if path.is_file() else path
+
+
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    target = _target(path)
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
@@ -114,7 +127,7 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
             file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(_target(path))
     except OSError as error:
         raise StorageError(
             f"{path} cannot be written: {error.strerror}; an earlier file there is unchanged: make room, or choose "
@@ -128,8 +141,9 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
 def remove_abandoned(path: Path) -> None:
     """Remove temporary files that a killed `write_atomically` to `path` left. Call it only as the only writer."""
     with contextlib.suppress(OSError):
-        for each in path.parent.iterdir():
-            if each.name.startswith(f".{path.name}.") and each.suffix == ".tmp":
+        target = _target(path)
+        for each in target.parent.iterdir():
+            if each.name.startswith(f".{target.name}.") and each.suffix == ".tmp":
                 each.unlink()
 
 

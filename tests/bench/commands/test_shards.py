@@ -185,7 +185,7 @@ def test_what_does_not_belong_together_is_refused_and_the_output_stays(shards: l
     assert Path("run.jsonl").read_bytes() == before
     Path("notes.jsonl").write_text("mine")
     refused(bench("merge", *shards, "--output", "notes.jsonl"), 2, "is not a stored run")
-    refused(bench("merge", *shards, "--output", "missing/run.jsonl"), 2, "missing is no folder")
+    refused(bench("merge", *shards, "--output", "missing/run.jsonl"), 2, "missing is not a writable folder")
     assert Path("notes.jsonl").read_text() == "mine"
 
 

@@ -1,3 +1,5 @@
+import os
+import sys
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -24,6 +26,29 @@ def test_a_name_too_long_for_the_temporary_file_is_refused_before_anything_is_me
     require_writable(tmp_path / ("n" * 241))
     with pytest.raises(BadInputError, match="File name too long; choose a shorter name"):
         require_writable(tmp_path / ("n" * 242))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_a_pipe_or_a_device_is_refused_instead_of_being_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(BadInputError, match="it is not an ordinary file; name another"):
+            require_writable(tmp_path / name)
+
+
+def test_a_symbolic_link_is_followed_instead_of_being_replaced(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    real, link = tmp_path / "there" / "real.json", tmp_path / "link.json"
+    real.write_text("old")
+    link.symlink_to(real)
+    require_writable(link)
+    write_atomically(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    (tmp_path / "there" / ".real.json.0a1b2c3d.tmp").touch()
+    remove_abandoned(link)
+    assert [each.name for each in (tmp_path / "there").iterdir()] == ["real.json"]
 
 
 def test_a_missing_folder_holds_nothing_to_remove(tmp_path: Path) -> None:
