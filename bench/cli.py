@@ -18,7 +18,7 @@ from bench.commands.shards import merge_command, plan_command
 from bench.commands.show import show_command
 from bench.errors import BenchError, ExitCode, StorageError
 from bench.system.interrupts import Interrupts
-from bench.system.outputs import output_told, say
+from bench.system.outputs import checked_output, say
 
 
 class Commands(click.Group):
@@ -37,7 +37,7 @@ class Commands(click.Group):
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's signature
         """Parse the arguments; --help and --version are answered here."""
         try:
-            with output_told():
+            with checked_output():
                 return super().make_context(*arguments, **options)
         except StorageError as error:  # with a closed pipe, click would end with 1, which means regression
             say(f"bench: {error}")
@@ -46,7 +46,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command; Ctrl-C, SIGTERM and SIGHUP end it in good order."""
         try:
-            with Interrupts() as ctx.obj, output_told():
+            with Interrupts() as ctx.obj, checked_output():
                 return super().invoke(ctx)
         except BenchError as error:
             say(f"bench: {error}")

@@ -185,7 +185,7 @@ def _set_volume(ctx: click.Context, parameter: click.Parameter, value: bool) -> 
 
 
 def quiet_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the option to show no progress; see `tell`."""
+    """Give `command` the option to show no progress; see `show_progress`."""
     text = "Show no progress on standard error, only errors; results are printed as usual."
     return click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_volume, help=text)(command)
 
@@ -202,7 +202,7 @@ def volume() -> Literal["quiet", "verbose"] | None:
     return asked
 
 
-def tell(line: str) -> None:
+def show_progress(line: str) -> None:
     """Print a line of progress to standard error, unless the user asked for quiet."""
     if volume() != "quiet":
         say(line)
@@ -218,7 +218,7 @@ def patience(wait: float) -> "Patience":
     """Return a `Patience` that waits `wait` seconds for devices and reports it as progress."""
     from bench.system.locks import Patience
 
-    return Patience(seconds=wait, tell=tell)
+    return Patience(seconds=wait, notify=show_progress)
 
 
 _GRID: Final = (

@@ -21,7 +21,7 @@ from bench.commands.options import (
     patience,
     plan_options,
     quiet_option,
-    tell,
+    show_progress,
     verbose_option,
     volume,
     wait_option,
@@ -29,7 +29,7 @@ from bench.commands.options import (
 from bench.errors import BadInputError
 from bench.planning.plan import check_request
 from bench.system.interrupts import Interrupts
-from bench.system.outputs import output_told, say
+from bench.system.outputs import checked_output, say
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, .
     from bench.execution.processes import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
-        count = follow(place, launcher, execution, tell=say)
+        count = follow(place, launcher, execution, notify=say)
     say(f"rank {place.rank} took part in {count} trials; the first rank stores them")
 
 
@@ -308,13 +308,13 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     from bench.execution import run
     from bench.tables.show import render_run
 
-    with output_told(f"; the run is stored in {finished.path}"):
+    with checked_output(f"; the run is stored in {finished.path}"):
         click.echo(render_run(finished.run, width=terminal_width()))
         click.echo(f"\nStored in {finished.path}")
     share = run.measuring_share(finished) if on is None else None  # meaningless for trials that run concurrently
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds
-        tell(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
+        show_progress(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
     click.get_current_context().exit(finished.exit_code)
 
 

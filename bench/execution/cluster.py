@@ -114,7 +114,7 @@ class ClusterExecutor:
             same_host = [member for member in self._members if member.introduction.host == answer.host]
             if same_host:
                 node.close()
-                self._patience.tell(f"{node.name} is on the same host as {same_host[0].node.name}: on standby")
+                self._patience.notify(f"{node.name} is on the same host as {same_host[0].node.name}: on standby")
                 continue
             self._admit(node, answer)
         if not self._members:
@@ -133,7 +133,7 @@ class ClusterExecutor:
 
     def _admit(self, node: Node, introduction: Introduction) -> None:
         for remark in introduction.remarks:
-            self._patience.tell(f"{node.name}: {remark}")
+            self._patience.notify(f"{node.name}: {remark}")
         self._members.append(Member(node=node, introduction=introduction))
 
     def _leave_out(self, node: Node, error: Exception) -> str:
@@ -141,7 +141,7 @@ class ClusterExecutor:
             raise error
         node.close()
         reason = f"{node.name} is left out: {error}"
-        self._patience.tell(reason)
+        self._patience.notify(reason)
         return reason
 
     def _ask_members(self, ask: Callable[[Member], R]) -> list[R]:

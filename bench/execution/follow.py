@@ -17,7 +17,7 @@ _BETWEEN_TRIALS_SECONDS: Final = 30 * 24 * 3600.0
 """How long to wait for the next trial. The first rank says when there is none; if it dies, torchrun ends us."""
 
 
-def follow(place: Place, launcher: Launcher, options: ExecutionOptions, tell: Callable[[str], None]) -> int:
+def follow(place: Place, launcher: Launcher, options: ExecutionOptions, notify: Callable[[str], None]) -> int:
     """Take part in the trials that the first rank's harness runs, until there are no more; return how many.
 
     Raises:
@@ -40,11 +40,11 @@ def follow(place: Place, launcher: Launcher, options: ExecutionOptions, tell: Ca
                     joined = Worker(process, timeout_seconds=options.timeout_seconds).ask(Joined, request)
                 trials += 1
                 if joined.failure is not None:
-                    tell(f"rank {place.rank}: {joined.failure.kind}: {joined.failure.message}")
+                    notify(f"rank {place.rank}: {joined.failure.kind}: {joined.failure.message}")
         except TrialFailedError as error:
             if trial is None:
                 raise WorkerError(f"rank {place.rank} cannot wait for trials: {error}") from error
-            tell(f"rank {place.rank}: {error.failure.kind}: {error}")
+            notify(f"rank {place.rank}: {error.failure.kind}: {error}")
         finally:
             waiting.end()
 

@@ -230,8 +230,8 @@ class Runner:
         try:
             with contextlib.ExitStack() as stack:
                 progress = stack.enter_context(self.make_progress(trials, self.executor.concurrency))
-                executed = stack.enter_context(contextlib.closing(self.executor.execute(trials, may_start, progress)))
-                for each in executed:
+                execution = stack.enter_context(contextlib.closing(self.executor.execute(trials, may_start, progress)))
+                for each in execution:
                     with self.interrupts.shield():
                         record = replace(each.record, fingerprint=writer.fingerprint_number(each.fingerprint))
                         writer.append(record)

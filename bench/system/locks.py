@@ -89,7 +89,7 @@ class Patience:
     """How long to wait for a lock that somebody else holds, and how to report the wait."""
 
     seconds: float = 0.0
-    tell: Callable[[str], None] = lambda _line: None
+    notify: Callable[[str], None] = lambda _line: None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
@@ -101,7 +101,7 @@ class Patience:
             BadInputError: `path` cannot be written.
         """
         start = self.clock()
-        told: float | None = None
+        last_notice: float | None = None
         while True:
             try:
                 lock = FileLock.acquire(path, subject, remedy)
@@ -109,14 +109,15 @@ class Patience:
                 now = self.clock()
                 left = start + self.seconds - now
                 if left <= 0:
-                    raise HeldError(f"{error}; waited {self.seconds:g} s" if told is not None else str(error)) from None
-                if told is None or now - told >= REMIND_SECONDS:
-                    told = now
-                    self.tell(f"{subject} is in use by {_holder(path)}: waiting for up to {left:.0f} s")
+                    waited = "" if last_notice is None else f"; waited {self.seconds:g} s"
+                    raise HeldError(f"{error}{waited}") from None
+                if last_notice is None or now - last_notice >= REMIND_SECONDS:
+                    last_notice = now
+                    self.notify(f"{subject} is in use by {_holder(path)}: waiting for up to {left:.0f} s")
                 self.sleep(min(left, POLL_SECONDS))
             else:
-                if told is not None:
-                    self.tell(f"{subject} is free: continuing")
+                if last_notice is not None:
+                    self.notify(f"{subject} is free: continuing")
                 return lock
 
 

@@ -161,7 +161,7 @@ def nowhere() -> TextIO:
 
 
 @contextlib.contextmanager
-def output_told(kept: str = "") -> Iterator[None]:
+def checked_output(kept: str = "") -> Iterator[None]:
     """Turn a failure to write standard output within this context into an error whose message ends with `kept`.
 
     Raises:

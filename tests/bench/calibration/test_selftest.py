@@ -103,7 +103,7 @@ def test_a_device_in_use_is_waited_for_as_long_as_asked(fake_launcher: FakeLaunc
         if seconds >= 2:
             held.close()
 
-    patience = Patience(seconds=5.0, tell=told.append, clock=lambda: seconds, sleep=sleep)
+    patience = Patience(seconds=5.0, notify=told.append, clock=lambda: seconds, sleep=sleep)
     with ExitStack() as held:
         held.enter_context(device_locks(["cpu"]))
         assert run(answering(fake_launcher, PASSED), patience=patience)

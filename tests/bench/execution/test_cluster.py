@@ -64,7 +64,7 @@ class Display:
 def executor(
     *nodes: FakeNode, cluster: FakeCluster | None = None, tell: Callable[[str], None] | None = None
 ) -> ClusterExecutor:
-    return ClusterExecutor(cluster or FakeCluster(*nodes), Patience(tell=tell or (lambda _line: None)))
+    return ClusterExecutor(cluster or FakeCluster(*nodes), Patience(notify=tell or (lambda _line: None)))
 
 
 def options(tmp_path: Path, **changes: Any) -> run.Options:  # noqa: ANN401 - any option

@@ -111,7 +111,7 @@ def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path, monkey
     path, seen = tmp_path / "run.jsonl", list[Run | None]()
     one, both = merged(shard(1)), merged(shard(1), shard(2))
     said = queue.SimpleQueue[str]()
-    monkeypatch.setattr("bench.storage.store.Patience", functools.partial(Patience, tell=said.put))
+    monkeypatch.setattr("bench.storage.store.Patience", functools.partial(Patience, notify=said.put))
 
     def late(before: Run | None) -> Run:
         said.put("merging")

@@ -219,7 +219,7 @@ class FakeTime:
         self.at.pop(int(self.seconds), lambda: None)()
 
     def patience(self, seconds: float) -> Patience:
-        return Patience(seconds=seconds, tell=self.told.append, clock=lambda: self.seconds, sleep=self.sleep)
+        return Patience(seconds=seconds, notify=self.told.append, clock=lambda: self.seconds, sleep=self.sleep)
 
 
 def test_a_held_device_is_waited_for_and_taken_as_soon_as_it_is_free(tmp_path: Path) -> None:

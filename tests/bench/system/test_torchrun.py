@@ -86,7 +86,7 @@ def scripted(launcher: FakeLauncher, trials: Sequence[Trial], joined: Sequence[F
 
 
 def run_follower(launcher: FakeLauncher, told: list[str], place: Place = SECOND_HOST) -> int:
-    return follow(place, launcher, ExecutionOptions(data_root=None, timeout_seconds=60), tell=told.append)
+    return follow(place, launcher, ExecutionOptions(data_root=None, timeout_seconds=60), notify=told.append)
 
 
 def test_a_follower_joins_each_trial_in_a_fresh_process_until_there_is_none(fake_launcher: FakeLauncher) -> None:
