@@ -205,7 +205,7 @@ def test_other_models_bring_their_own_widths_and_batch_sizes() -> None:
 
 
 @pytest.mark.usefixtures("worker")
-def test_stored_command_tells_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_command_contains_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = str(tmp_path / "out.jsonl")
     monkeypatch.setattr("sys.argv", ["bench", "run", "--repeats", "1", "--output", output])
     assert bench("run", "--repeats", "1", "--output", output).exit_code == 0
@@ -213,7 +213,7 @@ def test_stored_command_tells_no_folders(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("given", [("--on", "ray:gpu7.example:6379"), ("--on=ray:gpu7.example:6379",)])
-def test_stored_command_tells_no_cluster_s_address(given: tuple[str, ...]) -> None:
+def test_stored_command_contains_no_address_of_a_cluster(given: tuple[str, ...]) -> None:
     assert "gpu7" not in " ".join(command_line(("run", *given)))
     assert "ray" in " ".join(command_line(("run", *given)))
 
@@ -309,7 +309,7 @@ def test_show_selects_sorts_and_filters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"a,b\n1,2\n", b"\x00\xff" * 100, b'{"header":{"schema_version":99}}\n']
 )
-def test_show_of_what_is_no_run_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_show_of_something_other_than_a_run_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.jsonl"
     path.write_bytes(content)
     refused(bench("show", str(path)), "odd.jsonl")
@@ -376,7 +376,7 @@ def useless(request: pytest.FixtureRequest) -> Iterator[TextIO]:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("show", "--help"), ("show", "run.jsonl")])
-def test_a_result_that_cannot_be_written_is_told_and_is_never_a_verdict(
+def test_a_result_that_cannot_be_written_is_an_error_and_never_a_verdict(
     useless: TextIO, arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     store(make_run(), tmp_path / "run.jsonl")
@@ -427,11 +427,11 @@ def test_a_refusal_of_the_system_is_not_called_one_of_the_output(monkeypatch: py
         ("--on=ray:10.0.0.1:6379", "--on=ray"),
     ],
 )
-def test_the_stored_command_tells_values_without_folders_and_addresses(given: str, kept: str) -> None:
+def test_the_stored_command_contains_values_without_folders_and_addresses(given: str, kept: str) -> None:
     assert command_line(("run", given)) == ("run", kept)
 
 
-def test_a_defect_is_told_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_reported_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.storage.references.resolve", lambda *_: 1 // 0)
     result = bench("show")
     assert result.exit_code == ExitCode.DEFECT

@@ -146,7 +146,7 @@ def test_a_trial_of_a_lost_node_runs_on_another(tmp_path: Path) -> None:
     assert "lost is lost: it burnt down" in display.notes
 
 
-def test_a_node_that_comes_back_goes_on(tmp_path: Path) -> None:
+def test_a_node_that_comes_back_continues(tmp_path: Path) -> None:
     node = FakeNode("a")
     losses = iter([False, True] + [False] * TRIALS)
 
@@ -178,7 +178,7 @@ def test_a_run_does_not_wait_for_a_node_once_its_trials_are_done(tmp_path: Path)
     is_over.set()
 
 
-def test_a_trial_that_loses_every_node_fails_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_trial_that_loses_every_node_fails_and_the_run_continues(tmp_path: Path) -> None:
     node = FakeNode("a")
 
     def burn(trial: Trial) -> None:
@@ -227,7 +227,7 @@ def test_when_every_node_is_lost_what_is_finished_is_stored_and_can_be_resumed(t
     assert len(successor.runs) == 13
 
 
-def test_an_interruption_lets_go_of_what_runs_and_keeps_what_is_finished(tmp_path: Path) -> None:
+def test_an_interruption_ends_running_trials_and_keeps_finished_ones(tmp_path: Path) -> None:
     nodes = FakeNode("a"), FakeNode("b")
     nodes[1].on_trial = slow
     display = Display()
@@ -318,7 +318,7 @@ def test_ranks_on_the_cpu_run_where_there_are_cores_for_all(tmp_path: Path) -> N
     assert {trial.configuration.world_size for trial, _ in small.runs} == {1}
 
 
-def test_of_two_nodes_on_one_host_the_second_stands_by_until_the_first_is_lost(tmp_path: Path) -> None:
+def test_the_second_node_of_a_host_stands_by_until_the_first_is_lost(tmp_path: Path) -> None:
     first, second = FakeNode("first", host="h"), FakeNode("second", host="h")
     first.on_trial = lose(at=6)
     told: list[str] = []
@@ -341,7 +341,7 @@ def test_of_those_that_stand_by_on_a_host_one_at_a_time_takes_part(tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be held back there")
-def test_a_signal_while_a_call_is_begun_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_while_a_call_is_being_started_is_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = threading.Thread.start
     answers: queue.SimpleQueue[object] = queue.SimpleQueue()
 
@@ -355,7 +355,7 @@ def test_a_signal_while_a_call_is_begun_comes_after_it(monkeypatch: pytest.Monke
     assert answers.get(timeout=10) == 7
 
 
-def test_once_no_trial_may_start_none_does(tmp_path: Path) -> None:
+def test_once_no_trial_may_start_none_starts(tmp_path: Path) -> None:
     nodes = FakeNode("a"), FakeNode("b")
     for node in nodes:
         node.on_trial = slow
@@ -395,7 +395,7 @@ def test_every_trial_of_a_lost_node_with_several_gpus_runs_elsewhere(tmp_path: P
     assert display.notes == ["lost is lost: it burnt down"]
 
 
-def test_what_another_kind_of_machine_began_waits_for_one_to_come_back(tmp_path: Path) -> None:
+def test_a_configuration_started_on_another_kind_of_machine_waits_for_one(tmp_path: Path) -> None:
     odd, usual = FakeNode("odd", describe(cpu_model="Odd CPU")), FakeNode("usual")
     odd.on_trial = lose(at=2)
     with pytest.raises(NodesLostError, match="no node is left to run the remaining 4 trials"):
@@ -501,7 +501,7 @@ def test_a_cluster_without_nodes_for_work_is_refused(tmp_path: Path) -> None:
         start(executor(), tmp_path)
 
 
-def test_a_node_that_cannot_take_part_is_left_out_and_told_of(tmp_path: Path) -> None:
+def test_a_node_that_cannot_take_part_is_left_out_and_reported(tmp_path: Path) -> None:
     held, good = FakeNode("held"), FakeNode("good")
     held.hold_error = HeldError("device cpu is in use by process 7")
     told: list[str] = []

@@ -259,7 +259,7 @@ def test_launcher_of_this_platform_forks_only_on_linux(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("status", "words"), [(0, "exit status 0"), (3, "exit status 3"), (-9, "SIGKILL"), (-11, "SIGSEGV"), (-200, "200")]
 )
-def test_end_of_a_process_is_told_in_words(status: int, words: str) -> None:
+def test_end_of_a_process_is_described_in_words(status: int, words: str) -> None:
     assert words in describe_end(status)
 
 

@@ -117,7 +117,9 @@ def test_output_can_be_a_file_or_a_folder(fake_launcher: FakeLauncher, tmp_path:
     assert start(fake_launcher, options(tmp_path, output=tmp_path / "b")).path.is_relative_to(tmp_path / "b")
 
 
-def test_failed_trial_is_stored_and_the_run_goes_on_to_end_with_4(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+def test_failed_trial_is_stored_and_the_run_continues_and_ends_with_4(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
     count = itertools.count()
 
     def fail_second(request: Request) -> dict[str, Any] | None:
@@ -215,9 +217,7 @@ def test_resuming_with_other_software_is_incomparable_and_names_it(
     assert len(read_run(interrupted).records) == 2
 
 
-def test_resuming_a_complete_run_asks_nothing_of_where_it_was_begun(
-    fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
+def test_resuming_a_complete_run_requires_no_particular_machine(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     path = start(fake_launcher, options(tmp_path)).path
     software = dataclasses.replace(fake_launcher.place.software, torch="9.9.9", git_commit="f" * 40)
     fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)

@@ -100,14 +100,14 @@ def test_every_dimension_multiplies_the_grid() -> None:
     assert {(c.device, c.threads) for c in made} == {("cpu", 1), ("cpu", 2), ("cuda:0", 1), ("cuda:0", 2)}
 
 
-def test_what_is_asked_for_replaces_the_recipes_own_batch_size_and_epochs() -> None:
+def test_requested_batch_size_and_epochs_replace_the_recipes() -> None:
     (recipe,) = configurations(request(models=("mlp_100_100",)))
     (asked,) = configurations(request(models=("mlp_100_100",), batch_sizes=(50,), epochs=2, dataset="digits"))
     assert (recipe.batch_size, recipe.epochs, recipe.dataset) == (16, 5, "mnist")
     assert (asked.batch_size, asked.epochs, asked.dataset) == (50, 2, "digits")
 
 
-def test_one_configuration_asked_for_twice_is_measured_once() -> None:
+def test_a_configuration_requested_twice_is_measured_once() -> None:
     made = configurations(request(models=("784-128-10", "784-64-10"), widths=(64, 128), batch_sizes=(64, 64)))
     assert [c.model for c in made] == ["784-64-10", "784-128-10"]
 
@@ -306,9 +306,7 @@ def test_nothing_is_missing_from_a_finished_plan() -> None:
         ({"engines": ("fused",), "pipelines": ("dataloader",)}, "pipeline 'dataloader' cannot feed it"),
     ],
 )
-def test_what_cannot_be_had_together_is_refused_with_the_reason(
-    changes: dict[str, tuple[str, ...]], words: str
-) -> None:
+def test_an_unsupported_combination_is_refused_with_the_reason(changes: dict[str, tuple[str, ...]], words: str) -> None:
     with pytest.raises(BadInputError, match=words):
         configurations(request(**changes))
 
@@ -321,7 +319,7 @@ def test_engines_and_precisions_are_dimensions_of_the_grid() -> None:
     assert (graph.engine, graph.precision) == ("graph", "tf32")
 
 
-def test_what_cannot_be_had_is_left_out_where_that_is_asked_for() -> None:
+def test_unsupported_combinations_are_left_out_on_request() -> None:
     found = configurations(
         request(engines=("eager", "fused", "graph"), pipelines=("dataloader", "resident"), skip_unsupported=True)
     )
@@ -338,7 +336,7 @@ def test_nothing_left_is_refused_all_the_same() -> None:
     assert "--skip-unsupported" not in str(refused.value)
 
 
-def test_a_refusal_of_some_tells_how_to_have_the_others() -> None:
+def test_a_refusal_of_some_combinations_says_how_to_run_the_others() -> None:
     with pytest.raises(BadInputError, match="use engine fused; --skip-unsupported leaves it out"):
         configurations(request(engines=("eager", "graph")))
     with pytest.raises(BadInputError, match=r"3 ranks.*--skip-unsupported leaves it out"):
@@ -406,7 +404,7 @@ def test_weak_scaling_gives_each_rank_the_batch_size() -> None:
         ({"scaling": "linear"}, "--scaling"),
     ],
 )
-def test_ranks_that_cannot_be_had_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_unsupported_ranks_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInputError, match=words):
         ranks_plan(**changes)
 
@@ -429,7 +427,7 @@ def test_ranks_take_a_kinds_devices_from_the_first_on() -> None:
         gpu_plan("cuda:1", asked="cuda:1")
 
 
-def test_what_ranks_cannot_have_is_left_out_where_that_is_asked_for() -> None:
+def test_unsupported_ranks_are_left_out_on_request() -> None:
     plan = ranks_plan(world_sizes=(1, 3, 16), skip_unsupported=True)
     assert [c.world_size for c in plan.configurations] == [1]
     with pytest.raises(BadInputError, match="3 ranks"):

@@ -89,7 +89,7 @@ def test_shards_are_merged_by_number_their_trials_as_they_were_run() -> None:
     assert [r.trial for r in merged(*shards[::-1]).records] == [r.trial for each in shards for r in each.records]
 
 
-def test_what_is_merged_was_begun_when_the_first_of_them_was() -> None:
+def test_a_merged_run_was_created_when_its_first_shard_was() -> None:
     days = ["2026-11-22T03:15:00Z", "2026-11-20T03:15:00Z", "2026-11-21T03:15:00Z"]
     shards = [shard(number, created_at=day) for number, day in enumerate(days, start=1)]
     assert merged(*shards).header.created_at == days[1]
@@ -198,12 +198,12 @@ def test_other_runs_make_another_run_id_of_the_same_form() -> None:
 # What does not belong together
 
 
-def test_a_run_that_is_no_shard_is_refused() -> None:
+def test_a_run_that_is_not_a_shard_is_refused() -> None:
     message = refusal(shard(1), dataclasses.replace(shard(2), header=make_header()))
     assert re.search(r"0a1b2c3d.jsonl is not a shard .*--shard I/N.*bench compare", message)
 
 
-def test_another_plan_is_incomparable_and_what_differs_is_told() -> None:
+def test_another_plan_is_incomparable_and_the_message_says_what_differs() -> None:
     plan = make_plan([dataclasses.replace(c, threads=8) for c in PLAN.configurations], repeats=3)
     message = refusal(shard(1), shard(2, plan=plan), kind=IncomparableError)
     assert re.search(r"00000002.jsonl is of plan p.*, 00000001.jsonl of plan p", message)
@@ -222,7 +222,7 @@ def test_other_software_is_incomparable(change: dict[str, Change]) -> None:
     assert re.search(f"00000002.jsonl was measured with different software from 00000001.jsonl: {name} is", message)
 
 
-def test_a_machines_own_driver_and_kernel_are_no_other_software() -> None:
+def test_another_driver_or_kernel_does_not_count_as_other_software() -> None:
     run = merged(shard(1), shard(2, software=make_software(driver="590.2", operating_system_release="6.9")), shard(3))
     assert {each.software.driver for each in run.fingerprints} == {"580.1", "590.2"}
 
@@ -239,7 +239,7 @@ def with_records(run: Run, records: Sequence[TrialRecord]) -> Run:
 
 
 @pytest.mark.parametrize("trials", [None, 0])
-def test_two_runs_of_one_shard_overlap_whatever_they_hold(trials: int | None) -> None:
+def test_two_runs_of_one_shard_overlap_whatever_they_contain(trials: int | None) -> None:
     message = refusal(shard(1), shard(2), shard(2, run_id="0000abcd", trials=trials))
     assert "00000002.jsonl and 0000abcd.jsonl overlap: both contain shard 2, of runs 00000002 and 0000abcd" in message
 

@@ -84,7 +84,7 @@ def test_without_stored_runs_the_remedy_is_to_make_one(tmp_path: Path) -> None:
             resolve("latest", directory)
 
 
-def test_files_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
+def test_files_that_are_not_runs_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").mkdir()
     (tmp_path / "b.jsonl").write_text("other\n")
     (tmp_path / "c.jsonl").write_text('{"header":{"created_at":7,"run_id":"aa"}}\n')
@@ -99,7 +99,7 @@ def test_a_newer_schemas_run_is_found_so_that_reading_it_can_say_what_to_do(tmp_
     assert resolve("aa", tmp_path) == path
 
 
-def test_a_runs_path_tells_machine_time_name_and_id(tmp_path: Path) -> None:
+def test_a_runs_path_contains_machine_time_name_and_id(tmp_path: Path) -> None:
     header = make_header(created_at="2026-11-21T04:15:00+01:00")
     expected = tmp_path / header.machine.id / "20261121T031500Z-nightly-0a1b2c3d.jsonl"
     assert run_path(tmp_path, header) == expected
@@ -112,7 +112,7 @@ def test_a_name_that_fits_no_file_name_is_refused(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("created_at", ["", "yesterday", "0001-01-01T00:00:00+14:00"])
-def test_a_time_of_creation_that_is_none_is_refused(tmp_path: Path, created_at: str) -> None:
+def test_an_invalid_time_of_creation_is_refused(tmp_path: Path, created_at: str) -> None:
     with pytest.raises(BadInputError, match="must be an ISO 8601 time"):
         run_path(tmp_path, make_header(created_at=created_at))
 

@@ -124,7 +124,7 @@ def test_a_torn_last_line_is_reported_in_words(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tail", [b"\n", b'{"trial":{\n', b"\0" * 512, b"\0" * 512 + b"\n", b"\xff\n"])
-def test_a_last_line_that_is_no_json_counts_as_torn(tmp_path: Path, tail: bytes) -> None:
+def test_a_last_line_that_is_not_json_counts_as_torn(tmp_path: Path, tail: bytes) -> None:
     whole = write_run(tmp_path / "run.jsonl")
     (tmp_path / "run.jsonl").write_bytes(whole + tail)
     run = read_run(tmp_path / "run.jsonl")
@@ -213,7 +213,7 @@ def test_damaged_lines_read_or_are_refused_in_the_same_words_as_in_the_exact_way
         (2, b'"momentum":0.0', b'"momentum":0'),
     ],
 )
-def test_a_line_written_by_another_hand_is_read_as_well(
+def test_a_line_written_by_another_program_is_read_too(
     tmp_path: Path, place: int, written: bytes, changed: bytes
 ) -> None:
     path = tmp_path / "run.jsonl"
@@ -377,7 +377,7 @@ def test_another_file_is_refused_with_a_remedy(tmp_path: Path, content: bytes, r
     assert message.endswith("name a file that `python -m bench run` wrote")
 
 
-def test_what_is_no_ordinary_file_is_refused_without_opening_it(tmp_path: Path) -> None:
+def test_anything_but_an_ordinary_file_is_refused_without_opening_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "it is not an ordinary file" in refusal(tmp_path / "pipe")
     assert "it is a directory" in refusal(tmp_path)

@@ -69,7 +69,7 @@ def test_a_record_that_could_not_be_read_back_is_not_written(tmp_path: Path, rec
     assert read_run(tmp_path / "run.jsonl").records == RECORDS[:2]
 
 
-def test_resuming_heals_a_torn_last_line_and_goes_on(tmp_path: Path) -> None:
+def test_resuming_removes_a_torn_last_line_and_continues(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     whole = write_run(path)
     lines = whole.splitlines(keepends=True)
@@ -185,7 +185,7 @@ def test_what_could_not_be_cut_off_at_once_is_cut_off_by_the_next_write(
     assert read_run(tmp_path / "run.jsonl").records == RECORDS[:1]
 
 
-def test_a_folder_that_cannot_be_synced_is_no_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_synced_is_not_an_error(tmp_path: Path) -> None:
     store._sync_folder(tmp_path / "missing")  # noqa: SLF001 - no file system at hand refuses it
 
 
@@ -240,7 +240,7 @@ def start(code: str, path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own words
 
 
-def test_a_second_writer_is_told_who_writes_and_a_reader_is_not_disturbed(tmp_path: Path) -> None:
+def test_a_second_writer_learns_who_is_writing_and_a_reader_is_not_disturbed(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with start(WRITE_AND_WAIT, path) as process:
         assert process.stdout is not None

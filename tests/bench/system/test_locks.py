@@ -32,7 +32,7 @@ def hold_in_another_process(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_process_is_told_who_holds_the_device_and_gets_it_afterwards(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_holds_the_device_and_gets_it_afterwards(tmp_path: Path) -> None:
     with hold_in_another_process(tmp_path / "locks") as process:
         message = rf"device cpu is in use by process {process.pid} since 20\d\d-.*Z; .*wait until it ends"
         with pytest.raises(BadInputError, match=message), device_locks(["cpu"], tmp_path / "locks"):
@@ -109,7 +109,7 @@ def test_locks_of_several_devices_are_all_taken_or_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["", "CPU", "cuda:", "cuda:-1", "../x", "cuda:1:2", "cuda:99999", "cpu\n"])
-def test_what_is_no_device_name_is_refused(tmp_path: Path, device: str) -> None:
+def test_an_invalid_device_name_is_refused(tmp_path: Path, device: str) -> None:
     with pytest.raises(BadInputError, match="is not a device name"), device_locks([device], tmp_path):
         pass
 
@@ -249,7 +249,7 @@ def test_waiting_ends_with_the_same_error_as_not_waiting(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_free_device_is_not_waited_for_and_nothing_is_told(tmp_path: Path) -> None:
+def test_a_free_device_is_taken_without_waiting_or_notice(tmp_path: Path) -> None:
     time = FakeTime()
     with device_locks(["cpu"], tmp_path, patience=time.patience(10)):
         pass
