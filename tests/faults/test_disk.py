@@ -50,7 +50,7 @@ def whole_size() -> int:
 def test_disk_that_is_full_before_the_header_leaves_no_file(sandbox: Sandbox) -> None:
     done = run_with_files_up_to(sandbox, 512)
     assert done.returncode == 4, done.stderr
-    assert "cannot be stored: File too large; everything before it is intact" in done.stderr
+    assert "cannot be written: File too large; make room, or choose another place" in done.stderr
     assert "Traceback" not in done.stderr
     assert not sandbox.stored()
     assert not sandbox.leftovers()
