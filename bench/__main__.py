@@ -10,20 +10,20 @@ from mnist_mlp.streams import open_closed_streams
 def main() -> None:
     """Run the command line; ends the process with one of `bench.errors.ExitCode`."""
     open_closed_streams()
-    # Until the command has begun, and after it has ended, Ctrl-C has nothing to store: it ends the process, silently.
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a script's job in the background
+    # Before the command has started and after it has ended, nothing has to be stored: Ctrl-C ends the process silently.
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored in a script's background jobs
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal's encoding lacks is shown by its number, rather than ending the command.
+        # A character that the terminal's encoding lacks is shown as an escape sequence instead of ending the command.
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-    from bench.cli import cli  # noqa: PLC0415 - it takes long enough to import for a Ctrl-C to come meanwhile
+    from bench.cli import cli  # noqa: PLC0415 - its import takes long enough for a Ctrl-C to arrive
     from bench.errors import ExitCode  # noqa: PLC0415 - likewise
     from bench.system.outputs import nowhere  # noqa: PLC0415 - likewise
 
     try:
         cli(prog_name="bench")
-    except OSError:  # wrong usage, of which click could not tell: on standard error nothing can be written
+    except OSError:  # wrong usage that click could not report, because standard error cannot be written to
         sys.stderr = nowhere()
         sys.exit(ExitCode.BAD_INPUT)
 

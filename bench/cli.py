@@ -1,4 +1,4 @@
-"""The command line: all commands, and what their errors and interruptions become."""
+"""The command line: all commands, and how their errors and interruptions become messages and exit codes."""
 
 import traceback
 from typing import Any
@@ -18,35 +18,35 @@ from bench.commands.shards import merge_command, plan_command
 from bench.commands.show import show_command
 from bench.errors import BenchError, ExitCode, StorageError
 from bench.system.interrupts import Interrupts
-from bench.system.outputs import output_told, say
+from bench.system.outputs import checked_output, say
 
 
 class Commands(click.Group):
-    """The group of all commands: here errors become one message and an exit code."""
+    """The group of all commands. It turns errors into one message and an exit code."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that `args` name first; of a misspelt one the nearest is named."""
+        """Return the command that `args` start with; the message for a misspelt one suggests the nearest."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             from mnist_mlp.spelling import did_you_mean  # noqa: PLC0415 - only where it is misspelt
 
-            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], self.commands)}: use one of --help's")
+            ctx.fail(f"No such command {args[0]!r}{did_you_mean(args[0], self.commands)}: --help lists the commands")
         return super().resolve_command(ctx, args)
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's signature
-        """Read the arguments, of which --help and --version are answered here."""
+        """Parse the arguments; --help and --version are answered here."""
         try:
-            with output_told():
+            with checked_output():
                 return super().make_context(*arguments, **options)
-        except StorageError as error:  # click would end with 1 if nobody read it, which says regression
+        except StorageError as error:  # with a closed pipe, click would end with 1, which means regression
             say(f"bench: {error}")
             raise click.exceptions.Exit(error.exit_code) from None
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command; Ctrl-C, SIGTERM and SIGHUP end it in good order."""
         try:
-            with Interrupts() as ctx.obj, output_told():
+            with Interrupts() as ctx.obj, checked_output():
                 return super().invoke(ctx)
         except BenchError as error:
             say(f"bench: {error}")
@@ -55,20 +55,20 @@ class Commands(click.Group):
             if error.filename is not None:
                 say(f"bench: {error.filename!r} cannot be used: {error.strerror}; name another one")
                 ctx.exit(ExitCode.BAD_INPUT)
-            say(f"bench: the system refused what this takes: {error.strerror}")
+            say(f"bench: the operating system refused a request: {error.strerror}")
             ctx.exit(ExitCode.FAILED_TRIAL)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception:  # noqa: BLE001 - whatever it is, it must not look like a verdict
+        except Exception:  # noqa: BLE001 - a defect must not look like a verdict
             say(traceback.format_exc(), end="")
-            say("bench: this is a defect of bench, not a verdict: report it with the lines above")
+            say("bench: this is a bug in bench, not a verdict: please report it with the lines above")
             ctx.exit(ExitCode.DEFECT)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="bench")
 def cli() -> None:
-    """Measure how fast, and how well, reference MNIST MLPs train here, and tell what is noise from what is not.
+    """Measure how fast, and how well, reference MNIST MLPs train here, and tell noise from real differences.
 
     \b
     python -m bench run                            two minutes, one table

@@ -1,10 +1,10 @@
-"""JSON both ways for frozen dataclasses, strictly: what decodes is well typed and finite, or it is an error.
+"""Converts frozen dataclasses to JSON and back, strictly: every decoded value has the right type and is finite.
 
 Supported field types: `str`, `int`, `float`, `bool`, `StrEnum`, `Literal`, dataclasses, ``tuple[X, ...]``, ``X | None``
-and, as a record's own field, unions of dataclasses (told apart by a ``"type"`` member that holds the class name).
+and, as a record's own field, unions of dataclasses (distinguished by a ``"type"`` member with the class name).
 
-A field marked `LATER` was added to a type of which files exist: where its member is missing it has its default, and its
-default is not written. So what was written before is read, and what does not use it is written, as ever.
+A field marked `LATER` was added after files of its type had been written. If its member is missing, it has its default,
+and its default is not written. So older files can still be read, and records that do not use it are written as before.
 """
 
 import dataclasses
@@ -23,23 +23,23 @@ from bench.errors import BadInputError
 T = TypeVar("T")
 
 TAG: Final = "type"
-"""The member by which the members of a union are told apart."""
+"""The member that distinguishes the members of a union."""
 
 LATER: Final[Mapping[str, bool]] = types.MappingProxyType({"later": True})
-"""Metadata of a field, with a default, that was added to a type after files of it were written."""
+"""Metadata of a field with a default that was added to a type after files of it had been written."""
 
 _REQUIRED: Final = object()
-"""In place of a default: a member that is always written."""
+"""Stands for the missing default of a member that is always written."""
 
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 MAX_INTEGER: Final = 2**63 - 1
-"""Counts, bytes and seeds fit 64 bits, which is also what pandas and CSV readers take."""
+"""Counts, bytes and seeds fit into 64 bits, which pandas and CSV readers also support."""
 
 
 def to_json(value: object) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
-    """Return `value` as what `json.dumps` takes; enums become their values and tuples lists."""
-    if value is None or type(value) in _SCALARS:  # most are
+    """Return `value` in a form that `json.dumps` accepts; enums become their values and tuples become lists."""
+    if value is None or type(value) in _SCALARS:  # the most frequent case first
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _record_to_json(value)
@@ -72,7 +72,7 @@ def dumps(value: object) -> str:
 
 
 def loads(text: str | bytes) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
-    """Parse JSON; refuse NaN, infinities by name, duplicate keys and nesting beyond what Python can follow.
+    """Parse JSON; refuse NaN, named infinities, duplicate keys and nesting that is too deep for Python.
 
     A number too large for a float becomes infinite here and is refused by `from_json`.
 
@@ -95,15 +95,15 @@ def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"member {twice!r} stands twice in one object")
+        raise ValueError(f"member {twice!r} occurs twice in one object")
     return members
 
 
 def from_json(kind: type[T], data: object, where: str = "") -> T:
-    """Return `data` (parsed JSON) as a `kind`; `where` is its place, for messages.
+    """Return `data` (parsed JSON) as a `kind`; `where` is its place for messages.
 
     Raises:
-        BadInputError: a member is missing, unknown, of another type, or not finite.
+        BadInputError: a member is missing, unknown, of the wrong type, or not finite.
     """
     try:
         return typing.cast("T", _decoder(typing.cast("Any", kind))(data))
@@ -112,7 +112,7 @@ def from_json(kind: type[T], data: object, where: str = "") -> T:
 
 
 class _MismatchError(Exception):
-    """What is wrong, and where; the place grows on the way out, so that decoding what is right never builds it."""
+    """What is wrong, and where. The place is built while the error propagates, so that valid data never pays for it."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -130,7 +130,7 @@ Decoder: typing.TypeAlias = Callable[[Any], Any]
 
 @functools.cache
 def _decoder(hint: Any) -> Decoder:  # noqa: ANN401 - a type hint has no narrower type
-    """Return the function that decodes a `hint`. It is put together once: stored runs hold very many records."""
+    """Return the function that decodes a type `hint`. It is built only once: stored runs have very many records."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         return _choice_decoder({choice: choice for choice in typing.get_args(hint)})
@@ -154,7 +154,7 @@ def _decode_float(data: object) -> float:
 
 
 def _decode_int(data: object) -> int:
-    if type(data) is int and abs(data) <= MAX_INTEGER:  # not a bool, which is an int too
+    if type(data) is int and abs(data) <= MAX_INTEGER:  # type() excludes bool, a subclass of int
         return data
     raise _mismatch("a 64-bit whole number", data)
 
@@ -195,7 +195,7 @@ def _list_decoder(decode_item: Decoder) -> Decoder:
         items: list[object] = []
         try:
             for item in data:
-                items.append(decode_item(item))  # noqa: PERF401 - its length is the place of a mismatch
+                items.append(decode_item(item))  # noqa: PERF401 - the length is the place of a mismatch
         except _MismatchError as mismatch:
             mismatch.place = f"[{len(items)}]{mismatch.place}"
             raise
@@ -253,7 +253,7 @@ def _wrong_members(known: Iterable[str], required: Collection[str], data: dict[s
 
 @functools.cache
 def _written_members(kind: type) -> tuple[tuple[str, object, bool], ...]:
-    """Return of each member its name, the default that is not written, and whether it is one of several records."""
+    """Return each member's name, the default that is not written, and whether its type is a union of records."""
     defaults = later_defaults(kind)
     return tuple(
         (name, defaults.get(name, _REQUIRED), typing.get_origin(hint) is not tuple and len(_union_members(hint)) > 1)

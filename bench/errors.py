@@ -1,10 +1,10 @@
-"""Errors of the harness and its exit codes. Each message states the value, the rule it broke and the remedy."""
+"""The harness's errors and exit codes. Each message states the value, the rule that it broke and the remedy."""
 
 import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What the process's exit status means; the same for every command."""
+    """The meaning of the process's exit status, the same for every command."""
 
     PASS = 0
     REGRESSION = 1
@@ -12,38 +12,38 @@ class ExitCode(enum.IntEnum):
     INCONCLUSIVE = 3
     FAILED_TRIAL = 4
     INCOMPARABLE = 5
-    DEFECT = 70  # as sysexits.h has it: Python's own 1 would be taken for a regression
+    DEFECT = 70  # as in sysexits.h; Python's own 1 would be taken for a regression
     INTERRUPTED = 130
 
 
 class BenchError(Exception):
-    """Base of every error that `bench` raises on purpose; `exit_code` is what the command ends with."""
+    """Base of every error that `bench` raises on purpose; `exit_code` is the command's exit code."""
 
     exit_code = ExitCode.BAD_INPUT
 
 
 class BadInputError(BenchError):
-    """An argument, a name or a file from outside breaks a stated rule."""
+    """An argument, a name or a file from the user breaks a rule."""
 
 
 class IncomparableError(BenchError):
-    """Two things that were to be put together were measured on different machines, software or data."""
+    """Two things that were to be combined or compared have different machines, software or data."""
 
     exit_code = ExitCode.INCOMPARABLE
 
 
 class WorkerError(BenchError):
-    """The worker process could not start or did not keep to the protocol, outside any trial."""
+    """The worker process could not start or violated the protocol, outside any trial."""
 
     exit_code = ExitCode.FAILED_TRIAL
 
 
 class NodesLostError(WorkerError):
-    """The nodes of a cluster that are left cannot run the trials that are left; every finished trial is stored."""
+    """No remaining node of a cluster can run the remaining trials; every finished trial is stored."""
 
 
 class StorageError(BenchError):
-    """A measurement could not be written; what was stored before is intact."""
+    """A result could not be written; everything stored before is intact."""
 
     exit_code = ExitCode.FAILED_TRIAL
 

@@ -1,7 +1,7 @@
-"""What the harness measures and stores, as frozen values. No torch, no pandas, no input or output.
+"""The values that the harness measures and stores, as frozen types. No torch, no pandas, no input or output.
 
-Names carry units: seconds, bytes and counts are SI base units, unrounded; accuracies are kept as correct counts. What
-was not measured is None, never 0. `bench.coding` turns every type here into JSON and back.
+Names include units: seconds, bytes and counts are SI base units, unrounded; accuracies are stored as counts of correct
+answers. What was not measured is None, never 0. `bench.coding` converts every type here to JSON and back.
 """
 
 import enum
@@ -16,19 +16,18 @@ from bench.coding import LATER, dumps
 
 SCHEMA_VERSION: Final = 4
 """Version of the stored format. History: 1, the first; 2, `Configuration.schedule`; 3, energy and conditions; 4, files
-of several machines (`Fingerprint`), of parts of a plan (`Division`), and of trainings by several ranks.
+with several machines (`Fingerprint`), with parts of a plan (`Division`), and with trainings by several ranks.
 
-Each reads all before it: a file of an earlier version as it is, and a configuration keeps its id, see
-`bench.coding.LATER`.
+Each version reads the files of all earlier ones unchanged, and configurations keep their ids: see `bench.coding.LATER`.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One point of the grid: everything that decides what is trained and how, except the seed.
+    """One point of the grid: everything that determines what is trained and how, except the seed.
 
-    `world_size` processes, its ranks, train one model together. `batch_size` is that of all of them, `threads` those of
-    each, and `device` the first one's: the others take the devices of its kind that follow.
+    `world_size` processes, the ranks, train one model together. `batch_size` is for all of them together, `threads` for
+    each, and `device` is the first one's; the others use the following devices of its kind.
     """
 
     device: str
@@ -62,7 +61,7 @@ class Configuration:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """All devices that its ranks use, of one machine: those of accelerators from the first on."""
+        """All devices of one machine that its ranks use; accelerators are numbered from 0."""
         kind = self.device.partition(":")[0]
         if kind == "cpu" or self.world_size == 1:
             return (self.device,)
@@ -77,7 +76,7 @@ class Configuration:
     def id(self) -> str:
         """A ``c`` and 11 hexadecimal digits of the SHA-256 of this value as JSON: equal for equal configurations.
 
-        The letter keeps readers of CSV from taking it for a number.
+        The letter prevents CSV readers from taking it for a number.
         """
         return f"c{hashlib.sha256(dumps(self).encode()).hexdigest()[:11]}"
 
@@ -93,9 +92,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run sets out to do: every configuration `repeats` times.
+    """What a run is to measure: every configuration `repeats` times.
 
-    Repeat r of a configuration trains with seed ``seed + r``, so that the same seeds are used throughout.
+    Repeat r of every configuration trains with seed ``seed + r``.
     """
 
     configurations: tuple[Configuration, ...]
@@ -104,7 +103,7 @@ class Plan:
 
     @property
     def trial_count(self) -> int:
-        """How many trials that makes."""
+        """The number of trials."""
         return len(self.configurations) * self.repeats
 
 
@@ -119,10 +118,10 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The hardware a run was measured on. It names no host, user or path.
+    """The hardware that a run was measured on, without the names of host, user or folders.
 
-    `cores_usable` is the logical cores this process may use at once, after affinity and cgroup quota: it can be a
-    fraction. `memory_bytes` is the host's memory after the cgroup's limit.
+    `cores_usable` is the number of logical cores that this process may use at once, given affinity and cgroup quota; it
+    can be a fraction. `memory_bytes` is the host's memory or the cgroup's limit, whichever is less.
     """
 
     architecture: str
@@ -136,7 +135,7 @@ class Machine:
     @property
     def id(self) -> str:
         """A short readable name: architecture, usable cores, and 8 digits of the hash of all stable fields."""
-        # Memory differs a little from boot to boot. Steps of the square root of 2 have no border near a usual size.
+        # Memory differs a little from boot to boot. Steps of the square root of 2 have no boundary near a usual size.
         memory_step = round(2 * math.log2(self.memory_bytes))
         names = [accelerator.name for accelerator in self.accelerators]
         stable = (self.architecture, self.cpu_model, self.cores_usable, memory_step, names)
@@ -145,7 +144,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Software:
-    """The software a run was measured with. `git_commit` and `git_dirty` are of the tree that holds the workload."""
+    """The software that a run was measured with. `git_commit` and `git_dirty` refer to the workload's source tree."""
 
     python: str
     torch: str
@@ -161,7 +160,7 @@ class Software:
     git_dirty: bool | None
 
     def differences(self, other: "Software") -> tuple[str, ...]:
-        """Return in words in what `other` is different, but for what is a machine's: its driver and its kernel."""
+        """Return in words how `other` differs, except for what belongs to a machine: its driver and its kernel."""
         return tuple(
             f"{member.name} is {getattr(other, member.name)!r}, not {getattr(self, member.name)!r}"
             for member in fields(self)
@@ -172,7 +171,7 @@ class Software:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """The machine and the software that trials were measured with."""
+    """The machine and software that trials were measured with."""
 
     machine: Machine
     software: Software
@@ -180,7 +179,7 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceStatus:
-    """Whether a device can be used here. `reason` says why not (empty where it can); `description` is its name."""
+    """Whether a device can be used here. `reason` says why not (empty if it can); `description` is its name."""
 
     device: str
     available: bool
@@ -190,7 +189,7 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a worker says of the place it runs in."""
+    """What a worker reports about where it runs."""
 
     machine: Machine
     software: Software
@@ -199,7 +198,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Global settings of the trial's process, as read back from torch after they were set."""
+    """Global settings of the trial's process, read back from torch after they were set."""
 
     threads: int
     float32_matmul_precision: str
@@ -210,7 +209,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """A highest amount of memory during training, and how it was measured."""
+    """The highest amount of memory during training, and how it was measured."""
 
     bytes: int
     method: str
@@ -218,9 +217,9 @@ class Peak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Energy:
-    """What the device drew in the epochs' training windows: joules, the windows' seconds, and how it was measured.
+    """The device's energy in the epochs' training windows: joules, the windows' seconds, and how it was measured.
 
-    Idle power and other programs' work are part of it. The windows are a little longer than the epochs' train seconds.
+    It includes idle power and the work of other programs. The windows are slightly longer than the train seconds.
     """
 
     joules: float
@@ -230,11 +229,12 @@ class Energy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConditions:
-    """The worse of two samples, right before and right after an epoch, in each respect: clock, heat, reasons, others.
+    """For each field the worse of two samples, one right before and one right after an epoch.
 
-    Clocks are of the streaming multiprocessors, but for samples of an idle GPU, on the CPU of its fastest usable core.
-    `clock_reasons` are NVML's names for why the clock is not higher, see `bench.worker.conditions.CLOCK_REASONS`; none
-    of them may apply. `other_processes` counts other programs that have a context to compute on the device.
+    Clocks are those of the streaming multiprocessors, without samples of an idle GPU; on the CPU, that of the fastest
+    usable core. `clock_reasons` are NVML's names for why the clock is not higher, possibly none: see
+    `bench.worker.conditions.CLOCK_REASONS`. `other_processes` counts other programs with a compute context on the
+    device.
     """
 
     clock_hertz: float | None
@@ -248,11 +248,11 @@ class DeviceConditions:
 class Contention:
     """What disturbed a stretch of work. `steal_seconds` and `other_cpu_seconds` are sums over cores.
 
-    Those are the cores that the trial was bound to, where it was to some and is one process, else all of the machine.
-    `process_cpu_seconds` counts all threads of the trial but not its DataLoader workers. `other_cpu_seconds` is CPU
-    time that anything else used meanwhile, those workers included. `pressure_stall_seconds` is the time
-    in which any task of the machine waited for a core, `throttled_seconds` how long the cgroups' CPU quotas held back
-    this process, a sum over all cores, `load_average` that of the minute before.
+    These are the cores that the trial was bound to, if it was and is a single process, otherwise all of the machine's.
+    `process_cpu_seconds` counts all threads of the trial except its DataLoader workers. `other_cpu_seconds` is the CPU
+    time of everything else, including those workers. `pressure_stall_seconds` is the time during which any task of the
+    machine waited for a core, `throttled_seconds` how long cgroup CPU quotas held this process back, summed over all
+    cores, and `load_average` that of the minute before.
     """
 
     process_cpu_seconds: float
@@ -266,11 +266,11 @@ class Contention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord:
-    """One epoch. Train figures are taken while the weights move, so a train loss is the epoch's mean.
+    """One epoch. Train figures are taken while the weights change, so the train loss is the epoch's mean.
 
-    `train_seconds` is the synchronised time of the epoch with its input pipeline and without evaluation.
+    `train_seconds` is the synchronised time of the epoch including its input pipeline, without evaluation.
     `yardstick_seconds` is the time of a fixed matrix product, half before and half after the epoch. The correct counts
-    are None where labels are noise (dataset ``synthetic``).
+    are None if labels are noise (dataset ``synthetic``).
     """
 
     train_seconds: float
@@ -287,7 +287,7 @@ class EpochRecord:
 
     @property
     def test_accuracy(self) -> float | None:
-        """Share of the test images classified correctly after this epoch; None where labels are noise."""
+        """Share of the test images classified correctly after this epoch; None if labels are noise."""
         return None if self.test_correct is None else self.test_correct / self.test_samples
 
 
@@ -295,7 +295,7 @@ class EpochRecord:
 class RankRecord:
     """What one rank of a training measured: its own epochs' train seconds and its own peaks.
 
-    `host` tells the trial's hosts apart, counted from 0; `machine` is the host's `Machine.id`.
+    `host` numbers the trial's hosts from 0; `machine` is the host's `Machine.id`.
     """
 
     host: int
@@ -309,10 +309,10 @@ class RankRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """Seconds of the slowest rank for `steps` training steps, several times: with exchange of gradients and without.
+    """The slowest rank's seconds for `steps` training steps, several times: with exchange of gradients and without.
 
-    Taken by turns, after the last epoch. Without it no rank waits for another, so waiting for the slowest one is part
-    of the difference.
+    Both are measured alternately after the last epoch. Without exchange no rank waits for another, so the difference
+    includes waiting for the slowest one.
     """
 
     steps: int
@@ -321,22 +321,23 @@ class Exchange:
 
     @property
     def share(self) -> float:
-        """Share of a step's time that goes into the exchange of gradients and into waiting for it."""
+        """Share of a step's time spent on the exchange of gradients and on waiting for it."""
         return 1 - sum(self.apart_seconds) / sum(self.together_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What one trial measured; raw values only, statistics are recomputed from them.
+    """The raw values that one trial measured; statistics are always recomputed from them.
 
-    `preparation_seconds` is loading data and building the model, `cold_start_seconds` the first training step with
-    all lazy initialisation, `warm_up_seconds` all rehearsal before the first epoch, cold start included.
-    `host_baseline_bytes` is resident memory after the imports and before any data; `host_peak` is above it.
-    `energy_reason` says why `energy` is None; it is empty where energy was measured, or came before energy was.
+    `preparation_seconds` is for loading data and building the model, `cold_start_seconds` for the first training step
+    with all lazy initialisation, and `warm_up_seconds` for everything rehearsed before the first epoch, cold start
+    included. `host_baseline_bytes` is resident memory after the imports and before any data; `host_peak` is counted
+    above it. `energy_reason` says why `energy` is None; it is empty if energy was measured, and in files that are older
+    than energy measurements.
 
-    Of several ranks, every time is the slowest one's, `host_baseline_bytes`, `host_peak`, energy and what is counted
-    are sums, device peaks those of the rank with the largest; `ranks` has each one's own, by rank. `exchange` is None,
-    and `ranks` empty, where one process trained.
+    With several ranks, every time is the slowest rank's; `host_baseline_bytes`, `host_peak`, energy and counts are
+    sums; device peaks are those of the rank with the largest. `ranks` has each rank's own values, by rank. If only one
+    process trained, `exchange` is None and `ranks` is empty.
     """
 
     epochs: tuple[EpochRecord, ...]
@@ -359,7 +360,7 @@ class Measurement:
 
     @property
     def epoch_seconds(self) -> float:
-        """Median of the epochs' train seconds: the trial's one value in every comparison of time."""
+        """Median of the epochs' train seconds: the trial's single value in every comparison of time."""
         return statistics.median(epoch.train_seconds for epoch in self.epochs)
 
     @property
@@ -369,19 +370,19 @@ class Measurement:
 
     @property
     def joules_per_epoch(self) -> float | None:
-        """Mean energy of an epoch's training, idle power included; None where unmeasured."""
+        """Mean energy of an epoch's training, idle power included; None if not measured."""
         return None if self.energy is None else self.energy.joules / len(self.epochs)
 
     @property
     def samples_per_joule(self) -> float | None:
-        """Training samples per joule over all epochs; None where unmeasured."""
+        """Training samples per joule over all epochs; None if not measured."""
         if self.energy is None or self.energy.joules <= 0:
             return None
         return sum(epoch.train_samples for epoch in self.epochs) / self.energy.joules
 
     @property
     def test_accuracy(self) -> float | None:
-        """Test accuracy after the final epoch (never the best one); None where labels are noise."""
+        """Test accuracy after the final epoch (never the best one); None if labels are noise."""
         return self.epochs[-1].test_accuracy
 
     def seconds_to_accuracy(self, target: float) -> float | None:
@@ -413,7 +414,7 @@ class Failure:
 
 
 class TrialWarning(enum.StrEnum):
-    """Everything a trial, or the repeats of a configuration, can be warned about: see `bench.warning_rules`."""
+    """All warnings about a trial or about the repeats of a configuration: see `bench.warning_rules`."""
 
     SLOW_FIRST_EPOCH = "slow_first_epoch"
     STALL = "stall"
@@ -427,9 +428,9 @@ class TrialWarning(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialRecord:
-    """A finished trial. `started_at` is UTC in ISO 8601; `wall_seconds` runs from asking for a process to its end.
+    """A finished trial. `started_at` is UTC in ISO 8601; `wall_seconds` is from requesting a process to its end.
 
-    `fingerprint` says where it ran: which of its run's `fingerprints`, 0 being the header's.
+    `fingerprint` says where it ran, as an index into its run's `fingerprints`; 0 is the header's.
     """
 
     trial: Trial
@@ -442,7 +443,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One part of a divided plan: its number from 1, the run that carried it out, how many configurations it has."""
+    """One part of a divided plan: its number from 1, the run that executed it, and its number of configurations."""
 
     number: int
     run_id: str
@@ -451,10 +452,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Division:
-    """The complete plan that a run is a part of, and which of its `shards` the run holds, by ascending number.
+    """The complete plan that a run is a part of, and which of its `shards` the run contains, by ascending number.
 
     `plan_id` identifies the complete plan (`bench.planning.shards`), which has this many `configurations`. The run's
-    own plan holds those of the shards in `held`, shard by shard.
+    own plan contains those of the shards in `held`, shard by shard.
     """
 
     plan_id: str
@@ -464,17 +465,17 @@ class Division:
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """The numbers of the shards that are not held."""
+        """The numbers of the shards that the run does not contain."""
         held = {shard.number for shard in self.held}
         return tuple(number for number in range(1, self.shards + 1) if number not in held)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """First line of a stored run. `command` holds the arguments without paths' parents, `created_at` is UTC.
+    """First line of a stored run. `command` has the arguments without the folders of paths; `created_at` is UTC.
 
-    `machine` and `software` are those of every trial that names no other fingerprint. `division` is None where the plan
-    is no part of a larger one.
+    `machine` and `software` are those of every trial that does not refer to another fingerprint. `division` is None if
+    the plan is not a part of a larger one.
     """
 
     schema_version: int
@@ -492,9 +493,9 @@ class Header:
 class Footer:
     """Written each time a run stops in good order. `reason` is ``complete``, ``interrupted``, ``budget`` or ``merged``.
 
-    `wall_seconds` is of the command that stops here, from its start, import of torch included but waiting for devices
-    not; the counts are of the whole file. Of a merged run they are held against the complete plan, and the seconds are
-    the sum of its trials'.
+    `wall_seconds` is the time of the command that stops here, including the import of torch but not the wait for
+    devices; the counts are for the whole file. In a merged run the counts refer to the complete plan, and the seconds
+    are the sum over its trials.
     """
 
     complete: bool
@@ -507,9 +508,9 @@ class Footer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A stored run as read back. `warnings` tells, in words, what was wrong with the file but could be lived with.
+    """A stored run that was read. `warnings` describes problems of the file that did not prevent reading it.
 
-    `other_fingerprints` are those of the lines beyond the header.
+    `other_fingerprints` are those in lines after the header.
     """
 
     header: Header
@@ -520,5 +521,5 @@ class Run:
 
     @property
     def fingerprints(self) -> tuple[Fingerprint, ...]:
-        """Where the trials ran; a record's `fingerprint` is a place in here."""
+        """Where the trials ran; a record's `fingerprint` is an index into these."""
         return (Fingerprint(machine=self.header.machine, software=self.header.software), *self.other_fingerprints)

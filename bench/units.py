@@ -1,7 +1,7 @@
-"""Presentation of quantities as text, and durations back from text. Stored values stay in SI base units, unrounded.
+"""Formats quantities as text, and parses durations. Stored values stay in SI base units, unrounded.
 
-Three significant digits throughout, trailing zeros kept, so that a column of figures lines up and promises no precision
-that a benchmark lacks. Accuracies are the exception: two decimals of a percent are one image of MNIST's 10 000.
+All have three significant digits with trailing zeros, so that columns of numbers align and do not suggest a precision
+that a benchmark lacks. Accuracies are the exception: 0.01 % is one of MNIST's 10 000 test images.
 """
 
 import math
@@ -13,7 +13,7 @@ from bench.errors import BadInputError
 _MINUTE_SECONDS: Final = 60
 _HOUR_SECONDS: Final = 3600
 _MAX_HOURS: Final = 1_000_000
-"""Longer than a century is no duration to be read in hours and minutes."""
+"""From here, over a century, a duration is written in seconds instead of hours and minutes."""
 
 _SECOND_SCALES: Final = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 _BYTE_SCALES: Final = tuple((float(1024**power), unit) for power, unit in enumerate(("B", "KiB", "MiB", "GiB", "TiB")))
@@ -29,7 +29,7 @@ _FLOP_SCALES: Final = (
 )
 
 _LONGEST_SECONDS: Final = 10 * 365 * 24 * 3600.0
-"""Nobody waits longer; and no clock counts to the longest that could be written."""
+"""Ten years. Nobody waits longer, and clocks cannot count to the longest time that could be written."""
 
 _DURATION: Final = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?", flags=re.ASCII)
 
@@ -40,7 +40,7 @@ def format_seconds(seconds: float) -> str:
         return f"-{format_seconds(-seconds)}"
     if seconds == 0:
         return "0 s"
-    # What would round to a full minute or hour is written in minutes or hours.
+    # A value that would round to a full minute or hour is written in minutes or hours.
     if _rounded(seconds) < _MINUTE_SECONDS or seconds >= _MAX_HOURS * _HOUR_SECONDS or math.isnan(seconds):
         return _scaled(seconds, _SECOND_SCALES, base=1000)
     if round(seconds) < _HOUR_SECONDS:
@@ -69,7 +69,7 @@ def format_rate(per_second: float) -> str:
 
 
 def format_flops(count: float) -> str:
-    """Return floating-point operations as ``1.23 GFLOP``; for a rate write ``/s`` behind it."""
+    """Return floating-point operations as ``1.23 GFLOP``; for a rate, append ``/s``."""
     return "0 FLOP" if count == 0 else _scaled(count, _FLOP_SCALES, base=1000)
 
 
@@ -104,7 +104,7 @@ def parse_duration(text: str, *, or_zero: bool = False) -> float:
     """Return the seconds of a duration such as ``45``, ``90s``, ``10m``, ``1h30m`` or ``1m30.5s``.
 
     Raises:
-        BadInputError: `text` is no such duration, or it is zero unless `or_zero`, or longer than ten years.
+        BadInputError: `text` is not a duration, is zero unless `or_zero` is set, or is longer than ten years.
     """
     match = _DURATION.fullmatch(text.strip())
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
@@ -112,14 +112,14 @@ def parse_duration(text: str, *, or_zero: bool = False) -> float:
     is_zero = match is not None and any(match.groups()) and total == 0
     if not (0 < total <= _LONGEST_SECONDS or (or_zero and is_zero)):
         raise BadInputError(
-            f"duration {text!r} is not a time above zero in hours, minutes and seconds, ten years at most: "
+            f"duration {text!r} is not a time in hours, minutes and seconds, above zero and at most ten years: "
             "write it like 45, 90s, 10m or 1h30m"
         )
     return total
 
 
 def _scaled(value: float, scales: tuple[tuple[float, str], ...], *, base: int, gap: str = " ") -> str:
-    """Return positive `value` in the first unit that holds it with less than `base` after rounding."""
+    """Return positive `value` in the first unit in which it is below `base` after rounding."""
     for scale, unit in scales:
         text = _three_digits(value / scale)
         if float(text) < base:
@@ -129,9 +129,9 @@ def _scaled(value: float, scales: tuple[tuple[float, str], ...], *, base: int, g
 
 
 def _three_digits(value: float) -> str:
-    """Return positive `value` with three significant digits, all of them when it has more before the point."""
+    """Return positive `value` with three significant digits, or more if it has more before the decimal point."""
     if value < 1:
-        # Zeros at the front are no digits.
+        # Leading zeros are not significant.
         return f"{value:#.3g}"
     for decimals in (2, 1):
         text = f"{value:.{decimals}f}"

@@ -1,4 +1,4 @@
-"""What about a trial, and about the repeats of a configuration, deserves a warning, and what each warning means.
+"""When a trial, or the repeats of a configuration, deserve a warning, and what each warning means.
 
 Warnings are returned as data; nothing here prints.
 """
@@ -12,58 +12,59 @@ from typing import Final
 from bench.records import Configuration, Measurement, TrialRecord, TrialWarning
 
 SLOW_FIRST_EPOCH_RATIO: Final = 1.25
-"""First epoch over the median of the later ones. Warm-up is there to make this 1."""
+"""First epoch over the median of the later ones. Warm-up should make this 1."""
 
 SLOW_FIRST_EPOCH_MIN_LATER: Final = 2
 
 STALL_RATIO: Final = 2.0
-"""Slowest epoch over the trial's median epoch. Noise on a shared machine stays well below (spread of 15 %)."""
+"""Slowest epoch over the trial's median epoch. Noise on a shared machine (a spread of 15 %) stays well below this."""
 
 STALL_MIN_EPOCHS: Final = 3
-"""With two epochs nobody can tell which one is the odd one."""
+"""With only two epochs it is impossible to say which one is unusual."""
 
 STEAL_SHARE: Final = 0.10
 """Steal, summed over all cores, over wall time.
 
-It is not divided by the number of threads: the threads of a trial meet at the end of every operation, so one of them
-held up holds up all, and the sum over cores bounds the share of wall time that the trial can have lost.
+It is not divided by the number of threads: a trial's threads synchronise at the end of every operation, so a delay of
+one delays all, and the sum over cores bounds the share of wall time that the trial can have lost.
 """
 
 OTHER_CPU_SHARE: Final = 0.25
 """CPU time of everything else on the trial's cores, summed over them, over wall time.
 
-Not divided by the threads either, for the same reason. On a machine with idle cores the others may have cost nothing;
-they still take cache, memory bandwidth and clock, so this asks for a quieter machine rather than proves harm.
+Not divided by the threads either, for the same reason. On a machine with idle cores, other programs may have cost
+nothing; but they still use cache, memory bandwidth and clock headroom, so this asks for a quieter machine without
+proving harm.
 """
 
 WAITED_CPU_SHARE: Final = 0.80
 """Process CPU time over wall time, below which a trial on the CPU was waiting for a core.
 
-With tensors resident there is no input or output: at any moment at least one thread computes, whatever the number of
-threads, so the share is at least 1 when nothing interferes. Full use of n threads would be n, but the part of a step
-that runs on one thread depends on the model, so nothing above 1 can be demanded; a starved second thread shows as other
+With resident tensors there is no input or output: at least one thread computes at any moment, whatever the number of
+threads, so the share is at least 1 if nothing interferes. Full use of n threads would be n, but the part of a step that
+runs on one thread depends on the model, so nothing above 1 can be required; a starved second thread shows up as other
 CPU time or steal instead.
 """
 
 THROTTLED_SHARE: Final = 0.05
 """Time that CPU quotas held the trial back, summed over all cores, over wall time.
 
-Summed for the same reason as steal, of which it allows half: steal comes and goes, but a quota that training runs into
-once is run into in every period and by every repeat alike, so that no spread shows it. The counter is exact to the
-microsecond, so that no wall time is too short for it.
+Summed for the same reason as steal, with half its limit: steal comes and goes, but a quota that limits training once
+does so in every period and every repeat alike, so that no spread shows it. The counter is exact to the microsecond, so
+no wall time is too short for it.
 """
 
 SLOWED_CLOCK_REASONS: Final = frozenset({"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake"})
-"""Why a device's clock was not higher (`bench.worker.conditions.CLOCK_REASONS`) where its surroundings are to blame.
+"""Reasons why a device's clock was not higher (`bench.worker.conditions.CLOCK_REASONS`) that its environment causes.
 
-Heat, and a power supply that asks for less, make the device another one than it was an hour ago. Its own power limit
-(``sw_power_cap``) does not: to run at that limit is how a device works under full load, as idling (``gpu_idle``) and
-clocks set by somebody (``applications_clocks``, ``sync_boost``, ``display_clocks``) are how it was set up. One epoch is
-enough: the two samples beside each are moments, taken when the load has just ended or not yet begun.
+Because of heat or a limited power supply, the device does not perform as it did an hour ago. Its own power limit
+(``sw_power_cap``) is different: a device under full load normally runs at it. Idling (``gpu_idle``) and clocks set by
+somebody (``applications_clocks``, ``sync_boost``, ``display_clocks``) are part of its configuration. One epoch is
+enough: the two samples per epoch are brief, taken just before the load starts and just after it ends.
 """
 
 MIN_TICKED_SECONDS: Final = 0.5
-"""Steal and other CPU time advance in ticks of 10 ms: in less wall time than this a few ticks would pass for load."""
+"""Steal and other CPU time advance in ticks of 10 ms: within less wall time, a few ticks would look like load."""
 
 SLOWING_DOWN_RATIO: Final = 1.15
 """Each of the last two epochs over the median of the first half."""
@@ -122,7 +123,7 @@ DISTURBED: Final = frozenset(
         TrialWarning.DEVICE_SHARED,
     }
 )
-"""The warnings that flag a trial: something disturbed its measurement. The others are of the repeats together."""
+"""The warnings that flag a trial: something disturbed its measurement. The others concern the repeats together."""
 
 
 def is_flagged(record: TrialRecord) -> bool:
@@ -131,7 +132,7 @@ def is_flagged(record: TrialRecord) -> bool:
 
 
 def trial_warnings(measurement: Measurement, configuration: Configuration) -> tuple[TrialWarning, ...]:
-    """Return what one trial is to be warned about, in the order of `TrialWarning`; see the thresholds above."""
+    """Return the warnings for one trial, in the order of `TrialWarning`; see the thresholds above."""
     seconds = [epoch.train_seconds for epoch in measurement.epochs]
     found = {
         TrialWarning.SLOW_FIRST_EPOCH: _has_slow_first(seconds),
@@ -176,25 +177,25 @@ def _shares_device(measurement: Measurement) -> bool:
 
 
 def _is_contaminated(measurement: Measurement, configuration: Configuration) -> bool:
-    # Pressure stall time takes no part: it tells that somebody waited for a core, not who. Where a trial has as many
-    # threads as there are cores, every program that wakes up waits for the trial, which harms nobody here; that the
-    # trial waited in its turn is what other CPU time, steal and its own CPU time tell.
+    # Pressure stall time is not used: it says that some task waited for a core, not which one. If a trial has as many
+    # threads as there are cores, every program that wakes up waits for the trial, which does no harm here. Other CPU
+    # time, steal and the trial's own CPU time show whether the trial had to wait.
     epochs = [(epoch.train_seconds, epoch.contention) for epoch in measurement.epochs]
     if _ticked_share((wall, contention.steal_seconds) for wall, contention in epochs) > STEAL_SHARE:
         return True
-    # DataLoader workers are the trial's own, yet count as other CPU time, and to wait for them is no contamination.
+    # DataLoader workers belong to the trial but count as other CPU time, and waiting for them is not contamination.
     if configuration.pipeline != "resident" or configuration.workers != 0:
         return False
     if _ticked_share((wall, contention.other_cpu_seconds) for wall, contention in epochs) > OTHER_CPU_SHARE:
         return True
     cpu = math.fsum(contention.process_cpu_seconds for _, contention in epochs)
     wall = math.fsum(wall for wall, _ in epochs)
-    # Ranks wait for one another, which is no contamination either.
+    # Ranks wait for one another, which is not contamination either.
     return configuration.device == "cpu" and configuration.world_size == 1 and cpu < WAITED_CPU_SHARE * wall
 
 
 def _ticked_share(epochs: Iterable[tuple[float, float | None]]) -> float:
-    """Return a tick counter's seconds over wall seconds where it was read; 0 for less wall time than ticks resolve."""
+    """Return a tick counter's seconds over wall seconds, where it was read; 0 if the wall time is too short."""
     measured = [(wall, ticked) for wall, ticked in epochs if ticked is not None]
     wall_seconds = math.fsum(wall for wall, _ in measured)
     return math.fsum(ticked for _, ticked in measured) / wall_seconds if wall_seconds >= MIN_TICKED_SECONDS else 0.0

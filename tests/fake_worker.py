@@ -56,7 +56,7 @@ class FakeProcess:
     def wait(self) -> str:
         return "by signal SIGKILL"
 
-    def last_words(self) -> str:
+    def last_output(self) -> str:
         return ""
 
 

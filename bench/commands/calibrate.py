@@ -15,7 +15,7 @@ from bench.commands.options import (
     exit_codes,
     patience,
     quiet_option,
-    tell,
+    show_progress,
     wait_option,
 )
 from bench.system.outputs import require_writable, write_atomically
@@ -89,7 +89,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     require_free(devices, options.patience)
     (one, other), _ = make_arm_launchers([(sys.executable, None)] * 2)
     with contextlib.closing(one), contextlib.closing(other):
-        calibrated = calibrate.calibrate(options, (one, other), ctx.obj, tell)
+        calibrated = calibrate.calibrate(options, (one, other), ctx.obj, show_progress)
     click.echo(calibration_view.render(calibrated))
     click.echo(f"\nStored in {calibrated.path}")
     if json_path is not None:
@@ -149,6 +149,6 @@ def selftest_command(  # noqa: PLR0913 - one parameter an option
     )
     require_free(devices, options.patience)
     with contextlib.closing(make_launcher()) as launcher:
-        checks = selftest.run_selftest(options, launcher, tell)
+        checks = selftest.run_selftest(options, launcher, show_progress)
     click.echo(dumps(checks) if layout == "json" else selftest.render(checks))
     ctx.exit(selftest.exit_code(checks))

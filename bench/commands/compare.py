@@ -219,7 +219,7 @@ def _prices(text: str, *sources: "Source | RoundsSource") -> "Prices":
 
 
 def _is_same_file(path: Path, reference: str, results: Path) -> bool:
-    from bench.storage.store import resolve
+    from bench.storage.references import resolve
 
     return path.exists() and path.samefile(resolve(split_label(reference)[1], results))
 
@@ -229,7 +229,7 @@ def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | 
     from bench.compare.comparison import RoundsSource, Source
     from bench.compare.reading import read_tables
     from bench.compare.rounds import is_rounds_file, read_rounds
-    from bench.storage.store import resolve
+    from bench.storage.references import resolve
     from bench.tables.columns import harmless
 
     labels, references = zip(*map(split_label, (baseline, candidate)), strict=True)

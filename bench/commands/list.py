@@ -1,4 +1,4 @@
-"""The command `list`: which stored runs there are."""
+"""The command `list`, which lists the stored runs."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,11 +12,11 @@ from mnist_mlp.streams import terminal_width
 
 @click.command("list", epilog=exit_codes())
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where runs are stored.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="The folder of stored runs.")
 def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results: Path) -> None:
-    """List the stored runs, the newest first: those that `latest` and the beginnings of run ids are looked up in.
+    """List the stored runs, the newest first. Other commands look up `latest` and run ids among these.
 
-    Files that cannot be read are listed too, with what is wrong.
+    Files that cannot be read are listed too, with the reason.
 
     \b
     python -m bench list
@@ -26,5 +26,5 @@ def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results
     from bench.tables.listing import list_runs, render_list
 
     if results != RESULTS and not results.is_dir():
-        raise BadInputError(f"--results {results} is no folder: name one that stored runs are under")
+        raise BadInputError(f"--results {results} is not a folder: name one that contains stored runs")
     click.echo(render_list(list_runs(results), layout, terminal_width(), results))

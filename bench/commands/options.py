@@ -1,4 +1,4 @@
-"""What the commands' options have in common: kinds of values, defaults and words of help."""
+"""What the commands' options have in common: types of values, defaults and help texts."""
 
 import os
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RESULTS: Final = Path("results")
-"""Where runs are stored, and looked up by id, unless told otherwise: under the present folder."""
+"""The default folder to store runs in and to look them up by id, relative to the current folder."""
 
 FORMATS: Final = ("table", "markdown", "csv", "json")
 
@@ -28,22 +28,22 @@ _VOLUME: Final = "bench.volume"
 
 EXIT_CODES: Final = (
     "Exit codes: 0 pass, 1 regression, 2 bad usage or input, 3 inconclusive, 4 a trial failed, or a result could not "
-    "be written, 5 incomparable, 70 a defect of bench, 130 interrupted."
+    "be written, 5 incomparable, 70 a bug in bench, 130 interrupted."
 )
-"""Of all commands together, and of the gates, which have them all."""
+"""The exit codes of all commands together; the gates use every one."""
 
 
 def exit_codes(own: Mapping[int, str] | None = None) -> str:
-    """Return the exit codes of a command that is no gate, with what those of its `own` mean."""
+    """Return the help text on exit codes of a command that is not a gate, with the meanings of its `own` codes."""
     unwritten = "a result could not be written"
-    codes = {0: "done", 2: "bad usage or input", 4: unwritten, 70: "a defect of bench", 130: "interrupted"}
+    codes = {0: "done", 2: "bad usage or input", 4: unwritten, 70: "a bug in bench", 130: "interrupted"}
     for code, meaning in (own or {}).items():
         codes[code] = f"{meaning}, or {unwritten}" if code == ExitCode.FAILED_TRIAL else meaning
     return f"Exit codes: {', '.join(f'{code} {codes[code]}' for code in sorted(codes))}."
 
 
 class Choice(click.Choice[str]):
-    """One of a few names; of a misspelt one the nearest is named."""
+    """One of a few names; the message for a misspelt one suggests the nearest."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's signature
         """Return the name."""
@@ -56,7 +56,7 @@ class Choice(click.Choice[str]):
 
 
 class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
-    """Values separated by commas, each read by `read`. A shell completes those that are `known`."""
+    """Values separated by commas, each converted by `read`. Shells complete the `known` ones."""
 
     def __init__(self, name: str, read: Callable[[str], T], known: Callable[[], Iterable[str]] = tuple) -> None:
         """Name the kind of value for help and messages."""
@@ -65,19 +65,19 @@ class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
         self._known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[T, ...]:  # noqa: ANN401 - click's signature
-        """Return the values; blanks around them do not count."""
+        """Return the values, without blanks around them."""
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in value.split(",")]
         if not all(parts):
-            self.fail(f"{value!r} has an empty place: name at least one, separated by single commas", param, ctx)
+            self.fail(f"{value!r} has an empty item: name at least one, separated by single commas", param, ctx)
         try:
             return tuple(self._read(part) for part in parts)
         except ValueError:
             self.fail(f"{value!r} is not a list of whole numbers: write them like 64,256,1024", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Complete the last value; those before it are not offered again."""
+        """Complete the last value, without offering earlier ones again."""
         del ctx, param
         before, comma, last = incomplete.rpartition(",")
         offered = (name for name in self._known() if name.startswith(last) and name not in before.split(","))
@@ -85,12 +85,12 @@ class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
 
 
 class Name(click.ParamType["str"]):
-    """A name that is checked later. A shell completes those that are `known`."""
+    """A name that is checked later. Shells complete the `known` ones."""
 
     name = "name"
 
     def __init__(self, known: Iterable[str]) -> None:
-        """Remember what a shell completes."""
+        """Remember the names for completion."""
         self._known = known
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -106,12 +106,12 @@ class RunReference(click.ParamType["str"]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete ``latest`` and the ids of stored runs, the newest first, and the names of files."""
-        from bench.storage.store import LATEST, find_runs
+        from bench.storage.references import LATEST, find_runs
 
         del param
         found = sorted(find_runs(ctx.params.get("results") or RESULTS), key=lambda run: run.created_at, reverse=True)
         items = [CompletionItem(LATEST), *(CompletionItem(run.run_id, help=run.path.name) for run in found)]
-        # Files come first: bash then falls back on them where nothing else fits.
+        # Files come first: bash then falls back to them if nothing else matches.
         return [CompletionItem(incomplete, type="file"), *(each for each in items if each.value.startswith(incomplete))]
 
 
@@ -147,13 +147,13 @@ class Share(click.ParamType["float"]):
         self._unit = unit
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
-        """Return the share as a fraction, above 0 and below 1."""
+        """Return a fraction above 0 and below 1."""
         if isinstance(value, float):
             return value
         match = re.fullmatch(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,6}})?) ?(?:{self._unit})?", value.strip(), flags=re.ASCII)
         if match is None or not 0 < float(match[1]) < 100:  # noqa: PLR2004 - of a hundred
             self.fail(
-                f"{value!r} is out of range or no number: write it like 5{self._unit}, above 0 and below 100",
+                f"{value!r} is not a number or out of range: write it like 5{self._unit}, above 0 and below 100",
                 param,
                 ctx,
             )
@@ -180,45 +180,45 @@ class Duration(click.ParamType["float"]):
 def _set_volume(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's signature
     if value:
         if _VOLUME in ctx.meta:
-            raise BadInputError("--quiet and --verbose ask for opposite things: give one of them")
+            raise BadInputError("--quiet and --verbose contradict each other: give only one of them")
         ctx.meta[_VOLUME] = parameter.name
 
 
 def quiet_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the option that keeps its progress to itself; see `tell`."""
-    text = "No progress on standard error; results and errors stay."
+    """Give `command` the option to show no progress; see `show_progress`."""
+    text = "Show no progress on standard error, only errors; results are printed as usual."
     return click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_volume, help=text)(command)
 
 
 def verbose_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the option to tell more than `tell` does; see `volume`."""
-    text = "On standard error each epoch, and of each trial its times, memory and warnings."
+    """Give `command` the option to show more progress; see `volume`."""
+    text = "Show every epoch on standard error, and every trial's times, memory and warnings."
     return click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_set_volume, help=text)(command)
 
 
 def volume() -> Literal["quiet", "verbose"] | None:
-    """Return how much progress the running command was asked to tell; None where it was not."""
+    """Return how much progress the user asked for; None for the default."""
     asked: Literal["quiet", "verbose"] | None = click.get_current_context().meta.get(_VOLUME)
     return asked
 
 
-def tell(line: str) -> None:
-    """Say on standard error how far the command is, unless it was asked to be quiet."""
+def show_progress(line: str) -> None:
+    """Print a line of progress to standard error, unless the user asked for quiet."""
     if volume() != "quiet":
         say(line)
 
 
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the option that says how long to wait for devices, in seconds; see `patience`."""
-    text = "Wait so long for a device that another run is using.  [default: do not]"
+    """Give `command` the option of how long to wait for devices, in seconds; see `patience`."""
+    text = "How long to wait for a device that another run is using.  [default: do not wait]"
     return click.option("--wait", type=Duration(or_zero=True), default=0.0, show_default=False, help=text)(command)
 
 
 def patience(wait: float) -> "Patience":
-    """Return how to wait for devices: so many seconds, telling how long."""
+    """Return a `Patience` that waits `wait` seconds for devices and reports it as progress."""
     from bench.system.locks import Patience
 
-    return Patience(seconds=wait, tell=tell)
+    return Patience(seconds=wait, notify=show_progress)
 
 
 _GRID: Final = (
@@ -229,7 +229,7 @@ _GRID: Final = (
     click.option("--precisions", type=_list_of(PRECISIONS), help="Arithmetic: fp32, tf32, bf16."),
     click.option("--engines", type=_list_of(ENGINES), help="How a step is executed: eager, compiled, fused, graph."),
     click.option("--pipelines", type=_list_of(PIPELINES), help="Where batches come from: resident, dataloader."),
-    click.option("--skip-unsupported", is_flag=True, default=None, help="Leave out combinations that cannot be had."),
+    click.option("--skip-unsupported", is_flag=True, default=None, help="Leave out unsupported combinations."),
     click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]"),
     click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]"),
     click.option("--dataset", type=Name(DATASETS), help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]"),
@@ -237,22 +237,22 @@ _GRID: Final = (
 
 
 def grid_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the options that name configurations, in the order of `make_request`'s parts."""
+    """Give `command` the options that select configurations, named like the fields of `Request`."""
     for option in reversed(_GRID):
         command = option(command)
     return command
 
 
 def plan_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` the options that say what to plan: a preset, the grid, epochs, repeats and seed."""
-    seed = "Seed of the first repeat; the next repeat has the next seed.  [default: 0]"
+    """Give `command` the options that say what to measure: preset, grid, epochs, repeats, seed and ranks."""
+    seed = "Seed of the first repeat; each further repeat uses the next one.  [default: 0]"
     ranks = "Processes that train one model together, such as 1,2,4."
-    scaling = "What a batch size is of: all ranks (strong) or each (weak).  [default: strong]"
+    scaling = "Whether a batch size is shared by all ranks (strong) or per rank (weak).  [default: strong]"
     for option in (
         click.option("--scaling", type=Name(SCALINGS), help=scaling),
         click.option("--world-size", "world_sizes", type=NUMBERS, help=ranks),
         click.option("--seed", type=int, help=seed),
-        click.option("--repeats", type=int, help="Trials of each configuration, each with a seed of its own."),
+        click.option("--repeats", type=int, help="Trials of each configuration, each with its own seed."),
         click.option("--epochs", type=int, help="Passes over the training set.  [default: the recipe's]"),
         grid_options,
         click.option("--preset", type=PRESET, help=f"Starting point: {', '.join(PRESETS)}.  [default: quick]"),
@@ -262,14 +262,15 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments without folders, which would tell of the user's home, and without a cluster's address."""
-    return tuple(map(_told, arguments))
+    """Return the arguments without folders, which could reveal the user's name, and without a cluster's address."""
+    return tuple(map(_anonymous, arguments))
 
 
-def _told(argument: str) -> str:
+def _anonymous(argument: str) -> str:
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     value = re.sub("^ray:.*", "ray", value)
-    is_path = ("/" in value or "\\" in value) and not re.fullmatch("[0-9]+/[0-9]+", value)  # that is a shard
+    is_shard = re.fullmatch("[0-9]+/[0-9]+", value)
+    is_path = ("/" in value or "\\" in value) and not is_shard
     return f"{option}{equals}{Path(value).name if is_path else value}"
 
 
@@ -290,13 +291,13 @@ def make_request(preset: str, asked: dict[str, Any]) -> Request:
         raise BadInputError(str(error)) from error
     base = PRESETS[preset]
     if "models" in asked:
-        # A preset's widths and batch sizes belong to its models: other models bring their own.
+        # A preset's widths and batch sizes belong to its models; other models have their own.
         base = replace(base, widths=(), batch_sizes=())
     return replace(base, **asked)
 
 
 def split_label(reference: str) -> tuple[str | None, str]:
-    """Return the label of ``label=path`` and the path; None where there is no label, or the whole is a file's name."""
+    """Return the label and the path of ``label=path``; the label is None if there is none, or the whole is a file."""
     label, equals, rest = reference.partition("=")
     if not equals or not label or os.path.isfile(reference):  # noqa: PTH113 - Path.is_file raises on names too long
         return None, reference

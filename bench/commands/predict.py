@@ -38,7 +38,8 @@ def predict_command(
     from bench.analysis.predictions import render_prediction
     from bench.analysis.scaling_models import label_runs, left_out, require_models
     from bench.analysis.scaling_view import render_scaling
-    from bench.storage.store import read_run, resolve
+    from bench.storage.references import resolve
+    from bench.storage.store import read_run
     from bench.tables.machines import parts_by_machine
 
     if (layers is None) != (batch_size is None):

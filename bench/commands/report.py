@@ -96,7 +96,7 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
 
 
 def _resolve(references: Sequence[str], results: Path) -> list[Path]:
-    from bench.storage.store import resolve
+    from bench.storage.references import resolve
 
     return [resolve(split_label(reference)[1], results) for reference in references]
 

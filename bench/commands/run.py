@@ -1,4 +1,4 @@
-"""The commands `run` and `devices`: what measures, and where it can."""
+"""The commands `run`, which measures, and `devices`, which lists where it can."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from bench.commands.options import (
     patience,
     plan_options,
     quiet_option,
-    tell,
+    show_progress,
     verbose_option,
     volume,
     wait_option,
@@ -29,12 +29,12 @@ from bench.commands.options import (
 from bench.errors import BadInputError
 from bench.planning.plan import check_request
 from bench.system.interrupts import Interrupts
-from bench.system.outputs import output_told, say
+from bench.system.outputs import checked_output, say
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
     from bench.execution import run
-    from bench.execution.crew import Crew, LocalCrew
+    from bench.execution.executor import ExecutionOptions, Executor
     from bench.execution.processes import Launcher
     from bench.execution.progress import Progress
     from bench.planning.plan import Request
@@ -46,25 +46,25 @@ if TYPE_CHECKING:
     "run",
     epilog=exit_codes(
         {
-            3: "the budget ended before every configuration was measured",
+            3: "the budget was spent before every configuration was measured",
             4: "a trial failed",
             5: "--resume on another machine or software",
         }
     ),
 )
 @plan_options
-@click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge puts the parts together.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one trial.")
-@click.option("--budget", type=Duration(), help="Start no further trial after this time.")
+@click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge combines the parts.")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for each trial.")
+@click.option("--budget", type=Duration(), help="Start no more trials after this time.")
 @wait_option
 @quiet_option
 @verbose_option
-@click.option("--on", metavar="PLACE", help="A Ray cluster: ray, the one this machine is part of, or ray:HOST:PORT.")
+@click.option("--on", metavar="PLACE", help="Run on a Ray cluster: ray (this machine's cluster) or ray:HOST:PORT.")
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="The folder with the datasets.")
 @click.option("--resume", type=RUN, help="Complete this stored run (a path, a run id or latest).")
-@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; measure nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; store nothing.")
 @click.pass_context
 def run_command(  # noqa: PLR0913 - one parameter an option
     ctx: click.Context,
@@ -83,7 +83,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     dry_run: bool,
     **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
 ) -> None:
-    """Train every configuration of a grid, repeatedly, each time in a fresh process, and store what was measured.
+    """Train every configuration of a grid several times, each time in a fresh process, and store the measurements.
 
     \b
     python -m bench run --dry-run
@@ -93,11 +93,13 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     python -m bench run --resume 1a2b3c4d
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.execution import run
+    from bench.execution.executor import ExecutionOptions
     from bench.planning.shards import parse_shard
-    from bench.system.locks import require_free
-    from bench.system.torchrun import check_world_size, place_in_torchrun
+    from bench.system.torchrun import place_in_torchrun
 
     place = place_in_torchrun(os.environ)
+    if on is not None and place is not None:
+        raise BadInputError("--on runs each trial on one node of a cluster, torchrun on several: use one of them")
     asked = {option: value for option, value in grid.items() if value is not None}
     options = run.Options(
         name=name or preset or ("custom" if asked else "quick"),
@@ -108,103 +110,120 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         shard=None if shard is None else parse_shard(shard),
         on=on,
     )
-    if on is not None and place is not None:
-        raise BadInputError("--on runs every trial on one node of a cluster, torchrun over several: use one of them")
-    terms = _Terms(on=on, place=place, data_root=data_root, timeout_seconds=timeout, wait_seconds=wait)
+    execution = ExecutionOptions(data_root=data_root, timeout_seconds=timeout, patience=patience(wait))
+    where = _Where(on=on, place=place, execution=execution)
     if resume is not None:
         _refuse_beside_resume(asked, preset=preset, name=name, output=output, shard=shard, dry_run=dry_run)
-        if place is not None and place.rank > 0:
-            _follow(place, terms, _preload_elsewhere(resume))
-            return
-        _resume(resume, options, terms, ctx.obj)
+        _resume(resume, options, where, ctx.obj)
         return
-    if dry_run and budget is not None:
-        raise BadInputError("--budget ends a run, and --dry-run estimates all of one: leave one of them out")
-    if dry_run and volume() == "verbose":
-        raise BadInputError("--verbose tells of trials, and --dry-run runs none: leave one of them out")
+    if dry_run:
+        _refuse_beside_dry_run(budget)
     if place is not None:
         asked.setdefault("world_sizes", (place.world_size,))
-    request = make_request(preset or "quick", asked)
+    _start(make_request(preset or "quick", asked), options, where, ctx.obj, dry_run=dry_run)
+
+
+def _start(
+    request: "Request", options: "run.Options", where: "_Where", interrupts: Interrupts, *, dry_run: bool
+) -> None:
+    from bench.execution import run
+    from bench.system.locks import require_free
+    from bench.system.torchrun import check_world_size
+
     check_request(request)
-    check_world_size(max(request.world_sizes), place)
+    check_world_size(max(request.world_sizes), where.place)
     preload = run.preload_for(request.pipelines, request.dataset)
-    if place is not None and place.rank > 0:
-        _follow(place, terms, preload)
+    if where.place is not None and where.place.rank > 0:
+        _follow(where.place, where.execution, preload)
         return
     run.check_output(options)
-    if on is None:
-        require_free(request.devices, patience(wait))
-    if dry_run:
-        _dry_run(request, options.shard, terms)
+    if where.on is None:
+        require_free(request.devices, where.execution.patience)
+    with _executor(where, preload) as executor:
+        if dry_run:
+            _dry_run(request, options.shard, executor)
+            return
+        runner = run.Runner(options=options, executor=executor, interrupts=interrupts, make_progress=_progress)
+        _print_finished(runner.start(request), where.on)
+
+
+def _resume(reference: str, options: "run.Options", where: "_Where", interrupts: Interrupts) -> None:
+    from bench.execution import run
+    from bench.planning.plan import missing_trials
+    from bench.storage.references import resolve
+    from bench.storage.store import read_run
+    from bench.system.locks import require_free
+    from bench.system.torchrun import check_world_size
+
+    if where.place is not None and where.place.rank > 0:
+        _follow(where.place, where.execution, _preload_elsewhere(reference))
         return
-    with _crew(terms, preload) as crew:
-        _print_finished(run.start_run(request, options, crew, ctx.obj, _progress), on)
+    path = resolve(reference, options.results)
+    stored = read_run(path)
+    plan = stored.header.plan
+    check_world_size(max(configuration.world_size for configuration in plan.configurations), where.place)
+    if where.on is None:
+        missing = missing_trials(plan, stored.records)
+        require_free({device for trial in missing for device in trial.configuration.devices}, where.execution.patience)
+    with _executor(where, _preload_of(plan)) as executor:
+        runner = run.Runner(options=options, executor=executor, interrupts=interrupts, make_progress=_progress)
+        _print_finished(runner.resume(path), where.on)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Terms:
-    """Where trials run, and on what terms; `place` is this process's in a run of torchrun."""
+class _Where:
+    """Where trials run: on the cluster `on`, under torchrun at this process's `place`, or else on this machine."""
 
     on: str | None
     place: "Place | None"
-    data_root: Path | None
-    timeout_seconds: float
-    wait_seconds: float
+    execution: "ExecutionOptions"
 
 
 @contextlib.contextmanager
-def _crew(terms: _Terms, preload: tuple[str, ...]) -> Iterator["Crew"]:
-    """Have ready who carries out trials: this machine, or the cluster that ``--on`` names."""
-    if terms.on is None:
-        with _launcher(preload, terms.place) as launcher:
-            yield _local_crew(launcher, terms)
+def _executor(where: _Where, preload: tuple[str, ...]) -> Iterator["Executor"]:
+    """Open what executes the trials: this machine, or the cluster given by ``--on``."""
+    if where.on is None:
+        from bench.execution.executor import LocalExecutor
+
+        with _launcher(preload, where.place) as launcher:
+            ranks_here = None if where.place is None else where.place.local_world_size
+            yield LocalExecutor(launcher, where.execution, ranks_here=ranks_here)
         return
-    address = _address(terms.on)
-    from bench.execution.cluster import ClusterCrew
-    from bench.execution.ray_cluster import Terms, connected
+    address = _address(where.on)
+    from bench.execution.cluster import ClusterExecutor
+    from bench.execution.ray_cluster import connected
 
-    cluster_terms = Terms(
-        preload=preload,
-        data_root=terms.data_root,
-        timeout_seconds=terms.timeout_seconds,
-        patience_seconds=terms.wait_seconds,
-    )
-    with connected(address, cluster_terms) as cluster:
-        yield ClusterCrew(cluster, patience_seconds=terms.wait_seconds, tell=tell)
-
-
-def _local_crew(launcher: "Launcher", terms: _Terms) -> "LocalCrew":
-    from bench.execution.crew import LocalCrew
-
-    return LocalCrew(
-        launcher,
-        root=terms.data_root,
-        timeout_seconds=terms.timeout_seconds,
-        patience=patience(terms.wait_seconds),
-        ranks_here=None if terms.place is None else terms.place.local_world_size,
-    )
+    with connected(address, preload, where.execution) as cluster:
+        yield ClusterExecutor(cluster, where.execution.patience)
 
 
 def _address(place: str) -> str:
-    """Return the address of the Ray cluster in ``ray:ADDRESS``; of ``ray`` alone ``auto``, as Ray has it."""
+    """Return the address in ``ray:ADDRESS``; for ``ray`` alone return ``auto``, Ray's name for its default cluster."""
     name, colon, address = place.partition(":")
     if name != "ray" or (colon and not address):
-        raise BadInputError(f"--on {place!r} is no place to run: write ray, or ray:HOST:PORT of a Ray cluster's head")
+        raise BadInputError(f"--on {place!r} is not a cluster: write ray, or ray:HOST:PORT of a Ray cluster's head")
     return address or "auto"
 
 
+def _refuse_beside_dry_run(budget: float | None) -> None:
+    if budget is not None:
+        raise BadInputError("--budget limits a run, but --dry-run runs nothing: leave one of them out")
+    if volume() == "verbose":
+        raise BadInputError("--verbose reports on trials, but --dry-run runs none: leave one of them out")
+
+
 def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
-    # A number may be 0 and still be given; a flag that is not given is False.
+    # An option given as 0 counts as given; a flag that was not given is False.
     given = [option for option, value in (asked | others).items() if value is not None and value is not False]
     if given:
         names = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
         options = ", ".join(names[option] for option in given)
-        raise BadInputError(f"{options} cannot be given with --resume, whose plan is stored: leave it out")
+        raise BadInputError(f"{options} cannot be given with --resume, which takes the stored plan: leave it out")
 
 
 @contextlib.contextmanager
 def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Launcher"]:
-    """Open the launcher of worker processes; under torchrun, let the other ranks go at the end, however it comes."""
+    """Open the launcher of worker processes; under torchrun, dismiss the other ranks at the end, whatever happened."""
     from bench.execution.follow import dismiss
     from bench.execution.processes import make_launcher
 
@@ -216,25 +235,19 @@ def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Laun
                 dismiss(launcher, place.world_size)
 
 
-def _follow(place: "Place", terms: _Terms, preload: tuple[str, ...]) -> None:
+def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, ...]) -> None:
     from bench.execution.follow import follow
     from bench.execution.processes import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
-        count = follow(
-            place,
-            launcher,
-            root=terms.data_root,
-            timeout_seconds=terms.timeout_seconds,
-            patience=patience(terms.wait_seconds),
-            tell=say,
-        )
-    say(f"rank {place.rank} took part in {count} trials, which the first rank stores")
+        count = follow(place, launcher, execution, notify=say)
+    say(f"rank {place.rank} took part in {count} trials; the first rank stores them")
 
 
 def _preload_elsewhere(reference: str) -> tuple[str, ...]:
-    """Return what trials of this stored run import; nothing where only another host, the first rank's, has it."""
-    from bench.storage.store import read_run, resolve
+    """Return what the trials of a stored run import; nothing if the file is only on the first rank's host."""
+    from bench.storage.references import resolve
+    from bench.storage.store import read_run
 
     try:
         return _preload_of(read_run(resolve(reference, RESULTS)).header.plan)
@@ -248,57 +261,29 @@ def _preload_of(plan: "Plan") -> tuple[str, ...]:
     return run.preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
 
 
-def _resume(reference: str, options: "run.Options", terms: _Terms, interrupts: Interrupts) -> None:
-    from bench.execution import run
-    from bench.planning.plan import missing_trials
-    from bench.storage.store import read_run, resolve
-    from bench.system.locks import require_free
-    from bench.system.torchrun import check_world_size
-
-    path = resolve(reference, options.results)
-    stored = read_run(path)
-    plan = stored.header.plan
-    missing = missing_trials(plan, stored.records)
-    check_world_size(max(configuration.world_size for configuration in plan.configurations), terms.place)
-    if terms.on is None:
-        devices = {device for trial in missing for device in trial.configuration.devices}
-        require_free(devices, patience(terms.wait_seconds))
-    with _crew(terms, _preload_of(plan)) as crew:
-        _print_finished(run.resume_run(path, options, crew, interrupts, _progress), terms.on)
-
-
-def _progress(trials: tuple["Trial", ...], at_once: int) -> "contextlib.AbstractContextManager[Progress]":
+def _progress(trials: tuple["Trial", ...], concurrency: int) -> "contextlib.AbstractContextManager[Progress]":
     from bench.execution.progress import make_progress
 
-    return make_progress(trials, sys.stderr, volume(), at_once=at_once)
+    return make_progress(trials, sys.stderr, volume(), concurrency=concurrency)
 
 
-def _dry_run(request: "Request", shard: tuple[int, int] | None, terms: _Terms) -> None:
-    """Print the plan, and what it will take here. Of a cluster's nodes, which may differ, that is not estimated."""
+def _dry_run(request: "Request", shard: tuple[int, int] | None, executor: "Executor") -> None:
+    """Print the plan and, unless it is for a cluster whose nodes may differ, how long it will take."""
     from bench.execution import run
+    from bench.execution.executor import LocalExecutor
     from bench.planning.shards import divide
     from bench.units import format_seconds
 
-    def part(plan: "Plan") -> "Plan":
-        return plan if shard is None else divide(plan, shard[1])[shard[0] - 1]
-
-    preload = run.preload_for(request.pipelines, request.dataset)
-    if terms.on is not None:
-        with _crew(terms, preload) as crew:
-            _print_plan(part(crew.plan(request)))
-        return
-    with _launcher(preload, terms.place) as launcher:
-        plan = part(_local_crew(launcher, terms).plan(request))
-        estimate = run.estimate_here(
-            plan,
-            launcher,
-            root=terms.data_root,
-            timeout_seconds=terms.timeout_seconds,
-            patience=patience(terms.wait_seconds),
-        )
+    plan = executor.plan(request)
+    if shard is not None:
+        plan = divide(plan, shard[1])[shard[0] - 1]
+    estimate = run.estimate_run(plan, executor) if isinstance(executor, LocalExecutor) else None
     _print_plan(plan)
-    seconds = format_seconds(estimate.of(plan))
-    click.echo(f"Estimated time: {seconds}, from the first steps of {estimate.probes} of them")
+    if estimate is None:
+        return
+    click.echo(
+        f"Estimated time: {format_seconds(estimate.of(plan))}, from the first steps of {estimate.probes} of them"
+    )
     if estimate.note:
         click.echo(estimate.note)
 
@@ -323,20 +308,20 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     from bench.execution import run
     from bench.tables.show import render_run
 
-    with output_told(f"; the run is stored in {finished.path}"):
+    with checked_output(f"; the run is stored in {finished.path}"):
         click.echo(render_run(finished.run, width=terminal_width()))
         click.echo(f"\nStored in {finished.path}")
-    share = run.measuring_share(finished.run) if on is None else None  # of a cluster's time it would say nothing
+    share = run.measuring_share(finished) if on is None else None  # meaningless for trials that run concurrently
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds
-        tell(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
+        show_progress(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
     click.get_current_context().exit(finished.exit_code)
 
 
-@click.command("devices", epilog=exit_codes({4: "the worker does not start"}))
+@click.command("devices", epilog=exit_codes({4: "the worker did not start"}))
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 def devices_command(layout: str) -> None:
-    """List the devices there are here, and why the others are not.
+    """List the available devices, and why others are not available.
 
     \b
     python -m bench devices
@@ -353,5 +338,5 @@ def devices_command(layout: str) -> None:
         click.echo(dumps(statuses))
         return
     rows = [(s.device, "yes" if s.available else "no", s.description if s.available else s.reason) for s in statuses]
-    headers = ("device", "available", "what it is, or why not")
+    headers = ("device", "available", "name, or why not")
     click.echo(text_table(headers, rows, (False,) * 3, terminal_width()))

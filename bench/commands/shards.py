@@ -1,4 +1,4 @@
-"""The commands `plan` and `merge`: how a plan divides into shards, and one run made of them."""
+"""The commands `plan`, which divides a plan into shards, and `merge`, which combines their runs into one."""
 
 import contextlib
 from pathlib import Path
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from bench.records import Plan, Run
 
 
-@click.command("plan", epilog=exit_codes({4: "the worker does not start"}))
+@click.command("plan", epilog=exit_codes({4: "the worker did not start"}))
 @plan_options
-@click.option("--shards", type=int, default=1, show_default=True, help="Into how many parts to divide the plan.")
-@click.option("--no-estimate", is_flag=True, help="Do not start any trial to estimate times.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Longest time for one probe.")
+@click.option("--shards", type=int, default=1, show_default=True, help="Number of parts to divide the plan into.")
+@click.option("--no-estimate", is_flag=True, help="Do not start trials to estimate times.")
+@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for each probe.")
 @wait_option
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--data-root", type=click.Path(path_type=Path), help="The folder with the datasets.")
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 @garbage_collection_paused()
 def plan_command(  # noqa: PLR0913 - one parameter an option
@@ -50,17 +50,17 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     layout: str,
     **grid: Any,  # noqa: ANN401 - the grid's options are checked by `check_request`
 ) -> None:
-    """Show how a plan divides into shards: the trials of each, and how long they would take here. Measure nothing.
+    """Show how a plan divides into shards: each one's trials, and how long they would take here. Store nothing.
 
-    It takes the options of run that say what to plan. Run each part with the same ones and --shard 1/4, 2/4, …, and put
-    them together with merge.
+    Takes the same options as run to say what to measure. Run each part with these options and --shard 1/4, 2/4, …, and
+    combine the parts with merge.
 
     \b
     python -m bench plan --preset standard --shards 4
     python -m bench plan --preset standard --devices cpu --threads 8 --shards 4
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.execution import run
-    from bench.execution.crew import LocalCrew
+    from bench.execution.executor import ExecutionOptions, LocalExecutor
     from bench.execution.processes import make_launcher
     from bench.planning.shards import check_shards, divide
     from bench.system.locks import require_free
@@ -69,16 +69,14 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     check_request(request)
     check_shards(shards, "--shards")
     _refuse_unused(no_estimate=no_estimate)
+    execution = ExecutionOptions(data_root=data_root, timeout_seconds=timeout, patience=patience(wait))
     if not no_estimate:
-        require_free(request.devices, patience(wait))
+        require_free(request.devices, execution.patience)
     with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
-        plan = LocalCrew(launcher, root=data_root, timeout_seconds=timeout).plan(request)
+        executor = LocalExecutor(launcher, execution)
+        plan = executor.plan(request)
         parts = divide(plan, shards)
-        estimate = None
-        if not no_estimate:
-            estimate = run.estimate_here(
-                plan, launcher, root=data_root, timeout_seconds=timeout, patience=patience(wait)
-            )
+        estimate = None if no_estimate else run.estimate_run(plan, executor)
     click.echo(_plan_json(plan, parts, estimate) if layout == "json" else _plan_table(plan, parts, estimate))
 
 
@@ -87,7 +85,7 @@ def _refuse_unused(*, no_estimate: bool) -> None:
     for name in ("timeout", "wait", "data_root") if no_estimate else ():
         if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
             option = f"--{name.replace('_', '-')}"
-            raise BadInputError(f"{option} is for estimating, which --no-estimate leaves out: leave one of them out")
+            raise BadInputError(f"{option} is for estimates, but --no-estimate makes none: leave one of them out")
 
 
 def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None") -> str:
@@ -108,7 +106,7 @@ def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | Non
     ]
     if estimate is not None:
         total = format_seconds(estimate.of(plan))
-        lines.append(f"Estimated time: {total} in all, here, from the first steps of {estimate.probes}")
+        lines.append(f"Estimated time here: {total} in total, from the first steps of {estimate.probes} trials")
         lines += [estimate.note] if estimate.note else []
     return "\n".join(lines)
 
@@ -138,19 +136,19 @@ def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None
 @click.command(
     "merge",
     epilog=exit_codes(
-        {0: "done, and whole", 3: "trials are missing", 4: "a trial failed", 5: "they do not belong together"}
+        {0: "done, and complete", 3: "trials are missing", 4: "a trial failed", 5: "the shards do not belong together"}
     ),
 )
 @click.argument("references", metavar="SHARD...", nargs=-1, required=True, type=RUN)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to write, or to add to.")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to create or to add to.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="The folder to look up run ids in.")
 @garbage_collection_paused()
 def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -> None:
-    """Put shards of one plan together in one file. SHARD is a path, the beginning of a run id, or latest.
+    """Merge shards of one plan into one file. SHARD is a path, the beginning of a run id, or latest.
 
-    Shards may come in any order, at any stage and again: what is in the file already stays as it is, and a shard that
-    was resumed adds its new trials. What does not belong together is refused: other plans, software or data, another
-    run of a shard that is there. Ends with 0 where nothing is missing, with 3 where something is.
+    Shards can be merged in any order, before they are complete, and repeatedly: trials already in the file stay as they
+    are, and a resumed shard adds its new ones. Shards of different plans, software or data are refused, and so is a
+    second run of the same shard. The exit code is 0 if nothing is missing, and 3 otherwise.
 
     \b
     python -m bench merge shard-1.jsonl shard-2.jsonl --output run.jsonl
@@ -158,12 +156,13 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.planning.shards import is_merged
     from bench.storage.merge import Source, merge_runs
-    from bench.storage.store import SUFFIX, read_run, resolve, update_merged
+    from bench.storage.references import SUFFIX, resolve
+    from bench.storage.store import read_run, update_merged
     from bench.system.outputs import require_writable, say
     from bench.tables.columns import harmless
 
     if output.suffix != SUFFIX:
-        raise BadInputError(f"--output {output} would not be found as a stored run: name a {SUFFIX} file")
+        raise BadInputError(f"--output {output} is not named like a stored run: name a {SUFFIX} file")
     require_writable(output)
     paths = [resolve(reference, results) for reference in references]
     shards = {path: read_run(path) for path in dict.fromkeys(paths) if path != output}
@@ -171,8 +170,8 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
     def merge(before: "Run | None") -> "Run":
         if before is not None and not is_merged(before.header):
             raise BadInputError(
-                f"--output {output} is a shard, which merging would replace, and what was merged cannot be resumed: "
-                "name a file of its own"
+                f"--output {output} is a shard; merging would replace it, and a merged run cannot be resumed: name "
+                "another file"
             )
         runs = shards if before is None else {**shards, output: before}
         sources = [Source(label=harmless(path.name, 60), run=run) for path, run in runs.items()]
@@ -182,16 +181,16 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
         return merge_runs(sources)
 
     merged = update_merged(output, merge)
-    click.echo(f"{output}: {_told(merged)}")
+    click.echo(f"{output}: {_summary(merged)}")
     click.get_current_context().exit(_exit_code(merged))
 
 
-def _told(merged: "Run") -> str:
+def _summary(merged: "Run") -> str:
     from bench.planning.shards import completion, listed
     from bench.tables.machines import machine_headers
 
     division, footer = merged.header.division, merged.footer
-    if division is None or footer is None:  # of what was merged neither is
+    if division is None or footer is None:  # a merged run has both
         return ""
     machines = len(machine_headers(merged))
     text = (

@@ -70,7 +70,8 @@ def show_command(  # noqa: PLR0913 - one parameter an option
     from bench.analysis.claims import render_claims
     from bench.analysis.ranks_view import render_ranks
     from bench.calibration.profiles import load_profile, peak_rate_of
-    from bench.storage.store import read_run, resolve
+    from bench.storage.references import resolve
+    from bench.storage.store import read_run
     from bench.tables.show import render_run
 
     run = read_run(resolve(reference, results))

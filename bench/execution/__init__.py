@@ -1,1 +1,1 @@
-"""Carrying out a plan: worker processes, who starts them where, and what becomes of every trial."""
+"""Executes plans: worker processes, where they run, and the record of every trial."""

@@ -1,4 +1,4 @@
-"""This run's process on a node of a cluster: it measures by the launcher, and the locks, that a run there has."""
+"""This run's process on a node of a cluster: it measures with the same launcher and locks as a run on that machine."""
 
 import contextlib
 import os
@@ -21,13 +21,13 @@ _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
 class Agent:
-    """Holds a node's devices and runs trials on them, each in a fresh process, one at a time a device."""
+    """Holds a node's devices and runs trials on them, each in a fresh process, one at a time per device."""
 
     def __init__(self, preload: Sequence[str], root: str | None, timeout_seconds: float) -> None:
-        """Start nothing yet. `root` is the data root, a path on this node; None stands for the node's own."""
-        # Ray sets it to the CPUs that an actor asks for; a trial sets its own threads, as everywhere.
+        """Start nothing yet. `root` is the data root, a path on this node; None means the node's default."""
+        # Ray sets it to the number of CPUs that an actor requests; a trial sets its own threads, as everywhere.
         os.environ.pop(_THREADS, None)
-        self._remarks = _have_usual_priority()
+        self._remarks = _restore_priority()
         self._preload = tuple(preload)
         self._root = None if root is None else Path(root)
         self._timeout_seconds = timeout_seconds
@@ -54,7 +54,7 @@ class Agent:
         return run_trial(launcher, trial, root=self._root, timeout_seconds=self._timeout_seconds)
 
     def _launcher(self, device: str | None) -> Launcher:
-        """Return what starts processes that see only `device`, as the first of its kind; None: all, as they are."""
+        """Return a launcher of processes that see only `device`, as the first of its kind; None: all devices."""
         with self._lock:
             if device not in self._launchers:
                 variables = None if device is None else _mask(device)
@@ -62,7 +62,7 @@ class Agent:
             return self._launchers[device]
 
     def close(self) -> None:
-        """End what runs, and let go of the devices."""
+        """End everything that still runs, and release the devices."""
         for launcher in self._launchers.values():
             launcher.close()
         self._held.close()
@@ -74,12 +74,12 @@ def _mask(device: str) -> dict[str, str]:
     return {_VISIBLE: visible.split(",")[place] if visible else str(place)}
 
 
-def _have_usual_priority() -> tuple[str, ...]:
-    """Take back the low priority that Ray gives its processes, or say that it stays."""
+def _restore_priority() -> tuple[str, ...]:
+    """Undo the low priority that Ray gives its processes; return a remark if that is not permitted."""
     if sys.platform == "win32":
         return ()
     try:
-        threads = [int(entry.name) for entry in Path("/proc/self/task").iterdir()]  # on Linux each thread has its own
+        threads = [int(entry.name) for entry in Path("/proc/self/task").iterdir()]  # on Linux, a priority is per thread
     except OSError:
         threads = [0]
     niceness = os.getpriority(os.PRIO_PROCESS, 0)
@@ -87,6 +87,6 @@ def _have_usual_priority() -> tuple[str, ...]:
         for thread in threads:
             os.setpriority(os.PRIO_PROCESS, thread, 0)
     except PermissionError:
-        remedy = "start Ray on it with RAY_worker_niceness=0"
-        return (f"trials run there at niceness {niceness}, so that other programs go first: {remedy}",)
+        remedy = "start Ray there with RAY_worker_niceness=0"
+        return (f"trials run at niceness {niceness}, so other programs have priority: {remedy}",)
     return ()

@@ -1,4 +1,4 @@
-"""A cluster as a crew: which of its nodes take part in a run, what they have, and what they must have in common."""
+"""A cluster as an executor: which of its nodes take part in a run, their hardware, and what must be equal on all."""
 
 import contextlib
 from collections import Counter
@@ -7,28 +7,28 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from bench.errors import BadInputError, BenchError, IncomparableError
-from bench.execution.crew import Ran
 from bench.execution.dispatch import Dispatcher
+from bench.execution.executor import ExecutedTrial
 from bench.execution.nodes import Cluster, Introduction, Member, Node, NodeLostError, ask_all, kind_of
 from bench.execution.progress import Progress
 from bench.planning.plan import Request, check_rank_devices, choose_devices, make_plan
 from bench.protocol.messages import DatasetReady
 from bench.records import Configuration, DeviceStatus, Fingerprint, Plan, Run, Software, Trial
+from bench.system.locks import Patience
 
 R = TypeVar("R")
 
 SUCCESSION_SECONDS: Final = 60.0
-"""How long a node waits at least for the devices of a lost one of its host, whose processes may still be ending."""
+"""The least time for which a node that replaces a lost one waits for devices: the old processes may still be ending."""
 
 
-class ClusterCrew:
-    """The nodes of a cluster. Of several nodes on one host one takes part, and the others stand by until it is lost."""
+class ClusterExecutor:
+    """Executes trials on a cluster's nodes. Of several nodes on one host, one takes part and the others stand by."""
 
-    def __init__(self, cluster: Cluster, *, patience_seconds: float, tell: Callable[[str], None]) -> None:
-        """Nothing is asked of the nodes yet. `tell` shows the user a line."""
+    def __init__(self, cluster: Cluster, patience: Patience) -> None:
+        """Ask nothing of the nodes yet. `patience` is how long each node waits for its devices."""
         self._cluster = cluster
-        self._patience_seconds = patience_seconds
-        self._tell = tell
+        self._patience = patience
         self._members: list[Member] = []
         self._measured: dict[Configuration, str] = {}
         self._devices: frozenset[str] = frozenset()
@@ -36,17 +36,17 @@ class ClusterCrew:
         self._dataset = ""
 
     @property
-    def at_once(self) -> int:
-        """See `Crew.at_once`."""
+    def concurrency(self) -> int:
+        """See `Executor.concurrency`."""
         kinds = {kind_of(device) for device in self._devices}
         return sum(max([1, *(len(member.devices(kind)) for kind in kinds)]) for member in self._members)
 
     def fingerprint(self) -> Fingerprint:
-        """See `Crew.fingerprint`."""
+        """See `Executor.fingerprint`."""
         return self._members[0].fingerprint
 
     def plan(self, request: Request) -> Plan:
-        """See `Crew.plan`. Without ``--threads`` a trial has as many as the node with the fewest cores can give it."""
+        """See `Executor.plan`. Without ``--threads`` a trial uses as many as the node with the fewest cores has."""
         self._assemble()
         cores = [member.cores for member in self._members]
         devices = choose_devices(_kinds(request.devices), self._statuses())
@@ -54,7 +54,7 @@ class ClusterCrew:
         return check_rank_devices(plan, self._most_devices(), skip=request.skip_unsupported)
 
     def resume(self, run: Run) -> None:
-        """See `Crew.resume`. A configuration that was begun goes on with on machines like the one that began it."""
+        """See `Executor.resume`. A configuration's remaining repeats run on machines like that of its first."""
         self._assemble(f"run {run.header.run_id}", run.header.software)
         choose_devices([configuration.device for configuration in run.header.plan.configurations], self._statuses())
         check_rank_devices(run.header.plan, self._most_devices())
@@ -63,15 +63,15 @@ class ClusterCrew:
         here = {member.machine_id for member in self._members}
         stored = Counter(record.trial.configuration for record in run.records)
         for configuration in (each for each, count in stored.items() if count < run.header.plan.repeats):
-            begun_on = self._measured[configuration]
-            if begun_on not in here:
+            started_on = self._measured[configuration]
+            if started_on not in here:
                 raise IncomparableError(
-                    f"configuration {configuration.id} was begun on {begun_on}, and no node of the cluster is such a "
-                    "machine: its repeats must not mix them. Bring one back, or start a new run"
+                    f"configuration {configuration.id} was started on {started_on}, and no node of the cluster is "
+                    "such a machine: its repeats must not mix machines. Add such a node, or start a new run"
                 )
 
     def prepare(self, dataset: str) -> DatasetReady:
-        """See `Crew.prepare`."""
+        """See `Executor.prepare`."""
         self._dataset = dataset
         answers = self._ask_members(lambda member: member.node.prepare(dataset))
         if len({ready.sha256 for ready in answers}) > 1:
@@ -79,33 +79,34 @@ class ClusterCrew:
                 f"{member.node.name} {ready.sha256}" for member, ready in zip(self._members, answers, strict=True)
             )
             raise IncomparableError(
-                f"the nodes have different data as {dataset!r}, by SHA-256: {found}; renew their data roots"
+                f"the nodes have different data for {dataset!r} (SHA-256: {found}): replace the data on the nodes that "
+                "differ"
             )
         self._ready = answers[0]
         return self._ready
 
     @contextlib.contextmanager
     def hold(self, devices: Collection[str]) -> Iterator[None]:
-        """See `Crew.hold`. Nodes hold their devices until they are closed."""
+        """See `Executor.hold`. Nodes keep their devices until they are closed."""
         self._devices = frozenset(devices)
         if devices:
-            self._ask_members(lambda member: self._hold(member, self._patience_seconds))
+            self._ask_members(lambda member: self._hold(member, self._patience.seconds))
         yield
 
-    def carry_out(
-        self, trials: Sequence[Trial], go_on: Callable[[], bool], progress: Progress
-    ) -> Generator[Ran, None, None]:
-        """See `Crew.carry_out`."""
+    def execute(
+        self, trials: Sequence[Trial], may_start: Callable[[], bool], progress: Progress
+    ) -> Generator[ExecutedTrial, None, None]:
+        """See `Executor.execute`."""
         dispatcher = Dispatcher(self._members, self._cluster, self._enlist, self._measured)
-        yield from dispatcher.carry_out(trials, go_on, progress)
+        yield from dispatcher.execute(trials, may_start, progress)
 
     def _assemble(self, what: str = "", software: Software | None = None) -> None:
-        """Have ready the nodes that there are; refuse those with other software than `what`, or than the first."""
+        """Connect the available nodes; require the same software on all: that of `what`, or else the first node's."""
         try:
             nodes = self._cluster.untaken()
         except NodeLostError as error:
             raise BadInputError(str(error)) from error
-        reasons = ["it has no node with CPUs for work"]
+        reasons = ["it has no node with CPUs"]
         for node, answer in zip(nodes, ask_all(nodes, lambda node: node.introduce()), strict=True):
             if isinstance(answer, Exception):
                 reasons.append(self._leave_out(node, answer))
@@ -113,7 +114,7 @@ class ClusterCrew:
             same_host = [member for member in self._members if member.introduction.host == answer.host]
             if same_host:
                 node.close()
-                self._tell(f"{node.name} is on the same host as {same_host[0].node.name}: it stands by")
+                self._patience.notify(f"{node.name} is on the same host as {same_host[0].node.name}: on standby")
                 continue
             self._admit(node, answer)
         if not self._members:
@@ -126,13 +127,13 @@ class ClusterCrew:
         different = self._software.differences(member.fingerprint.software)
         if different:
             raise IncomparableError(
-                f"{member.node.name} has other software than {what}: {'; '.join(different)}. A table must not mix "
-                "them: make the nodes' environments equal"
+                f"{member.node.name} has different software from {what}: {'; '.join(different)}. One table must not "
+                "mix software: give all nodes the same environment"
             )
 
     def _admit(self, node: Node, introduction: Introduction) -> None:
         for remark in introduction.remarks:
-            self._tell(f"{node.name}: {remark}")
+            self._patience.notify(f"{node.name}: {remark}")
         self._members.append(Member(node=node, introduction=introduction))
 
     def _leave_out(self, node: Node, error: Exception) -> str:
@@ -140,14 +141,14 @@ class ClusterCrew:
             raise error
         node.close()
         reason = f"{node.name} is left out: {error}"
-        self._tell(reason)
+        self._patience.notify(reason)
         return reason
 
     def _ask_members(self, ask: Callable[[Member], R]) -> list[R]:
-        """Ask every member; those that cannot answer are left out.
+        """Return every member's answer; drop the members that fail.
 
         Raises:
-            BenchError: none can; the first one's reason.
+            BenchError: all failed; this is the first one's error.
         """
         members = list(self._members)
         answers: list[R] = []
@@ -168,16 +169,16 @@ class ClusterCrew:
         member.node.hold([device for kind in kinds for device in member.devices(kind)], patience_seconds)
 
     def _enlist(self, node: Node) -> Member:
-        """Have a node ready to take the place of a lost one, perhaps of its own host. Not called in the main thread."""
+        """Get a node ready to replace a lost one, possibly on the same host. Not called in the main thread."""
         member = Member(node=node, introduction=node.introduce())
         self._require_software(member, "the other nodes")
-        self._hold(member, max(self._patience_seconds, SUCCESSION_SECONDS))
+        self._hold(member, max(self._patience.seconds, SUCCESSION_SECONDS))
         if self._ready is None or node.prepare(self._dataset).sha256 != self._ready.sha256:
-            raise IncomparableError(f"its data for {self._dataset!r} is not what the other nodes have")
+            raise IncomparableError(f"its data for {self._dataset!r} differs from the other nodes'")
         return member
 
     def _most_devices(self) -> list[DeviceStatus]:
-        """Return of each kind of device those of the node that has the most of them."""
+        """Return, for each kind of device, the devices of the node that has the most of that kind."""
         by_kind: dict[str, list[DeviceStatus]] = {}
         for member in self._members:
             for kind in {kind_of(status.device) for status in member.introduction.description.devices}:
@@ -187,7 +188,7 @@ class ClusterCrew:
         return [status for statuses in by_kind.values() for status in statuses]
 
     def _statuses(self) -> list[DeviceStatus]:
-        """Return each kind of device that some node has, as its first one, and why there is none of the others."""
+        """Return one status per kind of device: available if any node has one, otherwise with the reason."""
         statuses = [s for member in self._members for s in member.introduction.description.devices]
         found = {kind_of(s.device): _first_of_kind(s) for s in reversed(statuses) if s.available}
         missing = {
@@ -202,7 +203,7 @@ class ClusterCrew:
 
 
 def _first_of_kind(status: DeviceStatus) -> DeviceStatus:
-    """Return `status` under the name that trials know their device by, whichever of its kind they are given."""
+    """Return `status` under the name of the first device of its kind, which stands for any of them in a trial."""
     kind, colon, _ = status.device.partition(":")
     return replace(status, device=f"{kind}:0" if colon else kind)
 
@@ -211,7 +212,7 @@ def _kinds(requested: Sequence[str]) -> tuple[str, ...]:
     for device in requested:
         if ":" in device:
             raise BadInputError(
-                f"--devices {device}: on a cluster trials are placed by kind, on whichever such device is free: "
-                f"write {kind_of(device)}"
+                f"--devices {device}: on a cluster, a trial runs on whichever device of a kind is free: write "
+                f"{kind_of(device)}"
             )
     return tuple(requested)

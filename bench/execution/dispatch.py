@@ -2,13 +2,13 @@
 
 Three rules keep the times honest:
 
-- A trial on the CPU, or with a DataLoader, has its host for itself. Beside each other run only trials on accelerators
-  with resident data, one on each (`Member.free_device`).
-- A host is used by one node at a time (`bench.execution.cluster`).
-- All repeats of a configuration run on machines of one kind.
+- A trial on the CPU, or with a DataLoader, has its host to itself. Only trials on accelerators with resident data run
+  side by side, one per accelerator (`Member.free_device`).
+- Only one node per host is used at a time (`bench.execution.cluster`).
+- All repeats of a configuration run on the same kind of machine.
 
-A node takes the plan's trials in their order: none overtakes one that this node could run as soon as it is free. All
-decisions are made in one thread, from a queue of what has come of the calls to nodes.
+A node takes the plan's trials in order: no trial overtakes one that this node could run as soon as it is free. Calls to
+nodes run in threads of their own and put their results in a queue; one thread reads it and makes all decisions.
 """
 
 import collections
@@ -21,8 +21,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bench.errors import NodesLostError
-from bench.execution.crew import Ran
-from bench.execution.nodes import Cluster, Member, Node, NodeLostError, call_apart, needs_the_host
+from bench.execution.executor import ExecutedTrial
+from bench.execution.nodes import Cluster, Member, Node, NodeLostError, call_in_thread, needs_the_host
 from bench.execution.progress import Progress
 from bench.records import Configuration, Failure, FailureKind, Trial, TrialRecord
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from threading import Thread
 
 MAX_RETRIES: Final = 2
-"""How often a trial is begun again after its node was lost, before it counts as failed."""
+"""How often a trial is restarted after its node was lost, before it counts as failed."""
 
 _END_SECONDS: Final = 5.0
-"""For a call to come back from a node that was let go of."""
+"""How long a call to a node that was closed may take to return."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Started:
-    """A trial on a member: since when, and on which device."""
+    """A trial that runs on a device of a member since a certain time."""
 
     member: Member
     device: str
@@ -48,7 +48,7 @@ class _Started:
 
 
 class Dispatcher:
-    """Carries out trials on `members`; nodes that are lost leave the list, and those that `enlist` admits join it."""
+    """Runs trials on `members`. Lost nodes leave that list; those that `enlist` accepts join it."""
 
     def __init__(
         self,
@@ -57,49 +57,49 @@ class Dispatcher:
         enlist: Callable[[Node], Member],
         measured: Mapping[Configuration, str],
     ) -> None:
-        """`measured` has the id of the machines that configurations were measured on so far."""
+        """`measured` is the machine id that each configuration has been measured on so far."""
         self._members = members
         self._cluster = cluster
         self._enlist = enlist
         self._homes = dict(measured)
-        self._events: queue.SimpleQueue[Callable[[], Iterator[Ran]]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Callable[[], Iterator[ExecutedTrial]]] = queue.SimpleQueue()
         self._waiting: list[Trial] = []
         self._losses: collections.Counter[Trial] = collections.Counter()
         self._calls: dict[_Started, Thread] = {}
         self._joining = 0
         self._begun = 0
-        self._last_words = ""
+        self._last_loss = ""
 
-    def carry_out(
-        self, trials: Sequence[Trial], go_on: Callable[[], bool], progress: Progress
-    ) -> Generator[Ran, None, None]:
-        """See `Crew.carry_out`.
+    def execute(
+        self, trials: Sequence[Trial], may_start: Callable[[], bool], progress: Progress
+    ) -> Generator[ExecutedTrial, None, None]:
+        """See `Executor.execute`.
 
         Raises:
-            NodesLostError: trials are left that no node there is can run.
+            NodesLostError: trials are left that no remaining node can run.
         """
         self._waiting = list(trials)
         self._progress = progress
         try:
-            may_start = self._start_trials(go_on)
-            while self._calls or (may_start and self._waiting and self._joining):
+            is_open = self._start_trials(may_start)
+            while self._calls or (is_open and self._waiting and self._joining):
                 yield from self._events.get()()
-                may_start = may_start and self._start_trials(go_on)
+                is_open = is_open and self._start_trials(may_start)
         finally:
             self._end_trials()
-        if self._waiting and may_start:
-            raise NodesLostError(f"{len(self._waiting)} trials are left that no node can run{self._last_words}")
+        if self._waiting and is_open:
+            raise NodesLostError(f"no node is left to run the remaining {len(self._waiting)} trials{self._last_loss}")
 
     def _end_trials(self) -> None:
-        """End what is still running, and wait for the calls to its nodes: this process may be about to end."""
+        """End the trials that are still running, and wait for their calls: this process may be about to end."""
         for member in self._members:
             if member.running:
                 member.node.close()
         for call in self._calls.values():
             call.join(_END_SECONDS)
 
-    def _start_trials(self, go_on: Callable[[], bool]) -> bool:
-        """Start whatever can be started; return whether `go_on` allowed it."""
+    def _start_trials(self, may_start: Callable[[], bool]) -> bool:
+        """Start every trial that can start now; return False once `may_start` does."""
         running = {t.configuration: m.machine_id for m in self._members for t in m.running.values()}
         homes = collections.ChainMap(running, self._homes)
         for member in self._members:
@@ -110,7 +110,7 @@ class Dispatcher:
                 device = member.free_device(trial)
                 if device is None:
                     break
-                if not go_on():
+                if not may_start():
                     return False
                 del self._waiting[place]
                 running[trial.configuration] = member.machine_id
@@ -140,12 +140,12 @@ class Dispatcher:
         self._begun += not self._losses[trial]
         self._progress.trial_started(self._begun, trial)
         call = partial(member.node.run, trial, device)
-        self._calls[started] = call_apart(call, partial(self._put_ended, started))
+        self._calls[started] = call_in_thread(call, partial(self._put_ended, started))
 
     def _put_ended(self, started: _Started, answer: TrialRecord | Exception) -> None:
         self._events.put(partial(self._ended, started, answer))
 
-    def _ended(self, started: _Started, answer: TrialRecord | Exception) -> Iterator[Ran]:
+    def _ended(self, started: _Started, answer: TrialRecord | Exception) -> Iterator[ExecutedTrial]:
         member, trial = started.member, started.trial
         del member.running[started.device]
         del self._calls[started]
@@ -159,15 +159,15 @@ class Dispatcher:
         else:
             record = answer
             self._homes[trial.configuration] = member.machine_id
-        yield Ran(record=record, fingerprint=member.fingerprint)
+        yield ExecutedTrial(record=record, fingerprint=member.fingerprint)
 
     def _lose(self, member: Member, error: Exception) -> None:
-        """Strike the member off, once, and look for nodes that can take its place, itself included."""
+        """Remove the member, once, and look for nodes that can replace it, which may be the same one again."""
         if member not in self._members:
             return
         self._members.remove(member)
         member.node.close()
-        self._last_words = f": the last loss was of {member.node.name}, {error}"
+        self._last_loss = f" ({member.node.name} was lost last: {error})"
         self._progress.note(f"{member.node.name} is lost: {error}")
         try:
             nodes = self._cluster.untaken()
@@ -176,20 +176,20 @@ class Dispatcher:
             return
         for node in nodes:
             self._joining += 1
-            call_apart(partial(self._enlist, node), partial(self._put_joined, node))
+            call_in_thread(partial(self._enlist, node), partial(self._put_joined, node))
 
     def _put_joined(self, node: Node, answer: Member | Exception) -> None:
         self._events.put(partial(self._joined, node, answer))
 
-    def _joined(self, node: Node, answer: Member | Exception) -> Iterator[Ran]:
+    def _joined(self, node: Node, answer: Member | Exception) -> Iterator[ExecutedTrial]:
         self._joining -= 1
         if isinstance(answer, Member) and answer.introduction.host not in self._hosts():
             self._members.append(answer)
-            self._progress.note(f"{node.name} takes part")
+            self._progress.note(f"{node.name} joins the run")
         else:
             node.close()
             if isinstance(answer, Exception):
-                self._progress.note(f"{node.name} does not take part: {answer}")
+                self._progress.note(f"{node.name} does not join the run: {answer}")
         yield from ()
 
     def _hosts(self) -> set[str]:
@@ -197,8 +197,8 @@ class Dispatcher:
 
 
 def _failure(started: _Started, error: Exception) -> TrialRecord:
-    """Return the record of a trial whose nodes were lost, again and again; why, without what may name hosts."""
-    what = f"the node was lost that ran it, {MAX_RETRIES + 1} times in a row ({type(error).__name__})"
+    """Return the record of a trial that was given up; its message leaves out the error's text, which may name hosts."""
+    what = f"the node that ran it was lost {MAX_RETRIES + 1} times in a row ({type(error).__name__})"
     return TrialRecord(
         trial=started.trial,
         outcome=Failure(kind=FailureKind.CRASH, message=what),

@@ -1,11 +1,11 @@
-"""Under torchrun: the harness of a rank other than the first. It plans and stores nothing, but takes part in trials."""
+"""Under torchrun: the harness of every rank but the first. It plans and stores nothing, but takes part in trials."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Final
 
 from bench.errors import WorkerError
+from bench.execution.executor import ExecutionOptions
 from bench.execution.launcher import TrialFailedError, Worker, ask_once, root_text
 from bench.execution.processes import Launcher
 from bench.protocol.messages import Awaited, Joined
@@ -14,19 +14,11 @@ from bench.system.locks import Patience, device_locks
 from bench.system.torchrun import Place
 
 _BETWEEN_TRIALS_SECONDS: Final = 30 * 24 * 3600.0
-"""How long to wait for a next trial. The first harness says when there is none, and torchrun ends us if it dies."""
+"""How long to wait for the next trial. The first rank says when there is none; if it dies, torchrun ends us."""
 
 
-def follow(  # noqa: PLR0913 - what `run` has as options
-    place: Place,
-    launcher: Launcher,
-    *,
-    root: Path | None,
-    timeout_seconds: float,
-    patience: Patience,
-    tell: Callable[[str], None],
-) -> int:
-    """Take part in the trials that the first rank's harness leads, as long as there are any; return how many.
+def follow(place: Place, launcher: Launcher, options: ExecutionOptions, notify: Callable[[str], None]) -> int:
+    """Take part in the trials that the first rank's harness runs, until there are no more; return how many.
 
     Raises:
         WorkerError: torchrun's store cannot be reached.
@@ -43,27 +35,27 @@ def follow(  # noqa: PLR0913 - what `run` has as options
                 return trials
             number += 1
             if place.rank < trial.configuration.world_size:
-                with _locks(place, trial, patience):
-                    request = {"do": "join", "root": root_text(root)}
-                    joined = Worker(process, timeout_seconds=timeout_seconds).ask(Joined, request)
+                with _locks(place, trial, options.patience):
+                    request = {"do": "join", "root": root_text(options.data_root)}
+                    joined = Worker(process, timeout_seconds=options.timeout_seconds).ask(Joined, request)
                 trials += 1
                 if joined.failure is not None:
-                    tell(f"rank {place.rank}: {joined.failure.kind}: {joined.failure.message}")
+                    notify(f"rank {place.rank}: {joined.failure.kind}: {joined.failure.message}")
         except TrialFailedError as error:
             if trial is None:
                 raise WorkerError(f"rank {place.rank} cannot wait for trials: {error}") from error
-            tell(f"rank {place.rank}: {error.failure.kind}: {error}")
+            notify(f"rank {place.rank}: {error.failure.kind}: {error}")
         finally:
             waiting.end()
 
 
 def _locks(place: Place, trial: Trial, patience: Patience) -> AbstractContextManager[None]:
-    """Return the locks of this host's devices, for its first rank to hold; the leader's host has them already."""
+    """Return the locks of this host's devices. Each host's first rank holds them; on host 0, the run itself does."""
     if place.local_rank > 0 or place.host == 0:
         return nullcontext()
     return device_locks(trial.configuration.devices, patience=patience)
 
 
 def dismiss(launcher: Launcher, world_size: int) -> None:
-    """Tell the followers that there is no further trial."""
+    """Tell the other ranks that there are no more trials."""
     ask_once(launcher, Awaited, {"do": "dismiss"}, timeout_seconds=60.0, ranks=world_size)

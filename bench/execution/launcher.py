@@ -1,4 +1,4 @@
-"""Talks with worker processes: every way a trial can end becomes a `TrialRecord`."""
+"""Talks to worker processes and turns every way in which a trial can end into a `TrialRecord`."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class TrialFailedError(Exception):
 
 
 class Worker:
-    """A conversation with one worker process, as typed requests, within one time limit for all of it."""
+    """A conversation with one worker process: typed requests, with one time limit for all of them together."""
 
     def __init__(
         self, process: Process, *, timeout_seconds: float, clock: Callable[[], float] = time.monotonic
@@ -44,8 +44,8 @@ class Worker:
         """Send `request` and return its answer.
 
         Raises:
-            TrialFailedError: the process reported a failure, died, kept silent too long or broke the protocol.
-            BadInputError: the process found the request itself to be at fault.
+            TrialFailedError: the process reported a failure, died, did not answer in time or broke the protocol.
+            BadInputError: the process rejected the request.
         """
         try:
             self._process.channel.send(request)
@@ -58,15 +58,15 @@ class Worker:
         except ChannelTimeoutError:
             self._process.kill()
             limit = f"the trial's {self._timeout_seconds:g} s"
-            what = f"no answer to {request.get('do')!r} within {limit}: allow more with --timeout"
+            what = f"no answer to {request.get('do')!r} within {limit}: allow more time with --timeout"
             raise self._failed(FailureKind.TIMEOUT, what) from None
         except ChannelClosedError:
             self._process.kill()
-            what = f"the trial's process ended {self._process.wait()}{self._process.last_words()}"
+            what = f"the trial's process ended {self._process.wait()}{self._process.last_output()}"
             raise self._failed(FailureKind.CRASH, what) from None
         except ProtocolError as error:
             self._process.kill()
-            raise self._failed(FailureKind.CRASH, f"the trial's process answered out of protocol: {error}") from error
+            raise self._failed(FailureKind.CRASH, f"the trial's process violated the protocol: {error}") from error
 
     @staticmethod
     def _decode(answer_type: type[T], message: Mapping[str, Any], member: str) -> T:
@@ -80,7 +80,7 @@ class Worker:
         return TrialFailedError(Failure(kind=kind, message=message))
 
     def end(self) -> None:
-        """End the process, whatever it is doing, and wait until it is gone."""
+        """Kill the process, whatever it is doing, and wait until it is gone."""
         self._process.kill()
         self._process.wait()
 
@@ -88,7 +88,7 @@ class Worker:
 def ask_once(
     launcher: Launcher, answer_type: type[T], request: Mapping[str, Any], *, timeout_seconds: float, ranks: int = 1
 ) -> T:
-    """Ask a fresh process, or that of so many `ranks`, one thing, and end it.
+    """Send one request to a fresh process, or to one of several `ranks`, and end it.
 
     Raises:
         TrialFailedError, BadInputError: see `Worker.ask`.
@@ -101,7 +101,7 @@ def ask_once(
 
 
 def describe_place(launcher: Launcher) -> Description:
-    """Ask a fresh process what machine and software this is and which devices there are."""
+    """Ask a fresh process which machine, software and devices this is."""
     return _ask_of_place(launcher, Description, {"do": "describe"})
 
 
@@ -117,21 +117,21 @@ def _ask_of_place(
         return ask_once(launcher, answer_type, request, timeout_seconds=timeout_seconds)
     except TrialFailedError as error:
         what = f"failed: {error}"
-        if error.failure.kind is FailureKind.TIMEOUT:  # the worker's own message is about trials
-            what = f"gave no answer to {request['do']!r} within {timeout_seconds:g} s{remedy}"
+        if error.failure.kind is FailureKind.TIMEOUT:  # the error's own message is about a trial
+            what = f"did not answer {request['do']!r} within {timeout_seconds:g} s{remedy}"
         raise WorkerError(f"the worker process {what}") from error
 
 
 def preparation_seconds(timeout_seconds: float) -> float:
-    """Return how long preparing a dataset may take where a trial may take `timeout_seconds`.
+    """Return how long preparing a dataset may take if a trial may take `timeout_seconds`.
 
-    A download over a slow link takes long, and begins anew when it was ended; no trial's short limit should end it.
+    A download over a slow link takes long and cannot be continued, so a short limit for trials must not end it.
     """
     return max(HOST_START_SECONDS, timeout_seconds)
 
 
 def prepare_dataset(launcher: Launcher, name: str, root: Path | None, *, timeout_seconds: float) -> DatasetReady:
-    """Have a fresh process bring the dataset into the data root, once, before any trial needs it.
+    """Have a fresh process make the dataset available in the data root, once, before the first trial needs it.
 
     `timeout_seconds` is a trial's limit, see `preparation_seconds`.
     """
@@ -140,7 +140,7 @@ def prepare_dataset(launcher: Launcher, name: str, root: Path | None, *, timeout
         DatasetReady,
         {"do": "dataset", "name": name, "root": root_text(root)},
         timeout_seconds=preparation_seconds(timeout_seconds),
-        remedy=": allow more with --timeout",
+        remedy=": allow more time with --timeout",
     )
 
 
@@ -157,9 +157,9 @@ def measure_peak(launcher: Launcher, configuration: Configuration, timeout_secon
 def measure_rates(  # noqa: PLR0913 - what decides rates
     launcher: Launcher, device: str, *, precision: str, threads: int, whole: bool, timeout_seconds: float
 ) -> DeviceRates:
-    """Have a fresh process measure what `device` can do at `precision` with `threads` threads.
+    """Have a fresh process measure the rates of `device` at `precision` with `threads` threads.
 
-    Without `whole` only what thread counts differ in is measured, see `bench.worker.rate_meter.measure_rates`.
+    Unless `whole` is set, only what depends on the thread count is measured: see `bench.worker.rate_meter`.
 
     Raises:
         TrialFailedError: it could not.
@@ -169,7 +169,7 @@ def measure_rates(  # noqa: PLR0913 - what decides rates
 
 
 def root_text(root: Path | None) -> str | None:
-    """Return the data root as requests name it: whatever folder the worker is in."""
+    """Return the data root for a request, as an absolute path, because the worker may run in another folder."""
     return None if root is None else str(root.resolve())
 
 
@@ -179,12 +179,12 @@ def prepare_request(trial: Trial, root: Path | None) -> dict[str, Any]:
 
 
 def storable(failure: Failure, root: Path | None) -> Failure:
-    """Return `failure` as it may be stored and published: without this machine's paths and names."""
+    """Return `failure` without this machine's paths and names, as it may be stored and published."""
     return Failure(kind=failure.kind, message=redact(failure.message, root))
 
 
 def probe_trial(launcher: Launcher, trial: Trial, *, root: Path | None, timeout_seconds: float) -> Prepared:
-    """Prepare `trial` in a fresh process and go no further; return what that told.
+    """Prepare `trial` in a fresh process and go no further; return the process's answer.
 
     Raises:
         TrialFailedError: it could not be prepared.
@@ -201,9 +201,8 @@ def run_trial(
     timeout_seconds: float,
     on_epoch: Callable[[EpochRecord], None] = lambda _epoch: None,
 ) -> TrialRecord:
-    """Run `trial` in a fresh process, all its epochs back to back; return its record, whatever happened.
+    """Run all epochs of `trial` in a fresh process; return its record, whatever happened.
 
-    The message of a failure is `storable`.
     `on_epoch` is called between epochs, outside all timing.
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""What the nodes of a cluster are to the harness, whatever connects them (`bench.execution.ray_cluster`)."""
+"""The nodes of a cluster as the harness sees them, whatever connects them (see `bench.execution.ray_cluster`)."""
 
 import contextlib
 import functools
@@ -21,12 +21,12 @@ CPU: Final = "cpu"
 
 
 class NodeLostError(Exception):
-    """The node is gone, or runs no trials any more; the message says why."""
+    """The node is gone, or can no longer run trials; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Introduction:
-    """What a node says of itself. `host` is equal for all nodes of one host; `remarks` are for the user's eyes."""
+    """What a node reports about itself. `host` is equal for all nodes on one host; `remarks` are shown to the user."""
 
     host: str
     description: Description
@@ -34,42 +34,42 @@ class Introduction:
 
 
 class Node(Protocol):
-    """A node, taken whole by this run. Calls block; any can raise `NodeLostError`, or a `BenchError` of the node's."""
+    """A node that this run has to itself. Calls block; any of them can raise `NodeLostError` or a `BenchError`."""
 
     @property
     def name(self) -> str:
-        """Return what the user knows it by; never stored."""
+        """Return its name for the user; never stored."""
 
     def introduce(self) -> Introduction:
-        """Say what and where it is."""
+        """Return its host, hardware and software."""
 
     def hold(self, devices: Collection[str], patience_seconds: float) -> None:
-        """Have these of its devices for this run alone, until `close`.
+        """Reserve these of its devices for this run, until `close`.
 
         Raises:
-            HeldError: another run holds one and does not let go in time.
+            HeldError: another run is using one and does not release it in time.
         """
 
     def prepare(self, dataset: str) -> DatasetReady:
-        """Bring the dataset into the node's data root."""
+        """Make the dataset available in the node's data root."""
 
     def run(self, trial: Trial, device: str) -> TrialRecord:
         """Run `trial` in a fresh process, on this device of the kind it asks for."""
 
     def close(self) -> None:
-        """Let go of it, with whatever still runs there."""
+        """Release the node and end whatever still runs there."""
 
 
 class Cluster(Protocol):
-    """The nodes there are."""
+    """The nodes of a cluster."""
 
     def untaken(self) -> Sequence[Node]:
-        """Return every live node that was not returned before, or has been closed since."""
+        """Return every live node that was not returned before or was closed since."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Member:
-    """A node that runs trials: what it is, and which trials it is running, by their device."""
+    """A node that takes part in a run. `running` has the trials it is running, by device."""
 
     node: Node
     introduction: Introduction
@@ -77,18 +77,18 @@ class Member:
 
     @functools.cached_property
     def fingerprint(self) -> Fingerprint:
-        """Machine and software, as records name them."""
+        """Its machine and software, as stored."""
         description = self.introduction.description
         return Fingerprint(machine=description.machine, software=description.software)
 
     @functools.cached_property
     def machine_id(self) -> str:
-        """What machines of one kind have in common, as in every table."""
+        """The id of its machine, equal for machines of the same kind."""
         return self.fingerprint.machine.id
 
     @functools.cached_property
     def cores(self) -> int:
-        """How many threads a trial may have here."""
+        """How many threads a trial may use here."""
         return max(1, int(self.fingerprint.machine.cores_usable))
 
     @functools.cached_property
@@ -103,18 +103,18 @@ class Member:
         }
 
     def devices(self, kind: str) -> tuple[str, ...]:
-        """Return the node's devices of this kind that are like the first of them: one is taken for another."""
+        """Return the node's devices of this kind that are the same model as its first: they are interchangeable."""
         return self._devices.get(kind, ())
 
     def can_run(self, trial: Trial) -> bool:
-        """Return whether it has what `trial` needs, for all of its ranks."""
+        """Return whether it has the cores and devices that `trial` needs, for all of its ranks."""
         configuration, kind = trial.configuration, kind_of(trial.configuration.device)
         if kind == CPU:
             return configuration.threads * configuration.world_size <= self.cores
         return configuration.threads <= self.cores and configuration.world_size <= len(self.devices(kind))
 
     def free_device(self, trial: Trial) -> str | None:
-        """Return the device that can run `trial` now; None where the trial would disturb, or be disturbed."""
+        """Return a device that can run `trial` now; None if none is free, or it would disturb other trials."""
         if self.running and any(map(needs_the_host, (trial, *self.running.values()))):
             return None
         devices = self.devices(kind_of(trial.configuration.device))
@@ -122,21 +122,21 @@ class Member:
 
 
 def kind_of(device: str) -> str:
-    """Return the kind of a device: ``cuda`` of ``cuda:1``."""
+    """Return the kind of a device: ``cuda`` for ``cuda:1``."""
     return device.partition(":")[0]
 
 
 def needs_the_host(trial: Trial) -> bool:
-    """Return whether it needs its host alone: it computes, or loads data, on the cores there, or has several ranks."""
+    """Return whether it needs its host to itself: it computes or loads data on the cores, or has several ranks."""
     configuration = trial.configuration
     is_on_cores = kind_of(configuration.device) == CPU or configuration.pipeline != "resident"
     return is_on_cores or configuration.world_size > 1
 
 
 def ask_all(items: Sequence[A], ask: Callable[[A], R]) -> list[R | Exception]:
-    """Call `ask` for every item at the same time; return the answers, or the errors, in the items' order.
+    """Call `ask` for all items concurrently; return the answers or errors in the items' order.
 
-    The calls are in threads of their own: this one can be interrupted.
+    The calls run in threads of their own, so that the calling thread can be interrupted.
     """
     answers: queue.SimpleQueue[tuple[int, R | Exception]] = queue.SimpleQueue()
 
@@ -144,21 +144,21 @@ def ask_all(items: Sequence[A], ask: Callable[[A], R]) -> list[R | Exception]:
         answers.put((place, answer))
 
     for place, item in enumerate(items):
-        call_apart(functools.partial(ask, item), functools.partial(keep, place))
+        call_in_thread(functools.partial(ask, item), functools.partial(keep, place))
     received = dict(answers.get() for _ in items)
     return [received[place] for place in range(len(items))]
 
 
-def call_apart(call: Callable[[], R], tell: Callable[[R | Exception], None]) -> threading.Thread:
-    """Call `call` in a thread of its own, which then calls `tell` with the answer or the error; return the thread."""
+def call_in_thread(call: Callable[[], R], on_answer: Callable[[R | Exception], None]) -> threading.Thread:
+    """Call `call` in a thread of its own, which passes the answer or the error to `on_answer`; return the thread."""
 
     def work() -> None:
         answer: R | Exception
         try:
             answer = call()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the thread that waits for it decides
+        except Exception as error:  # noqa: BLE001 - the thread that waits for the answer decides what to do
             answer = error
-        tell(answer)
+        on_answer(answer)
 
     thread = threading.Thread(target=work, name="node-call", daemon=True)
     with _signals_held_back():
@@ -168,7 +168,7 @@ def call_apart(call: Callable[[], R], tell: Callable[[R | Exception], None]) -> 
 
 @contextlib.contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Let the signals that end a command come after this: a handler that raises would leave a thread half started."""
+    """Delay the signals that end a command: a handler that raises would leave a thread half started."""
     if sys.platform == "win32":
         yield
         return

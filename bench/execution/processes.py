@@ -1,7 +1,7 @@
-"""Worker processes: how they are started, ended, and how their end is told.
+"""Starts and ends worker processes, and describes how they ended.
 
-Where processes can be forked safely (Linux), one worker host imports torch once and forks a fresh process per trial;
-elsewhere each trial is spawned and imports torch anew. The conversation with it is the same.
+Where forking is safe (Linux), one worker host imports torch once and forks a fresh process per trial; elsewhere each
+trial's process is spawned and imports torch itself. The conversation with it is the same.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ from bench.system.folders import ROOT
 
 _LOG_TAIL_BYTES: Final = 4096
 _REAP_SECONDS: Final = 60.0
-"""A killed process is gone at once, but for a driver that takes its time to give back device memory."""
+"""A killed process is gone at once, unless a driver takes its time to release device memory."""
 
 _ALWAYS: Final = ("torch._dynamo", "bench.worker.devices", "bench.worker.meters")
 """What every worker host imports. The first optimizer would import torch._dynamo lazily, which takes seconds."""
 
 _WORKER: Final = "bench.worker.session"
-"""It imports `mnist_mlp`, so a host whose trials differ in that leaves it to them."""
+"""It imports `mnist_mlp`, so a host whose trials use different ones leaves it to them."""
 
 HOST_START_SECONDS: Final = 300.0
 """Importing torch takes seconds; from a cold network disk, minutes."""
@@ -42,27 +42,27 @@ class Process(Protocol):
     channel: Channel
 
     def kill(self) -> None:
-        """End it now, with all it started."""
+        """Kill it and everything it started."""
 
     def wait(self) -> str:
-        """Wait for its end; return in words how it ended."""
+        """Wait until it ends; return in words how it ended."""
 
-    def last_words(self) -> str:
-        """Return the end of what it printed as a clause to append to a message; empty where that is nothing."""
+    def last_output(self) -> str:
+        """Return its last output as a clause to append to a message; empty if there is none."""
 
 
 class Launcher(Protocol):
     """Starts worker processes."""
 
     def start(self, ranks: int = 1) -> Process:
-        """Return a fresh worker process, with as many others as it takes for `ranks` that train together.
+        """Return a fresh worker process, which starts the others if several `ranks` are to train together.
 
         Raises:
             WorkerError: none could be started.
         """
 
     def close(self) -> None:
-        """End everything that is still running."""
+        """End all processes that are still running."""
 
 
 def make_launcher(
@@ -75,12 +75,12 @@ def make_launcher(
     """Return the launcher for this platform.
 
     Args:
-        preload: modules that each trial needs beside the usual ones.
-        python: the interpreter that the worker processes run.
+        preload: modules that each trial needs besides the usual ones.
+        python: the interpreter for the worker processes.
         workload: a folder with another `mnist_mlp` for them to train; the harness stays this one.
-        variables: environment variables for them, beside this process's own.
+        variables: environment variables for them, in addition to this process's own.
     """
-    # Forking after macOS frameworks were loaded is unsafe there, and Windows cannot fork.
+    # Forking is unsafe on macOS once its frameworks are loaded, and Windows cannot fork.
     if sys.platform == "linux":
         return ForkingLauncher(python=python, preload=preload, workload=workload, variables=variables)
     return SpawningLauncher(python=python, workload=workload, variables=variables)
@@ -89,16 +89,16 @@ def make_launcher(
 def make_arm_launchers(
     arms: Sequence[tuple[str, Path | None]], preload: Sequence[str] = ()
 ) -> tuple[tuple[Launcher, ...], Callable[[], None]]:
-    """Return a launcher for each arm, an interpreter and a workload, and what makes their next processes independent.
+    """Return a launcher for each arm (an interpreter and a workload), and a function that replaces their worker hosts.
 
-    Processes of one host inherit its memory layout, and that differs from host to host: two hosts of one program made
-    training differ by up to 12 %, however many trials each forked (docs/measuring.md). So arms with one interpreter
-    share one host, others have one each. The returned function replaces the hosts, to be called before each round of
-    pairs: what is left of a host's effect then differs from round to round, and shows in the spread of the pairs.
+    Processes of one host inherit its memory layout, which differs from host to host: training by two hosts of the same
+    program differed by up to 12 %, however many trials each forked (docs/measuring.md). So arms with the same
+    interpreter share one host; others have one each. Call the returned function before each round of pairs: the
+    remaining effect of a host then varies from round to round and shows in the spread of the pairs.
     """
     interpreters = {python for python, _ in arms}
     if sys.platform == "linux" and len(interpreters) == 1:
-        # The first arm's workload comes with the `bench` that another interpreter needs; each trial puts its own first.
+        # The first arm's workload includes the `bench` that another interpreter needs; each trial puts its own first.
         host = ForkingLauncher(python=interpreters.pop(), preload=preload, workload=arms[0][1], is_shared=True)
         return tuple(SharedLauncher(host, workload) for _, workload in arms), host.renew
     launchers = tuple(make_launcher(preload, python=python, workload=workload) for python, workload in arms)
@@ -112,19 +112,20 @@ def make_arm_launchers(
 
 
 _COMPILE_THREADS: Final = "TORCHINDUCTOR_COMPILE_THREADS"
-"""With more than one, torch.compile for CUDA starts a pool of processes that are still importing torch while a trial
-is measured, and take a core for it."""
+"""With more than one, torch.compile for CUDA starts a pool of processes, which would still be importing torch, and
+using a core, while a trial is measured."""
 
 
 def worker_environment(workload: Path | None = None) -> dict[str, str]:
-    """Return this process's environment, with this very `bench`, and the `mnist_mlp` meant, found before any other.
+    """Return this process's environment, changed so that this `bench` and the right `mnist_mlp` are found first.
 
-    A `workload` for another interpreter brings this `bench` with it: beside an installed one lies this one's torch.
+    A `workload` for another interpreter contains a copy of this `bench`, because the folder of an installed one also
+    contains this interpreter's torch.
     """
     inherited = os.environ.get("PYTHONPATH")
     own = [] if workload and (workload / "bench").is_dir() else [str(ROOT)]
     folders = [*([str(workload)] if workload else []), *own, *([inherited] if inherited else [])]
-    # The present folder may be another checkout: it must not be searched before these.
+    # The current folder may be another checkout and must not be searched before these.
     return {
         _COMPILE_THREADS: "1",
         **os.environ,
@@ -134,42 +135,42 @@ def worker_environment(workload: Path | None = None) -> dict[str, str]:
 
 
 def describe_end(status: int) -> str:
-    """Return in words what a return code says, in the manner of `subprocess.Popen.returncode`."""
+    """Return in words what a return code means; a negative one is a signal, as in `subprocess.Popen.returncode`."""
     if status >= 0:
         return f"with exit status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = str(-status)
-    hint = " (often the system's answer to too little memory)" if name == "SIGKILL" else ""
+    hint = " (often because the system ran out of memory)" if name == "SIGKILL" else ""
     return f"by signal {name}{hint}"
 
 
 class Log:
-    """An unnamed file for what worker processes print: no part of the protocol, only to explain a death with."""
+    """An unnamed file for what worker processes print, which is used only to explain why one died."""
 
     def __init__(self) -> None:
-        """Open the file; it is gone when closed.
+        """Open the file; it is deleted when closed.
 
         Raises:
-            WorkerError: there is no place for temporary files.
+            WorkerError: there is no room for temporary files.
         """
         try:
             self.file = tempfile.TemporaryFile("ab")  # noqa: SIM115 - it lives as long as the processes writing to it
         except OSError as error:
             raise WorkerError(
-                f"a temporary file for what trials print cannot be made: {error.strerror}; make room, or set TMPDIR to "
-                "a folder that you may write to"
+                f"a temporary file for the output of trials cannot be created: {error.strerror}; make room, or set "
+                "TMPDIR to a writable folder"
             ) from error
 
     def size(self) -> int:
-        """Return how much was printed by now, in bytes."""
+        """Return how much has been printed so far, in bytes."""
         return os.fstat(self.file.fileno()).st_size
 
     def explain(self, since: int = 0, silence: str = ", having printed nothing") -> str:
-        """Return the end of it as a clause to append to a message, with the remedy where the cause is known.
+        """Return the last output as a clause to append to a message, with the remedy if the cause is known.
 
-        What was printed before it had the size `since` is left out; `silence` is returned where that leaves nothing.
+        Only what was printed after the log had the size `since` counts; if that is nothing, return `silence`.
         """
         start = max(since, self.size() - _LOG_TAIL_BYTES)
         tail = os.pread(self.file.fileno(), _LOG_TAIL_BYTES, start).decode(errors="replace")
@@ -179,16 +180,16 @@ class Log:
         if "torchvision::nms" in tail:
             return (
                 ": this torch and this torchvision were not built for each other "
-                f"({lines[-1].strip()}): install both from one source, as uv run does here"
+                f"({lines[-1].strip()}): install both from the same source, as `uv run` does"
             )
-        return f"; its last words: {lines[-1].strip()[:300]}"
+        return f"; its last output: {lines[-1].strip()[:300]}"
 
 
 def _socket_pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
     try:
         return socket.socketpair(socket.AF_UNIX, kind)
     except OSError as error:
-        raise WorkerError(f"no connection to a worker process can be made: {error}") from error
+        raise WorkerError(f"a connection to a worker process cannot be created: {error}") from error
 
 
 class ForkingLauncher:
@@ -205,7 +206,7 @@ class ForkingLauncher:
     ) -> None:
         """Start the host at once; `start` waits until it has imported torch and the `preload` modules.
 
-        With `is_shared` it imports no workload: each trial imports its own, see `start_with`.
+        With `is_shared` it imports no workload: each trial imports its own (see `start_with`).
         """
         self._python = python
         self._environment = worker_environment(workload) | dict(variables or {})
@@ -227,7 +228,7 @@ class ForkingLauncher:
 
     def _start_host(self) -> None:
         self._imported = False
-        # Distinct packets, so that a descriptor always travels with its own request.
+        # A socket with packets, so that a descriptor always arrives with its own request.
         self._control, theirs = _socket_pair(socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -238,28 +239,28 @@ class ForkingLauncher:
                     stdout=self._log.file,
                     stderr=self._log.file,
                     env=self._environment,
-                    start_new_session=True,  # a terminal's Ctrl-C is for this process alone to act on
+                    start_new_session=True,  # so that only this process gets a terminal's Ctrl-C
                 )
             except OSError as error:
                 self._control.close()
                 raise WorkerError(f"the worker host could not be started: {error}") from error
 
     def start(self, ranks: int = 1) -> "ForkedProcess":
-        """See `Launcher.start`. A host that has died (out of memory, say) is replaced once."""
+        """See `Launcher.start`. A host that has died, for example out of memory, is replaced once."""
         return self.start_with(None, ranks)
 
     def start_with(self, workload: Path | None, ranks: int = 1) -> "ForkedProcess":
-        """Start a process that imports `mnist_mlp` from the folder `workload`; None: the host's own."""
+        """Start a process that imports `mnist_mlp` from the folder `workload`; None means the host's own."""
         try:
             return self._fork(workload, ranks)
         except WorkerError:
-            if not self._imported:  # it never came up: starting it again would only fail again
+            if not self._imported:  # the host never started successfully: trying again would fail again
                 raise
         self.renew()
         return self._fork(workload, ranks)
 
     def renew(self) -> None:
-        """End the host, and its trials, and start another."""
+        """End the host and its trials, and start another host."""
         self._end_host()
         self._start_host()
 
@@ -281,11 +282,11 @@ class ForkingLauncher:
         return process
 
     def reap(self, pid: int) -> int:
-        """Wait for the forked process; return its status as `subprocess.Popen.returncode` would be."""
+        """Wait for the forked process; return its status in the form of `subprocess.Popen.returncode`."""
         return int(self._ask({"do": "wait", "pid": pid})["status"])
 
     def _ask(self, request: Mapping[str, Any], descriptors: Sequence[int] = ()) -> dict[str, Any]:
-        """Send the host a request and return its answer; where that is interrupted, the host ends with its trials."""
+        """Send the host a request and return its answer; if this is interrupted, the host and its trials end."""
         try:
             socket.send_fds(self._control, [dumps(request).encode()], descriptors)
             return self._receive(_REAP_SECONDS)
@@ -299,10 +300,10 @@ class ForkingLauncher:
         try:
             self._control.settimeout(timeout_seconds)
             packet = self._control.recv(4096)
-        except OSError:  # time-outs too
+        except OSError:  # including a timeout
             packet = b""
         if not packet:
-            self._control.close()  # an answer that came late would be taken for that to the next request
+            self._control.close()  # a late answer would be taken for the answer to the next request
             raise self._died()
         answer: dict[str, Any] = loads(packet)
         return answer
@@ -311,7 +312,7 @@ class ForkingLauncher:
         return WorkerError(f"the worker host ended or does not answer{self._log.explain()}")
 
     def _end_host(self) -> None:
-        # Closing its socket lets it end its trials first; while importing, when it has none, it ends at once.
+        # Closing its socket makes it end its trials, then itself. While it is still importing, it has none.
         self._control.close()
         if self._host is not None:
             try:
@@ -321,7 +322,7 @@ class ForkingLauncher:
                 self._host.wait()
 
     def forget(self, process: "ForkedProcess") -> None:
-        """Note that `process` has ended and been waited for."""
+        """Remove `process`, which has ended and been waited for."""
         self._processes.discard(process)
 
     def close(self) -> None:
@@ -334,10 +335,10 @@ class ForkingLauncher:
 
 
 class SharedLauncher:
-    """One arm's way to a worker host that it shares with the other arm."""
+    """The launcher of one arm, on a worker host that it shares with the other arm."""
 
     def __init__(self, host: ForkingLauncher, workload: Path | None) -> None:
-        """Start processes of `host` with this `workload`."""
+        """Fork processes from `host` with this `workload`."""
         self._host = host
         self._workload = workload
 
@@ -346,7 +347,7 @@ class SharedLauncher:
         return self._host.start_with(self._workload, ranks)
 
     def close(self) -> None:
-        """See `Launcher.close`. The host ends for both arms."""
+        """See `Launcher.close`. This ends the host for both arms."""
         self._host.close()
 
 
@@ -354,11 +355,11 @@ class ForkedProcess:
     """A trial's process, forked by the host."""
 
     def __init__(
-        self, pid: int, conversation: socket.socket, launcher: ForkingLauncher, last_words: Callable[[], str]
+        self, pid: int, conversation: socket.socket, launcher: ForkingLauncher, last_output: Callable[[], str]
     ) -> None:
         """Begin the conversation."""
         self.pid = pid
-        self.last_words = last_words
+        self.last_output = last_output
         self._launcher = launcher
         self._ended: str | None = None
         self._conversation = conversation
@@ -366,15 +367,15 @@ class ForkedProcess:
         threading.Thread(target=self._watch, name="trial-watch", daemon=True).start()
 
     def _watch(self) -> None:
-        """Close the conversation when the process ends, even if something it left behind still holds its socket."""
-        # No such process: it has been collected already. No such call: an old kernel, where the socket must do.
+        """Close the conversation when the process ends, even if something it started still holds its socket."""
+        # An OSError means that the process is gone already, or that the kernel is too old for this call.
         with contextlib.suppress(OSError):
             descriptor = os.pidfd_open(self.pid)
             try:
                 select.select([descriptor], [], [])
             finally:
                 os.close(descriptor)
-            self._conversation.shutdown(socket.SHUT_RD)  # what has arrived can still be read
+            self._conversation.shutdown(socket.SHUT_RD)  # what has already arrived can still be read
 
     def kill(self) -> None:
         """See `Process.kill`."""
@@ -396,7 +397,7 @@ class ForkedProcess:
 
 
 class SpawningLauncher:
-    """A new interpreter per trial."""
+    """Starts a new interpreter per trial."""
 
     def __init__(
         self,
@@ -440,7 +441,7 @@ class SpawnedProcess:
         log: Log,
         on_end: "Callable[[SpawnedProcess], None]",
     ) -> None:
-        """Start it and begin the conversation over its standard streams. `on_end` is called once it is waited for."""
+        """Start it and begin the conversation over its standard streams. `wait` calls `on_end`."""
         self._on_end = on_end
         self._log, self._log_start = log, log.size()
         self._process = subprocess.Popen(  # noqa: S603 - our own module
@@ -458,7 +459,7 @@ class SpawnedProcess:
         threading.Thread(target=self._watch, name="trial-watch", daemon=True).start()
 
     def _watch(self) -> None:
-        """When the process ends, end what it left of its group, which may still hold the conversation's streams."""
+        """When the process ends, kill the rest of its group, which may still hold the conversation's streams."""
         self._process.wait()
         self.kill()
 
@@ -478,6 +479,6 @@ class SpawnedProcess:
             self._on_end(self)
         return self._ended
 
-    def last_words(self) -> str:
-        """See `Process.last_words`."""
+    def last_output(self) -> str:
+        """See `Process.last_output`."""
         return self._log.explain(self._log_start, silence="")

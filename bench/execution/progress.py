@@ -17,31 +17,31 @@ _PLAIN_INTERVAL_SECONDS: Final = 30.0
 
 
 _whatever_becomes_of_the_terminal: Final = contextlib.suppress(OSError)
-"""A terminal may go away: under nohup the run goes on, else SIGHUP ends it in good order."""
+"""A terminal may close: under nohup the run continues, otherwise SIGHUP ends it in good order."""
 
 
 class Progress(Protocol):
-    """What a run tells while it goes on."""
+    """What a run reports while it is running."""
 
     def trial_started(self, number: int, trial: Trial) -> None:
-        """Trial `number`, counted from 1, begins."""
+        """Trial `number`, counted from 1, is starting."""
 
     def epoch_done(self, epoch: EpochRecord) -> None:
         """The current trial has finished an epoch."""
 
     def trial_done(self, record: TrialRecord) -> None:
-        """A trial has ended and is stored."""
+        """A trial has finished and is stored."""
 
     def note(self, text: str) -> None:
-        """Something happened that the user should know."""
+        """Something happened that the user should know about."""
 
 
 class RemainingTime:
     """Estimates a run's remaining seconds from the wall times of its finished trials, by configuration."""
 
-    def __init__(self, trials: tuple[Trial, ...], at_once: int = 1) -> None:
-        """Start with all of `trials` to do, so many `at_once`."""
-        self._at_once = at_once
+    def __init__(self, trials: tuple[Trial, ...], concurrency: int = 1) -> None:
+        """Start with all of `trials` to run, `concurrency` of them at a time."""
+        self._concurrency = concurrency
         self._left = collections.Counter(trial.configuration for trial in trials)
         self._seen: dict[Configuration, list[float]] = {}
 
@@ -51,22 +51,22 @@ class RemainingTime:
         self._seen.setdefault(record.trial.configuration, []).append(record.wall_seconds)
 
     def seconds(self) -> float | None:
-        """Return the estimate; None before the first trial has ended. An unseen configuration counts as the mean."""
+        """Return the estimate; None before the first trial has finished. New configurations count as the mean."""
         if not self._seen:
             return None
         known = {key: statistics.median(walls) for key, walls in self._seen.items()}
         mean = statistics.fmean(known.values())
-        return sum(count * known.get(key, mean) for key, count in self._left.items()) / self._at_once
+        return sum(count * known.get(key, mean) for key, count in self._left.items()) / self._concurrency
 
 
 def describe_trial(trial: Trial) -> str:
-    """Return the trial in a few words."""
+    """Return a short description of a trial."""
     configuration = trial.configuration
     return f"{configuration.device} {configuration.model} batch {configuration.batch_size} seed {trial.seed}"
 
 
 def describe_outcome(record: TrialRecord) -> str:
-    """Return what came of a trial in a few words."""
+    """Return a short description of a trial's outcome."""
     outcome = record.outcome
     if not isinstance(outcome, Measurement):
         return f"FAILED ({outcome.kind}): {outcome.message}"
@@ -75,7 +75,7 @@ def describe_outcome(record: TrialRecord) -> str:
 
 
 def describe_epoch(number: int, epoch: EpochRecord, *, in_detail: bool) -> str:
-    """Return what came of an epoch in a few words; in detail with its time and what the test images gave."""
+    """Return a short description of an epoch; in detail, with its time and the results on the test images."""
     text = f"epoch {number}, {format_rate(epoch.train_samples / epoch.train_seconds)}"
     if not in_detail:
         return text
@@ -84,7 +84,7 @@ def describe_epoch(number: int, epoch: EpochRecord, *, in_detail: bool) -> str:
 
 
 def describe_details(record: TrialRecord) -> Iterator[str]:
-    """Yield what else there is to know of a trial, a line each; of its warnings what to do about them."""
+    """Yield lines with further details of a trial, and what to do about its warnings."""
     outcome = record.outcome
     if isinstance(outcome, Measurement):
         training = sum(epoch.train_seconds for epoch in outcome.epochs)
@@ -108,7 +108,7 @@ def describe_details(record: TrialRecord) -> Iterator[str]:
 
 
 class QuietProgress:
-    """Nothing but the trials that failed: a line each."""
+    """Shows only failed trials, a line each."""
 
     def __init__(self, stream: TextIO) -> None:
         """Write to `stream`."""
@@ -130,7 +130,7 @@ class QuietProgress:
 
 
 class PlainProgress:
-    """One line per finished trial, and one now and then during a long one; in detail: one an epoch, more a trial."""
+    """Shows a line per finished trial, and one now and then during a long trial; in detail, also one per epoch."""
 
     def __init__(
         self,
@@ -138,13 +138,13 @@ class PlainProgress:
         stream: TextIO,
         *,
         in_detail: bool = False,
-        at_once: int = 1,
+        concurrency: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write to `stream`."""
         self._in_detail = in_detail
         self._total = len(trials)
-        self._remaining = RemainingTime(trials, at_once)
+        self._remaining = RemainingTime(trials, concurrency)
         self._stream = stream
         self._clock = clock
         self._number = 0
@@ -186,15 +186,15 @@ class PlainProgress:
 
 
 class TerminalProgress:
-    """A bar with the current trial, its throughput and the time left, below the lines of failed trials."""
+    """Shows a bar with the current trial, its throughput and the time left, below the lines of failed trials."""
 
-    def __init__(self, trials: tuple[Trial, ...], stream: TextIO, *, at_once: int = 1) -> None:
+    def __init__(self, trials: tuple[Trial, ...], stream: TextIO, *, concurrency: int = 1) -> None:
         """Draw on `stream`, a terminal."""
         from rich.console import Console  # noqa: PLC0415 - only a live display needs it
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - only a terminal needs it
         from rich.progress import Progress as RichProgress  # noqa: PLC0415 - only a terminal needs it
 
-        self._remaining = RemainingTime(trials, at_once)
+        self._remaining = RemainingTime(trials, concurrency)
         self._bar = RichProgress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
@@ -222,7 +222,7 @@ class TerminalProgress:
             self._bar.stop()
 
     def trial_started(self, number: int, trial: Trial) -> None:
-        """See `Progress.trial_started`. The bar counts by itself."""
+        """See `Progress.trial_started`. The bar does its own counting."""
         del number
         self._trial = describe_trial(trial)
         self._update(description=self._trial)
@@ -253,12 +253,16 @@ class TerminalProgress:
 
 
 def make_progress(
-    trials: tuple[Trial, ...], stream: TextIO, volume: Literal["quiet", "verbose"] | None = None, *, at_once: int = 1
+    trials: tuple[Trial, ...],
+    stream: TextIO,
+    volume: Literal["quiet", "verbose"] | None = None,
+    *,
+    concurrency: int = 1,
 ) -> contextlib.AbstractContextManager[Progress]:
-    """Return the display that suits `stream` and what was asked for, for so many trials `at_once`."""
+    """Return the display that suits `stream` and `volume`, for `concurrency` trials at a time."""
     if volume == "quiet":
         return contextlib.nullcontext(QuietProgress(stream))
     if volume == "verbose" or not stream.isatty():
-        plain = PlainProgress(trials, stream, in_detail=volume == "verbose", at_once=at_once)
+        plain = PlainProgress(trials, stream, in_detail=volume == "verbose", concurrency=concurrency)
         return contextlib.nullcontext(plain)
-    return TerminalProgress(trials, stream, at_once=at_once)
+    return TerminalProgress(trials, stream, concurrency=concurrency)

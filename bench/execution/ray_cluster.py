@@ -1,8 +1,8 @@
-"""The nodes of a Ray cluster. The only module that imports Ray, which is an extra; nodes have it beside torch.
+"""The nodes of a Ray cluster. The only module that imports Ray, which is an optional extra.
 
-Each node is taken whole: one actor there (`bench.execution.agent`) asks Ray for all CPUs and GPUs of the node, so that
-no other work of the cluster disturbs a measurement, and runs the trials. `bench` and `mnist_mlp` themselves travel to
-the nodes, so that all measure with the code of this checkout.
+Each node is used exclusively: one actor there (`bench.execution.agent`) requests all CPUs and GPUs of the node from
+Ray, so that no other work of the cluster disturbs a measurement, and runs the trials. `bench` and `mnist_mlp` are sent
+to the nodes, so that all of them measure with the code of this checkout; Ray and torch must be installed there.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import queue
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,8 +20,9 @@ import bench
 import mnist_mlp
 from bench.errors import BadInputError, BenchError
 from bench.execution.agent import Agent
+from bench.execution.executor import ExecutionOptions
 from bench.execution.launcher import preparation_seconds
-from bench.execution.nodes import Introduction, NodeLostError, ask_all, call_apart
+from bench.execution.nodes import Introduction, NodeLostError, ask_all, call_in_thread
 from bench.execution.processes import HOST_START_SECONDS
 from bench.protocol.messages import DatasetReady
 from bench.records import Trial, TrialRecord
@@ -39,32 +40,25 @@ except ImportError as error:
 T = TypeVar("T")
 
 AUTO: Final = "auto"
-"""Ray's own word for the cluster that this machine is part of, or that RAY_ADDRESS names."""
+"""Ray's name for the cluster that this machine belongs to, or that RAY_ADDRESS names."""
 
 _REACH_SECONDS: Final = 10.0
 _CONNECT_SECONDS: Final = 60.0
 _CALL_SECONDS: Final = 30.0
-"""For the cluster's head to answer."""
+"""How long the cluster's head may take to answer."""
 _START_SECONDS: Final = 120.0
-"""For Ray to start a process on a node, and to bring the code there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """How trials are run on the nodes. `data_root` is a path there; None stands for each node's own."""
-
-    preload: tuple[str, ...]
-    data_root: Path | None
-    timeout_seconds: float
-    patience_seconds: float
+"""How long Ray may take to start a process on a node and to send the code there."""
 
 
 @contextlib.contextmanager
-def connected(address: str, terms: Terms) -> Iterator["RayCluster"]:
-    """Connect to the cluster at `address` while the context lasts; afterwards nothing of this run is left there.
+def connected(address: str, preload: tuple[str, ...], options: ExecutionOptions) -> Iterator["RayCluster"]:
+    """Connect to the cluster at `address` while the context is open; afterwards nothing of this run is left there.
+
+    Worker processes on the nodes import the `preload` modules. The data root in `options` is a path on the nodes; None
+    means each node's default.
 
     Raises:
-        BadInputError: there is none, it does not answer, or its Ray or Python is not the one here.
+        BadInputError: there is no cluster, it does not answer, or it runs other versions of Ray or Python.
     """
     place = os.environ.get("RAY_ADDRESS", AUTO) if address == AUTO else address
     if place != AUTO:
@@ -73,20 +67,20 @@ def connected(address: str, terms: Terms) -> Iterator["RayCluster"]:
         _in_time(lambda: _connect(place), _CONNECT_SECONDS)
     except TimeoutError:
         raise BadInputError(
-            f"the Ray cluster at {place} does not answer as one within {_CONNECT_SECONDS:g} s: is it Ray's, and is "
-            "this machine a node of it (`ray start --address ADDRESS`)?"
+            f"{place} did not answer as a Ray cluster within {_CONNECT_SECONDS:g} s: check that it is one, and that "
+            "this machine is a node of it (`ray start --address ADDRESS`)"
         ) from None
-    except BenchError:  # of an interruption
+    except BenchError:  # an interruption
         raise
     except Exception as error:
         where = "" if place == AUTO else f" at {place}"
-        remedy = "start one here by `ray start --head`, or name one: --on ray:HOST:PORT"
+        remedy = "start one here with `ray start --head`, or name one with --on ray:HOST:PORT"
         raise BadInputError(
-            f"no connection to a Ray cluster{where}: {_one_line(error).rstrip('.')}; {remedy}"
+            f"cannot connect to a Ray cluster{where}: {_one_line(error).rstrip('.')}; {remedy}"
         ) from error
-    # Ray has put a handler before ours that prints a stack as of a crash.
+    # Ray has installed a handler in front of ours that prints a stack trace as if this were a crash.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
-    cluster = RayCluster(terms)
+    cluster = RayCluster(preload, options)
     try:
         yield cluster
     finally:
@@ -99,16 +93,16 @@ def _require_reachable(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if "://" in address or not colon or not port.isdigit():
         raise BadInputError(
-            f"{address!r} is no address of a Ray cluster: write HOST:PORT, its head's (6379 as a rule), and run this "
-            "command on a node of the cluster"
+            f"{address!r} is not the address of a Ray cluster: write the HOST:PORT of its head (the port is usually "
+            "6379), and run this command on a node of the cluster"
         )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS):
             pass
     except (OSError, OverflowError) as error:
         raise BadInputError(
-            f"no Ray cluster can be reached at {address} within {_REACH_SECONDS:g} s: {error}; `ray start --head` on "
-            "its first machine tells the address"
+            f"no Ray cluster was reached at {address} within {_REACH_SECONDS:g} s: {error}; `ray start --head` prints "
+            "the address on its first machine"
         ) from error
 
 
@@ -125,13 +119,13 @@ def _connect(address: str) -> None:
 def _in_time(call: Callable[[], T], seconds: float) -> T:
     """Return what `call` returns.
 
-    It is called in a thread of its own: within Ray's functions the exception of a signal's handler would be lost.
+    It runs in a thread of its own, because an exception raised by a signal handler would be lost in Ray's functions.
 
     Raises:
-        TimeoutError: it took too long.
+        TimeoutError: it took longer than `seconds`.
     """
     answers: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
-    call_apart(call, answers.put)
+    call_in_thread(call, answers.put)
     try:
         answer = answers.get(timeout=seconds)
     except queue.Empty:
@@ -142,7 +136,7 @@ def _in_time(call: Callable[[], T], seconds: float) -> T:
 
 
 def _one_line(error: BaseException) -> str:
-    """Return the first and the last line of a message: Ray has tracebacks between them."""
+    """Return the first and last line of a message: Ray puts tracebacks between them."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " … ".join(dict.fromkeys((lines[0][:200], lines[-1][:200])))
 
@@ -150,14 +144,15 @@ def _one_line(error: BaseException) -> str:
 class RayCluster:
     """See `bench.execution.nodes.Cluster`."""
 
-    def __init__(self, terms: Terms) -> None:
+    def __init__(self, preload: tuple[str, ...], options: ExecutionOptions) -> None:
         """Take no node yet."""
-        self._terms = terms
+        self._preload = preload
+        self._options = options
         self._revision = git_state(Path(mnist_mlp.__file__ or "").parent)
         self._taken: dict[str, RayNode] = {}
 
     def untaken(self) -> "list[RayNode]":
-        """See `bench.execution.nodes.Cluster.untaken`. Whoever starts a node without CPUs keeps it free of work.
+        """See `bench.execution.nodes.Cluster.untaken`. A node that was started without CPUs gets no work.
 
         Raises:
             NodeLostError: the cluster's head does not answer.
@@ -170,7 +165,7 @@ class RayCluster:
     def _take(self) -> "list[RayNode]":
         self._taken = {key: node for key, node in self._taken.items() if not node.is_closed}
         new = {
-            node["NodeID"]: RayNode(node, self._terms, self._revision)
+            node["NodeID"]: RayNode(node, self._preload, self._options, self._revision)
             for node in ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU", 0) > 0 and node["NodeID"] not in self._taken
         }
@@ -178,18 +173,24 @@ class RayCluster:
         return list(new.values())
 
     def close(self) -> None:
-        """Let go of every node."""
+        """Release every node."""
         ask_all(list(self._taken.values()), RayNode.close)
 
 
 class RayNode:
-    """A node, taken whole by an actor of ours. See `bench.execution.nodes.Node`."""
+    """A node, used exclusively by an actor of this run. See `bench.execution.nodes.Node`."""
 
-    def __init__(self, node: dict[str, Any], terms: Terms, revision: tuple[str | None, bool | None]) -> None:
-        """Ask Ray for an actor there; `node` is as `ray.nodes` has it. The code of `revision` is what it will run."""
+    def __init__(
+        self,
+        node: dict[str, Any],
+        preload: tuple[str, ...],
+        options: ExecutionOptions,
+        revision: tuple[str | None, bool | None],
+    ) -> None:
+        """Ask Ray for an actor on `node`, an entry of `ray.nodes`. It will run the code of `revision`."""
         self.name = f"node {node['NodeManagerHostname']} {node['NodeID'][:6]}"
         self.is_closed = False
-        self._terms = terms
+        self._options = options
         self._revision = revision
         self._is_ready = False
         self._running: set[object] = set()
@@ -204,18 +205,18 @@ class RayNode:
                 max_task_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             )
-            .remote(terms.preload, terms.data_root and str(terms.data_root.resolve()), terms.timeout_seconds)
+            .remote(preload, options.data_root and str(options.data_root.resolve()), options.timeout_seconds)
         )
 
     def introduce(self) -> Introduction:
-        """See `Node.introduce`. The code that travelled there has no checkout around it: its commit is this one's."""
-        start_seconds = _START_SECONDS + self._terms.patience_seconds
+        """See `Node.introduce`. The code sent there is in no git checkout, so its commit is taken from this one."""
+        start_seconds = _START_SECONDS + self._options.patience.seconds
         try:
             ray.get(self._agent.__ray_ready__.remote(), timeout=start_seconds)
         except ray.exceptions.GetTimeoutError:
             raise NodeLostError(
-                f"Ray started no process there within {start_seconds:g} s: other work may hold its CPUs or GPUs, and "
-                "this run needs them all (--wait 1h waits for them)"
+                f"Ray started no process there within {start_seconds:g} s: other work may be using its CPUs or GPUs, "
+                "and this run needs all of them (--wait 1h waits for them)"
             ) from None
         except ray.exceptions.RayError as error:
             raise NodeLostError(_one_line(error)) from error
@@ -232,12 +233,12 @@ class RayNode:
 
     def prepare(self, dataset: str) -> DatasetReady:
         """See `Node.prepare`."""
-        limit = HOST_START_SECONDS + preparation_seconds(self._terms.timeout_seconds)
+        limit = HOST_START_SECONDS + preparation_seconds(self._options.timeout_seconds)
         ready: DatasetReady = self._ask(self._agent.prepare.remote(dataset), limit)
         return ready
 
     def run(self, trial: Trial, device: str) -> TrialRecord:
-        """See `Node.run`. The agent keeps the trial's time limit, and Ray finds out when the node is gone."""
+        """See `Node.run`. The agent enforces the trial's time limit, and Ray notices when the node is gone."""
         token = object()
         self._running.add(token)
         record: TrialRecord = self._ask(self._agent.run.remote(trial, device), None)
@@ -257,7 +258,7 @@ class RayNode:
             raise NodeLostError(_one_line(error)) from error
 
     def close(self) -> None:
-        """See `Node.close`. An agent that is idle gives back its devices itself; any other is ended as it is."""
+        """See `Node.close`. An idle agent releases its devices itself; a busy one is killed."""
         if self.is_closed:
             return
         self.is_closed = True

@@ -1,4 +1,4 @@
-"""Carries out a plan: asks where it is, prepares the data, runs trial after trial, stores each as it ends."""
+"""Runs a plan from start to finish: plans it for the hardware, prepares the data, stores every trial as it finishes."""
 
 import contextlib
 import os
@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
-from bench.execution.crew import Crew
-from bench.execution.launcher import TrialFailedError, prepare_dataset, probe_trial
-from bench.execution.processes import Launcher
+from bench.execution.executor import Executor, LocalExecutor
+from bench.execution.launcher import TrialFailedError
 from bench.execution.progress import Progress
 from bench.planning.estimate import Estimate, busy_note, estimate_plan
 from bench.planning.plan import Request, missing_trials
@@ -28,22 +27,23 @@ from bench.records import (
     TrialRecord,
 )
 from bench.storage.ledger import footer_of
-from bench.storage.store import SUFFIX, RunWriter, check_name, new_run_id, read_run, run_path
+from bench.storage.references import SUFFIX, check_name, new_run_id, run_path
+from bench.storage.store import RunWriter, read_run
 from bench.storage.table import write_csv
 from bench.system.interrupts import Interrupts
-from bench.system.locks import IMPATIENT, Patience, device_locks
-from bench.system.outputs import remove_abandoned, require_nameable
+from bench.system.outputs import command_text, remove_abandoned, require_nameable, require_short_name
 
 MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextManager[Progress]]
-"""Returns the display for trials of which so many go on at once."""
+"""Takes the trials and how many of them run at the same time; returns their progress display."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to run, beside what. `results` is the folder of stored runs; `output` a file or another such folder.
+    """Everything about a run except what it measures.
 
-    `shard` is the number and the count of the part of the plan to carry out, None for all of it; `on` is the cluster
-    that the user named, None for this machine.
+    `results` is the folder of stored runs; `output` is a file, or another such folder. `shard` is the number and the
+    count of the part of the plan to run, None for all of it. `on` is the cluster given by ``--on``, None for this
+    machine.
     """
 
     name: str
@@ -57,25 +57,29 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A run that has stopped: where it is stored, what it holds, and what the command is to end with."""
+    """A run that has stopped: where it is stored, what it holds, and the command's exit code.
+
+    `executed` counts the trials that this command added, the last ones of the run.
+    """
 
     path: Path
     run: Run
+    executed: int
     exit_code: ExitCode
 
 
 def preload_for(pipelines: Iterable[str], dataset: str) -> tuple[str, ...]:
-    """Return modules that each trial would import for itself, for the host to import once."""
+    """Return the modules that every trial would import, for the worker host to import once."""
     readers = ("torchvision.datasets", "torchvision.transforms") if "dataloader" in pipelines else ()
     return (*readers, "sklearn.datasets") if dataset == "digits" else readers
 
 
 def check_output(options: Options) -> None:
-    """Refuse an output that cannot be written, before anything is measured for it.
+    """Check that the output can be written, before anything is measured.
 
     Raises:
-        BadInputError: it is a file that exists, or the table beside it does, or its nearest existing folder is none or
-            is read-only, or its name is none here, or the run's name cannot be part of one.
+        BadInputError: the file, or the table beside it, exists already, its nearest existing folder cannot be written
+            to, or the run's name or that of the file is not allowed.
     """
     check_name(options.name)
     target = options.output or options.results
@@ -83,181 +87,182 @@ def check_output(options: Options) -> None:
     if target.suffix == SUFFIX:
         if target.exists():
             raise BadInputError(
-                f"{target} exists already: name a new file, or go on with that run by --resume {target}"
+                f"{target} exists already: name a new file, or continue that run with --resume {target}"
             )
         if (table := _table_of(target)).exists():
             raise BadInputError(
-                f"{table}, where this run's table belongs, exists already: choose --output anew, or move that one away"
+                f"{table}, where this run's table would be written, exists already: choose another --output, or move "
+                "that file away"
             )
         folder = target.parent
     elif options.output is not None and target.suffix and not target.exists():
         raise BadInputError(
-            f"--output {target} is neither a run's file nor a folder that exists: "
-            f"write {target.with_suffix(SUFFIX)}, or make the folder"
+            f"--output {target} is neither a {SUFFIX} file nor an existing folder: "
+            f"write {target.with_suffix(SUFFIX)}, or create the folder"
         )
     else:
         folder = target
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
+    if target.suffix == SUFFIX:
+        require_short_name(folder / _table_of(target).name)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise BadInputError(f"{target} cannot be written: {folder} is no folder you may write to; choose --output")
+        raise BadInputError(f"{target} cannot be written: {folder} is not a writable folder; choose another --output")
 
 
-def estimate_here(
-    plan: Plan, launcher: Launcher, *, root: Path | None, timeout_seconds: float, patience: Patience = IMPATIENT
-) -> Estimate:
-    """Estimate the plan's time by probing a few of its trials, with the plan's devices held: they train a little.
+def estimate_run(plan: Plan, executor: LocalExecutor) -> Estimate:
+    """Estimate how long the plan takes by probing a few of its trials, which train a little: its devices are held.
 
     Raises:
-        HeldError: another run holds one.
+        HeldError: another run is using one of them.
         BadInputError: a probed trial could not be prepared, or the run would be refused.
     """
 
     def probe(trial: Trial) -> Prepared:
         try:
-            return probe_trial(launcher, trial, root=root, timeout_seconds=timeout_seconds)
+            return executor.probe(trial)
         except TrialFailedError as error:
             raise BadInputError(f"{trial.configuration.model} cannot be estimated: {error}") from error
 
-    devices = {device for configuration in plan.configurations for device in configuration.devices}
-    with device_locks(devices, patience=patience):
+    with executor.hold({device for configuration in plan.configurations for device in configuration.devices}):
         note = busy_note(plan)
-        dataset = plan.configurations[0].dataset
-        _check_batch_sizes(plan, prepare_dataset(launcher, dataset, root, timeout_seconds=timeout_seconds))
+        _check_batch_sizes(plan, executor.prepare(plan.configurations[0].dataset))
         return replace(estimate_plan(plan, probe), note=note)
 
 
-def start_run(
-    request: Request, options: Options, crew: Crew, interrupts: Interrupts, make_progress: MakeProgress
-) -> Finished:
-    """Plan and carry out a new run."""
-    start = time.monotonic()
-    plan = crew.plan(request)
-    fingerprint = crew.fingerprint()
-    run_id, division = new_run_id(), None
-    if options.shard is not None:
-        plan, division = take_shard(plan, *options.shard, run_id)
-    header = Header(
-        schema_version=SCHEMA_VERSION,
-        run_id=run_id,
-        name=options.name,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=options.command,
-        plan=plan,
-        machine=fingerprint.machine,
-        software=fingerprint.software,
-        division=division,
-    )
-    _prepare_data(plan, crew, ())
-    is_file = options.output is not None and options.output.suffix == SUFFIX
-    path = options.output if options.output and is_file else run_path(options.output or options.results, header)
-    trials = missing_trials(plan, ())
-    with contextlib.ExitStack() as stack:
-        start += _hold_devices(stack, crew, trials)  # first, so that nothing is stored where another run has them
-        with interrupts.shield():  # so that a signal leaves no lock, and no file without a header
-            writer = stack.enter_context(RunWriter.create(path, header))
-        return _carry_out(writer, plan, (), trials, start, options, crew, interrupts, make_progress)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runner:
+    """Executes plans and stores every trial as it finishes."""
 
+    options: Options
+    executor: Executor
+    interrupts: Interrupts
+    make_progress: MakeProgress
 
-def resume_run(
-    path: Path, options: Options, crew: Crew, interrupts: Interrupts, make_progress: MakeProgress
-) -> Finished:
-    """Carry out what is missing of the stored run at `path`; a whole one stays as it is, wherever it was begun.
-
-    Raises:
-        IncomparableError: what the run was begun on is not what there is.
-    """
-    start = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        with interrupts.shield():
-            writer, run = RunWriter.resume(path)
-            stack.enter_context(writer)
-        if is_merged(run.header):
-            raise BadInputError(f"run {run.header.run_id} was merged from several: {resumption(run.header)}")
-        trials = missing_trials(run.header.plan, run.records)
-        if not trials and run.footer is not None and run.footer.complete:
-            if not _table_of(path).exists():
-                _write_table(run, path)
-            return Finished(path=path, run=run, exit_code=_exit_code(run.footer, run.header.plan, run.records))
-        if trials:
-            crew.resume(run)
-            _prepare_data(run.header.plan, crew, run.records)
-        start += _hold_devices(stack, crew, trials)
-        return _carry_out(writer, run.header.plan, run.records, trials, start, options, crew, interrupts, make_progress)
-
-
-def _hold_devices(stack: contextlib.ExitStack, crew: Crew, trials: Iterable[Trial]) -> float:
-    """Have the trials' devices for this run alone until `stack` ends; return the seconds waited, which are no work."""
-    asked = time.monotonic()
-    stack.enter_context(crew.hold({device for trial in trials for device in trial.configuration.devices}))
-    return time.monotonic() - asked
-
-
-def _prepare_data(plan: Plan, crew: Crew, records: Sequence[TrialRecord]) -> None:
-    configurations = plan.configurations
-    ready = crew.prepare(configurations[0].dataset)
-    hashes = {record.outcome.dataset_sha256 for record in records if isinstance(record.outcome, Measurement)}
-    if hashes - {ready.sha256}:
-        raise IncomparableError(
-            f"dataset {configurations[0].dataset!r} here has SHA-256 {ready.sha256}, the stored trials used "
-            f"{', '.join(sorted(hashes))}: point --data-root at theirs, or start a new run"
+    def start(self, request: Request) -> Finished:
+        """Plan a new run, and execute it."""
+        start = time.monotonic()
+        plan = self.executor.plan(request)
+        fingerprint = self.executor.fingerprint()
+        run_id, division = new_run_id(), None
+        if self.options.shard is not None:
+            plan, division = take_shard(plan, *self.options.shard, run_id)
+        header = Header(
+            schema_version=SCHEMA_VERSION,
+            run_id=run_id,
+            name=self.options.name,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=self.options.command,
+            plan=plan,
+            machine=fingerprint.machine,
+            software=fingerprint.software,
+            division=division,
         )
-    _check_batch_sizes(plan, ready)
+        stored = Run(header=header, records=(), footer=None)
+        self._prepare_data(stored)
+        trials = missing_trials(plan, ())
+        with contextlib.ExitStack() as stack:
+            start += self._hold_devices(stack, trials)  # first: while another run holds them, nothing is stored
+            with self.interrupts.shield():  # so that a signal leaves no lock, and no file without a header
+                writer = stack.enter_context(RunWriter.create(self._path(header), header))
+            return self._execute(writer, stored, trials, start)
+
+    def resume(self, path: Path) -> Finished:
+        """Execute the trials that the stored run at `path` lacks. A complete run needs no particular machine.
+
+        Raises:
+            IncomparableError: the run was started on another machine, with other software or other data.
+        """
+        start = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            with self.interrupts.shield():
+                writer, stored = RunWriter.resume(path)
+                stack.enter_context(writer)
+            header = stored.header
+            if is_merged(header):
+                raise BadInputError(f"run {header.run_id} was merged from several runs: {resumption(header)}")
+            trials = missing_trials(header.plan, stored.records)
+            if not trials and stored.footer is not None and stored.footer.complete:
+                if not _table_of(path).exists():
+                    _write_table(stored, path)
+                exit_code = _exit_code(stored.footer, header.plan, stored.records)
+                return Finished(path=path, run=stored, executed=0, exit_code=exit_code)
+            if trials:
+                self.executor.resume(stored)
+                self._prepare_data(stored)
+            start += self._hold_devices(stack, trials)
+            return self._execute(writer, stored, trials, start)
+
+    def _path(self, header: Header) -> Path:
+        output = self.options.output or self.options.results
+        return output if output.suffix == SUFFIX else run_path(output, header)
+
+    def _prepare_data(self, stored: Run) -> None:
+        plan = stored.header.plan
+        dataset = plan.configurations[0].dataset
+        ready = self.executor.prepare(dataset)
+        used = {record.outcome.dataset_sha256 for record in stored.records if isinstance(record.outcome, Measurement)}
+        if used - {ready.sha256}:
+            raise IncomparableError(
+                f"dataset {dataset!r} has SHA-256 {ready.sha256} here, but the stored trials used "
+                f"{', '.join(sorted(used))}: point --data-root at that data, or start a new run"
+            )
+        _check_batch_sizes(plan, ready)
+
+    def _hold_devices(self, stack: contextlib.ExitStack, trials: Iterable[Trial]) -> float:
+        """Hold the trials' devices until `stack` is closed; return the seconds waited, which no budget counts."""
+        asked = time.monotonic()
+        stack.enter_context(self.executor.hold({device for trial in trials for device in trial.configuration.devices}))
+        return time.monotonic() - asked
+
+    def _execute(self, writer: RunWriter, stored: Run, trials: tuple[Trial, ...], start: float) -> Finished:
+        plan, records = stored.header.plan, list(stored.records)
+
+        def may_start() -> bool:
+            budget = self.options.budget_seconds
+            is_first = len(records) == len(stored.records)  # always allowed, so that resuming makes progress
+            return budget is None or is_first or time.monotonic() - start <= budget
+
+        def footer(reason: str) -> Footer:
+            seconds = time.monotonic() - start
+            return footer_of(records, planned=plan.trial_count, reason=reason, wall_seconds=seconds)
+
+        try:
+            with contextlib.ExitStack() as stack:
+                progress = stack.enter_context(self.make_progress(trials, self.executor.concurrency))
+                execution = stack.enter_context(contextlib.closing(self.executor.execute(trials, may_start, progress)))
+                for each in execution:
+                    with self.interrupts.shield():
+                        record = replace(each.record, fingerprint=writer.fingerprint_number(each.fingerprint))
+                        writer.append(record)
+                        records.append(record)
+                    progress.trial_done(record)
+        except (InterruptedRunError, WorkerError) as error:
+            writer.finish(footer("interrupted"))
+            raise type(error)(
+                f"{error}: {len(records)} of {plan.trial_count} trials are stored in {writer.path}; "
+                f"continue with: {self._resume_command(writer.path)}"
+            ) from None
+        ended = footer("budget")
+        writer.finish(ended)
+        run = read_run(writer.path)
+        if ended.complete:
+            _write_table(run, writer.path)
+        executed = len(records) - len(stored.records)
+        return Finished(path=writer.path, run=run, executed=executed, exit_code=_exit_code(ended, plan, records))
+
+    def _resume_command(self, path: Path) -> str:
+        on = () if self.options.on is None else ("--on", self.options.on)
+        return command_text("python", "-m", "bench", "run", "--resume", str(path), *on)
 
 
 def _check_batch_sizes(plan: Plan, ready: DatasetReady) -> None:
     largest = max(configuration.batch_size for configuration in plan.configurations)
     if largest > ready.train_samples:
         raise BadInputError(
-            f"--batch-sizes {largest} is more than the {ready.train_samples} training samples of "
+            f"--batch-sizes {largest} exceeds the {ready.train_samples} training samples of "
             f"{plan.configurations[0].dataset}: use at most that many"
         )
-
-
-def _carry_out(  # noqa: PLR0913, PLR0917 - everything a run is made of
-    writer: RunWriter,
-    plan: Plan,
-    stored: Sequence[TrialRecord],
-    trials: tuple[Trial, ...],
-    start: float,
-    options: Options,
-    crew: Crew,
-    interrupts: Interrupts,
-    make_progress: MakeProgress,
-) -> Finished:
-    records = list(stored)
-
-    def has_time() -> bool:
-        is_first = len(records) == len(stored)  # which is run in any case, so that resuming it comes to an end
-        return options.budget_seconds is None or is_first or time.monotonic() - start <= options.budget_seconds
-
-    def footer(reason: str) -> Footer:
-        seconds = time.monotonic() - start
-        return footer_of(records, planned=plan.trial_count, reason=reason, wall_seconds=seconds)
-
-    try:
-        with contextlib.ExitStack() as stack:
-            progress = stack.enter_context(make_progress(trials, crew.at_once))
-            carried_out = stack.enter_context(contextlib.closing(crew.carry_out(trials, has_time, progress)))
-            for ran in carried_out:
-                with interrupts.shield():
-                    record = replace(ran.record, fingerprint=writer.fingerprint_number(ran.fingerprint))
-                    writer.append(record)
-                    records.append(record)
-                progress.trial_done(record)
-    except (InterruptedRunError, WorkerError) as error:
-        writer.finish(footer("interrupted"))
-        there = "" if options.on is None else f" --on {options.on}"
-        raise type(error)(
-            f"{error}: {len(records)} of {plan.trial_count} trials are stored in "
-            f"{writer.path}; go on with: python -m bench run --resume {writer.path}{there}"
-        ) from None
-    ended = footer("budget")
-    writer.finish(ended)
-    run = read_run(writer.path)
-    if ended.complete:
-        _write_table(run, writer.path)
-    return Finished(path=writer.path, run=run, exit_code=_exit_code(ended, plan, records))
 
 
 def _table_of(path: Path) -> Path:
@@ -271,24 +276,25 @@ def _write_table(run: Run, path: Path) -> None:
 
 
 def _exit_code(footer: Footer, plan: Plan, records: Sequence[TrialRecord]) -> ExitCode:
-    """Failed trials come first; a budget spent before every configuration was measured once leaves things open."""
+    """Failed trials take precedence; a budget spent before every configuration was measured is inconclusive."""
     if footer.failed:
         return ExitCode.FAILED_TRIAL
     measured = {record.trial.configuration for record in records}
     return ExitCode.PASS if len(measured) == len(plan.configurations) else ExitCode.INCONCLUSIVE
 
 
-def measuring_share(run: Run) -> float | None:
-    """Return the share of the last stretch's wall time that was warm-up, training and evaluation.
+def measuring_share(finished: Finished) -> float | None:
+    """Return the share of the command's wall time spent on warm-up, training and evaluation.
 
-    None unless the run was measured in one stretch that ended in good order.
+    None if the run is still incomplete, or this command executed none of its trials.
     """
-    if run.footer is None or not run.footer.complete or run.footer.wall_seconds <= 0:
+    footer = finished.run.footer
+    if footer is None or not footer.complete or footer.wall_seconds <= 0 or not finished.executed:
         return None
     seconds = sum(
         record.outcome.warm_up_seconds
         + sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in record.outcome.epochs)
-        for record in run.records
+        for record in finished.run.records[-finished.executed :]
         if isinstance(record.outcome, Measurement)
     )
-    return seconds / run.footer.wall_seconds if seconds <= run.footer.wall_seconds else None
+    return seconds / footer.wall_seconds

@@ -1,1 +1,1 @@
-"""From a request to a plan, to its shards, and to how long it will take. Nothing is measured here."""
+"""From a request to a plan, its shards, and an estimate of its time. Nothing is measured here."""

@@ -1,4 +1,4 @@
-"""How long a plan will take, estimated by starting a few of its trials and timing their first warm steps."""
+"""Estimates how long a plan will take by starting a few of its trials and timing their first warm steps."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from bench.protocol.messages import Prepared
 from bench.records import Configuration, Plan, Trial
 
 _EVALUATION_SHARE = 1 / 18
-"""Evaluation over training: about a third of the work per sample, for a sixth of the samples."""
+"""Time of evaluation over training: about a third of the work per sample, for a sixth of the samples."""
 
 EXCHANGE_BLOCKS, EXCHANGE_SECONDS = 8, 0.1
 """How many blocks of steps ranks time after their last epoch, and about how long each is: `worker.rank_session`."""
@@ -22,7 +22,7 @@ Probe = Callable[[Trial], Prepared]
 class Estimate:
     """Estimated wall seconds of one trial of each configuration, from `probes` trials that were started for it.
 
-    `note` is a line that says that others kept the machine busy; it is empty where none did.
+    `note` warns that other programs kept the machine busy; it is empty otherwise.
     """
 
     trial_seconds: Mapping[Configuration, float]
@@ -30,32 +30,32 @@ class Estimate:
     note: str = ""
 
     def of(self, plan: Plan) -> float:
-        """Return the estimated wall seconds of all trials of `plan`, which is the estimated plan or a part of it."""
+        """Return the estimated wall seconds of all trials of `plan`, the estimated plan or a part of it."""
         return plan.repeats * math.fsum(self.trial_seconds[configuration] for configuration in plan.configurations)
 
 
 def busy_note(plan: Plan) -> str:
-    """Return what to say where others compute here and leave fewer cores than a trial of `plan` takes; else nothing.
+    """Return a warning if other programs leave fewer cores than a trial of `plan` uses; otherwise an empty text.
 
-    To be asked before a trial is started: it would count as well.
+    Call it before starting a trial, whose own load would count as well.
     """
     try:
         load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    except (AttributeError, OSError):  # Windows; a system that keeps none
+    except (AttributeError, OSError):  # Windows, or a system without a load average
         return ""
     taken = max((each.threads * each.world_size for each in plan.configurations), default=0)
     if load < 1 or load + taken <= cores:
         return ""
-    return f"Others compute here (load average {load:.1f}, {cores} cores): the estimate may be too high"
+    return f"Other programs are busy here (load average {load:.1f}, {cores} cores): the estimate may be too high"
 
 
 def estimate_plan(plan: Plan, probe: Probe, clock: Callable[[], float] = time.perf_counter) -> Estimate:
-    """Estimate what the trials of `plan` take.
+    """Estimate how long the trials of `plan` take.
 
-    A step is taken to cost overhead + weights · traffic + work · rate, work being weights times batch size, and so is
-    all that comes before the first epoch, which is steps for the most part. Of each kind of configuration (same device,
-    engine, pipeline, …) those with the least work per step, with the most, and with the most weights in the least batch
-    are probed, and tell these costs.
+    A step is assumed to cost overhead + weights · traffic + work · rate, where work is weights times batch size. So is
+    everything before the first epoch, which consists mostly of steps. These costs are fitted for each kind of
+    configuration (same device, engine, pipeline, …) to probes of the one with the least work per step, the one with the
+    most, and the one with the most weights at the smallest batch size.
     """
     seconds: dict[Configuration, float] = {}
     probes = 0
@@ -76,7 +76,7 @@ def estimate_plan(plan: Plan, probe: Probe, clock: Callable[[], float] = time.pe
 
 
 def _fit(probed: Sequence[Configuration], seconds: Sequence[float]) -> Callable[[Configuration], float]:
-    """Return what tells a configuration's seconds, by the costs, none below zero, that fit those `probed` took."""
+    """Return a function of a configuration's seconds, with non-negative costs fitted to the `seconds` of the probes."""
     import numpy as np  # noqa: PLC0415 - this module is imported by commands that estimate nothing
     from scipy.optimize import nnls  # noqa: PLC0415 - likewise
 
@@ -90,7 +90,7 @@ def _fit(probed: Sequence[Configuration], seconds: Sequence[float]) -> Callable[
 
 
 def _trained_seconds(configuration: Configuration, step_seconds: float, train_samples: int) -> float:
-    """Return what the epochs take with their evaluations, and of several ranks what follows them."""
+    """Return the time of all epochs with their evaluations and, for several ranks, of the blocks timed after them."""
     ranks = configuration.world_size
     epoch = step_seconds * math.ceil(train_samples / configuration.batch_size)
     block = max(step_seconds, min(EXCHANGE_SECONDS, epoch))

@@ -1,4 +1,4 @@
-"""From a request to a plan: which configurations, how often, in which order. Pure; nothing is started."""
+"""From a request to a plan: which configurations, how often, in which order. Pure functions; nothing is started."""
 
 import itertools
 import random
@@ -31,14 +31,14 @@ AUTO: Final = "auto"
 """The device request that stands for every available device."""
 
 _OTHER_KINDS: Final = ("xpu", "hpu", "mtia", "xla")
-"""Devices of torch's that come near the name of another and are no misspelling of it."""
+"""Device types of torch whose names resemble another's without being misspellings of it."""
 
 _GPUS: Final = " (did you mean 'cuda', or on a Mac 'mps'?)"
 
 MAX_CONFIGURATIONS: Final = 100_000
 MAX_REPEATS: Final = 10_000
 MAX_BATCH_SIZE: Final = 70_000
-"""MNIST has 60 000 training images; a larger batch is one epoch in one step, so a larger number is a mistake."""
+"""MNIST has 60 000 training images; a batch of that size is an epoch in one step, so a larger number is a mistake."""
 MAX_EPOCHS: Final = 100_000
 MAX_SEED: Final = 2**62
 MAX_WORKERS: Final = 256
@@ -46,15 +46,15 @@ MAX_THREADS: Final = 4096
 MAX_WORLD_SIZE: Final = 1024
 
 SCALINGS: Final = ("strong", "weak")
-"""What a batch size means to several ranks: that of all of them together, or that of each."""
+"""What a batch size means with several ranks: ``strong`` shares it among them, ``weak`` gives it to each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a user asks to run. An empty tuple or None leaves a dimension to the models' own recipes.
+    """What a user asks to run. An empty tuple or None means the value of each model's recipe.
 
-    Combinations of device, engine, precision, pipeline and world size that cannot be had are refused, or left out where
-    `skip_unsupported`. With `scaling` ``weak`` each rank gets the batch size asked for, with ``strong`` all together.
+    Unsupported combinations of device, engine, precision, pipeline and world size are refused, or left out if
+    `skip_unsupported` is set. `scaling` is one of `SCALINGS`.
     """
 
     models: tuple[str, ...]
@@ -104,11 +104,11 @@ PRESETS: Final[Mapping[str, Request]] = MappingProxyType(
         "accuracy": Request(models=("canary_adam", "canary_sgd"), repeats=15),
     }
 )
-"""Starting points of a request; options given beside a preset replace its parts."""
+"""Starting points of a request; further options replace parts of the preset."""
 
 
 def check_request(request: Request) -> None:
-    """Refuse what is wrong whatever the machine, before anything is started.
+    """Check what can be checked on any machine, before anything is started.
 
     Raises:
         BadInputError: a value breaks its rule; the message names the option.
@@ -121,9 +121,9 @@ def check_request(request: Request) -> None:
             f"use the resident pipeline, or one of {', '.join(TORCHVISION_DATASETS)}"
         )
     if request.workers and "dataloader" not in request.pipelines:
-        raise BadInputError("--workers counts DataLoader's processes: it needs --pipelines dataloader")
+        raise BadInputError("--workers is the number of DataLoader's processes: it needs --pipelines dataloader")
     if request.scaling == "weak" and max(request.world_sizes) == 1:
-        raise BadInputError("--scaling weak gives each rank the batch size asked for: it needs --world-size above 1")
+        raise BadInputError("--scaling weak applies the batch size to each rank: it needs --world-size above 1")
     _check_size(request)
 
 
@@ -149,7 +149,7 @@ def _check_names(request: Request) -> None:
             raise BadInputError(f"{option} is empty: name at least one, separated by commas")
     for device in request.devices:
         if re.fullmatch(r"auto|[a-z]+(:[0-9]{1,3})?", device, flags=re.ASCII) is None:
-            raise BadInputError(f"--devices {device!r} is no device: use auto, cpu, cuda, cuda:1 or mps")
+            raise BadInputError(f"--devices {device!r} is not a device name: use auto, cpu, cuda, cuda:1 or mps")
     for option, names, choices in (
         ("--precisions", request.precisions, PRECISIONS),
         ("--engines", request.engines, ENGINES),
@@ -196,10 +196,10 @@ def _models(request: Request) -> list[Recipe]:
 
 
 def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -> tuple[str, ...]:
-    """Return the devices asked for, by their full names: ``auto`` is every available one, ``cuda`` the first such.
+    """Return the requested devices by their full names: ``auto`` is every available device, ``cuda`` the first GPU.
 
     Raises:
-        BadInputError: one is not available; the message says why, and what is.
+        BadInputError: one is not available; the message says why, and which ones are.
     """
     statuses = tuple(statuses)
     available = [status.device for status in statuses if status.available]
@@ -224,18 +224,18 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
 def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, ranks_here: int | None = None) -> Plan:
     """Return the plan for a checked request on these devices.
 
-    Without ``--threads`` a configuration uses every usable core, at least one; of several ranks each uses as many as
-    leave enough for those of the largest world size, so that a rank has the same means whatever their number.
+    Without ``--threads`` a configuration uses every usable core, and at least one. With several ranks, each uses an
+    equal share of the cores at the largest world size, so that a rank has the same threads whatever their number.
 
     Args:
-        request: what is asked for.
-        devices: the available ones to use.
-        cores_usable: of this machine.
-        ranks_here: the most ranks that share this machine's cores; None: all of them.
+        request: what the user asks for.
+        devices: the available devices to use.
+        cores_usable: how many cores this machine has for the run.
+        ranks_here: the largest number of ranks that share this machine's cores; None if all of them do.
 
     Raises:
-        BadInputError: more threads are asked for than cores may be used, an engine, precision, pipeline or world size
-            cannot be had on one of the devices or with one another, or ranks cannot share a batch size equally.
+        BadInputError: there are more threads than usable cores, a combination of device, engine, precision, pipeline
+            and world size is not supported, or ranks cannot share a batch size equally.
     """
     cores = max(1, int(cores_usable))
     most_ranks = min(max(request.world_sizes), ranks_here or max(request.world_sizes))
@@ -255,23 +255,23 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
         _check_ranks(configuration, cores, min(configuration.world_size, ranks_here or configuration.world_size))
 
     configurations = _possible(configurations, check, skip=request.skip_unsupported)
-    # Two requested models can be one and the same (a width that a recipe has already): it is measured once.
+    # Two requested models can be the same (a width that a recipe has already); it is measured once.
     return Plan(configurations=tuple(dict.fromkeys(configurations)), repeats=request.repeats, seed=request.seed)
 
 
 def check_rank_devices(
     plan: Plan, statuses: Iterable[DeviceStatus], ranks_here: int | None = None, *, skip: bool = False
 ) -> Plan:
-    """Refuse, or leave out, configurations whose ranks need more accelerators than there are here, one each.
+    """Refuse, or leave out, configurations whose ranks need more accelerators than this machine has, one each.
 
     Args:
         plan: the plan.
         statuses: the devices of this machine.
-        ranks_here: the most ranks that are on this machine; None: all.
-        skip: whether to leave them out.
+        ranks_here: the largest number of ranks on this machine; None if all of them are.
+        skip: whether to leave such configurations out.
 
     Raises:
-        BadInputError: there are too few, or nothing is left.
+        BadInputError: there are too few accelerators, or no configuration is left.
     """
     available = [status.device.partition(":")[0] for status in statuses if status.available]
 
@@ -280,7 +280,7 @@ def check_rank_devices(
         needed = world_size if ranks_here is None else min(ranks_here, world_size)
         if kind != "cpu" and needed > available.count(kind):
             raise BadInputError(
-                f"{needed} ranks need {needed} devices of kind {kind}, but there are {available.count(kind)} here: "
+                f"{needed} ranks need {needed} {kind} devices, but this machine has {available.count(kind)}: "
                 "use a smaller --world-size, or more machines (torchrun)"
             )
 
@@ -290,7 +290,11 @@ def check_rank_devices(
 def _possible(
     configurations: Iterable[Configuration], check: Callable[[Configuration], None], *, skip: bool
 ) -> tuple[Configuration, ...]:
-    """Return those that `check` does not refuse; that is an error unless it is to `skip`, and leaves something."""
+    """Return the configurations that `check` accepts.
+
+    Raises:
+        BadInputError: `check` refused one and `skip` is False, or it refused all.
+    """
     possible, problem = [], None
     for configuration in configurations:
         try:
@@ -305,8 +309,8 @@ def _possible(
 
 
 def _refusal(problem: Exception, others: int) -> BadInputError:
-    """Return `problem` as an error of the user's, with the way to have the `others` without it."""
-    return BadInputError(f"{problem}; --skip-unsupported goes on without it" if others else str(problem))
+    """Return `problem` as bad input, with the option that leaves it out if there are `others`."""
+    return BadInputError(f"{problem}; --skip-unsupported leaves it out" if others else str(problem))
 
 
 def _check_ranks(configuration: Configuration, cores: int, ranks_here: int) -> None:
@@ -318,8 +322,8 @@ def _check_ranks(configuration: Configuration, cores: int, ranks_here: int) -> N
         )
     if batch_size % world_size:
         raise BadInputError(
-            f"batch size {batch_size} cannot be shared equally by {world_size} ranks: use a multiple of them, or give "
-            "each rank its own with --scaling weak"
+            f"batch size {batch_size} cannot be shared equally by {world_size} ranks: use a multiple of "
+            f"{world_size}, or give each rank its own batch with --scaling weak"
         )
 
 
@@ -332,7 +336,7 @@ class _Combination(NamedTuple):
 
 
 def _supported(request: Request, devices: Sequence[str]) -> list[_Combination]:
-    """Return the combinations that can be had."""
+    """Return the supported combinations."""
     supported, problem = [], None
     for combination in itertools.starmap(
         _Combination,
@@ -340,10 +344,10 @@ def _supported(request: Request, devices: Sequence[str]) -> list[_Combination]:
     ):
         kind, _, index = combination.device.partition(":")
         if combination.world_size > 1 and index not in {"", "0"}:
-            if AUTO not in request.devices:  # else it is just one of those that ranks take anyhow
+            if AUTO not in request.devices:  # otherwise the ranks that start at the first device use it anyway
                 raise BadInputError(
-                    f"device {combination.device!r} cannot be the first of {combination.world_size} ranks: they take a "
-                    f"kind's devices from the first on: use {kind}:0"
+                    f"device {combination.device!r} cannot be the first of {combination.world_size} ranks, which use "
+                    f"devices from {kind}:0 on: use {kind}:0"
                 )
             continue
         try:
@@ -377,10 +381,10 @@ def _configuration(
 
 
 def order_trials(plan: Plan) -> tuple[Trial, ...]:
-    """Return every trial of `plan`: all first repeats, then all second ones, …, each round in an order of its own.
+    """Return every trial of `plan`: all first repeats, then all second ones, …, each round in its own random order.
 
-    So slow drift of the machine touches all configurations alike, and a run that is cut short has balanced repeats.
-    The order depends on the plan's seed alone.
+    So slow drift of the machine affects all configurations alike, and an interrupted run has balanced repeats. The
+    order depends only on the plan's configurations and seed.
     """
     shuffler = random.Random(plan.seed)  # noqa: S311 - no secret
     trials: list[Trial] = []
@@ -393,6 +397,6 @@ def order_trials(plan: Plan) -> tuple[Trial, ...]:
 
 
 def missing_trials(plan: Plan, records: Iterable[TrialRecord]) -> tuple[Trial, ...]:
-    """Return the plan's trials that `records` does not hold, in their order. A failed trial is held."""
+    """Return the plan's trials that have no record, in the plan's order. A failed trial has one."""
     done = {record.trial for record in records}
     return tuple(trial for trial in order_trials(plan) if trial not in done)

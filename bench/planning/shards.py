@@ -1,8 +1,8 @@
-"""A plan divided into shards, each a run of its own: for job arrays, and for machines that share the work.
+"""Divides a plan into shards, each a run of its own, for job arrays and for machines that share the work.
 
-All repeats of a configuration are in one shard, so that a shard is a plan like any other: what it measures of a
-configuration is measured on one machine, with a spread that is that machine's, and in shuffled rounds. How a plan is
-divided depends on nothing but what is in it: every machine that plans the same divides it alike.
+All repeats of a configuration are in one shard, so that a shard is a plan like any other: a configuration is measured
+on one machine, with that machine's spread, and in shuffled rounds. The division depends only on the plan's content, so
+that every machine with the same plan divides it in the same way.
 """
 
 import hashlib
@@ -26,23 +26,23 @@ _STEP_SECONDS: Final = 4e-4
 _ARITHMETIC_SECONDS: Final = {"cpu": 3e-11}
 _ARITHMETIC_SECONDS_ELSEWHERE: Final = 3e-13
 _SAMPLES: Final = 60_000
-"""A rough trial: its start, each step, each weight times sample, and the samples of an epoch.
+"""A rough model of a trial's time: start-up, per step, per weight and sample, and the samples of an epoch.
 
-They only have to order the configurations of one kind by time, so that shards come out alike: on two cores they are
-within a third of what the presets took. What a shard takes on a certain machine is measured there
+It only has to order the configurations of one kind by time, so that shards are balanced: on two cores it is within a
+third of what the presets took. How long a shard takes on a particular machine is measured there
 (`bench.planning.estimate`).
 """
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Return the number and the count of ``2/3``.
+    """Return the number and the count in text such as ``2/3``.
 
     Raises:
-        BadInputError: `text` is something else, or no shard of so many.
+        BadInputError: `text` has another form, or its numbers are out of range.
     """
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, flags=re.ASCII)
     if match is None:
-        raise BadInputError(f"--shard {text!r} is no part of a plan: write it like 2/3, the second of three")
+        raise BadInputError(f"--shard {text!r} is not a part of a plan: write it like 2/3, the second of three")
     number, shards = int(match[1]), int(match[2])
     check_shards(shards, "--shard")
     if not 1 <= number <= shards:
@@ -51,7 +51,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def check_shards(shards: int, option: str) -> None:
-    """Refuse a number of shards that no plan can be divided into.
+    """Check a number of shards.
 
     Raises:
         BadInputError: it is below 1 or above `MAX_SHARDS`.
@@ -61,7 +61,7 @@ def check_shards(shards: int, option: str) -> None:
 
 
 def plan_id(plan: Plan) -> str:
-    """Return a ``p`` and 11 hexadecimal digits: equal for plans of the same trials, whatever their order."""
+    """Return a ``p`` and 11 hexadecimal digits: equal for plans with the same trials in any order."""
     digest = hashlib.sha256(dumps((plan.repeats, plan.seed)).encode())
     for text in sorted(map(dumps, plan.configurations)):
         digest.update(text.encode())
@@ -72,7 +72,7 @@ def divide(plan: Plan, shards: int) -> tuple[Plan, ...]:
     """Return the plans of so many shards, each with a balanced part of every kind of configuration.
 
     Within a kind (one device, engine, pipeline and so on) configurations go, the longest first, to the shard that has
-    the least of the kind so far. So shards of a kind differ by no more than its longest configuration.
+    the least time of that kind so far. So two shards' times of a kind differ by at most its longest configuration.
 
     Raises:
         BadInputError: there are more shards than configurations.
@@ -80,8 +80,8 @@ def divide(plan: Plan, shards: int) -> tuple[Plan, ...]:
     count = len(plan.configurations)
     if shards > count:
         raise BadInputError(
-            f"{shards} shards are more than the {count} configurations of the plan, whose repeats stay together: "
-            f"use up to {count}"
+            f"{shards} shards are more than the {count} configurations of the plan, whose repeats stay together: use "
+            f"at most {count}"
         )
     parts: list[set[int]] = [set() for _ in range(shards)]
     totals = [0.0] * shards
@@ -97,7 +97,7 @@ def divide(plan: Plan, shards: int) -> tuple[Plan, ...]:
 
 
 def take_shard(plan: Plan, number: int, shards: int, run_id: str) -> tuple[Plan, Division]:
-    """Return the plan of one of so many shards of `plan`, and what the header of the run `run_id` says of it.
+    """Return the plan of shard `number` of so many of `plan`, and the division to store in the header of its run.
 
     Raises:
         BadInputError: there are more shards than configurations.
@@ -109,23 +109,23 @@ def take_shard(plan: Plan, number: int, shards: int, run_id: str) -> tuple[Plan,
 
 
 def is_merged(header: Header) -> bool:
-    """Return whether the run was put together from shards, instead of being one."""
+    """Return whether the run was merged from shards."""
     division = header.division
     return division is not None and [shard.run_id for shard in division.held] != [header.run_id]
 
 
 def completion(header: Header) -> str:
-    """Return how to get what is missing of a run that is not whole."""
+    """Return how to get the missing trials of an incomplete run."""
     if header.division is not None and header.division.missing:
         return f"add shard {listed(header.division.missing)} of {header.division.shards} with python -m bench merge"
     return resumption(header)
 
 
 def resumption(header: Header) -> str:
-    """Return how to get what is missing of a run's own plan."""
+    """Return how to get the missing trials of a run's own plan."""
     if is_merged(header):
         return "resume the shards that it was merged from, and merge again"
-    # Ids are looked up under results/, where a run with --output mostly is not; of its path the header knows the end.
+    # Ids are looked up under results/, where a run with --output usually is not; the header has only its file name.
     elsewhere = any(word.partition("=")[0] == "--output" for word in header.command)
     return f"resume with python -m bench run --resume {'and the path of its file' if elsewhere else header.run_id}"
 
@@ -140,13 +140,13 @@ def without_option(command: Sequence[str], option: str) -> tuple[str, ...]:
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """Return the numbers, of many only the first ones and how many there are."""
+    """Return the numbers as text; of a long list only the first ones, and how many there are."""
     shown = ", ".join(map(str, numbers[:_LISTED]))
     return shown if len(numbers) <= _LISTED else f"{shown}, … ({len(numbers)} in all)"
 
 
 def _kinds(configurations: Sequence[Configuration]) -> list[list[tuple[float, int]]]:
-    """Return weight and place of the configurations, the longest first, kind by kind; their order makes no odds."""
+    """Return time and index of the configurations by kind, the longest first, whatever their order in the plan."""
     kinds: dict[tuple[str, ...], list[tuple[float, str, int]]] = {}
     for place, c in enumerate(configurations):
         kind = (c.device, c.engine, c.precision, c.pipeline, str(c.workers), str(c.threads), str(c.world_size))
@@ -155,7 +155,7 @@ def _kinds(configurations: Sequence[Configuration]) -> list[list[tuple[float, in
 
 
 def trial_weight(configuration: Configuration) -> float:
-    """Return about how many seconds a trial takes: good for an order, see the constants."""
+    """Return roughly how many seconds a trial takes, good enough to order trials; see the constants."""
     c = configuration
     arithmetic = _ARITHMETIC_SECONDS.get(c.device, _ARITHMETIC_SECONDS_ELSEWHERE)
     steps = math.ceil(_SAMPLES / c.batch_size)

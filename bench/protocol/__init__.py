@@ -1,1 +1,1 @@
-"""What a trial and its parent say to each other: how messages travel, and what they hold. No torch."""
+"""Messages between a trial and its parent: how they are transported, and what they contain. No torch."""

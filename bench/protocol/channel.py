@@ -1,7 +1,7 @@
-"""Messages between processes: one JSON object a line over a dedicated pair of byte streams.
+"""Messages between processes: one JSON object per line over a dedicated pair of byte streams.
 
-A reader thread takes lines off the stream, so that a receiver can wait with a time limit on every platform, and so
-that a process learns at once that its peer is gone.
+A reader thread reads the lines, so that a receiver can wait with a time limit on every platform, and so that a process
+learns at once when its peer is gone.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from bench.coding import dumps, loads
 from bench.errors import BadInputError
 
 MAX_LINE_BYTES: Final = 16 * 2**20
-"""A longer line is no message of ours: the longest, a description of a machine, is a few KiB."""
+"""A longer line is not a valid message: the longest ones, descriptions of machines, have a few KiB."""
 
 
 class ChannelClosedError(Exception):
@@ -26,11 +26,11 @@ class ChannelTimeoutError(Exception):
 
 
 class ProtocolError(Exception):
-    """The peer sent something that is no message."""
+    """The peer sent something that is not a message."""
 
 
 class Channel:
-    """One end of a conversation. `on_close` is called in the reader thread when the peer's end closes."""
+    """One end of a conversation. `on_close` is called in the reader thread when the peer closes its end."""
 
     def __init__(self, reader: IO[bytes], writer: IO[bytes], *, on_close: Callable[[], None] | None = None) -> None:
         """Take over both streams and start reading."""
@@ -41,7 +41,7 @@ class Channel:
         threading.Thread(target=self._read, name="channel-reader", daemon=True).start()
 
     def _read(self) -> None:
-        # A reset connection or a stream closed under the reader means the same as its end.
+        # A reset connection, or a stream closed while it is being read, means the same as its end.
         with contextlib.suppress(OSError, ValueError), self._reader:
             while line := self._reader.readline(MAX_LINE_BYTES):
                 self._lines.put(line)
@@ -63,19 +63,19 @@ class Channel:
             raise ChannelClosedError from error
 
     def receive(self, timeout_seconds: float | None = None) -> dict[str, Any]:
-        """Return the next message, waiting for it at most `timeout_seconds` (None: for ever).
+        """Return the next message, waiting for at most `timeout_seconds` (None: for ever).
 
         Raises:
             ChannelClosedError: the peer is gone and every message it sent has been received.
-            ChannelTimeoutError: none came in time.
-            ProtocolError: what came is no message.
+            ChannelTimeoutError: no message came in time.
+            ProtocolError: the peer sent something that is not a message.
         """
         try:
             line = self._lines.get(timeout=timeout_seconds)
         except queue.Empty:
             raise ChannelTimeoutError from None
         if not line:
-            self._lines.put(b"")  # so that the next call says so too
+            self._lines.put(b"")  # so that the next call raises this too
             raise ChannelClosedError
         try:
             message = loads(line)
@@ -86,6 +86,6 @@ class Channel:
         return message
 
     def close(self) -> None:
-        """Close this end for writing; the reader thread ends with the peer's."""
+        """Close this end for writing; the reader thread ends when the peer closes its end."""
         with contextlib.suppress(OSError):
             self._writer.close()

@@ -1,4 +1,4 @@
-"""What a worker answers with. Requests are small objects ``{"do": …}``; the conversation: `bench.worker.session`."""
+"""The worker's answers. Requests are small objects ``{"do": …}``; `bench.worker.session` shows the conversation."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from bench.records import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetReady:
-    """Answer to ``dataset``: it is there and verified. `source` is where it came from."""
+    """Answer to ``dataset``: the dataset is available and verified. `source` is where it came from."""
 
     source: str
     sha256: str
@@ -27,9 +27,9 @@ class DatasetReady:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """Answer to ``prepare``: the trial stands before its first epoch. Fields as in `bench.records.Measurement`.
+    """Answer to ``prepare``: the trial is ready for its first epoch. Fields as in `bench.records.Measurement`.
 
-    `step_seconds` is the time of one warm training step; it serves to estimate, never as a result.
+    `step_seconds` is the time of one warm training step; it is used for estimates, never as a result.
     """
 
     settings: Settings
@@ -47,7 +47,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """Answer to ``train``: one epoch is done. Fields as in `bench.records.EpochRecord`."""
+    """Answer to ``train``: one epoch is finished. Fields as in `bench.records.EpochRecord`."""
 
     train_seconds: float
     train_samples: int
@@ -60,7 +60,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretched:
-    """Answer to ``stretch``: some batches of an epoch are done. `train_loss` is their mean, while the weights moved."""
+    """Answer to ``stretch``: some batches of an epoch are finished. `train_loss` is their mean loss during training."""
 
     train_seconds: float
     train_samples: int
@@ -99,13 +99,13 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Awaited:
-    """Answer to ``await``: the next trial that this rank takes part in; None once there will be no further one."""
+    """Answer to ``await``: the next trial that this rank takes part in; None if there are no more."""
 
     trial: Trial | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """Answer to ``join``: the trial is over for this rank, which failed where `failure` is not None."""
+    """Answer to ``join``: the trial is over for this rank; `failure` is None if it succeeded."""
 
     failure: Failure | None

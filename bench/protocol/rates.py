@@ -1,6 +1,6 @@
-"""What a device can do, as `bench.worker.rate_meter` measures it and machine profiles keep it. No torch.
+"""The rates of a device, as `bench.worker.rate_meter` measures them and machine profiles store them. No torch.
 
-Every rate is the best of several tries, for all that can disturb one slows it down; a step's time is a median. What was
+Every rate is the best of several attempts, because any disturbance slows one down; a step's time is a median. What was
 not measured is None or an empty tuple.
 """
 
@@ -11,15 +11,15 @@ from typing import Final
 from bench.errors import BadInputError
 
 MAX_THREAD_COUNTS: Final = 6
-"""Each takes a process and seconds; more points tell no more of a curve that is read by eye."""
+"""Each takes a process and several seconds; more points would not make the curve easier to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Measured:
-    """What was measured of a device: none of its numbers can be zero or below."""
+    """Something measured of a device: all of its numbers are above zero."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot have been measured."""
+        """Check that all numbers are above zero."""
         for value in (getattr(self, field.name) for field in fields(self)):
             if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
                 raise BadInputError(f"a rate, size or time of a device must be above zero, not {value}")
@@ -30,7 +30,7 @@ class LayerRate(_Measured):
     """FLOP/s of the three products of a layer of 784 inputs and `width` outputs, in a training step of `batch_size`.
 
     The three are outputs, gradient of the weights and error of the inputs, 2 · 784 · width · batch size FLOPs each,
-    timed together, without bias, ReLU or copies. A first layer never tells the error of its inputs; deeper ones do.
+    timed together, without bias, ReLU or copies. A first layer never computes the error of its inputs; deeper ones do.
     """
 
     width: int
@@ -40,10 +40,10 @@ class LayerRate(_Measured):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bandwidth(_Measured):
-    """Bytes per second that float32 arrays of `array_bytes` each are moved at within the device's memory.
+    """Bytes per second at which float32 arrays of `array_bytes` each are moved within the device's memory.
 
-    Copy (a = b) counts two arrays, triad (a = b + s · c) three, as STREAM does: what the processor reads of memory that
-    it is about to overwrite (write-allocate) is traffic too and not counted.
+    Like STREAM, copy (a = b) counts two arrays and triad (a = b + s · c) three; reading memory that is about to be
+    overwritten (write-allocate) is additional traffic that is not counted.
     """
 
     array_bytes: int
@@ -64,7 +64,7 @@ class TransferRate(_Measured):
 class StepTime(_Measured):
     """Seconds of one training step of a tiny model with `engine`, the median of several stretches of steps.
 
-    The model has next to no arithmetic, so this is what a step costs however small the model: its overhead.
+    The model has hardly any arithmetic, so this is the overhead: what a step costs however small the model is.
     """
 
     engine: str
@@ -73,9 +73,9 @@ class StepTime(_Measured):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdlePower(_Measured):
-    """Mean power of the device while nothing runs but a process that has it open and sleeps, by the counter `method`.
+    """Mean power of the device while only a sleeping process has it open, from the counter `method`.
 
-    Where `watts` is None, `reason` says why, and `method` is empty.
+    If `watts` is None, `reason` says why, and `method` is empty.
     """
 
     watts: float | None
@@ -85,10 +85,11 @@ class IdlePower(_Measured):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRates(_Measured):
-    """What one device does at one precision with one number of threads, measured in one process.
+    """The rates of one device at one precision with one number of threads, measured in one process.
 
-    `square_flops_per_second` is of the fastest product of two square matrices (`bench.worker.peak`). Idle power,
-    bandwidth and transfers do not depend on the precision: they are measured at fp32 alone. The CPU has no transfers.
+    `square_flops_per_second` is the rate of the fastest product of two square matrices (`bench.worker.peak`). Idle
+    power, bandwidth and transfers do not depend on the precision and are only measured at fp32. The CPU has no
+    transfers.
     """
 
     precision: str
@@ -102,13 +103,13 @@ class DeviceRates(_Measured):
 
     @property
     def highest_flops_per_second(self) -> float:
-        """The highest rate of all products."""
+        """The highest rate among all products."""
         return max(self.square_flops_per_second, *(layer.flops_per_second for layer in self.layers), 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThreadRates(_Measured):
-    """What the CPU does with `threads` threads: its fastest fp32 product of two square matrices, its memory's triad."""
+    """The CPU's rates with `threads` threads: the fastest fp32 product of square matrices, and the memory's triad."""
 
     threads: int
     square_flops_per_second: float
@@ -118,7 +119,7 @@ class ThreadRates(_Measured):
 def thread_counts(cores: int) -> tuple[int, ...]:
     """Return the thread counts to measure on so many usable cores: 1, 2, 4, … and all of them, ascending.
 
-    Of more than `MAX_THREAD_COUNTS`, as many are chosen as that, evenly: the first, the last and some between.
+    If these are more than `MAX_THREAD_COUNTS`, that many are chosen evenly, including the first and the last.
     """
     powers = [2**power for power in range(cores.bit_length())]
     counts = [*powers, cores] if powers[-1] < cores else powers
@@ -131,7 +132,7 @@ def thread_counts(cores: int) -> tuple[int, ...]:
 def flops_per_second(
     rates: Iterable[DeviceRates], thread_rates: Iterable[ThreadRates], precision: str, threads: int | None
 ) -> Iterator[float]:
-    """Yield every rate of products measured at `precision` with `threads` threads; None stands for any number.
+    """Yield every rate of products measured at `precision` with `threads` threads; None means any number.
 
     `thread_rates` are rates at fp32.
     """

@@ -1,11 +1,11 @@
-"""What a check of the ruler itself says: passed, failed, or not applicable here; measured values beside the rule."""
+"""The result of a check of the harness itself: passed, failed or not applicable, with measured value and rule."""
 
 import enum
 from dataclasses import dataclass
 
 
 class Outcome(enum.StrEnum):
-    """What came of one check."""
+    """The outcome of one check."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
@@ -14,7 +14,7 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One check on one device. `measured` is what was found, or why nothing could be; `rule` is what must hold."""
+    """One check on one device. `measured` is the value, or why there is none; `rule` is what must hold."""
 
     name: str
     device: str
@@ -25,6 +25,6 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """The worker's answer to ``selftest``: every check on one device, in the order in which they were made."""
+    """The worker's answer to ``selftest``: all checks on one device, in the order in which they were made."""
 
     checks: tuple[Check, ...]

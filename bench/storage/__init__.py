@@ -1,1 +1,1 @@
-"""Stored runs: one file of JSON lines each, written trial by trial, read back, merged, and made into tidy tables."""
+"""Stored runs: one file of JSON lines each, written trial by trial, read, merged, and converted to tidy tables."""

@@ -1,8 +1,8 @@
-"""Records read from text exactly as `bench.coding` writes it, several times as fast as from JSON of any form.
+"""Reads records from text exactly as `bench.coding` writes it, several times as fast as from arbitrary JSON.
 
-A record's type tells how it is written: its members in order, no space, numbers as Python prints them. So one regular
-expression, made from the type, both checks the text and takes it apart. What it matches is a part of what
-``from_json(kind, loads(text))`` takes, with the same value; all else, right or wrong, is left to those two.
+A record's type determines how it is written: its members in order, no blanks, numbers as Python prints them. So one
+regular expression, built from the type, both checks the text and splits it. It matches a subset of what
+``from_json(kind, loads(text))`` accepts, with the same value; everything else, valid or not, is left to those two.
 """
 
 import dataclasses
@@ -19,31 +19,31 @@ from bench.errors import BadInputError
 T = TypeVar("T")
 
 Shared = Mapping[type, dict[str, object]]
-"""For each of some types the objects that some texts stand for; those that a list holds are entered."""
+"""For some types, known texts and their objects; objects read from a list are added."""
 
 _PLAIN: Final = {
-    # So few digits that no whole number leaves 64 bits and no other is infinite.
+    # So few digits that no whole number exceeds 64 bits and no other number is infinite.
     int: ("(-?(?:0|[1-9][0-9]{0,17}))", "int({})"),
     float: (r"(-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+(?:e[+-]?[0-9]{1,2})?|e[+-]?[0-9]{1,2}))", "float({})"),
-    str: (r'"([ !#-\[\]-~]*)"', "intern({})"),  # printable ASCII, nothing escaped; most texts come again and again
+    str: (r'"([ !#-\[\]-~]*)"', "intern({})"),  # printable ASCII, nothing escaped; most texts occur many times
 }
-"""For each type a regular expression of one group, and the source that makes the value of what that group matched."""
+"""For each type a regular expression with one group, and source code that converts that group to the value."""
 
 _LOOSE: Final = r'(\{[^}]*\}|\[[^\]]*\]|"[^"]*"|[a-z]+)'
-"""What may be a value: whether it is, `loads` says when it is seen for the first time."""
+"""Matches anything that may be a value; `loads` checks each text when it occurs for the first time."""
 
 _LIST: Final = r"[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*"
-"""What may stand between the brackets of a list of records: whether it does, their own regular expression says."""
+"""Matches anything that may be between the brackets of a list of records; the records' own expression checks it."""
 
 
 class CanonicalReader(Generic[T]):
-    """Reads a `kind` of dataclass, frozen and slotted, from text as `coding.dumps` writes it.
+    """Reads a frozen and slotted dataclass `kind` from text as `coding.dumps` writes it.
 
-    Equal texts of a type in `shared` become one object: the one that is given there, or one made once for each text.
+    Equal texts of a type in `shared` become the same object: the one given there, or one created once for each text.
     """
 
     def __init__(self, kind: type[T], shared: Shared) -> None:
-        """Make the regular expression, and the function that makes a record of what its groups matched."""
+        """Build the regular expression, and the function that creates a record from its groups."""
         self._shared = shared
         self._groups = 0
         self._scope: dict[str, Any] = {"new": object.__new__, "intern": sys.intern}
@@ -53,11 +53,11 @@ class CanonicalReader(Generic[T]):
         self._match = re.compile(self._pattern).fullmatch
         arguments = ", ".join(f"g{group}" for group in range(self._groups))
         source = "\n".join([f"def make({arguments}):", *self._lines, f"    return {result}"])
-        exec(source, self._scope)  # noqa: S102 - our own words, and members' names, which are identifiers
+        exec(source, self._scope)  # noqa: S102 - source from this module and members' names, which are identifiers
         self._make = self._scope["make"]
 
     def read(self, text: str) -> T | None:
-        """Return the record that `text` stands for; None where only `loads` and `from_json` can tell."""
+        """Return the record in `text`; None if only `loads` and `from_json` can decide."""
         found = self._match(text)
         if found is None:
             return None
@@ -67,7 +67,7 @@ class CanonicalReader(Generic[T]):
             return None
 
     def _any(self, hint: Any) -> tuple[str, str]:  # noqa: ANN401 - a type hint has no narrower type
-        """Return the regular expression of a `hint`, and source for its value; may add lines that come before."""
+        """Return the regular expression for a type `hint` and the source for its value; may add preceding lines."""
         if hint in _PLAIN:
             pattern, value = _PLAIN[hint]
             return pattern, value.format(self._group())
@@ -77,7 +77,7 @@ class CanonicalReader(Generic[T]):
             return self._record(typing.cast("type", hint))
         item = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
         if isinstance(item, type) and dataclasses.is_dataclass(item):
-            # Lists inside it are no end of it; deeper ones, and brackets in texts, are left to the exact way.
+            # One level of nested lists is supported; deeper ones, and brackets in texts, are left to `from_json`.
             read_all = _ListReader(item, self._shared).read_all
             return rf"\[({_LIST})\]", f"{self._constant(read_all)}({self._group()})"
         return _LOOSE, f"{self._constant(_Table(hint, self._shared.get(hint, {})))}[{self._group()}]"
@@ -87,12 +87,12 @@ class CanonicalReader(Generic[T]):
         result = f"union{self._groups}"
         self._line(f"{result} = None")
         patterns = []
-        # None first: what is looser than a record would take null for its own.
+        # None first: `_LOOSE`, which is looser than a record's expression, would also match null.
         for member in sorted(members, key=lambda member: member is not types.NoneType):
             if member is types.NoneType:
                 patterns.append("null")
                 continue
-            # A group that takes part in a match only if this member does: a plain type's own, or one around it all.
+            # A group that matches only if this member does: a plain type's own group, or one around the whole member.
             guard = f"g{self._groups}" if member in _PLAIN else self._group()
             self._line(f"if {guard} is not None:")
             self._indent += "    "
@@ -106,7 +106,7 @@ class CanonicalReader(Generic[T]):
         defaults = later_defaults(kind)
         pattern = f'"{TAG}":"{kind.__name__}"' if tagged else ""
         result = f"record{self._groups}_{len(self._lines)}"
-        # A frozen class fills its slots slowly; one with the same slots does not, and may turn into it afterwards.
+        # Setting the fields of a frozen class is slow. An ordinary class with the same slots is filled, then converted.
         twin = type(kind.__name__, (), {"__slots__": tuple(member_hints(kind))})
         self._line(f"{result} = new({self._constant(twin)})")
         for name, hint in member_hints(kind).items():
@@ -121,7 +121,7 @@ class CanonicalReader(Generic[T]):
         return rf"\{{{pattern}\}}", result
 
     def _later(self, start: str, hint: Any, target: str, default: object) -> str:  # noqa: ANN401 - see `_any`
-        """Return the regular expression of a member that may be missing; its `start` holds its comma and name."""
+        """Return the regular expression of a member that may be missing; `start` is its comma and name."""
         guard = self._group()
         self._line(f"{target} = {self._constant(default)}")
         self._line(f"if {guard} is not None:")
@@ -145,7 +145,7 @@ class CanonicalReader(Generic[T]):
 
 
 class _ListReader(CanonicalReader[T]):
-    """Reads what stands between the brackets of a list of a `kind`."""
+    """Reads the text between the brackets of a list of a `kind`."""
 
     def __init__(self, kind: type[T], shared: Shared) -> None:
         super().__init__(kind, shared)
@@ -165,12 +165,12 @@ class _ListReader(CanonicalReader[T]):
             items.append(item)
             end = found.end()
         if end != len(text) + 1:
-            raise BadInputError("this list is not as it would have been written")  # `read` takes it for an unknown text
+            raise BadInputError("this list is not as it would have been written")  # makes `read` return None
         return tuple(items)
 
 
 class _Table(dict[str, object]):
-    """The objects that texts stand for; one that is not in it is read in the exact way and entered."""
+    """Maps texts to their objects; a text that is not in it yet is read with `from_json` and added."""
 
     def __init__(self, hint: Any, known: Mapping[str, object]) -> None:  # noqa: ANN401 - a hint has no narrower type
         super().__init__(known)

@@ -1,4 +1,4 @@
-"""Which trials a stored run holds, the rules that a line must keep to be one more, and what its footer counts."""
+"""Keeps track of a run's stored trials: the rules for accepting a further line, and the counts for the footer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,40 +8,43 @@ from bench.records import Failure, Fingerprint, Footer, Header, Measurement, Tri
 
 
 class Ledger:
-    """Which trials of a plan are stored, where they ran, and the rules that a record must keep to be among them.
+    """The trials of a plan that are stored, and the rules that a further record must follow.
 
-    `fingerprints` are the header's and those entered since: a record names one by its place.
+    `fingerprints` are the header's and those added since; a record refers to one by its index.
     """
 
     def __init__(self, header: Header) -> None:
-        """Begin with nothing stored."""
+        """Start with nothing stored."""
         self._plan = plan = header.plan
         self.fingerprints = [Fingerprint(machine=header.machine, software=header.software)]
         self._places = {configuration: place for place, configuration in enumerate(plan.configurations)}
-        # Records as read hold the plan's own objects, and to hash the 21 members of each takes its time.
+        # Records that were read share the plan's objects: looking them up by identity avoids hashing all their fields.
         self._places_by_identity = {id(configuration): place for configuration, place in self._places.items()}
         self._stored: set[int] = set()
 
-    def enter(self, fingerprint: Fingerprint) -> None:
-        """Enter a further `fingerprint`.
+    def add_fingerprint(self, fingerprint: Fingerprint) -> None:
+        """Add a further `fingerprint`.
 
         Raises:
-            BadInputError: it is entered already.
+            BadInputError: it was added before.
         """
         if fingerprint in self.fingerprints:
             raise BadInputError("a fingerprint that the file has already: each is stored once")
         self.fingerprints.append(fingerprint)
 
     def admit(self, record: TrialRecord) -> TrialRecord:
-        """Enter `record`, and return it with the very object that the plan holds for its configuration.
+        """Add `record`, and return it with its configuration replaced by the plan's own object.
 
         Raises:
-            BadInputError: its trial is not in the plan or is entered already, its measurement is impossible, or it
-                names a fingerprint that is not entered.
+            BadInputError: its trial is not in the plan or was added before, its measurement is impossible, or its
+                fingerprint is unknown.
         """
         trial = record.trial
         if not 0 <= record.fingerprint < len(self.fingerprints):
-            raise BadInputError(f"it names fingerprint {record.fingerprint}, and {len(self.fingerprints)} came before")
+            raise BadInputError(
+                f"it refers to fingerprint {record.fingerprint}, but only {len(self.fingerprints)} precede it "
+                "(the first is 0)"
+            )
         place = self._places_by_identity.get(id(trial.configuration))
         is_the_plans = place is not None
         if place is None:
@@ -62,14 +65,14 @@ class Ledger:
         return replace(record, trial=replace(trial, configuration=self._plan.configurations[place]))
 
     def forget(self, record: TrialRecord) -> None:
-        """Take an admitted `record` out again."""
+        """Remove an admitted `record` again."""
         self._stored.remove(self._places[record.trial.configuration] * self._plan.repeats + record.trial.repeat)
 
 
 def footer_of(records: Sequence[TrialRecord], *, planned: int, reason: str, wall_seconds: float) -> Footer:
-    """Return the footer of a run that stops with these of its `planned` trials, for this `reason` if some are missing.
+    """Return the footer of a run that stops with these `records` of its `planned` trials.
 
-    Where none is, the reason is ``complete``.
+    Its reason is ``complete`` if no trial is missing, and `reason` otherwise.
     """
     failed = sum(isinstance(record.outcome, Failure) for record in records)
     missing = planned - len(records)
@@ -84,7 +87,7 @@ def footer_of(records: Sequence[TrialRecord], *, planned: int, reason: str, wall
 
 
 def _require_possible(measurement: Measurement) -> None:
-    """Refuse what would make a division by zero or a median of nothing out of a record."""
+    """Refuse a measurement that would later lead to a division by zero or a median of nothing."""
     if not measurement.epochs:
         raise BadInputError("a measurement needs at least one epoch")
     for epoch in measurement.epochs:

@@ -1,7 +1,7 @@
-"""One run made of shards: their trials in one file, or the reason why they do not belong together.
+"""Merges shards into one run, or explains why they do not belong together.
 
-What is made depends on nothing but what the shards hold: not on their order, not on how often one is given, not on
-whether they are put together at once or one after the other.
+The result depends only on what the shards contain: not on their order, on how often one is given, or on whether they
+are merged all at once or one after the other.
 """
 
 import bisect
@@ -32,26 +32,26 @@ from bench.storage.ledger import footer_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A run to be merged, and its label for people."""
+    """A run to be merged, and its label for messages."""
 
     label: str
     run: Run
 
     @property
     def division(self) -> Division:
-        """What the run is a part of."""
+        """The division of the plan that the run is a part of."""
         division = self.run.header.division
         if division is None:
             raise BadInputError(
-                f"{self.label} is no shard but a run of a plan of its own: only what `python -m bench run --shard I/N` "
-                "wrote can be merged; to hold two runs against each other there is `python -m bench compare`"
+                f"{self.label} is not a shard but a complete plan: only runs made with `python -m bench run --shard "
+                "I/N` can be merged; use `python -m bench compare` to compare two runs"
             )
         return division
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """A shard as one source holds it; `records`, by place of the configuration and repeat, with where each ran."""
+    """A shard as one source contains it; its `records` are keyed by index of the configuration and repeat."""
 
     source: Source
     shard: Shard
@@ -60,11 +60,11 @@ class _Part:
 
 
 def merge_runs(sources: Sequence[Source]) -> Run:
-    """Return the run that `sources`, shards or what was merged of them, make together.
+    """Return the run that `sources`, shards or earlier merges, make together.
 
     Raises:
-        IncomparableError: they are of different plans, software or datasets.
-        BadInputError: one is no shard, or two hold one shard or one trial in two ways.
+        IncomparableError: they have different plans, software or datasets.
+        BadInputError: one is not a shard, or two contain different versions of the same shard or trial.
     """
     _require_one_plan(sources)
     _require_one_software(sources)
@@ -95,17 +95,17 @@ def _require_one_plan(sources: Sequence[Source]) -> None:
             )
             raise IncomparableError(
                 f"{other.label} is of plan {theirs.plan_id}, {first.label} of plan {ours.plan_id}{differences}: run "
-                "all shards with the same options, --devices and --threads among them"
+                "all shards with the same options, including --devices and --threads"
             )
         if ours.shards != theirs.shards:
             raise IncomparableError(
-                f"{other.label} is of the plan in {theirs.shards} shards, {first.label} of the same in {ours.shards}: "
-                "run all shards of one division"
+                f"{other.label} is one of {theirs.shards} shards of the plan, {first.label} one of {ours.shards}: run "
+                "all shards with the same number of shards"
             )
 
 
 def _plan_differences(ours: Plan, theirs: Plan) -> Iterator[str]:
-    """Yield in what two plans have no value in common: mostly what was left to machines that differ."""
+    """Yield each option for which two plans have no value in common, often a default that depends on the machine."""
     for name in ("repeats", "seed", "device", "threads", "dataset", "epochs"):
         mine, yours = (_values(plan, name) for plan in (ours, theirs))
         if mine.isdisjoint(yours):
@@ -124,8 +124,8 @@ def _require_one_software(sources: Sequence[Source]) -> None:
             different = first.run.header.software.differences(fingerprint.software)
             if different:
                 raise IncomparableError(
-                    f"{other.label} was measured with other software than {first.label}: {'; '.join(different)}: run "
-                    "all shards from one commit in equal environments, or compare them"
+                    f"{other.label} was measured with different software from {first.label}: {'; '.join(different)}: "
+                    "run all shards from one commit in equal environments, or compare them"
                 )
 
 
@@ -136,12 +136,14 @@ def _require_one_dataset(sources: Sequence[Source]) -> None:
             if isinstance(record.outcome, Measurement):
                 found.setdefault(record.outcome.dataset_sha256, source.label)
     if len(found) > 1:
-        told = ", ".join(f"{sha256[:8]} in {label}" for sha256, label in found.items())
-        raise IncomparableError(f"the datasets differ (SHA-256 {told}): point --data-root at one and the same data")
+        listed = ", ".join(f"{sha256[:8]} in {label}" for sha256, label in found.items())
+        raise IncomparableError(
+            f"the datasets differ (SHA-256 {listed}): point --data-root at the same data everywhere"
+        )
 
 
 def _joined_parts(sources: Sequence[Source]) -> list[_Part]:
-    """Return each shard once, in the order of their numbers."""
+    """Return each shard once, by ascending number."""
     joined: dict[int, _Part] = {}
     for source in sources:
         for part in _parts(source):
@@ -151,7 +153,7 @@ def _joined_parts(sources: Sequence[Source]) -> list[_Part]:
 
 
 def _parts(source: Source) -> Iterator[_Part]:
-    """Yield the shards that `source` holds. Records of a run share its plan's configurations, see `runfile.read`."""
+    """Yield the shards that `source` contains. A run's records share its plan's configurations, see `runfile.read`."""
     run, held = source.run, source.division.held
     configurations = run.header.plan.configurations
     places = {id(configuration): place for place, configuration in enumerate(configurations)}
@@ -172,42 +174,44 @@ def _parts(source: Source) -> Iterator[_Part]:
 
 
 def _joined(ours: _Part, theirs: _Part) -> _Part:
-    """Return what two sources hold of one shard; they may hold it at different stages."""
+    """Return what two sources together contain of one shard, which may be further along in one than in the other."""
     where = f"{ours.source.label} and {theirs.source.label}"
     if ours.shard != theirs.shard:
         raise BadInputError(
-            f"{where} overlap: both hold shard {ours.shard.number}, of runs {ours.shard.run_id} and "
-            f"{theirs.shard.run_id}: give one of them; bench compare holds them against each other"
+            f"{where} overlap: both contain shard {ours.shard.number}, of runs {ours.shard.run_id} and "
+            f"{theirs.shard.run_id}: give only one of them; `python -m bench compare` compares them"
         )
     if ours.configurations != theirs.configurations:
-        raise BadInputError(f"{where} hold other configurations of shard {ours.shard.number}: one of them was changed")
+        raise BadInputError(
+            f"{where} contain different configurations for shard {ours.shard.number}: one of the files was changed"
+        )
     for key in ours.records.keys() & theirs.records.keys():
         (mine, here), (yours, there) = ours.records[key], theirs.records[key]
         if here != there or mine != replace(yours, fingerprint=mine.fingerprint):
             raise BadInputError(
-                f"{where} hold different results of configuration {mine.trial.configuration.id}, repeat "
-                f"{mine.trial.repeat}, of the same run {ours.shard.run_id}: one of them was changed"
+                f"{where} contain different results for configuration {mine.trial.configuration.id}, repeat "
+                f"{mine.trial.repeat}, of the same run {ours.shard.run_id}: one of the files was changed"
             )
     return replace(ours, records={**ours.records, **theirs.records})
 
 
 def _in_order(part: _Part) -> Iterator[tuple[TrialRecord, Fingerprint]]:
-    """Yield the records of `part` as they were run; what began at the same moment in the order of the plan."""
+    """Yield the records of `part` by starting time, and those that started at the same time in the plan's order."""
     for _, found in sorted(part.records.items(), key=lambda item: (item[1][0].started_at, item[0])):
         yield found
 
 
 def _header(sources: Sequence[Source], parts: Sequence[_Part]) -> Header:
-    """Return the header of the parts together: that of the first but for what they share."""
+    """Return the header of the merged run: the first part's, except for what describes all parts together."""
     first = parts[0].source.run.header
     division = replace(parts[0].source.division, held=tuple(part.shard for part in parts))
     plan = replace(first.plan, configurations=tuple(c for part in parts for c in part.configurations))
     if len(set(plan.configurations)) < len(plan.configurations):
-        raise BadInputError("two shards hold one configuration: one of the files was changed")
+        raise BadInputError("two shards contain the same configuration: one of the files was changed")
     if not division.missing and plan_id(plan) != division.plan_id:
         raise BadInputError(
-            f"all shards together are plan {plan_id(plan)}, and say that they are of {division.plan_id}: one of the "
-            "files was changed"
+            f"all shards together are plan {plan_id(plan)}, but they claim to be parts of plan {division.plan_id}: one "
+            "of the files was changed"
         )
     return replace(
         first,
@@ -221,13 +225,13 @@ def _header(sources: Sequence[Source], parts: Sequence[_Part]) -> Header:
 
 
 def _run_id(shards: Iterable[Shard]) -> str:
-    """Return 8 hexadecimal digits, the first of them a letter, that stand for these runs."""
+    """Return 8 hexadecimal digits, the first of them a letter, derived from these runs' ids."""
     digest = hashlib.sha256(dumps(tuple(shards)).encode()).hexdigest()
     return f"{'abcd'[int(digest[0], 16) % 4]}{digest[1:8]}"
 
 
 def _footer(header: Header, records: Sequence[TrialRecord]) -> Footer:
-    """Count against the complete plan. The time is that of all trials, on however many machines."""
+    """Return the footer: counts refer to the complete plan, and the time is the sum over all trials and machines."""
     division = header.division
     planned = division.configurations * header.plan.repeats if division else 0
     wall_seconds = math.fsum(record.wall_seconds for record in records)

@@ -1,8 +1,8 @@
-"""The format of a stored run: which lines there are, what each must keep to, and how a file of them is read.
+"""The format of a stored run: its kinds of lines, the rules for each, and how such a file is read.
 
-Every line is an object with exactly one member, which names its kind: the header first, then trials, then a footer; a
-resumed run goes on with more trials and ends with a footer of its own. Where trials ran elsewhere than the header says,
-a fingerprint stands before the first of them. docs/results-format.schema.json describes it.
+Every line is an object with exactly one member, which names its kind: first the header, then trials, then a footer. A
+resumed run continues with more trials and another footer. If trials ran on another machine or with other software than
+the header says, a fingerprint line precedes the first of them. docs/results-format.schema.json describes the format.
 """
 
 import json
@@ -30,15 +30,15 @@ from bench.storage.ledger import Ledger
 from bench.system.collection import garbage_collection_paused
 
 MAX_LINE_BYTES: Final = 2**26
-"""64 MiB: a header with a plan of some hundred thousand configurations. A file with a longer line is no stored run."""
+"""64 MiB, enough for a header with over 100 000 configurations. A file with a longer line is not a stored run."""
 
 _BUFFER_BYTES: Final = 2**20
-"""Some hundred lines: with the usual 8 KiB, asking the system for them is half of what it costs to get them."""
+"""A few hundred lines: with the usual 8 KiB, system calls are half the cost of reading."""
 
 Record = TypeVar("Record", Header, TrialRecord)
 
 Item = Header | Fingerprint | TrialRecord | Footer
-"""What one line holds."""
+"""The content of one line."""
 
 _FOOTER_START: Final = b'{"footer":'
 _FOOTER_BYTES: Final = 4096
@@ -54,7 +54,7 @@ _KINDS: Final[dict[str, type[Item]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A run as read, where the last line that counts ends (bytes from the start), and which trials it holds."""
+    """A run that was read, the byte at which its last valid line ends, and the ledger of its trials."""
 
     run: Run
     end: int
@@ -62,10 +62,10 @@ class Reading:
 
 
 def encode(item: Item) -> bytes:
-    """Return `item` as its line, newline included.
+    """Return the line for `item`, newline included.
 
     Raises:
-        BadInputError: it could not be read back: a number in it is not finite, or of a wrong type or size.
+        BadInputError: it could not be read back, because a number in it is not finite or has a wrong type or size.
     """
     (kind,) = (name for name, type_ in _KINDS.items() if type_ is type(item))
     try:
@@ -73,12 +73,12 @@ def encode(item: Item) -> bytes:
     except ValueError as error:
         raise BadInputError(f"a {kind} cannot be stored: {error}; every number in it must be finite") from error
     if decode(line) != item:
-        raise BadInputError(f"a {kind} cannot be stored: it would be read back as another value")
+        raise BadInputError(f"a {kind} cannot be stored: it would be read back as a different value")
     return line
 
 
 def lines_of(run: Run) -> Iterator[str]:
-    """Yield the lines of `run`, whose records were read from files: that they can be stored needs no proof."""
+    """Yield the lines of `run`, whose records were read from files and so need no check that they can be stored."""
     items: tuple[Item | None, ...] = (run.header, *run.other_fingerprints, *run.records, run.footer)
     kinds = {type_: kind for kind, type_ in _KINDS.items()}
     for item in items:
@@ -87,10 +87,10 @@ def lines_of(run: Run) -> Iterator[str]:
 
 
 def decode(line: bytes) -> Item:
-    """Return what `line` holds.
+    """Return the content of `line`.
 
     Raises:
-        BadInputError: it is not one of the three kinds of line, or a member in it is not as the records have it.
+        BadInputError: it is not one of the kinds of lines, or a member in it does not match the record types.
     """
     data = coding.loads(line)
     if not isinstance(data, dict) or len(data) != 1 or not _KINDS.keys() >= data.keys():
@@ -100,12 +100,12 @@ def decode(line: bytes) -> Item:
 
 
 def read(path: Path) -> Reading:
-    """Return what the file at `path` holds; a last line that was cut off is dropped, with a warning.
+    """Return the contents of the file at `path`; a last line that was cut off is dropped, with a warning.
 
-    Records of a configuration of the plan hold the very object that the plan holds.
+    Records share the plan's configuration objects.
 
     Raises:
-        BadInputError: it is no stored run, or a line in it breaks a rule.
+        BadInputError: it is not a stored run, or a line in it breaks a rule.
     """
     with garbage_collection_paused():
         return _read(path)
@@ -126,11 +126,11 @@ def _read(path: Path) -> Reading:
             item = _read_line(line, ledger, read_canonical)
         except BadInputError as error:
             raise BadInputError(
-                f"{path}, line {line.number}: {error}; restore the file from a copy, or delete this line and run what "
-                "is missing with --resume"
+                f"{path}, line {line.number}: {error}; restore the file from a copy, or delete this line and run the "
+                "missing trials with --resume"
             ) from error
         if item is None:
-            warnings = (f"line {line.number}, the last, was cut off: its {len(line.text)} bytes are dropped",)
+            warnings = (f"line {line.number}, the last one, was cut off: its {len(line.text)} bytes are dropped",)
             break
         footer = item if isinstance(item, Footer) else None
         if isinstance(item, TrialRecord):
@@ -147,21 +147,21 @@ def _read(path: Path) -> Reading:
 
 
 def peek(path: Path) -> dict[str, Any]:
-    """Return the JSON of the header at `path`, unchecked but for being an object; the rest is not read.
+    """Return the header at `path` as JSON, checking only that it is an object; the rest is not read.
 
     Raises:
-        BadInputError: there is none.
+        BadInputError: there is no header.
     """
     return _header_body(path, _first(path, _lines(path)))
 
 
 def skim(path: Path) -> tuple[Header, Footer | None]:
-    """Return the header at `path`, and the footer that is its last line; None where it ends otherwise.
+    """Return the header at `path`, and its footer, or None if the last line is not a footer.
 
-    What lies between is not read.
+    The lines in between are not read.
 
     Raises:
-        BadInputError: it is no stored run, or one of a later version.
+        BadInputError: it is not a stored run, or one of a later version.
     """
     header = _read_header(path, _first(path, _lines(path)))
     try:
@@ -180,10 +180,10 @@ def skim(path: Path) -> tuple[Header, Footer | None]:
 
 
 def require_file(path: Path) -> None:
-    """Refuse what cannot be a stored run before anything is opened: opening a pipe would wait for ever.
+    """Check that `path` is an ordinary file before it is opened: opening a pipe would wait for ever.
 
     Raises:
-        BadInputError: `path` is not an ordinary file.
+        BadInputError: it is not.
     """
     try:
         mode = path.stat().st_mode
@@ -233,11 +233,11 @@ def _read_header(path: Path, line: _Line) -> Header:
     version = body.get("schema_version")
     if type(version) is int and version > SCHEMA_VERSION:
         raise BadInputError(
-            f"{path} has schema version {version}, and this bench reads versions up to {SCHEMA_VERSION}: upgrade bench"
+            f"{path} has schema version {version}, but this bench reads versions up to {SCHEMA_VERSION}: upgrade bench"
         )
     # Older versions need no migration so far, see `SCHEMA_VERSION`.
     if type(version) is not int or version < 1:
-        raise _no_run(path, f"its schema_version is {version!r}, and versions are whole numbers from 1")
+        raise _no_run(path, f"its schema_version is {version!r}, but versions are whole numbers from 1")
     try:
         header = coding.from_json(Header, body, "header")
     except BadInputError as error:
@@ -247,7 +247,7 @@ def _read_header(path: Path, line: _Line) -> Header:
 
 
 def _read_plan(path: Path, line: _Line) -> tuple[Header, dict[str, object]]:
-    """Return the header, and the configurations of its plan by their texts: plans can hold very many."""
+    """Return the header, and its plan's configurations by their JSON text, which speeds up reading large plans."""
     texts: dict[str, object] = {}
     header = _canonical_reader("header", Header, {Configuration: texts})(line.text)
     if header is None or header.schema_version != SCHEMA_VERSION:
@@ -258,18 +258,18 @@ def _read_plan(path: Path, line: _Line) -> tuple[Header, dict[str, object]]:
 
 
 def _require_sound(path: Path, header: Header) -> None:
-    """Refuse a division that could not be of the header's plan."""
+    """Refuse a division that contradicts itself or the header's plan."""
     division, configurations = header.division, len(header.plan.configurations)
     if division is None:
         return
     numbers = [shard.number for shard in division.held]
     if not numbers or numbers != sorted(set(numbers)) or not 1 <= numbers[0] <= numbers[-1] <= division.shards:
-        rule = f"header.division holds shards {numbers}: they must ascend, from 1 to {division.shards}"
+        rule = f"header.division has shards {numbers}, but they must ascend within 1 to {division.shards}"
         raise _damaged_header(path, rule)
     parts = [shard.configurations for shard in division.held]
     if min(parts) < 0 or sum(parts) != configurations or division.configurations < configurations:
         whole = division.configurations
-        rule = f"header.division holds {parts} of {whole} configurations, and the plan {configurations}"
+        rule = f"header.division has {parts} of {whole} configurations, but the plan has {configurations}"
         raise _damaged_header(path, rule)
 
 
@@ -288,7 +288,7 @@ def _header_body(path: Path, line: _Line) -> dict[str, Any]:
 
 
 def _canonical_reader(name: str, kind: type[Record], shared: Shared) -> Callable[[bytes], Record | None]:
-    """Return a fast `decode` for lines of a `kind` as `encode` writes them; it returns None for every other line."""
+    """Return a fast `decode` for lines of a `kind` exactly as `encode` writes them; for any other it returns None."""
     reader = CanonicalReader(kind, shared)
     start, end = f'{{"{name}":'.encode(), b"}\n"
 
@@ -303,22 +303,22 @@ def _canonical_reader(name: str, kind: type[Record], shared: Shared) -> Callable
 def _read_line(
     line: _Line, ledger: Ledger, read_canonical: Callable[[bytes], TrialRecord | None]
 ) -> Fingerprint | TrialRecord | Footer | None:
-    """Return what `line` holds; None when it is the last and was cut off."""
+    """Return the content of `line`; None if it is the last one and was cut off."""
     if not line.text.endswith(b"\n"):
         return None
     try:
         item = read_canonical(line.text) or decode(line.text)
     except BadInputError as error:
-        # A crashed file system may end a file anywhere in any way: but not with JSON that breaks only our rules.
+        # After a crash a file may end in any bytes, but not in valid JSON that only breaks this format's rules.
         if line.is_last and isinstance(error.__cause__, json.JSONDecodeError | UnicodeDecodeError):
             return None
         raise
     if isinstance(item, Header):
-        raise BadInputError("a second header, and a run has one: two runs were put into one file")
+        raise BadInputError("a second header, but a run has only one: two runs were put into one file")
     if isinstance(item, TrialRecord):
         return ledger.admit(item)
     if isinstance(item, Fingerprint):
-        ledger.enter(item)
+        ledger.add_fingerprint(item)
     return item
 
 

@@ -1,17 +1,12 @@
-"""Stored runs: one JSON-lines file a run, appended to trial by trial and readable at any moment, cut at any byte.
+"""Writing and reading stored runs: one JSON-lines file each, appended to trial by trial and readable at any moment.
 
-`bench.storage.runfile` knows the lines. Runs lie in folders by machine and are referred to by path, by run id
-or as ``latest``.
+`bench.storage.runfile` defines the lines, `bench.storage.references` how runs are named and found.
 """
 
 import contextlib
-import datetime as dt
 import io
 import os
-import re
-import secrets
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,29 +16,17 @@ from bench.records import Fingerprint, Footer, Header, Run, TrialRecord
 from bench.storage import runfile
 from bench.storage.ledger import Ledger
 from bench.system.locks import IMPATIENT, FileLock, Patience
-from bench.system.outputs import remove_abandoned, require_writable, say, write_atomically
-from mnist_mlp.spelling import did_you_mean
-
-SUFFIX: Final = ".jsonl"
+from bench.system.outputs import remove_abandoned, require_writable, write_atomically
 
 _MERGE_SECONDS: Final = 60.0
-"""How long a merge waits for another one into the same file: of 100 000 trials one takes 7 s."""
-
-LATEST: Final = "latest"
-"""The reference to the run that was created last."""
-
-_PUBLISHED: Final = frozenset({"reference", "baselines"})
-"""Folders of runs that came with the repository."""
-
-_NAME: Final = re.compile(r"\w[\w.+-]{0,47}")
-_LISTED: Final = 10
+"""How long a merge waits for another one into the same file. Merging 100 000 trials takes 7 s."""
 
 
 class RunWriter:
-    """Appends to one stored run. The only writer of its file, in any process, until `close` or its process's end."""
+    """Appends to one stored run. No other process can write to the file until `close`, or until this process ends."""
 
     def __init__(self, path: Path, file: io.FileIO, lock: FileLock, ledger: Ledger, end: int) -> None:
-        """Take over an open file whose whole lines end at byte `end`, and its lock; use `create` or `resume`."""
+        """Take over an open file whose complete lines end at byte `end`, and its lock; use `create` or `resume`."""
         self.path = path
         self._file = file
         self._lock = lock
@@ -52,10 +35,10 @@ class RunWriter:
 
     @classmethod
     def create(cls, path: Path, header: Header) -> "RunWriter":
-        """Make a new file at `path`, and its folders, that holds `header`, on disk when this returns.
+        """Create the file at `path`, and its folders, with `header`, which is on disk when this returns.
 
         Raises:
-            BadInputError: something is at `path` already, or nothing can be made there.
+            BadInputError: `path` exists already, or cannot be created.
             StorageError: the header could not be written; no file is left behind.
         """
         line = runfile.encode(header)
@@ -72,20 +55,23 @@ class RunWriter:
             raise _unusable(path, error) from error
         try:
             writer._write(line)
-        except BaseException:
+        except BaseException as error:
             writer._file.close()
             path.unlink(missing_ok=True)
             lock.release()
+            if isinstance(error.__cause__, OSError):
+                reason = error.__cause__.strerror
+                raise StorageError(f"{path} cannot be written: {reason}; make room, or choose another place") from error
             raise
         _sync_folder(path.parent)
         return writer
 
     @classmethod
     def resume(cls, path: Path) -> "tuple[RunWriter, Run]":
-        """Open the stored run at `path` to append to it, and return what it holds; a torn last line is cut off.
+        """Open the stored run at `path` to append to it, and return its contents; a torn last line is removed.
 
         Raises:
-            BadInputError: `path` is no stored run, cannot be written, or is being written.
+            BadInputError: `path` is not a stored run, cannot be written, or is being written by another process.
         """
         runfile.require_file(path)
         lock = _writer_lock(path)
@@ -107,24 +93,24 @@ class RunWriter:
         return writer, reading.run
 
     def fingerprint_number(self, fingerprint: Fingerprint) -> int:
-        """Return the number by which records name `fingerprint`; one that is new is stored first.
+        """Return the number that records have for `fingerprint`; a new one is stored first.
 
         Raises:
-            StorageError: it could not be written; what was stored before is intact.
+            StorageError: it could not be written; everything stored before is intact.
         """
         known = self._ledger.fingerprints
         if fingerprint not in known:
             self._write(runfile.encode(fingerprint))
-            self._ledger.enter(fingerprint)
+            self._ledger.add_fingerprint(fingerprint)
         return known.index(fingerprint)
 
     def append(self, record: TrialRecord) -> None:
         """Store `record`: it is on disk when this returns.
 
         Raises:
-            StorageError: it could not be written; what was stored before is intact.
-            BadInputError: it is not a trial of this run's plan, that trial is stored already, or it ran nowhere that is
-                known here (`fingerprint_number`).
+            StorageError: it could not be written; everything stored before is intact.
+            BadInputError: its trial is not in this run's plan or is stored already, or its fingerprint number is
+                unknown (see `fingerprint_number`).
         """
         line = runfile.encode(record)
         self._ledger.admit(record)
@@ -135,20 +121,20 @@ class RunWriter:
             raise
 
     def finish(self, footer: Footer) -> None:
-        """Store `footer`: this run, or this part of it, stopped in good order.
+        """Store `footer`: this command stopped in good order.
 
         Raises:
-            StorageError: it could not be written; what was stored before is intact.
+            StorageError: it could not be written; everything stored before is intact.
         """
         self._write(runfile.encode(footer))
 
     def close(self) -> None:
-        """Let others write; once closed, do nothing."""
+        """Close the file and release its lock; closing again does nothing."""
         self._file.close()
         self._lock.release()
 
     def __enter__(self) -> Self:
-        """Return this writer, to be closed with the context."""
+        """Return this writer, which is closed with the context."""
         return self
 
     def __exit__(
@@ -160,24 +146,24 @@ class RunWriter:
     def _write(self, line: bytes) -> None:
         try:
             self._require_at_path()
-            self._cut_back()  # again, where a full disk or a signal kept the last failed write from it
+            self._cut_back()  # again: a full disk or a signal may have prevented it after the last failed write
             rest = memoryview(line)
-            while rest:  # a nearly full disk takes a part of it first
+            while rest:  # a nearly full disk may take only a part at first
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-        except BaseException as error:  # a signal's exception too must not leave half a line behind
+        except BaseException as error:  # a signal's exception must not leave half a line behind either
             with contextlib.suppress(OSError):
                 self._cut_back()
             if not isinstance(error, OSError):
                 raise
             raise StorageError(
                 f"{self.path}: a line of {len(line)} bytes cannot be stored: {error.strerror}; everything before it is "
-                "intact: make room or repair the disk, then go on with --resume"
+                "intact: make room or repair the disk, then continue with --resume"
             ) from error
         self._end += len(line)
 
     def _require_at_path(self) -> None:
-        """Refuse to go on measuring for a file that nobody could find: what is written to it would be lost."""
+        """Check that the file is still at its path: what is written to a deleted or replaced file would be lost."""
         try:
             is_there = os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
         except FileNotFoundError:
@@ -185,7 +171,7 @@ class RunWriter:
         if not is_there:
             raise StorageError(
                 f"{self.path} was removed, moved or replaced while it was being written, so nothing more is stored: "
-                "restore it and go on with --resume, or start a new run"
+                "restore it and continue with --resume, or start a new run"
             )
 
     def _cut_back(self) -> None:
@@ -194,23 +180,23 @@ class RunWriter:
 
 
 def read_run(path: Path) -> Run:
-    """Return the stored run at `path`; it may still be growing. A torn last line is dropped, and `warnings` says so.
+    """Return the stored run at `path`, which may still be growing. A torn last line is dropped, and `warnings` says so.
 
     Raises:
-        BadInputError: `path` is no stored run, or a line in it breaks a rule.
+        BadInputError: `path` is not a stored run, or a line in it breaks a rule.
     """
     return runfile.read(path).run
 
 
 def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
-    """Replace the run at `path` by what `merge` makes of it, None where there is none yet; return that.
+    """Pass the run at `path`, None if there is none, to `merge`; store the result at `path` and return it.
 
-    No other merge comes in between, which would be lost: one that began earlier is waited for. What is merged already
-    is not written again.
+    A lock keeps concurrent merges from overwriting each other: one that started earlier is waited for. An unchanged
+    run is not written again.
 
     Raises:
-        BadInputError: `path` cannot be written, or is being written for a minute.
-        StorageError: it could not be written; what was there before is intact.
+        BadInputError: `path` cannot be written, or another process is still writing it after a minute.
+        StorageError: it could not be written; the previous file is intact.
     """
     require_writable(path)
     lock = _writer_lock(path, Patience(seconds=_MERGE_SECONDS))
@@ -225,127 +211,23 @@ def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
         lock.release()
 
 
-def run_path(directory: Path, header: Header) -> Path:
-    """Return where the run belongs under `directory`: ``<machine>/<UTC time>-<name>-<run id>.jsonl``.
-
-    Raises:
-        BadInputError: the run's name or its time of creation does not fit into a file name.
-    """
-    check_name(header.name)
-    created = parse_instant(header.created_at)
-    if created is None:
-        raise BadInputError(f"created_at is {header.created_at!r}: it must be a time in ISO 8601")
-    return directory / header.machine.id / f"{created:%Y%m%dT%H%M%SZ}-{header.name}-{header.run_id}{SUFFIX}"
-
-
-def check_name(name: str) -> None:
-    """Refuse what cannot be a run's name.
-
-    Raises:
-        BadInputError: it does not fit into a file name.
-    """
-    if _NAME.fullmatch(name) is None:
-        raise BadInputError(
-            f"the name {name!r} cannot be part of a file name: use up to 48 letters, digits and . _ + -, "
-            "beginning with a letter or digit"
-        )
-
-
-def new_run_id() -> str:
-    """Return 8 random hexadecimal digits, at least one of them a letter that no spreadsheet takes for a number's."""
-    while True:
-        run_id = secrets.token_hex(4)
-        if not set(run_id) <= set("0123456789e"):  # 12345678 and 1234e567 would come back from a CSV as numbers
-            return run_id
-
-
-def resolve(reference: str, directory: Path) -> Path:
-    """Return the file of the run that `reference` names: a path, the beginning of a run id, or ``latest``.
-
-    Ids and ``latest`` are looked up in all stored runs under `directory`, however deep; ``latest`` is a published run,
-    which is then said, only where there is no other.
-
-    Raises:
-        BadInputError: no run or more than one is meant; the message lists those that could be.
-    """
-    if os.path.isfile(reference):  # noqa: PTH113 - Path.is_file raises on names too long for the file system
-        return Path(reference)
-    if reference.endswith(SUFFIX) or any(separator in reference for separator in "/\\"):
-        raise BadInputError(
-            f"{reference!r} is not a file: name a stored run ({SUFFIX}), the beginning of its id, or {LATEST}"
-        )
-    stored = sorted(find_runs(directory), key=lambda run: (run.created_at, run.path))
-    if not stored:
-        raise BadInputError(f"no stored run is under {directory}: make one with `python -m bench run`, or name a file")
-    if reference == LATEST:
-        own = [run for run in stored if not _PUBLISHED & set(run.path.relative_to(directory).parts[:1])]
-        if not own:
-            say(f"bench: latest is {stored[-1].path}, a published run: none of your own is under {directory}")
-        return (own or stored)[-1].path
-    found = [run for run in stored if reference and run.run_id.startswith(reference)]
-    if len(found) == 1:
-        return found[0].path
-    problem = (
-        f"{len(found)} run ids begin with {reference!r}: write more digits, or a path"
-        if found
-        else f"{reference!r} is neither a file, nor the beginning of a run id, nor {LATEST}"
-        f"{did_you_mean(reference, (LATEST,))}"
-    )
-    candidates = "".join(f"\n  {run.run_id}  {run.path}" for run in (found or stored)[: -_LISTED - 1 : -1])
-    raise BadInputError(f"{problem}. The newest that could be meant:{candidates}")
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRun:
-    """A file that begins as a stored run does."""
-
-    created_at: dt.datetime
-    run_id: str
-    path: Path
-
-
-def find_files(directory: Path) -> Iterator[Path]:
-    """Yield the files under `directory`, however deep, that are named as stored runs are."""
-    return directory.rglob(f"*{SUFFIX}")
-
-
-def find_runs(directory: Path) -> Iterator[FoundRun]:
-    """Yield what under `directory` begins as a stored run does; the rest of the files is read only when asked for."""
-    for path in find_files(directory):
-        try:
-            header = runfile.peek(path)
-        except BadInputError:
-            continue
-        created, run_id = parse_instant(header.get("created_at")), header.get("run_id")
-        if created is not None and isinstance(run_id, str):
-            yield FoundRun(created, run_id, path)
-
-
-def parse_instant(text: object) -> dt.datetime | None:
-    """Return the time in ISO 8601 that `text` is, in UTC; None for anything else."""
-    if not isinstance(text, str):
-        return None
-    try:
-        instant = dt.datetime.fromisoformat(text)
-        return instant.replace(tzinfo=dt.UTC) if instant.tzinfo is None else instant.astimezone(dt.UTC)
-    except (ValueError, OverflowError):
-        return None
-
-
 def _writer_lock(path: Path, patience: Patience = IMPATIENT) -> FileLock:
     resolved = path.resolve()  # one lock, whatever way the file is reached
     return patience.acquire(
-        resolved.with_name(f".{resolved.name}.lock"), str(path), "a stored run has one writer: wait until that one ends"
+        resolved.with_name(f".{resolved.name}.lock"),
+        str(path),
+        "a stored run can have only one writer: wait until that one ends",
     )
 
 
 def _unusable(path: Path, error: OSError) -> BadInputError:
-    reason = "it exists already" if isinstance(error, FileExistsError) else error.strerror
-    return BadInputError(f"{path} cannot be written: {reason}; name another file, or go on with this run by --resume")
+    if isinstance(error, FileExistsError) and path.exists():
+        return BadInputError(f"{path} exists already: name another file, or continue that run with --resume")
+    return BadInputError(f"{path} cannot be written: {error.strerror}; choose a writable place with enough room")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new file's name as durable as its contents. Windows and some network file systems cannot and need not."""
+    """Make a new file's name as durable as its contents; Windows and some network file systems do not support it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The tidy table of a stored run: one flat row a trial, in `COLUMNS`' order, and the CSV of it.
+"""The tidy table of a stored run: one flat row per trial with the columns `COLUMNS`, and its CSV.
 
 Values are unrounded SI base units; what was not measured is None in a row and an empty cell in the CSV.
 """
@@ -23,7 +23,7 @@ from bench.records import (
 from bench.system.outputs import write_atomically
 
 MEASURED: Final = "measured"
-"""Status of a trial that has a measurement; any other is the kind of its failure."""
+"""Status of a trial that has a measurement; any other status is the kind of its failure."""
 
 Value = str | int | float | bool | None
 
@@ -41,20 +41,20 @@ class Column:
 
 
 def trial_rows(run: Run) -> list[dict[str, object]]:
-    """Return one row for each stored trial of `run`, in their order: column name → value, None where unmeasured."""
+    """Return one row for each stored trial of `run`, in order: column name → value, None if not measured."""
     return [{column.name: column.value(run, record) for column in COLUMNS} for record in run.records]
 
 
 def write_csv(run: Run, path: Path) -> None:
-    """Write the rows of `run` to `path` as CSV in UTF-8, at once: whoever reads sees the old file or the whole new one.
+    """Write the rows of `run` to `path` as CSV in UTF-8, atomically: readers see either the old file or the new one.
 
-    ``pandas.read_csv(path)`` gives numbers as numbers and text as text; whole numbers with empty cells come as floats,
-    and a float's last digit may differ unless ``float_precision="round_trip"`` is asked for. The cells of text are
-    harmless in spreadsheets: unprintable characters (line ends too) become spaces, and a text that would be taken for a
-    formula (it begins with = + - or @) gets a single quote in front. Only `failure_message` can hold such text.
+    ``pandas.read_csv(path)`` gives numbers as numbers and text as text; whole numbers with empty cells become floats,
+    and a float's last digit may differ without ``float_precision="round_trip"``. Text cells are safe in spreadsheets:
+    unprintable characters (including line ends) become spaces, and a text that would be taken for a formula (it starts
+    with = + - or @) gets a leading single quote. Only `failure_message` can contain such text.
 
     Raises:
-        StorageError: it cannot be written; a file that was at `path` before is untouched.
+        StorageError: it cannot be written; an earlier file at `path` is unchanged.
     """
     import pandas as pd  # noqa: PLC0415 - pandas takes half a second to import, and `trial_rows` does without
 
@@ -91,7 +91,7 @@ def _measured(
     description: str,
     get: Callable[[Measurement], Value] | None = None,
 ) -> Column:
-    """Return a column that is empty where a trial failed: what `get` takes of a measurement, or else its `name`."""
+    """Return a column with `get` of each measurement, by default its field `name`; empty if the trial failed."""
     taken = get or attrgetter(name)
 
     def value(_run: Run, record: TrialRecord) -> Value:
@@ -101,7 +101,7 @@ def _measured(
 
 
 def _part(member: str, field: str, dtype: Literal["string", "Int64", "Float64"], description: str) -> Column:
-    """Return the column of a field of a member of the measurement; empty where that is None."""
+    """Return the column of a field of a member of the measurement; empty if that member is None."""
 
     def get(measurement: Measurement) -> Value:
         part = getattr(measurement, member)
@@ -112,13 +112,13 @@ def _part(member: str, field: str, dtype: Literal["string", "Int64", "Float64"],
 
 
 def _peak(member: str, what: str) -> tuple[Column, Column]:
-    """Return the columns of a peak and of the method that measured it."""
+    """Return the columns of a peak and of how it was measured."""
     how = f"how {member}_bytes was measured"
     return _part(member, "bytes", "Int64", what), _part(member, "method", "string", how)
 
 
 def _summed(name: str, dtype: Literal["Int64", "Float64"], description: str) -> Column:
-    """Return the column of a contention's field, a sum over the epochs; empty where one lacks its part."""
+    """Return the column of a field of `Contention`, summed over the epochs; empty if an epoch lacks it."""
 
     def get(measurement: Measurement) -> Value:
         parts = [getattr(epoch.contention, name) for epoch in measurement.epochs]
@@ -134,7 +134,7 @@ def _extreme(
     choose: Callable[[Iterable[float]], float],
     field: str,
 ) -> Column:
-    """Return the column of the extreme, over the samples beside the epochs, of a field of the device's conditions."""
+    """Return the column with the extreme value of a field of `DeviceConditions` over the epochs."""
 
     def get(measurement: Measurement) -> Value:
         known = [each for sample in _conditions(measurement) if (each := getattr(sample, field)) is not None]
@@ -148,7 +148,7 @@ def _conditions(measurement: Measurement) -> list[DeviceConditions]:
 
 
 def _clock_reasons(measurement: Measurement) -> str | None:
-    """Return every reason once, in the order in which they came up; None without any."""
+    """Return every reason once, in the order in which they occurred; None if there were none."""
     names = (name for sample in _conditions(measurement) for name in sample.clock_reasons or ())
     return ";".join(dict.fromkeys(names)) or None
 

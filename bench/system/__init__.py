@@ -1,1 +1,1 @@
-"""What the harness needs of the operating system and of other programs: locks, signals, files, hosts, git."""
+"""What the harness needs from the operating system and other programs: locks, signals, files, hosts, git."""

@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept from going over very many records again and again."""
+"""Keeps Python's garbage collector from scanning very many records again and again."""
 
 import contextlib
 import gc
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """Collect nothing within: records hold no cycles, and to look for some in millions of them takes seconds."""
+    """Pause garbage collection: records contain no cycles, and searching millions of them for some takes seconds."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Where the harness itself lies: beside it is the workload that it measures unless told otherwise."""
+"""Where the harness itself is; the workload that it measures by default is beside it."""
 
 from pathlib import Path
 from typing import Final
@@ -7,4 +7,4 @@ PACKAGE: Final = Path(__file__).resolve().parents[1]
 """The folder of the package `bench`."""
 
 ROOT: Final = PACKAGE.parent
-"""What holds it: a checkout, or an installation's site-packages."""
+"""The folder that contains it: a checkout, or an installation's site-packages."""

@@ -1,4 +1,4 @@
-"""Which host this is: equal for all processes that share its cores, in whatever container or network they are."""
+"""Identifies the host: equal for all processes that share its cores, whatever their container or network."""
 
 import platform
 import uuid
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def host_identity() -> str:
-    """Return the kernel's own number of this boot, where there is one, else a number of the network hardware.
+    """Return the kernel's identifier of this boot if there is one, otherwise one of the network hardware.
 
-    It is compared, never stored.
+    It is only compared, never stored.
     """
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -10,15 +10,15 @@ from typing import Any, Final, Self
 from bench.errors import InterruptedRunError
 
 SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What ends a command, where this system has it: SIGHUP comes when its terminal goes away."""
+"""The signals that end a command, if this system has them. SIGHUP is sent when the terminal closes."""
 
 
 class Interrupts:
     """While this context is open, each of `SIGNALS` raises `InterruptedRunError` in the main thread, once.
 
-    One that is ignored stays so: nohup ignores SIGHUP, a script's job in the background SIGINT. Further signals are
-    ignored, so that they cannot disturb the clean-up that the first one began. Within `shield` a signal waits until the
-    end of the block.
+    A signal that is ignored stays ignored: nohup ignores SIGHUP, and a script's background job ignores SIGINT. Further
+    signals have no effect, so that they cannot disturb the clean-up that the first one started. Within `shield`, a
+    signal takes effect at the end of the block.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Interrupts:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Install the handlers; elsewhere than in the main thread, where Python allows none, do nothing."""
+        """Install the handlers; do nothing outside the main thread, where Python does not allow it."""
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -39,7 +39,7 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Put back the handlers that were there before."""
+        """Restore the previous handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -1,7 +1,7 @@
-"""Locks between processes: one writer a stored run, one run a device. A crash leaves nothing locked.
+"""Locks between processes: one writer per stored run, one run per device. A crash leaves nothing locked.
 
-The operating system holds the lock on an open file and drops it when the process dies, however it dies. The lock file
-also says who holds it; that text is for messages and decides nothing.
+The operating system holds the lock on an open file and releases it when the process ends, in whatever way. The file
+also says who holds the lock; that text is only for messages.
 """
 
 import contextlib
@@ -27,43 +27,43 @@ _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 _PHYSICAL: Final = re.compile(r"[0-9A-Za-z-]{1,100}", re.ASCII)
 
 _LOCKED_BYTE: Final = 2**30
-"""Where Windows locks, whose locks forbid reading: far behind the text that says who holds the lock."""
+"""The byte to lock on Windows, where a locked byte cannot be read: far behind the text that names the holder."""
 
 _MAX_HOLDER_BYTES: Final = 4096
 
 POLL_SECONDS: Final = 1.0
-"""Between two looks at a lock that is waited for: no time that its holder's measurement could lose."""
+"""Time between two attempts to get a lock, long enough not to disturb its holder's measurement."""
 
 REMIND_SECONDS: Final = 60.0
-"""Between two messages about the same wait."""
+"""Time between two messages about the same wait."""
 
 
 class HeldError(BadInputError):
-    """Somebody else holds the lock."""
+    """The lock is held by somebody else."""
 
 
 class FileLock:
-    """An exclusive lock, held from `acquire` to `release`, on a file that exists for this purpose alone."""
+    """An exclusive lock, held from `acquire` to `release`, on a file that exists only for this purpose."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        """Take over `descriptor`, an open and locked file at `path`; use `acquire` to get one."""
+        """Take over `descriptor`, an open and locked file at `path`; use `acquire` instead."""
         self.path = path
         self._descriptor: int | None = descriptor
 
     @classmethod
     def acquire(cls, path: Path, subject: str, remedy: str) -> "FileLock":
-        """Lock `path`, or say who holds it; never wait. `subject` and `remedy` begin and end the message.
+        """Lock `path` without waiting. `subject` and `remedy` start and end the message of a `HeldError`.
 
         Raises:
-            HeldError: somebody holds the lock (this process included).
+            HeldError: somebody holds the lock (possibly this process); the message says who.
             BadInputError: `path` cannot be written.
         """
         try:
             descriptor = _open_locked(path)
         except OSError as error:
             raise BadInputError(
-                f"{subject}: the lock file {path} cannot be opened and locked: {error.strerror}; choose a place that "
-                "you may write to, on a file system with locks"
+                f"{subject}: the lock file {path} cannot be opened and locked: {error.strerror}; use a writable folder "
+                "on a file system that supports locks"
             ) from error
         if descriptor is None:
             raise HeldError(f"{subject} is in use by {_holder(path)}; {remedy}")
@@ -74,11 +74,11 @@ class FileLock:
         return cls(path, descriptor)
 
     def release(self) -> None:
-        """Remove the lock file and unlock; once released, do nothing."""
+        """Remove the lock file and unlock; releasing again does nothing."""
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
-        # Removed while still locked: afterwards it could be somebody else's. Windows refuses to remove an open file.
+        # Remove it while still locked: afterwards it could be somebody else's. Windows refuses to remove an open file.
         with contextlib.suppress(OSError):
             self.path.unlink()
         os.close(descriptor)
@@ -86,22 +86,22 @@ class FileLock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait for a lock that somebody holds, and where to say so."""
+    """How long to wait for a lock that somebody else holds, and how to report the wait."""
 
     seconds: float = 0.0
-    tell: Callable[[str], None] = lambda _line: None
+    notify: Callable[[str], None] = lambda _line: None
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
     def acquire(self, path: Path, subject: str, remedy: str) -> FileLock:
-        """Lock `path` as `FileLock.acquire` does, as soon as it is free.
+        """Lock `path` like `FileLock.acquire`, as soon as it is free.
 
         Raises:
-            HeldError: it was held all the time.
+            HeldError: it was held the whole time.
             BadInputError: `path` cannot be written.
         """
         start = self.clock()
-        told: float | None = None
+        last_notice: float | None = None
         while True:
             try:
                 lock = FileLock.acquire(path, subject, remedy)
@@ -109,55 +109,56 @@ class Patience:
                 now = self.clock()
                 left = start + self.seconds - now
                 if left <= 0:
-                    raise HeldError(f"{error}; waited {self.seconds:g} s" if told is not None else str(error)) from None
-                if told is None or now - told >= REMIND_SECONDS:
-                    told = now
-                    self.tell(f"{subject} is in use by {_holder(path)}: waiting for it, {left:.0f} s at most")
+                    waited = "" if last_notice is None else f"; waited {self.seconds:g} s"
+                    raise HeldError(f"{error}{waited}") from None
+                if last_notice is None or now - last_notice >= REMIND_SECONDS:
+                    last_notice = now
+                    self.notify(f"{subject} is in use by {_holder(path)}: waiting for up to {left:.0f} s")
                 self.sleep(min(left, POLL_SECONDS))
             else:
-                if told is not None:
-                    self.tell(f"{subject} is free: going on")
+                if last_notice is not None:
+                    self.notify(f"{subject} is free: continuing")
                 return lock
 
 
 IMPATIENT: Final = Patience()
-"""Not to wait at all."""
+"""Do not wait at all."""
 
 
 @contextlib.contextmanager
 def device_locks(
     devices: Iterable[str], directory: Path | None = None, *, patience: Patience = IMPATIENT
 ) -> Iterator[None]:
-    """Hold the locks of `devices` (``cpu``, ``mps``, ``cuda:1``, …), all or none; ``cuda`` and ``cuda:0`` are the same.
+    """Hold the locks of `devices` (``cpu``, ``mps``, ``cuda:1``, …), all or none.
 
-    So are those that CUDA_VISIBLE_DEVICES makes the same: ``cuda:0`` where it is ``1``, and ``cuda:1`` without it. The
-    lock files lie in `directory`, by default a folder of this user's in the system's place for temporary files. With
-    `patience` each lock is waited for, one after the other.
+    ``cuda`` and ``cuda:0`` are the same device, and so are names that CUDA_VISIBLE_DEVICES maps to the same GPU: with
+    the value ``1``, ``cuda:0`` is the ``cuda:1`` of processes without it. The lock files are in `directory`, by default
+    a folder of this user's in the system's folder for temporary files. `patience` applies to each lock in turn.
 
     Raises:
         HeldError: another run holds a lock; the message says which.
-        BadInputError: a device name is none, or the folder cannot be made or is not this user's alone.
+        BadInputError: a device name is invalid, or the folder cannot be created or does not belong to this user alone.
     """
     names = {_canonical(device) for device in devices}
     subjects = {f"device-{kind}-{_physical(kind, index)}.lock": (kind, index) for kind, index in names}
     folder = _private_folder(directory)
     with contextlib.ExitStack() as stack:
-        # One order for all, so that of two runs one gets everything it wants.
+        # All runs lock in the same order, so that of two runs one gets all of its devices.
         for file, (kind, index) in sorted(subjects.items()):
             lock = patience.acquire(
                 folder / file,
                 f"device {kind}:{index}" if index else f"device {kind}",
-                "two runs on one device spoil each other's timings: wait until that one ends (--wait 1h), or stop it",
+                "two runs on one device would distort each other's times: wait until it ends (--wait 1h), or stop it",
             )
             stack.callback(lock.release)
         yield
 
 
 def require_free(devices: Iterable[str], patience: Patience) -> None:
-    """Wait for, or refuse, what another run holds of `devices`, before anything is started that could disturb it.
+    """Wait until no other run is using `devices`, before anything is started that could disturb it.
 
-    Of ``auto`` the CPU is known to be part. What is no device's name is left to who knows which there are. Nothing is
-    held afterwards: `device_locks` decides.
+    ``auto`` always includes the CPU. Invalid names are ignored here and refused later. Nothing is held afterwards: the
+    run itself takes its `device_locks`.
 
     Raises:
         HeldError: another run holds a lock, see `device_locks`.
@@ -170,14 +171,16 @@ def require_free(devices: Iterable[str], patience: Patience) -> None:
 def _canonical(device: str) -> tuple[str, int]:
     match = _DEVICE.fullmatch(device)
     if match is None:
-        raise BadInputError(f"{device!r} is no device name: write a kind and an optional index, such as cpu or cuda:1")
+        raise BadInputError(
+            f"{device!r} is not a device name: write a kind and an optional index, such as cpu or cuda:1"
+        )
     return match[1], int(match[2] or 0)
 
 
 def _physical(kind: str, index: int) -> str:
-    """Return what device ``kind:index`` is called where all are visible: its number there, or an identity of its own.
+    """Return the number or the identifier that device ``kind:index`` has when all devices are visible.
 
-    The variable lists the visible ones in the order of their numbers here, by either.
+    CUDA_VISIBLE_DEVICES lists the visible ones by either, in the order of their indices in this process.
     """
     visible = os.environ.get(_VISIBLE, "").split(",") if kind == "cuda" else []
     name = visible[index].strip() if index < len(visible) else ""
@@ -188,13 +191,13 @@ def _private_folder(directory: Path | None) -> Path:
     user = _user()
     folder = directory or _temporary_folder() / ("mnist-mlp-bench" if user is None else f"mnist-mlp-bench-{user}")
     rule = "device locks need a folder that belongs to you and that nobody else can write to"
-    remedy = f"remove {folder}, or set TMPDIR to a place of your own"
+    remedy = f"remove {folder}, or set TMPDIR to a folder of your own"
     try:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
         status = folder.lstat()
     except OSError as error:
-        raise BadInputError(f"{folder} cannot be made: {error.strerror}; {rule}; {remedy}") from error
+        raise BadInputError(f"{folder} cannot be created: {error.strerror}; {rule}; {remedy}") from error
     if not stat.S_ISDIR(status.st_mode):
         raise BadInputError(f"{folder} is not a folder; {rule}; {remedy}")
     if user is not None and (status.st_uid != user or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
@@ -210,18 +213,18 @@ def _temporary_folder() -> Path:
     except OSError as error:
         raise BadInputError(
             f"there is no folder for temporary files, where device locks are kept: {error.strerror}; make room, or set "
-            "TMPDIR to a folder that you may write to"
+            "TMPDIR to a writable folder"
         ) from error
 
 
 def _user() -> int | None:
     if sys.platform == "win32":  # pragma: no cover
-        return None  # its folder for temporary files is the user's own already
+        return None  # there, the folder for temporary files is the user's own already
     return os.geteuid()
 
 
 def _open_locked(path: Path) -> int | None:
-    """Return a descriptor of the file at `path`, made if need be, with the lock; None when somebody holds it."""
+    """Open and lock the file at `path`, which is created if missing; return None if somebody else holds the lock."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
@@ -234,7 +237,7 @@ def _open_locked(path: Path) -> int | None:
         except OSError:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder removed it between our opening and locking it: a lock on no name
+        os.close(descriptor)  # the holder removed the file after we opened it, so the lock is on a deleted file: retry
 
 
 if sys.platform == "win32":  # pragma: no cover
@@ -270,4 +273,4 @@ def _holder(path: Path) -> str:
             data = coding.loads(file.read(_MAX_HOLDER_BYTES))
         return f"process {int(data['pid'])} since {data['since']}"
     except (OSError, BadInputError, TypeError, KeyError, ValueError):
-        return "another process"  # which has not yet written who it is
+        return "another process"  # it has not yet written its id

@@ -1,9 +1,12 @@
-"""Files that commands write beside the stored runs: whole or not at all, and the summary page of a CI job."""
+"""Output other than the stored runs: files written completely or not at all, messages, a CI job's summary page."""
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import shlex
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -16,7 +19,7 @@ import click
 from bench.errors import BadInputError, StorageError
 
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
-"""The variable by which GitHub Actions names the file whose Markdown it shows beside a job."""
+"""The environment variable with the file whose Markdown GitHub Actions shows on a job's page."""
 
 
 _WINDOWS_DEVICE: Final = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]", re.IGNORECASE)
@@ -24,26 +27,26 @@ _WINDOWS_FORBIDDEN: Final = re.compile(r'[<>:"|?*\x00-\x1f]')
 
 
 def windows_problem(path: PureWindowsPath) -> str | None:
-    """Return why Windows would not make a file of that name at `path`; None if it would.
+    """Return why Windows would not create a file with the name of `path`; None if it would.
 
-    What is written to NUL is lost, and a colon leads to a stream within another file.
+    Writing to NUL loses the data, and a colon refers to a stream within another file.
     Source: Microsoft, "Naming Files, Paths, and Namespaces".
     """
     for name in path.parts[bool(path.anchor) :]:
         if _WINDOWS_DEVICE.fullmatch(name.partition(".")[0].rstrip()):
             return f"{name!r} is the name of a device on Windows"
         if _WINDOWS_FORBIDDEN.search(name):
-            return f'{name!r} has one of < > : " | ? *, which no name has on Windows'
+            return f'{name!r} contains one of < > : " | ? *, which names on Windows cannot have'
         if name != ".." and name.endswith((".", " ")):
-            return f"{name!r} ends with a dot or a blank, which Windows leaves out"
+            return f"{name!r} ends with a dot or a blank, which Windows removes"
     return None
 
 
 def require_nameable(path: Path) -> None:
-    """Refuse a name that this system would take for another one.
+    """Check that this system would create a file with exactly this name.
 
     Raises:
-        BadInputError: it is such a name.
+        BadInputError: it would not.
     """
     problem = windows_problem(PureWindowsPath(path)) if sys.platform == "win32" else None
     if problem is not None:
@@ -51,23 +54,31 @@ def require_nameable(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a file that could not be written, before anything is measured for it.
+    """Check that a file can be written, before anything is measured.
 
     Raises:
-        BadInputError: `path` is a folder, or its folder is missing or may not be written to, or its name is none here.
+        BadInputError: `path` is a folder, a device or a pipe, its folder is missing or not writable, or its name is not
+            possible here.
     """
     require_nameable(path)
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        reason = "it is a folder" if path.is_dir() else f"{folder} is no folder that you may write to"
-        raise BadInputError(f"{path} cannot be written: {reason}; name another file")
+    folder = _target(path).parent
+    if path.is_dir():
+        reason = "it is a folder"
+    elif path.exists() and not path.is_file():
+        reason = "it is not an ordinary file"  # it would be replaced by one: root can do that to /dev/null
+    elif not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"{folder} is not a writable folder"
+    else:
+        require_short_name(path)
+        return
+    raise BadInputError(f"{path} cannot be written: {reason}; name another file")
 
 
 def require_writable_folder(folder: Path) -> None:
-    """Make `folder`, with its parents, where it is missing, and refuse it if no file can be made in it.
+    """Create `folder` and its parents if they are missing, and check that files can be created in it.
 
     Raises:
-        BadInputError: it is no folder, or cannot be made or written.
+        BadInputError: it is not a folder, or cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,27 +86,52 @@ def require_writable_folder(folder: Path) -> None:
             pass
     except OSError as error:
         reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
-        raise BadInputError(f"{folder} is no folder that can be written: {reason}; name another one") from error
+        raise BadInputError(f"{folder} is not a writable folder: {reason}; name another one") from error
+
+
+def require_short_name(path: Path) -> None:
+    """Refuse a name too long for the temporary file that `write_atomically` makes beside it.
+
+    Raises:
+        BadInputError: it is that long.
+    """
+    try:
+        _temporary(path).lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise BadInputError(f"{path} cannot be written: {error.strerror}; choose a shorter name") from error
+
+
+def _target(path: Path) -> Path:
+    """Return the file that `path` refers to: writing follows a symbolic link instead of replacing it."""
+    return Path(os.path.realpath(path)) if path.is_file() else path
+
+
+def _temporary(path: Path) -> Path:
+    target = _target(path)
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
 
 
 def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
-    """Write `content`, or its pieces, to `path`, text in UTF-8, at once: a reader sees the old file or the new one.
+    """Write `content`, or its pieces, to `path` atomically: a reader sees either the old file or the new one.
+
+    Text is encoded in UTF-8.
 
     Raises:
-        StorageError: it cannot be written; a file that was at `path` before is untouched.
+        StorageError: it cannot be written; an earlier file at `path` is unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _temporary(path)
     try:
         pieces = (content,) if isinstance(content, str | bytes) else content
         with temporary.open("xb") as file:
             file.writelines(piece.encode() if isinstance(piece, str) else piece for piece in pieces)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.replace(_target(path))
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written: {error.strerror}; what was there before is untouched: choose another place or "
-            "make room"
+            f"{path} cannot be written: {error.strerror}; an earlier file there is unchanged: make room, or choose "
+            "another place"
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -103,43 +139,49 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what a `write_atomically` to `path` left that was killed. Only for who alone may write `path` now."""
+    """Remove temporary files that a killed `write_atomically` to `path` left. Call it only as the only writer."""
     with contextlib.suppress(OSError):
-        for each in path.parent.iterdir():
-            if each.name.startswith(f".{path.name}.") and each.suffix == ".tmp":
+        target = _target(path)
+        for each in target.parent.iterdir():
+            if each.name.startswith(f".{target.name}.") and each.suffix == ".tmp":
                 each.unlink()
 
 
-def nowhere() -> TextIO:
-    """Return a stream to put in place of one that cannot be written.
+def command_text(*words: str) -> str:
+    """Return the command of these words as a user can paste it into a shell: a word with blanks is quoted."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
-    What that one holds back could not be written when Python ends, either, and Python would end with a code of its own.
+
+def nowhere() -> TextIO:
+    """Return a stream to replace one that cannot be written to.
+
+    Python would otherwise try to flush that one when it exits, fail, and end with an exit code of its own.
     """
-    return open(os.devnull, "w")  # noqa: PTH123 - no file
+    return open(os.devnull, "w")  # noqa: PTH123 - not a path to a file
 
 
 @contextlib.contextmanager
-def output_told(kept: str = "") -> Iterator[None]:
-    """Within this context, make a failure of standard output an error that ends with what is `kept` all the same.
+def checked_output(kept: str = "") -> Iterator[None]:
+    """Turn a failure to write standard output within this context into an error whose message ends with `kept`.
 
     Raises:
-        StorageError: standard output took not all of what was written to it.
+        StorageError: not everything could be written to standard output.
     """
     try:
         yield
     except OSError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if frame.f_code is not click.echo.__code__:  # by which all output goes, click's own too
+        if frame.f_code is not click.echo.__code__:  # all output goes through it, click's own too
             raise
         sys.stdout = nowhere()
-        remedy = "" if isinstance(error, BrokenPipeError) else "; make room, or write it elsewhere"
+        remedy = "" if isinstance(error, BrokenPipeError) else "; make room, or redirect it elsewhere"
         raise StorageError(f"the output cannot be written: {error.strerror}{remedy}{kept}") from error
 
 
 def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
-    """Write `text` for people to `stream`, by default standard error.
+    """Write a message to `stream`, by default standard error.
 
-    A log on a full disk, a reader that is gone: that is no reason to end a run, nor to end with another exit code.
+    A failure (a log on a full disk, a closed pipe) neither ends the command nor changes its exit code.
     """
     try:
         print(text, file=stream or sys.stderr, end=end, flush=True)
@@ -149,7 +191,7 @@ def say(text: str, *, end: str = "\n", stream: TextIO | None = None) -> None:
 
 
 def append_step_summary(markdown: str) -> str | None:
-    """Append `markdown` to the CI job's summary, where there is one; return a warning if it cannot be written."""
+    """Append `markdown` to the CI job's summary, if there is one; return a warning if it cannot be written."""
     name = os.environ.get(STEP_SUMMARY)
     if not name:
         return None

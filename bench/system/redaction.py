@@ -1,4 +1,4 @@
-"""Messages without the places and names of this machine: what is stored may be published."""
+"""Removes this machine's folders and names from messages, because stored runs may be published."""
 
 import getpass
 import os
@@ -16,20 +16,20 @@ _FOLDERS: Final = re.compile(
     r"(?:(?<![\w.~>/\\])(?:/|[A-Za-z]:[/\\]+|\\\\+|(?<!:)//)|(?<=file://)(?!~)/?(?:[A-Za-z]:[/\\]+)?)"
     r"(?:[^/\\\s'\"`:;,(){}<>|\[\]]+[/\\]+)+"
 )
-"""The folders of an absolute path, up to the last name; of a path with blanks only those before the first of them.
+"""The folders of an absolute path, up to its last name; in a path with blanks, only those before the first blank.
 
-Absolute are paths from the root, of a drive, of another machine's share (``\\\\server``, ``//server``), and file URLs.
+Absolute paths start at the root, a drive or another machine's share (``\\\\server``, ``//server``), or are file URLs.
 """
 
 _COMMON_NAMES: Final = frozenset({"root", "user", "data", "localhost"})
-"""Names of users and hosts that tell nothing, and that messages use as words."""
+"""Names of users and hosts that reveal nothing and occur as ordinary words in messages."""
 
 
 def redact(message: str, root: Path | None = None) -> str:
-    """Return `message` with folders replaced by placeholders, user and host by ``<user>`` and ``<host>``.
+    """Return `message` with folders replaced by placeholders, and user and host by ``<user>`` and ``<host>``.
 
-    The data root (`root`, or what the environment names) becomes ``<data root>``, the present folder ``<folder>``, the
-    user's home ``~``; further ones likewise. Of any other absolute path only the last name is kept.
+    The data root (`root`, or the environment's) becomes ``<data root>``, the current folder ``<folder>``, the user's
+    home ``~``, and so on. Any other absolute path keeps only its last name.
     """
     for place, placeholder in sorted(_places(root), key=lambda pair: -len(pair[0])):
         message = re.sub(rf"{re.escape(place)}(?![\w.-])", placeholder, message)
@@ -40,7 +40,7 @@ def redact(message: str, root: Path | None = None) -> str:
 
 
 def _places(root: Path | None) -> Iterator[tuple[str, str]]:
-    """Yield each folder whose path may tell of its user, as text, with what to write instead."""
+    """Yield each folder whose path may reveal its user, as text, with its placeholder."""
     environ = os.environ.get
     places = (
         (root, "<data root>"),
@@ -57,7 +57,7 @@ def _places(root: Path | None) -> Iterator[tuple[str, str]]:
         if place:
             path = Path(place)
             for text in {str(place), str(path), str(path.absolute()), os.path.realpath(path)}:
-                if len(Path(text).parts) > 1:  # not / itself
+                if len(Path(text).parts) > 1:  # not the root itself
                     yield from ((each, placeholder) for each in {text, repr(text)[1:-1]})
 
 
@@ -71,7 +71,7 @@ def _present_folder() -> str | None:
 def _temporary_folder() -> str | None:
     try:
         return tempfile.gettempdir()
-    except OSError:  # nothing can be written anywhere
+    except OSError:  # no folder is writable
         return None
 
 

@@ -1,4 +1,4 @@
-"""Git, asked about a folder: which commit it is of."""
+"""Asks git which commit a folder is at."""
 
 import os
 import subprocess
@@ -8,15 +8,15 @@ from pathlib import Path
 def run_git(
     folder: Path, *arguments: str, given: bytes = b"", timeout_seconds: float = 10.0
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git in `folder`, where it reads `given`, and wait for its end. No hook of the repository runs.
+    """Run git in `folder` with `given` as its input, and wait until it ends. No hook of the repository runs.
 
     Raises:
         OSError: there is no git.
         subprocess.TimeoutExpired: it does not end in time.
     """
-    # Within a hook, git's own variables would point everywhere at the repository of the hook.
+    # Within a git hook, git's variables would redirect every command to the hook's repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    # What a partial clone lacks would be fetched, by whatever command its configuration names.
+    # A partial clone would fetch what it lacks, with whatever command its configuration names.
     environment["GIT_NO_LAZY_FETCH"] = "1"
     command = ["git", "-C", str(folder), "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
     return subprocess.run(  # noqa: S603 - fixed words, and a revision that cannot pass for an option
@@ -25,9 +25,9 @@ def run_git(
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """Return the commit of the checkout around `folder` and whether tracked files differ; None where there is none.
+    """Return the commit of the checkout around `folder`, and whether tracked files differ; None if there is none.
 
-    A checkout counts only if it tracks `folder`: an environment's site-packages inside some project's tree does not.
+    A checkout counts only if it tracks `folder`; that of a project whose tree merely contains site-packages does not.
     """
 
     def git(*arguments: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Whether this process was started by torch's `torchrun`, and as which of how many. No torch."""
+"""Detects whether torch's `torchrun` started this process, and as which rank. Does not import torch."""
 
 import sys
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _VARIABLES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """This process among those that torchrun started: its rank of all, its rank on this host, and the host's number."""
+    """This process among those that torchrun started: its rank overall and on this host, and the host's number."""
 
     rank: int
     world_size: int
@@ -28,31 +28,31 @@ class Place:
 
 
 def place_in_torchrun(environment: Mapping[str, str]) -> Place | None:
-    """Return this process's place, by the variables that torchrun sets; None where it did not start this.
+    """Return this process's place, from the variables that torchrun sets; None if torchrun did not start it.
 
     Raises:
-        BadInputError: torchrun keeps no store that outlives a trial, or its variables are no numbers.
+        BadInputError: torchrun has no store that outlives a trial, or its variables are not numbers.
     """
     if "TORCHELASTIC_RUN_ID" not in environment:
         return None
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise BadInputError(
-            "torchrun was started with its static rendezvous, which keeps no store: "
+            "torchrun was started with its static rendezvous, which has no persistent store: "
             "start it with --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
         )
     try:
         return Place(**{field: int(environment[name]) for field, name in _VARIABLES.items()})
     except (KeyError, ValueError) as error:
         raise BadInputError(
-            f"torchrun's variables cannot be read ({error}): start this by torchrun, or unset TORCHELASTIC_RUN_ID"
+            f"torchrun's variables cannot be read ({error}): start this with torchrun, or unset TORCHELASTIC_RUN_ID"
         ) from error
 
 
 def check_world_size(largest: int, place: Place | None) -> None:
-    """Refuse a training by more ranks than torchrun started, or by several where none can be started.
+    """Check that there can be as many ranks as the `largest` world size needs.
 
     Raises:
-        BadInputError: see above.
+        BadInputError: torchrun started fewer, or this system does not support several ranks.
     """
     if place is not None and largest > place.world_size:
         raise BadInputError(
@@ -60,4 +60,4 @@ def check_world_size(largest: int, place: Place | None) -> None:
             "many, or start more (--nproc-per-node, --nnodes)"
         )
     if place is None and largest > 1 and sys.platform == "win32":
-        raise BadInputError("several ranks are not offered on Windows: use --world-size 1")
+        raise BadInputError("several ranks are not supported on Windows: use --world-size 1")

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from bench.errors import BadInputError
 from bench.records import Footer, Header, Measurement
 from bench.storage import runfile
-from bench.storage.store import find_files, parse_instant
+from bench.storage.references import find_files, parse_instant
 from bench.tables.columns import harmless
 from bench.tables.layout import csv_text, draw_notes, draw_table, fitting, json_text, left_out_note
 

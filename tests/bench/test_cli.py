@@ -78,7 +78,7 @@ def refused(result: Result, *words: str) -> None:
         (("--models", "783-10"), ("783-10", "must start at 784", "784-128-10")),
         (("--models", "784-0-10"), ("0", "out of range", "1 to")),
         (("--models", ""), ("''", "name at least one")),
-        (("--models", "mlp_128,,mlp_120_84"), ("empty place",)),
+        (("--models", "mlp_128,,mlp_120_84"), ("empty item",)),
         (("--widths", "0"), ("width 0", "at least 1")),
         (("--widths", "wide"), ("wide", "64,256,1024")),
         (("--batch-sizes", "0"), ("--batch-sizes 0", "from 1 to")),
@@ -205,7 +205,7 @@ def test_other_models_bring_their_own_widths_and_batch_sizes() -> None:
 
 
 @pytest.mark.usefixtures("worker")
-def test_stored_command_tells_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_command_contains_no_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = str(tmp_path / "out.jsonl")
     monkeypatch.setattr("sys.argv", ["bench", "run", "--repeats", "1", "--output", output])
     assert bench("run", "--repeats", "1", "--output", output).exit_code == 0
@@ -213,7 +213,7 @@ def test_stored_command_tells_no_folders(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("given", [("--on", "ray:gpu7.example:6379"), ("--on=ray:gpu7.example:6379",)])
-def test_stored_command_tells_no_cluster_s_address(given: tuple[str, ...]) -> None:
+def test_stored_command_contains_no_address_of_a_cluster(given: tuple[str, ...]) -> None:
     assert "gpu7" not in " ".join(command_line(("run", *given)))
     assert "ray" in " ".join(command_line(("run", *given)))
 
@@ -225,7 +225,7 @@ def test_dry_run_prints_plan_and_estimate_and_stores_nothing(monkeypatch: pytest
     assert result.exit_code == 0, result.output
     assert "6 configurations x 5 repeats = 30 trials" in result.stdout
     assert "Estimated time" in result.stdout
-    assert "Others compute here (load average 1000.0, " in result.stdout.splitlines()[-1]
+    assert "Other programs are busy here (load average 1000.0, " in result.stdout.splitlines()[-1]
     assert not Path("results").exists()
 
 
@@ -309,7 +309,7 @@ def test_show_selects_sorts_and_filters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{}", b"a,b\n1,2\n", b"\x00\xff" * 100, b'{"header":{"schema_version":99}}\n']
 )
-def test_show_of_what_is_no_run_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_show_of_something_other_than_a_run_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "odd.jsonl"
     path.write_bytes(content)
     refused(bench("show", str(path)), "odd.jsonl")
@@ -376,7 +376,7 @@ def useless(request: pytest.FixtureRequest) -> Iterator[TextIO]:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("show", "--help"), ("show", "run.jsonl")])
-def test_a_result_that_cannot_be_written_is_told_and_is_never_a_verdict(
+def test_a_result_that_cannot_be_written_is_an_error_and_never_a_verdict(
     useless: TextIO, arguments: tuple[str, ...], tmp_path: Path
 ) -> None:
     store(make_run(), tmp_path / "run.jsonl")
@@ -411,10 +411,10 @@ def test_a_refusal_of_the_system_is_not_called_one_of_the_output(monkeypatch: py
     def refuse(*_arguments: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("bench.storage.store.resolve", refuse)
+    monkeypatch.setattr("bench.storage.references.resolve", refuse)
     result = bench("show")
     assert result.exit_code == 4
-    assert result.stderr == "bench: the system refused what this takes: Too many open files\n"
+    assert result.stderr == "bench: the operating system refused a request: Too many open files\n"
 
 
 @pytest.mark.parametrize(
@@ -427,16 +427,16 @@ def test_a_refusal_of_the_system_is_not_called_one_of_the_output(monkeypatch: py
         ("--on=ray:10.0.0.1:6379", "--on=ray"),
     ],
 )
-def test_the_stored_command_tells_values_without_folders_and_addresses(given: str, kept: str) -> None:
+def test_the_stored_command_contains_values_without_folders_and_addresses(given: str, kept: str) -> None:
     assert command_line(("run", given)) == ("run", kept)
 
 
-def test_a_defect_is_told_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.storage.store.resolve", lambda *_: 1 // 0)
+def test_a_bug_is_reported_as_one_and_never_as_a_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.storage.references.resolve", lambda *_: 1 // 0)
     result = bench("show")
     assert result.exit_code == ExitCode.DEFECT
     assert "ZeroDivisionError" in result.stderr
-    assert "defect of bench, not a verdict" in result.stderr
+    assert "bug in bench, not a verdict" in result.stderr
 
 
 @pytest.mark.parametrize(

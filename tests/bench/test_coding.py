@@ -154,7 +154,7 @@ def test_a_value_is_one_line_of_plain_ascii_whatever_its_text() -> None:
     assert json.loads(line)["text"] == "two\nlines, µs \N{SNOWMAN}"
 
 
-def test_a_whole_number_is_read_as_a_float_where_one_is_wanted() -> None:
+def test_a_whole_number_is_read_as_a_float_where_one_is_expected() -> None:
     radius = from_json(Circle, {"radius": 2}).radius
     assert isinstance(radius, float)
     assert radius == 2.0
@@ -266,7 +266,7 @@ def test_only_the_first_unknown_members_are_shown() -> None:
         ("NaN", "NaN is not a JSON number"),
         ('{"a": [Infinity]}', "Infinity is not a JSON number"),
         ("-Infinity", "-Infinity is not a JSON number"),
-        ('{"a": 1, "b": {"c": 1, "c": 1}}', "member 'c' stands twice in one object"),
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "member 'c' occurs twice in one object"),
         ("[" * 100_000, "nested too deeply"),
         ("9" * 100_000, "digits"),
         ('{"a": 1', "delimiter"),
@@ -274,7 +274,7 @@ def test_only_the_first_unknown_members_are_shown() -> None:
         (b"\xff\xfe\xfd", "decode"),
     ],
 )
-def test_text_that_is_no_strict_json_is_refused(text: str | bytes, reason: str) -> None:
+def test_text_that_is_not_strict_json_is_refused(text: str | bytes, reason: str) -> None:
     with pytest.raises(BadInputError, match=f"^not valid JSON: .*{reason}"):
         loads(text)
 

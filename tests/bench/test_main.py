@@ -13,7 +13,7 @@ from bench.execution.processes import worker_environment
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")
-def test_ctrl_c_before_the_command_has_begun_ends_it_without_a_traceback() -> None:
+def test_ctrl_c_before_the_command_has_started_ends_it_without_a_traceback() -> None:
     program = """
 import builtins, os, signal
 from bench import __main__

@@ -132,7 +132,7 @@ def test_an_accuracy_that_is_lost_again_was_reached_all_the_same() -> None:
 # Energy
 
 
-def test_energy_is_told_by_epoch_and_by_joule() -> None:
+def test_energy_is_given_per_epoch_and_per_joule() -> None:
     measurement = make_measurement(energy=make_energy(joules=480.0))
     assert measurement.joules_per_epoch == 160.0
     assert measurement.samples_per_joule == 375.0

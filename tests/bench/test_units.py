@@ -97,7 +97,7 @@ def test_rates_have_decimal_prefixes(rate: float, text: str) -> None:
     assert format_rate(rate) == text
 
 
-def test_quantities_that_are_no_numbers_are_shown_as_such() -> None:
+def test_quantities_that_are_not_numbers_are_shown_as_such() -> None:
     assert format_seconds(math.nan) == "nan s"
     assert format_seconds(-math.inf) == "-inf s"
     assert format_bytes(math.inf) == "inf TiB"
@@ -176,9 +176,9 @@ def test_durations_are_read_in_hours_minutes_and_seconds(text: str, seconds: flo
 @pytest.mark.parametrize(
     "text", ["", " ", "0", "0h0m", "-5", "5 m", "1e3", "1m1h", "ten", "nan", "1.5h", "٣s", "1" * 400, "87601h"]
 )
-def test_a_text_that_is_no_duration_is_refused_with_value_rule_and_remedy(text: str) -> None:
+def test_a_text_that_is_not_a_duration_is_refused_with_value_rule_and_remedy(text: str) -> None:
     with pytest.raises(
-        BadInputError, match="above zero in hours, minutes and seconds, ten years at most: write it like"
+        BadInputError, match="in hours, minutes and seconds, above zero and at most ten years: write it like"
     ) as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)

@@ -71,11 +71,11 @@ def test_a_slow_first_epoch_is_warned_about() -> None:
     assert warn([SLOW_FIRST_EPOCH_RATIO, 1.0, 1.0]) == set()
 
 
-def test_a_slow_first_epoch_needs_two_later_ones_to_be_told() -> None:
+def test_a_slow_first_epoch_is_reported_only_with_two_later_ones() -> None:
     assert warn([1.9, 1.0]) == set()
 
 
-def test_a_slow_first_epoch_is_told_against_the_median_of_the_later_ones() -> None:
+def test_a_slow_first_epoch_is_relative_to_the_median_of_the_later_ones() -> None:
     assert TrialWarning.SLOW_FIRST_EPOCH in warn([1.3, 1.0, 1.0, 1.9])
 
 
@@ -84,7 +84,7 @@ def test_a_stalled_epoch_is_warned_about() -> None:
     assert warn([1.0, STALL_RATIO, 1.0]) == set()
 
 
-def test_a_stall_needs_three_epochs_to_be_told() -> None:
+def test_a_stall_is_reported_only_with_three_epochs() -> None:
     assert warn([1.0, 62.0]) == set()
 
 
@@ -94,15 +94,15 @@ def test_epochs_that_slow_down_are_warned_about() -> None:
     assert warn([1.0, 1.0, SLOWING_DOWN_RATIO, slow]) == set()
 
 
-def test_one_slow_last_epoch_is_no_slowing_down() -> None:
+def test_one_slow_last_epoch_does_not_count_as_slowing_down() -> None:
     assert warn([1.0, 1.0, 1.0, 1.4]) == set()
 
 
-def test_slowing_down_needs_four_epochs_to_be_told() -> None:
+def test_slowing_down_is_reported_only_with_four_epochs() -> None:
     assert warn([1.0, 1.2, 1.2]) == set()
 
 
-def test_slowing_down_is_told_against_the_first_half() -> None:
+def test_slowing_down_is_relative_to_the_first_half() -> None:
     # Of five epochs the first half is the first two; the third is already slow.
     assert warn([1.0, 1.2, 1.3, 1.3, 1.3]) == {TrialWarning.EPOCHS_SLOWING_DOWN}
 
@@ -120,7 +120,7 @@ def test_slowing_down_is_told_against_the_first_half() -> None:
         (make_contention(process_cpu_seconds=1.0, other_cpu_seconds=None, steal_seconds=None), True),
     ],
 )
-def test_contamination_is_told_from_two_seconds_of_training(contention: Contention, contaminated: bool) -> None:  # noqa: FBT001 - a table's column
+def test_contamination_is_recognised_in_two_seconds_of_training(contention: Contention, contaminated: bool) -> None:  # noqa: FBT001 - a table's column
     warned = trial_warnings(make_timed([2.0], contention), QUIET)
     assert warned == ((TrialWarning.CONTAMINATION,) if contaminated else ())
 
@@ -140,7 +140,7 @@ def test_epochs_without_a_counter_do_not_dilute_those_with_one() -> None:
     assert trial_warnings(make_measurement(epochs=epochs), QUIET) == (TrialWarning.CONTAMINATION,)
 
 
-def test_own_data_loading_workers_are_no_contamination() -> None:
+def test_own_data_loading_workers_are_not_contamination() -> None:
     loading = make_configuration(pipeline="dataloader", workers=2)
     contention = make_contention(process_cpu_seconds=0.5, other_cpu_seconds=3.0, steal_seconds=0.0)
     assert trial_warnings(make_timed([2.0], contention), loading) == ()
@@ -161,7 +161,7 @@ def test_ranks_that_wait_for_one_another_may_leave_the_processor_idle() -> None:
     assert trial_warnings(make_timed([2.0], contention), make_configuration(world_size=2)) == ()
 
 
-def test_a_few_clock_ticks_in_a_short_trial_are_no_contamination() -> None:
+def test_a_few_clock_ticks_in_a_short_trial_are_not_contamination() -> None:
     ticks = make_contention(process_cpu_seconds=1.0, other_cpu_seconds=0.2, steal_seconds=0.2)
     assert trial_warnings(make_timed([MIN_TICKED_SECONDS * 0.99], ticks), QUIET) == ()
     assert trial_warnings(make_timed([MIN_TICKED_SECONDS], ticks), QUIET) == (TrialWarning.CONTAMINATION,)
@@ -220,7 +220,7 @@ def test_a_device_that_others_compute_on_too_is_warned_about(others: int | None,
     assert trial_warnings(make_measurement(epochs=epochs), QUIET) == ((TrialWarning.DEVICE_SHARED,) if warned else ())
 
 
-def test_stall_pressure_alone_is_no_contamination() -> None:
+def test_stall_pressure_alone_is_not_contamination() -> None:
     contention = make_contention(process_cpu_seconds=4.0, other_cpu_seconds=0.0, pressure_stall_seconds=2.0)
     assert trial_warnings(make_timed([2.0], contention), QUIET) == ()
 

@@ -142,7 +142,7 @@ def test_a_node_killed_in_the_middle_loses_and_doubles_no_trial(sandbox: Sandbox
     assert len(run.records) == 40
     check_whole(run)
     assert "is lost" in errors
-    assert "stands by" not in errors
+    assert "on standby" not in errors
     assert sorted(told(errors)) == sorted(stored_trials(run))
     local = Sandbox(sandbox.folder / "local")
     assert local.run("run", *FORTY).returncode == 0
@@ -153,7 +153,7 @@ def test_two_nodes_on_one_host_never_measure_at_once_and_share_its_lock(sandbox:
     with cluster_of(sandbox, None, None) as (cluster, nodes):
         with sandbox.start("run", "--on", f"ray:{cluster.address}", *FORTY) as process:
             lines = until_told(process, 4)
-            (standing_by,) = [line for line in lines if line.endswith("it stands by\n")]
+            (standing_by,) = [line for line in lines if line.endswith("on standby\n")]
             beside = sandbox.run("run", *GRID)
             assert beside.returncode == 2
             assert "device cpu is in use by process" in beside.stderr
@@ -163,7 +163,7 @@ def test_two_nodes_on_one_host_never_measure_at_once_and_share_its_lock(sandbox:
             errors = finish(process, lines)
         assert process.returncode == 0, errors
     check_whole(stored(sandbox))
-    assert "takes part" in errors
+    assert "joins the run" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -70,8 +70,8 @@ def test_second_run_that_waits_goes_on_when_the_first_has_ended(sandbox: Sandbox
     second = sandbox.run("run", *GRID, "--output", "second.jsonl", "--wait", "10m")
     assert second.returncode == 0, second.stderr
     assert f"device cpu is in use by process {first.pid}" in second.stderr
-    assert "waiting for it, 600 s at most" in second.stderr
-    assert "device cpu is free: going on" in second.stderr
+    assert "waiting for up to 600 s" in second.stderr
+    assert "device cpu is free: continuing" in second.stderr
     ends_well(first)
     for name in ("first.jsonl", "second.jsonl"):
         assert len(read_run(sandbox.work / name).records) == TRIALS
@@ -84,7 +84,7 @@ def test_ctrl_c_ends_the_wait_and_leaves_nothing(
 ) -> None:
     with sandbox.start("run", *GRID, "--output", "second.jsonl", "--wait", "10m") as second:
         assert second.stderr is not None
-        assert "waiting for it" in second.stderr.readline()
+        assert "waiting for up to" in second.stderr.readline()
         second.send_signal(number)
         _, errors = second.communicate(timeout=HANG_SECONDS)
     assert second.returncode == 130
@@ -110,7 +110,7 @@ def test_two_that_resume_one_run_do_not_both_write(sandbox: Sandbox, first: subp
     second = sandbox.run("run", "--resume", "first.jsonl", TMPDIR=str(elsewhere))
     assert second.returncode == 2
     assert f"first.jsonl is in use by process {first.pid}" in second.stderr
-    assert "a stored run has one writer" in second.stderr
+    assert "a stored run can have only one writer" in second.stderr
     ends_well(first)
     run = read_run(sandbox.work / "first.jsonl")
     assert len({record.trial for record in run.records}) == len(run.records) == TRIALS

@@ -50,7 +50,7 @@ def whole_size() -> int:
 def test_disk_that_is_full_before_the_header_leaves_no_file(sandbox: Sandbox) -> None:
     done = run_with_files_up_to(sandbox, 512)
     assert done.returncode == 4, done.stderr
-    assert "cannot be stored: File too large; everything before it is intact" in done.stderr
+    assert "cannot be written: File too large; make room, or choose another place" in done.stderr
     assert "Traceback" not in done.stderr
     assert not sandbox.stored()
     assert not sandbox.leftovers()
@@ -63,7 +63,7 @@ def test_disk_that_fills_during_a_run_keeps_what_was_told_and_resume_completes_i
     header = 3_000  # about; two configurations are in it
     done = run_with_files_up_to(sandbox, header + int(trials * len(encode(make_record()))))
     assert done.returncode == 4, done.stderr
-    assert "make room or repair the disk, then go on with --resume" in done.stderr
+    assert "make room or repair the disk, then continue with --resume" in done.stderr
     assert "Traceback" not in done.stderr
     before = read_run(sandbox.work / "runs" / "run.jsonl")
     assert not before.warnings  # no torn line
@@ -134,7 +134,7 @@ def test_read_only_file_system_is_refused_before_anything_starts(sandbox: Sandbo
     with mounted(sandbox.work / "runs", "ro"):
         done = sandbox.run("run", *GRID, "--output", output)
     assert done.returncode == 2, done.stderr
-    assert "no folder you may write to" in done.stderr
+    assert "not a writable folder" in done.stderr
     assert "Traceback" not in done.stderr
     assert not told(done.stderr)
 
@@ -217,7 +217,7 @@ def test_read_only_folder_is_refused_before_anything_starts(sandbox: Sandbox) ->
     (sandbox.work / "runs").mkdir(mode=0o500)
     done = sandbox.run("run", *GRID, "--output", "runs")
     assert done.returncode == 2
-    assert "no folder you may write to" in done.stderr
+    assert "not a writable folder" in done.stderr
 
 
 def test_table_that_cannot_be_written_is_told_and_the_run_is_whole(sandbox: Sandbox) -> None:

@@ -14,10 +14,10 @@ from checkout import TESTS
 from kill_campaign import GRID, TRIALS
 from sandbox import HANG_SECONDS, SHELL, Sandbox
 
-from bench.execution.crew import LocalCrew
+from bench.execution.executor import ExecutionOptions, LocalExecutor
 from bench.execution.processes import SpawningLauncher
 from bench.execution.progress import make_progress
-from bench.execution.run import Options, start_run
+from bench.execution.run import Options, Runner
 from bench.planning.plan import Request
 from bench.records import Measurement, TrialWarning
 from bench.storage.store import RunWriter, read_run
@@ -119,8 +119,12 @@ def test_real_run_with_a_new_interpreter_a_trial_as_on_other_systems(
     )
     launcher = SpawningLauncher()
     try:
-        crew = LocalCrew(launcher, root=None, timeout_seconds=HANG_SECONDS)
-        finished = start_run(request, options, crew, Interrupts(), lambda trials, _: make_progress(trials, sys.stderr))
+        finished = Runner(
+            options=options,
+            executor=LocalExecutor(launcher, ExecutionOptions(data_root=None, timeout_seconds=HANG_SECONDS)),
+            interrupts=Interrupts(),
+            make_progress=lambda trials, _: make_progress(trials, sys.stderr),
+        ).start(request)
     finally:
         launcher.close()
     (record,) = read_run(finished.path).records

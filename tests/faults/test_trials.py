@@ -14,7 +14,7 @@ from sandbox import MARK, Sandbox
 
 from bench.errors import ExitCode
 from bench.execution import run
-from bench.execution.crew import LocalCrew
+from bench.execution.executor import ExecutionOptions, LocalExecutor
 from bench.execution.processes import ForkingLauncher
 from bench.execution.progress import make_progress
 from bench.planning.plan import Request
@@ -60,10 +60,13 @@ def finished(sandbox: Sandbox) -> Iterator[run.Finished]:
             command=("run",),
         )
         with contextlib.closing(ForkingLauncher(preload=("planted_host",))) as launcher:
-            crew = LocalCrew(launcher, root=sandbox.work / "private", timeout_seconds=10.0)
-            yield run.start_run(
-                REQUEST, options, crew, Interrupts(), lambda trials, _: make_progress(trials, sys.stderr)
-            )
+            execution = ExecutionOptions(data_root=sandbox.work / "private", timeout_seconds=10.0)
+            yield run.Runner(
+                options=options,
+                executor=LocalExecutor(launcher, execution),
+                interrupts=Interrupts(),
+                make_progress=lambda trials, _: make_progress(trials, sys.stderr),
+            ).start(REQUEST)
 
 
 def by_seed(finished: run.Finished) -> dict[int, TrialRecord]:
@@ -102,7 +105,7 @@ def test_the_plan_goes_on_to_its_end_and_the_exit_code_tells(finished: run.Finis
         (os.abort, "SIGABRT"),
         (planted_trials.leave_a_grandchild, "exit status 3"),
         (planted_trials.loop, "--timeout"),
-        (planted_trials.answer_garbage, "out of protocol"),
+        (planted_trials.answer_garbage, "violated the protocol"),
         (planted_trials.answer_deeply, "nested too deeply"),
     ],
 )

@@ -103,12 +103,12 @@ def test_a_device_in_use_is_waited_for_as_long_as_asked(fake_launcher: FakeLaunc
         if seconds >= 2:
             held.close()
 
-    patience = Patience(seconds=5.0, tell=lines.append, clock=lambda: seconds, sleep=sleep)
+    patience = Patience(seconds=5.0, notify=lines.append, clock=lambda: seconds, sleep=sleep)
     with ExitStack() as held:
         held.enter_context(device_locks(["cpu"]))
         assert run(answering(fake_launcher, PASSED), patience=patience)
     assert seconds == 2
-    assert "waiting for it, 5 s at most" in lines[0]
+    assert "waiting for up to 5 s" in lines[0]
 
 
 def test_missing_data_is_the_users_mistake(fake_launcher: FakeLauncher) -> None:

@@ -116,7 +116,7 @@ def test_an_arm_that_cannot_start_ends_with_exit_code_5(arms: Arms) -> None:
         ((".", ".", "--max-slowdown", "0%"), "out of range"),
         ((".", ".", "--max-slowdown", "fast"), "write it like 5%"),
         ((".", ".", "--screen-pairs", "2"), "3<=x"),
-        ((".", ".", "--json", "missing/ab.json"), "no folder that you may write to"),
+        ((".", ".", "--json", "missing/ab.json"), "not a writable folder"),
         ((".", ".", "--models", "mlp_129"), "did you mean"),
         ((".", ".", "--devices", "cuda"), "no driver"),
         ((".", ".", "--preset", "fast"), "fast"),

@@ -82,7 +82,9 @@ def test_without_an_estimate_no_trial_is_started(worker: FakeLauncher) -> None:
 def test_without_an_estimate_what_only_estimating_takes_is_refused(
     worker: FakeLauncher, option: tuple[str, str]
 ) -> None:
-    refused(bench("plan", *GRID, "--no-estimate", *option), 2, f"{option[0]} is for estimating, which --no-estimate")
+    refused(
+        bench("plan", *GRID, "--no-estimate", *option), 2, f"{option[0]} is for estimates, but --no-estimate makes none"
+    )
     assert not worker.requests
 
 
@@ -177,13 +179,13 @@ def test_what_does_not_belong_together_is_refused_and_the_output_stays(shards: l
     bench("run", *GRID, "--shard", "2/3", "--output", "again.jsonl")
     bench("run", *GRID, "--seed", "7", "--shard", "2/3", "--output", "foreign.jsonl")
     bench("run", *GRID, "--output", "whole.jsonl")
-    refused(bench("merge", "again.jsonl", "--output", "run.jsonl"), 2, "overlap: both hold shard 2")
+    refused(bench("merge", "again.jsonl", "--output", "run.jsonl"), 2, "overlap: both contain shard 2")
     refused(bench("merge", "foreign.jsonl", "--output", "run.jsonl"), 5, "of plan", "seed: 0 against 7")
-    refused(bench("merge", "whole.jsonl", "--output", "run.jsonl"), 2, "is no shard")
+    refused(bench("merge", "whole.jsonl", "--output", "run.jsonl"), 2, "is not a shard")
     assert Path("run.jsonl").read_bytes() == before
     Path("notes.jsonl").write_text("mine")
     refused(bench("merge", *shards, "--output", "notes.jsonl"), 2, "is not a stored run")
-    refused(bench("merge", *shards, "--output", "missing/run.jsonl"), 2, "missing is no folder")
+    refused(bench("merge", *shards, "--output", "missing/run.jsonl"), 2, "missing is not a writable folder")
     assert Path("notes.jsonl").read_text() == "mine"
 
 

@@ -98,7 +98,7 @@ def test_the_number_of_threads_that_ray_sets_is_not_handed_on(monkeypatch: pytes
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no niceness there")
 @pytest.mark.parametrize("allowed", [True, False])
-def test_a_low_priority_is_taken_back_or_told_of(
+def test_a_low_priority_is_undone_or_reported(
     started: list[tuple[FakeLauncher, dict[str, str]]],
     monkeypatch: pytest.MonkeyPatch,
     allowed: bool,  # noqa: FBT001 - a case

@@ -186,7 +186,7 @@ def test_worker_that_dies_outside_a_trial_is_a_worker_error(fake_launcher: FakeL
 
 def test_silence_outside_a_trial_does_not_advise_to_allow_trials_more(fake_launcher: FakeLauncher) -> None:
     fake_launcher.on = lambda _: {"raise": ChannelTimeoutError()}
-    with pytest.raises(WorkerError, match=r"gave no answer to 'describe' within 300 s$"):
+    with pytest.raises(WorkerError, match=r"did not answer 'describe' within 300 s$"):
         describe_place(fake_launcher)
 
 
@@ -195,7 +195,9 @@ def test_a_dataset_may_take_as_long_as_a_trial_and_no_short_limit_of_trials_ends
     fake_launcher: FakeLauncher, timeout_seconds: float, limit: int
 ) -> None:
     fake_launcher.on = lambda _: {"raise": ChannelTimeoutError()}
-    with pytest.raises(WorkerError, match=f"gave no answer to 'dataset' within {limit} s: allow more with --timeout$"):
+    with pytest.raises(
+        WorkerError, match=f"did not answer 'dataset' within {limit} s: allow more time with --timeout$"
+    ):
         prepare_dataset(fake_launcher, "mnist", None, timeout_seconds=timeout_seconds)
     (waited,) = fake_launcher.timeouts
     assert waited == pytest.approx(limit, abs=30)

@@ -139,15 +139,15 @@ def test_an_interruption_of_a_fork_leaves_no_answer_to_be_taken_for_that_to_the_
     assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
 
 
-def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_words(tmp_path: Path) -> None:
+def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_loss(tmp_path: Path) -> None:
     (tmp_path / "mnist_mlp").mkdir()
     (tmp_path / "mnist_mlp" / "__init__.py").write_text("raise ImportError('no Training in here')")
     (arm,), _ = make_arm_launchers([(sys.executable, tmp_path)])
-    with contextlib.closing(arm), pytest.raises(WorkerError, match=r"exit status 1; its last words: .*no Training in"):
+    with contextlib.closing(arm), pytest.raises(WorkerError, match=r"exit status 1; its last output: .*no Training in"):
         describe_place(arm)
 
 
-def test_host_that_cannot_import_is_explained_by_its_last_words() -> None:
+def test_host_that_cannot_import_is_explained_by_its_last_output() -> None:
     launcher = ForkingLauncher(preload=("no_such_module_here",))
     with contextlib.closing(launcher), pytest.raises(WorkerError, match="no_such_module_here"):
         launcher.start()
@@ -158,7 +158,7 @@ def test_no_place_for_temporary_files_is_an_error_with_a_remedy(monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.TemporaryFile", no_room)
-    with pytest.raises(WorkerError, match=r"cannot be made: No space left on device; .*TMPDIR"):
+    with pytest.raises(WorkerError, match=r"cannot be created: No space left on device; .*TMPDIR"):
         SpawningLauncher()
 
 
@@ -259,7 +259,7 @@ def test_launcher_of_this_platform_forks_only_on_linux(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("status", "words"), [(0, "exit status 0"), (3, "exit status 3"), (-9, "SIGKILL"), (-11, "SIGSEGV"), (-200, "200")]
 )
-def test_end_of_a_process_is_told_in_words(status: int, words: str) -> None:
+def test_end_of_a_process_is_described_in_words(status: int, words: str) -> None:
     assert words in describe_end(status)
 
 

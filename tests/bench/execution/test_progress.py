@@ -72,7 +72,7 @@ def test_when_all_is_done_no_time_remains(walls: list[float]) -> None:
 # Words
 
 
-def test_a_trial_is_described_by_what_tells_it_from_others() -> None:
+def test_a_trial_is_described_by_what_distinguishes_it() -> None:
     assert describe_trial(make_record(SMALL, 1).trial) == "cpu 784-128-10 batch 1024 seed 43"
 
 
@@ -80,12 +80,12 @@ def test_an_outcome_is_time_rate_and_accuracy() -> None:
     assert describe_outcome(make_record()) == "2.12 s an epoch, 28.2k/s, test accuracy 98.10 %"
 
 
-def test_the_accuracy_on_noise_is_not_told() -> None:
+def test_the_accuracy_on_noise_is_not_shown() -> None:
     noise = make_measurement(epochs=make_epochs((2.0,), (None,)))
     assert describe_outcome(make_record(outcome=noise)) == "2.00 s an epoch, 30.0k/s"
 
 
-def test_a_failure_is_told_with_kind_and_message() -> None:
+def test_a_failure_is_shown_with_kind_and_message() -> None:
     failed = make_record(outcome=make_failure(FailureKind.TIMEOUT, "60 s are over"))
     assert describe_outcome(failed) == "FAILED (timeout): 60 s are over"
 
@@ -131,7 +131,7 @@ def test_the_epochs_of_each_trial_are_counted_from_one() -> None:
     assert re.findall(r"\[(\d)/2\].* epoch (\d+)", stream.getvalue()) == [("1", "1"), ("2", "1")]
 
 
-def test_in_detail_each_epoch_is_told_and_of_each_trial_times_memory_and_what_to_do() -> None:
+def test_in_detail_each_epoch_is_shown_and_each_trials_times_memory_and_advice() -> None:
     trials = trials_of((SMALL, 1))
     stream = io.StringIO()
     with make_progress(trials, stream, "verbose") as progress:
@@ -154,7 +154,7 @@ def test_in_detail_each_epoch_is_told_and_of_each_trial_times_memory_and_what_to
     ]
 
 
-def test_quiet_tells_of_nothing_but_failures_even_on_a_terminal() -> None:
+def test_quiet_shows_only_failures_even_on_a_terminal() -> None:
     stream = FakeTerminal()
     trials = trials_of((SMALL, 2))
     with make_progress(trials, stream, "quiet") as progress:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import shlex
 from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -14,7 +15,7 @@ from fake_worker import CPU, FakeLauncher, Request, fail_trial
 
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.execution import run
-from bench.execution.crew import LocalCrew
+from bench.execution.executor import ExecutionOptions, LocalExecutor
 from bench.planning.plan import Request as RunRequest
 from bench.records import DeviceStatus, EpochRecord, Failure, FailureKind, Trial, TrialRecord
 from bench.storage.store import read_run
@@ -49,7 +50,7 @@ class Quiet:
         self.done: list[TrialRecord] = []
         self.after: dict[int, Exception] = {}
 
-    def __call__(self, _trials: tuple[Trial, ...], _at_once: int) -> contextlib.AbstractContextManager["Quiet"]:
+    def __call__(self, _trials: tuple[Trial, ...], _concurrency: int) -> contextlib.AbstractContextManager["Quiet"]:
         return contextlib.nullcontext(self)
 
     def trial_started(self, number: int, trial: Trial) -> None:
@@ -67,16 +68,22 @@ class Quiet:
         pass
 
 
-def crew(launcher: FakeLauncher) -> LocalCrew:
-    return LocalCrew(launcher, root=None, timeout_seconds=60)
+def executor(launcher: FakeLauncher) -> LocalExecutor:
+    return LocalExecutor(launcher, ExecutionOptions(data_root=None, timeout_seconds=60))
+
+
+def runner(launcher: FakeLauncher, opts: run.Options, display: Quiet | None = None) -> run.Runner:
+    return run.Runner(
+        options=opts, executor=executor(launcher), interrupts=Interrupts(), make_progress=display or Quiet()
+    )
 
 
 def start(launcher: FakeLauncher, opts: run.Options, display: Quiet | None = None) -> run.Finished:
-    return run.start_run(REQUEST, opts, crew(launcher), Interrupts(), display or Quiet())
+    return runner(launcher, opts, display).start(REQUEST)
 
 
 def resume(launcher: FakeLauncher, path: Path, opts: run.Options) -> run.Finished:
-    return run.resume_run(path, opts, crew(launcher), Interrupts(), Quiet())
+    return runner(launcher, opts).resume(path)
 
 
 @pytest.fixture
@@ -84,7 +91,7 @@ def interrupted(fake_launcher: FakeLauncher, tmp_path: Path) -> Path:
     """A stored run of which two of six trials are finished."""
     display = Quiet()
     display.after = {2: InterruptedRunError("interrupted by SIGINT")}
-    with pytest.raises(InterruptedRunError, match=r"2 of 6 trials are stored in .*; go on with: .*--resume"):
+    with pytest.raises(InterruptedRunError, match=r"2 of 6 trials are stored in .*; continue with: .*--resume"):
         start(fake_launcher, options(tmp_path), display)
     (path,) = (tmp_path / "results").rglob("*.jsonl")
     return path
@@ -110,7 +117,9 @@ def test_output_can_be_a_file_or_a_folder(fake_launcher: FakeLauncher, tmp_path:
     assert start(fake_launcher, options(tmp_path, output=tmp_path / "b")).path.is_relative_to(tmp_path / "b")
 
 
-def test_failed_trial_is_stored_and_the_run_goes_on_to_end_with_4(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+def test_failed_trial_is_stored_and_the_run_continues_and_ends_with_4(
+    fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
     count = itertools.count()
 
     def fail_second(request: Request) -> dict[str, Any] | None:
@@ -188,7 +197,7 @@ def test_worker_that_can_no_longer_be_started_ends_the_run_in_good_order(
 
     fake_launcher.on = break_second
     with pytest.raises(
-        WorkerError, match=r"no process could be started: 2 of 6 trials are stored in .*; go on with: .*--resume"
+        WorkerError, match=r"no process could be started: 2 of 6 trials are stored in .*; continue with: .*--resume"
     ) as caught:
         start(fake_launcher, options(tmp_path))
     assert caught.value.exit_code is ExitCode.FAILED_TRIAL
@@ -208,9 +217,7 @@ def test_resuming_with_other_software_is_incomparable_and_names_it(
     assert len(read_run(interrupted).records) == 2
 
 
-def test_resuming_a_complete_run_asks_nothing_of_where_it_was_begun(
-    fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
+def test_resuming_a_complete_run_requires_no_particular_machine(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     path = start(fake_launcher, options(tmp_path)).path
     software = dataclasses.replace(fake_launcher.place.software, torch="9.9.9", git_commit="f" * 40)
     fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
@@ -225,7 +232,7 @@ def test_resuming_after_a_commit_says_that_it_is_the_tree_that_differs(
 ) -> None:
     software = dataclasses.replace(fake_launcher.place.software, git_commit="f" * 40)
     fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
-    with pytest.raises(IncomparableError, match="begun with another state of this tree: git_commit is"):
+    with pytest.raises(IncomparableError, match="started with another state of this source tree: git_commit is"):
         resume(fake_launcher, interrupted, options(tmp_path))
 
 
@@ -235,7 +242,7 @@ def test_resuming_on_another_machine_is_incomparable(
 ) -> None:
     machine = dataclasses.replace(fake_launcher.place.machine, **change)
     fake_launcher.place = dataclasses.replace(fake_launcher.place, machine=machine)
-    with pytest.raises(IncomparableError, match="begun elsewhere"):
+    with pytest.raises(IncomparableError, match="started on another machine or with other software"):
         resume(fake_launcher, interrupted, options(tmp_path))
 
 
@@ -292,16 +299,16 @@ def test_batch_larger_than_the_dataset_is_refused_before_anything_is_stored(
     with pytest.raises(BadInputError, match=r"128.*100 training samples"):
         start(fake_launcher, options(tmp_path))
     assert not (tmp_path / "results").exists()
-    plan = crew(fake_launcher).plan(REQUEST)
+    plan = executor(fake_launcher).plan(REQUEST)
     with pytest.raises(BadInputError, match=r"128.*100 training samples"):
-        run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
+        run.estimate_run(plan, executor(fake_launcher))
     assert not [request for request in fake_launcher.requests if request["do"] == "prepare"]
 
 
 def test_missing_device_is_refused_with_the_reason(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     request = dataclasses.replace(REQUEST, devices=("cpu", "cuda"))
     with pytest.raises(BadInputError, match=r"'cuda' is not available: no driver\. Available here: cpu"):
-        run.start_run(request, options(tmp_path), crew(fake_launcher), Interrupts(), Quiet())
+        runner(fake_launcher, options(tmp_path)).start(request)
 
 
 def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
@@ -325,12 +332,12 @@ def hour_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = 0.0
 
     @contextlib.contextmanager
-    def wait(_crew: LocalCrew, _devices: object) -> Iterator[None]:
+    def wait(_executor: LocalExecutor, _devices: object) -> Iterator[None]:
         nonlocal waited
         waited += 3600
         yield
 
-    monkeypatch.setattr(LocalCrew, "hold", wait)
+    monkeypatch.setattr(LocalExecutor, "hold", wait)
     monkeypatch.setattr("bench.execution.run.time.monotonic", lambda: waited)
 
 
@@ -358,13 +365,13 @@ def test_a_run_holds_the_devices_of_all_its_ranks(
     fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=tuple(found))
     held: list[set[str]] = []
 
-    def hold(_crew: LocalCrew, devices: set[str]) -> contextlib.AbstractContextManager[None]:
+    def hold(_executor: LocalExecutor, devices: set[str]) -> contextlib.AbstractContextManager[None]:
         held.append(devices)
         return contextlib.nullcontext()
 
-    monkeypatch.setattr(LocalCrew, "hold", hold)
+    monkeypatch.setattr(LocalExecutor, "hold", hold)
     request = dataclasses.replace(REQUEST, devices=("cuda",), world_sizes=(2,), repeats=1)
-    run.start_run(request, options(tmp_path), crew(fake_launcher), Interrupts(), Quiet())
+    runner(fake_launcher, options(tmp_path)).start(request)
     assert held == [{"cuda:0", "cuda:1"}]
 
 
@@ -372,7 +379,7 @@ def test_one_gpu_beside_a_cpu_is_measured_with_as_many_ranks_as_it_has(fake_laun
     gpu = DeviceStatus(device="cuda:0", available=True, description="", reason="")
     fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(CPU, gpu))
     request = dataclasses.replace(REQUEST, devices=("auto",), world_sizes=(1, 2), threads=(1,), skip_unsupported=True)
-    plan = crew(fake_launcher).plan(request)
+    plan = executor(fake_launcher).plan(request)
     found = {(c.device, c.world_size) for c in plan.configurations}
     assert found == {("cpu", 1), ("cpu", 2), ("cuda:0", 1)}
 
@@ -392,8 +399,14 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tm
         "table_exists": tmp_path / "table.jsonl",
         "table_is_folder": tmp_path / "folder.jsonl",
     }[make]
-    with pytest.raises(BadInputError, match=r"choose --output|--resume"):
+    with pytest.raises(BadInputError, match=r"choose another --output|--resume"):
         run.check_output(options(tmp_path, output=output))
+
+
+def test_a_name_too_long_for_the_tables_temporary_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    run.check_output(options(tmp_path, output=tmp_path / "new" / f"{'n' * 237}.jsonl"))
+    with pytest.raises(BadInputError, match="File name too long; choose a shorter name"):
+        run.check_output(options(tmp_path, output=tmp_path / "new" / f"{'n' * 238}.jsonl"))
 
 
 def test_output_in_folders_yet_to_be_made_is_fine(tmp_path: Path) -> None:
@@ -410,8 +423,31 @@ def test_share_of_measuring_counts_warm_up_training_and_evaluation(fake_launcher
         seconds += record.outcome.warm_up_seconds
         seconds += sum(epoch.train_seconds + epoch.evaluation_seconds for epoch in record.outcome.epochs)
     footer = dataclasses.replace(finished.run.footer, wall_seconds=2 * seconds)
-    assert run.measuring_share(dataclasses.replace(finished.run, footer=footer)) == pytest.approx(0.5)
-    assert run.measuring_share(dataclasses.replace(finished.run, footer=None)) is None
+    halved = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=footer))
+    assert run.measuring_share(halved) == pytest.approx(0.5)
+    assert run.measuring_share(dataclasses.replace(halved, executed=3)) == pytest.approx(0.25)
+    unfinished = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=None))
+    assert run.measuring_share(unfinished) is None
+
+
+def test_share_of_measuring_counts_only_the_trials_of_this_command(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    resumed = resume(fake_launcher, interrupted, options(tmp_path))
+    assert resumed.executed == 4
+    again = resume(fake_launcher, interrupted, options(tmp_path))
+    assert again.executed == 0
+    assert run.measuring_share(again) is None
+
+
+def test_the_command_that_resumes_a_run_can_be_pasted_into_a_shell(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    path = tmp_path / "my runs" / "x y.jsonl"
+    display = Quiet()
+    display.after = {1: InterruptedRunError("interrupted by SIGINT")}
+    with pytest.raises(InterruptedRunError) as caught:
+        start(fake_launcher, options(tmp_path, output=path), display)
+    command = str(caught.value).partition("continue with: ")[2]
+    assert shlex.split(command) == ["python", "-m", "bench", "run", "--resume", str(path)]
 
 
 @pytest.mark.parametrize(
@@ -429,13 +465,13 @@ def test_host_preloads_what_the_trials_will_import(
 
 
 def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    plan = crew(fake_launcher).plan(REQUEST)
-    assert run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60).of(plan) > 0
+    plan = executor(fake_launcher).plan(REQUEST)
+    assert run.estimate_run(plan, executor(fake_launcher)).of(plan) > 0
     assert not (tmp_path / "results").exists()
 
 
 def test_estimate_holds_the_devices_while_it_probes(fake_launcher: FakeLauncher) -> None:
-    plan = crew(fake_launcher).plan(REQUEST)
+    plan = executor(fake_launcher).plan(REQUEST)
     refused = []
 
     def try_to_take(request: Request) -> None:
@@ -445,26 +481,26 @@ def test_estimate_holds_the_devices_while_it_probes(fake_launcher: FakeLauncher)
             refused.append(error)
 
     fake_launcher.on = try_to_take
-    run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
+    run.estimate_run(plan, executor(fake_launcher))
     assert refused
     with device_locks(["cpu"]):
         pass
 
 
 def test_estimate_on_a_held_device_starts_no_trial(fake_launcher: FakeLauncher) -> None:
-    plan = crew(fake_launcher).plan(REQUEST)
+    plan = executor(fake_launcher).plan(REQUEST)
     with device_locks(["cpu"]), pytest.raises(HeldError):
-        run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
+        run.estimate_run(plan, executor(fake_launcher))
     assert {request["do"] for request in fake_launcher.requests} == {"describe"}
 
 
 def test_estimate_of_an_impossible_plan_says_why(fake_launcher: FakeLauncher) -> None:
-    plan = crew(fake_launcher).plan(REQUEST)
+    plan = executor(fake_launcher).plan(REQUEST)
     fake_launcher.on = lambda request: (
         fail_trial(FailureKind.OUT_OF_MEMORY, "no room") if request["do"] == "prepare" else None
     )
     with pytest.raises(BadInputError, match="no room"):
-        run.estimate_here(plan, fake_launcher, root=None, timeout_seconds=60)
+        run.estimate_run(plan, executor(fake_launcher))
 
 
 class BackwardClock(datetime):

@@ -107,7 +107,7 @@ def test_ranks_evaluate_by_one_of_them_and_then_measure_their_exchange(overhead:
     ("load", "threads", "told"),
     [(0.9, 4, ""), (1.0, 3, ""), (1.5, 3, "load average 1.5"), (3.5, 1, "load average 3.5"), (3.0, 1, "")],
 )
-def test_others_that_compute_are_told_where_they_leave_too_few_cores(
+def test_other_programs_are_reported_if_they_leave_too_few_cores(
     load: float, threads: int, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0), raising=False)
@@ -117,7 +117,7 @@ def test_others_that_compute_are_told_where_they_leave_too_few_cores(
     assert told in note
 
 
-def test_a_system_without_a_load_average_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_a_load_average_gives_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "getloadavg", raising=False)
     assert busy_note(make_plan()) == ""
 
@@ -161,7 +161,7 @@ def test_equal_work_per_step_needs_one_probe_and_still_counts_each_configuration
         {"optimizer": "sgd"},
     ],
 )
-def test_what_changes_the_cost_of_a_step_is_probed_apart(change: dict[str, object]) -> None:
+def test_what_changes_the_cost_of_a_step_is_probed_separately(change: dict[str, object]) -> None:
     made = [make_configuration(), make_configuration(**change)]
     assert estimated(make_plan(made), FakeProbe()).probes == 2
 

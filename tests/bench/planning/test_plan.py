@@ -100,14 +100,14 @@ def test_every_dimension_multiplies_the_grid() -> None:
     assert {(c.device, c.threads) for c in made} == {("cpu", 1), ("cpu", 2), ("cuda:0", 1), ("cuda:0", 2)}
 
 
-def test_what_is_asked_for_replaces_the_recipes_own_batch_size_and_epochs() -> None:
+def test_requested_batch_size_and_epochs_replace_the_recipes() -> None:
     (recipe,) = configurations(request(models=("mlp_100_100",)))
     (asked,) = configurations(request(models=("mlp_100_100",), batch_sizes=(50,), epochs=2, dataset="digits"))
     assert (recipe.batch_size, recipe.epochs, recipe.dataset) == (16, 5, "mnist")
     assert (asked.batch_size, asked.epochs, asked.dataset) == (50, 2, "digits")
 
 
-def test_one_configuration_asked_for_twice_is_measured_once() -> None:
+def test_a_configuration_requested_twice_is_measured_once() -> None:
     made = configurations(request(models=("784-128-10", "784-64-10"), widths=(64, 128), batch_sizes=(64, 64)))
     assert [c.model for c in made] == ["784-64-10", "784-128-10"]
 
@@ -143,9 +143,9 @@ def test_a_plan_keeps_repeats_and_seed() -> None:
         ({"widths": (10**7,)}, r"layer width 10000000 .* is out of range: use 1 to"),
         ({"models": ("784-10",), "widths": (64,)}, r"model '784-10' has no hidden layer to widen: leave the width out"),
         ({"devices": ()}, r"--devices is empty: name at least one, separated by commas"),
-        ({"devices": ("CUDA",)}, r"--devices 'CUDA' is no device: use auto, cpu, cuda, cuda:1 or mps"),
-        ({"devices": ("cuda:",)}, r"--devices 'cuda:' is no device"),
-        ({"devices": ("cuda:1\n",)}, r"--devices 'cuda:1\\n' is no device"),
+        ({"devices": ("CUDA",)}, r"--devices 'CUDA' is not a device name: use auto, cpu, cuda, cuda:1 or mps"),
+        ({"devices": ("cuda:",)}, r"--devices 'cuda:' is not a device name"),
+        ({"devices": ("cuda:1\n",)}, r"--devices 'cuda:1\\n' is not a device name"),
         ({"batch_sizes": (64, 0)}, r"--batch-sizes 0 is out of range: use a whole number from 1 to 70000"),
         ({"batch_sizes": (70_001,)}, r"--batch-sizes 70001 is out of range"),
         ({"repeats": 0}, r"--repeats 0 is out of range: use a whole number from 1"),
@@ -155,7 +155,7 @@ def test_a_plan_keeps_repeats_and_seed() -> None:
         ({"seed": 2**63}, r"--seed 9223372036854775808 is out of range"),
         ({"threads": (0,)}, r"--threads 0 is out of range: use a whole number from 1"),
         ({"workers": -1}, r"--workers -1 is out of range"),
-        ({"workers": 2}, r"--workers counts DataLoader's processes: it needs --pipelines dataloader"),
+        ({"workers": 2}, r"--workers is the number of DataLoader's processes: it needs --pipelines dataloader"),
         ({"precisions": ()}, r"--precisions is empty: use one or more of fp32"),
         ({"precisions": ("fp23",)}, r"--precisions 'fp23' is unknown \(did you mean 'fp32'\?\): use one of fp32"),
         ({"engines": ("warp",)}, r"--engines 'warp' is unknown: use one of eager"),
@@ -306,9 +306,7 @@ def test_nothing_is_missing_from_a_finished_plan() -> None:
         ({"engines": ("fused",), "pipelines": ("dataloader",)}, "cannot use pipeline 'dataloader'"),
     ],
 )
-def test_what_cannot_be_had_together_is_refused_with_the_reason(
-    changes: dict[str, tuple[str, ...]], words: str
-) -> None:
+def test_an_unsupported_combination_is_refused_with_the_reason(changes: dict[str, tuple[str, ...]], words: str) -> None:
     with pytest.raises(BadInputError, match=words):
         configurations(request(**changes))
 
@@ -321,7 +319,7 @@ def test_engines_and_precisions_are_dimensions_of_the_grid() -> None:
     assert (graph.engine, graph.precision) == ("graph", "tf32")
 
 
-def test_what_cannot_be_had_is_left_out_where_that_is_asked_for() -> None:
+def test_unsupported_combinations_are_left_out_on_request() -> None:
     found = configurations(
         request(engines=("eager", "fused", "graph"), pipelines=("dataloader", "resident"), skip_unsupported=True)
     )
@@ -338,10 +336,10 @@ def test_nothing_left_is_refused_all_the_same() -> None:
     assert "--skip-unsupported" not in str(refused.value)
 
 
-def test_a_refusal_of_some_tells_how_to_have_the_others() -> None:
-    with pytest.raises(BadInputError, match="use engine fused; --skip-unsupported goes on without it"):
+def test_a_refusal_of_some_combinations_says_how_to_run_the_others() -> None:
+    with pytest.raises(BadInputError, match="use engine fused; --skip-unsupported leaves it out"):
         configurations(request(engines=("eager", "graph")))
-    with pytest.raises(BadInputError, match=r"3 ranks.*--skip-unsupported goes on without it"):
+    with pytest.raises(BadInputError, match=r"3 ranks.*--skip-unsupported leaves it out"):
         ranks_plan(world_sizes=(1, 3))
 
 
@@ -406,7 +404,7 @@ def test_weak_scaling_gives_each_rank_the_batch_size() -> None:
         ({"scaling": "linear"}, "--scaling"),
     ],
 )
-def test_ranks_that_cannot_be_had_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_unsupported_ranks_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInputError, match=words):
         ranks_plan(**changes)
 
@@ -429,7 +427,7 @@ def test_ranks_take_a_kinds_devices_from_the_first_on() -> None:
         gpu_plan("cuda:1", asked="cuda:1")
 
 
-def test_what_ranks_cannot_have_is_left_out_where_that_is_asked_for() -> None:
+def test_unsupported_ranks_are_left_out_on_request() -> None:
     plan = ranks_plan(world_sizes=(1, 3, 16), skip_unsupported=True)
     assert [c.world_size for c in plan.configurations] == [1]
     with pytest.raises(BadInputError, match="3 ranks"):
@@ -437,12 +435,12 @@ def test_what_ranks_cannot_have_is_left_out_where_that_is_asked_for() -> None:
     plan = check_rank_devices(gpu_plan("cuda:0"), (gpu(0),), skip=True)
     assert [(c.device, c.world_size) for c in plan.configurations] == [("cuda:0", 1)]
     two_ranks = dataclasses.replace(plan, configurations=gpu_plan("cuda:0").configurations[1:])
-    with pytest.raises(BadInputError, match="2 ranks need 2 devices"):
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices"):
         check_rank_devices(two_ranks, (gpu(0),), skip=True)
 
 
 def test_more_ranks_than_accelerators_are_refused_unless_they_are_elsewhere() -> None:
     plan = gpu_plan("cuda:0")
-    with pytest.raises(BadInputError, match="2 ranks need 2 devices of kind cuda, but there are 1 here"):
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices, but this machine has 1"):
         check_rank_devices(plan, (gpu(0),))
     check_rank_devices(plan, (gpu(0),), ranks_here=1)

@@ -74,9 +74,7 @@ def test_shards_differ_in_each_kind_by_no_more_than_its_longest_trial(plan: Plan
 
 
 @given(plan=plans, data=st.data())
-def test_a_plan_is_the_same_and_divided_alike_in_whatever_order_it_was_asked_for(
-    plan: Plan, data: st.DataObject
-) -> None:
+def test_a_plan_and_its_division_do_not_depend_on_the_order_of_the_request(plan: Plan, data: st.DataObject) -> None:
     other = dataclasses.replace(plan, configurations=tuple(data.draw(st.permutations(plan.configurations))))
     shards = data.draw(st.integers(1, len(plan.configurations)))
     assert plan_id(other) == plan_id(plan)
@@ -106,7 +104,7 @@ def test_another_plan_has_another_id() -> None:
     assert len({plan_id(each) for each in (plan, *others)}) == 5
 
 
-def test_a_shard_tells_of_which_plan_it_is_which_part() -> None:
+def test_a_shard_says_which_part_of_which_plan_it_is() -> None:
     plan = make_plan([make_configuration(batch_size=size) for size in (16, 32, 64, 128, 256)])
     part, division = take_shard(plan, 2, 3, "0a1b2c3d")
     assert part == divide(plan, 3)[1]
@@ -118,7 +116,7 @@ def test_a_shard_tells_of_which_plan_it_is_which_part() -> None:
 
 
 def test_more_shards_than_configurations_are_refused() -> None:
-    with pytest.raises(BadInputError, match=r"3 shards are more than the 2 configurations .* use up to 2"):
+    with pytest.raises(BadInputError, match=r"3 shards are more than the 2 configurations .* use at most 2"):
         divide(make_plan([make_configuration(), make_configuration(threads=1)], repeats=9), 3)
 
 
@@ -136,7 +134,7 @@ def test_shards_are_read_and_counted() -> None:
             check_shards(shards, "--shards")
 
 
-def test_what_is_missing_is_told_with_how_to_get_it() -> None:
+def test_missing_trials_are_reported_with_how_to_get_them() -> None:
     alone = make_header()
     shard = make_header(run_id="00000001", division=make_division((1,), of=3))
     merged = make_header(division=make_division((1, 1), of=2))

@@ -66,7 +66,7 @@ def test_messages_arrive_in_order_both_ways_over_pipes() -> None:
     other.close()
 
 
-def test_a_message_larger_than_any_buffer_arrives_whole(connect: Connect) -> None:
+def test_a_message_larger_than_any_buffer_arrives_complete(connect: Connect) -> None:
     end, peer = connect()
     text = "x" * 3_000_000
     sender = threading.Thread(target=lambda: peer.sendall(b'{"text":"%b"}\n' % text.encode()))
@@ -81,7 +81,7 @@ def test_a_message_is_one_line_on_the_wire(connect: Connect) -> None:
     assert peer.recv(100) == b'{"a":1,"b":[true,null,0.5]}\n'
 
 
-def test_waiting_without_a_message_ends_in_a_timeout_and_the_channel_goes_on(connect: Connect) -> None:
+def test_waiting_without_a_message_times_out_and_the_channel_stays_usable(connect: Connect) -> None:
     end, peer = connect()
     with pytest.raises(ChannelTimeoutError):
         end.receive(0.001)
@@ -103,7 +103,7 @@ def test_what_a_peer_sent_before_it_died_is_still_received(connect: Connect) -> 
             end.receive(PATIENCE_SECONDS)
 
 
-def test_a_message_cut_off_by_death_is_no_message(connect: Connect) -> None:
+def test_a_message_cut_off_by_death_is_not_a_message(connect: Connect) -> None:
     end, peer = connect()
     peer.sendall(b'{"first":1')
     peer.close()
@@ -153,7 +153,7 @@ def test_sending_to_a_dead_peer_says_that_it_is_gone(connect: Connect) -> None:
     end.close()  # with the message still in the buffer
 
 
-def test_a_message_that_is_no_json_is_the_senders_own_error(connect: Connect) -> None:
+def test_a_message_that_is_not_json_is_the_senders_error(connect: Connect) -> None:
     ours, _ = connect()
     with pytest.raises(ValueError, match="not JSON compliant"):
         ours.send({"loss": float("nan")})
@@ -180,7 +180,9 @@ def test_nothing_can_be_sent_after_closing() -> None:
         b"[" * 100_000,
     ],
 )
-def test_a_line_that_is_no_json_breaks_the_protocol_and_the_next_is_still_read(connect: Connect, line: bytes) -> None:
+def test_a_line_that_is_not_json_violates_the_protocol_and_the_next_is_still_read(
+    connect: Connect, line: bytes
+) -> None:
     end, peer = connect()
     peer.sendall(line + b'\n{"next":1}\n')
     with pytest.raises(ProtocolError, match="not valid JSON") as caught:
@@ -190,14 +192,14 @@ def test_a_line_that_is_no_json_breaks_the_protocol_and_the_next_is_still_read(c
 
 
 @pytest.mark.parametrize("line", [b"[]", b"1", b'"text"', b"null"])
-def test_json_that_is_no_object_breaks_the_protocol(connect: Connect, line: bytes) -> None:
+def test_json_that_is_not_an_object_violates_the_protocol(connect: Connect, line: bytes) -> None:
     end, peer = connect()
     peer.sendall(line + b"\n")
     with pytest.raises(ProtocolError, match="not an object"):
         end.receive(PATIENCE_SECONDS)
 
 
-def test_a_line_beyond_all_bounds_is_not_read_whole(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_beyond_the_limit_is_not_read_completely(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel, "MAX_LINE_BYTES", 100)
     end, peer = connect()
     peer.sendall(b'{"text":"%b"}\n' % (b"x" * 150))

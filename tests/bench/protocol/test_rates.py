@@ -80,7 +80,7 @@ def test_the_highest_rate_is_of_squares_or_layers_whichever_is_higher() -> None:
     assert make_rates(layers=()).highest_flops_per_second == 4e11
 
 
-def test_rates_of_products_are_those_of_the_precision_and_threads_asked_for() -> None:
+def test_rates_of_products_are_those_of_the_requested_precision_and_threads() -> None:
     rates = make_rates(), make_rates(precision="bf16", square_flops_per_second=9e11)
     threads = make_thread_rates(1), make_thread_rates(2)
     assert list(flops_per_second(rates, threads, "fp32", 2)) == [4.2e11, 4.2e11]

@@ -203,7 +203,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp
     result = bench("export", "run.jsonl", "--plots", folder)
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)
-    assert f"{folder} is no folder that can be written" in result.stderr
+    assert f"{folder} is not a writable folder" in result.stderr
     assert result.stdout == ""
 
 

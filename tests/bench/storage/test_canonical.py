@@ -356,7 +356,7 @@ def test_equal_texts_of_a_shared_type_become_one_object() -> None:
     assert first.outcome.settings == make_settings()
 
 
-def test_what_a_list_of_a_shared_type_holds_is_entered_by_its_text() -> None:
+def test_items_of_a_list_of_a_shared_type_are_entered_by_their_text() -> None:
     run = make_run((make_configuration(), make_configuration(batch_size=7)))
     stored = dataclasses.replace(run.header, machine=make_machine(accelerators=()))
     texts: dict[str, object] = {}

@@ -89,7 +89,7 @@ def test_shards_are_merged_by_number_their_trials_as_they_were_run() -> None:
     assert [r.trial for r in merged(*shards[::-1]).records] == [r.trial for each in shards for r in each.records]
 
 
-def test_what_is_merged_was_begun_when_the_first_of_them_was() -> None:
+def test_a_merged_run_was_created_when_its_first_shard_was() -> None:
     days = ["2026-11-22T03:15:00Z", "2026-11-20T03:15:00Z", "2026-11-21T03:15:00Z"]
     shards = [shard(number, created_at=day) for number, day in enumerate(days, start=1)]
     assert merged(*shards).header.created_at == days[1]
@@ -111,7 +111,7 @@ def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path, monkey
     path, seen = tmp_path / "run.jsonl", list[Run | None]()
     one, both = merged(shard(1)), merged(shard(1), shard(2))
     said = queue.SimpleQueue[str]()
-    monkeypatch.setattr("bench.storage.store.Patience", functools.partial(Patience, tell=said.put))
+    monkeypatch.setattr("bench.storage.store.Patience", functools.partial(Patience, notify=said.put))
 
     def late(before: Run | None) -> Run:
         said.put("merging")
@@ -123,7 +123,7 @@ def test_a_merge_waits_for_another_one_into_the_same_file(tmp_path: Path, monkey
     def early(before: Run | None) -> Run:
         assert before is None
         other.start()
-        assert "waiting for it" in said.get(timeout=60)  # the other one's first word
+        assert "waiting for up to" in said.get(timeout=60)  # the other one's first word
         return one
 
     update_merged(path, early)
@@ -198,12 +198,12 @@ def test_other_runs_make_another_run_id_of_the_same_form() -> None:
 # What does not belong together
 
 
-def test_a_run_that_is_no_shard_is_refused() -> None:
+def test_a_run_that_is_not_a_shard_is_refused() -> None:
     message = refusal(shard(1), dataclasses.replace(shard(2), header=make_header()))
-    assert re.search(r"0a1b2c3d.jsonl is no shard .*--shard I/N.*bench compare", message)
+    assert re.search(r"0a1b2c3d.jsonl is not a shard .*--shard I/N.*bench compare", message)
 
 
-def test_another_plan_is_incomparable_and_what_differs_is_told() -> None:
+def test_another_plan_is_incomparable_and_the_message_says_what_differs() -> None:
     plan = make_plan([dataclasses.replace(c, threads=8) for c in PLAN.configurations], repeats=3)
     message = refusal(shard(1), shard(2, plan=plan), kind=IncomparableError)
     assert re.search(r"00000002.jsonl is of plan p.*, 00000001.jsonl of plan p", message)
@@ -212,17 +212,17 @@ def test_another_plan_is_incomparable_and_what_differs_is_told() -> None:
 
 def test_another_division_of_the_plan_is_incomparable() -> None:
     message = refusal(shard(1), shard(2, 4), kind=IncomparableError)
-    assert "00000002.jsonl is of the plan in 4 shards, 00000001.jsonl of the same in 3" in message
+    assert "00000002.jsonl is one of 4 shards of the plan, 00000001.jsonl one of 3" in message
 
 
 @pytest.mark.parametrize("change", [{"torch": "2.12.0"}, {"workload": "9"}, {"git_commit": None}])
 def test_other_software_is_incomparable(change: dict[str, Change]) -> None:
     message = refusal(shard(1), shard(2, software=make_software(**change)), kind=IncomparableError)
     (name,) = change
-    assert re.search(f"00000002.jsonl was measured with other software than 00000001.jsonl: {name} is", message)
+    assert re.search(f"00000002.jsonl was measured with different software from 00000001.jsonl: {name} is", message)
 
 
-def test_a_machines_own_driver_and_kernel_are_no_other_software() -> None:
+def test_another_driver_or_kernel_does_not_count_as_other_software() -> None:
     run = merged(shard(1), shard(2, software=make_software(driver="590.2", operating_system_release="6.9")), shard(3))
     assert {each.software.driver for each in run.fingerprints} == {"580.1", "590.2"}
 
@@ -239,9 +239,9 @@ def with_records(run: Run, records: Sequence[TrialRecord]) -> Run:
 
 
 @pytest.mark.parametrize("trials", [None, 0])
-def test_two_runs_of_one_shard_overlap_whatever_they_hold(trials: int | None) -> None:
+def test_two_runs_of_one_shard_overlap_whatever_they_contain(trials: int | None) -> None:
     message = refusal(shard(1), shard(2), shard(2, run_id="0000abcd", trials=trials))
-    assert "00000002.jsonl and 0000abcd.jsonl overlap: both hold shard 2, of runs 00000002 and 0000abcd" in message
+    assert "00000002.jsonl and 0000abcd.jsonl overlap: both contain shard 2, of runs 00000002 and 0000abcd" in message
 
 
 @pytest.mark.parametrize("change", [{"wall_seconds": 1.0}, {"outcome": make_failure()}])
@@ -249,23 +249,25 @@ def test_a_trial_with_two_results_is_refused(change: dict[str, Change]) -> None:
     run = shard(1)
     changed = with_records(run, [dataclasses.replace(run.records[0], **change), *run.records[1:]])
     message = refusal(merged(run, shard(2)), changed)
-    assert re.search(r"hold different results of configuration c.*, repeat 0, of the same run 00000001", message)
+    assert re.search(r"contain different results for configuration c.*, repeat 0, of the same run 00000001", message)
 
 
 def test_a_trial_on_two_machines_is_refused() -> None:
-    assert "hold different results" in refusal(shard(1), shard(1, machine=make_machine(cores_usable=1.0)))
+    assert "contain different results" in refusal(shard(1), shard(1, machine=make_machine(cores_usable=1.0)))
 
 
 def test_shards_that_were_changed_are_refused() -> None:
     one, two, three = map(shard, (1, 2, 3))
     stolen = dataclasses.replace(two.header.plan, configurations=one.header.plan.configurations[:2])
     forged = dataclasses.replace(two, header=dataclasses.replace(two.header, plan=stolen), records=())
-    assert "two shards hold one configuration" in refusal(one, forged, three)
-    assert "hold other configurations of shard 2" in refusal(two, forged)
+    assert "two shards contain the same configuration" in refusal(one, forged, three)
+    assert "contain different configurations for shard 2" in refusal(two, forged)
     other = tuple(dataclasses.replace(c, learning_rate=0.5) for c in two.header.plan.configurations)
     forged = dataclasses.replace(
         two,
         header=dataclasses.replace(two.header, plan=dataclasses.replace(two.header.plan, configurations=other)),
         records=(),
     )
-    assert re.search("all shards together are plan p.*, and say that they are of p", refusal(one, forged, three))
+    assert re.search(
+        "all shards together are plan p.*, but they claim to be parts of plan p", refusal(one, forged, three)
+    )

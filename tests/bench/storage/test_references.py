@@ -1,6 +1,7 @@
-"""How a stored run is referred to: by its path, the beginning of its id, or as the latest."""
+"""How stored runs are named, and found by path, by the beginning of their id, or as the latest."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from stored_runs import store
 
 from bench.errors import BadInputError
 from bench.records import Header, Run
-from bench.storage.store import resolve, run_path
+from bench.storage.references import new_run_id, resolve, run_path
 
 
 def stored(directory: Path, run_id: str, created_at: str, name: str = "x") -> Path:
@@ -27,7 +28,7 @@ def test_latest_is_a_published_run_only_where_there_is_no_other(
         path.parent.mkdir(parents=True)
     store(make_run(), published)
     assert resolve("latest", tmp_path) == published
-    assert "a published run: none of your own is under" in capsys.readouterr().err
+    assert "a published run: there are none of your own under" in capsys.readouterr().err
     store(make_run(), own)
     os.utime(own, (0, 0))
     assert resolve("latest", tmp_path) == own
@@ -56,7 +57,7 @@ def test_an_ambiguous_reference_lists_the_candidates_newest_first(tmp_path: Path
     with pytest.raises(BadInputError) as caught:
         resolve("aa", tmp_path)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "2 run ids begin with 'aa': write more digits, or a path. The newest that could be meant:"
+    assert lines[0] == "2 run ids start with 'aa': give more digits, or a path. The newest candidates:"
     assert lines[1:] == [f"  aa02beef  {newer}", f"  aa01beef  {older}"]
 
 
@@ -64,7 +65,7 @@ def test_an_ambiguous_reference_lists_the_candidates_newest_first(tmp_path: Path
 def test_a_reference_to_nothing_lists_what_there_is(tmp_path: Path, reference: str) -> None:
     for index in range(12):
         stored(tmp_path, f"aa{index:02}beef", f"2026-11-21T03:{index:02}:00Z")
-    with pytest.raises(BadInputError, match="neither a file, nor the beginning of a run id, nor latest") as caught:
+    with pytest.raises(BadInputError, match="neither a file, the beginning of a run id, nor latest") as caught:
         resolve(reference, tmp_path)
     assert [line.split()[0] for line in str(caught.value).splitlines()[1:]] == [
         f"aa{i:02}beef" for i in range(11, 1, -1)
@@ -79,11 +80,11 @@ def test_a_path_to_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_without_stored_runs_the_remedy_is_to_make_one(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(BadInputError, match=r"no stored run is under .*python -m bench run"):
+        with pytest.raises(BadInputError, match=r"there are no stored runs under .*python -m bench run"):
             resolve("latest", directory)
 
 
-def test_files_that_are_no_runs_are_passed_over(tmp_path: Path) -> None:
+def test_files_that_are_not_runs_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").mkdir()
     (tmp_path / "b.jsonl").write_text("other\n")
     (tmp_path / "c.jsonl").write_text('{"header":{"created_at":7,"run_id":"aa"}}\n')
@@ -96,3 +97,30 @@ def test_a_newer_schemas_run_is_found_so_that_reading_it_can_say_what_to_do(tmp_
     path = tmp_path / "x.jsonl"
     path.write_text('{"header":{"schema_version":2,"created_at":"2026-11-21","run_id":"aa"}}\n')
     assert resolve("aa", tmp_path) == path
+
+
+def test_a_runs_path_contains_machine_time_name_and_id(tmp_path: Path) -> None:
+    header = make_header(created_at="2026-11-21T04:15:00+01:00")
+    expected = tmp_path / header.machine.id / "20261121T031500Z-nightly-0a1b2c3d.jsonl"
+    assert run_path(tmp_path, header) == expected
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "-x", "a b", "x" * 49, "a\n", "a\0"])
+def test_a_name_that_fits_no_file_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BadInputError, match="cannot be part of a file name"):
+        run_path(tmp_path, make_header(name=name))
+
+
+@pytest.mark.parametrize("created_at", ["", "yesterday", "0001-01-01T00:00:00+14:00"])
+def test_an_invalid_time_of_creation_is_refused(tmp_path: Path, created_at: str) -> None:
+    with pytest.raises(BadInputError, match="must be an ISO 8601 time"):
+        run_path(tmp_path, make_header(created_at=created_at))
+
+
+def test_run_ids_are_eight_random_digits_that_no_program_takes_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = {new_run_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(re.fullmatch("[0-9a-f]{8}", run_id) for run_id in ids)
+    drawn = iter(["12345678", "1234e567", "1234f567"])
+    monkeypatch.setattr("secrets.token_hex", lambda _size: next(drawn))
+    assert new_run_id() == "1234f567"

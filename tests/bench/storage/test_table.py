@@ -49,7 +49,7 @@ def test_every_field_of_the_configuration_has_its_column() -> None:
     assert {field.name for field in dataclasses.fields(Configuration)} <= {column.name for column in COLUMNS}
 
 
-def test_a_row_tells_where_its_trial_ran() -> None:
+def test_a_row_says_where_its_trial_ran() -> None:
     elsewhere = make_fingerprint(machine=make_machine(cores_usable=2.0), software=make_software(torch="2.12.0"))
     run = dataclasses.replace(
         make_run(repeats=2, records=[make_record(), make_record(repeat=1, fingerprint=1)]),
@@ -197,7 +197,7 @@ def test_a_failed_trial_has_a_status_and_a_message_and_no_measured_value() -> No
     assert set(list(row.values())[first:last]) == {None}
 
 
-def test_what_labels_of_noise_cannot_tell_is_none() -> None:
+def test_accuracies_on_labels_of_noise_are_none() -> None:
     epochs = tuple(dataclasses.replace(epoch, train_correct=None) for epoch in make_epochs((1.0,), (None,)))
     row = row_of(make_record(outcome=make_measurement(epochs=epochs)))
     names = ("train_accuracy", "test_accuracy", "seconds_to_97_percent", "seconds_to_98_percent")

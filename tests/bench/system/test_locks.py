@@ -32,9 +32,9 @@ def hold_in_another_process(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_process_is_told_who_holds_the_device_and_gets_it_afterwards(tmp_path: Path) -> None:
+def test_a_second_process_learns_who_holds_the_device_and_gets_it_afterwards(tmp_path: Path) -> None:
     with hold_in_another_process(tmp_path / "locks") as process:
-        message = rf"device cpu is in use by process {process.pid} since 20\d\d-.*Z; .*wait until that one ends"
+        message = rf"device cpu is in use by process {process.pid} since 20\d\d-.*Z; .*wait until it ends"
         with pytest.raises(BadInputError, match=message), device_locks(["cpu"], tmp_path / "locks"):
             pass
         process.communicate(timeout=20)
@@ -109,8 +109,8 @@ def test_locks_of_several_devices_are_all_taken_or_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("device", ["", "CPU", "cuda:", "cuda:-1", "../x", "cuda:1:2", "cuda:99999", "cpu\n"])
-def test_what_is_no_device_name_is_refused(tmp_path: Path, device: str) -> None:
-    with pytest.raises(BadInputError, match="is no device name"), device_locks([device], tmp_path):
+def test_an_invalid_device_name_is_refused(tmp_path: Path, device: str) -> None:
+    with pytest.raises(BadInputError, match="is not a device name"), device_locks([device], tmp_path):
         pass
 
 
@@ -144,7 +144,7 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"cannot be made: No such file.*TMPDIR"):
+    with pytest.raises(BadInputError, match=r"cannot be created: No such file.*TMPDIR"):
         device_locks(["cpu"], tmp_path / "missing" / "locks").__enter__()
 
 
@@ -161,7 +161,9 @@ def test_a_file_system_without_locks_is_an_error_with_a_remedy(tmp_path: Path, m
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(locks, "_lock", no_locks)
-    with pytest.raises(BadInputError, match=r"not implemented; choose a place .* file system with locks"):
+    with pytest.raises(
+        BadInputError, match=r"not implemented; use a writable folder on a file system that supports locks"
+    ):
         device_locks(["cpu"], tmp_path).__enter__()
 
 
@@ -217,7 +219,7 @@ class FakeTime:
         self.at.pop(int(self.seconds), lambda: None)()
 
     def patience(self, seconds: float) -> Patience:
-        return Patience(seconds=seconds, tell=self.told.append, clock=lambda: self.seconds, sleep=self.sleep)
+        return Patience(seconds=seconds, notify=self.told.append, clock=lambda: self.seconds, sleep=self.sleep)
 
 
 def test_a_held_device_is_waited_for_and_taken_as_soon_as_it_is_free(tmp_path: Path) -> None:
@@ -230,9 +232,9 @@ def test_a_held_device_is_waited_for_and_taken_as_soon_as_it_is_free(tmp_path: P
     # Once at the beginning, then once a minute, then that it goes on.
     assert len(time.told) == 4
     assert f"device cpu is in use by process {os.getpid()} since" in time.told[0]
-    assert "waiting for it, 3600 s at most" in time.told[0]
-    assert "3480 s at most" in time.told[2]
-    assert time.told[3] == "device cpu is free: going on"
+    assert "waiting for up to 3600 s" in time.told[0]
+    assert "up to 3480 s" in time.told[2]
+    assert time.told[3] == "device cpu is free: continuing"
 
 
 def test_waiting_ends_with_the_same_error_as_not_waiting(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_waiting_ends_with_the_same_error_as_not_waiting(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_free_device_is_not_waited_for_and_nothing_is_told(tmp_path: Path) -> None:
+def test_a_free_device_is_taken_without_waiting_or_notice(tmp_path: Path) -> None:
     time = FakeTime()
     with device_locks(["cpu"], tmp_path, patience=time.patience(10)):
         pass

@@ -19,7 +19,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_data_root_present_folder_and_home_become_placeholders(home: Path) -> None:
+def test_data_root_current_folder_and_home_become_placeholders(home: Path) -> None:
     root = home / "data sets"
     message = f"data root {str(root)!r} has no {root}/MNIST/raw: see {home}/notes and {home}/work/plan"
     assert (
@@ -60,7 +60,7 @@ def test_a_folder_whose_name_only_begins_alike_is_another_one(home: Path) -> Non
         ("RuntimeError: shapes (3, 4) and (5, 6)", "RuntimeError: shapes (3, 4) and (5, 6)"),
     ],
 )
-def test_of_other_paths_the_last_name_is_kept_and_what_is_no_path_is_kept_as_it_is(message: str, expected: str) -> None:
+def test_other_paths_keep_their_last_name_and_other_text_is_unchanged(message: str, expected: str) -> None:
     assert redact(message) == expected
 
 
@@ -78,7 +78,7 @@ def test_names_that_tell_nothing_are_words_like_others(name: str, monkeypatch: p
     assert redact("the root of user x at localhost") == "the root of user x at localhost"
 
 
-def test_a_removed_present_folder_and_an_unnamed_user_are_no_obstacle(
+def test_a_removed_current_folder_and_an_unnamed_user_are_no_obstacle(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unnamed() -> str:

@@ -20,11 +20,11 @@ from fake_worker import FakeLauncher, Request, fail_trial
 from bench.cli import cli
 from bench.coding import to_json
 from bench.errors import BadInputError, WorkerError
+from bench.execution.executor import ExecutionOptions
 from bench.execution.follow import follow
 from bench.protocol.messages import Awaited, Joined
 from bench.records import Failure, FailureKind, Measurement, Run, Trial
 from bench.storage.store import RunWriter, read_run
-from bench.system.locks import IMPATIENT
 from bench.system.torchrun import Place, check_world_size, place_in_torchrun
 
 VARIABLES = {
@@ -65,7 +65,7 @@ def test_more_ranks_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) 
         check_world_size(4, SECOND_HOST)
     check_world_size(4, None)
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(BadInputError, match="not offered on Windows"):
+    with pytest.raises(BadInputError, match="not supported on Windows"):
         check_world_size(2, None)
 
 
@@ -86,10 +86,10 @@ def scripted(launcher: FakeLauncher, trials: Sequence[Trial], joined: Sequence[F
 
 
 def run_follower(launcher: FakeLauncher, told: list[str], place: Place = SECOND_HOST) -> int:
-    return follow(place, launcher, root=None, timeout_seconds=60, patience=IMPATIENT, tell=told.append)
+    return follow(place, launcher, ExecutionOptions(data_root=None, timeout_seconds=60), notify=told.append)
 
 
-def test_a_follower_joins_each_trial_in_a_fresh_process_until_there_is_none(fake_launcher: FakeLauncher) -> None:
+def test_a_follower_joins_each_trial_in_a_fresh_process_until_there_are_no_more(fake_launcher: FakeLauncher) -> None:
     together, alone = (make_trial(make_configuration(world_size=size)) for size in (2, 1))
     told = scripted(fake_launcher, [together, alone, together], [None, None])
     assert run_follower(fake_launcher, told) == 2
@@ -115,7 +115,7 @@ def test_a_follower_without_a_store_ends_with_an_error(fake_launcher: FakeLaunch
 
 
 @pytest.mark.parametrize(("is_here", "preload"), [(False, ()), (True, ("sklearn.datasets",))])
-def test_a_follower_of_a_run_that_goes_on_needs_no_file_of_it(
+def test_a_follower_of_a_resumed_run_does_not_need_its_file(
     fake_launcher: FakeLauncher,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,7 +234,7 @@ def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp
 
 
 @pytest.mark.slow
-def test_a_rank_that_waits_for_a_failed_one_for_ever_ends_and_tells_why_that_one_failed(tmp_path: Path) -> None:
+def test_a_rank_that_waits_for_a_failed_one_ends_and_says_why_that_one_failed(tmp_path: Path) -> None:
     command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0")
     output = tmp_path / "run.jsonl"
     seeds = ("--seed", str(planted_ranks.FIRST_EXHAUSTED), "--repeats", "2", "--timeout", "60s")

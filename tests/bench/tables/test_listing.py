@@ -18,7 +18,7 @@ from stored_runs import store, with_records
 from bench.cli import cli
 from bench.execution.processes import worker_environment
 from bench.records import Run
-from bench.storage.store import resolve
+from bench.storage.references import resolve
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ def test_a_folder_that_is_none_is_refused() -> None:
     for name in ("nowhere", "file"):
         result = bench("list", "--results", name)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert f"--results {name} is no folder" in result.stderr
+        assert f"--results {name} is not a folder" in result.stderr
 
 
 @pytest.mark.parametrize("reason", ["interrupted", "budget"])
