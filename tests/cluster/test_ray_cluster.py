@@ -223,5 +223,5 @@ def test_an_address_where_nothing_answers_is_refused_soon(sandbox: Sandbox) -> N
             port = free.getsockname()[1]
         done = sandbox.run("run", "--on", f"ray:127.0.0.1:{port}", *GRID)
     assert done.returncode == 2
-    assert "no Ray cluster can be reached at 127.0.0.1" in done.stderr
+    assert "no Ray cluster was reached at 127.0.0.1" in done.stderr
     assert "Traceback" not in done.stderr
