@@ -148,7 +148,8 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
 
     Shards can be merged in any order, before they are complete, and repeatedly: trials already in the file stay as they
     are, and a resumed shard adds its new ones. Shards of different plans, software or data are refused, and so is a
-    second run of the same shard. The exit code is 0 if nothing is missing, and 3 otherwise.
+    second run of the same shard. The exit code is 0 if nothing is missing, and 3 otherwise. A complete run's CSV,
+    with a row per trial, is written beside it.
 
     \b
     python -m bench merge shard-1.jsonl shard-2.jsonl --output run.jsonl

@@ -3,6 +3,7 @@
 Values are unrounded SI base units; what was not measured is None in a row and an empty cell in the CSV.
 """
 
+import csv
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -38,6 +39,21 @@ class Column:
     dtype: Literal["string", "boolean", "Int64", "Float64"]
     description: str
     value: Callable[[Run, TrialRecord], Value]
+
+
+def table_of(path: Path) -> Path:
+    """Return where the table of the stored run at `path` is: beside it."""
+    return path.with_suffix(".csv")
+
+
+def run_id_of(table: Path) -> str | None:
+    """Return the id of the run whose first trial `table` shows; None if it is not such a table, or has no trials."""
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            return next(rows, {}).get(COLUMNS[0].name)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
 
 
 def trial_rows(run: Run) -> list[dict[str, object]]:
