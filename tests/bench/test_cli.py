@@ -498,3 +498,9 @@ def python_path() -> dict[str, str]:
     from bench.execution.processes import worker_environment  # noqa: PLC0415 - only here
 
     return worker_environment()
+
+
+def test_no_type_of_click_is_subscripted_because_older_versions_cannot() -> None:
+    root = Path(__file__).resolve().parents[2]
+    sources = [path for package in ("bench", "mnist_mlp") for path in (root / package).rglob("*.py")]
+    assert [path for path in sources if re.search(r"\bclick\.(Choice|Path|ParamType)\[", path.read_text())] == []
