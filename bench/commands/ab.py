@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("--until-decided", is_flag=True, help="Add rounds until every verdict is in, up to eight.")
 @click.option("--budget", type=Duration(), help="Start no further pair once measuring has taken this long.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for one pair.")
+@click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for one pair.")
 @wait_option
 @quiet_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything measured to this file.")

@@ -41,7 +41,7 @@ from bench.system.outputs import require_writable, write_atomically
 )
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are stored.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Time limit for one trial.")
+@click.option("--timeout", type=Duration(), default="10m", show_default=True, help="Time limit for one trial.")
 @wait_option
 @quiet_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
@@ -116,7 +116,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     show_default=True,
     help="How to print the checks.",
 )
-@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Time limit for one device.")
+@click.option("--timeout", type=Duration(), default="10m", show_default=True, help="Time limit for one device.")
 @wait_option
 @quiet_option
 @click.pass_context

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @plan_options
 @click.option("--shards", type=int, default=1, show_default=True, help="Number of parts to divide the plan into.")
 @click.option("--no-estimate", is_flag=True, help="Do not start trials to estimate times.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for each probe.")
+@click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for each probe.")
 @wait_option
 @click.option("--data-root", type=click.Path(path_type=Path), help="The folder with the datasets.")
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)

@@ -504,3 +504,8 @@ def test_no_type_of_click_is_subscripted_because_older_versions_cannot() -> None
     root = Path(__file__).resolve().parents[2]
     sources = [path for package in ("bench", "mnist_mlp") for path in (root / package).rglob("*.py")]
     assert [path for path in sources if re.search(r"\bclick\.(Choice|Path|ParamType)\[", path.read_text())] == []
+
+
+def test_help_shows_default_durations_as_they_are_written() -> None:
+    for command, default in (("run", "1h"), ("plan", "1h"), ("ab", "1h"), ("calibrate", "10m"), ("selftest", "10m")):
+        assert f"[default: {default}]" in " ".join(bench(command, "--help").stdout.split())
