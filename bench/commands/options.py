@@ -277,8 +277,8 @@ def _anonymous(argument: str) -> str:
     return f"{option}{equals}{Path(value).name if is_path else value}"
 
 
-def make_request(preset: str, asked: dict[str, Any]) -> Request:
-    """Return the preset's request with the parts in `asked` replaced.
+def make_request(preset: str | None, asked: dict[str, Any]) -> Request:
+    """Return the request of the preset, by default quick, with the parts in `asked` replaced.
 
     Raises:
         BadInputError: there is no such preset.
@@ -288,6 +288,7 @@ def make_request(preset: str, asked: dict[str, Any]) -> Request:
     from mnist_mlp.checks import check_choice
     from mnist_mlp.errors import InvalidValueError
 
+    preset = "quick" if preset is None else preset
     try:
         check_choice("--preset", preset, tuple(PRESETS))
     except InvalidValueError as error:
