@@ -31,7 +31,8 @@ _FLOP_SCALES: Final = (
 _LONGEST_SECONDS: Final = 10 * 365 * 24 * 3600.0
 """Ten years. Nobody waits longer, and clocks cannot count to the longest time that could be written."""
 
-_DURATION: Final = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s?)?", flags=re.ASCII)
+_DURATION: Final = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9}(?:\.\d{1,9})?)s)?", flags=re.ASCII)
+_BARE_SECONDS: Final = re.compile(r"\d{1,9}(?:\.\d{1,9})?", flags=re.ASCII)
 
 
 def format_seconds(seconds: float) -> str:
@@ -104,9 +105,17 @@ def parse_duration(text: str, *, or_zero: bool = False) -> float:
     """Return the seconds of a duration such as ``45``, ``90s``, ``10m``, ``1h30m`` or ``1m30.5s``.
 
     Raises:
-        BadInputError: `text` is not a duration, is zero unless `or_zero` is set, or is longer than ten years.
+        BadInputError: `text` is not a duration, is zero unless `or_zero` is set, is longer than ten years, or ends with
+            a number without a unit after others with one, such as ``1h30``.
     """
-    match = _DURATION.fullmatch(text.strip())
+    written = text.strip()
+    match = _DURATION.fullmatch(f"{written}s" if _BARE_SECONDS.fullmatch(written) else written)
+    readings = [f"{written}{unit}" for unit in "ms" if match is None and _DURATION.fullmatch(f"{written}{unit}")]
+    if readings:
+        raise BadInputError(
+            f"duration {text!r} ends with a number without a unit, which is seconds only where it stands alone: write "
+            f"{' or '.join(readings)}"
+        )
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = hours * _HOUR_SECONDS + minutes * _MINUTE_SECONDS + seconds
     is_zero = match is not None and any(match.groups()) and total == 0

@@ -8,6 +8,7 @@ import click
 
 from mnist_mlp import __version__
 from mnist_mlp.errors import InvalidValueError, NonFiniteLossError, WorkloadError, is_out_of_memory
+from mnist_mlp.paths import PATH
 from mnist_mlp.recipes import (
     DATASETS,
     ENGINES,
@@ -32,7 +33,6 @@ LEARNABLE: Final = tuple(name for name in DATASETS if name != "synthetic")
 _MAX_THREADS: Final = 1024
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PATH: Final = click.Path(path_type=Path)
 
 
 class Commands(click.Group):

@@ -84,7 +84,7 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, layers: tuple[int, ...], *, activation: str = "relu", output: str = "logits") -> None:
-        """Build the layers on torch's default device, in its default dtype: on the CPU, in float32, unless changed."""
+        """Build the layers in float32, on torch's default device: the CPU unless changed."""
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("output", output, OUTPUTS)
         widths = check_widths(layers)
@@ -92,7 +92,7 @@ class MLP(nn.Sequential):
             raise InvalidValueError(f"layers {layers!r} are too few: give at least input and output, like (784, 10)")
         modules: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
-            modules += [nn.Linear(inputs, outputs), _ACTIVATIONS[activation]()]
+            modules += [nn.Linear(inputs, outputs, dtype=torch.float32), _ACTIVATIONS[activation]()]
         super().__init__(*modules[:-1], *_OUTPUTS[output]())
 
     def forward(self, images: Tensor) -> Tensor:

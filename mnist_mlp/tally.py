@@ -36,7 +36,7 @@ class Tally:
     """
 
     def __init__(self, outputs: Tensor, labels: list[Tensor], loss: Loss) -> None:
-        """Keep `outputs`, (n, classes), their `labels` in pieces, together (n,) int64, and their loss function."""
+        """Keep `outputs`, (n, classes) float32, their `labels` in pieces, together (n,) int64, and their loss."""
         self._outputs = outputs
         self._labels = labels
         self._loss = loss
@@ -45,7 +45,7 @@ class Tally:
     @classmethod
     def for_batches(cls, samples: int, batch_size: int, device: torch.device, loss: Loss) -> "Tally":
         """Return an empty tally for `samples` samples, to `add` their batches to; the last one may be short."""
-        outputs = torch.empty(samples, CLASSES, device=device)
+        outputs = torch.empty(samples, CLASSES, dtype=torch.float32, device=device)
         tally = cls(outputs, [], loss)
         tally._free = list(outputs.split(batch_size))[::-1]
         return tally

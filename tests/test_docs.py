@@ -1,5 +1,6 @@
 """What README and docs show is what their commands print, and what they link to is there."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -52,3 +53,14 @@ def test_the_architecture_names_every_module_of_the_harness_beside_its_package()
     for package in {path.parent.name for path in (ROOT / "bench").glob("*/*.py")} - {"commands"}:
         modules = {path.stem for path in (ROOT / "bench" / package).glob("*.py")} - {"__init__"}
         assert sorted(modules - set(re.findall(r"`(\w+)`", rows[f"`{package}`"]))) == [], package
+
+
+def test_the_tables_of_simulated_verdicts_have_the_words_that_the_study_prints() -> None:
+    few = ("--families", "10", "--repeats", "2", "--configurations", "5")
+    study = ROOT / "tests" / "studies" / "simulate_verdicts.py"
+    done = subprocess.run([sys.executable, study, *few], capture_output=True, text=True, check=True)  # noqa: S603 - our own words
+    rows = done.stdout.splitlines()
+    words = [row for row, following in itertools.pairwise(rows) if row.endswith(":") or following.startswith("|---")]
+    text = re.sub(r"\d+", "#", (ROOT / "docs" / "statistics.md").read_text())
+    assert len(words) == 13
+    assert [row for row in words if re.sub(r"\d+", "#", row) not in text.splitlines()] == []

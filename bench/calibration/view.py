@@ -7,6 +7,7 @@ from typing import Final
 from bench.calibration.calibrate import Calibrated, count_of
 from bench.calibration.profiles import MIN_SESSIONS, DeviceFigures
 from bench.protocol.rates import DeviceRates
+from bench.stats.judgement_text import effect_text
 from bench.tables.layout import text_table, wrap
 from bench.units import format_bytes, format_flops, format_seconds
 
@@ -38,7 +39,7 @@ def render(calibrated: Calibrated) -> str:
     rows = [
         (
             each.device,
-            _percent(each.ab_floor),
+            "-" if each.ab_floor is None else effect_text(each.ab_floor),
             str(each.pairs),
             _percent(each.pair_deviation),
             _points(each.accuracy_deviation),
@@ -80,6 +81,7 @@ _LEGEND: Final = (
     "  credible: |mean| + t(95 %) SE of the log ratios of the process pairs",
     "pairs SD: of one such pair; accuracy SD: of final test accuracy, over the seeds",
     "epoch: median of this session's trials; drift SD: of the sessions' medians",
+    "pairs, epoch, drift SD: of natural logarithms, 0.01 shown as 1 %",
     "peak: fastest float32 products of all sessions with this torch, CUDA and BLAS;",
     "  utilisation and the account of taxes are relative to it",
 )
@@ -169,6 +171,7 @@ def _idle_notes(figures: Iterable[DeviceFigures]) -> Iterator[str]:
 
 
 def _percent(log_deviation: float | None) -> str:
+    """Return a standard deviation of logarithms, which is about a relative one, as ``2.1 %``."""
     return "-" if log_deviation is None else f"{100 * log_deviation:.1f} %"
 
 

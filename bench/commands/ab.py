@@ -26,6 +26,7 @@ from bench.commands.options import (
 from bench.errors import BenchError, InterruptedRunError, StorageError
 from bench.planning.plan import check_request
 from bench.system.outputs import append_step_summary, require_writable, say, write_atomically
+from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
@@ -58,12 +59,12 @@ if TYPE_CHECKING:
 )
 @click.option("--until-decided", is_flag=True, help="Add rounds until every verdict is in, up to eight.")
 @click.option("--budget", type=Duration(), help="Start no further pair once measuring has taken this long.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for one pair.")
+@click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for one pair.")
 @wait_option
 @quiet_option
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write everything measured to this file.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are stored.")
+@click.option("--json", "json_path", type=PATH, help="Write everything measured to this file.")
+@click.option("--data-root", type=PATH, help="Where datasets are kept.")
+@click.option("--results", type=PATH, default=RESULTS, help="Where machine profiles are stored.")
 @click.pass_context
 def ab_command(  # noqa: PLR0913 - one parameter an option
     ctx: click.Context,

@@ -19,6 +19,7 @@ from bench.commands.options import (
     wait_option,
 )
 from bench.system.outputs import require_writable, write_atomically
+from mnist_mlp.paths import PATH
 
 
 @click.command("calibrate", epilog=exit_codes({4: "a trial failed"}))
@@ -39,12 +40,12 @@ from bench.system.outputs import require_writable, write_atomically
     show_default=True,
     help="Full trials for each device, each with a new seed.",
 )
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where machine profiles are stored.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
-@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Time limit for one trial.")
+@click.option("--results", type=PATH, default=RESULTS, help="Where machine profiles are stored.")
+@click.option("--data-root", type=PATH, help="Where datasets are kept.")
+@click.option("--timeout", type=Duration(), default="10m", show_default=True, help="Time limit for one trial.")
 @wait_option
 @quiet_option
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
+@click.option("--json", "json_path", type=PATH, help="Write the figures to this file too.")
 @click.pass_context
 def calibrate_command(  # noqa: PLR0913 - one parameter an option
     ctx: click.Context,
@@ -100,7 +101,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
 @click.option(
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where datasets are kept.")
+@click.option("--data-root", type=PATH, help="Where datasets are kept.")
 @click.option(
     "--dataset",
     type=Choice(("mnist", "digits")),
@@ -116,7 +117,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     show_default=True,
     help="How to print the checks.",
 )
-@click.option("--timeout", type=Duration(), default=600.0, show_default="10m", help="Time limit for one device.")
+@click.option("--timeout", type=Duration(), default="10m", show_default=True, help="Time limit for one device.")
 @wait_option
 @quiet_option
 @click.pass_context

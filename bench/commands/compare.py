@@ -10,6 +10,7 @@ from bench.commands.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Sh
 from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
 from bench.system.outputs import append_step_summary, require_writable, say, write_atomically
+from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ if TYPE_CHECKING:
     metavar="PRICE",
     help="Price per hour: 2.5, or of devices (cuda=2.5,cpu=0.1) or sides (baseline=2.5,candidate=0.9). Adds costs.",
 )
-@click.option(
-    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
-)
+@click.option("--results", type=PATH, default=RESULTS, help="Where to look up run ids and machine profiles.")
 @garbage_collection_paused()
 def compare_command(  # noqa: PLR0913 - one parameter an option
     baseline: str,
@@ -150,10 +149,8 @@ def _between(text: str) -> "Between":
     help="What to judge. Only accuracy can be judged across machines.",
 )
 @click.option("--min-accuracy", type=Share(), help="Final test accuracy that every trial of the candidate must reach.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the whole judgement to this file.")
-@click.option(
-    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
-)
+@click.option("--json", "json_path", type=PATH, help="Write the whole judgement to this file.")
+@click.option("--results", type=PATH, default=RESULTS, help="Where to look up run ids and machine profiles.")
 @garbage_collection_paused()
 def check_command(  # noqa: PLR0913 - one parameter an option
     baseline: str,

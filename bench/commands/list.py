@@ -7,12 +7,13 @@ import click
 
 from bench.commands.options import FORMATS, RESULTS, Choice, exit_codes
 from bench.errors import BadInputError
+from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 
 @click.command("list", epilog=exit_codes())
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="The folder of stored runs.")
+@click.option("--results", type=PATH, default=RESULTS, help="The folder of stored runs.")
 def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results: Path) -> None:
     """List the stored runs, the newest first. Other commands look up `latest` and run ids among these.
 

@@ -42,7 +42,10 @@ def exit_codes(own: Mapping[int, str] | None = None) -> str:
     return f"Exit codes: {', '.join(f'{code} {codes[code]}' for code in sorted(codes))}."
 
 
-class Choice(click.Choice[str]):
+# Not every supported version of click can subscript its types, so they have no arguments here.
+
+
+class Choice(click.Choice):  # type: ignore[type-arg]
     """One of a few names; the message for a misspelt one suggests the nearest."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401 - click's signature
@@ -55,7 +58,7 @@ class Choice(click.Choice[str]):
         return str(value)
 
 
-class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
+class CommaList(click.ParamType, Generic[T]):  # type: ignore[type-arg]
     """Values separated by commas, each converted by `read`. Shells complete the `known` ones."""
 
     def __init__(self, name: str, read: Callable[[str], T], known: Callable[[], Iterable[str]] = tuple) -> None:
@@ -84,7 +87,7 @@ class CommaList(click.ParamType["tuple[T, ...]"], Generic[T]):
         return [CompletionItem(f"{before}{comma}{name}") for name in offered]
 
 
-class Name(click.ParamType["str"]):
+class Name(click.ParamType):  # type: ignore[type-arg]
     """A name that is checked later. Shells complete the `known` ones."""
 
     name = "name"
@@ -99,7 +102,7 @@ class Name(click.ParamType["str"]):
         return [CompletionItem(name) for name in self._known if name.startswith(incomplete)]
 
 
-class RunReference(click.ParamType["str"]):
+class RunReference(click.ParamType):  # type: ignore[type-arg]
     """A stored run: a path, the beginning of a run id, or ``latest``; looked up later."""
 
     name = "run"
@@ -138,7 +141,7 @@ RUN: Final = RunReference()
 NUMBERS: Final = CommaList("numbers", _whole_number)
 
 
-class Share(click.ParamType["float"]):
+class Share(click.ParamType):  # type: ignore[type-arg]
     """A share of 1 given in percent (``5%``, ``5``) or, where `unit` is ``pp``, in percentage points (``0.5pp``)."""
 
     def __init__(self, unit: str = "%") -> None:
@@ -160,7 +163,7 @@ class Share(click.ParamType["float"]):
         return float(match[1]) / 100
 
 
-class Duration(click.ParamType["float"]):
+class Duration(click.ParamType):  # type: ignore[type-arg]
     """Seconds, or a duration such as 90s, 10m or 1h30m."""
 
     name = "duration"
@@ -274,8 +277,8 @@ def _anonymous(argument: str) -> str:
     return f"{option}{equals}{Path(value).name if is_path else value}"
 
 
-def make_request(preset: str, asked: dict[str, Any]) -> Request:
-    """Return the preset's request with the parts in `asked` replaced.
+def make_request(preset: str | None, asked: dict[str, Any]) -> Request:
+    """Return the request of the preset, by default quick, with the parts in `asked` replaced.
 
     Raises:
         BadInputError: there is no such preset.
@@ -285,6 +288,7 @@ def make_request(preset: str, asked: dict[str, Any]) -> Request:
     from mnist_mlp.checks import check_choice
     from mnist_mlp.errors import InvalidValueError
 
+    preset = "quick" if preset is None else preset
     try:
         check_choice("--preset", preset, tuple(PRESETS))
     except InvalidValueError as error:

@@ -8,6 +8,7 @@ import click
 from bench.commands.options import FORMATS, RESULTS, RUN, Choice, exit_codes, split_label
 from bench.errors import BadInputError
 from bench.system.outputs import say
+from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 
@@ -16,7 +17,7 @@ from mnist_mlp.streams import terminal_width
 @click.option("--layers", metavar="LAYERS", help="Layers from input to output, such as 784-300-10, or a recipe's name.")
 @click.option("--batch-size", type=int, help="Training samples per step.")
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+@click.option("--results", type=PATH, default=RESULTS, help="Where to look up run ids.")
 def predict_command(
     references: tuple[str, ...],
     *,

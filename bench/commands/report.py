@@ -11,6 +11,7 @@ from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
 from bench.system.outputs import require_writable, require_writable_folder, say, write_atomically
 from bench.units import format_count
+from mnist_mlp.paths import PATH
 
 if TYPE_CHECKING:
     from bench.records import Run
@@ -21,14 +22,12 @@ if TYPE_CHECKING:
 @click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("report.html"),
     show_default=True,
     help="The file to write.",
 )
-@click.option(
-    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
-)
+@click.option("--results", type=PATH, default=RESULTS, help="Where to look up run ids and machine profiles.")
 @garbage_collection_paused()
 def report_command(references: tuple[str, ...], *, output: Path, results: Path) -> None:
     """Write a report of stored runs: one HTML page with tables and charts that works offline.
@@ -59,10 +58,8 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
 
 @click.command("export", epilog=exit_codes())
 @click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
-@click.option("--plots", type=click.Path(path_type=Path), required=True, help="The folder to write the pictures to.")
-@click.option(
-    "--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids and machine profiles."
-)
+@click.option("--plots", type=PATH, required=True, help="The folder to write the pictures to.")
+@click.option("--results", type=PATH, default=RESULTS, help="Where to look up run ids and machine profiles.")
 @garbage_collection_paused()
 def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -> None:
     """Write the charts of stored runs as pictures for papers and slides, each as SVG and as PNG.

@@ -30,6 +30,7 @@ from bench.errors import BadInputError
 from bench.planning.plan import check_request
 from bench.system.interrupts import Interrupts
 from bench.system.outputs import checked_output, say
+from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
@@ -54,15 +55,15 @@ if TYPE_CHECKING:
 )
 @plan_options
 @click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge combines the parts.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for each trial.")
+@click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for each trial.")
 @click.option("--budget", type=Duration(), help="Start no more trials after this time.")
 @wait_option
 @quiet_option
 @verbose_option
 @click.option("--on", metavar="PLACE", help="Run on a Ray cluster: ray (this machine's cluster) or ray:HOST:PORT.")
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
-@click.option("--output", type=click.Path(path_type=Path), help="A .jsonl file, or a folder of stored runs.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="The folder with the datasets.")
+@click.option("--output", type=PATH, help="A .jsonl file, or a folder of stored runs.")
+@click.option("--data-root", type=PATH, help="The folder with the datasets.")
 @click.option("--resume", type=RUN, help="Complete this stored run (a path, a run id or latest).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; store nothing.")
 @click.pass_context
@@ -102,7 +103,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         raise BadInputError("--on runs each trial on one node of a cluster, torchrun on several: use one of them")
     asked = {option: value for option, value in grid.items() if value is not None}
     options = run.Options(
-        name=name or preset or ("custom" if asked else "quick"),
+        name=next(each for each in (name, preset, "custom" if asked else "quick") if each is not None),
         results=RESULTS,
         output=output,
         budget_seconds=budget,
@@ -120,7 +121,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         _refuse_beside_dry_run(budget)
     if place is not None:
         asked.setdefault("world_sizes", (place.world_size,))
-    _start(make_request(preset or "quick", asked), options, where, ctx.obj, dry_run=dry_run)
+    _start(make_request(preset, asked), options, where, ctx.obj, dry_run=dry_run)
 
 
 def _start(

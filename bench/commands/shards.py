@@ -21,6 +21,7 @@ from bench.commands.options import (
 from bench.errors import BadInputError, ExitCode
 from bench.planning.plan import check_request
 from bench.system.collection import garbage_collection_paused
+from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 @plan_options
 @click.option("--shards", type=int, default=1, show_default=True, help="Number of parts to divide the plan into.")
 @click.option("--no-estimate", is_flag=True, help="Do not start trials to estimate times.")
-@click.option("--timeout", type=Duration(), default=3600.0, show_default="1h", help="Time limit for each probe.")
+@click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for each probe.")
 @wait_option
-@click.option("--data-root", type=click.Path(path_type=Path), help="The folder with the datasets.")
+@click.option("--data-root", type=PATH, help="The folder with the datasets.")
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 @garbage_collection_paused()
 def plan_command(  # noqa: PLR0913 - one parameter an option
@@ -65,7 +66,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     from bench.planning.shards import check_shards, divide
     from bench.system.locks import require_free
 
-    request = make_request(preset or "quick", {option: value for option, value in grid.items() if value is not None})
+    request = make_request(preset, {option: value for option, value in grid.items() if value is not None})
     check_request(request)
     check_shards(shards, "--shards")
     _refuse_unused(no_estimate=no_estimate)
@@ -140,15 +141,16 @@ def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None
     ),
 )
 @click.argument("references", metavar="SHARD...", nargs=-1, required=True, type=RUN)
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The file to create or to add to.")
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="The folder to look up run ids in.")
+@click.option("--output", type=PATH, required=True, help="The file to create or to add to.")
+@click.option("--results", type=PATH, default=RESULTS, help="The folder to look up run ids in.")
 @garbage_collection_paused()
 def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -> None:
     """Merge shards of one plan into one file. SHARD is a path, the beginning of a run id, or latest.
 
     Shards can be merged in any order, before they are complete, and repeatedly: trials already in the file stay as they
     are, and a resumed shard adds its new ones. Shards of different plans, software or data are refused, and so is a
-    second run of the same shard. The exit code is 0 if nothing is missing, and 3 otherwise.
+    second run of the same shard. The exit code is 0 if nothing is missing, and 3 otherwise. A complete run's CSV,
+    with a row per trial, is written beside it.
 
     \b
     python -m bench merge shard-1.jsonl shard-2.jsonl --output run.jsonl

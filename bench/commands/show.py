@@ -9,6 +9,7 @@ from bench.commands.options import COLUMNS, FORMATS, RESULTS, RUN, Choice, exit_
 from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
 from bench.system.outputs import say
+from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     metavar="PRICE",
     help="Price per hour of a device, such as 2.5 or cuda=2.5,cpu=0.1: adds the cost of an epoch and of 98 % accuracy.",
 )
-@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Where to look up run ids.")
+@click.option("--results", type=PATH, default=RESULTS, help="Where to look up run ids.")
 @garbage_collection_paused()
 def show_command(  # noqa: PLR0913 - one parameter an option
     reference: str,

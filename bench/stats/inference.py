@@ -150,7 +150,10 @@ def independent_estimate(baseline: Sequence[float], candidate: Sequence[float]) 
 
 
 def pool_variance(estimate: Estimate, other: Estimate) -> Estimate:
-    """Return `estimate` with its variance pooled with that of `other`, an independent estimate of the same kind."""
+    """Return `estimate` with its variance pooled with that of `other`, an independent estimate of the same kind.
+
+    Degrees of freedom must be finite.
+    """
     freedom = estimate.degrees_of_freedom + other.degrees_of_freedom
     if freedom == 0:
         return estimate

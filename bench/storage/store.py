@@ -15,6 +15,7 @@ from bench.errors import BadInputError, StorageError
 from bench.records import Fingerprint, Footer, Header, Run, TrialRecord
 from bench.storage import runfile
 from bench.storage.ledger import Ledger
+from bench.storage.table import run_id_of, table_of, write_csv
 from bench.system.locks import IMPATIENT, FileLock, Patience
 from bench.system.outputs import remove_abandoned, require_writable, write_atomically
 
@@ -191,11 +192,12 @@ def read_run(path: Path) -> Run:
 def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
     """Pass the run at `path`, None if there is none, to `merge`; store the result at `path` and return it.
 
-    A lock keeps concurrent merges from overwriting each other: one that started earlier is waited for. An unchanged
-    run is not written again.
+    A complete run's table is written beside it. A lock keeps concurrent merges from overwriting each other: one that
+    started earlier is waited for. An unchanged run is not written again, nor is its table unless it is missing.
 
     Raises:
-        BadInputError: `path` cannot be written, or another process is still writing it after a minute.
+        BadInputError: `path` cannot be written, another process is still writing it after a minute, or the file where
+            its table belongs is not this run's.
         StorageError: it could not be written; the previous file is intact.
     """
     require_writable(path)
@@ -203,12 +205,27 @@ def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
     try:
         before = read_run(path) if path.exists() else None
         merged = merge(before)
+        table = table_of(path)
+        _require_own_table(table, *(each.header.run_id for each in (before, merged) if each is not None))
         if merged != before:
             remove_abandoned(path)
             write_atomically(path, runfile.lines_of(merged))
+        is_complete = merged.footer is not None and merged.footer.complete
+        if is_complete and (merged != before or not table.exists()):
+            remove_abandoned(table)
+            write_csv(merged, table)
         return merged
     finally:
         lock.release()
+
+
+def _require_own_table(table: Path, *run_ids: str) -> None:
+    """Check that `table` is missing or shows one of these runs: a merged run's id changes with each shard added."""
+    if table.exists() and run_id_of(table) not in run_ids:
+        raise BadInputError(
+            f"{table}, where this run's table would be written, exists already and is not this run's: choose another "
+            "--output, or move that file away"
+        )
 
 
 def _writer_lock(path: Path, patience: Patience = IMPATIENT) -> FileLock:

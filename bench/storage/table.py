@@ -3,8 +3,9 @@
 Values are unrounded SI base units; what was not measured is None in a row and an empty cell in the CSV.
 """
 
+import csv
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -40,6 +41,21 @@ class Column:
     value: Callable[[Run, TrialRecord], Value]
 
 
+def table_of(path: Path) -> Path:
+    """Return where the table of the stored run at `path` is: beside it."""
+    return path.with_suffix(".csv")
+
+
+def run_id_of(table: Path) -> str | None:
+    """Return the id of the run whose first trial `table` shows; None if it is not such a table, or has no trials."""
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            return next(rows, {}).get(COLUMNS[0].name)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
+
+
 def trial_rows(run: Run) -> list[dict[str, object]]:
     """Return one row for each stored trial of `run`, in order: column name → value, None if not measured."""
     return [{column.name: column.value(run, record) for column in COLUMNS} for record in run.records]
@@ -56,15 +72,32 @@ def write_csv(run: Run, path: Path) -> None:
     Raises:
         StorageError: it cannot be written; an earlier file at `path` is unchanged.
     """
-    import pandas as pd  # noqa: PLC0415 - pandas takes half a second to import, and `trial_rows` does without
-
-    rows = [{name: _harmless(value) for name, value in row.items()} for row in trial_rows(run)]
-    frame = pd.DataFrame(rows, columns=[column.name for column in COLUMNS], dtype=object)
-    text = frame.astype({column.name: column.dtype for column in COLUMNS}).to_csv(index=False, lineterminator="\n")
-    write_atomically(path, text)
+    write_atomically(path, _csv_lines(run))
 
 
-def _harmless(value: object) -> object:
+def _csv_lines(run: Run) -> Iterator[str]:
+    """Yield the lines one by one: a merged run can have 100 000 of them."""
+    writer = csv.writer(_Echo(), lineterminator="\n")
+    yield writer.writerow([column.name for column in COLUMNS])
+    for record in run.records:
+        yield writer.writerow([_cell(column, column.value(run, record)) for column in COLUMNS])
+
+
+class _Echo:
+    """A file for `csv.writer` whose ``writerow`` then returns the line."""
+
+    def write(self, line: str) -> str:
+        """Return the line."""
+        return line
+
+
+def _cell(column: Column, value: Value) -> Value:
+    if value is None:
+        return None
+    return float(value) if column.dtype == "Float64" else _harmless(value)
+
+
+def _harmless(value: Value) -> Value:
     if not isinstance(value, str):
         return value
     text = "".join(character if character.isprintable() else " " for character in value).strip()

@@ -26,7 +26,7 @@ class Dataset:
         name: one of `DATASETS`; for your own data, any other name.
         sha256: one hash of the dataset's four IDX files, see `mnist_mlp.data.layout.combined_sha256`; a generated
             dataset is hashed as if it were written to such files. For your own data, an empty text.
-        source: where the dataset came from; for your own data, ``generated``.
+        source: where the dataset came from; leave it out for your own data.
         train_images: (n, 28, 28) uint8; 0 is paper, 255 full ink.
         train_labels: (n,) int64, 0 to 9.
         test_images: (m, 28, 28) uint8.
@@ -38,7 +38,7 @@ class Dataset:
 
     name: str
     sha256: str
-    source: SourceName
+    source: SourceName = "generated"
     train_images: torch.Tensor
     train_labels: torch.Tensor
     test_images: torch.Tensor

@@ -39,7 +39,7 @@ class FlatParameters:
         self._shapes = [part.shape for part in model.parameters()]
         self._by_part = by_part
         size = sum(_aligned(shape.numel()) for shape in self._shapes)
-        self.values = torch.zeros(size, device=next(model.parameters()).device)
+        self.values = torch.zeros(size, dtype=torch.float32, device=next(model.parameters()).device)
         self._gradients = torch.zeros_like(self.values)
         values, gradients = self._views(self.values), self._views(self._gradients)
         for part, view in zip(model.parameters(), values, strict=True):
@@ -98,10 +98,10 @@ class DeviceRates:
     def __init__(self, schedule: Schedule, device: torch.device) -> None:
         """Start at the first step."""
         self._schedule = schedule
-        self._step = torch.zeros((), device=device)
-        self._rate = torch.full((), float(schedule.peak), device=device)
-        self._fall = torch.empty((), device=device)
-        self._last = torch.full((), float(schedule.steps + 1), device=device)
+        self._step = torch.zeros((), dtype=torch.float32, device=device)
+        self._rate = torch.full_like(self._step, schedule.peak)
+        self._fall = torch.empty_like(self._step)
+        self._last = torch.full_like(self._step, schedule.steps + 1)
         self.state: tuple[Tensor, ...] = () if schedule.is_constant else (self._step,)
 
     def next(self) -> float | Tensor:
@@ -135,7 +135,7 @@ class FlatAdam:
         self._parameters, self._values = parameters, parameters.parts(parameters.values)
         self._moments = torch.zeros_like(parameters.values), torch.zeros_like(parameters.values)
         self._first, self._second = map(parameters.parts, self._moments)
-        self._count = torch.zeros((), device=parameters.values.device)
+        self._count = torch.zeros((), dtype=torch.float32, device=parameters.values.device)
         self._counts = [self._count] * len(self._values)
         self._one = torch.ones_like(self._count)
         self._rates, self._weight_decay = rates, recipe.weight_decay

@@ -49,10 +49,10 @@ class Block:
         self.samples = samples
         self._batch_size = batch_size
         self.pixels = torch.empty(samples, INPUT_FEATURES, dtype=torch.uint8, device=device)
-        self.images = torch.empty(samples, INPUT_FEATURES, device=device)
+        self.images = torch.empty(samples, INPUT_FEATURES, dtype=torch.float32, device=device)
         self.labels = torch.empty(samples, dtype=torch.int64, device=device)
-        self._targets = torch.empty(CLASSES * samples, device=device)
-        self._logits = torch.empty(CLASSES * samples, device=device)
+        self._targets = torch.empty(CLASSES * samples, dtype=torch.float32, device=device)
+        self._logits = torch.empty(CLASSES * samples, dtype=torch.float32, device=device)
         self._classes = torch.arange(CLASSES, device=device).unsqueeze(1)
         self._full = [self.batch(begin, batch_size) for begin in range(0, samples - batch_size + 1, batch_size)]
 
@@ -105,7 +105,7 @@ class Workspace:
         """Allocate the buffers for batches of `size` samples."""
         device = parameters.values.device
         *self._hidden, self._last = [make_layer(layer, size) for layer in parameters.layers]
-        self._error = torch.empty(CLASSES, size, device=device)
+        self._error = torch.empty(CLASSES, size, dtype=torch.float32, device=device)
         self._share = 1 / size
         self._quotient = torch.empty_like(self._error) if recipe.loss == "nll_of_log" else None
 
@@ -169,7 +169,7 @@ class FusedEngine:
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
         """See `mnist_mlp.engines.Engine.train`."""
         order = order.to(self._device)
-        logits = torch.empty(CLASSES, len(order), device=self._device)
+        logits = torch.empty(CLASSES, len(order), dtype=torch.float32, device=self._device)
         labels = torch.empty(len(order), dtype=torch.int64, device=self._device)
         block = self._block_for(len(order))
         for begin in range(0, len(order), block.samples):

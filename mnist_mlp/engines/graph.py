@@ -91,7 +91,7 @@ class GraphEngine(FusedEngine):
         self._captured: dict[tuple[int, int], Callable[[], None]] = {}
         self._order = torch.zeros(samples, dtype=torch.int64, device=self._device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self._device)
-        self._logits = torch.empty(CLASSES, samples, device=self._device)
+        self._logits = torch.empty(CLASSES, samples, dtype=torch.float32, device=self._device)
         self._labels = torch.empty(samples, dtype=torch.int64, device=self._device)
 
     def train(self, order: Tensor, *, after_step: Callable[[], None] | None = None) -> Tally:
@@ -151,7 +151,7 @@ class GraphEngine(FusedEngine):
         order, cursor, logits, labels = self._order, self._cursor, self._logits, self._labels
         offsets = torch.arange(samples, device=self._device)
         positions, chosen = torch.empty_like(offsets), torch.empty_like(offsets)
-        block_logits = torch.empty(CLASSES, samples, device=self._device)
+        block_logits = torch.empty(CLASSES, samples, dtype=torch.float32, device=self._device)
 
         def work() -> None:
             torch.add(offsets, cursor, out=positions)

@@ -101,8 +101,8 @@ class OneDnnLayer(Layer):
         _keep_freed_memory()
         self._linear = onednn_linear()
         outputs = len(parameters.biases)
-        self._error = torch.empty(size, outputs + _GAP, device="cpu")[:, :outputs]
-        self._error_t = torch.empty(outputs, size, device="cpu")
+        self._error = torch.empty(size, outputs + _GAP, dtype=torch.float32, device="cpu")[:, :outputs]
+        self._error_t = torch.empty(outputs, size, dtype=torch.float32, device="cpu")
 
     def _product(self, left: Tensor, right: Tensor, biases: Tensor | None = None, activation: str = "none") -> Tensor:
         """Return the rows of `left`, (n, k), times those of `right`, (m, k), as (n, m)."""

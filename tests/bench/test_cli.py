@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+import click
 import pytest
 from bench_builders import make_run
 from click.testing import CliRunner, Result
@@ -23,6 +24,7 @@ from bench.commands.options import command_line
 from bench.errors import ExitCode
 from bench.records import FailureKind, Run
 from bench.storage.store import RunWriter, read_run
+from mnist_mlp.paths import NamedPath
 
 
 @pytest.fixture(autouse=True)
@@ -498,3 +500,45 @@ def python_path() -> dict[str, str]:
     from bench.execution.processes import worker_environment  # noqa: PLC0415 - only here
 
     return worker_environment()
+
+
+def test_no_type_of_click_is_subscripted_because_older_versions_cannot() -> None:
+    root = Path(__file__).resolve().parents[2]
+    sources = [path for package in ("bench", "mnist_mlp") for path in (root / package).rglob("*.py")]
+    assert [path for path in sources if re.search(r"\bclick\.(Choice|Path|ParamType)\[", path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("run", "--output", ""),
+        ("run", "--data-root", ""),
+        ("run", "--name", ""),
+        ("run", "--preset", ""),
+        ("run", "--dry-run", "--name="),
+        ("plan", "--preset", ""),
+        ("plan", "--data-root", ""),
+        ("merge", "s1.jsonl", "--output", ""),
+        ("show", "latest", "--results", ""),
+        ("report", "latest", "--output", ""),
+        ("export", "latest", "--plots", ""),
+        ("check", "a", "b", "--json", ""),
+        ("calibrate", "--data-root", ""),
+    ],
+)
+@pytest.mark.usefixtures("no_worker")
+def test_an_empty_argument_is_refused_and_never_means_a_default(line: tuple[str, ...]) -> None:
+    result = bench(*line)
+    assert result.exit_code == 2, result.output
+    assert "''" in result.stderr
+    assert list(Path().iterdir()) == []
+
+
+def test_every_path_of_a_command_is_refused_if_it_is_empty() -> None:
+    types = [parameter.type for command in cli.commands.values() for parameter in command.params]
+    assert {type(each) for each in types if isinstance(each, click.Path)} == {NamedPath}
+
+
+def test_help_shows_default_durations_as_they_are_written() -> None:
+    for command, default in (("run", "1h"), ("plan", "1h"), ("ab", "1h"), ("calibrate", "10m"), ("selftest", "10m")):
+        assert f"[default: {default}]" in " ".join(bench(command, "--help").stdout.split())

@@ -165,8 +165,10 @@ def test_counts_are_written_in_full_and_other_numbers_with_four_digits() -> None
         ("10m", 600.0),
         ("1h30m", 5400.0),
         ("1h", 3600.0),
+        ("90", 90.0),
+        ("90.5", 90.5),
         (" 1m30.5s ", 90.5),
-        ("1h5", 3605.0),
+        ("1h5s", 3605.0),
     ],
 )
 def test_durations_are_read_in_hours_minutes_and_seconds(text: str, seconds: float) -> None:
@@ -182,6 +184,24 @@ def test_a_text_that_is_not_a_duration_is_refused_with_value_rule_and_remedy(tex
     ) as caught:
         parse_duration(text)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("1h30", "write 1h30m or 1h30s"),
+        (" 1h30 ", "write 1h30m or 1h30s"),
+        ("1m30", "write 1m30s"),
+        ("1h1m30", "write 1h1m30s"),
+        ("1h30.5", "write 1h30.5s"),
+        ("1h0", "write 1h0m or 1h0s"),
+    ],
+)
+def test_a_number_without_a_unit_after_one_with_a_unit_is_refused_as_ambiguous(text: str, remedy: str) -> None:
+    rule = "ends with a number without a unit, which is seconds only where it stands alone"
+    with pytest.raises(BadInputError) as caught:
+        parse_duration(text, or_zero=True)
+    assert str(caught.value) == f"duration {text!r} {rule}: {remedy}"
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0h0m"])

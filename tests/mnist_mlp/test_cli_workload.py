@@ -214,3 +214,12 @@ def test_help_of_the_program_needs_no_torch_and_its_examples_parse(run: CommandL
 def test_module_runs_as_a_program_under_its_own_name() -> None:
     done = subprocess.run([sys.executable, "-m", "mnist_mlp", "--version"], check=False, capture_output=True, text=True)
     assert done.stdout.startswith("mnist-mlp, version ")
+
+
+@pytest.mark.parametrize(
+    "line", [("data", "--data-root", ""), ("data", "--plots", ""), ("evaluate", ""), ("train", "mlp_128", "--save", "")]
+)
+def test_an_empty_path_is_refused_and_never_means_the_current_folder(line: tuple[str, ...], run: CommandLine) -> None:
+    code, out, err = run(*line)
+    assert (code, out) == (2, "")
+    assert "'' names no file or folder: write its name" in err

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,26 @@ def test_torchs_default_device_does_not_matter(dataset: Dataset, engine: str) ->
         with torch.device(device):
             trainer = make(dataset, engine=engine, validation_split=0.1)
             outcomes.append((trainer.fit(1)[-1], trainer.predict(picture).tolist()))
+    assert outcomes[1] == outcomes[0]
+
+
+@pytest.fixture
+def restored_default_dtype() -> Iterator[None]:
+    default = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(default)
+
+
+@pytest.mark.usefixtures("restored_default_dtype")
+@pytest.mark.parametrize(("engine", "precision"), [("eager", "fp32"), ("eager", "bf16"), ("fused", "fp32")])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_torchs_default_dtype_does_not_matter(dataset: Dataset, engine: str, optimizer: str, precision: str) -> None:
+    recipe, outcomes = replace(RECIPE, optimizer=optimizer, schedule="one_cycle"), []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        trainer = make(dataset, recipe, engine=engine, precision=precision)
+        epochs, probabilities = list(trainer.fit()), trainer.probabilities(dataset.test_images)
+        outcomes.append((epochs, weights(trainer), probabilities.dtype, probabilities.tolist()))
     assert outcomes[1] == outcomes[0]
 
 

@@ -281,7 +281,7 @@ def live_power(noise: Noise, repeats: int) -> Iterator[str]:
 
 def choices(noise: Noise, families: int) -> Iterator[str]:
     """Why trimmed means, and why variances are only raised: one stage of 8 pairs, judged as one family."""
-    yield f"What was chosen among ({families} families, 8 pairs, no stage of confirmation; noise that differs by 60 %):"
+    yield f"Alternatives compared ({families} families, 8 pairs, no confirmation stage; noise that differs by 60 %):"
     yield ""
     moderations: dict[str, Callable[[Sequence[Estimate]], Sequence[Estimate]]] = {
         "none": lambda estimates: estimates,

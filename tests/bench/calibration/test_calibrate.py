@@ -372,9 +372,18 @@ def test_the_table_shows_the_figures_within_80_columns(fake_launcher: FakeLaunch
     text = render(run(options(tmp_path), fake_launcher, FakePairs(0.01, -0.02, 0.03, 0.0)))
     assert max(map(len, text.splitlines())) <= 80
     row = text.splitlines()[3].split()
-    # |0.005| + 3.182 * 0.02082 / 2 by hand, t with 3 degrees of freedom from a table
-    assert " ".join(row) == "cpu 3.8 % 4 2.1 % 0.06 pp 3 2.25 s 0.0 % - 15.6 ms"
+    # exp(|0.005| + 3.182 * 0.02082 / 2) - 1 by hand, t with 3 degrees of freedom from a table
+    assert " ".join(row) == "cpu 3.9 % 4 2.1 % 0.06 pp 3 2.25 s 0.0 % - 15.6 ms"
     assert "cpu: drift needs 3 sessions, 1 so far" in text
+
+
+@pytest.mark.usefixtures("accuracies")
+def test_the_floor_is_shown_as_the_slowdown_that_its_log_ratio_is(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    twice = math.log(2)
+    calibrated = run(options(tmp_path), fake_launcher, FakePairs(*[twice] * 4))
+    (figures,) = report(calibrated).devices
+    assert figures.ab_floor == pytest.approx(twice)
+    assert render(calibrated).splitlines()[3].split()[:3] == ["cpu", "100.0", "%"]
 
 
 @pytest.mark.usefixtures("accuracies")

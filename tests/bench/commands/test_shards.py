@@ -226,3 +226,13 @@ def test_bad_input_is_refused_before_a_worker_starts(
 def test_more_shards_than_configurations_are_refused_before_anything_is_measured() -> None:
     refused(bench("run", *GRID, "--shard", "6/6"), 2, "6 shards are more than the 5 configurations")
     refused(bench("plan", *GRID, "--shards", "6"), 2, "6 shards are more than the 5 configurations")
+
+
+def test_a_complete_merge_is_also_written_as_csv(shards: list[str]) -> None:
+    assert bench("merge", *shards[:2], "--output", "run.jsonl").exit_code == 3
+    assert not Path("run.csv").exists()
+    assert bench("merge", shards[2], "--output", "run.jsonl").exit_code == 0
+    assert len(Path("run.csv").read_text().splitlines()) == 11
+    Path("other.csv").write_text("mine\n")
+    refused(bench("merge", *shards, "--output", "other.jsonl"), 2, "other.csv", "is not this run's")
+    assert (Path("other.csv").read_text(), Path("other.jsonl").exists()) == ("mine\n", False)

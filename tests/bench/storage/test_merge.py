@@ -1,5 +1,6 @@
 """Shards put together: the plan's trials each once, the same bytes by whatever way, and refusals with the reason."""
 
+import csv
 import dataclasses
 import functools
 import queue
@@ -31,6 +32,7 @@ from bench.records import SCHEMA_VERSION, Plan, Run, TrialRecord
 from bench.storage import runfile
 from bench.storage.merge import Source, merge_runs
 from bench.storage.store import read_run, update_merged
+from bench.storage.table import write_csv
 from bench.system.locks import Patience
 
 PLAN = make_plan([make_configuration(batch_size=size) for size in (16, 32, 64, 128, 256, 512, 1024)], repeats=2)
@@ -271,3 +273,52 @@ def test_shards_that_were_changed_are_refused() -> None:
     assert re.search(
         "all shards together are plan p.*, but they claim to be parts of plan p", refusal(one, forged, three)
     )
+
+
+def merge_into(path: Path, *runs: Run) -> Run:
+    """What `bench merge` does with these shards and the file at `path`."""
+    return update_merged(path, lambda before: merged(*runs, *([] if before is None else [before])))
+
+
+def test_a_complete_merge_has_its_table_beside_it_whenever_it_became_complete(tmp_path: Path) -> None:
+    path, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
+    merge_into(path, shard(1), shard(2), shard(3, trials=2))
+    assert not table.exists()
+    run = merge_into(path, shard(3))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [(row["run_id"], row["machine_id"], row["repeat"]) for row in rows] == [
+        (run.header.run_id, run.fingerprints[r.fingerprint].machine.id, str(r.trial.repeat)) for r in run.records
+    ]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["run.csv", "run.jsonl"]
+
+
+def test_merging_again_writes_only_a_table_that_is_missing(tmp_path: Path) -> None:
+    path, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
+    run = merge_into(path, shard(1), shard(2), shard(3))
+    written = table.read_bytes()
+    table.write_text(f"run_id\n{run.header.run_id}\n")
+    merge_into(path, shard(1))
+    assert table.read_text() == f"run_id\n{run.header.run_id}\n"
+    table.unlink()
+    merge_into(path, shard(1))
+    assert table.read_bytes() == written
+
+
+def test_a_table_of_the_incomplete_merge_is_replaced_by_that_of_the_complete_one(tmp_path: Path) -> None:
+    path, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
+    write_csv(merge_into(path, shard(1), shard(2)), table)
+    run = merge_into(path, shard(3))
+    assert len(table.read_text().splitlines()) == 1 + len(run.records)
+
+
+@pytest.mark.parametrize("content", [b"", b"mine\n", b"run_id\n0a1b2c3d\n", b"\xff\xfe", None])
+def test_a_file_that_is_not_the_merged_runs_table_is_never_replaced(tmp_path: Path, content: bytes | None) -> None:
+    path, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
+    if content is None:
+        table.mkdir()
+    else:
+        table.write_bytes(content)
+    with pytest.raises(BadInputError, match=r"run\.csv.* is not this run's: choose another --output, or move"):
+        merge_into(path, shard(1), shard(2), shard(3))
+    assert not path.exists()
+    assert content is None or table.read_bytes() == content

@@ -147,6 +147,14 @@ def test_dataset_with_a_field_that_does_not_fit_is_refused(changes: dict[str, An
         data.Dataset(**{"name": "mine", "sha256": "", "source": "generated", **tensors, **changes})
 
 
+def test_your_own_data_needs_a_name_and_an_empty_hash_but_no_source() -> None:
+    images, labels = torch.zeros(3, 28, 28, dtype=torch.uint8), torch.tensor([0, 1, 2])
+    dataset = data.Dataset(
+        name="mine", sha256="", train_images=images, train_labels=labels, test_images=images, test_labels=labels
+    )
+    assert repr(dataset) == "Dataset('mine', 3 training and 3 test images, source 'generated')"
+
+
 def test_every_dataset_name_is_known_to_load(tmp_path: Path) -> None:
     for name in data.DATASETS:
         if name in {"digits", "synthetic"}:
