@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "wait4"), rea
 
 MEASURE: Final = """
 import os, sys
-pid = os.posix_spawn(sys.executable, sys.argv, os.environ)
+pid = os.posix_spawn(sys.executable, [sys.executable, *sys.argv[1:]], os.environ)
 _, status, usage = os.wait4(pid, 0)
 print(usage.ru_maxrss, file=sys.stderr)
 sys.exit(os.waitstatus_to_exitcode(status))
