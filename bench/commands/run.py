@@ -35,7 +35,7 @@ from mnist_mlp.streams import terminal_width
 if TYPE_CHECKING:
     from bench.execution import run
     from bench.execution.executor import ExecutionOptions, Executor
-    from bench.execution.processes import Launcher
+    from bench.execution.launcher import Launcher
     from bench.execution.progress import Progress
     from bench.planning.plan import Request
     from bench.records import Plan, Trial
@@ -225,7 +225,7 @@ def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
 def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Launcher"]:
     """Open the launcher of worker processes; under torchrun, dismiss the other ranks at the end, whatever happened."""
     from bench.execution.follow import dismiss
-    from bench.execution.processes import make_launcher
+    from bench.execution.launcher import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
         try:
@@ -237,7 +237,7 @@ def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Laun
 
 def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, ...]) -> None:
     from bench.execution.follow import follow
-    from bench.execution.processes import make_launcher
+    from bench.execution.launcher import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
         count = follow(place, launcher, execution, notify=say)
@@ -328,8 +328,8 @@ def devices_command(layout: str) -> None:
     python -m bench devices --format json
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.coding import dumps
-    from bench.execution.launcher import describe_place
-    from bench.execution.processes import make_launcher
+    from bench.execution.conversation import describe_place
+    from bench.execution.launcher import make_launcher
     from bench.tables.layout import text_table
 
     with contextlib.closing(make_launcher()) as launcher:

@@ -61,7 +61,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.execution import run
     from bench.execution.executor import ExecutionOptions, LocalExecutor
-    from bench.execution.processes import make_launcher
+    from bench.execution.launcher import make_launcher
     from bench.planning.shards import check_shards, divide
     from bench.system.locks import require_free
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
+from bench.execution.conversation import TrialFailedError
 from bench.execution.executor import Executor, LocalExecutor
-from bench.execution.launcher import TrialFailedError
 from bench.execution.progress import Progress
 from bench.planning.estimate import Estimate, busy_note, estimate_plan
 from bench.planning.plan import Request, missing_trials

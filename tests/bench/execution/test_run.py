@@ -517,7 +517,7 @@ class BackwardClock(datetime):
 def test_a_clock_that_is_set_back_during_a_run_changes_stamps_and_nothing_else(
     fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("run", "launcher"):
+    for module in ("run", "conversation"):
         monkeypatch.setattr(f"bench.execution.{module}.datetime", BackwardClock)
     display = Quiet()
     display.after = {2: InterruptedRunError("interrupted by SIGINT")}
