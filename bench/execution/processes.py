@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final, Protocol
@@ -91,8 +92,7 @@ class Log:
 
         Only what was printed after the log had the size `since` counts; if that is nothing, return `silence`.
         """
-        start = max(since, self.size() - _LOG_TAIL_BYTES)
-        tail = os.pread(self.file.fileno(), _LOG_TAIL_BYTES, start).decode(errors="replace")
+        tail = self._read_from(max(since, self.size() - _LOG_TAIL_BYTES)).decode(errors="replace")
         lines = tail.strip().splitlines()
         if not lines:
             return silence
@@ -102,3 +102,13 @@ class Log:
                 f"({lines[-1].strip()}): install both from the same source, as `uv run` does"
             )
         return f"; its last output: {lines[-1].strip()[:300]}"
+
+    def _read_from(self, start: int) -> bytes:
+        log = self.file.fileno()
+        if sys.platform != "win32":
+            return os.pread(log, _LOG_TAIL_BYTES, start)
+        try:
+            os.lseek(log, start, os.SEEK_SET)
+            return os.read(log, _LOG_TAIL_BYTES)
+        finally:
+            os.lseek(log, 0, os.SEEK_END)  # the processes that print share this position

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from bench.errors import WorkerError
@@ -18,3 +22,18 @@ def test_no_place_for_temporary_files_is_an_error_with_a_remedy(monkeypatch: pyt
     monkeypatch.setattr("tempfile.TemporaryFile", no_room)
     with pytest.raises(WorkerError, match=r"cannot be created: No space left on device; .*TMPDIR"):
         Log()
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_reading_the_log_does_not_move_where_processes_print_to(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if platform == "win32":
+        monkeypatch.delattr(os, "pread", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    log = Log()
+    with log.file:
+        for words in ("first", "second"):
+            start = log.size()
+            subprocess.run([sys.executable, "-c", f"print({words!r})"], stdout=log.file, check=True)  # noqa: S603 - our own words
+            assert log.explain(start) == f"; its last output: {words}"
+        assert log.explain(log.size()) == ", having printed nothing"
+        assert log.size() == len(b"first\nsecond\n")
