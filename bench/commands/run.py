@@ -127,12 +127,13 @@ def _start(
     request: "Request", options: "run.Options", where: "_Where", interrupts: Interrupts, *, dry_run: bool
 ) -> None:
     from bench.execution import run
+    from bench.execution.launcher import preload_for
     from bench.system.locks import require_free
     from bench.system.torchrun import check_world_size
 
     check_request(request)
     check_world_size(max(request.world_sizes), where.place)
-    preload = run.preload_for(request.pipelines, request.dataset)
+    preload = preload_for(request.pipelines, request.dataset)
     if where.place is not None and where.place.rank > 0:
         _follow(where.place, where.execution, preload)
         return
@@ -256,9 +257,9 @@ def _preload_elsewhere(reference: str) -> tuple[str, ...]:
 
 
 def _preload_of(plan: "Plan") -> tuple[str, ...]:
-    from bench.execution import run
+    from bench.execution.launcher import preload_for
 
-    return run.preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
+    return preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
 
 
 def _progress(trials: tuple["Trial", ...], concurrency: int) -> "contextlib.AbstractContextManager[Progress]":

@@ -103,10 +103,10 @@ def ask_once(
 
 def describe_place(launcher: Launcher) -> Description:
     """Ask a fresh process which machine, software and devices this is."""
-    return _ask_of_place(launcher, Description, {"do": "describe"})
+    return _ask_outside_trial(launcher, Description, {"do": "describe"})
 
 
-def _ask_of_place(
+def _ask_outside_trial(
     launcher: Launcher,
     answer_type: type[T],
     request: Mapping[str, Any],
@@ -136,7 +136,7 @@ def prepare_dataset(launcher: Launcher, name: str, root: Path | None, *, timeout
 
     `timeout_seconds` is a trial's limit, see `preparation_seconds`.
     """
-    return _ask_of_place(
+    return _ask_outside_trial(
         launcher,
         DatasetReady,
         {"do": "dataset", "name": name, "root": root_text(root)},

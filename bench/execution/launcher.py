@@ -1,7 +1,7 @@
 """What starts worker processes: where forking is safe (Linux), a host that forks them; elsewhere each is spawned."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,12 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """End all processes that are still running."""
+
+
+def preload_for(pipelines: Iterable[str], dataset: str) -> tuple[str, ...]:
+    """Return the modules that every trial would import, for the worker host to import once."""
+    readers = ("torchvision.datasets", "torchvision.transforms") if "dataloader" in pipelines else ()
+    return (*readers, "sklearn.datasets") if dataset == "digits" else readers
 
 
 def make_launcher(

@@ -8,8 +8,22 @@ import pytest
 
 from bench.errors import WorkerError
 from bench.execution.conversation import describe_place
-from bench.execution.launcher import Launcher, make_arm_launchers, make_launcher
+from bench.execution.launcher import Launcher, make_arm_launchers, make_launcher, preload_for
 from bench.execution.spawning import SpawningLauncher
+
+
+@pytest.mark.parametrize(
+    ("pipelines", "dataset", "modules"),
+    [
+        (("resident",), "mnist", ()),
+        (("dataloader",), "mnist", ("torchvision.datasets", "torchvision.transforms")),
+        (("resident",), "digits", ("sklearn.datasets",)),
+    ],
+)
+def test_host_preloads_what_the_trials_will_import(
+    pipelines: tuple[str, ...], dataset: str, modules: tuple[str, ...]
+) -> None:
+    assert preload_for(pipelines, dataset) == modules
 
 
 def test_launcher_of_this_platform_forks_only_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
