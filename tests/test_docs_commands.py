@@ -25,7 +25,6 @@ from stored_runs import store
 
 from bench.cli import cli as bench_cli
 from bench.coding import to_json
-from bench.execution import processes
 from bench.protocol.messages import Stretched
 from bench.protocol.soundness import Check, Checked, Outcome
 from bench.records import DeviceStatus, Run
@@ -202,8 +201,10 @@ def sandbox(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     launcher = every_device()
-    monkeypatch.setattr(processes, "make_launcher", lambda _preload=(): launcher)
-    monkeypatch.setattr(processes, "make_arm_launchers", lambda *_, **__: ((launcher, launcher), lambda: None))
+    monkeypatch.setattr("bench.execution.launcher.make_launcher", lambda _preload=(): launcher)
+    monkeypatch.setattr(
+        "bench.execution.launcher.make_arm_launchers", lambda *_, **__: ((launcher, launcher), lambda: None)
+    )
     folder = tmp_path / "reader"
     shutil.copytree(prepared, folder)
     with contextlib.chdir(folder):

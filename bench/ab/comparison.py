@@ -16,8 +16,8 @@ from bench.ab.arms import Arm
 from bench.ab.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.ab.report import BUDGET, COMPLETE, Floor, Report, Row, Side
 from bench.errors import BadInputError, IncomparableError, WorkerError
-from bench.execution.launcher import describe_place, prepare_dataset
-from bench.execution.processes import Launcher
+from bench.execution.conversation import describe_place, prepare_dataset
+from bench.execution.launcher import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
 from bench.records import Configuration, Description, Machine
 from bench.stats.judgement import Judgement, Verdict, undecided

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bench.errors import BadInputError
-from bench.execution.launcher import TrialFailedError, Worker, prepare_request, storable
-from bench.execution.processes import Launcher
+from bench.execution.conversation import TrialFailedError, Worker, prepare_request, storable
+from bench.execution.launcher import Launcher
 from bench.protocol.messages import Prepared, Stretched
 from bench.records import Configuration, Failure, FailureKind, Settings, Trial
 from bench.stats.inference import trimmed_mean

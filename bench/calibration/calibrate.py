@@ -28,7 +28,7 @@ from bench.calibration.profiles import (
     save_profile,
 )
 from bench.errors import BadInputError, BenchError, ExitCode, InterruptedRunError
-from bench.execution.launcher import (
+from bench.execution.conversation import (
     TrialFailedError,
     describe_place,
     measure_peak,
@@ -36,7 +36,7 @@ from bench.execution.launcher import (
     prepare_dataset,
     run_trial,
 )
-from bench.execution.processes import Launcher
+from bench.execution.launcher import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
 from bench.protocol.rates import DeviceRates, ThreadRates, thread_counts
 from bench.records import Configuration, FailureKind, Measurement, Trial, TrialRecord, TrialWarning

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import ExitCode
-from bench.execution.launcher import TrialFailedError, ask_once, describe_place, prepare_dataset, root_text
-from bench.execution.processes import Launcher
+from bench.execution.conversation import TrialFailedError, ask_once, describe_place, prepare_dataset, root_text
+from bench.execution.launcher import Launcher
 from bench.planning.plan import choose_devices
 from bench.protocol.soundness import Check, Checked, Outcome
 from bench.system.locks import IMPATIENT, Patience, device_locks

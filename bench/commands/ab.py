@@ -98,8 +98,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.ab import comparison as ab
     from bench.ab.arms import label_uniquely, open_arm
-    from bench.execution.processes import make_arm_launchers
-    from bench.execution.run import preload_for
+    from bench.execution.launcher import make_arm_launchers, preload_for
     from bench.system.locks import device_locks, require_free
 
     request = make_request(preset, {option: value for option, value in grid.items() if value is not None})

@@ -73,7 +73,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     from bench.calibration import calibrate
     from bench.calibration import view as calibration_view
     from bench.coding import dumps
-    from bench.execution.processes import make_arm_launchers
+    from bench.execution.launcher import make_arm_launchers
     from bench.system.locks import require_free
 
     options = calibrate.Options(
@@ -142,7 +142,7 @@ def selftest_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.calibration import selftest
     from bench.coding import dumps
-    from bench.execution.processes import make_launcher
+    from bench.execution.launcher import make_launcher
     from bench.system.locks import require_free
 
     options = selftest.Options(

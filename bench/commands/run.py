@@ -36,7 +36,7 @@ from mnist_mlp.streams import terminal_width
 if TYPE_CHECKING:
     from bench.execution import run
     from bench.execution.executor import ExecutionOptions, Executor
-    from bench.execution.processes import Launcher
+    from bench.execution.launcher import Launcher
     from bench.execution.progress import Progress
     from bench.planning.plan import Request
     from bench.records import Plan, Trial
@@ -128,12 +128,13 @@ def _start(
     request: "Request", options: "run.Options", where: "_Where", interrupts: Interrupts, *, dry_run: bool
 ) -> None:
     from bench.execution import run
+    from bench.execution.launcher import preload_for
     from bench.system.locks import require_free
     from bench.system.torchrun import check_world_size
 
     check_request(request)
     check_world_size(max(request.world_sizes), where.place)
-    preload = run.preload_for(request.pipelines, request.dataset)
+    preload = preload_for(request.pipelines, request.dataset)
     if where.place is not None and where.place.rank > 0:
         _follow(where.place, where.execution, preload)
         return
@@ -226,7 +227,7 @@ def _refuse_beside_resume(asked: dict[str, Any], **others: object) -> None:
 def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Launcher"]:
     """Open the launcher of worker processes; under torchrun, dismiss the other ranks at the end, whatever happened."""
     from bench.execution.follow import dismiss
-    from bench.execution.processes import make_launcher
+    from bench.execution.launcher import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
         try:
@@ -238,7 +239,7 @@ def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Laun
 
 def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, ...]) -> None:
     from bench.execution.follow import follow
-    from bench.execution.processes import make_launcher
+    from bench.execution.launcher import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
         count = follow(place, launcher, execution, notify=say)
@@ -257,9 +258,9 @@ def _preload_elsewhere(reference: str) -> tuple[str, ...]:
 
 
 def _preload_of(plan: "Plan") -> tuple[str, ...]:
-    from bench.execution import run
+    from bench.execution.launcher import preload_for
 
-    return run.preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
+    return preload_for([c.pipeline for c in plan.configurations], plan.configurations[0].dataset)
 
 
 def _progress(trials: tuple["Trial", ...], concurrency: int) -> "contextlib.AbstractContextManager[Progress]":
@@ -329,8 +330,8 @@ def devices_command(layout: str) -> None:
     python -m bench devices --format json
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.coding import dumps
-    from bench.execution.launcher import describe_place
-    from bench.execution.processes import make_launcher
+    from bench.execution.conversation import describe_place
+    from bench.execution.launcher import make_launcher
     from bench.tables.layout import text_table
 
     with contextlib.closing(make_launcher()) as launcher:

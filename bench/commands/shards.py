@@ -62,7 +62,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.execution import run
     from bench.execution.executor import ExecutionOptions, LocalExecutor
-    from bench.execution.processes import make_launcher
+    from bench.execution.launcher import make_launcher, preload_for
     from bench.planning.shards import check_shards, divide
     from bench.system.locks import require_free
 
@@ -73,7 +73,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     execution = ExecutionOptions(data_root=data_root, timeout_seconds=timeout, patience=patience(wait))
     if not no_estimate:
         require_free(request.devices, execution.patience)
-    with contextlib.closing(make_launcher(run.preload_for(request.pipelines, request.dataset))) as launcher:
+    with contextlib.closing(make_launcher(preload_for(request.pipelines, request.dataset))) as launcher:
         executor = LocalExecutor(launcher, execution)
         plan = executor.plan(request)
         parts = divide(plan, shards)

@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.execution.launcher import describe_place, prepare_dataset, run_trial
+from bench.execution.conversation import describe_place, prepare_dataset, run_trial
+from bench.execution.launcher import Launcher, make_launcher
 from bench.execution.nodes import Introduction, kind_of
-from bench.execution.processes import Launcher, make_launcher
 from bench.protocol.messages import DatasetReady
 from bench.records import Trial, TrialRecord
 from bench.system.hosts import host_identity

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from bench.errors import IncomparableError
-from bench.execution.launcher import describe_place, prepare_dataset, probe_trial, run_trial
-from bench.execution.processes import Launcher
+from bench.execution.conversation import describe_place, prepare_dataset, probe_trial, run_trial
+from bench.execution.launcher import Launcher
 from bench.execution.progress import Progress
 from bench.planning.plan import Request, check_rank_devices, choose_devices, make_plan
 from bench.protocol.messages import DatasetReady, Prepared

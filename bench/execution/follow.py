@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from bench.errors import WorkerError
+from bench.execution.conversation import TrialFailedError, Worker, ask_once, root_text
 from bench.execution.executor import ExecutionOptions
-from bench.execution.launcher import TrialFailedError, Worker, ask_once, root_text
-from bench.execution.processes import Launcher
+from bench.execution.launcher import Launcher
 from bench.protocol.messages import Awaited, Joined
 from bench.records import Trial
 from bench.system.locks import Patience, device_locks

@@ -20,8 +20,8 @@ import bench
 import mnist_mlp
 from bench.errors import BadInputError, BenchError
 from bench.execution.agent import Agent
+from bench.execution.conversation import preparation_seconds
 from bench.execution.executor import ExecutionOptions
-from bench.execution.launcher import preparation_seconds
 from bench.execution.nodes import Introduction, NodeLostError, ask_all, call_in_thread
 from bench.execution.processes import HOST_START_SECONDS
 from bench.protocol.messages import DatasetReady

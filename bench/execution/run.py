@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
+from bench.execution.conversation import TrialFailedError
 from bench.execution.executor import Executor, LocalExecutor
-from bench.execution.launcher import TrialFailedError
 from bench.execution.progress import Progress
 from bench.planning.estimate import Estimate, busy_note, estimate_plan
 from bench.planning.plan import Request, missing_trials
@@ -41,9 +41,9 @@ MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextMana
 class Options:
     """Everything about a run except what it measures.
 
-    `results` is the folder of stored runs; `output` is a file, or another such folder. `shard` is the number and the
-    count of the part of the plan to run, None for all of it. `on` is the cluster given by ``--on``, None for this
-    machine.
+    `results` is the folder of stored runs; `output` is a file, or another such folder. `command` is the command line to
+    store. `shard` is the number and the count of the part of the plan to run, None for all of it. `on` is the cluster
+    given by ``--on``, None for this machine.
     """
 
     name: str
@@ -68,12 +68,6 @@ class Finished:
     exit_code: ExitCode
 
 
-def preload_for(pipelines: Iterable[str], dataset: str) -> tuple[str, ...]:
-    """Return the modules that every trial would import, for the worker host to import once."""
-    readers = ("torchvision.datasets", "torchvision.transforms") if "dataloader" in pipelines else ()
-    return (*readers, "sklearn.datasets") if dataset == "digits" else readers
-
-
 def check_output(options: Options) -> None:
     """Check that the output can be written, before anything is measured.
 
@@ -84,27 +78,23 @@ def check_output(options: Options) -> None:
     check_name(options.name)
     target = options.output or options.results
     require_nameable(target)
-    if target.suffix == SUFFIX:
-        if target.exists():
-            raise BadInputError(
-                f"{target} exists already: name a new file, or continue that run with --resume {target}"
-            )
-        if (table := _table_of(target)).exists():
-            raise BadInputError(
-                f"{table}, where this run's table would be written, exists already: choose another --output, or move "
-                "that file away"
-            )
-        folder = target.parent
-    elif options.output is not None and target.suffix and not target.exists():
+    is_file = target.suffix == SUFFIX
+    if is_file and target.exists():
+        raise BadInputError(f"{target} exists already: name a new file, or continue that run with --resume {target}")
+    if is_file and (table := _table_of(target)).exists():
+        raise BadInputError(
+            f"{table}, where this run's table would be written, exists already: choose another --output, or move "
+            "that file away"
+        )
+    if not is_file and options.output is not None and target.suffix and not target.exists():  # a mistyped file
         raise BadInputError(
             f"--output {target} is neither a {SUFFIX} file nor an existing folder: "
             f"write {target.with_suffix(SUFFIX)}, or create the folder"
         )
-    else:
-        folder = target
+    folder = target.parent if is_file else target
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    if target.suffix == SUFFIX:
+    if is_file:
         require_short_name(folder / _table_of(target).name)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise BadInputError(f"{target} cannot be written: {folder} is not a writable folder; choose another --output")
@@ -125,7 +115,7 @@ def estimate_run(plan: Plan, executor: LocalExecutor) -> Estimate:
             raise BadInputError(f"{trial.configuration.model} cannot be estimated: {error}") from error
 
     with executor.hold({device for configuration in plan.configurations for device in configuration.devices}):
-        note = busy_note(plan)
+        note = busy_note(plan)  # first: the probes would count as other programs
         _check_batch_sizes(plan, executor.prepare(plan.configurations[0].dataset))
         return replace(estimate_plan(plan, probe), note=note)
 
@@ -187,7 +177,7 @@ class Runner:
                     _write_table(stored, path)
                 exit_code = _exit_code(stored.footer, header.plan, stored.records)
                 return Finished(path=path, run=stored, executed=0, exit_code=exit_code)
-            if trials:
+            if trials:  # otherwise only the footer is missing
                 self.executor.resume(stored)
                 self._prepare_data(stored)
             start += self._hold_devices(stack, trials)
@@ -223,9 +213,9 @@ class Runner:
             is_first = len(records) == len(stored.records)  # always allowed, so that resuming makes progress
             return budget is None or is_first or time.monotonic() - start <= budget
 
-        def footer(reason: str) -> Footer:
+        def footer(reason_if_incomplete: str) -> Footer:
             seconds = time.monotonic() - start
-            return footer_of(records, planned=plan.trial_count, reason=reason, wall_seconds=seconds)
+            return footer_of(records, planned=plan.trial_count, reason=reason_if_incomplete, wall_seconds=seconds)
 
         try:
             with contextlib.ExitStack() as stack:

@@ -3,7 +3,7 @@
 It is started with a control socket (a SOCK_SEQPACKET pair's end, its number the first argument); further arguments
 name the modules to import beforehand. Requests, one packet each:
 
-    fork workload ranks (with the trial's end of its socket)  → {"pid": …}      see `bench.execution.processes`
+    fork workload ranks (with the trial's end of its socket)  → {"pid": …}      see `bench.execution.forking`
     wait pid                                                  → {"status": …}   as `subprocess.Popen.returncode`
 
 It stays single-threaded, never touches a device, and ends with everything it started when its control socket closes,

@@ -17,6 +17,7 @@ A request that fails is answered with ``failure`` (the trial's end, with its kin
 mistake, with the message for the user). The process ends when the other end hangs up, whatever it is doing.
 """
 
+import math
 import os
 import random
 import sys
@@ -51,10 +52,8 @@ if TYPE_CHECKING:
 WARM_STEPS: Final = 8
 """Full batches of the rehearsal after the cold start, from which the time of a step is estimated too."""
 
-
 DISPLACEMENT_BYTES: Final = 100_000
 """Below glibc's threshold of 128 KiB, from which on a block would get pages of its own and leave the heap as it is."""
-
 
 _OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "OOM trying")
 """How RuntimeErrors report a lack of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS, C++, cuBLASLt. The
@@ -62,7 +61,7 @@ workload has such a list too, but the older revisions that `ab` compares with do
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """Return the lack of memory that `error` is or arose from: a graph capture it interrupts ends in another error."""
+    """Return `error` or the one behind it that reports a lack of memory: a graph capture hides it behind its own."""
     while error is not None:
         if isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY):
             return error
@@ -80,27 +79,35 @@ class TrialError(Exception):
 
 
 class Session:
-    """The worker's side of one conversation."""
+    """The worker's side of one conversation. `RankSession` overrides what one rank of several does differently."""
 
     ranks: Ranks = ALONE
 
     def __init__(self) -> None:
         """Record how much memory the imports alone take."""
         self._host_memory = HostMemory()
-        self._training: Training
+        self._host_peak: Peak | None = None
+        self._allocated_peak: Peak | None = None
+        self._reserved_peak: Peak | None = None
+        self._energy = EnergyMeter(None, "no trial was prepared")
+        self._epoch_order: tuple[int, torch.Tensor] | None = None  # of the epoch that `_stretch` trained last
+        # `_prepare` sets the others.
+        self._displacement: bytearray
         self._device: Device
         self._timer: Timer
+        self._has_labels: bool
+        self._training: Training
         self._yardstick: Yardstick
         self._contention: ContentionMeter
         self._pressure: HostPressure
         self._watch: DeviceWatch
-        self._energy = EnergyMeter(None, "no trial was prepared")
-        self._has_labels = True
-        self._displacement: bytearray
-        self._order: tuple[int, torch.Tensor] | None = None
-        self._host_peak: Peak | None = None
-        self._allocated_peak: Peak | None = None
-        self._reserved_peak: Peak | None = None
+
+    def own_device(self, first: str) -> str:
+        """Return the device that this process trains on; `first` is the trial's, which the first rank uses."""
+        return first
+
+    def meet(self) -> None:
+        """Wait until all ranks are here."""
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Do what `request` asks; return the answer as JSON values. No exception leaves this method."""
@@ -186,13 +193,6 @@ class Session:
         self._watch = make_device_watch(device)
         self._energy = make_energy_meter(device)
 
-    def own_device(self, first: str) -> str:
-        """Return the device that this process trains on; `first` is the trial's, which the first rank uses."""
-        return first
-
-    def meet(self) -> None:
-        """Wait until all ranks are here."""
-
     def _warm_up(self) -> tuple[float, float]:
         """Train and evaluate with every batch shape, then undo it; return the seconds of a first and of a warm step."""
         training, device = self._training, self._device
@@ -205,11 +205,12 @@ class Session:
         warm = self._timer.seconds(lambda: training.train(order))
         training.restart(untrained)
         device.synchronise()
-        return cold, warm / -(-len(order) // training.recipe.batch_size)
+        return cold, warm / math.ceil(len(order) / training.recipe.batch_size)
 
     def _train(self, epoch: int) -> Trained:
         training, device = self._training, self._device
         yardstick_seconds = self._yardstick.seconds()
+        # The meters are nested, so that an inner one does not measure what an outer one costs.
         self._watch.start()
         self._pressure.start()
         device.reset_peak()
@@ -219,9 +220,9 @@ class Session:
         self.meet()
         self._contention.start()
         tally, train_seconds = self._timer.run(lambda: training.train(training.order(epoch)))
-        contended = self._contention.stop()
+        contention = self._contention.stop()
         self._energy.stop()
-        contended = self._pressure.stop(contended)
+        contention = self._pressure.stop(contention)
         conditions = self._watch.stop()
         self._note_peaks()
         yardstick_seconds += self._yardstick.seconds()
@@ -233,7 +234,7 @@ class Session:
             train_loss=score.loss,
             train_correct=score.correct if self._has_labels else None,
             yardstick_seconds=yardstick_seconds,
-            contention=contended,
+            contention=contention,
             device_conditions=conditions,
         )
 
@@ -242,9 +243,9 @@ class Session:
         training, batch_size = self._training, self._training.recipe.batch_size
 
         def train() -> Tally:
-            if self._order is None or self._order[0] != epoch:
-                self._order = epoch, training.order(epoch)
-            return training.train(self._order[1][begin * batch_size : end * batch_size])
+            if self._epoch_order is None or self._epoch_order[0] != epoch:
+                self._epoch_order = epoch, training.order(epoch)
+            return training.train(self._epoch_order[1][begin * batch_size : end * batch_size])
 
         tally, train_seconds = self._timer.run(train)
         score = tally.read()
@@ -277,7 +278,7 @@ class Session:
         self._reserved_peak = _larger(self._reserved_peak, self._device.reserved_peak())
 
     def _check_finite(self, what: str, score: Score, epoch: int | None) -> None:
-        if score.loss - score.loss != 0:  # NaN and both infinities
+        if not math.isfinite(score.loss):
             where = "" if epoch is None else f" in epoch {epoch + 1}"
             rate = self._training.recipe.learning_rate
             raise TrialError(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from fake_worker import FakeLauncher
 
-from bench.execution.processes import Launcher, make_launcher
+from bench.execution.launcher import Launcher, make_launcher
 
 
 @pytest.fixture(scope="session")

@@ -39,11 +39,11 @@ sys.platform = "win32"
 
 from pathlib import Path
 from bench import cli
-from bench.execution import processes
+from bench.execution import launcher
 import fake_worker
 
-assert isinstance(processes.make_launcher(), processes.SpawningLauncher)
-processes.SpawningLauncher = lambda **_: fake_worker.FakeLauncher()
+assert isinstance(launcher.make_launcher(), launcher.SpawningLauncher)
+launcher.SpawningLauncher = lambda **_: fake_worker.FakeLauncher()
 
 def bench(*arguments):
     assert not cli.cli.main(list(arguments), standalone_mode=False), arguments

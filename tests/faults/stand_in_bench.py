@@ -6,8 +6,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as `bench.__main__` does before its imports
 
     from bench.__main__ import main
-    from bench.execution import processes
+    from bench.execution import forking
 
-    processes._ALWAYS = ("stand_in_worker",)  # type: ignore[assignment,misc]  # noqa: SLF001 - no option
-    processes._WORKER = "stand_in_worker"  # type: ignore[misc]  # noqa: SLF001 - likewise
+    forking._ALWAYS = ("stand_in_worker",)  # type: ignore[assignment,misc]  # noqa: SLF001 - no option
+    forking._WORKER = "stand_in_worker"  # type: ignore[misc]  # noqa: SLF001 - likewise
     main()

@@ -15,9 +15,9 @@ from kill_campaign import GRID, TRIALS
 from sandbox import HANG_SECONDS, SHELL, Sandbox
 
 from bench.execution.executor import ExecutionOptions, LocalExecutor
-from bench.execution.processes import SpawningLauncher
 from bench.execution.progress import make_progress
 from bench.execution.run import Options, Runner
+from bench.execution.spawning import SpawningLauncher
 from bench.planning.plan import Request
 from bench.records import Measurement, TrialWarning
 from bench.storage.store import RunWriter, read_run

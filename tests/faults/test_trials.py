@@ -15,7 +15,7 @@ from sandbox import MARK, Sandbox
 from bench.errors import ExitCode
 from bench.execution import run
 from bench.execution.executor import ExecutionOptions, LocalExecutor
-from bench.execution.processes import ForkingLauncher
+from bench.execution.forking import ForkingLauncher
 from bench.execution.progress import make_progress
 from bench.planning.plan import Request
 from bench.records import Failure, FailureKind, Measurement, TrialRecord

@@ -37,8 +37,8 @@ from tabulate import tabulate
 from bench.coding import to_json
 from bench.commands.options import command_line
 from bench.errors import BadInputError
-from bench.execution.launcher import describe_place, prepare_dataset
-from bench.execution.processes import make_launcher
+from bench.execution.conversation import describe_place, prepare_dataset
+from bench.execution.launcher import make_launcher
 from bench.planning.plan import choose_devices
 from bench.records import Description
 from bench.stats.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean

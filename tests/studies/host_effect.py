@@ -19,7 +19,7 @@ if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.ab.pairs import measure_pair
-from bench.execution.processes import make_arm_launchers, make_launcher
+from bench.execution.launcher import make_arm_launchers, make_launcher
 from bench.planning.plan import Request, make_plan
 from bench.records import Configuration
 from bench.system.locks import device_locks

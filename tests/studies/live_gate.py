@@ -28,7 +28,7 @@ from planted_workload import plant_slowdown
 from bench.ab.arms import Arm
 from bench.ab.comparison import LiveComparison, Options
 from bench.ab.report import Report
-from bench.execution.processes import make_arm_launchers
+from bench.execution.launcher import make_arm_launchers
 from bench.planning.plan import PRESETS
 from bench.system.locks import device_locks
 

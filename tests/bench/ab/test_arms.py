@@ -239,13 +239,14 @@ import subprocess
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from bench.execution import processes
 from bench.ab.arms import open_arm
-processes.ForkingLauncher._start_host = lambda self: None
+from bench.execution.launcher import ForkingLauncher, make_arm_launchers
+from bench.execution.processes import worker_environment
+ForkingLauncher._start_host = lambda self: None
 find = "from importlib.util import find_spec as f; print(*(f(name).origin for name in ('torch', 'bench', 'mnist_mlp')))"
 with open_arm(f"python:{sys.argv[2]}") as arm:
-    shared = processes.make_arm_launchers([(arm.python, arm.workload)] * 2)[0][0]
-    for environment in (processes.worker_environment(arm.workload), shared._host._environment):
+    shared = make_arm_launchers([(arm.python, arm.workload)] * 2)[0][0]
+    for environment in (worker_environment(arm.workload), shared._host._environment):
         done = subprocess.run([arm.python, "-c", find], env=environment, capture_output=True, text=True, check=True)
         print(done.stdout.replace(str(arm.workload), "ARM"), end="")
 """

@@ -18,7 +18,7 @@ from bench.ab.comparison import LiveComparison, Options, Stage
 from bench.ab.report import BUDGET, COMPLETE, INTERRUPTED, Report
 from bench.ab.view import heading, render_table, result
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
-from bench.execution.processes import make_arm_launchers
+from bench.execution.launcher import make_arm_launchers
 from bench.planning import plan
 from bench.records import FailureKind
 from bench.stats.judgement import Verdict

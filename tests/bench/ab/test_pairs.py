@@ -10,7 +10,7 @@ from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.ab.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.errors import WorkerError
-from bench.execution.processes import Launcher
+from bench.execution.launcher import Launcher
 from bench.records import FailureKind
 
 CONFIGURATION = make_configuration(batch_size=64)

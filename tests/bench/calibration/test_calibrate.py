@@ -18,7 +18,7 @@ from bench.calibration.profiles import load_profile, profile_path
 from bench.calibration.view import render, report
 from bench.coding import to_json
 from bench.errors import BadInputError, ExitCode, InterruptedRunError
-from bench.execution.processes import Launcher
+from bench.execution.launcher import Launcher
 from bench.protocol.messages import Evaluated, Trained
 from bench.records import Configuration, DeviceStatus, Failure, FailureKind
 from bench.system.interrupts import Interrupts

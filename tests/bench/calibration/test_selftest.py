@@ -11,7 +11,7 @@ from fake_worker import FakeLauncher, die, fail_trial
 from bench.calibration.selftest import Options, exit_code, render, run_selftest
 from bench.coding import to_json
 from bench.errors import BadInputError, ExitCode
-from bench.execution.processes import Launcher
+from bench.execution.launcher import Launcher
 from bench.protocol.soundness import Check, Checked, Outcome
 from bench.records import DeviceStatus, FailureKind
 from bench.system.locks import Patience, device_locks

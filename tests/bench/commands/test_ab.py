@@ -14,7 +14,7 @@ from fake_worker import FakeLauncher, Request, fail_trial
 
 from bench.cli import cli
 from bench.errors import InterruptedRunError, StorageError
-from bench.execution.processes import Launcher
+from bench.execution.launcher import Launcher
 from bench.records import FailureKind
 
 SMALL = ("--models", "784-128-10", "--batch-sizes", "64,256")
@@ -41,7 +41,7 @@ class Arms:
 @pytest.fixture
 def arms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arms]:
     scripted = Arms()
-    monkeypatch.setattr("bench.execution.processes.make_arm_launchers", scripted.make)
+    monkeypatch.setattr("bench.execution.launcher.make_arm_launchers", scripted.make)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
     with contextlib.chdir(tmp_path):

@@ -47,9 +47,9 @@ def fake_launcher() -> FakeLauncher:
 @pytest.fixture(autouse=True)
 def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
     """The scripted worker in place of the real one."""
-    monkeypatch.setattr("bench.execution.processes.make_launcher", lambda _preload=(): fake_launcher)
+    monkeypatch.setattr("bench.execution.launcher.make_launcher", lambda _preload=(): fake_launcher)
     monkeypatch.setattr(
-        "bench.execution.processes.make_arm_launchers", lambda _arms: ((fake_launcher, fake_launcher), lambda: None)
+        "bench.execution.launcher.make_arm_launchers", lambda _arms: ((fake_launcher, fake_launcher), lambda: None)
     )
     fake_launcher.on = stretched
     return fake_launcher

@@ -29,7 +29,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.fixture
 def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
     """The scripted worker in place of the real one."""
-    monkeypatch.setattr("bench.execution.processes.make_launcher", lambda _preload=(): fake_launcher)
+    monkeypatch.setattr("bench.execution.launcher.make_launcher", lambda _preload=(): fake_launcher)
     return fake_launcher
 
 
@@ -217,7 +217,7 @@ def test_merging_replaces_no_shard_which_could_not_be_resumed_then(worker: FakeL
 def test_bad_input_is_refused_before_a_worker_starts(
     arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.execution.processes.ForkingLauncher", pytest.fail)
+    monkeypatch.setattr("bench.execution.launcher.ForkingLauncher", pytest.fail)
     refused(bench(*arguments), 2, words)
     assert not Path("results").exists()
 

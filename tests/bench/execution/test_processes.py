@@ -1,259 +1,11 @@
-"""Real processes: forked by the host, spawned, killed, and left behind."""
-
-import contextlib
-import dataclasses
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
-import weakref
-from pathlib import Path
 
-import psutil
 import pytest
-from bench_builders import make_configuration
 
-from bench.errors import InterruptedRunError, WorkerError
-from bench.execution import processes
-from bench.execution.launcher import describe_place, run_trial
-from bench.execution.processes import (
-    ForkingLauncher,
-    Launcher,
-    SpawningLauncher,
-    describe_end,
-    make_arm_launchers,
-    make_launcher,
-)
-from bench.records import EpochRecord, Failure, FailureKind, Measurement, Trial
-
-TINY = make_configuration(
-    model="784-8-10", layers=(784, 8, 10), batch_size=4096, epochs=1, dataset="synthetic", threads=1
-)
-
-
-def trial(epochs: int = 1) -> Trial:
-    return Trial(configuration=dataclasses.replace(TINY, epochs=epochs), seed=0, repeat=0)
-
-
-def only_child() -> psutil.Process:
-    """The one trial that the host in this process's children is running."""
-    children = [child for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
-    hosts = [child for child in children if "bench.worker.host" in child.cmdline()]
-    (running,) = [child for child in hosts if child.parent() in hosts]
-    return running
-
-
-def test_trial_runs_in_a_forked_process_and_nothing_is_left_of_it(launcher: Launcher) -> None:
-    record = run_trial(launcher, trial(epochs=2), root=None, timeout_seconds=60)
-    assert isinstance(record.outcome, Measurement), record.outcome
-    assert len(record.outcome.epochs) == 2
-    assert record.outcome.test_accuracy is None  # noise has none
-    assert record.outcome.host_peak is not None
-    assert record.outcome.host_peak.bytes > 40_000_000  # the images alone are 47 MB
-    assert record.outcome.cold_start_seconds > 0
-    with pytest.raises(ValueError, match="unpack"):
-        only_child()
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
-def test_trial_ended_by_a_signal_is_one_failure_and_the_next_trial_runs(
-    launcher: Launcher, number: signal.Signals
-) -> None:
-    def kill(_epoch: EpochRecord) -> None:
-        only_child().send_signal(number)
-
-    record = run_trial(launcher, trial(epochs=1000), root=None, timeout_seconds=60, on_epoch=kill)
-    assert isinstance(record.outcome, Failure)
-    assert record.outcome.kind is FailureKind.CRASH
-    assert number.name in record.outcome.message
-    assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
-
-
-def test_endless_trial_is_ended_at_its_time_limit(launcher: Launcher) -> None:
-    record = run_trial(launcher, trial(epochs=100_000), root=None, timeout_seconds=1.0)
-    assert isinstance(record.outcome, Failure)
-    assert record.outcome.kind is FailureKind.TIMEOUT
-    with pytest.raises(ValueError, match="unpack"):
-        only_child()
-
-
-def test_model_beyond_all_memory_is_out_of_memory(launcher: Launcher) -> None:
-    huge = dataclasses.replace(TINY, layers=(784, 8, 1_000_000, 1_000_000, 10))  # 4 TB of weights
-    record = run_trial(launcher, Trial(configuration=huge, seed=0, repeat=0), root=None, timeout_seconds=60)
-    assert isinstance(record.outcome, Failure)
-    assert record.outcome.kind is FailureKind.OUT_OF_MEMORY
-
-
-@pytest.mark.slow
-def test_host_that_died_is_replaced_and_closing_ends_even_a_running_trial() -> None:
-    launcher = ForkingLauncher()
-    describe_place(launcher)
-    host = psutil.Process(launcher.host_pid)
-    host.kill()
-    process = launcher.start()
-    assert launcher.host_pid != host.pid
-    process.channel.send({"do": "dataset", "name": "synthetic", "root": None})
-    children = psutil.Process().children(recursive=True)
-    mine = [child for child in children if launcher.host_pid in (child.pid, child.ppid())]
-    assert len(mine) == 2
-    launcher.close()
-    _, alive = psutil.wait_procs(mine, timeout=5)
-    assert not [child for child in alive if child.status() != "zombie"]
-
-
-def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    launcher = ForkingLauncher()
-    try:
-        process = launcher.start()
-        late = launcher.host_pid
-        assert late is not None
-        with monkeypatch.context() as patch:
-            patch.setattr(processes, "_REAP_SECONDS", 0.1)
-            os.kill(late, signal.SIGSTOP)
-            process.kill()
-            assert process.wait() == "together with its host"
-        os.kill(late, signal.SIGCONT)
-        launcher.start()
-        assert launcher.host_pid != late
-    finally:
-        launcher.close()
-
-
-def test_an_interruption_of_a_fork_leaves_no_answer_to_be_taken_for_that_to_the_next_request(
-    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(_timeout_seconds: float) -> None:
-        raise InterruptedRunError("interrupted by SIGINT")
-
-    first = launcher.start()
-    with monkeypatch.context() as patch:
-        patch.setattr(launcher, "_receive", interrupt)
-        with pytest.raises(InterruptedRunError):
-            launcher.start()
-    first.kill()
-    assert first.wait() == "together with its host"
-    assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
-
-
-def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_loss(tmp_path: Path) -> None:
-    (tmp_path / "mnist_mlp").mkdir()
-    (tmp_path / "mnist_mlp" / "__init__.py").write_text("raise ImportError('no Training in here')")
-    (arm,), _ = make_arm_launchers([(sys.executable, tmp_path)])
-    with contextlib.closing(arm), pytest.raises(WorkerError, match=r"exit status 1; its last output: .*no Training in"):
-        describe_place(arm)
-
-
-def test_host_that_cannot_import_is_explained_by_its_last_output() -> None:
-    launcher = ForkingLauncher(preload=("no_such_module_here",))
-    with contextlib.closing(launcher), pytest.raises(WorkerError, match="no_such_module_here"):
-        launcher.start()
-
-
-def test_no_place_for_temporary_files_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(_mode: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", no_room)
-    with pytest.raises(WorkerError, match=r"cannot be created: No space left on device; .*TMPDIR"):
-        SpawningLauncher()
-
-
-@pytest.mark.mnist
-def test_killed_trial_takes_its_dataloader_workers_with_it(launcher: Launcher) -> None:
-    loading = dataclasses.replace(TINY, dataset="mnist", pipeline="dataloader", workers=1)
-    family: list[psutil.Process] = []
-
-    def kill_when_loading() -> None:
-        while not family:
-            with contextlib.suppress(ValueError, psutil.NoSuchProcess):
-                family.extend(only_child().children())
-        family[0].parent().kill()  # type: ignore[union-attr]  # it has one until then
-
-    killer = threading.Thread(target=kill_when_loading)
-    killer.start()
-    record = run_trial(launcher, Trial(configuration=loading, seed=0, repeat=0), root=None, timeout_seconds=120)
-    killer.join()
-    assert isinstance(record.outcome, Failure)
-    assert "SIGKILL" in record.outcome.message
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
-
-
-@pytest.mark.slow
-def test_spawned_trial_measures_the_same_training_as_a_forked_one(launcher: Launcher) -> None:
-    spawning = SpawningLauncher()
-    with contextlib.closing(spawning):
-        spawned = run_trial(spawning, trial(), root=None, timeout_seconds=120)
-    forked = run_trial(launcher, trial(), root=None, timeout_seconds=60)
-    assert isinstance(spawned.outcome, Measurement), spawned.outcome
-    assert isinstance(forked.outcome, Measurement)
-    assert spawned.outcome.epochs[0].train_loss == forked.outcome.epochs[0].train_loss
-
-
-def test_spawning_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
-    with contextlib.closing(SpawningLauncher(python=str(tmp_path / "python"))) as launcher, pytest.raises(WorkerError):
-        launcher.start()
-
-
-def test_host_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
-    with pytest.raises(WorkerError, match=r"the worker host could not be started: .*No such file"):
-        ForkingLauncher(python=str(tmp_path / "python"))
-
-
-def test_socket_that_the_system_refuses_is_a_worker_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_arguments: object) -> None:
-        raise OSError(24, "Too many open files")
-
-    with contextlib.closing(ForkingLauncher()) as launcher:
-        launcher.start()
-        monkeypatch.setattr("socket.socketpair", refuse)
-        with pytest.raises(WorkerError, match="Too many open files"):  # of the trial, then of another host for it
-            launcher.start()
-    with pytest.raises(WorkerError, match="Too many open files"):
-        ForkingLauncher()
-
-
-@pytest.fixture
-def leaving(tmp_path: Path) -> str:
-    """What passes for an interpreter, but leaves something behind that holds its standard streams, and dies."""
-    program = tmp_path / "python"
-    program.write_text("#!/bin/sh\nsleep 600 &\nexit 3\n")
-    program.chmod(0o755)
-    return str(program)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
-def test_spawned_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind(leaving: str) -> None:
-    with contextlib.closing(SpawningLauncher(python=leaving)) as launcher:
-        record = run_trial(launcher, trial(), root=None, timeout_seconds=60)
-    assert isinstance(record.outcome, Failure)
-    assert record.outcome.kind is FailureKind.CRASH
-    assert "exit status 3" in record.outcome.message
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
-def test_launchers_keep_nothing_of_a_process_that_has_ended(leaving: str, launcher: Launcher) -> None:
-    with contextlib.closing(SpawningLauncher(python=leaving)) as spawning:
-        for each in (spawning, launcher):
-            process = each.start()
-            process.kill()
-            process.wait()
-            kept = weakref.ref(process)
-            del process
-            deadline = time.monotonic() + 10  # its thread lets go of it, too
-            while kept() is not None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert kept() is None
-
-
-def test_launcher_of_this_platform_forks_only_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.platform", "darwin")
-    with contextlib.closing(make_launcher()) as launcher:
-        assert isinstance(launcher, SpawningLauncher)
+from bench.errors import WorkerError
+from bench.execution.processes import Log, describe_end
 
 
 @pytest.mark.parametrize(
@@ -263,64 +15,25 @@ def test_end_of_a_process_is_described_in_words(status: int, words: str) -> None
     assert words in describe_end(status)
 
 
-OWNER = """
-import sys, time
-from bench.execution.processes import ForkingLauncher
-launcher = ForkingLauncher()
-process = launcher.start()
-print(launcher.host_pid, process.pid, flush=True)
-time.sleep(600)
-"""
+def test_no_place_for_temporary_files_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(_mode: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", no_room)
+    with pytest.raises(WorkerError, match=r"cannot be created: No space left on device; .*TMPDIR"):
+        Log()
 
 
-@pytest.mark.slow
-def test_killed_owner_takes_host_and_trial_with_it() -> None:
-    command = [sys.executable, "-c", OWNER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words
-        assert owner.stdout is not None
-        orphans = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
-        owner.kill()
-    _, alive = psutil.wait_procs(orphans, timeout=10)
-    assert not [one for one in alive if one.status() != "zombie"]
-
-
-OWNER_OF_AN_IMPORTING_HOST = """
-import sys, time
-from bench.execution.processes import ForkingLauncher
-launcher = ForkingLauncher(preload=("takes_for_ever",))
-print(launcher.host_pid, flush=True)
-time.sleep(600)
-"""
-
-
-def test_killed_owner_takes_a_host_with_it_that_is_still_importing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = tmp_path / "begun"
-    begun.touch()
-    module = f"import pathlib, time; pathlib.Path({str(begun)!r}).unlink(); time.sleep(600)"
-    (tmp_path / "takes_for_ever.py").write_text(module)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    command = [sys.executable, "-c", OWNER_OF_AN_IMPORTING_HOST]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words
-        assert owner.stdout is not None
-        host = psutil.Process(int(owner.stdout.readline()))
-        while begun.exists():
-            assert host.status() != "zombie"
-        owner.kill()
-    _, alive = psutil.wait_procs([host], timeout=10)
-    assert not [one for one in alive if one.status() != "zombie"]
-
-
-def test_trials_are_waited_for_without_spinning(launcher: Launcher) -> None:
-    process = launcher.start()
-    try:
-        process.channel.send({"do": "describe"})
-        process.channel.receive(60)
-        (waiting,) = [only_child()]
-        before = sum(waiting.cpu_times()[:2])
-        time.sleep(0.5)
-        assert sum(waiting.cpu_times()[:2]) - before < 0.25
-    finally:
-        process.kill()
-        process.wait()
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_reading_the_log_does_not_move_where_processes_print_to(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if platform == "win32":
+        monkeypatch.delattr(os, "pread", raising=False)
+    monkeypatch.setattr(sys, "platform", platform)
+    log = Log()
+    with log.file:
+        for words in ("first", "second"):
+            start = log.size()
+            subprocess.run([sys.executable, "-c", f"print({words!r})"], stdout=log.file, check=True)  # noqa: S603 - our own words
+            assert log.explain(start) == f"; its last output: {words}"
+        assert log.explain(log.size()) == ", having printed nothing"
+        assert log.size() == len(b"first\nsecond\n")

@@ -414,6 +414,11 @@ def test_output_in_folders_yet_to_be_made_is_fine(tmp_path: Path) -> None:
     run.check_output(options(tmp_path))
 
 
+def test_output_in_the_current_folder_is_fine(tmp_path: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        run.check_output(options(tmp_path, output=Path()))
+
+
 def test_share_of_measuring_counts_warm_up_training_and_evaluation(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     finished = start(fake_launcher, options(tmp_path))
     assert finished.run.footer is not None
@@ -448,20 +453,6 @@ def test_the_command_that_resumes_a_run_can_be_pasted_into_a_shell(fake_launcher
         start(fake_launcher, options(tmp_path, output=path), display)
     command = str(caught.value).partition("continue with: ")[2]
     assert shlex.split(command) == ["python", "-m", "bench", "run", "--resume", str(path)]
-
-
-@pytest.mark.parametrize(
-    ("pipelines", "dataset", "modules"),
-    [
-        (("resident",), "mnist", ()),
-        (("dataloader",), "mnist", ("torchvision.datasets", "torchvision.transforms")),
-        (("resident",), "digits", ("sklearn.datasets",)),
-    ],
-)
-def test_host_preloads_what_the_trials_will_import(
-    pipelines: tuple[str, ...], dataset: str, modules: tuple[str, ...]
-) -> None:
-    assert run.preload_for(pipelines, dataset) == modules
 
 
 def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
@@ -517,7 +508,7 @@ class BackwardClock(datetime):
 def test_a_clock_that_is_set_back_during_a_run_changes_stamps_and_nothing_else(
     fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("run", "launcher"):
+    for module in ("run", "conversation"):
         monkeypatch.setattr(f"bench.execution.{module}.datetime", BackwardClock)
     display = Quiet()
     display.after = {2: InterruptedRunError("interrupted by SIGINT")}

@@ -133,7 +133,7 @@ def test_a_follower_of_a_resumed_run_does_not_need_its_file(
 
     for name, value in (VARIABLES | {"RANK": "1", "WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("bench.execution.processes.make_launcher", launcher)
+    monkeypatch.setattr("bench.execution.launcher.make_launcher", launcher)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     scripted(fake_launcher, [trial], [None])
     result = CliRunner().invoke(cli, ["run", "--resume", str(tmp_path / "run.jsonl")])

@@ -14,8 +14,10 @@ import pytest
 from bench_builders import make_configuration
 from checkout import TESTS
 
-from bench.execution.launcher import run_trial
-from bench.execution.processes import ForkingLauncher, Launcher, SpawningLauncher
+from bench.execution.conversation import run_trial
+from bench.execution.forking import ForkingLauncher
+from bench.execution.launcher import Launcher
+from bench.execution.spawning import SpawningLauncher
 from bench.records import Configuration, EpochRecord, Failure, FailureKind, Measurement, Trial, TrialRecord
 
 pytestmark = pytest.mark.slow

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.execution.launcher import measure_rates as launch_rates
-from bench.execution.processes import Launcher
+from bench.execution.conversation import measure_rates as launch_rates
+from bench.execution.launcher import Launcher
 from bench.protocol.rates import IdlePower, LayerRate, StepTime, TransferRate
 from bench.records import Accelerator
 from bench.worker import peak, rate_meter
