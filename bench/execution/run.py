@@ -28,8 +28,8 @@ from bench.records import (
 )
 from bench.storage.ledger import footer_of
 from bench.storage.references import SUFFIX, check_name, new_run_id, run_path
-from bench.storage.store import RunWriter, read_run
-from bench.storage.table import write_csv
+from bench.storage.store import RunWriter, read_run, require_own_table
+from bench.storage.table import table_of, write_csv
 from bench.system.interrupts import Interrupts
 from bench.system.outputs import command_text, remove_abandoned, require_nameable, require_short_name
 
@@ -81,7 +81,7 @@ def check_output(options: Options) -> None:
     is_file = target.suffix == SUFFIX
     if is_file and target.exists():
         raise BadInputError(f"{target} exists already: name a new file, or continue that run with --resume {target}")
-    if is_file and (table := _table_of(target)).exists():
+    if is_file and (table := table_of(target)).exists():
         raise BadInputError(
             f"{table}, where this run's table would be written, exists already: choose another --output, or move "
             "that file away"
@@ -95,7 +95,7 @@ def check_output(options: Options) -> None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if is_file:
-        require_short_name(folder / _table_of(target).name)
+        require_short_name(folder / table_of(target).name)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise BadInputError(f"{target} cannot be written: {folder} is not a writable folder; choose another --output")
 
@@ -171,9 +171,10 @@ class Runner:
             header = stored.header
             if is_merged(header):
                 raise BadInputError(f"run {header.run_id} was merged from several runs: {resumption(header)}")
+            require_own_table(table_of(path), header.run_id)
             trials = missing_trials(header.plan, stored.records)
             if not trials and stored.footer is not None and stored.footer.complete:
-                if not _table_of(path).exists():
+                if not table_of(path).exists():
                     _write_table(stored, path)
                 exit_code = _exit_code(stored.footer, header.plan, stored.records)
                 return Finished(path=path, run=stored, executed=0, exit_code=exit_code)
@@ -255,12 +256,8 @@ def _check_batch_sizes(plan: Plan, ready: DatasetReady) -> None:
         )
 
 
-def _table_of(path: Path) -> Path:
-    return path.with_suffix(".csv")
-
-
 def _write_table(run: Run, path: Path) -> None:
-    table = _table_of(path)
+    table = table_of(path)
     remove_abandoned(table)
     write_csv(run, table)
 

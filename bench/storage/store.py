@@ -206,7 +206,7 @@ def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
         before = read_run(path) if path.exists() else None
         merged = merge(before)
         table = table_of(path)
-        _require_own_table(table, *(each.header.run_id for each in (before, merged) if each is not None))
+        require_own_table(table, *(each.header.run_id for each in (before, merged) if each is not None))
         if merged != before:
             remove_abandoned(path)
             write_atomically(path, runfile.lines_of(merged))
@@ -219,12 +219,16 @@ def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
         lock.release()
 
 
-def _require_own_table(table: Path, *run_ids: str) -> None:
-    """Check that `table` is missing or shows one of these runs: a merged run's id changes with each shard added."""
+def require_own_table(table: Path, *run_ids: str) -> None:
+    """Check that `table` is missing or shows one of these runs: a merged run's id changes with each shard added.
+
+    Raises:
+        BadInputError: it is another run's, or no table of a run.
+    """
     if table.exists() and run_id_of(table) not in run_ids:
         raise BadInputError(
-            f"{table}, where this run's table would be written, exists already and is not this run's: choose another "
-            "--output, or move that file away"
+            f"{table}, where this run's table would be written, exists already and is not this run's: move that file "
+            "away"
         )
 
 

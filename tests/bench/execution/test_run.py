@@ -358,6 +358,16 @@ def test_waiting_to_resume_spends_nothing_of_the_budget(fake_launcher: FakeLaunc
     assert finished.run.footer.wall_seconds == 0
 
 
+@pytest.mark.usefixtures("interrupted")
+def test_resuming_does_not_replace_a_table_of_something_else(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    before, table = path.read_bytes(), path.with_suffix(".csv")
+    table.write_text("my own notes")
+    with pytest.raises(BadInputError, match="exists already and is not this run's"):
+        resume(fake_launcher, path, options(tmp_path))
+    assert (path.read_bytes(), table.read_text()) == (before, "my own notes")
+
+
 def test_a_run_holds_the_devices_of_all_its_ranks(
     fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,10 +24,10 @@ from bench_builders import (
 
 from bench.errors import StorageError
 from bench.records import Configuration, FailureKind, Measurement, Peak, Run, TrialRecord, TrialWarning
-from bench.storage.table import COLUMNS, trial_rows, write_csv
+from bench.storage.table import COLUMNS, Value, trial_rows, write_csv
 
 
-def row_of(record: TrialRecord) -> dict[str, object]:
+def row_of(record: TrialRecord) -> dict[str, Value]:
     (row,) = trial_rows(run_of([record]))
     return row
 
