@@ -162,6 +162,7 @@ class Runner:
 
         Raises:
             IncomparableError: the run was started on another machine, with other software or other data.
+            BadInputError: the file beside it where its table belongs is something else.
         """
         start = time.monotonic()
         with contextlib.ExitStack() as stack:
@@ -171,13 +172,13 @@ class Runner:
             header = stored.header
             if is_merged(header):
                 raise BadInputError(f"run {header.run_id} was merged from several runs: {resumption(header)}")
-            require_own_table(table_of(path), header.run_id)
             trials = missing_trials(header.plan, stored.records)
             if not trials and stored.footer is not None and stored.footer.complete:
                 if not table_of(path).exists():
                     _write_table(stored, path)
                 exit_code = _exit_code(stored.footer, header.plan, stored.records)
                 return Finished(path=path, run=stored, executed=0, exit_code=exit_code)
+            require_own_table(table_of(path), header.run_id)
             if trials:  # otherwise only the footer is missing
                 self.executor.resume(stored)
                 self._prepare_data(stored)

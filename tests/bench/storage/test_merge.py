@@ -318,7 +318,7 @@ def test_a_file_that_is_not_the_merged_runs_table_is_never_replaced(tmp_path: Pa
         table.mkdir()
     else:
         table.write_bytes(content)
-    with pytest.raises(BadInputError, match=r"run\.csv.* is not this run's: choose another --output, or move"):
+    with pytest.raises(BadInputError, match=r"run\.csv.* is not this run's: move that file away"):
         merge_into(path, shard(1), shard(2), shard(3))
     assert not path.exists()
     assert content is None or table.read_bytes() == content
