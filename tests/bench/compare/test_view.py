@@ -136,7 +136,7 @@ def test_a_hardware_comparison_is_headed_so_and_names_both_machines() -> None:
 
 def test_one_machine_with_other_software_says_what_differs() -> None:
     theirs = side(run_id="b0b0b0b0", header={"software": make_software(torch="2.12.0")})
-    assert "differs in torch: 2.11.0 against 2.12.0" in render_comparison(compare(side(), theirs))
+    assert "differs, baseline / candidate, in torch: 2.11.0 / 2.12.0" in render_comparison(compare(side(), theirs))
 
 
 def test_failures_have_a_column_only_where_there_are_any(mixed: Comparison) -> None:
