@@ -493,14 +493,15 @@ def test_judgement_without_flagged_trials_is_that_of_a_run_without_them() -> Non
 
 
 @pytest.mark.parametrize(
-    ("repeats", "said"), [(3, "all its 3 trials are flagged (stall)"), (1, "its only trial is flagged (stall)")]
+    ("repeats", "said"),
+    [(3, "all 3 trials of the baseline are flagged (stall)"), (1, "the baseline's only trial is flagged (stall)")],
 )
 def test_where_all_trials_of_a_side_are_flagged_nothing_would_be_left(repeats: int, said: str) -> None:
     comparison = compare(flag(side(repeats=repeats), range(repeats)), other(2.6, repeats=repeats))
     calm = without(comparison)
     assert calm.judgement.verdict is Verdict.INCOMPARABLE
     verdict = comparison.rows[0].time.verdict
-    assert calm.change(verdict) == f"{verdict}, but nothing would be left of the baseline: {said}"
+    assert calm.change(verdict) == f"{verdict}, but {said}, so nothing can be judged without them"
 
 
 def test_a_row_without_a_flagged_trial_can_be_changed_by_those_of_others() -> None:

@@ -330,15 +330,15 @@ def test_where_nothing_would_be_left_without_flagged_trials_it_is_said() -> None
     text = render_comparison(compare(side(), flagged(side((2.6,), run_id="b0b0b0b0"), 8)))
     assert "slower *" in text
     assert (
-        "* cpu 784-128-10 batch 64: slower, but nothing would be left of the candidate: all its 8 trials are flagged "
-        "(contamination)" in " ".join(text.split())
+        "* cpu 784-128-10 batch 64: slower, but all 8 trials of the candidate are flagged (contamination), so nothing "
+        "can be judged without them" in " ".join(text.split())
     )
 
 
 def test_five_changed_verdicts_are_listed_and_the_others_counted() -> None:
     theirs = flagged(side((2.6,) * 7, run_id="b0b0b0b0"), 8)
     told = " ".join(render_comparison(compare(side((2.0,) * 7), theirs)).split())
-    assert told.count("nothing would be left") == 5
+    assert told.count("nothing can be judged without them") == 5
     assert "* and 2 more: see time_verdict_without_flagged in --format csv" in told
 
 
