@@ -209,7 +209,7 @@ def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
     polarity, ink = _find_ink(grey, alpha)
     darkest = float(ink.max(initial=0))
     if darkest < MIN_CONTRAST:
-        raise ImageError(f"is empty: its ink and paper differ by only {darkest:.0%}; draw a digit in it")
+        raise ImageError(f"is empty: its ink and paper differ by only {100 * darkest:.0f} %; draw a digit in it")
     digit = _fit(_crop(ink))
     return PreparedImage(pixels=_centre(digit), polarity=polarity)
 

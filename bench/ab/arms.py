@@ -57,7 +57,7 @@ def open_arm(text: str) -> Iterator[Arm]:
     """
     kind, _, rest = text.partition(":")
     if text != "." and (kind not in {"rev", "python"} or not rest):
-        raise BadInputError(f"{text!r} names no arm: {_FORMS}")
+        raise BadInputError(f"{text!r} names no arm{_suggestion(text)}: {_FORMS}")
     python = _find_interpreter(rest) if kind == "python" else sys.executable
     with _temporary_folder() as folder:
         if kind == "rev":
@@ -72,6 +72,14 @@ def open_arm(text: str) -> Iterator[Arm]:
             _copy(PACKAGE, folder)
         label = text if text == "." else f"python:{Path(rest).name}"
         yield Arm(label=label, python=python, workload=folder, commit=now, dirty=dirty)
+
+
+def _suggestion(text: str) -> str:
+    """Return a hint for a git revision that was named without ``rev:``; empty if `text` is none."""
+    with contextlib.suppress(BadInputError):  # without git, or outside a clone, there are no revisions
+        if _find_commit(text, _repository(text)) is not None:
+            return f" (did you mean 'rev:{text}'?)"
+    return ""
 
 
 def label_uniquely(baseline: Arm, candidate: Arm) -> tuple[Arm, Arm]:
@@ -147,15 +155,14 @@ def _unpack_revision(revision: str, folder: Path) -> str:
     repository runs, and no worktree is left behind.
     """
     repository = _repository(revision)
-    commit = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    commit = _find_commit(revision, repository)
     if commit is None:
         raise BadInputError(
             f"rev:{revision}: there is no such commit in the repository of this tree: name a branch, tag or commit; in "
             "a shallow clone (as CI makes them) fetch it first"
         )
-    name = commit.decode().strip()
-    subject = f"rev:{revision}: commit {name[:10]}"
-    listing = _git(repository, "ls-tree", "-r", "-z", name, "--", WORKLOAD)
+    subject = f"rev:{revision}: commit {commit[:10]}"
+    listing = _git(repository, "ls-tree", "-r", "-z", commit, "--", WORKLOAD)
     if not listing:
         raise BadInputError(f"{subject} has no {WORKLOAD} to train")
     blobs = dict(_plain_file(line, subject) for line in listing.split(b"\0")[:-1])
@@ -164,7 +171,7 @@ def _unpack_revision(revision: str, folder: Path) -> str:
             _write_within(folder, path, content)
     except (OSError, ValueError) as error:
         raise BadInputError(f"{subject} cannot be unpacked: {error}") from error
-    return name
+    return commit
 
 
 def _plain_file(line: bytes, subject: str) -> tuple[str, bytes]:
@@ -197,6 +204,11 @@ def _write_within(folder: Path, name: str, content: bytes) -> None:
         raise ValueError(f"{name} is outside the folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
+
+
+def _find_commit(revision: str, repository: Path) -> str | None:
+    found = _git(repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
+    return None if found is None else found.decode().strip()
 
 
 def _repository(revision: str) -> Path:

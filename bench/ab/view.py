@@ -71,11 +71,12 @@ def heading(report: Report) -> list[str]:
     machine = report.machine
     device = f" on {harmless(report.floors[0].device, 20)}" if len(report.floors) == 1 else ""
     differences = software_differences(*(_short_commit(side) for side in (report.baseline, report.candidate)))
+    listed = "; ".join(harmless(line, 80) for line in differences)
     return [
         f"time of {_arm(report.candidate)} over {_arm(report.baseline)}{device}",
         f"{harmless(machine.cpu_model, 60)} ({machine.cores_usable:g} of {machine.cores_logical} logical cores), "
         f"torch {harmless(report.baseline.software.torch, 40)}"
-        + "".join(f"; {harmless(line, 80)}" for line in differences),
+        + (f"; differs, baseline / candidate, in {listed}" if listed else ""),
     ]
 
 

@@ -20,7 +20,7 @@ from bench.tables.columns import harmless
 from bench.tables.fields import Value
 from bench.tables.layout import WordTable, csv_text, draw_word_tables, json_text, range_text
 from bench.tables.legend import FASTER_THAN_PEAK, heading
-from bench.tables.ordering import natural_key
+from bench.tables.ordering import configuration_key, natural_key
 from bench.tables.summary import PeakRate
 from bench.units import format_count, format_flops, format_percent, format_seconds
 
@@ -76,7 +76,7 @@ class Account:
 
 
 def make_accounts(run: Run, profile: MachineProfile | None) -> tuple[Account, ...]:
-    """Return an account of everything that `run` trained in at least two of the ways, in the run's order.
+    """Return an account of everything that `run` trained in at least two of the ways, in the order of `show`.
 
     `profile` is that of the run's machine; without one, or without a measured peak, the arithmetic is unknown.
     """
@@ -89,7 +89,7 @@ def make_accounts(run: Run, profile: MachineProfile | None) -> tuple[Account, ..
             ways = groups.setdefault(key, {})
             way = (configuration.pipeline, configuration.engine)
             ways.setdefault(way, []).append((configuration, record.outcome))
-    found = (_account(ways, peak_rate) for ways in groups.values())
+    found = (_account(groups[key], peak_rate) for key in sorted(groups, key=configuration_key))
     return tuple(account for account in found if account is not None)
 
 

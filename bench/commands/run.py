@@ -313,10 +313,15 @@ def _print_finished(finished: "run.Finished", on: str | None) -> None:
     with checked_output(f"; the run is stored in {finished.path}"):
         click.echo(render_run(finished.run, width=terminal_width()))
         click.echo(f"\nStored in {finished.path}")
+    if not finished.executed:
+        show_progress("Nothing was left to run: every trial of the plan was stored already")
     share = run.measuring_share(finished) if on is None else None  # meaningless for trials that run concurrently
     if share is not None and finished.run.footer is not None:
         wall = finished.run.footer.wall_seconds
-        show_progress(f"{wall:.0f} s, {share:.0%} of it warm-up, training and evaluation")
+        show_progress(
+            f"Took {wall:.0f} s: {100 * share:.0f} % warm-up, training and evaluation, the rest overhead (start-up, "
+            "yardsticks, storage)"
+        )
     click.get_current_context().exit(finished.exit_code)
 
 

@@ -85,7 +85,7 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
         limits=limits,
         findings=tuple(findings),
         dimensions=varying_dimensions(trials.subject for trials in _all(matching)),
-        notes=(*(f"software differs: {each}" for each in differences), *drift.notes()),
+        notes=(*(f"software differs, baseline / candidate: {each}" for each in differences), *drift.notes()),
     )
 
 
@@ -145,7 +145,7 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
 
 def _nearest(ours: Sequence[Subject], theirs: Sequence[Subject]) -> str:
     nearest = nearest_difference(ours, theirs)
-    return f" (the nearest one differs in {nearest})" if nearest else ""
+    return f" (the nearest one differs, baseline / candidate, in {nearest})" if nearest else ""
 
 
 def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:

@@ -88,4 +88,4 @@ def _differences(baseline: RoundsFile, candidate: RoundsFile) -> Iterator[str]:
     for name in ("cpu", "python", "commit", "dirty"):
         ours, theirs = getattr(baseline, name), getattr(candidate, name)
         if ours != theirs:
-            yield f"{name}: {'unknown' if ours is None else ours} against {'unknown' if theirs is None else theirs}"
+            yield f"{name}: {'unknown' if ours is None else ours} / {'unknown' if theirs is None else theirs}"

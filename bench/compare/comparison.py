@@ -143,7 +143,7 @@ def require_overlap(matching: Matching, baseline_label: str, candidate_label: st
     raise IncomparableError(
         f"{baseline_label} has {format_count(len(ours), 'configuration')} and {candidate_label} has "
         f"{format_count(len(theirs), 'configuration')}, none of them in both: "
-        + (f"the nearest two differ in {nearest}; " if nearest else "")
+        + (f"the nearest two differ, baseline / candidate, in {nearest}; " if nearest else "")
         + "measure both with the same options"
     )
 

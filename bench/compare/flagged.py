@@ -106,8 +106,8 @@ def _prepare_again(baseline: Trials, candidate: Trials, prepared: Prepared, drif
 
 
 def _nothing_left(side: str, trials: Trials) -> str:
-    flagged = "its only trial is" if trials.n == 1 else f"all its {trials.n} trials are"
-    return f"nothing would be left of the {side}: {flagged} flagged ({', '.join(_warnings(trials))})"
+    flagged = f"the {side}'s only trial is" if trials.n == 1 else f"all {trials.n} trials of the {side} are"
+    return f"{flagged} flagged ({', '.join(_warnings(trials))}), so nothing can be judged without them"
 
 
 def _warnings(*sides: Trials) -> tuple[TrialWarning, ...]:

@@ -37,7 +37,7 @@ def heading(comparison: Comparison) -> Iterator[str]:
         if side == "candidate" or comparison.is_hardware:
             yield from places
     for difference in comparison.differences:
-        yield f"differs in {harmless(difference, 200)}"
+        yield f"differs, baseline / candidate, in {harmless(difference, 200)}"
 
 
 def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:

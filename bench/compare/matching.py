@@ -58,7 +58,9 @@ def can_be_searched(baseline: Sequence[Subject], candidate: Sequence[Subject]) -
 
 
 def nearest_difference(baseline: Sequence[Subject], candidate: Sequence[Subject]) -> str:
-    """Return in which members the two most similar configurations of two runs differ: ``epochs: 5 against 3``.
+    """Return in which members the two most similar configurations of two runs differ: ``epochs: 5 / 3``.
+
+    The baseline's value comes first, as in the tables.
 
     Empty without configurations, or if there are too many of them (`can_be_searched`).
     """
@@ -71,19 +73,19 @@ def nearest_difference(baseline: Sequence[Subject], candidate: Sequence[Subject]
         return ""
     ours_nearest, theirs_nearest = nearest
     return ", ".join(
-        f"{name}: {dimension(ours_nearest, name)} against {dimension(theirs_nearest, name)}"
+        f"{name}: {dimension(ours_nearest, name)} / {dimension(theirs_nearest, name)}"
         for name in _differing(ours_nearest, theirs_nearest)
     )
 
 
 def software_differences(baseline: Software, candidate: Software) -> tuple[str, ...]:
-    """Return how the software differs, member by member: ``torch: 2.11.0 against 2.12.0``."""
+    """Return how the software differs, baseline / candidate, member by member: ``torch: 2.11.0 / 2.12.0``."""
     members = (
         (member.name, getattr(baseline, member.name), getattr(candidate, member.name))
         for member in dataclasses.fields(Software)
     )
     return tuple(
-        f"{name.replace('_', ' ')}: {_version(ours)} against {_version(theirs)}"
+        f"{name.replace('_', ' ')}: {_version(ours)} / {_version(theirs)}"
         for name, ours, theirs in members
         if ours != theirs
     )

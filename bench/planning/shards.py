@@ -127,7 +127,9 @@ def resumption(header: Header) -> str:
         return "resume the shards that it was merged from, and merge again"
     # Ids are looked up under results/, where a run with --output usually is not; the header has only its file name.
     elsewhere = any(word.partition("=")[0] == "--output" for word in header.command)
-    return f"resume with python -m bench run --resume {'and the path of its file' if elsewhere else header.run_id}"
+    return (
+        f"resume with python -m bench run --resume {'PATH, with the path of its file' if elsewhere else header.run_id}"
+    )
 
 
 def without_option(command: Sequence[str], option: str) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def examine_products(parts: Parts) -> Finding:
         return passed_if("the other clock stood still", sound=False)
     clocks = elapsed / other_elapsed
     return passed_if(
-        f"{ratio:.2f} times as long; clocks agree to {100 * (clocks - 1):+.1f} %",
+        f"{ratio:.2f} times as long; clocks agree to {100 * (clocks - 1):+z.1f} %",
         sound=_within(ratio, SCALE_RANGE) and _within(clocks, CLOCK_RANGE),
     )
 

@@ -278,6 +278,8 @@ def test_resume_of_a_complete_run_shows_it() -> None:
     result = bench("run", "--resume", "latest")
     assert result.exit_code == 0, result.output
     assert "784-128-10" in result.stdout
+    assert "Nothing was left to run" in result.stderr
+    assert "Took" not in result.stderr
 
 
 @pytest.mark.usefixtures("worker")

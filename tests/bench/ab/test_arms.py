@@ -295,7 +295,8 @@ def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> Non
     [
         ("..", "'..' names no arm"),
         ("rev:", "names no arm"),
-        ("HEAD", "names no arm"),
+        ("HEAD", r"'HEAD' names no arm \(did you mean 'rev:HEAD'\?\): an arm is"),
+        ("no-such-branch", "'no-such-branch' names no arm: an arm is"),
         ("rev:no-such-branch", "no such commit"),
         ("rev:--output=x", "no such commit"),
         ("python:no-such-python", "no such program"),

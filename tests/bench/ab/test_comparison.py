@@ -312,7 +312,10 @@ def test_sides_have_the_commits_of_their_arms_and_not_of_the_copies() -> None:
     comparison.live = LiveComparison((arms[0], arms[1]), (comparison.baseline, comparison.candidate), OPTIONS)
     report = comparison.run()
     assert (report.candidate.software.git_commit, report.candidate.software.git_dirty) == ("b" * 40, True)
-    assert "git commit: aaaaaaaaaa against bbbbbbbbbb; git dirty: False against True" in heading(report)[1]
+    assert (
+        "differs, baseline / candidate, in git commit: aaaaaaaaaa / bbbbbbbbbb; git dirty: False / True"
+        in heading(report)[1]
+    )
 
 
 def test_a_dataset_that_an_arm_cannot_read_names_the_arm() -> None:

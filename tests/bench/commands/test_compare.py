@@ -99,7 +99,7 @@ def test_every_format_is_printed(layout: str) -> None:
 
 def test_nothing_in_common_ends_with_5_and_names_the_nearest_difference() -> None:
     write(side(), side({make_configuration(epochs=5): 2.0}, run_id="b0b0b0b0"))
-    ended(bench("compare", "a.jsonl", "b.jsonl"), 5, "differ in epochs: 3 against 5")
+    ended(bench("compare", "a.jsonl", "b.jsonl"), 5, "differ, baseline / candidate, in epochs: 3 / 5")
 
 
 def test_the_same_file_twice_is_the_same() -> None:
@@ -144,7 +144,7 @@ def test_rounds_against_themselves_are_the_same_and_other_processors_are_hardwar
     ended(bench("compare", "a.json", "a.json"), 0, "same", "the same file")
     ended(bench("compare", "a.json", "b.json"), 0, "hardware comparison", "Y9")
     unknown = bench("compare", "a.json", "unknown.json")
-    ended(unknown, 0, "cpu: Fictional CPU 9000 against unknown")
+    ended(unknown, 0, "cpu: Fictional CPU 9000 / unknown")
     assert "hardware comparison" not in unknown.output
 
 

@@ -265,7 +265,8 @@ def test_nothing_in_common_is_an_error_that_names_the_nearest_difference() -> No
     ours, theirs = make_configuration(epochs=5), make_configuration(epochs=3)
     far = make_configuration(model="784-10", layers=(784, 10), batch_size=7)
     with pytest.raises(
-        IncomparableError, match=r"A has 1 configuration and B has 2 .* the nearest two differ in epochs: 5 against 3;"
+        IncomparableError,
+        match=r"A has 1 configuration and B has 2 .* the nearest two differ, baseline / candidate, in epochs: 5 / 3;",
     ):
         compare(make_run([ours]), make_run([far, theirs], run_id="b0b0b0b0"))
 
@@ -362,7 +363,7 @@ def test_other_hardware_is_a_hardware_comparison_in_which_threads_may_differ() -
     assert time_verdicts(comparison) == [Verdict.FASTER]
     assert [row.candidate.subject for row in comparison.rows] == [theirs]
     assert any("differ only in threads are paired" in note for note in comparison.notes)
-    with pytest.raises(IncomparableError, match="threads: 2 against 16"):
+    with pytest.raises(IncomparableError, match="threads: 2 / 16"):
         compare(side((2.0,)), side({theirs: 1.0}, run_id="b0b0b0b0"))
 
 
@@ -385,13 +386,13 @@ def test_threads_are_never_guessed_where_several_could_be_meant() -> None:
 
 def test_nearest_configurations_name_their_layers_as_tables_do() -> None:
     wide = make_configuration(model="784-512-10", layers=(784, 512, 10))
-    with pytest.raises(IncomparableError, match="layers: 784-128-10 against 784-512-10"):
+    with pytest.raises(IncomparableError, match="layers: 784-128-10 / 784-512-10"):
         compare(side({make_configuration(): 2.0}), side({wide: 2.0}, run_id="b0b0b0b0"))
 
 
 def test_software_differences_are_named() -> None:
     comparison = compare(side(), other(header={"software": make_software(torch="2.12.0", driver=None)}))
-    assert comparison.differences == ("torch: 2.11.0 against 2.12.0", "driver: 580.1 against none")
+    assert comparison.differences == ("torch: 2.11.0 / 2.12.0", "driver: 580.1 / none")
 
 
 def test_equal_configurations_that_are_different_objects_are_one() -> None:
@@ -492,14 +493,15 @@ def test_judgement_without_flagged_trials_is_that_of_a_run_without_them() -> Non
 
 
 @pytest.mark.parametrize(
-    ("repeats", "said"), [(3, "all its 3 trials are flagged (stall)"), (1, "its only trial is flagged (stall)")]
+    ("repeats", "said"),
+    [(3, "all 3 trials of the baseline are flagged (stall)"), (1, "the baseline's only trial is flagged (stall)")],
 )
 def test_where_all_trials_of_a_side_are_flagged_nothing_would_be_left(repeats: int, said: str) -> None:
     comparison = compare(flag(side(repeats=repeats), range(repeats)), other(2.6, repeats=repeats))
     calm = without(comparison)
     assert calm.judgement.verdict is Verdict.INCOMPARABLE
     verdict = comparison.rows[0].time.verdict
-    assert calm.change(verdict) == f"{verdict}, but nothing would be left of the baseline: {said}"
+    assert calm.change(verdict) == f"{verdict}, but {said}, so nothing can be judged without them"
 
 
 def test_a_row_without_a_flagged_trial_can_be_changed_by_those_of_others() -> None:

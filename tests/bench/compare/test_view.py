@@ -136,7 +136,7 @@ def test_a_hardware_comparison_is_headed_so_and_names_both_machines() -> None:
 
 def test_one_machine_with_other_software_says_what_differs() -> None:
     theirs = side(run_id="b0b0b0b0", header={"software": make_software(torch="2.12.0")})
-    assert "differs in torch: 2.11.0 against 2.12.0" in render_comparison(compare(side(), theirs))
+    assert "differs, baseline / candidate, in torch: 2.11.0 / 2.12.0" in render_comparison(compare(side(), theirs))
 
 
 def test_failures_have_a_column_only_where_there_are_any(mixed: Comparison) -> None:
@@ -330,15 +330,15 @@ def test_where_nothing_would_be_left_without_flagged_trials_it_is_said() -> None
     text = render_comparison(compare(side(), flagged(side((2.6,), run_id="b0b0b0b0"), 8)))
     assert "slower *" in text
     assert (
-        "* cpu 784-128-10 batch 64: slower, but nothing would be left of the candidate: all its 8 trials are flagged "
-        "(contamination)" in " ".join(text.split())
+        "* cpu 784-128-10 batch 64: slower, but all 8 trials of the candidate are flagged (contamination), so nothing "
+        "can be judged without them" in " ".join(text.split())
     )
 
 
 def test_five_changed_verdicts_are_listed_and_the_others_counted() -> None:
     theirs = flagged(side((2.6,) * 7, run_id="b0b0b0b0"), 8)
     told = " ".join(render_comparison(compare(side((2.0,) * 7), theirs)).split())
-    assert told.count("nothing would be left") == 5
+    assert told.count("nothing can be judged without them") == 5
     assert "* and 2 more: see time_verdict_without_flagged in --format csv" in told
 
 

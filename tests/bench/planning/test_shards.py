@@ -144,7 +144,7 @@ def test_missing_trials_are_reported_with_how_to_get_them() -> None:
     assert completion(merged) == resumption(merged) == "resume the shards that it was merged from, and merge again"
     for output in (("--output", "a.jsonl"), ("--output=runs",)):  # whose id is not found under results/
         away = make_header(command=("run", *output))
-        assert resumption(away) == "resume with python -m bench run --resume and the path of its file"
+        assert resumption(away) == "resume with python -m bench run --resume PATH, with the path of its file"
 
 
 def test_of_many_numbers_the_first_and_the_count_are_listed() -> None:

@@ -90,6 +90,11 @@ def test_known_work_passes_on_a_sound_accelerator(parts: Parts) -> None:
     assert finding == Finding(Outcome.PASS, "2.00 times as long; clocks agree to +0.0 %")
 
 
+def test_a_difference_of_clocks_that_rounds_to_zero_has_no_minus_sign(parts: Parts) -> None:
+    finding = meter_checks.examine_products(simulated(parts, shown=lambda now: 0.9999 * now))
+    assert finding == Finding(Outcome.PASS, "2.00 times as long; clocks agree to +0.0 %")
+
+
 @pytest.mark.parametrize(
     ("shown", "words"),
     [
