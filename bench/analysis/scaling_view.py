@@ -24,6 +24,10 @@ _LISTED: Final = 5
 """Pairs without a crossover that are listed; further ones are counted."""
 
 
+POOR_ERROR: Final = 0.2
+"""Median error of left-out sizes above which a model is called poor: the reference runs' models have 3 to 8 %."""
+
+
 def render_scaling(sides: Sequence[Side], models: Sequence[Model], layout: str, width: int) -> str:
     """Return the `models` of `sides` and their crossovers as ``table``, ``markdown``, ``csv`` or ``json``.
 
@@ -65,6 +69,7 @@ def scaling_tables(models: Sequence[Model]) -> Iterator[WordTable]:
             *undetected,
             *_overlap_notes(models),
             *map(_details, models),
+            *_poor_fit_notes(models),
             *flagged_notes(models),
             *(() if crossed else missing),
         ),
@@ -88,6 +93,17 @@ def _overlap_notes(models: Sequence[Model]) -> Iterator[str]:
             loads = model.fit.contender.configuration.pipeline == "dataloader"
             host = "overhead and its samples' time" if loads else "overhead"
             yield f"{model.name}: the host's {host} and the device's work overlap; the longer one decides"
+
+
+def _poor_fit_notes(models: Sequence[Model]) -> Iterator[str]:
+    """Yield the notes on models that should not be relied on."""
+    for model in models:
+        error = model.fit.leave_one_out.median
+        if error > POOR_ERROR:
+            yield (
+                f"{model.name}: do not rely on this model, which misses half of the left-out sizes by over "
+                f"{percent(error)}; measure again on a quieter machine, with more repeats or sizes"
+            )
 
 
 def flagged_notes(models: Sequence[Model]) -> tuple[str, ...]:

@@ -353,6 +353,14 @@ def test_overlap_is_reported_below_the_table_and_in_json() -> None:
     assert told == {("cuda:0", True), ("cpu", False)}
 
 
+@pytest.mark.parametrize(("noise", "is_poor"), [(0.02, False), (1.5, True)])
+def test_a_model_that_misses_left_out_sizes_is_not_to_be_relied_on(*, noise: float, is_poor: bool) -> None:
+    run = grid(CPU, noise=noise, seed=1)
+    (model,) = make_models(label_runs([run], [None]))
+    assert (model.fit.leave_one_out.median > 0.2) is is_poor
+    assert any("do not rely on this model" in note for note in tables_of(run)[0].notes) is is_poor
+
+
 def test_prediction_outside_the_measured_sizes_is_called_extrapolated() -> None:
     models = make_models(label_runs([grid(CPU)], [None]))
     assert not predict(models, (784, 300, 10), 100)[0].is_extrapolated
