@@ -220,12 +220,15 @@ def test_read_only_folder_is_refused_before_anything_starts(sandbox: Sandbox) ->
     assert "not a writable folder" in done.stderr
 
 
-def test_table_that_cannot_be_written_is_told_and_the_run_is_whole(sandbox: Sandbox) -> None:
+def test_folder_in_the_tables_place_is_refused_before_the_run_goes_on(sandbox: Sandbox) -> None:
     sandbox.run("run", *GRID, "--output", "runs/run.jsonl", "--budget", "0.1s")
-    (sandbox.work / "runs" / "run.csv").mkdir()
+    table = sandbox.work / "runs" / "run.csv"
+    table.mkdir()
     done = sandbox.run("run", "--resume", "runs/run.jsonl")
-    assert done.returncode == 4
-    assert "run.csv cannot be written: Is a directory" in done.stderr
+    assert done.returncode == 2
+    assert "run.csv, where this run's table would be written, exists already" in done.stderr
+    table.rmdir()
+    assert sandbox.run("run", "--resume", "runs/run.jsonl").returncode == 0
     run = read_run(sandbox.work / "runs" / "run.jsonl")
     assert run.footer is not None
     assert run.footer.complete
