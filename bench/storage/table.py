@@ -5,7 +5,7 @@ Values are unrounded SI base units; what was not measured is None in a row and a
 
 import csv
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
@@ -57,16 +57,12 @@ def run_id_of(table: Path) -> str | None:
 
 
 _ROWS_AT_ONCE: Final = 4096
-"""Rows of one data frame. A row takes about 7 KiB there, and a merged run can have 100 000 of them."""
+"""Rows of one data frame. A row takes kilobytes there, and a merged run can have 100 000 of them."""
 
 
 def trial_rows(run: Run) -> list[dict[str, Value]]:
     """Return one row for each stored trial of `run`, in order: column name → value, None if not measured."""
-    return _rows(run, run.records)
-
-
-def _rows(run: Run, records: Sequence[TrialRecord]) -> list[dict[str, Value]]:
-    return [{column.name: column.value(run, record) for column in COLUMNS} for record in records]
+    return [{column.name: column.value(run, record) for column in COLUMNS} for record in run.records]
 
 
 def write_csv(run: Run, path: Path) -> None:
@@ -89,8 +85,8 @@ def _csv_pieces(run: Run) -> Iterator[str]:
     types = {column.name: column.dtype for column in COLUMNS}
     for first in range(0, max(len(run.records), 1), _ROWS_AT_ONCE):  # once without trials, for the header
         rows = [
-            {name: _harmless(value) for name, value in row.items()}
-            for row in _rows(run, run.records[first : first + _ROWS_AT_ONCE])
+            [_harmless(column.value(run, record)) for column in COLUMNS]
+            for record in run.records[first : first + _ROWS_AT_ONCE]
         ]
         frame = pd.DataFrame(rows, columns=list(types), dtype=object).astype(types)
         yield frame.to_csv(index=False, header=first == 0, lineterminator="\n")
@@ -99,7 +95,10 @@ def _csv_pieces(run: Run) -> Iterator[str]:
 def _harmless(value: Value) -> Value:
     if not isinstance(value, str):
         return value
-    text = "".join(character if character.isprintable() else " " for character in value).strip()
+    text = value
+    if not value.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in value)
+    text = text.strip()
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 

@@ -24,6 +24,7 @@ from bench_builders import (
 
 from bench.errors import StorageError
 from bench.records import Configuration, FailureKind, Measurement, Peak, Run, TrialRecord, TrialWarning
+from bench.storage import table
 from bench.storage.table import COLUMNS, Value, trial_rows, write_csv
 
 
@@ -277,6 +278,15 @@ def test_a_message_of_many_lines_stays_in_one_line_of_the_csv(tmp_path: Path) ->
 def test_a_run_without_trials_is_a_csv_of_the_column_names(tmp_path: Path) -> None:
     write_csv(make_run(records=[]), tmp_path / "table.csv")
     assert list(pd.read_csv(tmp_path / "table.csv")) == [column.name for column in COLUMNS]
+
+
+def test_a_csv_written_in_pieces_is_the_csv_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(repeats=5)
+    write_csv(run, tmp_path / "at_once.csv")
+    monkeypatch.setattr(table, "_ROWS_AT_ONCE", 2)
+    write_csv(run, tmp_path / "in_pieces.csv")
+    assert (tmp_path / "in_pieces.csv").read_bytes() == (tmp_path / "at_once.csv").read_bytes()
+    assert len(pd.read_csv(tmp_path / "in_pieces.csv")) == 5
 
 
 def test_an_older_csv_is_replaced_at_once_and_nothing_else_is_left(tmp_path: Path) -> None:
