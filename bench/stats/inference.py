@@ -106,12 +106,13 @@ def paired_estimate(values: Sequence[float]) -> Estimate:
 
 
 def robust_paired_estimate(values: Sequence[float], share: float = TRIMMED_SHARE) -> Estimate:
-    """Return the trimmed mean of `values`, one for each pair, with Yuen's variance.
+    """Return the trimmed mean of `values`, one for each pair, with Yuen's variance and a widened standard error.
 
     With g values cut off at each end, h = n - 2g left and s² the sample variance after the g extremes at each end are
-    replaced by their nearest kept neighbour, the squared standard error is (n - 1) s² / (h (h - 1)) with h - 1 degrees
-    of freedom (Tukey and McLaughlin, 1963; Yuen, Biometrika 61, 1974). So `scale` is 1/h. With fewer than 5 values
-    nothing is cut off at 20 % and this is `paired_estimate`.
+    replaced by their nearest kept neighbour, Yuen's squared standard error is (n - 1) s² / (h (h - 1)) with h - 1
+    degrees of freedom (Tukey and McLaughlin, 1963; Yuen, Biometrika 61, 1974). `variance` is (n - 1) s² / (h - 1) and
+    `scale` is 1/h, times the square of `_widening`. With fewer than 5 values nothing is cut off at 20 % and this is
+    `paired_estimate`.
 
     Assumes independent pairs, symmetrically distributed apart from up to g outliers in either direction.
 
@@ -122,7 +123,19 @@ def robust_paired_estimate(values: Sequence[float], share: float = TRIMMED_SHARE
     n, h = len(values), len(kept)
     winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
     variance = _squares(winsorised) / (h - 1) if h > 1 else 0.0
-    return Estimate(value=mean(kept), variance=variance, degrees_of_freedom=h - 1, scale=1 / h, n=(n, n))
+    scale = _widening(cut, h) ** 2 / h
+    return Estimate(value=mean(kept), variance=variance, degrees_of_freedom=h - 1, scale=scale, n=(n, n))
+
+
+def _widening(cut: int, kept: int) -> float:
+    """Return the factor on Yuen's standard error that makes Student's t fit a trimmed mean of normal values.
+
+    Of g = `cut` values cut off at each end and h = `kept` left: 1 + 0.6 g^0.75 / (h - 1)^1.5. Without it a test of 8
+    values at a level of 0.5 % errs in 0.61 % of cases, one at 0.05 % in 0.07 %: the kept values that agree by chance
+    make both the numerator stray and the denominator small. The formula is our own, fitted to simulations of 5 to 40
+    values (docs/statistics.md).
+    """
+    return 1 + 0.6 * cut**0.75 / (kept - 1) ** 1.5 if cut and kept > 1 else 1.0
 
 
 def independent_estimate(baseline: Sequence[float], candidate: Sequence[float]) -> Estimate:

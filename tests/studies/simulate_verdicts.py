@@ -32,6 +32,7 @@ from scipy import stats
 
 from bench.ab.comparison import USUAL_LOOKS
 from bench.stats.inference import (
+    TRIMMED_SHARE,
     Estimate,
     Family,
     fit_prior,
@@ -181,7 +182,9 @@ def main() -> None:
     noise = Noise(random=np.random.default_rng(options.seed))
     started = time.perf_counter()
     show(describe_noise(noise))
+    show(trimmed_tails(noise.random, options.families * 500))
     show(live_errors(noise, options.families, options.configurations))
+    show(false_passes(noise, options.families))
     show(live_power(noise, options.repeats))
     show(choices(noise, options.families))
     show(stored_times(noise, options.families // 4, options.configurations))
@@ -228,6 +231,46 @@ def describe_noise(noise: Noise) -> Iterator[str]:
         ("pairs off by more than 15 %", percent(float(np.mean(abs(stalled) > 0.15)))),
         ("CV of separate trials, no stalls", percent(float(replace(noise, stall_share=0.0).trials(noisier, 8).std()))),
     )
+
+
+def trimmed_tails(random: np.random.Generator, samples: int) -> Iterator[str]:
+    """How often a one-sided t test of a trimmed mean errs on normal values, by its level and the number of values."""
+    levels = (0.05, 0.025, 0.005, 0.0005)
+    yield f"Trimmed means of normal values: error rate of a one-sided test, in {2 * samples} tests, over its level:"
+    yield ""
+    heads = [f"{kind}, level {level * 100:g} %" for kind in ("Yuen", "widened") for level in levels]
+    rows: list[Sequence[object]] = [("values", *heads)]
+    for n in (5, 6, 7, 8, 10, 16, 24):
+        values = np.sort(random.standard_normal((samples, n)), axis=-1)
+        cut = int(TRIMMED_SHARE * n)
+        kept = n - 2 * cut
+        centre = values[:, cut : n - cut].mean(axis=-1)
+        winsorised = np.clip(values, values[:, [cut]], values[:, [n - cut - 1]])
+        variance = winsorised.var(axis=-1, ddof=1) * (n - 1) / (kept - 1)
+        cells = []
+        for scale in (1 / kept, robust_paired_estimate(range(n)).scale):
+            t = np.abs(centre) / np.sqrt(variance * scale)
+            cells += [f"{np.mean(t > stats.t.isf(level, kept - 1)) / 2 / level:.2f}" for level in levels]
+        rows.append((n, *cells))
+    yield from table(*rows)
+
+
+def false_passes(noise: Noise, families: int) -> Iterator[str]:
+    """Families with a false pass, all configurations slower by the allowance, by pairs and configurations."""
+    sizes = (1, 3, 5, 9, 12)
+    yield f"`ab`: families with a false pass where all are slower by the allowance ({families} families each):"
+    yield ""
+    rows: list[Sequence[object]] = [("pairs", "noise", *(f"{size} configuration{'s' * (size > 1)}" for size in sizes))]
+    for n in (5, 6, 8, 16):
+        for name, source in (("no stalls", replace(noise, stall_share=0.0)), ("with stalls", noise)):
+            cells = []
+            for size in sizes:
+                shifts = np.full(size, math.log1p(MAX_SLOWDOWN))
+                played = live_families(source, Plan(screen=n, confirm=n), shifts, families)
+                wrong = sum(any(each.verdict is Verdict.PASS for each in judged) for judged, _ in played)
+                cells.append(percent(wrong / families))
+            rows.append((f"{n} + {USUAL_LOOKS * n}", name, *cells))
+    yield from table(*rows)
 
 
 def live_errors(noise: Noise, families: int, configurations: int) -> Iterator[str]:
