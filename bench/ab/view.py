@@ -1,7 +1,7 @@
 """A live comparison as text for the terminal and in Markdown (table, explanations, next steps), and as JSON."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from bench.records import Software
 from bench.stats.judgement import GATE_EXIT_CODES, Verdict
 from bench.stats.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.tables.columns import harmless
-from bench.tables.layout import escape, markdown_table, text_table, wrap
+from bench.tables.layout import escape, markdown_table, shortened, text_table, wrap
 from bench.units import format_seconds
 
 _ENDINGS: Final = {
@@ -122,13 +122,23 @@ def _judged(row: Row) -> int:
 
 
 def explanations(report: Report) -> list[str]:
-    """Return, for each configuration that does not pass, the reason and what would help."""
+    """Return, for each configuration that does not pass, the reason and what would help.
+
+    Of many that were not measured for one reason, the first ones are named.
+    """
     extra = varying_dimensions([row.configuration for row in report.rows])
+    rows = [row for row in report.rows if row.judgement.verdict is not Verdict.PASS]
     return [
-        f"{row.judgement.verdict}: {describe(row.configuration, extra)}: {harmless(row.judgement.reason, 400)}"
-        for row in report.rows
-        if row.judgement.verdict is not Verdict.PASS
+        f"{row.judgement.verdict}: {describe(row.configuration, extra) if count == 1 else f'{count} others'}: "
+        f"{harmless(row.judgement.reason, 400)}"
+        for row, count in shortened(rows, _kind)
     ]
+
+
+def _kind(row: Row) -> Hashable:
+    """Return what rows that were not measured for one reason have in common; None for a row that was."""
+    judgement = row.judgement
+    return None if judgement.estimate is not None else (judgement.verdict, judgement.reason)
 
 
 def notes(report: Report) -> Iterator[str]:

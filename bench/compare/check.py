@@ -132,6 +132,7 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
             Verdict.INCOMPARABLE,
             f"missing in the candidate{nearest}",
             f"measure the candidate as the baseline was measured: {refresh_command(baseline)}",
+            cause="missing in the candidate",
         )
     for subject in theirs:
         nearest = _nearest(ours, [subject]) if is_searched else ""
@@ -140,6 +141,7 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
             Verdict.INCOMPARABLE,
             f"missing in the baseline{nearest}",
             f"if the right run is named, refresh the baseline, which was made by {refresh_command(baseline)}",
+            cause="missing in the baseline",
         )
 
 
@@ -170,14 +172,17 @@ def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
                     f"{failed} of {failed + trials.n} trials of the {side} failed, "
                     f"{first.kind}: {harmless(first.message, 120)}"
                 )
-                yield _trials_finding(trials.subject, Verdict.FAILED, reason, advice)
+                cause = f"trials of the {side} failed, {first.kind}"
+                yield _trials_finding(trials.subject, Verdict.FAILED, reason, advice, cause=cause)
             elif not trials.n:
                 reason = f"no trial of the {side} has been measured yet"
                 yield _trials_finding(trials.subject, Verdict.INCONCLUSIVE, reason)
 
 
-def _trials_finding(subject: Subject | None, verdict: Verdict, reason: str, advice: str = "") -> Finding:
-    return Finding(subject=subject, quantity="trials", judgement=undecided(verdict, reason), advice=advice)
+def _trials_finding(
+    subject: Subject | None, verdict: Verdict, reason: str, advice: str = "", *, cause: str = ""
+) -> Finding:
+    return Finding(subject=subject, quantity="trials", judgement=undecided(verdict, reason), advice=advice, cause=cause)
 
 
 def _time_findings(
@@ -267,8 +272,13 @@ def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[
                 f"a trial ends at {format_percent(trials.accuracies[0])}, below the minimum of "
                 f"{format_percent(min_accuracy)}"
             )
-            judgement = undecided(Verdict.REGRESSION, reason)
-            yield Finding(subject=trials.subject, quantity="test accuracy", judgement=judgement, advice="")
+            yield Finding(
+                subject=trials.subject,
+                quantity="test accuracy",
+                judgement=undecided(Verdict.REGRESSION, reason),
+                advice="",
+                cause=f"a trial ends below the minimum of {format_percent(min_accuracy)}",
+            )
 
 
 def _advice(judgement: Judgement, baseline: Header, *, is_time: bool) -> str:

@@ -1,5 +1,6 @@
 """A check: its limits, what it found of each configuration, and the verdict that follows."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -37,7 +38,8 @@ class Limits:
 class Finding:
     """The judgement of one configuration's time or accuracy, or of its trials where those allow neither.
 
-    Without a `subject` it is about the runs as a whole. `advice` says what to do next, and can be empty.
+    Without a `subject` it is about the runs as a whole. `advice` says what to do next, and can be empty. `cause` is
+    what the reason has in common with those of other configurations, empty if that is all of it.
     `without_flagged` is what the judgement of time would be without flagged trials, None if none is flagged. It decides
     nothing.
     """
@@ -47,6 +49,15 @@ class Finding:
     judgement: Judgement
     advice: str
     without_flagged: WithoutFlagged | None = None
+    cause: str = ""
+
+    @property
+    def kind(self) -> Hashable:
+        """What is equal for findings that say the same of different configurations; None if it has its own numbers."""
+        judgement = self.judgement
+        if judgement.estimate is not None:
+            return None
+        return judgement.verdict, self.quantity, self.cause or judgement.reason
 
     @property
     def change(self) -> str | None:
@@ -89,8 +100,10 @@ class GateReport:
         more = f" (and {len(decisive) - 1} more)" if len(decisive) > 1 else ""
         return f"{self.name(first)}: {first.judgement.reason}{more}"
 
-    def name(self, finding: Finding) -> str:
-        """Return the configuration and quantity of `finding`, as harmless text."""
+    def name(self, finding: Finding, count: int = 1) -> str:
+        """Return the configuration and quantity of `finding`, or of the `count` it stands for, as harmless text."""
+        if count > 1:
+            return f"{count} others (--json lists them), {finding.quantity}"
         if finding.subject is None:
             return finding.quantity
         return f"{describe(finding.subject, self.dimensions)}, {finding.quantity}"

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Hashable
 from typing import Any, Final
 
 from bench.coding import to_json
@@ -19,7 +20,7 @@ from bench.stats.judgement_text import (
     points_text,
 )
 from bench.tables.columns import harmless
-from bench.tables.layout import escape, markdown_notes, markdown_table, wrap
+from bench.tables.layout import escape, markdown_notes, markdown_table, shortened, wrap
 
 _MAX_CHARACTERS: Final = 600
 
@@ -27,20 +28,22 @@ _MAX_CHARACTERS: Final = 600
 def check_text(report: GateReport, width: int = 80) -> str:
     """Return one line per finding, then the notes, then the overall verdict, without a final line break.
 
-    A finding's line ends with what to do next; advice that several findings share is given once, below them.
+    A finding's line ends with what to do next; advice that several findings share is given once, below them. Of many
+    findings that say the same of different configurations, the first ones have lines.
     """
     counts = Counter(finding.advice for finding in report.findings if finding.advice)
     lines = [
-        _line(report, finding) + ("" if counts[finding.advice] > 1 else _next(finding)) for finding in report.findings
+        _line(report, finding, count) + ("" if counts[finding.advice] > 1 else _next(finding))
+        for finding, count in shortened(report.findings, _kind)
     ]
-    lines += [f"next, for {count} of the lines above: {advice}" for advice, count in counts.items() if count > 1]
+    lines += [f"next, for {count} of the findings above: {advice}" for advice, count in counts.items() if count > 1]
     notes = [f"note: {harmless(note, _MAX_CHARACTERS)}" for note in report.notes]
     return wrap((_title(report), *lines, *notes, _conclusion(report)), width)
 
 
 def check_markdown(report: GateReport) -> str:
     """Return the same as a table, for the summary of a CI job; it ends with a line break."""
-    rows = [_cells(report, finding) for finding in report.findings]
+    rows = [_cells(report, finding, count) for finding, count in shortened(report.findings, _kind)]
     headers = (
         "verdict",
         "what",
@@ -79,20 +82,34 @@ def _conclusion(report: GateReport) -> str:
     return f"verdict: {report.verdict} ({harmless(report.reason, _MAX_CHARACTERS)})"
 
 
-def _line(report: GateReport, finding: Finding) -> str:
-    """Return a finding in one line, with the numbers behind its reason in brackets, without what to do next."""
+def _kind(finding: Finding) -> Hashable:
+    return finding.kind
+
+
+def _line(report: GateReport, finding: Finding, count: int) -> str:
+    """Return a finding in one line, with the numbers behind its reason in brackets, without what to do next.
+
+    It stands for `count` findings of its kind.
+    """
     numbers, brackets = _numbers(finding), ""
     if numbers is not None:
         difference, interval, n, least = numbers
         brackets = f" [{difference}, 95 % interval {interval}, n {n}{least and f', detectable from {least}'}]"
-    reason = harmless(finding.judgement.reason, _MAX_CHARACTERS)
-    return f"{finding.judgement.verdict}: {report.name(finding)}: {reason}{brackets}{_change(finding)}"
+    return (
+        f"{finding.judgement.verdict}: {report.name(finding, count)}: {_reason(finding, count)}{brackets}"
+        f"{_change(finding)}"
+    )
 
 
-def _cells(report: GateReport, finding: Finding) -> tuple[str, ...]:
+def _cells(report: GateReport, finding: Finding, count: int) -> tuple[str, ...]:
     numbers = _numbers(finding) or ("", "", "", "")
-    reason = f"{harmless(finding.judgement.reason, _MAX_CHARACTERS)}{_change(finding)}{_next(finding)}"
-    return finding.judgement.verdict.value, report.name(finding), *numbers, reason
+    reason = f"{_reason(finding, count)}{_change(finding)}{_next(finding)}"
+    return finding.judgement.verdict.value, report.name(finding, count), *numbers, reason
+
+
+def _reason(finding: Finding, count: int) -> str:
+    reason = finding.judgement.reason if count == 1 else finding.cause or finding.judgement.reason
+    return harmless(reason, _MAX_CHARACTERS)
 
 
 def _numbers(finding: Finding) -> tuple[str, str, str, str] | None:

@@ -9,18 +9,24 @@ import itertools
 import json
 import re
 import textwrap
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from bench.tables.columns import harmless
 from bench.tables.fields import Value
+
+T = TypeVar("T")
 
 _MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _EXPORTED_CHARACTERS: Final = 10_000
 """CSV holds every text of reasonable length in full."""
 
 _GAP: Final = "  "
+
+_ALIKE: Final = 3
+"""Lines that say the same of different configurations; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +207,24 @@ def draw_notes(lines: Iterable[str], layout: str, width: int) -> str:
 def markdown_notes(lines: Iterable[str]) -> str:
     """Return `lines` as a Markdown list, with their texts escaped."""
     return "\n".join(f"- {escape(line)}" for line in lines)
+
+
+def shortened(items: Sequence[T], kind: Callable[[T], Hashable]) -> Iterator[tuple[T, int]]:
+    """Yield the `items` to list, each with the number that it stands for.
+
+    Of many of one kind the first few stand for themselves, and the next one for the rest. An item whose kind is None is
+    always listed.
+    """
+    left = Counter(map(kind, items))
+    listed = Counter[Hashable]()
+    for item in items:
+        of = kind(item)
+        if of is None or listed[of] < _ALIKE:
+            yield item, 1
+            left[of] -= 1
+        elif listed[of] == _ALIKE:
+            yield item, left[of]
+        listed[of] += 1
 
 
 def left_out_note(columns: Collection[str], instead: str = "use --format csv") -> Iterator[str]:

@@ -249,6 +249,15 @@ def test_an_interruption_keeps_every_pair() -> None:
     assert (report.verdict, report.exit_code) == (Verdict.INCONCLUSIVE, ExitCode.INTERRUPTED)
 
 
+def test_of_many_configurations_that_were_not_measured_the_first_are_named() -> None:
+    comparison = Comparison()
+    comparison.live.plan(dataclasses.replace(REQUEST, batch_sizes=tuple(range(1, 41))))
+    text = " ".join(render_table(comparison.live.report(INTERRUPTED), 9_999).split())
+    assert text.count("no round of pairs was completed") == 4
+    assert "inconclusive: cpu 784-128-10 batch 3: no round of pairs was completed" in text
+    assert "inconclusive: 37 others: no round of pairs was completed" in text
+
+
 def test_an_interruption_of_fresh_pairs_reports_how_many_are_not_judged() -> None:
     comparison = Comparison(1.10)
     comparison.live.plan(REQUEST)

@@ -23,7 +23,7 @@ from bench.compare.check_view import check_json, check_markdown, check_text
 from bench.compare.comparison import Source
 from bench.compare.trials import make_table
 from bench.errors import BadInputError, ExitCode
-from bench.records import Measurement, Run, TrialWarning
+from bench.records import Configuration, Failure, FailureKind, Measurement, Run, TrialWarning
 from bench.stats.inference import Estimate
 from bench.stats.judgement import GATE_EXIT_CODES, Judgement, Verdict, undecided
 
@@ -141,8 +141,8 @@ def test_missing_configurations_name_their_nearest_and_share_one_advice() -> Non
     assert sum("epochs: 3 / 9" in reason for reason in reasons) == 2
     assert sum("engine: eager / fused" in reason for reason in reasons) == 2
     text = " ".join(check_text(report).split())
-    assert text.count("next, for 2 of the lines above: measure the candidate as the baseline was") == 1
-    assert text.count("next, for 2 of the lines above: if the right run is named, refresh the baseline") == 1
+    assert text.count("next, for 2 of the findings above: measure the candidate as the baseline was") == 1
+    assert text.count("next, for 2 of the findings above: if the right run is named, refresh the baseline") == 1
 
 
 def test_runs_of_nothing_in_common_are_one_finding() -> None:
@@ -455,3 +455,59 @@ def test_of_very_many_missing_configurations_no_nearest_is_looked_for() -> None:
     missing = [each.judgement.reason for each in report.findings if "missing" in each.judgement.reason]
     assert len(missing) == 202
     assert not any("nearest" in reason for reason in missing)
+
+
+# --- very many configurations
+
+
+def many(count: int) -> dict[Configuration, float]:
+    return {make_configuration(batch_size=size): 1.0 for size in range(1, count + 1)}
+
+
+def test_of_many_missing_configurations_the_first_are_named_and_json_has_all() -> None:
+    report = check(side(many(501), repeats=2), side(many(1), repeats=2, run_id="b0b0b0b0"))
+    text = check_text(report, 9_999)
+    assert text.count("missing in the candidate") == 4 + 1  # and the verdict's own line
+    assert "\nincomparable: 497 others (--json lists them), trials: missing in the candidate\n" in text
+    assert "next, for 500 of the findings above: measure the candidate" in text
+    markdown = check_markdown(report)
+    assert markdown.count("| incomparable |") == 4
+    assert "| 497 others (--json lists them), trials |" in markdown
+    missing = [each for each in json.loads(check_json(report))["findings"] if each["quantity"] == "trials"]
+    assert len(missing) == 500
+
+
+def test_missing_configurations_are_shortened_whatever_their_nearest_is() -> None:
+    theirs = {dataclasses.replace(each, epochs=1000 + each.batch_size): 1.0 for each in many(9)} | many(1)
+    text = check_text(check(side(many(10), repeats=2), side(theirs, repeats=2, run_id="b0b0b0b0")), 9_999)
+    assert text.count("the nearest one differs") == 3 + 3 + 1
+    assert "6 others (--json lists them), trials: missing in the candidate\n" in text
+    assert "6 others (--json lists them), trials: missing in the baseline\n" in text
+
+
+def test_a_fourth_finding_of_a_kind_is_named_as_well() -> None:
+    text = check_text(check(side(many(5), repeats=2), side(many(1), repeats=2, run_id="b0b0b0b0")), 9_999)
+    assert "others" not in text
+    assert all(f"batch {size}, trials: missing" in text for size in range(2, 6))
+
+
+def test_of_many_failures_those_of_another_kind_are_named_on_their_own() -> None:
+    def run(kinds: Sequence[FailureKind], run_id: str) -> Run:
+        records = [
+            make_record(each, outcome=Failure(kind=kind, message=f"after {place} epochs"))
+            for place, (each, kind) in enumerate(zip(many(9), kinds, strict=True))
+        ]
+        return make_run(list(many(9)), 1, records=records, run_id=run_id)
+
+    kinds = [FailureKind.CRASH] * 9
+    kinds[7] = FailureKind.TIMEOUT
+    report = check(side(many(9), repeats=1), run(kinds, "b0b0b0b0"))
+    text = check_text(report, 9_999)
+    assert "failed: 5 others (--json lists them), trials: trials of the candidate failed, crash\n" in text
+    assert "batch 8, trials: 1 of 1 trials of the candidate failed, timeout: after 7 epochs\n" in text
+    assert report.exit_code is ExitCode.FAILED_TRIAL
+
+
+def test_configurations_with_numbers_of_their_own_are_all_named() -> None:
+    report = check(side(many(9)), side(many(9), run_id="b0b0b0b0", correct=9_000))
+    assert check_text(report, 9_999).count("regression: ") == 9
