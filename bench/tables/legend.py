@@ -13,7 +13,7 @@ from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dime
 from bench.tables.layout import left_out_note
 from bench.tables.machines import machine_headers
 from bench.tables.summary import Summary, unmeasured_energy
-from bench.units import format_bytes, format_count, format_seconds
+from bench.units import format_bytes, format_count, format_flops, format_seconds
 from bench.warning_rules import ADVICE
 
 MAX_MESSAGE_CHARACTERS: Final = 200
@@ -133,6 +133,10 @@ def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Col
 def _utilisation_notes(summaries: Sequence[Summary]) -> Iterator[str]:
     shares = [summary.flops_utilisation for summary in summaries if summary.measured]
     unknown, above = shares.count(None), sum(share is not None and share.high > 1 for share in shares)
+    several = len({summary.machine_id for summary in summaries}) > 1
+    peaks = dict.fromkeys(_peak_text(each, several=several) for each in summaries if each.flops_utilisation)
+    if peaks:
+        yield f"of measured peak: {'; '.join(peaks)}"
     if unknown:
         yield (
             f"of measured peak ({unknown} of {len(summaries)} rows empty): not calibrated for this device, precision, "
@@ -140,6 +144,17 @@ def _utilisation_notes(summaries: Sequence[Summary]) -> Iterator[str]:
         )
     if above:
         yield f"of measured peak ({above} of {len(summaries)} rows above 100 %): {FASTER_THAN_PEAK}"
+
+
+def _peak_text(summary: Summary, *, several: bool) -> str:
+    """Return the peak that utilisation is relative to, and where it was measured; with the machine if `several`."""
+    c = summary.configuration
+    rate = f"{format_flops(summary.peak_rate or 0)}/s"
+    machine = f" of {harmless(summary.machine_id, 60)}" if several else ""
+    ranks = " for each rank" if c.world_size > 1 else ""
+    return (
+        f"{rate} on {harmless(c.device, 20)}{machine} in {c.precision} with {format_count(c.threads, 'thread')}{ranks}"
+    )
 
 
 def _memory_notes(summaries: Iterable[Summary]) -> Iterator[str]:

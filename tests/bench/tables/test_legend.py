@@ -35,11 +35,29 @@ def test_utilisation_above_the_peak_or_without_one_is_explained() -> None:
     def told(peak_rate: PeakRate) -> str:
         return "\n".join(legend(run, summarise(run.records, peak_rate), columns, ()))
 
-    assert "of measured peak" not in told(lambda _: 1e15)
+    assert "of measured peak (" not in told(lambda _: 1e15)
     text = told(lambda c: 1.0 if c.threads == 1 else None)
     assert "(1 of 2 rows above 100 %): faster than the calibrated peak: calibrate again on a quiet machine" in text
     assert "(1 of 2 rows empty): not calibrated for this device, precision, thread count and torch version" in text
     assert not any("measured peak" in line for line in notes(run))
+
+
+def test_utilisation_says_of_which_measured_peaks() -> None:
+    chosen = [make_configuration(threads=threads, batch_size=size) for size in (64, 256) for threads in (1, 2)]
+    run = make_run([*chosen, make_configuration(precision="bf16", world_size=2), make_configuration(threads=8)])
+    peaks = {("fp32", 1): 50e9, ("fp32", 2): 95e9, ("bf16", 2): 30e9}
+    summaries = summarise(run.records, lambda c: peaks.get((c.precision, c.threads)))
+
+    def told(key: str) -> list[str]:
+        shown = legend(run, summaries, find_columns((key,)), ())
+        return [line for line in shown if line.startswith("of measured peak: ")]
+
+    peak_note = (
+        "of measured peak: 30.0 GFLOP/s on cpu in bf16 with 2 threads for each rank; 50.0 GFLOP/s on cpu in fp32 with "
+        "1 thread; 95.0 GFLOP/s on cpu in fp32 with 2 threads"
+    )
+    assert told("flops_utilisation") == told("flops_utilisation_low") == [peak_note]
+    assert not told("training_flops_per_second")
 
 
 def test_heading_names_run_machine_and_software() -> None:
