@@ -1,6 +1,7 @@
 """From a request to a plan: which configurations, how often, in which order. Pure functions; nothing is started."""
 
 import itertools
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +38,8 @@ _GPUS: Final = " (did you mean 'cuda', or on a Mac 'mps'?)"
 
 MAX_CONFIGURATIONS: Final = 100_000
 MAX_REPEATS: Final = 10_000
+MAX_TRIALS: Final = 1_000_000
+"""Of a plan: ten times what was tried (docs/clusters.md). In trials of a second these are twelve days."""
 MAX_BATCH_SIZE: Final = 70_000
 """MNIST has 60 000 training images; a batch of that size is an epoch in one step, so a larger number is a mistake."""
 MAX_EPOCHS: Final = 100_000
@@ -125,6 +128,7 @@ def check_request(request: Request) -> None:
     if request.scaling == "weak" and max(request.world_sizes) == 1:
         raise BadInputError("--scaling weak applies the batch size to each rank: it needs --world-size above 1")
     _check_size(request)
+    _models(request)
 
 
 def _check_ranges(request: Request) -> None:
@@ -167,7 +171,11 @@ def _check_names(request: Request) -> None:
 
 
 def _check_size(request: Request) -> None:
+    """Check how many configurations and trials the request has at most, before any is made."""
     dimensions: tuple[tuple[object, ...], ...] = (
+        request.models,
+        request.widths,
+        request.threads,
         request.devices,
         request.batch_sizes,
         request.precisions,
@@ -175,11 +183,19 @@ def _check_size(request: Request) -> None:
         request.pipelines,
         request.world_sizes,
     )
-    count = len(_models(request)) * max(1, len(request.threads))
-    for values in dimensions:
-        count *= max(1, len(values))
-    if count > MAX_CONFIGURATIONS:
-        raise BadInputError(f"{count} configurations are more than the {MAX_CONFIGURATIONS} allowed: ask for fewer")
+    _check_count(math.prod(max(1, len(values)) for values in dimensions), request.repeats)
+
+
+def _check_count(configurations: int, repeats: int) -> None:
+    if configurations > MAX_CONFIGURATIONS:
+        raise BadInputError(
+            f"{configurations} configurations are more than the {MAX_CONFIGURATIONS} allowed: ask for fewer"
+        )
+    if configurations * repeats > MAX_TRIALS:
+        raise BadInputError(
+            f"{configurations} configurations x {repeats} repeats = {configurations * repeats} trials are more than "
+            f"the {MAX_TRIALS} allowed: ask for fewer configurations or --repeats"
+        )
 
 
 def _models(request: Request) -> list[Recipe]:
@@ -235,7 +251,7 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
 
     Raises:
         BadInputError: there are more threads than usable cores, a combination of device, engine, precision, pipeline
-            and world size is not supported, or ranks cannot share a batch size equally.
+            and world size is not supported, ranks cannot share a batch size equally, or there are too many trials.
     """
     cores = max(1, int(cores_usable))
     most_ranks = min(max(request.world_sizes), ranks_here or max(request.world_sizes))
@@ -244,10 +260,13 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
         if threads > cores:
             raise BadInputError(f"--threads {threads} is more than the {cores} cores usable here: use 1 to {cores}")
     supported = _supported(request, devices)
+    batch_sizes = request.batch_sizes or (None,)
+    models = _models(request)
+    _check_count(len(models) * len(supported) * len(threads_of_each) * len(batch_sizes), request.repeats)
     configurations = tuple(
         _configuration(recipe, request, combination, threads, batch_size)
         for recipe, combination, threads, batch_size in itertools.product(
-            _models(request), supported, threads_of_each, request.batch_sizes or (None,)
+            models, supported, threads_of_each, batch_sizes
         )
     )
 
@@ -397,6 +416,11 @@ def order_trials(plan: Plan) -> tuple[Trial, ...]:
 
 
 def missing_trials(plan: Plan, records: Iterable[TrialRecord]) -> tuple[Trial, ...]:
-    """Return the plan's trials that have no record, in the plan's order. A failed trial has one."""
+    """Return the plan's trials that have no record, in the plan's order. A failed trial has one.
+
+    Raises:
+        BadInputError: the plan, which may come from a file, has too many trials.
+    """
+    _check_count(len(plan.configurations), plan.repeats)
     done = {record.trial for record in records}
     return tuple(trial for trial in order_trials(plan) if trial not in done)

@@ -184,6 +184,30 @@ def test_a_grid_beyond_all_patience_is_refused_before_it_is_made() -> None:
         assert message == "200000 configurations are more than the 100000 allowed: ask for fewer"
 
 
+def test_a_plan_of_too_many_trials_is_refused_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {"widths": tuple(range(1, 101)), "batch_sizes": tuple(range(1, 1001))}
+    check_request(request(**grid, repeats=10))
+    monkeypatch.setattr(planning, "scale_width", None)
+    assert refusal(request(**grid, repeats=10_000)) == (
+        "100000 configurations x 10000 repeats = 1000000000 trials are more than the 1000000 allowed: ask for fewer "
+        "configurations or --repeats"
+    )
+    assert "100000 allowed" in refusal(request(widths=tuple(range(1, 10**6)), batch_sizes=tuple(range(1, 1001))))
+
+
+def test_every_device_that_auto_stands_for_counts() -> None:
+    asked = request(devices=("auto",), widths=tuple(range(1, 11)), batch_sizes=tuple(range(1, 11)), repeats=10_000)
+    check_request(asked)
+    devices = tuple(f"cuda:{index}" for index in range(4))
+    with pytest.raises(BadInputError, match="400 configurations x 10000 repeats = 4000000 trials are more than"):
+        planning.make_plan(asked, devices=devices, cores_usable=4)
+
+
+def test_the_trials_of_a_stored_plan_with_an_impossible_number_of_repeats_are_not_listed() -> None:
+    with pytest.raises(BadInputError, match="1 configurations x 1000000000000 repeats = 1000000000000 trials are more"):
+        missing_trials(make_plan([make_configuration()], 10**12), ())
+
+
 # Devices
 
 
