@@ -189,8 +189,7 @@ class LiveComparison:
         number = 0
         for _ in range(pairs):
             seed, self._seed = self._seed, self._seed + 1
-            if self._passes:  # the hosts of the first one are fresh
-                self._renew()
+            is_fresh = not self._passes  # as the hosts of the first one are
             self._passes += 1
             for configuration in shuffler.sample(rows, len(rows)):
                 number += 1
@@ -198,6 +197,9 @@ class LiveComparison:
                     continue
                 if self._is_spent():
                     return False
+                if not is_fresh:
+                    self._renew()
+                    is_fresh = True
                 on_pair(Stage(name=name, number=number, total=pairs * len(rows)))
                 self._measure(configuration, seed, name)
         return True

@@ -58,7 +58,11 @@ if TYPE_CHECKING:
     help="Fresh process pairs for undecided configurations, in each of two rounds.",
 )
 @click.option("--until-decided", is_flag=True, help="Add rounds until every verdict is in, up to eight.")
-@click.option("--budget", type=Duration(), help="Start no further pair once measuring has taken this long.")
+@click.option(
+    "--budget",
+    type=Duration(),
+    help="Start no further pair once measuring has taken this long; the pair under way is finished.",
+)
 @click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for one pair.")
 @wait_option
 @quiet_option

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @plan_options
 @click.option("--shard", metavar="I/N", help="Run one part of the plan, such as 2/3; merge combines the parts.")
 @click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for each trial.")
-@click.option("--budget", type=Duration(), help="Start no more trials after this time.")
+@click.option("--budget", type=Duration(), help="Start no more trials after this time; those under way are finished.")
 @wait_option
 @quiet_option
 @verbose_option

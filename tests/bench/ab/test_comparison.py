@@ -194,6 +194,26 @@ def test_a_budget_that_is_spent_between_two_rounds_starts_and_judges_no_further_
     assert all("% slower at the screen" in row.judgement.reason for row in report.rows)
 
 
+def test_once_the_budget_is_spent_no_hosts_are_started_for_a_further_pass() -> None:
+    now, renewals = [0.0], list[float]()
+    comparison = Comparison(1.10)
+    comparison.live = LiveComparison(
+        (ARMS[0], ARMS[1]),
+        (comparison.baseline, comparison.candidate),
+        dataclasses.replace(OPTIONS, budget_seconds=3.5),
+        renew=lambda: renewals.append(now[0]),
+        clock=lambda: now[0],
+    )
+
+    def pass_a_second(_stage: Stage) -> None:
+        now[0] += 1
+
+    comparison.live.plan(REQUEST)
+    assert comparison.live.run({"cpu": None}, pass_a_second) == BUDGET
+    assert [len(row.screen) for row in comparison.live.report(BUDGET).rows] == [2, 2]
+    assert renewals == [2.0]
+
+
 def test_a_budget_spent_before_the_first_pair_leaves_every_row_open() -> None:
     clock = itertools.count(step=100)
     report = Comparison(budget_seconds=1.0, clock=lambda: float(next(clock))).run()
