@@ -179,12 +179,16 @@ class Fingerprint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceStatus:
-    """Whether a device can be used here. `reason` says why not (empty if it can); `description` is its name."""
+    """Whether a device can be used here. `reason` says why not (empty if it can); `description` is its name.
+
+    `uuid` identifies the hardware, whatever number it has in this process; empty if unknown.
+    """
 
     device: str
     available: bool
     description: str
     reason: str
+    uuid: str = field(default="", metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +198,11 @@ class Description:
     machine: Machine
     software: Software
     devices: tuple[DeviceStatus, ...]
+
+    @property
+    def uuids(self) -> dict[str, str]:
+        """The UUID of each device for which it is known."""
+        return {status.device: status.uuid for status in self.devices if status.uuid}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

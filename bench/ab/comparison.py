@@ -155,6 +155,11 @@ class LiveComparison:
         """The machine that both arms run on; known once planned."""
         return self._places[0].machine
 
+    @property
+    def uuids(self) -> dict[str, str]:
+        """The UUIDs of the devices; known once planned."""
+        return self._places[0].uuids
+
     def run(
         self,
         floors: Mapping[str, float | None],

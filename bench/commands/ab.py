@@ -129,7 +129,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
         stack.callback(first.close)
         comparison = ab.LiveComparison(arms, (first, second), options, renew=renew)
         devices = {configuration.device for configuration in comparison.plan(request)}
-        stack.enter_context(device_locks(devices, patience=patience(wait)))
+        stack.enter_context(device_locks(devices, uuids=comparison.uuids, patience=patience(wait)))
         report = _run(comparison, _floors(comparison.machine.id, devices, results), json_path)
     problem = _finish(report, json_path)
     if problem is not None:

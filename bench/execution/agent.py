@@ -33,16 +33,18 @@ class Agent:
         self._timeout_seconds = timeout_seconds
         self._held = contextlib.ExitStack()
         self._lock = threading.Lock()
+        self._uuids: dict[str, str] = {}
         self._launchers: dict[str | None, Launcher] = {}
 
     def introduce(self) -> Introduction:
         """See `bench.execution.nodes.Node.introduce`."""
         description = describe_place(self._launcher(None))
+        self._uuids = description.uuids
         return Introduction(host=host_identity(), description=description, remarks=self._remarks)
 
     def hold(self, devices: Collection[str], patience_seconds: float) -> None:
         """See `bench.execution.nodes.Node.hold`."""
-        self._held.enter_context(device_locks(devices, patience=Patience(seconds=patience_seconds)))
+        self._held.enter_context(device_locks(devices, uuids=self._uuids, patience=Patience(seconds=patience_seconds)))
 
     def prepare(self, dataset: str) -> DatasetReady:
         """See `bench.execution.nodes.Node.prepare`."""

@@ -139,7 +139,8 @@ class LocalExecutor:
 
     def hold(self, devices: Collection[str]) -> AbstractContextManager[None]:
         """See `Executor.hold`."""
-        return device_locks(devices, patience=self._options.patience)
+        uuids = {} if self._description is None else self._description.uuids
+        return device_locks(devices, uuids=uuids, patience=self._options.patience)
 
     def probe(self, trial: Trial) -> Prepared:
         """Prepare `trial`, which trains a few warm-up steps, and go no further.

@@ -12,9 +12,10 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from bench import coding
@@ -127,20 +128,32 @@ IMPATIENT: Final = Patience()
 
 @contextlib.contextmanager
 def device_locks(
-    devices: Iterable[str], directory: Path | None = None, *, patience: Patience = IMPATIENT
+    devices: Iterable[str],
+    directory: Path | None = None,
+    *,
+    uuids: Mapping[str, str] = MappingProxyType({}),
+    patience: Patience = IMPATIENT,
 ) -> Iterator[None]:
     """Hold the locks of `devices` (``cpu``, ``mps``, ``cuda:1``, …), all or none.
 
     ``cuda`` and ``cuda:0`` are the same device, and so are names that CUDA_VISIBLE_DEVICES maps to the same GPU: with
-    the value ``1``, ``cuda:0`` is the ``cuda:1`` of processes without it. The lock files are in `directory`, by default
-    a folder of this user's in the system's folder for temporary files. `patience` applies to each lock in turn.
+    the value ``1``, ``cuda:0`` is the ``cuda:1`` of processes without it. That value can also be a UUID, which only a
+    worker can match with a number: a device among `uuids` has a second lock, named by its UUID. The lock files are in
+    `directory`, by default a folder of this user's in the system's folder for temporary files. `patience` applies to
+    each lock in turn.
 
     Raises:
         HeldError: another run holds a lock; the message says which.
         BadInputError: a device name is invalid, or the folder cannot be created or does not belong to this user alone.
     """
     names = {_canonical(device) for device in devices}
-    subjects = {f"device-{kind}-{_physical(kind, index)}.lock": (kind, index) for kind, index in names}
+    known = {_canonical(device): f"GPU-{uuid}" for device, uuid in uuids.items() if _PHYSICAL.fullmatch(uuid)}
+    subjects = {
+        f"device-{kind}-{name}.lock": (kind, index)
+        for kind, index in names
+        for name in (_physical(kind, index), known.get((kind, index)))
+        if name is not None
+    }
     folder = _private_folder(directory)
     with contextlib.ExitStack() as stack:
         # All runs lock in the same order, so that of two runs one gets all of its devices.

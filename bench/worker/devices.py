@@ -49,7 +49,8 @@ def _status(device: str, module: ModuleType, index: int) -> DeviceStatus:
         name = module.get_device_name(index)
     except RuntimeError as error:  # present but unusable, such as one that another process uses exclusively
         return DeviceStatus(device=device, available=False, description="", reason=str(error).splitlines()[0])
-    return DeviceStatus(device=device, available=True, description=name, reason="")
+    uuid = getattr(module.get_device_properties(device), "uuid", "")  # CUDA's, and that of other backends that have one
+    return DeviceStatus(device=device, available=True, description=name, reason="", uuid=str(uuid))
 
 
 def _why_no_cuda() -> str:

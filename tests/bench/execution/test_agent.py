@@ -1,5 +1,6 @@
 """What a node's own process does with devices, priority and visible GPUs; its trials are scripted."""
 
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from bench_builders import make_configuration, make_trial
 from fake_worker import FakeLauncher
 
 from bench.execution.agent import Agent
-from bench.records import Measurement
+from bench.records import DeviceStatus, Measurement
 from bench.system.hosts import host_identity
 from bench.system.locks import HeldError, device_locks
 
@@ -57,6 +58,20 @@ def test_devices_are_held_until_it_is_closed(started: list[tuple[FakeLauncher, d
     other.hold(("cpu",), 0.0)
     other.close()
     assert not started
+
+
+def test_a_gpu_is_held_by_its_uuid_too(started: list[tuple[FakeLauncher, dict[str, str]]]) -> None:
+    mine = agent()
+    mine.introduce()
+    started[0][0].place = dataclasses.replace(
+        started[0][0].place,
+        devices=(DeviceStatus(device="cuda:0", available=True, description="GPU A", reason="", uuid="5a1b-77"),),
+    )
+    mine.introduce()
+    mine.hold(("cuda:0",), 0.0)
+    with pytest.raises(HeldError, match="device cuda:3 is in use"):
+        device_locks(["cuda:3"], uuids={"cuda:3": "5a1b-77"}).__enter__()
+    mine.close()
 
 
 def test_trials_on_the_cpu_and_the_first_gpu_see_the_node_as_it_is(

@@ -317,6 +317,15 @@ def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher
     assert not (tmp_path / "results").exists()  # where it would be the latest run, and empty
 
 
+def test_a_run_holds_its_devices_by_uuid_too(fake_launcher: FakeLauncher) -> None:
+    cuda = DeviceStatus(device="cuda:0", available=True, description="GPU A", reason="", uuid="5a1b-77")
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(cuda,))
+    here = executor(fake_launcher)
+    here.plan(dataclasses.replace(REQUEST, devices=("cuda",)))
+    with here.hold({"cuda:0"}), pytest.raises(HeldError, match="device cuda:3 is in use"):
+        device_locks(["cuda:3"], uuids={"cuda:3": "5a1b-77"}).__enter__()
+
+
 def test_resuming_on_a_held_device_changes_nothing_of_what_is_stored(
     interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -90,6 +91,32 @@ def test_one_device_under_two_numbers_excludes_itself(tmp_path: Path, monkeypatc
             pass
         with pytest.raises(HeldError, match="device cuda is in use"):
             device_locks(["cuda:0"], tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("named", ["GPU-5a1b-77", "GPU-5a1b"])
+def test_a_device_named_by_its_uuid_and_by_its_number_excludes_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    def by_uuid() -> contextlib.AbstractContextManager[None]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        return device_locks(["cuda"], tmp_path, uuids={"cuda:0": "5a1b-77"})
+
+    def by_number() -> contextlib.AbstractContextManager[None]:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        return device_locks(["cpu", "cuda:1"], tmp_path, uuids={"cuda:0": "5a1b-66", "cuda:1": "5a1b-77"})
+
+    with by_uuid(), pytest.raises(HeldError, match="device cuda:1 is in use"):
+        by_number().__enter__()
+    with by_uuid():
+        pass
+    with by_number(), pytest.raises(HeldError, match="device cuda is in use"):
+        by_uuid().__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_uuid_that_is_no_file_name_is_left_out(tmp_path: Path) -> None:
+    with device_locks(["cuda"], tmp_path, uuids={"cuda:0": "../x"}):
+        assert [path.name for path in tmp_path.iterdir()] == ["device-cuda-0.lock"]
 
 
 def test_locks_of_several_devices_are_all_taken_or_none(tmp_path: Path) -> None:

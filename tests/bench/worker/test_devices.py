@@ -1,6 +1,7 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ GIBIBYTE = 2**30
 class FakeCuda:
     """Stands for `torch.cuda` and every backend that is made like it."""
 
-    def __init__(self, *names: str, memory_bytes: int | None = 24 * GIBIBYTE) -> None:
+    def __init__(self, *names: str, memory_bytes: int | None = 24 * GIBIBYTE, uuids: Sequence[object] = ()) -> None:
         self.names = names
+        self.uuids = uuids
         self.memory_bytes = memory_bytes
         self.calls: list[str] = []
         self.allocated = self.peak = 0
@@ -30,8 +32,11 @@ class FakeCuda:
         return self.names[index]
 
     def get_device_properties(self, device: str) -> object:
-        assert torch.device(device).index < len(self.names)
-        return SimpleNamespace() if self.memory_bytes is None else SimpleNamespace(total_memory=self.memory_bytes)
+        index = torch.device(device).index
+        assert index < len(self.names)
+        memory = {} if self.memory_bytes is None else {"total_memory": self.memory_bytes}
+        uuid = {"uuid": self.uuids[index]} if self.uuids else {}
+        return SimpleNamespace(**memory, **uuid)
 
     def set_device(self, device: torch.device) -> None:
         assert device.index is not None  # torch.cuda refuses it
@@ -101,6 +106,14 @@ def test_the_host_is_always_there_and_comes_first(backends: Backends) -> None:
     first, *others = list_devices()
     assert first == DeviceStatus(device="cpu", available=True, description="host processor", reason="")
     assert [(status.device, status.available) for status in others] == [("cuda", False), ("mps", False)]
+
+
+def test_the_uuid_of_a_device_is_told_where_torch_knows_it(backends: Backends) -> None:
+    uuid = UUID(int=0x5A1B)  # torch has a type of its own, whose text is the UUID
+    backends("cuda", cuda=FakeCuda("GPU A", uuids=[uuid]))
+    assert status_of("cuda:0").uuid == "00000000-0000-0000-0000-000000005a1b"
+    backends("cuda", cuda=FakeCuda("GPU A"))
+    assert not status_of("cuda:0").uuid
 
 
 def test_every_cuda_device_is_listed_by_index_and_name(backends: Backends) -> None:
