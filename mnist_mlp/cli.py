@@ -8,7 +8,7 @@ import click
 
 from mnist_mlp import __version__
 from mnist_mlp.errors import InvalidValueError, NonFiniteLossError, WorkloadError, is_out_of_memory
-from mnist_mlp.paths import PATH
+from mnist_mlp.paths import PATH, data_root_watch
 from mnist_mlp.recipes import (
     DATASETS,
     ENGINES,
@@ -31,6 +31,9 @@ EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 failed, 130 int
 
 LEARNABLE: Final = tuple(name for name in DATASETS if name != "synthetic")
 _MAX_THREADS: Final = 1024
+
+_DATA_ROOT: Final = data_root_watch(lambda line: click.echo(f"mnist-mlp: {line}", err=True))
+_DATA_ROOT_HELP: Final = "Folder that holds the datasets.  [default: in the user's cache]"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -73,7 +76,7 @@ def _why_failed(error: BaseException) -> str | None:
 def _data_options(command: Command) -> Command:
     """Add the options for dataset and device, which several commands share."""
     for option in (
-        click.option("--data-root", type=PATH, help="Folder that holds the datasets.  [default: in the user's cache]"),
+        click.option("--data-root", type=PATH, callback=_DATA_ROOT, help=_DATA_ROOT_HELP),
         click.option(
             "--dataset",
             type=click.Choice(LEARNABLE),
@@ -308,7 +311,7 @@ def predict_command(  # noqa: PLR0913 - one parameter per option
 
 @cli.command("data", epilog=EXIT_CODES)
 @click.option("--dataset", type=click.Choice(DATASETS), default="mnist", show_default=True)
-@click.option("--data-root", type=PATH, help="Folder that holds the datasets.  [default: in the user's cache]")
+@click.option("--data-root", type=PATH, callback=_DATA_ROOT, help=_DATA_ROOT_HELP)
 @click.option("--plots", type=PATH, metavar="DIR", help="Folder to write a grid of training images to.")
 @click.option("--format", "layout", type=click.Choice(("text", "json")), default="text", show_default=True)
 def data_command(*, dataset: str, data_root: Path | None, plots: Path | None, layout: Literal["text", "json"]) -> None:

@@ -1,7 +1,9 @@
-"""The type of a file's or folder's name on the command line, for both packages."""
+"""Names of files and folders on the command line, for both packages."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import click
 
@@ -21,3 +23,28 @@ class NamedPath(click.Path):
 
 
 PATH: Final = NamedPath()
+
+DataRootCallback: TypeAlias = Callable[[click.Context, click.Parameter, Path | None], Path | None]
+
+
+def data_root_watch(tell: Callable[[str], None]) -> DataRootCallback:
+    """Return the callback of an option for the data root: when the command ends, `tell` says if it created that folder.
+
+    A misspelt name would otherwise become a new copy of the datasets unnoticed.
+    """
+
+    def watch(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
+        named = value or os.environ.get("MNIST_MLP_DATA")
+        if named and not os.path.exists(named):  # noqa: PTH110 - Path.exists raises on names too long
+            ctx.call_on_close(lambda: _tell_created(named, tell))
+        return value
+
+    return watch
+
+
+def _tell_created(root: Path | str, tell: Callable[[str], None]) -> None:
+    if os.path.exists(root):  # noqa: PTH110 - likewise
+        tell(
+            f"data root {str(root)!r} did not exist and was created: if it is misspelt, remove it, and correct "
+            "--data-root or MNIST_MLP_DATA"
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import (
+    DATA_ROOT,
     EXIT_CODES,
     PRESET,
     RESULTS,
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
 @wait_option
 @quiet_option
 @click.option("--json", "json_path", type=PATH, help="Write everything measured to this file.")
-@click.option("--data-root", type=PATH, help="Where datasets are kept.")
+@click.option("--data-root", type=PATH, callback=DATA_ROOT, help="Where datasets are kept.")
 @click.option("--results", type=PATH, default=RESULTS, help="Where machine profiles are stored.")
 @click.pass_context
 def ab_command(  # noqa: PLR0913 - one parameter an option

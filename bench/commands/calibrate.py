@@ -8,6 +8,7 @@ import click
 
 from bench.calibration.profiles import MIN_PAIRS, MIN_SEEDS
 from bench.commands.options import (
+    DATA_ROOT,
     DEVICES,
     RESULTS,
     Choice,
@@ -41,7 +42,7 @@ from mnist_mlp.paths import PATH
     help="Full trials for each device, each with a new seed.",
 )
 @click.option("--results", type=PATH, default=RESULTS, help="Where machine profiles are stored.")
-@click.option("--data-root", type=PATH, help="Where datasets are kept.")
+@click.option("--data-root", type=PATH, callback=DATA_ROOT, help="Where datasets are kept.")
 @click.option("--timeout", type=Duration(), default="10m", show_default=True, help="Time limit for one trial.")
 @wait_option
 @quiet_option
@@ -101,7 +102,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
 @click.option(
     "--devices", type=DEVICES, default=("auto",), help="Devices, such as cpu,cuda:1,mps.  [default: auto, all]"
 )
-@click.option("--data-root", type=PATH, help="Where datasets are kept.")
+@click.option("--data-root", type=PATH, callback=DATA_ROOT, help="Where datasets are kept.")
 @click.option(
     "--dataset",
     type=Choice(("mnist", "digits")),

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from bench.errors import BadInputError, ExitCode
 from bench.planning.plan import PRESETS, SCALINGS, Request
 from bench.system.outputs import say
+from mnist_mlp.paths import data_root_watch
 from mnist_mlp.recipes import DATASETS, ENGINES, PIPELINES, PRECISIONS, RECIPES
 
 if TYPE_CHECKING:
@@ -209,6 +210,10 @@ def show_progress(line: str) -> None:
     """Print a line of progress to standard error, unless the user asked for quiet."""
     if volume() != "quiet":
         say(line)
+
+
+DATA_ROOT: Final = data_root_watch(show_progress)
+"""The callback of every ``--data-root``."""
 
 
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.commands.options import (
+    DATA_ROOT,
     RESULTS,
     RUN,
     Choice,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 @click.option("--on", metavar="PLACE", help="Run on a Ray cluster: ray (this machine's cluster) or ray:HOST:PORT.")
 @click.option("--name", default=None, help="Part of the stored file's name.  [default: the preset, or custom]")
 @click.option("--output", type=PATH, help="A .jsonl file, or a folder of stored runs.")
-@click.option("--data-root", type=PATH, help="The folder with the datasets.")
+@click.option("--data-root", type=PATH, callback=DATA_ROOT, help="The folder with the datasets.")
 @click.option("--resume", type=RUN, help="Complete this stored run (a path, a run id or latest).")
 @click.option("--dry-run", is_flag=True, help="Print the plan and an estimate of its time; store nothing.")
 @click.pass_context

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from bench.commands.options import (
+    DATA_ROOT,
     RESULTS,
     RUN,
     Choice,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--no-estimate", is_flag=True, help="Do not start trials to estimate times.")
 @click.option("--timeout", type=Duration(), default="1h", show_default=True, help="Time limit for each probe.")
 @wait_option
-@click.option("--data-root", type=PATH, help="The folder with the datasets.")
+@click.option("--data-root", type=PATH, callback=DATA_ROOT, help="The folder with the datasets.")
 @click.option("--format", "layout", type=Choice(("table", "json")), default="table", show_default=True)
 @garbage_collection_paused()
 def plan_command(  # noqa: PLR0913 - one parameter an option

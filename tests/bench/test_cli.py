@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 import pytest
@@ -20,8 +20,9 @@ from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.cli import cli
-from bench.commands.options import command_line
-from bench.errors import ExitCode
+from bench.commands.options import DATA_ROOT, command_line
+from bench.errors import BadInputError, ExitCode
+from bench.execution.conversation import prepare_dataset
 from bench.records import FailureKind, Run
 from bench.storage.store import RunWriter, read_run
 from mnist_mlp.paths import NamedPath
@@ -544,3 +545,57 @@ def test_every_path_of_a_command_is_refused_if_it_is_empty() -> None:
 def test_help_shows_default_durations_as_they_are_written() -> None:
     for command, default in (("run", "1h"), ("plan", "1h"), ("ab", "1h"), ("calibrate", "10m"), ("selftest", "10m")):
         assert f"[default: {default}]" in " ".join(bench(command, "--help").stdout.split())
+
+
+TINY = (
+    "run",
+    "--devices",
+    "cpu",
+    "--models",
+    "784-16-10",
+    "--batch-sizes",
+    "64",
+    "--repeats",
+    "1",
+    "--output",
+    "a.jsonl",
+)
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_data_root_that_is_created_is_named_once_but_not_with_quiet(
+    worker: FakeLauncher, monkeypatch: pytest.MonkeyPatch, *, by_variable: bool
+) -> None:
+    told = "data root 'mnits' did not exist and was created: if it is misspelt, remove it, and correct --data-root or"
+    given = () if by_variable else ("--data-root", "mnits")
+    if by_variable:
+        monkeypatch.setenv("MNIST_MLP_DATA", "mnits")
+
+    def finds_no_data(*_arguments: object, **_options: object) -> None:
+        raise BadInputError("no source could supply mnist")
+
+    def creates(*arguments: Any, **options: Any) -> object:  # noqa: ANN401 - passed on
+        Path("mnits").mkdir(exist_ok=True)
+        return prepare_dataset(*arguments, **options)
+
+    monkeypatch.setattr("bench.execution.executor.prepare_dataset", finds_no_data)
+    assert told not in bench(*TINY, *given).stderr
+    monkeypatch.setattr("bench.execution.executor.prepare_dataset", creates)
+    result = bench(*TINY, *given)
+    assert (result.exit_code, result.stderr.count(told)) == (0, 1)
+    assert told not in result.stdout
+    Path("a.jsonl").unlink()
+    Path("a.csv").unlink()
+    assert "data root" not in bench(*TINY, *given).output
+    Path("mnits").rmdir()
+    Path("a.jsonl").unlink()
+    Path("a.csv").unlink()
+    assert not bench(*TINY, *given, "--quiet").stderr
+    assert Path("mnits").is_dir()
+    assert worker.requests
+
+
+def test_every_command_tells_of_a_data_root_that_it_creates() -> None:
+    options = [each for command in cli.commands.values() for each in command.params if each.name == "data_root"]
+    assert len(options) == 5
+    assert all(option.callback is DATA_ROOT for option in options)

