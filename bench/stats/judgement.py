@@ -14,6 +14,7 @@ from typing import Final
 
 from bench.errors import BadInputError, ExitCode
 from bench.stats.inference import Estimate, Family, Interval, holm
+from bench.stats.judgement_text import change_words
 
 INTERVAL_LEVEL: Final = 0.95
 """Level of the two-sided interval shown with each estimate, which holds for that configuration alone."""
@@ -219,7 +220,7 @@ def compare_times(
         BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
     """
     _check_settings(same_within, error_level)
-    return _compare(estimates, math.log1p(same_within), error_level, _percent, (Verdict.FASTER, Verdict.SLOWER))
+    return _compare(estimates, math.log1p(same_within), error_level, change_words, (Verdict.FASTER, Verdict.SLOWER))
 
 
 def compare_accuracies(
@@ -386,14 +387,14 @@ class TimeRule:
             value, bound, p = family.estimates[i].value, upper[i], None if adjusted is None else adjusted[i]
             slow, allowed = value >= limit, f"{self.max_slowdown * 100:g} % is allowed"
             if slow and value > self.floor and p is not None and p < self.error_level:
-                reason = f"{_percent(value)} ({_p(p)}); {allowed}"
+                reason = f"{change_words(value)} ({_p(p)}); {allowed}"
                 return shared.judgement(i, Verdict.REGRESSION, reason, bound, p)
             if passed[i]:
-                reason = f"{_percent(value)}, at worst {_percent(bound)}; {allowed}"
+                reason = f"{change_words(value)}, at worst {change_words(bound)}; {allowed}"
                 return shared.judgement(i, Verdict.PASS, reason, bound, p)
             needed = to_pass[i] if not slow else to_fail[i] if value > self.floor else None
             if slow and value <= self.floor:
-                reason = f"{_percent(value)}, which equal code shows on this machine too (A/A floor)"
+                reason = f"{change_words(value)}, which equal code shows on this machine too (A/A floor)"
             else:
                 reason = self._doubt(value, bound, p, allowed) + _more(needed, self.unit)
             return shared.judgement(i, Verdict.INCONCLUSIVE, reason, bound, p, needed)
@@ -402,10 +403,10 @@ class TimeRule:
 
     def _doubt(self, value: float, bound: float, p: float | None, allowed: str) -> str:
         if p is None:
-            return f"{_percent(value)} at the screen, {_percent(bound)} is possible; {allowed}"
+            return f"{change_words(value)} at the screen, {change_words(bound)} is possible; {allowed}"
         if value >= math.log1p(self.max_slowdown):
-            return f"{_percent(value)}, but it may be noise ({_p(p)}); {allowed}"
-        return f"{_percent(value)}, but {_percent(bound)} is possible; {allowed}"
+            return f"{change_words(value)}, but it may be noise ({_p(p)}); {allowed}"
+        return f"{change_words(value)}, but {change_words(bound)} is possible; {allowed}"
 
 
 def family_of(estimates: Sequence[Estimate]) -> Family:
@@ -429,12 +430,6 @@ def _check_settings(margin: float, *levels: float) -> None:
     for level in levels:
         if not 0 < level < 0.5:  # noqa: PLR2004 - at one half a bound would be on the wrong side of the estimate
             raise BadInputError(f"level {level} must be above 0 and below 0.5, such as 0.01")
-
-
-def _percent(log_ratio: float) -> str:
-    """Return a log ratio of time in words: ``3.2 % slower``."""
-    percent = math.expm1(log_ratio) * 100 if log_ratio < 100 else math.inf  # noqa: PLR2004 - exp must not overflow
-    return f"{abs(percent):.1f} % {'faster' if percent < 0 else 'slower'}"
 
 
 def _points(difference: float) -> str:

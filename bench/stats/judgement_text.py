@@ -8,7 +8,8 @@ from bench.stats.inference import Interval
 
 _LARGEST_LOG: Final = math.log(sys.float_info.max)
 
-_LARGEST_PERCENT: Final = 900
+_LARGEST_PERCENT: Final = 100_000
+"""A thousand times. Intervals and detectable effects of a few trials can be of any size; no real change is larger."""
 
 UNKNOWN: Final = "unknown"
 """Shown for an infinite interval, such as that of a single trial a side."""
@@ -31,9 +32,15 @@ def ratio_interval_text(interval: Interval) -> str:
 
 
 def change_text(log_ratio: float) -> str:
-    """Return a log ratio as a change: ``+2.3 %``, or ``> +900 %`` above ten times."""
+    """Return a log ratio as a change: ``+2.3 %``, or ``> +100000 %`` above a thousand times."""
     percent = (from_log(log_ratio) - 1) * 100
     return f"{percent:+.1f} %" if percent <= _LARGEST_PERCENT else f"> +{_LARGEST_PERCENT} %"
+
+
+def change_words(log_ratio: float) -> str:
+    """Return a log ratio of time in words, with the figure of `change_text`: ``3.2 % slower``."""
+    figure = change_text(log_ratio).replace("+", "").replace("-", "")
+    return f"{figure} {'faster' if log_ratio < 0 else 'slower'}"
 
 
 def change_interval_text(interval: Interval) -> str:

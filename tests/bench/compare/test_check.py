@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -400,6 +401,19 @@ def test_trials_that_agree_by_chance_are_believed_as_far_as_those_of_the_other_c
     alone, among_others = find_estimate(1), find_estimate(12)
     assert among_others.variance > 1e-8 > alone.variance
     assert among_others.degrees_of_freedom > alone.degrees_of_freedom
+
+
+@pytest.mark.parametrize(("factor", "repeats"), [(20, 8), (20, 2), (5e6, 2)])
+def test_a_slowdown_of_many_times_has_the_same_figure_in_words_and_brackets(factor: float, repeats: int) -> None:
+    report = check(side(repeats=repeats), candidate_side((2.0 * factor,), repeats=repeats), None)
+    (line,) = [line for line in check_text(report, 9_999).splitlines() if line.startswith("regression: ")]
+    figure, rest = re.fullmatch(r".*epoch time: (.+) % slower .*\[(.+ % to .+ %), n .*", line, re.DOTALL).groups()  # type: ignore[union-attr]
+    estimate, low, high = re.fullmatch(r"(.+) %, 95 % interval (.+) % to (.+) %", rest).groups()  # type: ignore[union-attr]
+    assert estimate.replace("+", "") == figure == ("1900.0" if factor == 20 else "> 100000")
+    if factor == 20:
+        assert float(low) < float(estimate) < float(high)
+    else:
+        assert low == high == "> +100000"
 
 
 # --- flagged trials

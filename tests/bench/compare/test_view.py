@@ -27,6 +27,7 @@ from bench.stats.inference import Interval
 from bench.stats.judgement_text import (
     change_interval_text,
     change_text,
+    change_words,
     effect_text,
     points_interval_text,
     points_text,
@@ -241,7 +242,14 @@ def test_hostile_names_cannot_command_a_terminal(layout: Format) -> None:
 def test_changes_are_written_with_their_sign_and_unit() -> None:
     assert change_text(math.log(1.0234)) == "+2.3 %"
     assert change_text(math.log(0.5)) == "-50.0 %"
-    assert change_text(5000.0) == "> +900 %"
+    assert change_text(math.log(20)) == "+1900.0 %"
+    assert change_text(5000.0) == "> +100000 %"
+    assert [change_words(math.log(each)) for each in (1.0234, 0.5, 20)] == [
+        "2.3 % slower",
+        "50.0 % faster",
+        "1900.0 % slower",
+    ]
+    assert change_words(5000.0) == "> 100000 % slower"
     assert change_interval_text(Interval(low=-0.1, high=0.1, level=0.95)) == "-9.5 % to +10.5 %"
     assert effect_text(0.05) == "5.1 %"
     assert effect_text(math.inf) == effect_text(None) == ""
