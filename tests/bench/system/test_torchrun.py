@@ -43,6 +43,12 @@ RUN = (
 )
 
 
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower takes its device's lock, which a benchmark beside these tests may hold; torchrun is given TMPDIR."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
 def test_the_place_among_ranks_is_read_from_torchruns_variables() -> None:
     assert place_in_torchrun(VARIABLES) == Place(rank=3, world_size=8, local_rank=1, local_world_size=2, host=1)
     assert place_in_torchrun({"RANK": "3", "WORLD_SIZE": "8"}) is None  # of some other launcher
@@ -134,7 +140,6 @@ def test_a_follower_of_a_resumed_run_does_not_need_its_file(
     for name, value in (VARIABLES | {"RANK": "1", "WORLD_SIZE": "2"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("bench.execution.launcher.make_launcher", launcher)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     scripted(fake_launcher, [trial], [None])
     result = CliRunner().invoke(cli, ["run", "--resume", str(tmp_path / "run.jsonl")])
     assert result.exit_code == 0, result.output
