@@ -16,10 +16,10 @@ from bench_builders import (
     make_run,
 )
 
-from bench.analysis.contenders import Measured, contenders
 from bench.analysis.scaling import Coefficient, Fit, fit
 from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import render_scaling, scaling_tables
+from bench.analysis.size_series import Measured, size_series
 from bench.records import Configuration, Run
 from bench.tables.layout import WordTable
 from mnist_mlp.costs import training_bytes, training_flops
@@ -75,8 +75,8 @@ def measured_in(run: Run) -> Sequence[Measured]:
 
 
 def fitted(run: Run) -> Fit:
-    (contender,) = contenders(measured_in(run))
-    found = fit(contender)
+    (series,) = size_series(measured_in(run))
+    found = fit(series)
     assert found is not None
     return found
 

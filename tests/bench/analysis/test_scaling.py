@@ -40,11 +40,11 @@ from step_times import (
 from stored_runs import store
 
 from bench.analysis import scaling_models
-from bench.analysis.contenders import Contender, Measured, contenders
 from bench.analysis.predictions import predict, render_prediction
 from bench.analysis.scaling import Fit, fit
 from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import render_scaling
+from bench.analysis.size_series import Measured, SizeSeries, size_series
 from bench.cli import cli
 from bench.records import Measurement, Run, TrialRecord, TrialWarning
 from bench.units import format_flops, format_seconds
@@ -98,7 +98,7 @@ def test_a_size_counts_once_by_the_geometric_mean_of_its_trials() -> None:
         unflagged_log_seconds=logs[:2],
         warnings=(TrialWarning.STALL,),
     )
-    ((observation,),) = (contender.observations for contender in contenders([measured]))
+    ((observation,),) = (series.observations for series in size_series([measured]))
     assert observation.trials == 3
     assert observation.step_seconds == pytest.approx(18 ** (1 / 3) / 100)
     assert observation.flagged == 1
@@ -111,8 +111,8 @@ def test_intervals_are_those_of_linear_regression_of_relative_errors() -> None:
     run = grid(law(150e-6, 180e9), noise=0.05, seed=1, sizes=sizes)
     one = fitted(run)
     assert one.terms == ("overhead", "arithmetic")
-    seconds = np.array([each.step_seconds for each in one.contender.observations])
-    sized = [each.configuration for each in one.contender.observations]
+    seconds = np.array([each.step_seconds for each in one.series.observations])
+    sized = [each.configuration for each in one.series.observations]
     gigaflops = [each.batch_size * training_flops(each.layers) / 1e9 for each in sized]
     relative = np.stack([np.ones(4), gigaflops], axis=1) / seconds[:, None]
     inverse = np.linalg.inv(relative.T @ relative)
@@ -153,9 +153,9 @@ def slower(record: TrialRecord, times: float) -> TrialRecord:
     return make_record(record.trial.configuration, outcome=make_measurement(epochs=epochs))
 
 
-def test_contenders_differ_in_anything_but_their_sizes() -> None:
+def test_series_differ_in_anything_but_their_sizes() -> None:
     run = merged(grid(CPU, threads=1), grid(CPU, threads=2), grid(CPU, engine="fused"))
-    found = contenders(measured_in(run))
+    found = size_series(measured_in(run))
     assert [(c.configuration.engine, c.configuration.threads) for c in found] == [
         ("eager", 1),
         ("eager", 2),
@@ -164,17 +164,17 @@ def test_contenders_differ_in_anything_but_their_sizes() -> None:
     assert {len(c.observations) for c in found} == {30}
 
 
-def test_settings_that_do_not_affect_step_time_make_no_other_contender() -> None:
+def test_settings_that_do_not_affect_step_time_make_no_other_series() -> None:
     changed = grid(CPU, learning_rate=0.5, schedule="one_cycle", weight_decay=0.1, shuffle=False, test_batch_size=7)
-    (found,) = contenders(measured_in(merged(grid(CPU), changed)))
+    (found,) = size_series(measured_in(merged(grid(CPU), changed)))
     assert len(found.observations) == 60
 
 
 def test_failed_trials_and_too_few_sizes_give_no_model() -> None:
     run = grid(CPU, sizes=[(64, 16), (128, 64), (256, 256), (512, 1024)])
     records = [*run.records[:3], make_record(run.records[3].trial.configuration, outcome=make_failure())]
-    assert fit(contenders(measured_in(run))[0]) is not None
-    assert fit(contenders(measured_in(make_run(run.header.plan.configurations, 1, records=records)))[0]) is None
+    assert fit(size_series(measured_in(run))[0]) is not None
+    assert fit(size_series(measured_in(make_run(run.header.plan.configurations, 1, records=records)))[0]) is None
 
 
 def test_terms_that_the_sizes_cannot_tell_apart_are_not_fitted_together() -> None:
@@ -253,9 +253,9 @@ def test_a_rate_that_was_not_seen_to_have_a_limit_has_the_lower_end_of_its_inter
 def test_one_size_however_often_gives_no_model() -> None:
     chosen = [configuration(128, 64, learning_rate=rate) for rate in (0.1, 0.01, 0.001, 0.0001, 0.00001)]
     run = make_run(chosen, 1, records=[make_record(each) for each in chosen])
-    (contender,) = contenders(measured_in(run))
-    assert len(contender.observations) == 5
-    assert fit(contender) is None
+    (series,) = size_series(measured_in(run))
+    assert len(series.observations) == 5
+    assert fit(series) is None
 
 
 def test_half_performance_sizes_are_those_of_the_law() -> None:
@@ -469,13 +469,13 @@ def test_disturbed_trials_without_which_nothing_changes_or_is_left_are_said_to_b
     assert "flagged" not in note(grid(CPU))
 
 
-def test_every_contender_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_series_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = store(merged(grid(CPU), grid(CPU, engine="fused", sizes=((16, 16), (16, 64)))), tmp_path / "run.jsonl")
     fitted_: list[str] = []
 
-    def counting(contender: Contender) -> Fit | None:
-        fitted_.append(contender.configuration.engine)
-        return fit(contender)
+    def counting(series: SizeSeries) -> Fit | None:
+        fitted_.append(series.configuration.engine)
+        return fit(series)
 
     monkeypatch.setattr(scaling_models, "fit", counting)
     assert "with too few sizes to fit a model: cpu fused (2)" in bench(str(path)).stderr
@@ -494,7 +494,7 @@ def bench(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["predict", *arguments], prog_name="bench")
 
 
-def test_contender_with_too_few_sizes_is_reported_as_left_out(tmp_path: Path) -> None:
+def test_series_with_too_few_sizes_is_reported_as_left_out(tmp_path: Path) -> None:
     enough, few = grid(CPU), grid(CPU, sizes=((16, 16), (16, 64)))
     for name, run in (("enough", enough), ("few", few)):
         store(run, tmp_path / f"{name}.jsonl")
