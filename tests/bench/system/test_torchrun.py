@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -208,7 +207,7 @@ def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp
         "--batch-sizes",
         "256",
         "--epochs",
-        "2",
+        "4",
         "--threads",
         "1",
     )
@@ -221,13 +220,14 @@ def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp
         stderr=subprocess.PIPE,
         text=True,
     ) as running:
-        harness = psutil.Process(running.pid)
-        end = time.monotonic() + 120
-        while not output.exists() and time.monotonic() < end:  # then its first trial begins
-            time.sleep(0.05)
-        time.sleep(1.5)
-        victim = trial_of_rank(1, harness)
-        assert victim is not None
+        assert running.stderr is not None
+        told = []
+        for line in running.stderr:
+            told.append(line)
+            if line.startswith("[1/2]") and "epoch 1," in line:  # three more are to come
+                break
+        victim = trial_of_rank(1, psutil.Process(running.pid))
+        assert victim is not None, told
         victim.kill()
         _, errors = running.communicate(timeout=120)
     first, second = read_run(output).records
