@@ -1,5 +1,6 @@
 """Runs whose step times follow a known law, and what is fitted to them."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -16,11 +17,11 @@ from bench_builders import (
     make_run,
 )
 
-from bench.analysis.contenders import Measured, contenders
 from bench.analysis.scaling import Coefficient, Fit, fit
 from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import render_scaling, scaling_tables
-from bench.records import Configuration, Run
+from bench.analysis.size_series import Measured, size_series
+from bench.records import Configuration, Measurement, Run, TrialRecord, TrialWarning
 from bench.tables.layout import WordTable
 from mnist_mlp.costs import training_bytes, training_flops
 
@@ -75,8 +76,8 @@ def measured_in(run: Run) -> Sequence[Measured]:
 
 
 def fitted(run: Run) -> Fit:
-    (contender,) = contenders(measured_in(run))
-    found = fit(contender)
+    (series,) = size_series(measured_in(run))
+    found = fit(series)
     assert found is not None
     return found
 
@@ -99,3 +100,18 @@ def as_json(*runs: Run) -> dict[str, Any]:
 
 def tables_of(run: Run) -> list[WordTable]:
     return list(scaling_tables(make_models(label_runs([run], [None]))))
+
+
+def slower(record: TrialRecord, times: float) -> TrialRecord:
+    assert isinstance(record.outcome, Measurement)
+    epochs = make_epochs((record.outcome.epoch_seconds * times,) * 3)
+    return make_record(record.trial.configuration, outcome=make_measurement(epochs=epochs))
+
+
+def disturbed(run: Run, count: int, times: float) -> Run:
+    """Return `run` with its first `count` trials contaminated, which took `times` as long."""
+    changed = [
+        dataclasses.replace(slower(each, times), warnings=(TrialWarning.CONTAMINATION, TrialWarning.SPREAD))
+        for each in run.records[:count]
+    ]
+    return dataclasses.replace(run, records=(*changed, *run.records[count:]))

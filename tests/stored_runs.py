@@ -16,6 +16,9 @@ from bench_builders import (
     make_run,
 )
 
+from bench.compare.compare_runs import compare_runs
+from bench.compare.comparison import Comparison, Source
+from bench.compare.trials import make_table
 from bench.planning.plan import order_trials
 from bench.planning.shards import take_shard
 from bench.records import Configuration, Footer, Run, TrialRecord
@@ -131,3 +134,14 @@ def write_shards(folder: Path, configurations: int, repeats: int, shards: int) -
         with paths[-1].open("w") as file:
             file.writelines(lines_of(run))
     return paths
+
+
+def compare(baseline: Run, candidate: Run, profile: Quiet | None = Quiet()) -> Comparison:
+    return compare_runs(
+        Source(label="A", table=make_table(baseline), profile=profile),
+        Source(label="B", table=make_table(candidate), profile=profile),
+    )
+
+
+def other(seconds: float = 2.0, **changes: object) -> Run:
+    return side((seconds,), **{"run_id": "b0b0b0b0"} | changes)  # type: ignore[arg-type] # changes of any field

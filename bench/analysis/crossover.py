@@ -63,7 +63,7 @@ def crossover(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int,
 
 def is_worth_comparing(first: Fit, second: Fit) -> bool:
     """Return whether the two differ only in device and threads, or only in one other member."""
-    a, b = first.contender.configuration, second.contender.configuration
+    a, b = first.series.configuration, second.series.configuration
     differing = {name for name in Configuration.__slots__ if getattr(a, name) != getattr(b, name)}
     return differing <= {"device", "threads"} or len(differing) == 1
 

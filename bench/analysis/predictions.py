@@ -44,9 +44,9 @@ def _answer(model: Model, each: Prediction, layers: Layers, batch_size: int, fas
     samples = _train_samples(model)
     steps = -(-samples // batch_size)  # the last one may be short, as in the measured epochs
     epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
-    contender = model.fit.contender
-    depths = {len(o.configuration.layers) for o in contender.observations}
-    unflagged = fit(contender.without_flagged()) if contender.flagged else model.fit
+    series = model.fit.series
+    depths = {len(o.configuration.layers) for o in series.observations}
+    unflagged = fit(series.without_flagged()) if series.flagged else model.fit
     is_inside = model.fit.predict(layers, batch_size).is_inside  # for the batch size as it was asked for
     return Answer(
         model=model.name,
@@ -66,7 +66,7 @@ def _answer(model: Model, each: Prediction, layers: Layers, batch_size: int, fas
 
 
 def _train_samples(model: Model) -> int:
-    return model.fit.contender.observations[0].train_samples
+    return model.fit.series.observations[0].train_samples
 
 
 def render_prediction(

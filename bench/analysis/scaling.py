@@ -35,7 +35,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.analysis.contenders import Contender, Observation
+from bench.analysis.size_series import Observation, SizeSeries
 from bench.analysis.step_forms import Form, Matrix, Solution, normalised, search, solve
 from bench.records import Configuration
 from bench.stats.student import t_quantile
@@ -91,7 +91,7 @@ class LeaveOneOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fit:
-    """The model fitted to one contender.
+    """The model fitted to one series.
 
     `is_overlapped`: the host's overhead and the device's work take place at the same time and do not add up. `rate` is
     in FLOP/s and `bandwidth` in bytes/s. A coefficient is None if its term is not in the model, or if the term is not
@@ -100,7 +100,7 @@ class Fit:
     is no variance.
     """
 
-    contender: Contender
+    series: SizeSeries
     terms: tuple[str, ...]
     is_overlapped: bool
     separable: frozenset[str]
@@ -132,10 +132,10 @@ class Fit:
         If all terms add up, it is a step's fixed time over the time that each sample adds. None if either is zero or
         unknown.
         """
-        solution, configuration = self._solution, self.contender.configuration
+        solution, configuration = self._solution, self.series.configuration
         none, one = (_row(configuration, layers, batch, _TERMS) for batch in (0.0, 1.0))
         sides = solution.form.sides(_TERMS)
-        if not all(_is_separable(self.contender, solution, row) for row in (*sides * none, *sides * (one - none))):
+        if not all(_is_separable(self.series, solution, row) for row in (*sides * none, *sides * (one - none))):
             return None
         fixed, first = (self._side_seconds(layers, batch) for batch in (0.0, 1.0))
         slopes = first - fixed
@@ -149,7 +149,7 @@ class Fit:
         """Return the predicted time of a step of `batch_size` samples through `layers`."""
         seconds = float(self._side_seconds(layers, batch_size).max())
         half = self._quantile * math.sqrt(self.deviation**2 + self.variance(layers, batch_size))
-        known = [o.configuration for o in self.contender.observations]
+        known = [o.configuration for o in self.series.observations]
         weights, sizes = [each.weights for each in known], [each.batch_size for each in known]
         asked = replace(known[0], layers=layers).weights
         inside = min(weights) <= asked <= max(weights) and min(sizes) <= batch_size <= max(sizes)
@@ -160,33 +160,33 @@ class Fit:
     def variance(self, layers: tuple[int, ...], batch_size: float) -> float:
         """Return the variance of ln(predicted seconds) from the coefficients' errors alone."""
         seconds = self._side_seconds(layers, batch_size)
-        row = _row(self.contender.configuration, layers, batch_size, self.terms)
+        row = _row(self.series.configuration, layers, batch_size, self.terms)
         row = row * self._solution.form.sides(self.terms)[seconds.argmax()]
         return float(row @ self._covariance @ row) / float(seconds.max()) ** 2
 
     def _side_seconds(self, layers: tuple[int, ...], batch_size: float) -> Matrix:
-        row = _row(self.contender.configuration, layers, batch_size, self.terms)
+        row = _row(self.series.configuration, layers, batch_size, self.terms)
         return self._solution.form.seconds(row, self._solution.coefficients)
 
 
-def fit(contender: Contender) -> Fit | None:
-    """Return the model fitted to `contender`; None if there are too few sizes to fit and test one.
+def fit(series: SizeSeries) -> Fit | None:
+    """Return the model fitted to `series`; None if there are too few sizes to fit and test one.
 
     Of all forms, with and without the optional terms, it is the one that predicts left-out sizes best (root mean square
     of the relative errors). Terms that the sizes cannot separate are not tried together: with a single width, the
     traffic of the parameters looks like overhead.
     """
-    count = len(contender.observations)
-    tried = [_solved(contender, form) for form in _forms(contender) if count >= len(form.terms) + MIN_FREEDOM]
-    left_out = [(each, _left_out(contender, each)) for each in tried if _is_possible(contender, each)]
+    count = len(series.observations)
+    tried = [_solved(series, form) for form in _forms(series) if count >= len(form.terms) + MIN_FREEDOM]
+    left_out = [(each, _left_out(series, each)) for each in tried if _is_possible(series, each)]
     if not left_out:
         return None
-    return _finish(contender, *min(left_out, key=lambda each: statistics.fmean(error**2 for error in each[1])))
+    return _finish(series, *min(left_out, key=lambda each: statistics.fmean(error**2 for error in each[1])))
 
 
-def _forms(contender: Contender) -> Iterator[Form]:
+def _forms(series: SizeSeries) -> Iterator[Form]:
     """Yield the forms to try. On the CPU nothing overlaps, because the host is the device."""
-    configuration = contender.configuration
+    configuration = series.configuration
     host = {"overhead", "input"} if configuration.pipeline == "dataloader" else {"overhead"}
     for terms in _CANDIDATES:
         yield Form(terms=terms)
@@ -194,21 +194,21 @@ def _forms(contender: Contender) -> Iterator[Form]:
             yield Form(terms=terms, host=frozenset(host))
 
 
-def _solved(contender: Contender, form: Form) -> Solution:
-    rows, seconds = _system(contender, form.terms)
+def _solved(series: SizeSeries, form: Form) -> Solution:
+    rows, seconds = _system(series, form.terms)
     return solve(form, rows, seconds, rows[:, form.terms.index("arithmetic")])
 
 
-def _is_possible(contender: Contender, solution: Solution) -> bool:
-    rows, seconds = _system(contender, solution.form.terms)
+def _is_possible(series: SizeSeries, solution: Solution) -> bool:
+    rows, seconds = _system(series, solution.form.terms)
     relative = solution.effective(rows, solution.form.terms) / seconds[:, None]
     smallest = float(np.linalg.svd(normalised(relative)[0], compute_uv=False)[-1])
     return solution.is_supported and smallest > MIN_SINGULAR_VALUE
 
 
-def _is_separable(contender: Contender, solution: Solution, row: Matrix) -> bool:
+def _is_separable(series: SizeSeries, solution: Solution, row: Matrix) -> bool:
     """Return whether the sizes determine the combination `row` of the coefficients of all four terms."""
-    rows, seconds = _system(contender, _TERMS)
+    rows, seconds = _system(series, _TERMS)
     columns, scale = normalised(solution.effective(rows, _TERMS) / seconds[:, None])
     _, sizes, directions = np.linalg.svd(columns)
     wanted = row / scale
@@ -216,9 +216,9 @@ def _is_separable(contender: Contender, solution: Solution, row: Matrix) -> bool
     return float(np.linalg.norm(undetermined)) <= MIN_SEPARATION * float(np.linalg.norm(wanted))
 
 
-def _finish(contender: Contender, solution: Solution, left_out: list[float]) -> Fit:
-    observations, terms, coefficients = contender.observations, solution.form.terms, solution.coefficients
-    rows, seconds = _system(contender, terms)
+def _finish(series: SizeSeries, solution: Solution, left_out: list[float]) -> Fit:
+    observations, terms, coefficients = series.observations, solution.form.terms, solution.coefficients
+    rows, seconds = _system(series, terms)
     relative = solution.effective(rows, terms) / seconds[:, None]
     freedom = len(observations) - len(terms)
     residuals = relative @ coefficients - 1
@@ -228,7 +228,7 @@ def _finish(contender: Contender, solution: Solution, left_out: list[float]) -> 
     quantile = t_quantile(freedom)
     half = quantile * np.sqrt(np.diag(covariance))
     separable = frozenset(
-        term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_separable(contender, solution, row)
+        term for term, row in zip(_TERMS, np.eye(len(_TERMS)), strict=True) if _is_separable(series, solution, row)
     )
     known = {
         term: Coefficient(value=float(value), low=max(0.0, float(value - width)), high=float(value + width))
@@ -236,7 +236,7 @@ def _finish(contender: Contender, solution: Solution, left_out: list[float]) -> 
         if term in separable
     }
     return Fit(
-        contender=contender,
+        series=series,
         terms=terms,
         is_overlapped=bool(solution.form.host),
         separable=separable,
@@ -263,10 +263,10 @@ def _leave_one_out(observations: Sequence[Observation], errors: Sequence[float])
     return LeaveOneOut(median=statistics.median(errors), largest=errors[worst], worst=observations[worst].configuration)
 
 
-def _left_out(contender: Contender, solution: Solution) -> list[float]:
+def _left_out(series: SizeSeries, solution: Solution) -> list[float]:
     """Return the error of each size, predicted from the others, which may then be divided between the sides anew."""
     form = solution.form
-    rows, seconds = _system(contender, form.terms)
+    rows, seconds = _system(series, form.terms)
     everyone = np.arange(len(seconds))
     errors = []
     for left_out in everyone:
@@ -277,9 +277,9 @@ def _left_out(contender: Contender, solution: Solution) -> list[float]:
     return errors
 
 
-def _system(contender: Contender, terms: tuple[str, ...]) -> tuple[Matrix, Matrix]:
-    rows = [_step_row(observation, terms) for observation in contender.observations]
-    seconds = [observation.step_seconds for observation in contender.observations]
+def _system(series: SizeSeries, terms: tuple[str, ...]) -> tuple[Matrix, Matrix]:
+    rows = [_step_row(observation, terms) for observation in series.observations]
+    seconds = [observation.step_seconds for observation in series.observations]
     return np.array(rows, dtype=np.float64), np.array(seconds, dtype=np.float64)
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from bench.analysis.contenders import Measured, contenders
 from bench.analysis.crossover import Crossover, crossover, is_worth_comparing
 from bench.analysis.scaling import Fit, fit
+from bench.analysis.size_series import Measured, size_series
 from bench.compare.trials import Trials, gather
 from bench.errors import BadInputError
 from bench.records import Configuration, Header, Run
@@ -79,21 +79,21 @@ def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side
 
 
 def make_models(sides: Sequence[Side]) -> tuple[Model, ...]:
-    """Return a model of every contender of `sides` that has enough sizes."""
-    found = [(side, fit(contender)) for side in sides for contender in contenders(side.measured)]
+    """Return a model of every series of `sides` that has enough sizes."""
+    found = [(side, fit(series)) for side in sides for series in size_series(side.measured)]
     fits = [(side, each) for side, each in found if each is not None]
-    varying = _varying([each.contender.configuration for _, each in fits])
+    varying = _varying([each.series.configuration for _, each in fits])
     return tuple(
-        Model(name=_name(side.label, each.contender.configuration, varying), header=side.header, fit=each)
+        Model(name=_name(side.label, each.series.configuration, varying), header=side.header, fit=each)
         for side, each in fits
     )
 
 
 def left_out(sides: Sequence[Side], models: Iterable[Model]) -> tuple[str, ...]:
     """Return, in words, what has too few sizes for one of the `models` of `sides`."""
-    found = [(side, each) for side in sides for each in contenders(side.measured)]
+    found = [(side, each) for side in sides for each in size_series(side.measured)]
     varying = _varying([each.configuration for _, each in found])
-    fitted = [model.fit.contender for model in models]
+    fitted = [model.fit.series for model in models]
     few = [(side, each) for side, each in found if each not in fitted]
     unmeasured = (f"{side.label} (nothing was measured)" for side in sides if not side.measured)
     return (
@@ -194,8 +194,7 @@ def _all_shared(models: Sequence[Model]) -> Iterator[_Shared]:
         if not is_worth_comparing(first.fit, second.fit):
             continue
         sides = [
-            [o.configuration for o in each.fit.contender.observations if o.configuration.width]
-            for each in (first, second)
+            [o.configuration for o in each.fit.series.observations if o.configuration.width] for each in (first, second)
         ]
         for shape in _shapes({each.layers for side in sides for each in side}):
             ours, theirs = ([each for each in side if each.layers in shape] for side in sides)

@@ -90,7 +90,7 @@ def _overlap_notes(models: Sequence[Model]) -> Iterator[str]:
     """Yield the notes on models whose terms do not all add up."""
     for model in models:
         if model.fit.is_overlapped:
-            loads = model.fit.contender.configuration.pipeline == "dataloader"
+            loads = model.fit.series.configuration.pipeline == "dataloader"
             host = "overhead and its samples' time" if loads else "overhead"
             yield f"{model.name}: the host's {host} and the device's work overlap; the longer one decides"
 
@@ -108,7 +108,7 @@ def _poor_fit_notes(models: Sequence[Model]) -> Iterator[str]:
 
 def flagged_notes(models: Sequence[Model]) -> tuple[str, ...]:
     """Return the note on flagged trials, which are included in the models; nothing if there are none."""
-    observations = [each for model in models for each in model.fit.contender.observations]
+    observations = [each for model in models for each in model.fit.series.observations]
     count = sum(each.flagged for each in observations)
     if not count:
         return ()
@@ -188,7 +188,7 @@ def percent(fraction: float) -> str:
 
 
 def _details(model: Model) -> str:
-    one, observations = model.fit, model.fit.contender.observations
+    one, observations = model.fit, model.fit.series.observations
     worst = one.leave_one_out.worst
     return (
         f"{model.name}: {len(observations)} sizes, R² of log times {one.r_squared:.3f}, largest left-out error "
@@ -198,7 +198,7 @@ def _details(model: Model) -> str:
 
 
 def _half_performance(one: Fit) -> Iterator[str]:
-    configurations = [o.configuration for o in one.contender.observations]
+    configurations = [o.configuration for o in one.series.observations]
     layers = min(each.layers for each in configurations)
     flops, batch = one.half_performance_flops, one.half_performance_batch(layers)
     if flops is not None:
@@ -247,7 +247,7 @@ def _undecided(crossed: Crossover) -> str:
 
 
 def _raw_model(model: Model) -> dict[str, Value]:
-    one, configuration = model.fit, model.fit.contender.configuration
+    one, configuration = model.fit, model.fit.series.configuration
     half = one.half_performance_flops
     return {
         "model": model.name,
@@ -258,9 +258,9 @@ def _raw_model(model: Model) -> dict[str, Value]:
         "precision": configuration.precision,
         "pipeline": configuration.pipeline,
         "threads": configuration.threads,
-        "sizes": len(one.contender.observations),
-        "trials": sum(each.trials for each in one.contender.observations),
-        "flagged": one.contender.flagged,
+        "sizes": len(one.series.observations),
+        "trials": sum(each.trials for each in one.series.observations),
+        "flagged": one.series.flagged,
         **_raw_coefficient("overhead_seconds", one.overhead),
         **_raw_coefficient("rate_flops_per_second", one.rate),
         **_raw_coefficient("bandwidth_bytes_per_second", one.bandwidth),

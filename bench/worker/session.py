@@ -95,7 +95,7 @@ class Session:
         self._displacement: bytearray
         self._device: Device
         self._timer: Timer
-        self._has_labels: bool
+        self._is_accuracy_meaningful: bool
         self._training: Training
         self._yardstick: Yardstick
         self._contention: ContentionMeter
@@ -151,7 +151,7 @@ class Session:
         self._timer = Timer(self._device.synchronise)
         settings = apply_precision(configuration.precision, configuration.threads)
         dataset = data.load(configuration.dataset, root)
-        self._has_labels = configuration.dataset != "synthetic"
+        self._is_accuracy_meaningful = configuration.dataset != "synthetic"
         self._training = Training(
             recipe_of(configuration),
             dataset,
@@ -232,7 +232,7 @@ class Session:
             train_seconds=train_seconds,
             train_samples=score.samples,
             train_loss=score.loss,
-            train_correct=score.correct if self._has_labels else None,
+            train_correct=score.correct if self._is_accuracy_meaningful else None,
             yardstick_seconds=yardstick_seconds,
             contention=contention,
             device_conditions=conditions,
@@ -258,7 +258,7 @@ class Session:
         return Evaluated(
             test_samples=score.samples,
             test_loss=score.loss,
-            test_correct=score.correct if self._has_labels else None,
+            test_correct=score.correct if self._is_accuracy_meaningful else None,
             evaluation_seconds=evaluation_seconds,
         )
 

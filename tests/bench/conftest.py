@@ -19,3 +19,16 @@ def launcher() -> Iterator[Launcher]:
 @pytest.fixture
 def fake_launcher() -> FakeLauncher:
     return FakeLauncher()
+
+
+@pytest.fixture
+def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
+    """The scripted worker in place of the real one."""
+    monkeypatch.setattr("bench.execution.launcher.make_launcher", lambda _preload=(): fake_launcher)
+    return fake_launcher
+
+
+@pytest.fixture
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make starting a worker an error: what is wrong must be found before."""
+    monkeypatch.setattr("bench.execution.launcher.ForkingLauncher", pytest.fail)

@@ -74,7 +74,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def survivors(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    _, alive = psutil.wait_procs(list(processes), timeout=5)
+    _, alive = psutil.wait_procs(list(processes), timeout=PROMPT_SECONDS)
     return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 

@@ -3,7 +3,6 @@
 import io
 import pickle
 import random
-import tracemalloc
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from traced_memory import peak_bytes
 from workload_builders import RECIPE, bars, rewrite_archive
 
 from mnist_mlp import Trainer, __version__, load_model
@@ -353,28 +353,28 @@ def test_pickle_that_asks_for_gigabytes_is_refused_without_giving_them(
     saved: Path, tmp_path: Path, bomb: bytes
 ) -> None:
     content = with_pickle(saved, bomb)
-    tracemalloc.start()
-    with pytest.raises(CheckpointError):
-        load_bytes(tmp_path, content)
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak_bytes < 20 * MIB
+
+    def load() -> None:
+        with pytest.raises(CheckpointError):
+            load_bytes(tmp_path, content)
+
+    assert peak_bytes(load) < 20 * MIB
 
 
 def test_compressed_records_long_pickles_and_long_files_are_refused_unread(saved: Path, tmp_path: Path) -> None:
     zeros = rewrite_archive(saved.read_bytes(), {"0": lambda _: bytes(50 * MIB)}, compression=zipfile.ZIP_DEFLATED)
     long_pickle = with_pickle(saved, bytes(MAX_PICKLE_BYTES + 1))
-    tracemalloc.start()
-    for content, message in ((zeros, "compressed"), (long_pickle, "not contain exactly one pickle")):
-        with pytest.raises(CheckpointError, match=message):
-            load_bytes(tmp_path, content)
     with (tmp_path / "long.pth").open("wb") as file:
         file.truncate(MAX_ARCHIVE_BYTES + 1)
-    with pytest.raises(CheckpointError, match="larger than"):
-        load_checkpoint(tmp_path / "long.pth")
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak_bytes < 20 * MIB
+
+    def load() -> None:
+        for content, message in ((zeros, "compressed"), (long_pickle, "not contain exactly one pickle")):
+            with pytest.raises(CheckpointError, match=message):
+                load_bytes(tmp_path, content)
+        with pytest.raises(CheckpointError, match="larger than"):
+            load_checkpoint(tmp_path / "long.pth")
+
+    assert peak_bytes(load) < 20 * MIB
 
 
 @pytest.mark.parametrize("name", ["DATA.PKL", "data.PKL", "Data/0"])

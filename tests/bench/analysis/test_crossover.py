@@ -16,10 +16,10 @@ from bench_builders import (
 )
 from step_times import CPU, SAMPLES, Law, as_json, grid, law, measured_in, merged, tables_of
 
-from bench.analysis.contenders import contenders
 from bench.analysis.crossover import crossover, is_worth_comparing
 from bench.analysis.scaling import fit
 from bench.analysis.scaling_view import _undecided
+from bench.analysis.size_series import size_series
 from bench.records import Run
 from mnist_mlp.recipes import scale_layers
 
@@ -28,7 +28,7 @@ from mnist_mlp.recipes import scale_layers
 def test_crossover_is_where_the_laws_cross(batch: int) -> None:
     slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
     run = merged(grid(slow, device="cpu"), grid(fast, device="cuda:0"))
-    cpu, cuda = (fit(each) for each in contenders(measured_in(run)))
+    cpu, cuda = (fit(each) for each in size_series(measured_in(run)))
     assert cpu is not None
     assert cuda is not None
     found = crossover(cuda, cpu, (784, 64, 10), batch, (8, 4096))
@@ -41,7 +41,7 @@ def test_crossover_is_where_the_laws_cross(batch: int) -> None:
 def test_an_uncertain_crossover_says_between_which_widths() -> None:
     slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
     run = merged(grid(slow, device="cpu", noise=0.1, seed=1), grid(fast, device="cuda:0", noise=0.1, seed=2))
-    cpu, cuda = (fit(each) for each in contenders(measured_in(run)))
+    cpu, cuda = (fit(each) for each in size_series(measured_in(run)))
     assert cpu is not None
     assert cuda is not None
     found = crossover(cpu, cuda, (784, 64, 10), 64, (8, 4096))
@@ -55,7 +55,7 @@ def test_an_uncertain_crossover_says_between_which_widths() -> None:
 
 def test_undecided_everywhere_is_distinguished_from_undecided_at_both_ends() -> None:
     run = merged(grid(CPU, noise=0.1, seed=1), grid(CPU, engine="fused", noise=0.1, seed=2))
-    first, second = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
+    first, second = [each for each in map(fit, size_series(measured_in(run))) if each is not None]
     found = crossover(first, second, (784, 64, 10), 64, (64, 2048))
     assert found.is_open
     assert _undecided(found) == "everywhere"
@@ -66,10 +66,10 @@ def test_undecided_everywhere_is_distinguished_from_undecided_at_both_ends() -> 
 
 def test_one_that_is_never_overtaken_is_ahead_throughout() -> None:
     run = merged(grid(law(20e-6, 1e12), engine="fused"), grid(law(60e-6, 5e11)))
-    fits = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
+    fits = [each for each in map(fit, size_series(measured_in(run))) if each is not None]
     first, second = fits
     found = crossover(first, second, (784, 64, 10), 64, (64, 2048))
-    assert found.first.contender.configuration.engine == "fused"
+    assert found.first.series.configuration.engine == "fused"
     assert (found.width, found.low, found.high) == (None, None, None)
 
 
@@ -79,9 +79,9 @@ def test_pairs_differ_in_device_and_threads_or_in_one_thing() -> None:
         grid(CPU, device="cuda:0", threads=1),
         grid(CPU, device="cuda:0", threads=1, engine="fused"),
     )
-    fits = [each for each in map(fit, contenders(measured_in(run))) if each is not None]
+    fits = [each for each in map(fit, size_series(measured_in(run))) if each is not None]
     told = [
-        tuple(f"{c.device} {c.engine}" for c in (a.contender.configuration, b.contender.configuration))
+        tuple(f"{c.device} {c.engine}" for c in (a.series.configuration, b.series.configuration))
         for a, b in itertools.combinations(fits, 2)
         if is_worth_comparing(a, b)
     ]

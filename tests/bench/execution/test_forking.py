@@ -92,7 +92,7 @@ def test_host_that_died_is_replaced_and_closing_ends_even_a_running_trial() -> N
     mine = [child for child in children if launcher.host_pid in (child.pid, child.ppid())]
     assert len(mine) == 2
     launcher.close()
-    _, alive = psutil.wait_procs(mine, timeout=5)
+    _, alive = psutil.wait_procs(mine, timeout=60)
     assert not [child for child in alive if child.status() != "zombie"]
 
 
@@ -155,7 +155,7 @@ def test_killed_trial_takes_its_dataloader_workers_with_it(launcher: Launcher) -
     killer.join()
     assert isinstance(record.outcome, Failure)
     assert "SIGKILL" in record.outcome.message
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 
@@ -194,7 +194,7 @@ def test_killed_owner_takes_host_and_trial_with_it() -> None:
         assert owner.stdout is not None
         orphans = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
         owner.kill()
-    _, alive = psutil.wait_procs(orphans, timeout=10)
+    _, alive = psutil.wait_procs(orphans, timeout=60)
     assert not [one for one in alive if one.status() != "zombie"]
 
 
@@ -222,7 +222,7 @@ def test_killed_owner_takes_a_host_with_it_that_is_still_importing(
         while begun.exists():
             assert host.status() != "zombie"
         owner.kill()
-    _, alive = psutil.wait_procs([host], timeout=10)
+    _, alive = psutil.wait_procs([host], timeout=60)
     assert not [one for one in alive if one.status() != "zombie"]
 
 

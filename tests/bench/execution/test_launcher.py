@@ -48,7 +48,7 @@ def test_launchers_keep_nothing_of_a_process_that_has_ended(launcher: Launcher) 
             process.wait()
             kept = weakref.ref(process)
             del process
-            deadline = time.monotonic() + 10  # its thread lets go of it, too
+            deadline = time.monotonic() + 60  # its thread lets go of it, too
             while kept() is not None and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert kept() is None

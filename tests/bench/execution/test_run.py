@@ -1,10 +1,8 @@
-"""Carrying out plans with a scripted worker: what is stored, what is refused, what is resumed."""
+"""Carrying out plans with a scripted worker: what is stored, what is refused, how long it would take."""
 
 import contextlib
 import dataclasses
 import itertools
-import shlex
-from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -12,89 +10,21 @@ from typing import Any, Self
 import pandas as pd
 import pytest
 from fake_worker import CPU, FakeLauncher, Request, fail_trial
+from local_runs import REQUEST, Quiet, executor, options, resume, runner, start
 
-from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
+from bench.errors import BadInputError, ExitCode, InterruptedRunError, WorkerError
 from bench.execution import run
-from bench.execution.executor import ExecutionOptions, LocalExecutor
-from bench.planning.plan import Request as RunRequest
-from bench.records import DeviceStatus, EpochRecord, Failure, FailureKind, Trial, TrialRecord
+from bench.execution.executor import LocalExecutor
+from bench.records import DeviceStatus, Failure, FailureKind
 from bench.storage.store import read_run
-from bench.system.interrupts import Interrupts
 from bench.system.locks import HeldError, device_locks
 from bench.tables.show import render_run
-
-REQUEST = RunRequest(models=("784-128-10",), batch_sizes=(64, 128), repeats=3, devices=("cpu",), epochs=2)
 
 
 @pytest.fixture(autouse=True)
 def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no other run on this machine hold the device."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-
-def options(tmp_path: Path, **changes: Any) -> run.Options:  # noqa: ANN401 - any option
-    defaults = run.Options(
-        name="test",
-        results=tmp_path / "results",
-        output=None,
-        budget_seconds=None,
-        command=("run",),
-    )
-    return dataclasses.replace(defaults, **changes)
-
-
-class Quiet:
-    """A display that shows nothing but can act between trials."""
-
-    def __init__(self) -> None:
-        self.done: list[TrialRecord] = []
-        self.after: dict[int, Exception] = {}
-
-    def __call__(self, _trials: tuple[Trial, ...], _concurrency: int) -> contextlib.AbstractContextManager["Quiet"]:
-        return contextlib.nullcontext(self)
-
-    def trial_started(self, number: int, trial: Trial) -> None:
-        pass
-
-    def epoch_done(self, epoch: EpochRecord) -> None:
-        pass
-
-    def trial_done(self, record: TrialRecord) -> None:
-        self.done.append(record)
-        if len(self.done) in self.after:
-            raise self.after[len(self.done)]
-
-    def note(self, text: str) -> None:
-        pass
-
-
-def executor(launcher: FakeLauncher) -> LocalExecutor:
-    return LocalExecutor(launcher, ExecutionOptions(data_root=None, timeout_seconds=60))
-
-
-def runner(launcher: FakeLauncher, opts: run.Options, display: Quiet | None = None) -> run.Runner:
-    return run.Runner(
-        options=opts, executor=executor(launcher), interrupts=Interrupts(), make_progress=display or Quiet()
-    )
-
-
-def start(launcher: FakeLauncher, opts: run.Options, display: Quiet | None = None) -> run.Finished:
-    return runner(launcher, opts, display).start(REQUEST)
-
-
-def resume(launcher: FakeLauncher, path: Path, opts: run.Options) -> run.Finished:
-    return runner(launcher, opts).resume(path)
-
-
-@pytest.fixture
-def interrupted(fake_launcher: FakeLauncher, tmp_path: Path) -> Path:
-    """A stored run of which two of six trials are finished."""
-    display = Quiet()
-    display.after = {2: InterruptedRunError("interrupted by SIGINT")}
-    with pytest.raises(InterruptedRunError, match=r"2 of 6 trials are stored in .*; continue with: .*--resume"):
-        start(fake_launcher, options(tmp_path), display)
-    (path,) = (tmp_path / "results").rglob("*.jsonl")
-    return path
 
 
 def test_complete_run_is_stored_with_its_plan_footer_and_csv(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
@@ -135,57 +65,6 @@ def test_failed_trial_is_stored_and_the_run_continues_and_ends_with_4(
     assert [isinstance(outcome, Failure) for outcome in outcomes] == [False, True, False, False, False, False]
 
 
-def test_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(interrupted: Path) -> None:
-    stored = read_run(interrupted)
-    assert len(stored.records) == 2
-    assert stored.footer is not None
-    assert (stored.footer.complete, stored.footer.reason, stored.footer.missing) == (False, "interrupted", 4)
-    assert not interrupted.with_suffix(".csv").exists()
-
-
-def test_resuming_measures_exactly_what_is_missing(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    before = read_run(interrupted).records
-    fake_launcher.requests.clear()
-    finished = resume(fake_launcher, interrupted, options(tmp_path))
-    asked = [request["trial"] for request in fake_launcher.requests if request["do"] == "prepare"]
-    assert len(asked) == 4
-    assert finished.run.records[:2] == before
-    assert len({record.trial for record in finished.run.records}) == 6
-    assert finished.exit_code is ExitCode.PASS
-    assert finished.path.with_suffix(".csv").exists()
-
-
-def test_resuming_a_complete_run_measures_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    path = start(fake_launcher, options(tmp_path)).path
-    fake_launcher.requests.clear()
-    assert len(resume(fake_launcher, path, options(tmp_path)).run.records) == 6
-    assert not [request for request in fake_launcher.requests if request["do"] == "prepare"]
-
-
-def test_resuming_a_complete_run_writes_nothing_but_a_table_that_is_missing(
-    fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    path = start(fake_launcher, options(tmp_path)).path
-    table = path.with_suffix(".csv")
-    written, stored = table.read_bytes(), path.read_bytes()
-    table.write_text("mine\n")
-    first = resume(fake_launcher, path, options(tmp_path))
-    assert (first.run, first.exit_code) == (read_run(path), ExitCode.PASS)
-    assert (path.read_bytes(), table.read_text()) == (stored, "mine\n")
-    table.unlink()
-    resume(fake_launcher, path, options(tmp_path))
-    assert (path.read_bytes(), table.read_bytes()) == (stored, written)
-
-
-def test_resuming_with_a_budget_that_starting_spends_still_comes_to_an_end(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    for count in (3, 4, 5, 6):
-        assert len(resume(fake_launcher, interrupted, options(tmp_path, budget_seconds=0.0)).run.records) == count
-
-
 def test_worker_that_can_no_longer_be_started_ends_the_run_in_good_order(
     fake_launcher: FakeLauncher, tmp_path: Path
 ) -> None:
@@ -205,91 +84,6 @@ def test_worker_that_can_no_longer_be_started_ends_the_run_in_good_order(
     footer = read_run(path).footer
     assert footer is not None
     assert (footer.complete, footer.reason, footer.measured, footer.missing) == (False, "interrupted", 2, 4)
-
-
-def test_resuming_with_other_software_is_incomparable_and_names_it(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    software = dataclasses.replace(fake_launcher.place.software, torch="9.9.9")
-    fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
-    with pytest.raises(IncomparableError, match=r"torch is '9\.9\.9', was"):
-        resume(fake_launcher, interrupted, options(tmp_path))
-    assert len(read_run(interrupted).records) == 2
-
-
-def test_resuming_a_complete_run_requires_no_particular_machine(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    path = start(fake_launcher, options(tmp_path)).path
-    software = dataclasses.replace(fake_launcher.place.software, torch="9.9.9", git_commit="f" * 40)
-    fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
-    finished = resume(fake_launcher, path, options(tmp_path))
-    assert finished.exit_code is ExitCode.PASS
-    assert finished.run.footer is not None
-    assert finished.run.footer.complete
-
-
-def test_resuming_after_a_commit_says_that_it_is_the_tree_that_differs(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    software = dataclasses.replace(fake_launcher.place.software, git_commit="f" * 40)
-    fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
-    with pytest.raises(IncomparableError, match="started with another state of this source tree: git_commit is"):
-        resume(fake_launcher, interrupted, options(tmp_path))
-
-
-@pytest.mark.parametrize("change", [{"cpu_model": "Another"}, {"memory_bytes": 2**40}])
-def test_resuming_on_another_machine_is_incomparable(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path, change: dict[str, Any]
-) -> None:
-    machine = dataclasses.replace(fake_launcher.place.machine, **change)
-    fake_launcher.place = dataclasses.replace(fake_launcher.place, machine=machine)
-    with pytest.raises(IncomparableError, match="started on another machine or with other software"):
-        resume(fake_launcher, interrupted, options(tmp_path))
-
-
-def test_resuming_after_a_boot_that_found_a_little_less_memory_is_fine(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    machine = fake_launcher.place.machine
-    machine = dataclasses.replace(machine, memory_bytes=machine.memory_bytes - 4096)
-    fake_launcher.place = dataclasses.replace(fake_launcher.place, machine=machine)
-    assert len(resume(fake_launcher, interrupted, options(tmp_path)).run.records) == 6
-
-
-def test_resuming_with_another_dataset_of_that_name_is_incomparable(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    fake_launcher.dataset = dataclasses.replace(fake_launcher.dataset, sha256="f" * 64)
-    with pytest.raises(IncomparableError, match="SHA-256"):
-        resume(fake_launcher, interrupted, options(tmp_path))
-
-
-def test_budget_stops_after_the_trial_that_spends_it(
-    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = itertools.count(step=10)
-    monkeypatch.setattr("bench.execution.run.time.monotonic", lambda: float(next(now)))
-    finished = start(fake_launcher, options(tmp_path, budget_seconds=35.0))
-    assert 2 <= len(finished.run.records) < 6
-    assert finished.run.footer is not None
-    assert finished.run.footer.reason == "budget"
-    assert finished.exit_code is ExitCode.PASS  # every configuration has been measured
-    assert not finished.path.with_suffix(".csv").exists()
-
-
-def test_budget_too_small_for_every_configuration_is_inconclusive(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    finished = start(fake_launcher, options(tmp_path, budget_seconds=0.0))
-    assert len(finished.run.records) == 1  # never nothing
-    assert finished.exit_code is ExitCode.INCONCLUSIVE
-
-
-def test_budget_that_ends_a_run_with_a_failed_trial_does_not_hide_it(
-    fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    fake_launcher.on = lambda request: fail_trial(FailureKind.CRASH, "gone") if request["do"] == "prepare" else None
-    finished = start(fake_launcher, options(tmp_path, budget_seconds=0.0))
-    assert finished.run.footer is not None
-    assert (finished.run.footer.complete, finished.run.footer.failed) == (False, 1)
-    assert finished.exit_code is ExitCode.FAILED_TRIAL
 
 
 def test_batch_larger_than_the_dataset_is_refused_before_anything_is_stored(
@@ -324,57 +118,6 @@ def test_a_run_holds_its_devices_by_uuid_too(fake_launcher: FakeLauncher) -> Non
     here.plan(dataclasses.replace(REQUEST, devices=("cuda",)))
     with here.hold({"cuda:0"}), pytest.raises(HeldError, match="device cuda:3 is in use"):
         device_locks(["cuda:3"], uuids={"cuda:3": "5a1b-77"}).__enter__()
-
-
-def test_resuming_on_a_held_device_changes_nothing_of_what_is_stored(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    before = interrupted.read_bytes()
-    with device_locks(["cpu"]), pytest.raises(HeldError):
-        resume(fake_launcher, interrupted, options(tmp_path))
-    assert interrupted.read_bytes() == before
-
-
-@pytest.fixture
-def hour_waited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let time pass only while a run waits for its devices: an hour."""
-    waited = 0.0
-
-    @contextlib.contextmanager
-    def wait(_executor: LocalExecutor, _devices: object) -> Iterator[None]:
-        nonlocal waited
-        waited += 3600
-        yield
-
-    monkeypatch.setattr(LocalExecutor, "hold", wait)
-    monkeypatch.setattr("bench.execution.run.time.monotonic", lambda: waited)
-
-
-@pytest.mark.usefixtures("hour_waited")
-def test_waiting_for_a_device_spends_nothing_of_the_budget(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    finished = start(fake_launcher, options(tmp_path, budget_seconds=60.0))
-    assert len(finished.run.records) == 6
-    assert finished.run.footer is not None
-    assert finished.run.footer.wall_seconds == 0
-
-
-@pytest.mark.usefixtures("interrupted", "hour_waited")
-def test_waiting_to_resume_spends_nothing_of_the_budget(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    (path,) = (tmp_path / "results").rglob("*.jsonl")
-    finished = resume(fake_launcher, path, options(tmp_path, budget_seconds=60.0))
-    assert len(finished.run.records) == 6
-    assert finished.run.footer is not None
-    assert finished.run.footer.wall_seconds == 0
-
-
-@pytest.mark.usefixtures("interrupted")
-def test_resuming_does_not_replace_a_table_of_something_else(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    (path,) = (tmp_path / "results").rglob("*.jsonl")
-    before, table = path.read_bytes(), path.with_suffix(".csv")
-    table.write_text("my own notes")
-    with pytest.raises(BadInputError, match="exists already and is not this run's"):
-        resume(fake_launcher, path, options(tmp_path))
-    assert (path.read_bytes(), table.read_text()) == (before, "my own notes")
 
 
 def test_a_run_holds_the_devices_of_all_its_ranks(
@@ -452,26 +195,6 @@ def test_share_of_measuring_counts_warm_up_training_and_evaluation(fake_launcher
     assert run.measuring_share(dataclasses.replace(halved, executed=3)) == pytest.approx(0.25)
     unfinished = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=None))
     assert run.measuring_share(unfinished) is None
-
-
-def test_share_of_measuring_counts_only_the_trials_of_this_command(
-    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path
-) -> None:
-    resumed = resume(fake_launcher, interrupted, options(tmp_path))
-    assert resumed.executed == 4
-    again = resume(fake_launcher, interrupted, options(tmp_path))
-    assert again.executed == 0
-    assert run.measuring_share(again) is None
-
-
-def test_the_command_that_resumes_a_run_can_be_pasted_into_a_shell(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
-    path = tmp_path / "my runs" / "x y.jsonl"
-    display = Quiet()
-    display.after = {1: InterruptedRunError("interrupted by SIGINT")}
-    with pytest.raises(InterruptedRunError) as caught:
-        start(fake_launcher, options(tmp_path, output=path), display)
-    command = str(caught.value).partition("continue with: ")[2]
-    assert shlex.split(command) == ["python", "-m", "bench", "run", "--resume", str(path)]
 
 
 def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from bench.protocol import channel
 from bench.protocol.channel import Channel, ChannelClosedError, ChannelTimeoutError, ProtocolError
 
-PATIENCE_SECONDS: Final = 20.0
+PATIENCE_SECONDS: Final = 60.0
 """So long a test waits before it fails; none takes it when all is well."""
 
 Connect = Callable[[], tuple[Channel, socket.socket]]

@@ -253,7 +253,7 @@ def test_a_second_writer_learns_who_is_writing_and_a_reader_is_not_disturbed(tmp
         with pytest.raises(BadInputError, match=message):
             RunWriter.create(path, RUN.header)
         assert read_run(path).records == RECORDS[:1]
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     RunWriter.resume(path)[0].close()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["link.jsonl", "run.jsonl"]
 
@@ -275,7 +275,7 @@ def test_a_killed_writer_leaves_a_readable_file_and_no_lock(tmp_path: Path) -> N
 def test_a_full_disk_keeps_what_was_stored_and_lets_the_writer_go_on(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     with start(FILL, path) as process:
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     header, record = output.splitlines()
     assert header.endswith("run.jsonl cannot be written: File too large; make room, or choose another place")

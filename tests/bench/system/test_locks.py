@@ -38,7 +38,7 @@ def test_a_second_process_learns_who_holds_the_device_and_gets_it_afterwards(tmp
         message = rf"device cpu is in use by process {process.pid} since 20\d\d-.*Z; .*wait until it ends"
         with pytest.raises(BadInputError, match=message), device_locks(["cpu"], tmp_path / "locks"):
             pass
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     with device_locks(["cpu"], tmp_path / "locks"):
         pass
 

@@ -300,7 +300,7 @@ def test_machines_without_accelerator_name_none() -> None:
 def test_showing_imports_neither_torch_nor_pandas_nor_numpy() -> None:
     script = "import sys, bench.tables.show\nprint(sorted({'torch', 'pandas', 'numpy', 'scipy'} & set(sys.modules)))"
     done = subprocess.run(  # noqa: S603 - our own interpreter and a fixed script
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30, cwd=Path.cwd()
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60, cwd=Path.cwd()
     )
     assert done.stdout.strip() == "[]"
 

@@ -440,10 +440,10 @@ def test_conversation_over_a_socket_ends_after_finish() -> None:
         serving.start()
         channel = Channel(ours.makefile("rb"), ours.makefile("wb"))
         channel.send({"do": "dance"})
-        assert "failure" in channel.receive(30)
+        assert "failure" in channel.receive(60)
         channel.send({"do": "finish"})
-        assert "answer" in channel.receive(30)
-        serving.join(timeout=30)
+        assert "answer" in channel.receive(60)
+        serving.join(timeout=60)
         assert not serving.is_alive()
         channel.close()
 
@@ -456,7 +456,7 @@ def test_conversation_ends_when_the_peer_hangs_up() -> None:
         )
         serving.start()
         ours.close()
-        serving.join(timeout=30)
+        serving.join(timeout=60)
         assert not serving.is_alive()
 
 
@@ -466,5 +466,5 @@ def test_hanging_up_is_an_error_only_for_the_side_that_waits() -> None:
         channel = Channel(ours.makefile("rb"), ours.makefile("wb"))
         theirs.close()
         with pytest.raises(ChannelClosedError):
-            channel.receive(30)
+            channel.receive(60)
         channel.close()

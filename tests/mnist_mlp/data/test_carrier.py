@@ -5,7 +5,6 @@ import os
 import pickle
 import struct
 import sys
-import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from traced_memory import peak_bytes
 
 from mnist_mlp.data.carrier import MAX_OPCODES, find_carrier, read_carrier
 from mnist_mlp.data.layout import MNIST, encode_files
@@ -175,13 +175,7 @@ def test_hostile_state_of_an_array_or_a_data_type_never_reaches_numpy(write: Cal
 
 def test_string_larger_than_the_limit_is_refused_before_it_is_allocated(write: Callable[[bytes], Path]) -> None:
     path = write(b"\x80\x02" + binstring(b"short", announced=2**31 - 1))
-    tracemalloc.start()
-    try:
-        refuse(path, r"has more than the 268435456 bytes allowed")
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 10 * 1024**2
+    assert peak_bytes(lambda: refuse(path, r"has more than the 268435456 bytes allowed")) < 10 * 1024**2
 
 
 def test_limit_holds_for_all_strings_together(write: Callable[[bytes], Path]) -> None:

@@ -30,7 +30,7 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
+class SizeSeries:
     """A device, engine and settings, measured at several sizes. `configuration` has the sizes blanked."""
 
     configuration: Configuration
@@ -41,8 +41,8 @@ class Contender:
         """How many trials are flagged."""
         return sum(observation.flagged for observation in self.observations)
 
-    def without_flagged(self) -> "Contender":
-        """Return the contender with only the trials that are not flagged."""
+    def without_flagged(self) -> "SizeSeries":
+        """Return the series with only the trials that are not flagged."""
         return replace(
             self,
             observations=tuple(
@@ -67,7 +67,7 @@ class Measured:
     warnings: tuple[TrialWarning, ...]
 
 
-def contenders(measured: Iterable[Measured]) -> tuple[Contender, ...]:
+def size_series(measured: Iterable[Measured]) -> tuple[SizeSeries, ...]:
     """Group what was `measured` by everything but size, sorted by device, pipeline, engine and so on."""
     groups: dict[Configuration, list[Observation]] = defaultdict(list)
     for each in measured:
@@ -84,7 +84,7 @@ def contenders(measured: Iterable[Measured]) -> tuple[Contender, ...]:
             )
         )
     return tuple(
-        Contender(configuration=group, observations=tuple(sorted(found, key=_size)))
+        SizeSeries(configuration=group, observations=tuple(sorted(found, key=_size)))
         for group, found in sorted(groups.items(), key=lambda each: _name_key(each[0]))
     )
 

@@ -1,0 +1,68 @@
+"""Predictions of a step and of an epoch for sizes that were not measured."""
+
+import dataclasses
+import itertools
+
+import pytest
+from step_times import CPU, SAMPLES, WIDTHS, disturbed, grid, law, merged
+
+from bench.analysis.predictions import predict, render_prediction
+from bench.analysis.scaling_models import label_runs, make_models
+from bench.analysis.scaling_view import render_scaling
+from bench.records import Run
+
+
+def test_prediction_outside_the_measured_sizes_is_called_extrapolated() -> None:
+    models = make_models(label_runs([grid(CPU)], [None]))
+    assert not predict(models, (784, 300, 10), 100)[0].is_extrapolated
+    assert predict(models, (784, 300, 10), 5000)[0].is_extrapolated
+    assert predict(models, (784, 4000, 10), 100)[0].is_extrapolated
+    assert predict(models, (784, 300, 300, 10), 100)[0].is_extrapolated
+
+
+def test_an_epoch_has_its_short_step_too() -> None:
+    models = make_models(label_runs([grid(CPU)], [None]))
+    (answer,) = predict(models, (784, 128, 10), 4096)
+    (mean,) = predict(models, (784, 128, 10), SAMPLES // 15)
+    assert answer.epoch_seconds == pytest.approx(15 * mean.step_seconds)
+    assert answer.throughput_per_second == pytest.approx(SAMPLES / answer.epoch_seconds)
+    (whole,) = predict(models, (784, 128, 10), SAMPLES)
+    (beyond,) = predict(models, (784, 128, 10), 2 * SAMPLES)
+    assert beyond.epoch_seconds == pytest.approx(whole.epoch_seconds) == pytest.approx(whole.step_seconds)
+
+
+def test_a_batch_beyond_the_training_set_is_one_step_of_all_of_it() -> None:
+    run = merged(grid(CPU, noise=0.05, seed=1), grid(law(1e-3, 1e12), noise=0.05, seed=2, engine="fused"))
+    models = make_models(label_runs([run], [None]))
+    whole, beyond = (predict(models, (784, 128, 10), batch) for batch in (SAMPLES, 100 * SAMPLES))
+    assert [dataclasses.replace(each, batch_size=SAMPLES) for each in beyond] == list(whole)
+    for each in beyond:
+        assert each.step_seconds_low < each.step_seconds < each.step_seconds_high
+        assert each.step_seconds == pytest.approx(each.epoch_seconds)
+        assert each.times_fastest == pytest.approx(each.epoch_seconds / beyond[0].epoch_seconds)
+
+
+def test_whether_a_batch_is_extrapolated_is_asked_of_its_size_as_it_is_given() -> None:
+    sizes = list(itertools.product(WIDTHS, (16, 256, SAMPLES, 4 * SAMPLES)))
+    models = make_models(label_runs([grid(CPU, sizes=sizes)], [None]))
+    assert [predict(models, (784, 128, 10), times * SAMPLES)[0].is_extrapolated for times in (2, 8)] == [False, True]
+
+
+@pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])
+def test_every_format_names_every_model(layout: str) -> None:
+    sides = label_runs([merged(grid(CPU), grid(CPU, engine="fused"))], [None])
+    models = make_models(sides)
+    prediction = render_prediction(sides, models, ((784, 300, 10), 100), layout, 80)
+    for text in (render_scaling(sides, models, layout, 80), prediction):
+        assert "cpu eager" in text
+        assert "cpu fused" in text
+
+
+def test_disturbed_trials_without_which_nothing_changes_or_is_left_are_said_to_be_such() -> None:
+    def note(run: Run) -> str:
+        sides = label_runs([run], [None])
+        return render_prediction(sides, make_models(sides), ((784, 300, 10), 100), "markdown", 80)
+
+    assert "; every prediction is the same without them" in note(disturbed(grid(CPU), 2, 1.0))
+    assert "; without them there are too few sizes for a model of cpu" in note(disturbed(grid(CPU), 27, 1.5))
+    assert "flagged" not in note(grid(CPU))

@@ -1,0 +1,84 @@
+"""The help of every command: its examples, its width, and how little it imports."""
+
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench_builders import make_run
+from click.testing import CliRunner
+from command_line_runs import bench, python_path
+from stored_runs import store
+
+from bench.cli import cli
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path) -> Iterator[None]:
+    """Work in an empty folder."""
+    with contextlib.chdir(tmp_path):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ((), "python -m bench run --devices cpu,cuda --batch-sizes 64,1024"),
+        (("run",), "python -m bench run --resume 1a2b3c4d"),
+        (("show",), 'python -m bench show latest --filter "batch_size>=256" --format csv'),
+    ],
+)
+def test_help_has_its_examples_a_line_each(command: tuple[str, ...], example: str) -> None:
+    result = bench(*command, "--help")
+    assert result.exit_code == 0
+    assert f"  {example}" in result.stdout.splitlines()
+    assert "130 interrupted" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("command", ["", *cli.commands])
+def test_help_of_every_command_has_examples_and_exit_codes_and_fits_80_columns(command: str) -> None:
+    result = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="bench", terminal_width=80)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert any(line.startswith(f"  python -m bench {command}".rstrip()) for line in lines)
+    is_gate = command in {"", "check", "ab"}
+    assert f"Exit codes: 0 {'pass, 1 regression' if is_gate else ''}" in result.stdout
+    assert ("1 regression" in result.stdout) == is_gate
+    assert max(map(len, lines)) <= 80, max(lines, key=len)
+
+
+def test_examples_in_the_help_are_commands_that_are_understood() -> None:
+    for name, command in cli.commands.items():
+        examples = re.findall(r"python -m bench (.*)", command.help or "")
+        for example in examples:
+            words = shlex.split(re.split(r"\s{3,}", example)[0])
+            assert words[0] == name
+            command.make_context(name, words[1:])
+
+
+CHECK_IMPORTS = """
+import sys
+from bench.cli import cli
+try:
+    cli(sys.argv[1:], prog_name="bench")
+finally:
+    heavy = {"torch", "torchvision", "pandas", "scipy", "numpy", "rich"} & set(sys.modules)
+    print("imported:", sorted(heavy), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("show", "run.jsonl")])
+def test_help_and_show_import_nothing_heavy(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    store(make_run(), tmp_path / "run.jsonl")
+    command = [sys.executable, "-c", CHECK_IMPORTS, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=python_path())  # noqa: S603 - our own words
+    assert "imported: []" in done.stderr
+
+
+def test_help_shows_default_durations_as_they_are_written() -> None:
+    for command, default in (("run", "1h"), ("plan", "1h"), ("ab", "1h"), ("calibrate", "10m"), ("selftest", "10m")):
+        assert f"[default: {default}]" in " ".join(bench(command, "--help").stdout.split())
