@@ -377,7 +377,9 @@ class TimeRule:
             pass_level,
         )
         to_fail = family.required_n(
-            [each.value if each.value >= limit else 0.0 for each in family.estimates], error_level
+            [each.value if each.value >= limit else 0.0 for each in family.estimates],
+            error_level,
+            estimates_beyond=[each.value - least for each in family.estimates],
         )
 
         def judge_one(i: int) -> Judgement:
@@ -418,6 +420,8 @@ def family_of(estimates: Sequence[Estimate]) -> Family:
         numbers = (each.value, each.variance, each.scale, each.extra_variance)
         if not all(map(math.isfinite, numbers)) or math.isnan(each.degrees_of_freedom):
             raise BadInputError(f"an estimate that is not finite cannot be judged: {each}")
+        if not each.extra_degrees_of_freedom > 0:
+            raise BadInputError(f"an extra variance without a degree of freedom cannot be judged: {each}")
         if min(each.variance, each.scale, each.extra_variance, each.degrees_of_freedom) < 0:
             raise BadInputError(f"an estimate with a negative variance, scale or freedom cannot be judged: {each}")
     return Family(estimates=estimates)

@@ -145,6 +145,17 @@ def test_the_number_of_trials_that_would_decide_a_regression_is_given() -> None:
     assert gate_time(grown).verdict is Verdict.REGRESSION
 
 
+@pytest.mark.parametrize(("floor", "least"), [(0.0, LIMIT), (0.055, 0.055)])
+def test_the_number_that_would_decide_a_regression_makes_the_estimate_reach_the_limit(
+    floor: float, least: float
+) -> None:
+    judgement = gate_time(make_estimate(0.06, error=0.03), floor=floor)
+    assert judgement.needed_n is not None
+    error = 0.03 * math.sqrt(6 / judgement.needed_n)
+    assert stats.norm.sf((least - 0.06) / error) == pytest.approx(0.8, abs=0.005)
+    assert gate_time(make_estimate(LIMIT, error=0.03)).needed_n is None
+
+
 def test_drift_that_trials_cannot_reduce_leaves_nothing_to_do() -> None:
     judgement = gate_time(make_estimate(0.01, extra=0.05))
     assert (judgement.verdict, judgement.needed_n) == (Verdict.INCONCLUSIVE, None)
@@ -202,6 +213,11 @@ def test_an_empty_family_has_no_verdicts() -> None:
     assert gate_accuracies([], max_drop=0.005) == ()
     assert compare_times([]) == ()
     assert gate_pairs([], [], max_slowdown=0.05, floor=0.0, looks=1) == ()
+
+
+def test_an_extra_variance_needs_a_degree_of_freedom() -> None:
+    with pytest.raises(BadInputError, match="degree of freedom"):
+        compare_times([dataclasses.replace(make_estimate(0.0), extra_degrees_of_freedom=0)])
 
 
 @pytest.mark.parametrize("name", ["value", "variance", "scale", "extra_variance", "degrees_of_freedom"])
