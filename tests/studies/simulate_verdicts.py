@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if __name__ == "__main__":  # the checkout need not be installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
 
 import numpy as np
 from scipy import stats
+from step_times import fitted, grid, law
 
 from bench.ab.comparison import USUAL_LOOKS
 from bench.stats.inference import (
@@ -188,9 +189,10 @@ def main() -> None:
     show(live_power(noise, options.repeats))
     show(choices(noise, options.families))
     show(stored_times(noise, options.families // 4, options.configurations))
-    show(few_calibrations(noise.random, options.families * 10))
     show(accuracies(noise, options.repeats))
     show(coverage(noise, options.families // 10, options.configurations))
+    show(few_calibrations(np.random.default_rng(options.seed), options.families * 10))
+    show(predictions(np.random.default_rng(options.seed), options.repeats // 4))
     show([f"Simulated in {time.perf_counter() - started:.0f} s with seed {options.seed}."])
 
 
@@ -440,6 +442,39 @@ def few_calibrations(random: np.random.Generator, tables: int) -> Iterator[str]:
             wrong = float(np.mean(2 * np.minimum(family.p_above(), family.p_below()) < 0.01))
             cells += [percent(covered), percent(wrong)]
         rows.append((sessions, *cells))
+    yield from table(*rows)
+
+
+def predictions(random: np.random.Generator, repeats: int) -> Iterator[str]:
+    """Fits of `predict` to runs whose law is known, one time a size."""
+    yield f"`predict`: coverage of 95 % intervals, {repeats} fits each to six widths at five batch sizes:"
+    yield ""
+    rows: list[Sequence[object]] = [
+        ("in the times", "noise", "overhead", "rate", "prediction", "median rate, relative")
+    ]
+    size = ((784, 300, 10), 100)
+    for name, sample, bandwidth in (
+        ("overhead and rate", 0.0, math.inf),
+        ("all four terms", 0.8e-6, 45e9),
+        ("all, per sample little", 0.15e-6, 45e9),
+    ):
+        known = law(150e-6, 180e9, bandwidth, sample)
+        for deviation in (0.03, 0.10, 0.15):
+            covered, rates = [0, 0, 0], []
+            for _ in range(repeats):
+                one = fitted(grid(known, noise=deviation, seed=int(random.integers(2**31))))
+                told, measured = one.predict(*size), known(*size) * math.exp(random.normal(0, deviation))
+                if one.overhead is None or one.rate is None:
+                    continue
+                rates.append(one.rate.value / 180e9)
+                inside = (
+                    one.overhead.low <= 150e-6 <= one.overhead.high,
+                    one.rate.low <= 180e9 <= one.rate.high,
+                    told.low <= measured <= told.high,
+                )
+                covered = [count + each for count, each in zip(covered, inside, strict=True)]
+            shares = [percent(each / len(rates)) for each in covered]
+            rows.append((name, f"{deviation * 100:g} %", *shares, f"{np.median(rates):.3f}"))
     yield from table(*rows)
 
 
