@@ -192,7 +192,7 @@ def main() -> None:
     show(accuracies(noise, options.repeats))
     show(coverage(noise, options.families // 10, options.configurations))
     show(few_calibrations(np.random.default_rng(options.seed), options.families * 10))
-    show(predictions(np.random.default_rng(options.seed), options.repeats // 4))
+    show(predictions(np.random.default_rng(options.seed), max(4, options.repeats // 4)))
     show([f"Simulated in {time.perf_counter() - started:.0f} s with seed {options.seed}."])
 
 
@@ -473,7 +473,7 @@ def predictions(random: np.random.Generator, repeats: int) -> Iterator[str]:
                     told.low <= measured <= told.high,
                 )
                 covered = [count + each for count, each in zip(covered, inside, strict=True)]
-            shares = [percent(each / len(rates)) for each in covered]
+            shares = [percent(each / max(1, len(rates))) for each in covered]
             rows.append((name, f"{deviation * 100:g} %", *shares, f"{np.median(rates):.3f}"))
     yield from table(*rows)
 
