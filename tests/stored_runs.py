@@ -38,6 +38,7 @@ class Quiet:
 
     drift: float | None = 0.005
     floor: float | None = 0.01
+    sessions: int = 50
 
     def ab_floor(self, device: str) -> float | None:
         del device
@@ -46,6 +47,10 @@ class Quiet:
     def drift_deviation(self, device: str) -> float | None:
         del device
         return self.drift
+
+    def drift_freedom(self, device: str) -> int | None:
+        del device
+        return None if self.drift is None else self.sessions - 1
 
 
 def trial(

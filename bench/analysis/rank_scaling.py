@@ -6,13 +6,15 @@ Latency, which grows with the number of ranks, is not modelled, so that predicti
 lower bounds if steps are short. Both parts are measured: the exchange by leaving it out (`bench.records.Exchange`).
 
 Each repeat is fitted separately, because its trials had the same seed and ran in the same round. Means and intervals
-are over repeats.
+are over repeats. In a single repeat a term may be negative by chance: were it not, means of small terms would be too
+high and their intervals too narrow. A term whose mean is negative is left out of the fit of every repeat; but it may be
+there, so intervals are those of both fits together.
 """
 
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,7 +27,11 @@ FURTHER: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A mean over repeats and its 95 % interval by Student's t; a single repeat has no interval."""
+    """A mean over repeats and its 95 % interval by Student's t; a single repeat has no interval.
+
+    That of an efficiency is the ratio of two mean times, with the error of a ratio estimate (Cochran, Sampling
+    Techniques, 1977, section 6.3).
+    """
 
     mean: float
     low: float | None
@@ -34,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The terms of one repeat, in seconds per epoch, none of them negative."""
+    """The terms of one repeat, in seconds per epoch."""
 
     serial_seconds: float
     parallel_seconds: float
@@ -86,33 +92,49 @@ def _fit(configuration: Configuration, repeats: Sequence[Mapping[int, Measuremen
     whole = [repeat for repeat in repeats if len(repeat) == len(sizes)]
     if len(sizes) < 2 or sizes[0] != 1 or not whole:  # noqa: PLR2004 - one process and several ranks
         return None
-    parts = [_parts(repeat) for repeat in whole]
+    fits = _fits(whole)
+
+    def over_repeats(value: Callable[[Parts], float]) -> Spread:
+        return _both([_spread([value(each) for each in parts]) for parts in fits])
+
+    def predicted(size: int) -> Spread:
+        return over_repeats(lambda each: each.epoch_seconds(size))
+
+    def efficiency(size: int) -> Spread:
+        times = [[(each.epoch_seconds(1), size * each.epoch_seconds(size)) for each in parts] for parts in fits]
+        # With a negative term, many ranks could take no time at all.
+        return _both([_spread_of_ratio(each) for each in times if math.fsum(several for _, several in each) > 0])
+
     further = [sizes[-1] * 2**step for step in range(1, FURTHER + 1)]
     return RankFit(
         configuration=configuration,
         repeats=len(whole),
-        serial_seconds=_spread([each.serial_seconds for each in parts]),
-        parallel_seconds=_spread([each.parallel_seconds for each in parts]),
-        exchange_seconds=_spread([each.exchange_seconds for each in parts]),
+        serial_seconds=over_repeats(lambda each: each.serial_seconds),
+        parallel_seconds=over_repeats(lambda each: each.parallel_seconds),
+        exchange_seconds=over_repeats(lambda each: each.exchange_seconds),
         measured={size: statistics.fmean(repeat[size].epoch_seconds for repeat in whole) for size in sizes},
-        predicted={size: _spread([each.epoch_seconds(size) for each in parts]) for size in (*sizes, *further)},
-        efficiencies={
-            size: _spread([each.epoch_seconds(1) / size / each.epoch_seconds(size) for each in parts])
-            for size in (*sizes, *further)
-        },
+        predicted={size: predicted(size) for size in (*sizes, *further)},
+        efficiencies={size: efficiency(size) for size in (*sizes, *further)},
     )
 
 
-def _parts(repeat: Mapping[int, Measurement]) -> Parts:
-    """Fit one repeat's terms by least squares of relative errors, none below 0."""
+def _fits(repeats: Sequence[Mapping[int, Measurement]]) -> list[list[Parts]]:
+    """Return the terms of each repeat; first without a term whose mean is negative, if there is one, and then with."""
+    parts = [_parts(repeat, (True, True)) for repeat in repeats]
+    serial = statistics.fmean(each.serial_seconds for each in parts) >= 0
+    parallel = statistics.fmean(each.parallel_seconds for each in parts) >= 0
+    return [parts] if serial and parallel else [[_parts(repeat, (serial, parallel)) for repeat in repeats], parts]
+
+
+def _parts(repeat: Mapping[int, Measurement], terms: tuple[bool, bool]) -> Parts:
+    """Fit one repeat's terms by least squares of relative errors; `terms` says whether serial and parallel are in."""
     import numpy as np  # noqa: PLC0415 - most tables do not need it
-    from scipy.optimize import nnls  # noqa: PLC0415 - likewise
 
     seconds = {size: measured.epoch_seconds for size, measured in repeat.items()}
     shares = {size: 0.0 if m.exchange is None else min(1.0, max(0.0, m.exchange.share)) for size, m in repeat.items()}
     alone = {size: seconds[size] * (1 - shares[size]) for size in seconds}
-    rows = np.array([[1 / each, 1 / size / each] for size, each in alone.items()])
-    (serial, parallel), _ = nnls(rows, np.ones(len(alone)))
+    rows = np.array([[1 / each, 1 / size / each] for size, each in alone.items()]) * terms
+    serial, parallel = np.linalg.lstsq(rows, np.ones(len(alone)))[0]  # 0 for a term that is left out
     several = [size for size in seconds if size > 1]
     exchange = statistics.fmean(seconds[size] * shares[size] / ring_share(size) for size in several)
     return Parts(serial_seconds=float(serial), parallel_seconds=float(parallel), exchange_seconds=exchange)
@@ -124,3 +146,21 @@ def _spread(values: Sequence[float]) -> Spread:
         return Spread(mean=mean, low=None, high=None)
     half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Spread(mean=mean, low=mean - half, high=mean + half)
+
+
+def _spread_of_ratio(times: Sequence[tuple[float, float]]) -> Spread:
+    """Return the ratio of the means of the first and the second of `times`, one pair of them for each repeat."""
+    divisor = statistics.fmean(each for _, each in times)
+    ratio = statistics.fmean(each for each, _ in times) / divisor
+    return replace(_spread([ratio + (value - ratio * each) / divisor for value, each in times]), mean=ratio)
+
+
+def _both(spreads: Sequence[Spread]) -> Spread:
+    """Return the first of `spreads` with an interval that contains all of theirs, and nothing below 0."""
+    lows = [each.low for each in spreads if each.low is not None]
+    highs = [each.high for each in spreads if each.high is not None]
+    return Spread(
+        mean=spreads[0].mean,
+        low=max(0.0, min(lows)) if lows else None,
+        high=max(highs) if highs else None,
+    )

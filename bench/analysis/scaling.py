@@ -18,10 +18,10 @@ accelerator: where its work is sequential, as in a graph, the terms add up. Once
 size, the second form is a sum as well, of that side's terms (`bench.analysis.step_forms`). Intervals assume that this
 division is known.
 
-The coefficients, none below zero (Lawson and Hanson, 1974), minimise the sum of squared relative errors, because times
-range over a factor of a thousand. Intervals are those of linear regression, with Student's t. The model's own misfit is
-in the residuals and therefore in every prediction's interval. A coefficient fitted as zero counts as estimated: its
-interval begins there, and its error is in every other interval.
+The coefficients, none below zero (Lawson and Hanson, 1974), minimise the sum of squared errors of the times'
+logarithms, because times range over a factor of a thousand. Intervals are those of linear regression, with Student's t.
+The model's own misfit is in the residuals and therefore in every prediction's interval. A coefficient fitted as zero
+counts as estimated: its interval begins there, and its error is in every other interval.
 
 Sizes that cannot separate all four terms (a single batch size or a single width) still predict similar sizes. But their
 fit is to sums of terms, and a coefficient that may be such a sum is not reported.
@@ -96,8 +96,8 @@ class Fit:
     `is_overlapped`: the host's overhead and the device's work take place at the same time and do not add up. `rate` is
     in FLOP/s and `bandwidth` in bytes/s. A coefficient is None if its term is not in the model, or if the term is not
     among the `separable` ones, which the sizes can distinguish from others. `deviation` is the standard deviation of
-    the relative residuals. `r_squared` is the share of the variance of ln(seconds) that the model explains, 0 if there
-    is no variance.
+    the residuals of ln(seconds). `r_squared` is the share of the variance of ln(seconds) that the model explains, 0 if
+    there is no variance.
     """
 
     series: SizeSeries
@@ -219,9 +219,11 @@ def _is_separable(series: SizeSeries, solution: Solution, row: Matrix) -> bool:
 def _finish(series: SizeSeries, solution: Solution, left_out: list[float]) -> Fit:
     observations, terms, coefficients = series.observations, solution.form.terms, solution.coefficients
     rows, seconds = _system(series, terms)
-    relative = solution.effective(rows, terms) / seconds[:, None]
+    effective = solution.effective(rows, terms)
+    fitted = effective @ coefficients
+    relative = effective / fitted[:, None]
     freedom = len(observations) - len(terms)
-    residuals = relative @ coefficients - 1
+    residuals = np.log(seconds / fitted)
     variance = float(residuals @ residuals) / freedom
     columns, scale = normalised(relative)
     covariance: Matrix = variance * np.linalg.inv(columns.T @ columns) / np.outer(scale, scale)
@@ -245,7 +247,7 @@ def _finish(series: SizeSeries, solution: Solution, left_out: list[float]) -> Fi
         bandwidth=_inverse(known.get("traffic")),
         sample_seconds=known.get("input"),
         deviation=math.sqrt(variance),
-        r_squared=_r_squared(np.log(seconds), np.log(relative @ coefficients)),
+        r_squared=_r_squared(np.log(seconds), residuals),
         leave_one_out=_leave_one_out(observations, left_out),
         _solution=solution,
         _covariance=covariance,

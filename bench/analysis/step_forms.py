@@ -18,6 +18,12 @@ Places: TypeAlias = NDArray[np.intp]
 _STARTS: Final = 8
 """Divisions of the sizes, by their arithmetic, from which the search for the best one starts."""
 
+_MAX_STEPS: Final = 10
+"""Of the fit of logarithms. Three are enough unless the times are very noisy."""
+
+_PRECISION: Final = 1e-6
+"""Relative change of the fitted times at which it ends: far below their errors."""
+
 _MAX_TURNS: Final = 20
 """Per search. Most end after three, but one could cycle."""
 
@@ -67,7 +73,7 @@ class Solution:
 
 
 def solve(form: Form, rows: Matrix, seconds: Matrix, work: Matrix) -> Solution:
-    """Return the solution with the least sum of squared relative errors that was found.
+    """Return the solution with the least sum of squared errors of logarithms that was found.
 
     If all terms add up, it is the global optimum. Otherwise each search starts with the host deciding the sizes with
     the least `work`.
@@ -80,7 +86,7 @@ def solve(form: Form, rows: Matrix, seconds: Matrix, work: Matrix) -> Solution:
     found = [search(form, rows, seconds, (rank >= first).astype(np.intp)) for first in starts]
 
     def misfit(solution: Solution) -> float:
-        errors = form.seconds(rows, solution.coefficients).max(axis=1) / seconds - 1
+        errors = np.log(form.seconds(rows, solution.coefficients).max(axis=1) / seconds)
         return float(errors @ errors)
 
     return min(found, key=misfit)
@@ -97,12 +103,23 @@ def search(form: Form, rows: Matrix, seconds: Matrix, deciding: Places) -> Solut
 
 
 def _least_squares(rows: Matrix, seconds: Matrix) -> Matrix:
-    """Return the non-negative coefficients with the least sum of squared relative errors."""
+    """Return the non-negative coefficients with the least sum of squared errors ln(measured / fitted).
+
+    By Gauss and Newton's steps, from the least errors relative to what was measured. Those alone would be too low: a
+    time that is short by chance weighs more than one that is long by chance.
+    """
     from scipy.optimize import nnls  # noqa: PLC0415 - the import takes a fraction of a second
 
-    relative, scale = normalised(rows / seconds[:, None])
-    solution: Any = nnls(relative, np.ones(len(seconds)))
-    coefficients: Matrix = solution[0] / scale
+    fitted, target = seconds, np.ones(len(seconds))
+    for _ in range(_MAX_STEPS):
+        relative, scale = normalised(rows / fitted[:, None])
+        solution: Any = nnls(relative, target)
+        coefficients: Matrix = solution[0] / scale
+        before, fitted = fitted, rows @ coefficients
+        # A side that decides sizes may have no time at all while their division is searched.
+        if not (fitted > 0).all() or np.allclose(fitted, before, rtol=_PRECISION, atol=0):
+            break
+        target = 1 + np.log(seconds / fitted)
     return coefficients
 
 

@@ -156,6 +156,11 @@ class MachineProfile:
         medians = [math.log(statistics.median(session.epoch_seconds)) for session in self._alike(device)]
         return statistics.stdev(medians) if len(medians) >= MIN_SESSIONS else None
 
+    def drift_freedom(self, device: str) -> int | None:
+        """Return the degrees of freedom of `drift_deviation`, one less than its sessions; None below 3 sessions."""
+        sessions = len(self._alike(device))
+        return sessions - 1 if sessions >= MIN_SESSIONS else None
+
     def accuracy_deviation(self, device: str) -> float | None:
         """Return the standard deviation of final test accuracy (a fraction) from seed to seed; None below 3 seeds.
 

@@ -152,7 +152,8 @@ def geometric_mean(rows: Iterable[Row]) -> Mean | None:
     """Return the geometric mean of the rows' ratios, for just these subjects; None if no row has one.
 
     The trials' errors are independent from row to row: their variances add, with degrees of freedom after Satterthwaite
-    (1946). Drift moves all rows of a run together: its standard deviations are averaged, not divided by the count.
+    (1946). Drift moves all rows of a run together: its standard deviations are averaged, not divided by the count, and
+    have the degrees of freedom of the row with the fewest.
     """
     estimates = [row.time.estimate for row in rows if row.time.estimate is not None]
     if not estimates:
@@ -170,6 +171,7 @@ def geometric_mean(rows: Iterable[Row]) -> Mean | None:
         degrees_of_freedom=total**2 / uncertainty if uncertainty else math.inf,
         scale=1 / count**2,
         extra_variance=(math.fsum(math.sqrt(each.extra_variance) for each in estimates) / count) ** 2,
+        extra_degrees_of_freedom=min(each.extra_degrees_of_freedom for each in estimates),
         n=(sum(each.n[0] for each in estimates), sum(each.n[1] for each in estimates)),
     )
     return Mean(log_ratio=mean.value, interval=interval(mean), count=count)

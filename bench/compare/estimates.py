@@ -23,7 +23,11 @@ Prepared: TypeAlias = Estimate | Judgement
 def time_estimate(baseline: Trials, candidate: Trials, drift: Drift) -> Estimate:
     """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance."""
     estimate = independent_estimate(baseline.log_seconds, candidate.log_seconds)
-    return replace(estimate, extra_variance=drift.variance(baseline.device, candidate.device))
+    return replace(
+        estimate,
+        extra_variance=drift.variance(baseline.device, candidate.device),
+        extra_degrees_of_freedom=drift.degrees_of_freedom(baseline.device, candidate.device),
+    )
 
 
 def unmeasured(baseline: Trials, candidate: Trials) -> Judgement | None:

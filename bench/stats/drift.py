@@ -20,6 +20,9 @@ class NoiseProfile(Protocol):
     def drift_deviation(self, device: str) -> float | None:
         """Return the standard deviation of ln(epoch time) between tables."""
 
+    def drift_freedom(self, device: str) -> int | None:
+        """Return the degrees of freedom of that standard deviation; None if there is none."""
+
 
 class NoDrift:
     """For comparisons within one run: its trials were measured in turn, so neither side drifts from the other."""
@@ -31,6 +34,9 @@ class NoDrift:
     def drift_deviation(self, device: str) -> float:  # noqa: ARG002 - as `NoiseProfile` has it
         """Return 0."""
         return 0.0
+
+    def drift_freedom(self, device: str) -> None:
+        """Return None: a drift of 0 was not estimated."""
 
 
 class Drift:
@@ -48,6 +54,15 @@ class Drift:
         `candidate_device` is the candidate's device if two devices are compared.
         """
         return math.fsum(deviation**2 for deviation in self._deviations((device, candidate_device or device)))
+
+    def degrees_of_freedom(self, device: str, candidate_device: str | None = None) -> float:
+        """Return the degrees of freedom of `variance`: the fewer of both sides, infinite if both are assumed.
+
+        They do not add up, because both sides may have the same profile.
+        """
+        sides = zip(self._profiles, (device, candidate_device or device), strict=True)
+        found = [None if profile is None else profile.drift_freedom(device) for profile, device in sides]
+        return min((each for each in found if each is not None), default=math.inf)
 
     def notes(self) -> Iterator[str]:
         """Yield what the intervals include, for every device or pair of devices whose variance was asked for."""

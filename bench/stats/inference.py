@@ -7,8 +7,9 @@ as fractions. Sums are exactly rounded, so that the order of trials never matter
 Questions about several configurations go to a `Family`, whose answers are arrays in the order of its estimates.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, cast
@@ -48,7 +49,8 @@ class Estimate:
         variance: of one value; 0 and meaningless if `degrees_of_freedom` is 0.
         degrees_of_freedom: of `variance`; 0 if it is unknown (one trial a side), infinite if it is known exactly.
         scale: factor from `variance` to that of the estimate: 1/n for pairs, 1/n₁ + 1/n₂ for independent sides.
-        extra_variance: of the estimate itself, taken as known, which more trials do not reduce (drift between runs).
+        extra_variance: of the estimate itself, which more trials do not reduce (drift between runs).
+        extra_degrees_of_freedom: of `extra_variance`; infinite if it is taken as known.
         n: baseline and candidate trials; for pairs both are the number of pairs.
     """
 
@@ -57,6 +59,7 @@ class Estimate:
     degrees_of_freedom: float
     scale: float
     extra_variance: float = 0.0
+    extra_degrees_of_freedom: float = math.inf
     n: tuple[int, int]
 
     @property
@@ -209,6 +212,7 @@ def moderate(estimates: Sequence[Estimate]) -> tuple[Estimate, ...]:
             degrees_of_freedom=min(prior_freedom + own, most),
             scale=estimate.scale,
             extra_variance=estimate.extra_variance,
+            extra_degrees_of_freedom=estimate.extra_degrees_of_freedom,
             n=estimate.n,
         )
 
@@ -271,7 +275,12 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """The estimates of several configurations, for computing with all of them at once; results are in their order."""
+    """The estimates of several configurations, for computing with all of them at once; results are in their order.
+
+    An extra variance with fewer degrees of freedom than the trials' has a quantile of its own: a bound lies
+    √(t²(d) · trials' + t²(d') · extra variance) away, which covers at least what it promises, whichever is the larger
+    (Banerjee, Sankhyā 22, 1960). Otherwise both variances share the trials' quantile, which is cautious.
+    """
 
     estimates: Sequence[Estimate]
 
@@ -292,7 +301,7 @@ class Family:
 
     def half_widths(self, probability: float) -> "Floats":
         """Distances from the value to its one-sided bound with confidence `probability`; infinite if unknown."""
-        return self._if_known(_t_quantile(self._freedom, probability) * self._error, math.inf)
+        return self._if_known(self._errors_at(lambda freedom: _t_quantile(freedom, probability)), math.inf)
 
     def p_above(self, bound: float = 0.0) -> "Floats":
         """One-sided p-values of "the true value is at most `bound`", small if it is above.
@@ -310,7 +319,7 @@ class Family:
 
         Standard error times the noncentrality that gives the power, see `_noncentrality`; infinite if unknown.
         """
-        return self._if_known(_noncentrality(self._freedom, level, power) * self._error, math.inf)
+        return self._if_known(self._errors_at(lambda freedom: _noncentrality(freedom, level, power)), math.inf)
 
     def effects_that_reach(self, bound: float, power: float = 0.8) -> "Floats":
         """Smallest true values whose estimate reaches `bound` with probability `power`, taken as normal."""
@@ -318,26 +327,40 @@ class Family:
 
         return self._if_known(bound + float(ndtri(power)) * self._error, math.inf)
 
-    def required_n(self, distances: Sequence[float], level: float, power: float = 0.8) -> tuple[int | None, ...]:
+    def required_n(
+        self,
+        distances: Sequence[float],
+        level: float,
+        power: float = 0.8,
+        *,
+        estimates_beyond: Sequence[float] | None = None,
+    ) -> tuple[int | None, ...]:
         """Smallest n a side, equal on both, at which effects of `distances` are found with probability `power`.
 
+        `estimates_beyond`: where the rule also asks that the estimate reach a limit, how far the effect is beyond it.
         The variance is taken as estimated, and each further trial a side (or pair) adds one degree of freedom, which is
         cautious for independent sides. None if the standard error is unknown, if `extra_variance` alone hides the
         distance, if the distance is not above 0, or beyond `MAX_N`.
         """
         import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+        from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
 
         distance = np.asarray(distances, dtype=np.float64)
+        beyond = np.full_like(distance, math.inf) if estimates_beyond is None else np.asarray(estimates_beyond)
         n = np.asarray([2 / (1 / each.n[0] + 1 / each.n[1]) for each in self.estimates])
-        freedom, extra = self._freedom, self._column("extra_variance")
+        freedom, extra, extra_freedom = self._freedom, self._column("extra_variance"), self._extra_freedom
+        reached_at = float(ndtri(power))
         # The squared standard error at n is this over n, plus the extra variance.
         variance_of_one = self._column("variance") * self._column("scale") * n
-        possible = (self.degrees_of_freedom > 0) & (distance > 0)
+        possible = (self.degrees_of_freedom > 0) & (distance > 0) & (beyond > 0)
 
         def enough(places: "NDArray[np.intp]", tried: "Floats") -> "NDArray[np.bool_]":
             free = np.maximum(freedom[places] + tried - n[places], 1.0)
             error = np.sqrt(variance_of_one[places] / tried + extra[places])
-            found: NDArray[np.bool_] = _noncentrality(free, level, power) * error <= distance[places]
+            found_at = _combined(
+                lambda free: _noncentrality(free, level, power), error, free, extra[places], extra_freedom[places]
+            )
+            found: NDArray[np.bool_] = (found_at <= distance[places]) & (reached_at * error <= beyond[places])
             return found & (tried > 1)  # one trial shows no spread, even where others found none
 
         # Bisection: the answer, if there is one, lies above `low` and at or below `high`.
@@ -359,7 +382,32 @@ class Family:
         exact = self._error == 0
         t = distance / np.where(exact, 1.0, self._error)
         p = np.where(exact, 0.5 - 0.5 * np.sign(distance), stdtr(self._freedom, -t))
+        fewer = _is_fewer(self._freedom, self._column("extra_variance"), self._extra_freedom)
+        if fewer.any():
+            p = np.where(fewer, self._p_of_two_quantiles(distance), p)
         return self._if_known(p, 1.0)
+
+    def _p_of_two_quantiles(self, distance: "Floats") -> "Floats":
+        """Return the level at which a bound of two quantiles lies `distance` from the value, by bisection."""
+        import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+        low, high = np.full_like(distance, math.log(1e-300)), np.full_like(distance, math.log(0.5))
+        for _ in range(64):
+            middle = (low + high) / 2
+            level = np.exp(middle)
+            reaches = self._errors_at(functools.partial(_upper_quantile, level=level)) > abs(distance)
+            low, high = np.where(reaches, middle, low), np.where(reaches, high, middle)
+        p = np.exp(high)
+        return np.where(distance < 0, 1 - p, p)
+
+    def _errors_at(self, quantile: Callable[["Floats"], "Floats"]) -> "Floats":
+        """Return the standard errors, each times the `quantile` of its degrees of freedom."""
+        extra = self._column("extra_variance")
+        return _combined(quantile, self._error, self._freedom, extra, self._extra_freedom)
+
+    @cached_property
+    def _extra_freedom(self) -> "Floats":
+        return self._column("extra_degrees_of_freedom")
 
     @cached_property
     def _freedom(self) -> "Floats":
@@ -397,10 +445,38 @@ _NORMAL_FREEDOM: Final = 1e10
 """With this many degrees of freedom Student's t is the normal to all digits; scipy needs a finite number."""
 
 
-def _t_quantile(freedom: "Floats", probability: float) -> "Floats":
+def _is_fewer(freedom: "Floats", extra: "Floats", extra_freedom: "Floats") -> "NDArray[np.bool_]":
+    """Return where the extra variance has fewer degrees of freedom than the trials' variance."""
+    return (extra > 0) & (extra_freedom < freedom)
+
+
+def _combined(
+    quantile: Callable[["Floats"], "Floats"],
+    error: "Floats",
+    freedom: "Floats",
+    extra: "Floats",
+    extra_freedom: "Floats",
+) -> "Floats":
+    """Return the standard errors times their `quantile`; of two quantiles where the extra variance has its own."""
+    import numpy as np  # noqa: PLC0415 - `bench --help` need not wait for it
+
+    factor = quantile(freedom)
+    fewer = _is_fewer(freedom, extra, extra_freedom)
+    if not fewer.any():
+        return factor * error
+    own = quantile(np.where(fewer, extra_freedom, freedom))
+    return np.where(fewer, np.sqrt(np.maximum(factor**2 * (error**2 - extra), 0) + own**2 * extra), factor * error)
+
+
+def _t_quantile(freedom: "Floats", probability: "float | Floats") -> "Floats":
     from scipy.special import stdtrit  # noqa: PLC0415 - only where a family is judged
 
     return cast("Floats", stdtrit(freedom, probability))
+
+
+def _upper_quantile(freedom: "Floats", level: "Floats") -> "Floats":
+    """Return the value that is exceeded with probability `level`, computed at the lower end, where it keeps digits."""
+    return -_t_quantile(freedom, level)
 
 
 def _noncentrality(freedom: "Floats", level: float, power: float) -> "Floats":

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if __name__ == "__main__":  # the checkout need not be installed
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
 
 import numpy as np
 from scipy import stats
+from step_times import fitted, grid, law
 
 from bench.ab.comparison import USUAL_LOOKS
 from bench.stats.inference import (
@@ -190,6 +191,8 @@ def main() -> None:
     show(stored_times(noise, options.families // 4, options.configurations))
     show(accuracies(noise, options.repeats))
     show(coverage(noise, options.families // 10, options.configurations))
+    show(few_calibrations(np.random.default_rng(options.seed), options.families * 10))
+    show(predictions(np.random.default_rng(options.seed), max(4, options.repeats // 4)))
     show([f"Simulated in {time.perf_counter() - started:.0f} s with seed {options.seed}."])
 
 
@@ -400,6 +403,79 @@ def stored_times(noise: Noise, families: int, configurations: int) -> Iterator[s
 def _gate_stored(baseline: "Floats", candidate: "Floats") -> tuple[Judgement, ...]:
     estimates = [independent_estimate(*each) for each in zip(baseline.tolist(), candidate.tolist(), strict=True)]
     return gate_times(moderate(estimates), max_slowdown=0.1, floor=0.0)
+
+
+def few_calibrations(random: np.random.Generator, tables: int) -> Iterator[str]:
+    """Stored runs without a difference, whose drift of 10 % was calibrated in few sessions; trials spread 3 %."""
+    yield f"Drift of 10 % from few calibrations: {tables} tables of one configuration, 15 trials a side:"
+    yield ""
+    rows: list[Sequence[object]] = [
+        (
+            "sessions",
+            "taken as known: interval covers",
+            "false difference",
+            "as it is: interval covers",
+            "false difference",
+        )
+    ]
+    for sessions in (3, 5, 10, 20):
+        drift = 2 * 0.1**2 * random.chisquare(sessions - 1, tables) / (sessions - 1)
+        trials = 0.03**2 * random.chisquare(28, tables) / 28
+        values = random.standard_normal(tables) * math.sqrt(2 * 0.1**2 + 2 * 0.03**2 / 15)
+        cells = []
+        for freedom in (math.inf, sessions - 1):
+            family = Family(
+                estimates=[
+                    Estimate(
+                        value=value,
+                        variance=variance,
+                        degrees_of_freedom=28,
+                        scale=2 / 15,
+                        extra_variance=extra,
+                        extra_degrees_of_freedom=freedom,
+                        n=(15, 15),
+                    )
+                    for value, variance, extra in zip(values.tolist(), trials.tolist(), drift.tolist(), strict=True)
+                ]
+            )
+            covered = float(np.mean(np.abs(values) <= family.half_widths(0.975)))
+            wrong = float(np.mean(2 * np.minimum(family.p_above(), family.p_below()) < 0.01))
+            cells += [percent(covered), percent(wrong)]
+        rows.append((sessions, *cells))
+    yield from table(*rows)
+
+
+def predictions(random: np.random.Generator, repeats: int) -> Iterator[str]:
+    """Fits of `predict` to runs whose law is known, one time a size."""
+    yield f"`predict`: coverage of 95 % intervals, {repeats} fits each to six widths at five batch sizes:"
+    yield ""
+    rows: list[Sequence[object]] = [
+        ("in the times", "noise", "overhead", "rate", "prediction", "median rate, relative")
+    ]
+    size = ((784, 300, 10), 100)
+    for name, sample, bandwidth in (
+        ("overhead and rate", 0.0, math.inf),
+        ("all four terms", 0.8e-6, 45e9),
+        ("all, per sample little", 0.15e-6, 45e9),
+    ):
+        known = law(150e-6, 180e9, bandwidth, sample)
+        for deviation in (0.03, 0.10, 0.15):
+            covered, rates = [0, 0, 0], []
+            for _ in range(repeats):
+                one = fitted(grid(known, noise=deviation, seed=int(random.integers(2**31))))
+                told, measured = one.predict(*size), known(*size) * math.exp(random.normal(0, deviation))
+                if one.overhead is None or one.rate is None:
+                    continue
+                rates.append(one.rate.value / 180e9)
+                inside = (
+                    one.overhead.low <= 150e-6 <= one.overhead.high,
+                    one.rate.low <= 180e9 <= one.rate.high,
+                    told.low <= measured <= told.high,
+                )
+                covered = [count + each for count, each in zip(covered, inside, strict=True)]
+            shares = [percent(each / max(1, len(rates))) for each in covered]
+            rows.append((name, f"{deviation * 100:g} %", *shares, f"{np.median(rates):.3f}"))
+    yield from table(*rows)
 
 
 def accuracies(noise: Noise, repeats: int) -> Iterator[str]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import statistics
 
+import numpy as np
 import pytest
 from bench_builders import (
     make_configuration,
@@ -84,6 +85,27 @@ def test_the_interval_is_students() -> None:
     seconds = [each * model_seconds(4) for each in times]
     low, high = stats.t.interval(0.95, 2, loc=statistics.fmean(seconds), scale=stats.sem(seconds))
     assert (found.predicted[4].low, found.predicted[4].high) == pytest.approx((low, high))
+
+
+@pytest.mark.parametrize("repeats", [3, 15])
+def test_intervals_hold_where_nothing_is_serial(repeats: int) -> None:
+    random, covered = np.random.default_rng(1), np.zeros(3)
+    together = 2 / (1 - EXCHANGE * ring_share(2) / model_seconds(2))
+    for _ in range(100):
+        noise = np.exp(0.05 * random.standard_normal((repeats, 2)))
+        records = [
+            trial(ranks, repeat, seconds * noise[repeat, ranks - 1])
+            for repeat in range(repeats)
+            for ranks, seconds in ((1, 4.0), (2, together))
+        ]
+        (found,) = fit_ranks(records)
+        told = ((found.efficiencies[2], 2 / together), (found.predicted[4], 1 + 1.5 * (together - 2)))
+        for place, (spread, truth) in enumerate((*told, (found.serial_seconds, 0.0))):
+            assert spread.low is not None
+            assert spread.high is not None
+            assert spread.low >= 0
+            covered[place] += spread.low <= truth <= spread.high
+    assert covered.min() >= 89  # in each repeat fitted with no negative term: 27, 42 and 20 for 15 repeats
 
 
 def test_a_repeat_of_which_a_world_size_failed_is_left_out() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from bench_builders import make_failure, make_record, make_run
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import optimize, stats
 from step_times import (
     BATCHES,
     CPU,
@@ -68,7 +69,23 @@ def test_the_intervals_hold_what_they_promise() -> None:
     assert overhead + prediction < 200
 
 
-def test_intervals_are_those_of_linear_regression_of_relative_errors() -> None:
+def test_a_rate_of_noisy_times_is_not_too_high() -> None:
+    # Relative to what was measured, short times would weigh more: the rates were 4 % too high, predictions 3 % too low.
+    rates, predictions, covered = [], [], 0
+    for seed in range(60):
+        one = fitted(grid(law(150e-6, 180e9), noise=0.15, seed=seed))
+        assert one.rate is not None
+        rates.append(math.log(one.rate.value / 180e9))
+        predictions.append(
+            math.log(one.predict((784, 300, 10), 100).step_seconds / law(150e-6, 180e9)((784, 300, 10), 100))
+        )
+        covered += one.rate.low <= 180e9 <= one.rate.high
+    assert abs(np.median(rates)) < 0.015
+    assert abs(np.median(predictions)) < 0.015
+    assert covered >= 53
+
+
+def test_intervals_are_those_of_linear_regression_of_log_times() -> None:
     # Of four sizes only overhead and arithmetic can be fitted; these batches share an epoch equally.
     sizes, layers, batch = [(64, 60), (64, 1000), (512, 60), (512, 1000)], (784, 1024, 10), 4000
     run = grid(law(150e-6, 180e9), noise=0.05, seed=1, sizes=sizes)
@@ -77,27 +94,33 @@ def test_intervals_are_those_of_linear_regression_of_relative_errors() -> None:
     seconds = np.array([each.step_seconds for each in one.series.observations])
     sized = [each.configuration for each in one.series.observations]
     gigaflops = [each.batch_size * training_flops(each.layers) / 1e9 for each in sized]
-    relative = np.stack([np.ones(4), gigaflops], axis=1) / seconds[:, None]
+    rows = np.stack([np.ones(4), gigaflops], axis=1)
+
+    def misfit(logs: NDArray[np.float64]) -> float:
+        return float((np.log(rows @ np.exp(logs) / seconds) ** 2).sum())
+
+    found = optimize.minimize(misfit, np.log([1e-4, 5e-3]), tol=1e-14)
+    coefficients = np.exp(found.x)
+    errors = np.log(rows @ coefficients / seconds)
+    relative = rows / (rows @ coefficients)[:, None]
     inverse = np.linalg.inv(relative.T @ relative)
-    coefficients = inverse @ relative.sum(axis=0)
-    variance = float(((relative @ coefficients - 1) ** 2).sum()) / 2
+    variance = float((errors**2).sum()) / 2
     t = stats.t.isf(0.025, 2)
 
-    errors = np.log(relative @ coefficients)
     assert one.r_squared == pytest.approx(1 - float(errors @ errors) / (4 * np.log(seconds).var()))
 
     widths = t * np.sqrt(variance * np.diag(inverse))
     lows, highs = coefficients - widths, coefficients + widths
-    assert (overhead_of(one).low, overhead_of(one).high) == pytest.approx((max(0.0, lows[0]), highs[0]))
+    assert (overhead_of(one).low, overhead_of(one).high) == pytest.approx((max(0.0, lows[0]), highs[0]), rel=1e-5)
     assert one.rate is not None
     assert lows[1] > 0
-    assert (one.rate.low, one.rate.high) == pytest.approx((1e9 / highs[1], 1e9 / lows[1]))
+    assert (one.rate.low, one.rate.high) == pytest.approx((1e9 / highs[1], 1e9 / lows[1]), rel=1e-5)
 
     row = np.array([1.0, batch * training_flops(layers) / 1e9])
     told, expected = one.predict(layers, batch), float(row @ coefficients)
     half = t * math.sqrt(variance * (1 + float(row @ inverse @ row) / expected**2))
-    assert told.step_seconds == pytest.approx(expected)
-    assert (told.low, told.high) == pytest.approx((expected * math.exp(-half), expected * math.exp(half)))
+    assert told.step_seconds == pytest.approx(expected, rel=1e-5)
+    assert (told.low, told.high) == pytest.approx((expected * math.exp(-half), expected * math.exp(half)), rel=1e-5)
 
 
 def test_a_left_out_size_is_predicted_without_its_own_time() -> None:

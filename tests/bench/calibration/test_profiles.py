@@ -216,10 +216,12 @@ def test_drift_is_the_deviation_of_the_log_medians_of_the_sessions() -> None:
     times = [0.5, 0.6, 0.45, 0.5]
     expected = statistics.stdev([math.log(seconds) for seconds in times])
     assert profile_of(times).drift_deviation("cpu") == pytest.approx(expected)
+    assert profile_of(times).drift_freedom("cpu") == len(times) - 1
 
 
 def test_two_sessions_are_too_few_for_a_drift() -> None:
     assert profile_of([0.5, 0.6]).drift_deviation("cpu") is None
+    assert profile_of([0.5, 0.6]).drift_freedom("cpu") is None
 
 
 @pytest.mark.parametrize(

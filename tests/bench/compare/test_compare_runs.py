@@ -86,6 +86,20 @@ def test_the_drift_of_both_tables_is_in_the_variance() -> None:
     assert Drift(None, None).variance("cpu") == pytest.approx(2 * DEFAULT_DRIFT_DEVIATION**2)
     assert Drift(Quiet(drift=0.03), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.05**2)
     assert Drift(Quiet(drift=None), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.1**2 + 0.04**2)
+    assert estimate.extra_degrees_of_freedom == 49
+
+
+def test_a_drift_is_known_as_well_as_by_the_fewer_sessions_of_both_sides() -> None:
+    assert Drift(Quiet(sessions=3), Quiet(sessions=5)).degrees_of_freedom("cpu") == 2
+    assert Drift(Quiet(drift=None), Quiet(sessions=5)).degrees_of_freedom("cpu") == 4
+    assert Drift(None, None).degrees_of_freedom("cpu") == math.inf
+
+
+def test_few_sessions_widen_the_mean_as_they_widen_the_rows() -> None:
+    few, many = (compare(side(), other(2.2), Quiet(sessions=sessions)).mean for sessions in (3, 50))
+    assert few is not None
+    assert many is not None
+    assert few.interval.high - few.log_ratio > 1.5 * (many.interval.high - many.log_ratio)
 
 
 class CalmCpu(Quiet):
@@ -93,6 +107,9 @@ class CalmCpu(Quiet):
 
     def drift_deviation(self, device: str) -> float | None:
         return 0.005 if device == "cpu" else None
+
+    def drift_freedom(self, device: str) -> int | None:
+        return 19 if device == "cpu" else None
 
 
 def test_of_two_devices_each_side_has_its_own_drift() -> None:

@@ -145,6 +145,17 @@ def test_the_number_of_trials_that_would_decide_a_regression_is_given() -> None:
     assert gate_time(grown).verdict is Verdict.REGRESSION
 
 
+@pytest.mark.parametrize(("floor", "least"), [(0.0, LIMIT), (0.055, 0.055)])
+def test_the_number_that_would_decide_a_regression_makes_the_estimate_reach_the_limit(
+    floor: float, least: float
+) -> None:
+    judgement = gate_time(make_estimate(0.06, error=0.03), floor=floor)
+    assert judgement.needed_n is not None
+    error = 0.03 * math.sqrt(6 / judgement.needed_n)
+    assert stats.norm.sf((least - 0.06) / error) == pytest.approx(0.8, abs=0.005)
+    assert gate_time(make_estimate(LIMIT, error=0.03)).needed_n is None
+
+
 def test_drift_that_trials_cannot_reduce_leaves_nothing_to_do() -> None:
     judgement = gate_time(make_estimate(0.01, extra=0.05))
     assert (judgement.verdict, judgement.needed_n) == (Verdict.INCONCLUSIVE, None)
@@ -202,6 +213,39 @@ def test_an_empty_family_has_no_verdicts() -> None:
     assert gate_accuracies([], max_drop=0.005) == ()
     assert compare_times([]) == ()
     assert gate_pairs([], [], max_slowdown=0.05, floor=0.0, looks=1) == ()
+
+
+@pytest.mark.parametrize("candidate", [0.94, 0.99])
+def test_two_trials_that_agree_are_not_called_different(candidate: float) -> None:
+    for n, gate, compared in (
+        (2, Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE),
+        (3, *((Verdict.REGRESSION, Verdict.LOWER) if candidate < 0.97 else (Verdict.INCOMPARABLE, Verdict.HIGHER))),
+    ):
+        gated = gate_accuracy([0.97] * n, [candidate] * n)
+        (judgement,) = compare_accuracies([independent_estimate([0.97] * n, [candidate] * n)])
+        assert (gated.verdict, judgement.verdict) == (gate, compared)
+        if n == 2:
+            assert "use at least 3 trials a side" in gated.reason
+            assert "use at least 3 trials a side" in judgement.reason
+            assert (gated.needed_n, judgement.needed_n) == (None, None)
+    assert gate_accuracy([0.97] * 2, [0.97] * 2).verdict is Verdict.PASS
+    assert compare_accuracies([independent_estimate([0.97] * 2, [0.97] * 2)])[0].verdict is Verdict.SAME
+
+
+def test_small_test_sets_keep_the_error_rate_of_tables_with_two_seeds() -> None:
+    random, tables = np.random.default_rng(1), 300
+    false = 0
+    for sides in np.round((0.97 + 0.006 * random.standard_normal((tables, 2, 10, 2))) * 360) / 360:
+        estimates = [independent_estimate(*each) for each in zip(*sides.tolist(), strict=True)]
+        judged = [*compare_accuracies(estimates), *gate_accuracies(estimates, max_drop=0.005)]
+        wrong = {Verdict.HIGHER, Verdict.LOWER, Verdict.REGRESSION, Verdict.INCOMPARABLE}
+        false += any(each.verdict in wrong for each in judged)
+    assert false <= 8  # 1 % promised; one table in twelve if two equal seeds could be called different
+
+
+def test_an_extra_variance_needs_a_degree_of_freedom() -> None:
+    with pytest.raises(BadInputError, match="degree of freedom"):
+        compare_times([dataclasses.replace(make_estimate(0.0), extra_degrees_of_freedom=0)])
 
 
 @pytest.mark.parametrize("name", ["value", "variance", "scale", "extra_variance", "degrees_of_freedom"])
