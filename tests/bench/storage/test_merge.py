@@ -308,7 +308,9 @@ def test_merging_again_writes_only_a_table_that_is_missing(tmp_path: Path) -> No
     run = merge_into(path, shard(1), shard(2), shard(3))
     written = table.read_bytes()
     table.write_text(f"run_id\n{run.header.run_id}\n")
+    before = path.stat()
     merge_into(path, shard(1))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert table.read_text() == f"run_id\n{run.header.run_id}\n"
     table.unlink()
     merge_into(path, shard(1))
