@@ -110,6 +110,8 @@ def test_a_file_of_the_first_version_has_no_schedule(trainer: Trainer, saved: Pa
     del content["recipe"]["schedule"]
     torch.save(content, tmp_path / "old.pth")
     assert load_checkpoint(tmp_path / "old.pth").recipe == trainer.recipe
+    with pytest.raises(CheckpointError, match="field recipe does not have the entries"):
+        load_bytes(tmp_path, torch_bytes(content | {"version": 2}))
 
 
 def test_torch_itself_loads_the_file_as_plain_cpu_weights(saved: Path) -> None:

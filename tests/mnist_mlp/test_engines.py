@@ -134,6 +134,16 @@ def test_step_returns_output_and_loss_from_before_it_and_without_graph(recipe: R
     assert not torch.equal(output, engine.model(images))
 
 
+def test_loss_of_a_bf16_step_is_that_of_its_output_in_float32() -> None:
+    model = build_model(LOGITS.layers, activation="relu", output="logits", seed=1, device=torch.device("cpu"))
+    engine = EagerEngine(LOGITS, model, make_pipeline(LOGITS), precision="bf16")
+    (batch,) = make_batches(1)
+    output, loss = engine.step(*batch)
+    assert torch.equal(output, output.bfloat16().float())  # rounded by the products
+    assert (output.dtype, loss.dtype) == (torch.float32, torch.float32)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(output, batch[1]), rtol=1e-6, atol=0)
+
+
 def test_optimizers_use_the_fused_kernels() -> None:
     for recipe in (RECIPES["adam"], RECIPES["sgd"]):
         optimizer = make_optimizer(recipe, make_engine(recipe).model)

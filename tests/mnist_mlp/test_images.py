@@ -112,6 +112,14 @@ def test_position_and_margin_do_not_matter() -> None:
     assert difference(prepare_image(wide).pixels, REFERENCE) < 0.02
 
 
+def test_specks_beside_a_small_digit_on_a_large_sheet_are_not_part_of_it() -> None:
+    sheet = Image.new("L", (2000, 2000), 255)
+    sheet.paste(seven(), (900, 900))
+    for speck in ((905, 905), (1015, 1050)):
+        sheet.putpixel(speck, 0)
+    assert difference(prepare_image(sheet).pixels, REFERENCE) < 0.05
+
+
 @pytest.mark.parametrize("factor", [0.3, 2.7, 9, 40])
 def test_size_does_not_matter(factor: float) -> None:
     image = seven()
@@ -133,7 +141,9 @@ def with_opacity(ink: int, hidden: int) -> Image.Image:
     return Image.merge("RGBA", (grey, grey, grey, opacity))
 
 
-@pytest.mark.parametrize(("ink", "polarity"), [(0, "dark on light"), (255, "light on dark"), (60, "dark on light")])
+@pytest.mark.parametrize(
+    ("ink", "polarity"), [(0, "dark on light"), (255, "light on dark"), (60, "dark on light"), (150, "light on dark")]
+)
 @pytest.mark.parametrize("hidden", [0, 255])
 def test_ink_on_transparency_is_seen_whatever_colour_lies_underneath(ink: int, polarity: str, hidden: int) -> None:
     prepared = prepare_image(with_opacity(ink, hidden))

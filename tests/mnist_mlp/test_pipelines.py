@@ -122,6 +122,13 @@ def test_last_batches_hold_the_rest(unit_pipeline: Pipeline) -> None:
     assert test == [20, 20, 17]
 
 
+def test_batches_leave_the_global_random_state_alone(unit_pipeline: Pipeline) -> None:
+    before = torch.get_rng_state()
+    joined(unit_pipeline.train_batches(shuffled(203)))
+    joined(unit_pipeline.test_batches())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_epochs_of_the_same_order_are_the_same(unit_pipeline: Pipeline) -> None:
     order = shuffled(203)
     assert_identical(unit_pipeline.train_batches(order), unit_pipeline.train_batches(order))

@@ -63,7 +63,14 @@ def test_a_revision_is_unpacked_and_gone_after_the_context(clone: Path) -> None:
         assert (arm.workload / "mnist_mlp" / "model.py").read_text() == "old"
         assert arm.commit == git(clone, "rev-parse", "HEAD~1")
         assert arm.label == f"rev:HEAD~1 ({arm.commit[:10]})"
+        assert arm.dirty is False  # whatever was edited in the tree
     assert not arm.workload.exists()
+
+
+def test_a_commit_named_by_the_start_of_its_hash_is_labelled_once(clone: Path) -> None:
+    commit = git(clone, "rev-parse", "HEAD")
+    with open_arm(f"rev:{commit[:12]}") as arm:
+        assert (arm.label, arm.commit) == (f"rev:{commit[:10]}", commit)
 
 
 HOOKS = ("post-checkout", "pre-commit", "reference-transaction", "post-index-change", "post-rewrite", "pre-auto-gc")

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,20 @@ import pytest
 from fake_worker import FakeLauncher, Request, die, fail_trial
 from planted_workload import plant_slowdown
 
+from bench.ab import comparison as live_comparison
 from bench.ab.arms import Arm
-from bench.ab.comparison import LiveComparison, Options, Stage
+from bench.ab.comparison import ERROR_LEVEL, PASS_LEVEL, LiveComparison, Options, Stage
 from bench.ab.report import BUDGET, COMPLETE, INTERRUPTED, Report
 from bench.ab.view import heading, render_table, result
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.execution.launcher import make_arm_launchers
 from bench.planning import plan
 from bench.records import FailureKind
-from bench.stats.judgement import Verdict
+from bench.stats.judgement import Judgement, Verdict
+from bench.stats.pair_gate import gate_pairs
+
+Pairs = Sequence[Sequence[float]]
+"""Log ratios of each configuration's pairs."""
 
 ARMS = tuple(Arm(label=label, python="python", workload=None, commit=None) for label in ("rev:main", "."))
 OPTIONS = Options(
@@ -151,6 +156,38 @@ def test_until_decided_gives_up_on_what_cannot_be_decided() -> None:
     assert max(len(row.confirm) for row in report.rows) == 8 * 8
 
 
+@pytest.mark.parametrize("until_decided", [False, True])
+def test_all_devices_and_looks_together_spend_the_promised_levels_and_decisions_are_final(
+    until_decided: bool,  # noqa: FBT001 - pytest passes it by name
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spent, previous = [0.0, 0.0], dict[int, tuple[Judgement, ...]]()
+
+    def watched(screen: Pairs, confirm: Pairs, **rule: Any) -> tuple[Judgement, ...]:  # noqa: ANN401 - its options
+        looks = rule["looks"]
+        if looks:
+            share = 1 / looks if rule["last_look"] else 1 / (looks * (looks + 1))
+            spent[0] += rule["error_level"] * share
+            spent[1] += rule["pass_level"] / 2 * share
+        else:
+            spent[1] += rule["pass_level"] / 2
+        assert looks == 0 or tuple(rule["earlier"]) == previous[len(screen)]
+        previous[len(screen)] = gate_pairs(screen, confirm, **rule)
+        return previous[len(screen)]
+
+    monkeypatch.setattr(live_comparison, "gate_pairs", watched)
+    comparison = Comparison(1.05, spread=0.03, until_decided=until_decided)
+    have_all(comparison.baseline)
+    have_all(comparison.candidate)
+    # The engine graph runs on CUDA alone, so the two devices are told apart by their numbers of configurations.
+    request = dataclasses.replace(
+        REQUEST, devices=("cpu", "cuda"), engines=("eager", "graph"), skip_unsupported=True, batch_sizes=(64, 256)
+    )
+    comparison.live.plan(request)
+    assert comparison.live.run({"cpu": None, "cuda": None}) == COMPLETE
+    assert spent == pytest.approx([ERROR_LEVEL, PASS_LEVEL])
+
+
 def test_every_round_visits_all_configurations_before_any_a_second_time() -> None:
     comparison = Comparison()
     prepared: list[int] = []
@@ -214,6 +251,28 @@ def test_once_the_budget_is_spent_no_hosts_are_started_for_a_further_pass() -> N
     assert renewals == [2.0]
 
 
+def test_a_budget_that_ends_within_the_last_look_is_said_to_have_ended_it() -> None:
+    clock = itertools.count()
+    report = Comparison(1.045, spread=0.02, budget_seconds=30.5, clock=lambda: float(next(clock))).run()
+    assert 8 < max(len(row.confirm) for row in report.rows) < 16
+    assert (report.looks, report.ended) == (2, BUDGET)
+
+
+def test_every_pass_but_the_first_has_fresh_hosts() -> None:
+    renewed: list[int] = []
+    comparison = Comparison(1.10)
+    comparison.live = LiveComparison(
+        (ARMS[0], ARMS[1]),
+        (comparison.baseline, comparison.candidate),
+        OPTIONS,
+        renew=lambda: renewed.append(comparison.baseline.started),
+    )
+    started_for_the_plan = 2  # one process describes the machine, one verifies the data
+    report = comparison.run()
+    assert [len(row.confirm) for row in report.rows] == [8, 8]
+    assert renewed == [started_for_the_plan + 2 * passes for passes in range(1, 13)]
+
+
 def test_a_budget_spent_before_the_first_pair_leaves_every_row_open() -> None:
     clock = itertools.count(step=100)
     report = Comparison(budget_seconds=1.0, clock=lambda: float(next(clock))).run()
@@ -252,6 +311,21 @@ def test_a_configuration_that_fails_after_good_pairs_stays_failed() -> None:
     report = comparison.run()
     assert verdicts(report) == [Verdict.FAILED, Verdict.PASS]
     assert [len(row.screen) for row in report.rows] == [2, 5]
+
+
+def test_fresh_pairs_of_a_configuration_that_failed_are_not_said_to_be_of_an_interrupted_round() -> None:
+    comparison = Comparison(1.10)
+    prepared: list[int] = []
+
+    def respond(request: Request) -> dict[str, Any] | None:
+        if request["do"] == "prepare":
+            prepared.append(request["trial"]["configuration"]["batch_size"])
+        return die() if request["do"] == "stretch" and prepared[-1] == 64 and prepared.count(64) == 8 else None
+
+    comparison.candidate.on = respond
+    report = comparison.run()
+    assert verdicts(report) == [Verdict.FAILED, Verdict.REGRESSION]
+    assert [(len(row.screen), len(row.confirm), row.unjudged) for row in report.rows] == [(5, 2, 0), (5, 8, 0)]
 
 
 def test_an_interruption_keeps_every_pair() -> None:

@@ -70,7 +70,16 @@ def test_every_claim_of_every_recipe_is_checked() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 1}, {"learning_rate": 0.5}, {"dataset": "digits"}, {"batch_size": 1}, {"precision": "bf16"}]
+    "change",
+    [
+        {"epochs": 1},
+        {"learning_rate": 0.5},
+        {"schedule": "one_cycle"},
+        {"weight_decay": 0.1},
+        {"dataset": "digits"},
+        {"batch_size": 1},
+        {"precision": "bf16"},
+    ],
 )
 def test_recipe_that_was_changed_is_not_held_to_its_claims(change: dict[str, Any]) -> None:
     assert check_claims(run_of(documented("mlp_128", **change), (0.97, 0.98))) == ()

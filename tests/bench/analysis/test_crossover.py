@@ -2,8 +2,9 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from bench_builders import (
@@ -17,7 +18,7 @@ from bench_builders import (
 from step_times import CPU, SAMPLES, Law, as_json, grid, law, measured_in, merged, tables_of
 
 from bench.analysis.crossover import crossover, is_worth_comparing
-from bench.analysis.scaling import fit
+from bench.analysis.scaling import Fit, Prediction, fit
 from bench.analysis.scaling_view import _undecided
 from bench.analysis.size_series import size_series
 from bench.records import Run
@@ -51,6 +52,31 @@ def test_an_uncertain_crossover_says_between_which_widths() -> None:
     assert found.low < found.width < found.high
     true = next(w for w in range(8, 4097) if fast((784, w, 10), 64) < slow((784, w, 10), 64))
     assert found.low <= true <= found.high
+
+
+class Scripted:
+    """A fit that predicts a step of `seconds` for any size, with an interval of so many percent either way."""
+
+    def __init__(self, seconds: float, percent: float) -> None:
+        self._prediction = Prediction(
+            step_seconds=seconds,
+            low=seconds * math.exp(-percent / 100),
+            high=seconds * math.exp(percent / 100),
+            is_inside=True,
+        )
+
+    def predict(self, *_size: object) -> Prediction:
+        return self._prediction
+
+
+@pytest.mark.parametrize(("percent", "is_known"), [(6.0, True), (8.0, False)])
+def test_errors_of_two_models_add_up_as_independent_ones_do(
+    percent: float,
+    is_known: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    first, second = (cast("Fit", Scripted(seconds, percent)) for seconds in (1.0, math.exp(0.10)))
+    found = crossover(first, second, (784, 64, 10), 64, (8, 4096))
+    assert found.is_known == (is_known, is_known)  # 10 % against the root of the sum of both squares
 
 
 def test_undecided_everywhere_is_distinguished_from_undecided_at_both_ends() -> None:

@@ -114,6 +114,12 @@ def test_of_fused_and_graph_the_faster_counts() -> None:
         assert framework.meaning == "resident + eager minus resident + graph"
 
 
+def test_an_account_counts_the_trials_of_the_way_whose_epoch_it_explains() -> None:
+    (account,) = make_accounts(run_of((TUTORIAL[0], (20.0, 21.0)), RESIDENT, FUSED), None)
+    assert account.trials == 2
+    assert account.epoch_seconds == 20.5
+
+
 def test_ways_without_spread_or_of_one_trial_have_no_made_up_interval() -> None:
     parts = parts_of(run_of((TUTORIAL[0], (20.0,)), (RESIDENT[0], (2.0,)), (FUSED[0], (1.0,))), profile_with(PEAK))
     for name in ("loader tax", "framework tax", "kernel gap"):

@@ -105,6 +105,8 @@ def test_pairs_and_trials_of_the_reference_are_stored(fake_launcher: FakeLaunche
     (device,) = session.devices
     assert device.aa_log_ratios == pytest.approx((0.01, -0.02, 0.03, 0.0))
     assert device.seeds == (0, 1, 2)
+    trained = [request["trial"]["seed"] for request in fake_launcher.requests if request["do"] == "prepare"]
+    assert trained == [0, 1, 2]
     assert device.test_accuracies == (0.97, 0.9712, 0.9706)
     measurement = make_measurement()
     assert device.epoch_seconds == (measurement.epochs[0].train_seconds,) * 3

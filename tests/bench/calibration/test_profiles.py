@@ -219,6 +219,12 @@ def test_drift_is_the_deviation_of_the_log_medians_of_the_sessions() -> None:
     assert profile_of(times).drift_freedom("cpu") == len(times) - 1
 
 
+def test_a_sessions_fastest_trial_has_no_part_in_the_drift() -> None:
+    times = ((0.1, 0.5, 0.5), (0.4, 0.5, 0.6), (0.5, 0.5, 9.0))
+    profile = make_profile(*(make_session(make_device(epoch_seconds=each)) for each in times))
+    assert profile.drift_deviation("cpu") == 0
+
+
 def test_two_sessions_are_too_few_for_a_drift() -> None:
     assert profile_of([0.5, 0.6]).drift_deviation("cpu") is None
     assert profile_of([0.5, 0.6]).drift_freedom("cpu") is None

@@ -235,6 +235,10 @@ def test_a_configuration_without_any_trial_yet_does_not_pass() -> None:
     report = check(side((1.0, 2.0)), with_records(other, some, make_footer(complete=False, missing=8)))
     assert report.exit_code is ExitCode.INCONCLUSIVE
     assert any("no trial of the candidate has been measured yet" in f.judgement.reason for f in report.findings)
+    before = side((1.0, 2.0))
+    some = [record for record in before.records if record.trial.configuration == configurations(1)[0]]
+    report = check(with_records(before, some, make_footer(complete=False, missing=8)), other)
+    assert any("no trial of the baseline has been measured yet" in f.judgement.reason for f in report.findings)
 
 
 def test_another_dataset_under_the_same_name_is_incomparable() -> None:
@@ -266,9 +270,10 @@ def test_half_an_epoch_in_half_the_time_is_incomparable(gate: Gate) -> None:
         assert isinstance(record.outcome, Measurement)
         epochs = tuple(dataclasses.replace(epoch, train_samples=30_000) for epoch in record.outcome.epochs)
         records.append(dataclasses.replace(record, outcome=dataclasses.replace(record.outcome, epochs=epochs)))
-    report = check(side(), with_records(half, records), limits=Limits(gate=gate))
-    assert report.exit_code is ExitCode.INCOMPARABLE
-    assert "different numbers of training samples" in report.reason
+    for halved in (records, [records[0], *half.records[1:]]):
+        report = check(side(), with_records(half, halved), limits=Limits(gate=gate))
+        assert report.exit_code is ExitCode.INCOMPARABLE
+        assert "different numbers of training samples" in report.reason
 
 
 def test_two_datasets_within_one_side_are_incomparable() -> None:

@@ -67,6 +67,23 @@ def test_warnings_that_are_of_the_repeats_flag_no_trial() -> None:
     assert only(run).flagged is None
 
 
+def test_a_flagged_trial_is_flagged_by_what_disturbed_it_alone() -> None:
+    found = only(make_run(records=[flagged(trial(), TrialWarning.STALL, TrialWarning.SPREAD)])).flagged
+    assert found is not None
+    assert found.warnings == (TrialWarning.STALL,)
+
+
+def test_ratio_to_the_yardstick_needs_one_beside_every_epoch_and_accuracy_labels_in_every_trial() -> None:
+    epochs = (make_epoch(), make_epoch(yardstick_seconds=0.0), make_epoch())
+    partly = make_record(repeat=1, outcome=make_measurement(epochs=epochs))
+    without_labels = make_record(repeat=1, outcome=make_measurement(epochs=(make_epoch(test_correct=None),)))
+    for second, relative, accuracies in ((partly, None, 2), (without_labels, 2, None)):
+        trials = only(make_run(repeats=2, records=[make_record(), second]))
+        assert trials.n == 2
+        assert (trials.log_relative and len(trials.log_relative)) == relative
+        assert (trials.accuracies and len(trials.accuracies)) == accuracies
+
+
 @pytest.mark.parametrize("warning", sorted(DISTURBED))
 def test_every_warning_that_something_disturbed_a_trial_flags_it(warning: TrialWarning) -> None:
     assert flagged_count(only(make_run(records=[flagged(trial(), warning)]))) == 1

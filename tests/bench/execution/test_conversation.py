@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def test_trial_asks_for_its_epochs_back_to_back_and_evaluates_after_each(fake_la
     assert isinstance(record.outcome, Measurement)
     assert list(record.outcome.epochs) == seen
     assert record.trial == TRIAL
+
+
+def test_a_trial_has_a_process_for_each_rank_and_a_wall_time_from_start_to_end(
+    fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(100.0, 3.5)
+    monkeypatch.setattr("bench.execution.conversation.time.perf_counter", lambda: next(ticks))
+    record = run(fake_launcher, Trial(configuration=make_configuration(world_size=4), seed=7, repeat=2))
+    assert fake_launcher.ranks == [4]
+    assert record.wall_seconds == 3.5
 
 
 def test_every_answer_reaches_the_record_in_its_own_place(fake_launcher: FakeLauncher) -> None:

@@ -5,11 +5,13 @@ import weakref
 from pathlib import Path
 
 import pytest
+from bench_builders import make_trial
 
 from bench.errors import WorkerError
-from bench.execution.conversation import describe_place
+from bench.execution.conversation import describe_place, run_trial
 from bench.execution.launcher import Launcher, make_arm_launchers, make_launcher, preload_for
 from bench.execution.spawning import SpawningLauncher
+from bench.records import Failure
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,28 @@ def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_loss
     (arm,), _ = make_arm_launchers([(sys.executable, tmp_path)])
     with contextlib.closing(arm), pytest.raises(WorkerError, match=r"exit status 1; its last output: .*no Training in"):
         describe_place(arm)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_forked_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind_and_printed_before(tmp_path: Path) -> None:
+    talking, silent = (
+        "import os, time\n"
+        f"os.write(2, {words!r})\n"
+        "if os.fork() == 0:\n"
+        "    time.sleep(600)  # holds the trial's socket\n"
+        "os._exit(3)\n"
+        for words in (b"words of the first\n", b"")
+    )
+    for name, code in (("talking", talking), ("silent", silent)):
+        (tmp_path / name / "mnist_mlp").mkdir(parents=True)
+        (tmp_path / name / "mnist_mlp" / "__init__.py").write_text(code)
+    arms, _ = make_arm_launchers([(sys.executable, tmp_path / name) for name in ("talking", "silent")])
+    with contextlib.closing(arms[0]):
+        first, second = (run_trial(arm, make_trial(), root=None, timeout_seconds=60).outcome for arm in arms)
+    assert isinstance(first, Failure)
+    assert isinstance(second, Failure)
+    assert first.message == "the trial's process ended with exit status 3; its last output: words of the first"
+    assert second.message == "the trial's process ended with exit status 3"
 
 
 def test_launchers_keep_nothing_of_a_process_that_has_ended(launcher: Launcher) -> None:

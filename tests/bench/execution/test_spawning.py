@@ -52,3 +52,17 @@ def test_spawned_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind(leav
     assert isinstance(record.outcome, Failure)
     assert record.outcome.kind is FailureKind.CRASH
     assert "exit status 3" in record.outcome.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a program of the shell")
+def test_a_spawned_trial_of_several_ranks_is_told_their_number_and_explained_by_its_own_output(tmp_path: Path) -> None:
+    program, said = tmp_path / "python", tmp_path / "said"
+    program.write_text(f'#!/bin/sh\ntest -e "{said}" || echo "$@" | tee "{said}" >&2\nexit 3\n')
+    program.chmod(0o755)
+    of_four = make_trial(make_configuration(world_size=4))
+    with contextlib.closing(SpawningLauncher(python=str(program))) as launcher:
+        first, second = (run_trial(launcher, of_four, root=None, timeout_seconds=60).outcome for _ in range(2))
+    assert isinstance(first, Failure)
+    assert isinstance(second, Failure)
+    assert first.message.endswith("exit status 3; its last output: -m bench.worker.ranks 4")
+    assert second.message.endswith("exit status 3")

@@ -468,3 +468,4 @@ def test_more_ranks_than_accelerators_are_refused_unless_they_are_elsewhere() ->
     with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices, but this machine has 1"):
         check_rank_devices(plan, (gpu(0),))
     check_rank_devices(plan, (gpu(0),), ranks_here=1)
+    check_rank_devices(plan, (gpu(0), gpu(1)), ranks_here=8)  # under a torchrun of 8 processes, 2 of them train

@@ -14,6 +14,7 @@ from bench_builders import (
     Change,
     make_configuration,
     make_failure,
+    make_fingerprint,
     make_footer,
     make_header,
     make_machine,
@@ -215,6 +216,8 @@ def test_another_plan_is_incomparable_and_the_message_says_what_differs() -> Non
 def test_another_division_of_the_plan_is_incomparable() -> None:
     message = refusal(shard(1), shard(2, 4), kind=IncomparableError)
     assert "00000002.jsonl is one of 4 shards of the plan, 00000001.jsonl one of 3" in message
+    message = refusal(shard(2, 4), shard(1), kind=IncomparableError)
+    assert "00000001.jsonl is one of 3 shards of the plan, 00000002.jsonl one of 4" in message
 
 
 @pytest.mark.parametrize("change", [{"torch": "2.12.0"}, {"workload": "9"}, {"git_commit": None}])
@@ -222,6 +225,14 @@ def test_other_software_is_incomparable(change: dict[str, Change]) -> None:
     message = refusal(shard(1), shard(2, software=make_software(**change)), kind=IncomparableError)
     (name,) = change
     assert re.search(f"00000002.jsonl was measured with different software from 00000001.jsonl: {name} is", message)
+
+
+def test_other_software_of_a_single_trial_is_incomparable() -> None:
+    elsewhere = make_fingerprint(machine=make_machine(cpu_model="Fictional CPU 7"), software=make_software(torch="9"))
+    run = shard(2)
+    moved = (*run.records[:-1], dataclasses.replace(run.records[-1], fingerprint=1))
+    run = dataclasses.replace(run, records=moved, other_fingerprints=(elsewhere,))
+    assert "different software" in refusal(shard(1), run, kind=IncomparableError)
 
 
 def test_another_driver_or_kernel_does_not_count_as_other_software() -> None:
@@ -297,7 +308,9 @@ def test_merging_again_writes_only_a_table_that_is_missing(tmp_path: Path) -> No
     run = merge_into(path, shard(1), shard(2), shard(3))
     written = table.read_bytes()
     table.write_text(f"run_id\n{run.header.run_id}\n")
+    before = path.stat()
     merge_into(path, shard(1))
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert table.read_text() == f"run_id\n{run.header.run_id}\n"
     table.unlink()
     merge_into(path, shard(1))

@@ -185,6 +185,20 @@ def test_what_could_not_be_cut_off_at_once_is_cut_off_by_the_next_write(
     assert read_run(tmp_path / "run.jsonl").records == RECORDS[:1]
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_stored_where_no_one_would_find_it(
+    tmp_path: Path,
+    is_replaced: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    path = tmp_path / "run.jsonl"
+    with RunWriter.create(path, RUN.header) as writer:
+        path.rename(tmp_path / "moved.jsonl")
+        if is_replaced:
+            path.write_text("another file\n")
+        with pytest.raises(StorageError, match="was removed, moved or replaced while it was being written"):
+            writer.append(RECORDS[0])
+
+
 def test_a_folder_that_cannot_be_synced_is_not_an_error(tmp_path: Path) -> None:
     store._sync_folder(tmp_path / "missing")  # noqa: SLF001 - no file system at hand refuses it
 

@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 from bench_builders import (
     make_configuration,
+    make_division,
+    make_epoch,
     make_epochs,
     make_failure,
     make_footer,
@@ -58,6 +60,16 @@ def test_utilisation_says_of_which_measured_peaks() -> None:
     )
     assert told("flops_utilisation") == told("flops_utilisation_low") == [peak_note]
     assert not told("training_flops_per_second")
+
+
+def test_a_single_trial_above_the_peak_is_enough_to_doubt_it() -> None:
+    seconds = (2.0, 2.0, 1.0)  # the peak would take 1.5 s
+    measurements = [make_measurement(epochs=(make_epoch(train_seconds=each),)) for each in seconds]
+    run = make_run(records=[make_record(repeat=i, outcome=each) for i, each in enumerate(measurements)])
+    peak = measurements[0].training_flops_per_sample * make_epoch().train_samples / 1.5
+    columns = find_columns(("flops_utilisation",))
+    told = legend(run, summarise(run.records, lambda _: peak), columns, ())
+    assert any("(1 of 1 rows above 100 %)" in note for note in told)
 
 
 def test_heading_names_run_machine_and_software() -> None:
@@ -189,6 +201,19 @@ def test_a_run_whose_footer_counts_more_trials_than_are_left_is_incomplete() -> 
     assert cut.footer.complete
     assert (is_complete(cut), is_whole(cut)) == (False, False)
     assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 6 trials missing")]
+
+
+def test_failed_trials_that_were_deleted_from_the_file_are_missed_too() -> None:
+    failed = make_record(repeat=2, outcome=make_failure())
+    run = make_run(repeats=3, records=[make_record(), make_record(repeat=1), failed])
+    cut = dataclasses.replace(run, records=run.records[:2])
+    assert (is_complete(run), is_complete(cut)) == (True, False)
+    assert [note for note in notes(cut) if note.startswith("run incomplete: 1 of 3 trials missing")]
+
+
+def test_a_shard_counts_the_trials_of_the_others_with_their_repeats() -> None:
+    run = make_run(repeats=3, division=make_division((1,), of=4))
+    assert [note for note in notes(run) if note.startswith("shard 1 of 4: 9 of 12 trials are in other shards")]
 
 
 def test_part_of_a_complete_run_that_one_machine_measured_is_complete() -> None:

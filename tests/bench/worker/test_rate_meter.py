@@ -228,6 +228,13 @@ def test_transfers_are_both_ways_pageable_and_pinned(monkeypatch: pytest.MonkeyP
     ]
 
 
+def test_the_first_transfer_writes_to_the_device_and_the_second_reads_from_it() -> None:
+    rates = measure_transfers(torch.device("meta"), timer(TRY), 4096)  # which can be written to, but not read
+    assert next(rates).to_device
+    with pytest.raises(NotImplementedError, match="meta"):
+        next(rates)
+
+
 def test_where_memory_cannot_be_pinned_no_such_rate_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_self: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("Need to provide pin_memory allocator to use pin memory.")

@@ -16,7 +16,7 @@ from bench_builders import make_conditions, make_configuration, make_energy
 
 from bench.coding import from_json, to_json
 from bench.protocol.channel import Channel, ChannelClosedError
-from bench.protocol.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Trained
+from bench.protocol.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
 from bench.protocol.rates import DeviceRates
 from bench.records import Configuration, Description, Energy, Failure, FailureKind, Peak, Trial
 from bench.worker import session as worker
@@ -94,6 +94,15 @@ def test_measured_training_is_bit_for_bit_the_training_without_the_harness(sessi
     assert prepared.dataset_sha256 == dataset.sha256
     assert prepared.parameters == 784 * 8 + 8 + 8 * 10 + 10
     assert prepared.training_flops_per_sample == 2 * (2 * 784 * 8) + 3 * (2 * 8 * 10)
+
+
+def test_stretches_train_on_the_batches_of_their_own_epoch(session: worker.Session) -> None:
+    ask(session, Prepared, prepare())
+    training = Training(worker.recipe_of(TINY), data.load("synthetic"), device=torch.device("cpu"), seed=3)
+    for epoch, begin, end in ((0, 0, 2), (1, 0, 1), (1, 1, 2)):
+        asked = {"do": "stretch", "epoch": epoch, "begin": begin, "end": end}
+        order = training.order(epoch)[begin * TINY.batch_size : end * TINY.batch_size]
+        assert ask(session, Stretched, asked).train_loss == training.train(order).read().loss
 
 
 @pytest.mark.parametrize(("engine", "precision"), [("fused", "fp32"), ("eager", "bf16")])
@@ -252,6 +261,7 @@ def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_aroun
     monkeypatch.setattr(Yardstick, "seconds", logged("yardstick", lambda _self: next(yardstick)))
     monkeypatch.setattr(Device, "reset_peak", logged("device's peak", Device.reset_peak))
     monkeypatch.setattr(Device, "synchronise", logged("wait", Device.synchronise))
+    monkeypatch.setattr(worker.Session, "meet", logged("other ranks", worker.Session.meet))
     monkeypatch.setattr(HostMemory, "reset_peak", logged("host's peak", HostMemory.reset_peak))
     monkeypatch.setattr(ContentionMeter, "start", logged("contention", ContentionMeter.start))
     monkeypatch.setattr(ContentionMeter, "stop", logged("contention's end", ContentionMeter.stop))
@@ -261,7 +271,7 @@ def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_aroun
     log.clear()
     for epoch in range(2):
         assert ask(session, Trained, {"do": "train", "epoch": epoch}).yardstick_seconds == 0.75
-    before = ["yardstick", "device's peak", "host's peak", "energy", "wait", "contention"]
+    before = ["yardstick", "device's peak", "host's peak", "energy", "wait", "other ranks", "contention"]
     timed = ["wait", "clock", "train", "wait", "clock"]
     assert log == [*before, *timed, "contention's end", "energy's end", "yardstick"] * 2
     finished = ask(session, Finished, {"do": "finish"})
@@ -294,13 +304,34 @@ def test_conditions_are_sampled_around_the_epoch(session: worker.Session, monkey
         assert trained.contention.load_average is not None
 
 
+def test_an_evaluation_ends_when_its_score_is_known(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(session, Prepared, prepare())
+    now = [0.0]
+
+    def read(_self: Tally) -> Score:
+        now[0] += 5.0
+        return Score(samples=10, loss=1.0, correct=5)
+
+    monkeypatch.setattr(Tally, "read", read)
+    session._timer = Timer(lambda: None, lambda: now[0])  # noqa: SLF001 - a clock that only the reading moves
+    assert ask(session, Evaluated, {"do": "evaluate"}).evaluation_seconds == 5.0
+
+
 def test_peaks_are_the_largest_of_all_epochs(session: worker.Session, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(session, Prepared, prepare())
-    peaks = iter([5, 9, 7])
-    monkeypatch.setattr(Device, "allocated_peak", lambda _self: Peak(bytes=next(peaks), method="scripted"))
+
+    def script(meter: type, name: str, *sizes: int) -> None:
+        peaks = (Peak(bytes=size, method="scripted") for size in sizes)
+        monkeypatch.setattr(meter, name, lambda _self: next(peaks))
+
+    script(Device, "allocated_peak", 5, 9, 7)
+    script(Device, "reserved_peak", 15, 19, 17)
+    script(HostMemory, "peak", 25, 29, 27)
     for epoch in range(3):
         ask(session, Trained, {"do": "train", "epoch": epoch})
-    assert ask(session, Finished, {"do": "finish"}).device_allocated_peak.bytes == 9
+    finished = ask(session, Finished, {"do": "finish"})
+    peaks = (finished.device_allocated_peak, finished.device_reserved_peak, finished.host_peak)
+    assert [peak.bytes for peak in peaks] == [9, 19, 29]
 
 
 def test_loss_that_is_no_number_any_more_is_a_failure_that_names_the_learning_rate(session: worker.Session) -> None:

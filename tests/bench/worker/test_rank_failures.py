@@ -1,0 +1,67 @@
+"""What the first rank says and reports when a rank fails, with a scripted group in place of other processes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bench.coding import to_json
+from bench.records import Failure, FailureKind
+from bench.worker.ranks import lead
+from mnist_mlp.ranks import Ranks
+
+FROM_RANK_1 = {"failure": to_json(Failure(kind=FailureKind.OUT_OF_MEMORY, message="rank 1: 9 GiB wanted"))}
+
+
+class Scripted:
+    """A group of two whose other rank has `reported` this, and the channel to the harness."""
+
+    ranks = Ranks(rank=0, world_size=2)
+    hosts = (0, 0)
+
+    def __init__(self, reported: Mapping[str, Any] | None, *, is_broken: bool = False) -> None:
+        self._reported = reported
+        self._is_broken = is_broken
+        self.reports: list[Mapping[str, Any]] = []
+        self.sent: list[Mapping[str, Any]] = []
+
+    def share(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._is_broken:
+            raise RuntimeError("Connection closed by peer [127.0.0.1]:4711")
+        return request
+
+    def reported(self) -> Mapping[str, Any] | None:
+        return self._reported
+
+    def report(self, answer: Mapping[str, Any]) -> None:
+        self.reports.append(answer)
+
+    def send(self, answer: Mapping[str, Any]) -> None:
+        self.sent.append(answer)
+
+
+def lead_into_failure(scripted: Any) -> Failure:  # noqa: ANN401 - it stands for a channel and for a group
+    lead(scripted, scripted, {"do": "what it cannot"})
+    (answer,) = scripted.sent
+    return Failure(kind=FailureKind(answer["failure"]["kind"]), message=answer["failure"]["message"])
+
+
+def test_a_failure_of_the_first_rank_is_answered_and_reported_to_the_others_who_may_wait_for_it() -> None:
+    scripted = Scripted(None)
+    failure = lead_into_failure(scripted)
+    assert failure.message == "the worker knows no request 'what it cannot'"
+    (report,) = scripted.reports
+    assert report["failure"]["message"] == f"rank 0: {failure.message}"
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_of_two_failures_the_one_that_was_reported_first_is_the_trials(
+    is_broken: bool,  # noqa: FBT001 - pytest passes it by name
+) -> None:
+    failure = lead_into_failure(Scripted(FROM_RANK_1, is_broken=is_broken))
+    assert (failure.kind, failure.message) == (FailureKind.OUT_OF_MEMORY, "rank 1: 9 GiB wanted")
+
+
+def test_a_connection_that_broke_without_a_report_is_said_in_plain_words() -> None:
+    failure = lead_into_failure(Scripted(None, is_broken=True))
+    assert (failure.kind, failure.message) == (FailureKind.CRASH, "a rank has ended without reporting why")
