@@ -99,6 +99,11 @@ def test_batch_larger_than_the_dataset_is_refused_before_anything_is_stored(
     assert not [request for request in fake_launcher.requests if request["do"] == "prepare"]
 
 
+def test_batch_as_large_as_the_dataset_is_fine(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    fake_launcher.dataset = dataclasses.replace(fake_launcher.dataset, train_samples=128)
+    assert start(fake_launcher, options(tmp_path)).exit_code is ExitCode.PASS
+
+
 def test_missing_device_is_refused_with_the_reason(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     request = dataclasses.replace(REQUEST, devices=("cpu", "cuda"))
     with pytest.raises(BadInputError, match=r"'cuda' is not available: no driver\. Available here: cpu"):
