@@ -10,8 +10,9 @@ from typing import TypeAlias
 
 from bench.compare.trials import Trials
 from bench.stats.drift import Drift
-from bench.stats.inference import Estimate, Interval, independent_estimate, moderate
+from bench.stats.inference import Estimate, Interval, independent_estimate
 from bench.stats.judgement import Judgement, Verdict, undecided
+from bench.stats.moderation import moderate
 
 Pair: TypeAlias = tuple[Trials, Trials]
 """Baseline and candidate of one row."""

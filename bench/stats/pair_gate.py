@@ -8,16 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.errors import BadInputError
-from bench.stats.inference import (
-    TRIMMED_SHARE,
-    Estimate,
-    Family,
-    holm,
-    moderate,
-    pool_variance,
-    robust_paired_estimate,
-)
+from bench.stats.inference import TRIMMED_SHARE, Estimate, Family, holm, pool_variance, robust_paired_estimate
 from bench.stats.judgement import Judgement, TimeRule, Verdict, family_of
+from bench.stats.moderation import moderate
 
 
 def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name

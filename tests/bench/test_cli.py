@@ -21,13 +21,7 @@ from bench.commands.options import DATA_ROOT
 from bench.errors import ExitCode
 from mnist_mlp.paths import NamedPath
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in an empty folder, with locks and processes of its own."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.usefixtures("worker")

@@ -1,11 +1,9 @@
 """The help of every command: its examples, its width, and how little it imports."""
 
-import contextlib
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,7 @@ from stored_runs import store
 
 from bench.cli import cli
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path) -> Iterator[None]:
-    """Work in an empty folder."""
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ For each cell (layers, batch size), a fresh process of every peer loads MNIST an
 about `--turn-seconds`, in rounds of shuffled order; one computes while the others wait. A round gives each peer's time
 per sample divided by that of engine fused. A group of fresh processes is one observation: the trimmed mean of its
 rounds' log ratios. The tables show geometric means with 95 % intervals by Student's t over the groups, with variances
-moderated over the cells as in a comparison (`bench.stats.inference.moderate`).
+moderated over the cells as in a comparison (`bench.stats.moderation.moderate`).
 
     uv tool run nox -s peers
     python tests/peers/compare_peers.py --device cuda
@@ -41,7 +41,8 @@ from bench.execution.conversation import describe_place, prepare_dataset
 from bench.execution.launcher import make_launcher
 from bench.planning.plan import choose_devices
 from bench.records import Description
-from bench.stats.inference import Estimate, interval, moderate, paired_estimate, trimmed_mean
+from bench.stats.inference import Estimate, interval, paired_estimate, trimmed_mean
+from bench.stats.moderation import moderate
 from bench.system.locks import device_locks
 from bench.system.outputs import write_atomically
 from mnist_mlp.data import default_root

@@ -36,14 +36,13 @@ from bench.stats.inference import (
     TRIMMED_SHARE,
     Estimate,
     Family,
-    fit_prior,
     independent_estimate,
     interval,
-    moderate,
     paired_estimate,
     robust_paired_estimate,
 )
 from bench.stats.judgement import Judgement, Verdict, gate_accuracies, gate_times
+from bench.stats.moderation import fit_prior, moderate
 from bench.stats.pair_gate import gate_pairs
 
 if TYPE_CHECKING:
@@ -362,7 +361,7 @@ def choices(noise: Noise, families: int) -> Iterator[str]:
 
 
 def shrink(estimates: Sequence[Estimate], *, raise_only: bool) -> list[Estimate]:
-    """Moderate as `bench.stats.inference.moderate` does for a family of any size, or as Smyth does, both ways."""
+    """Moderate as `bench.stats.moderation.moderate` does for a family of any size, or as Smyth does, both ways."""
     prior_freedom, prior_variance = fit_prior(
         [each.variance for each in estimates], [each.degrees_of_freedom for each in estimates]
     )

@@ -24,6 +24,9 @@ from bench.records import Configuration, DeviceStatus, Failure, FailureKind
 from bench.system.interrupts import Interrupts
 from bench.system.locks import device_locks
 
+pytestmark = pytest.mark.usefixtures("own_locks")
+
+
 TEST_SAMPLES = 10_000
 
 
@@ -49,11 +52,6 @@ class FakePairs:
         seconds = math.exp(self._log_ratios.pop(0))
         block = Block(samples=6400, baseline_seconds=1.0, candidate_seconds=seconds)
         return PairRecord(seed=seed, turn_batches=100, baseline=arm, candidate=arm, blocks=(block,))
-
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ from bench.records import DeviceStatus, FailureKind
 from bench.system.locks import Patience, device_locks
 from bench.worker.ruler import EXAMINATIONS
 
+pytestmark = pytest.mark.usefixtures("own_locks")
+
+
 PASSED = Check(name="CPU time", device="cpu", outcome=Outcome.PASS, measured="0.30 s of 0.3 s", rule="about as much")
 FAILED = dataclasses.replace(PASSED, name="float32 is float32", outcome=Outcome.FAIL, measured="TF32 ON in settings")
 SKIPPED = dataclasses.replace(
@@ -26,11 +29,6 @@ SKIPPED = dataclasses.replace(
     measured="work on the CPU is done when its call returns",
 )
 OPTIONS = Options(devices=("auto",), dataset="digits", data_root=None, timeout_seconds=60.0)
-
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
 def answering(launcher: FakeLauncher, *checks: Check) -> FakeLauncher:

@@ -1,10 +1,8 @@
 """The commands `calibrate` and `selftest`: options, output, files and exit codes, with a scripted worker."""
 
-import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,7 @@ from bench.protocol.messages import Stretched
 from bench.protocol.soundness import Check, Checked, Outcome
 from bench.records import FailureKind
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in an empty folder, with locks and processes of its own."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 STRETCH = {"answer": to_json(Stretched(train_seconds=0.1, train_samples=640, train_loss=2.3))}

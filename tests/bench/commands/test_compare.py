@@ -1,8 +1,6 @@
 """The commands `compare` and `check` on files: references, exit codes, what they print and write, what they refuse."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,13 @@ from bench.commands.compare import check_command, compare_command
 from bench.commands.options import split_label
 from bench.records import SCHEMA_VERSION, Run
 
+pytestmark = pytest.mark.usefixtures("elsewhere", "no_ci_job")
+
+
+@pytest.fixture
+def no_ci_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
 
 @click.group(cls=Commands)
 def commands() -> None:
@@ -25,15 +30,6 @@ def commands() -> None:
 
 commands.add_command(compare_command)
 commands.add_command(check_command)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in an empty folder, with locks of its own, and in no CI job."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    with contextlib.chdir(tmp_path):
-        yield
 
 
 def bench(*arguments: str) -> Result:

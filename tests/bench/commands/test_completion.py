@@ -1,11 +1,10 @@
 """What a shell completes, asked of click as a shell asks it."""
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,7 @@ from stored_runs import store
 from bench.cli import cli
 from bench.execution.processes import worker_environment
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path) -> Iterator[None]:
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.fixture

@@ -1,29 +1,15 @@
 """Every closed set of names answers a misspelt one with the name that was meant."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from bench_builders import make_run
 from click.testing import CliRunner, Result
-from fake_worker import FakeLauncher
 from stored_runs import store
 
 from bench.cli import cli
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with contextlib.chdir(tmp_path):
-        yield
-
-
-@pytest.fixture
-def worker(fake_launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> FakeLauncher:
-    monkeypatch.setattr("bench.execution.launcher.make_launcher", lambda _preload=(): fake_launcher)
-    return fake_launcher
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def bench(*arguments: str) -> Result:

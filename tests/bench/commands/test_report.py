@@ -1,23 +1,12 @@
 """The command `report`: what it writes, and what it refuses."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner, Result
 from report_pages import varied
 from stored_runs import store
 
 from bench.cli import cli
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Work in an empty folder, with locks of its own."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with contextlib.chdir(tmp_path):
-        yield tmp_path
 
 
 def bench(*arguments: str) -> Result:

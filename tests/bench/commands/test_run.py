@@ -1,9 +1,7 @@
 """`bench run` with a scripted worker: what it refuses and how, what it prints, what it stores of its command."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,7 @@ from bench.execution.conversation import prepare_dataset
 from bench.records import FailureKind
 from bench.storage.store import read_run
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in an empty folder, with locks and processes of its own."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 @pytest.mark.usefixtures("no_worker")

@@ -1,8 +1,6 @@
 """The way through the commands: a plan is shown, its shards are run and merged; nothing here starts a real worker."""
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +13,10 @@ from bench.records import FailureKind
 from bench.storage.store import read_run
 from bench.system.locks import device_locks
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
 GRID = ("--models", "784-128-10", "--batch-sizes", "64,128,256,512,1024", "--repeats", "2", "--devices", "cpu")
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in an empty folder, with locks of its own."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with contextlib.chdir(tmp_path):
-        yield
 
 
 @pytest.fixture

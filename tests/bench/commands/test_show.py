@@ -1,10 +1,8 @@
 """`bench show`: the same numbers in every format, and what it refuses."""
 
-import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +10,7 @@ from bench_builders import make_run
 from command_line_runs import bench, refused
 from stored_runs import store
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path) -> Iterator[None]:
-    """Work in an empty folder."""
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def test_show_gives_the_same_numbers_in_all_formats(tmp_path: Path) -> None:

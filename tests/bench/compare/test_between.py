@@ -1,10 +1,8 @@
 """Comparing two devices, engines or thread counts: of two runs, or of one run whose trials were measured in turn."""
 
-import contextlib
 import csv
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,10 @@ from stored_runs import side, store
 from bench.cli import cli
 from bench.records import Configuration, Run
 
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
 WIDTHS = (16, 64, 256, 1024)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path) -> Iterator[None]:
-    with contextlib.chdir(tmp_path):
-        yield
 
 
 def compare(*arguments: str) -> Result:

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pytest
 from bench_builders import make_configuration, make_trial
@@ -15,10 +14,7 @@ from bench.records import DeviceStatus, Measurement
 from bench.system.hosts import host_identity
 from bench.system.locks import HeldError, device_locks
 
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_locks")
 
 
 @pytest.fixture

@@ -13,11 +13,7 @@ from bench.errors import ExitCode
 from bench.execution.executor import LocalExecutor
 from bench.records import FailureKind
 
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no other run on this machine hold the device."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_locks")
 
 
 def test_resuming_with_a_budget_that_starting_spends_still_comes_to_an_end(

@@ -14,11 +14,7 @@ from bench.execution import run
 from bench.storage.store import read_run
 from bench.system.locks import HeldError, device_locks
 
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no other run on this machine hold the device."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_locks")
 
 
 def test_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(interrupted: Path) -> None:

@@ -20,11 +20,7 @@ from bench.storage.store import read_run
 from bench.system.locks import HeldError, device_locks
 from bench.tables.show import render_run
 
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no other run on this machine hold the device."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("own_locks")
 
 
 def test_complete_run_is_stored_with_its_plan_footer_and_csv(fake_launcher: FakeLauncher, tmp_path: Path) -> None:

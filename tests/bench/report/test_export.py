@@ -1,9 +1,8 @@
 """Pictures of stored runs: those of the report, the same bytes each time, and a reason for what could not be drawn."""
 
-import contextlib
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -25,11 +24,7 @@ from bench.report.export import find_pictures, left_out
 from bench.report.figures import MAX_CHARTS, NO_MAP
 from bench.report.pictures import make_figure
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path) -> Iterator[None]:
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def bench(*arguments: str) -> Result:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.errors import BadInputError
-from bench.stats.inference import Estimate, Family, independent_estimate, interval, moderate
+from bench.stats.inference import Estimate, Family, independent_estimate, interval
 from bench.stats.judgement import (
     Judgement,
     Verdict,
@@ -18,6 +18,7 @@ from bench.stats.judgement import (
     gate_accuracies,
     gate_times,
 )
+from bench.stats.moderation import moderate
 from bench.stats.pair_gate import gate_pairs
 
 NO_DEADLINE = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else

@@ -26,6 +26,10 @@ from bench.records import Failure, FailureKind, Measurement, Run, Trial
 from bench.storage.store import RunWriter, read_run
 from bench.system.torchrun import Place, check_world_size, place_in_torchrun
 
+# A follower takes its device's lock, which a benchmark beside these tests may hold; torchrun is given TMPDIR.
+pytestmark = pytest.mark.usefixtures("own_locks")
+
+
 VARIABLES = {
     "TORCHELASTIC_RUN_ID": "some",
     "TORCHELASTIC_USE_AGENT_STORE": "True",
@@ -40,12 +44,6 @@ RUN = (
     *("run", "--dataset", "digits", "--models", "784-8-10", "--batch-sizes", "64"),
     *("--epochs", "2", "--repeats", "2", "--threads", "1"),
 )
-
-
-@pytest.fixture(autouse=True)
-def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A follower takes its device's lock, which a benchmark beside these tests may hold; torchrun is given TMPDIR."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
 def test_the_place_among_ranks_is_read_from_torchruns_variables() -> None:

@@ -1,12 +1,10 @@
 """`bench list`: every stored run with its progress, and unreadable files with the reason."""
 
-import contextlib
 import csv
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +18,7 @@ from bench.execution.processes import worker_environment
 from bench.records import Run
 from bench.storage.references import resolve
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path) -> Iterator[None]:
-    with contextlib.chdir(tmp_path):
-        yield
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def bench(*arguments: str) -> Result:
