@@ -1,9 +1,9 @@
 """Fill the tables of README.md and the docs from stored runs, by the commands that stand beside them.
 
-A block begins with ``<!-- begin: bench show … -->`` (or predict, or compare), or with a program of the tests or docs,
-and ends with ``<!-- end -->``; what is between them is the command's output. Below ``<!-- picture: bench export … -->``
-stands the picture of that name that the command draws. ``python docs/render.py`` renews all blocks and pictures;
-``--check`` only tells which are out of date.
+A block begins with ``<!-- begin: bench show … -->`` (or predict, compare or check), or with a program of the tests or
+docs, or with ``cat`` for a stored output of a live command, and ends with ``<!-- end -->``; what is between them is the
+command's output. Below ``<!-- picture: bench export … -->`` stands the picture of that name that the command draws.
+``python docs/render.py`` renews all blocks and pictures; ``--check`` only tells which are out of date.
 """
 
 import os
@@ -29,7 +29,8 @@ from bench.storage.store import read_run
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").rglob("README.md")))
 BLOCK = re.compile(
-    r"(<!-- begin: (?P<command>(?:bench (?:show|predict|compare)|python (?:tests|docs)/)[^\n]*?) -->\n)"
+    r"(<!-- begin: (?P<command>(?:bench (?:show|predict|compare|check)|cat results/|python (?:tests|docs)/)[^\n]*?)"
+    r" -->\n)"
     r".*?(<!-- end -->)",
     re.DOTALL,
 )
@@ -44,8 +45,10 @@ def render(page: str) -> str:
 
 
 def run(command: str) -> str:
-    """Return what `command` prints, run in the present folder."""
+    """Return what `command` prints, run in the present folder; between fences unless it is Markdown."""
     program, *arguments = shlex.split(command)
+    if program == "cat":
+        return fenced(Path(*arguments).read_text())
     if program == "python":
         done = subprocess.run(  # noqa: S603 - the docs' own words
             [sys.executable, *arguments], capture_output=True, text=True, check=False
@@ -56,7 +59,12 @@ def run(command: str) -> str:
         code, output, errors = result.exit_code, result.stdout, result.output
     if code != 0:
         raise SystemExit(f"{command}: {errors}")
-    return output.strip()
+    return fenced(output) if arguments[0] == "check" else output.strip()
+
+
+def fenced(output: str) -> str:
+    """Return text for a terminal as a block of code."""
+    return f"```\n{output.strip()}\n```"
 
 
 def stale_pictures(page: Path) -> Iterator[tuple[Path, bytes]]:

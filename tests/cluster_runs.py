@@ -1,7 +1,5 @@
 """Runs on a cluster of scripted nodes, which can be lost or slow."""
 
-import contextlib
-import dataclasses
 import itertools
 import threading
 from collections import Counter
@@ -10,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fake_cluster import FakeCluster, FakeNode
+from run_parts import Display, options
 
 from bench.execution import run
 from bench.execution.cluster import ClusterExecutor
 from bench.execution.executor import Executor
 from bench.execution.nodes import NodeLostError
 from bench.planning.plan import Request
-from bench.records import EpochRecord, Run, Trial, TrialRecord
+from bench.records import Run, Trial
 from bench.system.interrupts import Interrupts
 from bench.system.locks import Patience
 
@@ -24,45 +23,10 @@ REQUEST = Request(models=("784-128-10",), batch_sizes=(32, 64, 128, 256), repeat
 TRIALS = 20
 
 
-class Display:
-    """Keeps what is told, and can act when so many trials are done."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.concurrency = 0
-        self.done = 0
-        self.after: dict[int, Callable[[], None]] = {}
-
-    def __call__(self, _trials: tuple[Trial, ...], concurrency: int) -> contextlib.AbstractContextManager["Display"]:
-        self.concurrency = concurrency
-        return contextlib.nullcontext(self)
-
-    def trial_started(self, number: int, trial: Trial) -> None:
-        pass
-
-    def epoch_done(self, epoch: EpochRecord) -> None:
-        pass
-
-    def trial_done(self, record: TrialRecord) -> None:
-        del record
-        self.done += 1
-        self.after.get(self.done, lambda: None)()
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def executor(
     *nodes: FakeNode, cluster: FakeCluster | None = None, tell: Callable[[str], None] | None = None
 ) -> ClusterExecutor:
     return ClusterExecutor(cluster or FakeCluster(*nodes), Patience(notify=tell or (lambda _line: None)))
-
-
-def options(tmp_path: Path, **changes: Any) -> run.Options:  # noqa: ANN401 - any option
-    defaults = run.Options(
-        name="test", results=tmp_path / "results", output=None, budget_seconds=None, command=("run",)
-    )
-    return dataclasses.replace(defaults, **changes)
 
 
 def runner(who: Executor, opts: run.Options, display: Display | None = None) -> run.Runner:

@@ -8,7 +8,7 @@ levels and studies are explained in docs/statistics.md.
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -166,7 +166,7 @@ def gate_accuracies(
     drop_p = holm(_p_of_drops(family, tolerated, max_drop))
     rise_p = holm([float(_is_few(each)) or p for each, p in zip(estimates, _two_sided_p(family), strict=True)])
     low = (family.value - family.half_widths(1 - pass_level / size)).tolist()
-    shared = _Shared.of(family, error_level / size, tested_against=tolerated, without_spread=max_drop)
+    shared = _Shared.of(family, error_level / size, tested_against=tolerated, without_spread=max_drop).from_enough()
     to_pass = family.required_n((family.value + max_drop).tolist(), pass_level / size)
     to_fail = family.required_n((-family.value - tolerated).tolist(), error_level / size)
     allowed = f"a drop of {max_drop * 100:g} pp is allowed"
@@ -269,7 +269,7 @@ def _compare(
             for each, p in zip(estimates, _two_sided_p(family), strict=True)
         ]
     )
-    shared = _Shared.of(family, error_level / 2 / size, without_spread=margin)
+    shared = _Shared.of(family, error_level / 2 / size, without_spread=margin).from_enough()
     to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
     # "Same" takes both one-sided tests: at 0.9 each, both succeed with at least 0.8, even if they never fail together.
     to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2, power=0.9)
@@ -300,7 +300,7 @@ class _Shared:
 
     family: Family
     half_widths: Sequence[float]
-    detectable: Sequence[float]
+    detectable: Sequence[float | None]
     known: Sequence[bool]
 
     @classmethod
@@ -328,6 +328,11 @@ class _Shared:
             ],
             known=(family.degrees_of_freedom > 0).tolist(),
         )
+
+    def from_enough(self) -> "_Shared":
+        """Return it for a rule that calls nothing different by trials that agree but are too few."""
+        effects = zip(self.family.estimates, self.detectable, strict=True)
+        return replace(self, detectable=[None if _is_few(each) else effect for each, effect in effects])
 
     def interval(self, i: int) -> Interval | None:
         if not self.known[i]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -222,7 +222,6 @@ def sized(samples: int) -> Dataset:
 LINEAR = Recipe(name="784-10", layers=(784, 10))
 
 
-@settings(deadline=None)  # the first optimizer of a process takes seconds
 @given(seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000), samples=st.integers(1, 500))
 def test_order_is_a_permutation_that_seed_and_epoch_decide(seed: int, epoch: int, samples: int) -> None:
     training = start(LINEAR, sized(samples), seed=seed)
@@ -240,7 +239,6 @@ def test_orders_of_neighbouring_seeds_and_epochs_all_differ() -> None:
     assert len(orders) == 64
 
 
-@settings(deadline=None)  # the first optimizer of a process takes seconds
 @given(seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 1000), samples=st.integers(1, 500))
 def test_order_without_shuffling_is_the_datasets_own(seed: int, epoch: int, samples: int) -> None:
     training = start(replace(LINEAR, shuffle=False), sized(samples), seed=seed)
@@ -253,7 +251,6 @@ def test_order_has_all_samples_but_those_held_out(shuffle: bool) -> None:  # noq
     assert sorted(training.order(0).tolist()) == [*range(10), *range(60, 100)]
 
 
-@settings(deadline=None)  # the first optimizer of a process takes seconds
 @given(samples=st.integers(1, 300), batch_size=st.integers(1, 100), steps=st.integers(1, 5))
 def test_rehearsal_has_every_batch_size_of_an_epoch_and_is_short(samples: int, batch_size: int, steps: int) -> None:
     training = start(replace(LINEAR, batch_size=batch_size), sized(samples))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import mnist_mlp
@@ -247,7 +247,6 @@ def test_no_layers_at_all_are_refused() -> None:
         check_layers(())
 
 
-@settings(deadline=None)
 @given(st.text() | st.text("0123456789-") | st.from_regex(r"784-[0-9-]{0,20}-10", fullmatch=True))
 def test_any_text_is_a_valid_layer_list_or_an_invalid_value(text: str) -> None:
     for read in (parse_layers, lambda model: find_recipe(model).layers):
@@ -260,7 +259,6 @@ def test_any_text_is_a_valid_layer_list_or_an_invalid_value(text: str) -> None:
             assert layers == tuple(int(part) for part in text.split("-"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, MAX_LAYER_WIDTH), max_size=5))
 def test_name_of_a_custom_recipe_reads_back_as_the_same_recipe(hidden: list[int]) -> None:
     recipe = custom_recipe((784, *hidden, 10))
@@ -319,7 +317,6 @@ def test_width_scales_hidden_layers_in_proportion_rounding_to_nearest(
     assert scale_width(RECIPES[name], width).layers == layers
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 2000), min_size=1, max_size=4),
     st.integers(1, 500),

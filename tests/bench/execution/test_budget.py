@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from fake_worker import FakeLauncher, fail_trial
-from local_runs import options, resume, start
+from local_runs import resume, start
+from run_parts import options
 
 from bench.errors import ExitCode
 from bench.execution.executor import LocalExecutor

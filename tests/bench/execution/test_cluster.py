@@ -9,9 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from cluster_runs import REQUEST, TRIALS, Display, check_complete, executor, lose, resume, slow, start
+from cluster_runs import REQUEST, TRIALS, check_complete, executor, lose, resume, slow, start
 from fake_cluster import FakeCluster, FakeNode, describe, gpu
 from heeded_signals import heeded
+from run_parts import Display, interrupt
 
 from bench.errors import ExitCode, InterruptedRunError, NodesLostError, WorkerError
 from bench.execution.dispatch import MAX_RETRIES
@@ -138,14 +139,8 @@ def test_when_every_node_is_lost_what_is_finished_is_stored_and_can_be_resumed(t
 def test_an_interruption_ends_running_trials_and_keeps_finished_ones(tmp_path: Path) -> None:
     nodes = FakeNode("a"), FakeNode("b")
     nodes[1].on_trial = slow
-    display = Display()
-
-    def interrupt() -> None:
-        raise InterruptedRunError("interrupted by SIGINT")
-
-    display.after = {4: interrupt}
     with pytest.raises(InterruptedRunError, match=r"4 of 20 trials are stored"):
-        start(executor(*nodes), tmp_path, display=display)
+        start(executor(*nodes), tmp_path, display=Display({4: interrupt}))
     assert nodes[1].is_closed
     (path,) = (tmp_path / "results").rglob("*.jsonl")
     assert len(read_run(path).records) == 4

@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from cluster_runs import REQUEST, TRIALS, Display, check_complete, executor, lose, options, resume, runner, slow, start
+from cluster_runs import REQUEST, TRIALS, check_complete, executor, lose, resume, runner, slow, start
 from fake_cluster import FakeNode, describe, gpu
 from fake_worker import FakeLauncher
+from run_parts import Display, options
 
 from bench.errors import BadInputError, IncomparableError, NodesLostError
 from bench.execution.executor import ExecutionOptions, LocalExecutor

@@ -4,8 +4,9 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from cluster_runs import REQUEST, TRIALS, Display, check_complete, executor, lose, resume, slow, start
+from cluster_runs import REQUEST, TRIALS, check_complete, executor, lose, resume, slow, start
 from fake_cluster import FakeNode, describe, gpu
+from run_parts import Display
 
 from bench.errors import BadInputError, IncomparableError, NodesLostError
 from bench.planning.plan import Request

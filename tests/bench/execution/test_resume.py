@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from fake_worker import FakeLauncher
-from local_runs import Quiet, options, resume, start
+from local_runs import resume, start
+from run_parts import Display, interrupt, options
 
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
 from bench.execution import run
@@ -148,9 +149,7 @@ def test_share_of_measuring_counts_only_the_trials_of_this_command(
 
 def test_the_command_that_resumes_a_run_can_be_pasted_into_a_shell(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     path = tmp_path / "my runs" / "x y.jsonl"
-    display = Quiet()
-    display.after = {1: InterruptedRunError("interrupted by SIGINT")}
     with pytest.raises(InterruptedRunError) as caught:
-        start(fake_launcher, options(tmp_path, output=path), display)
+        start(fake_launcher, options(tmp_path, output=path), Display({1: interrupt}))
     command = str(caught.value).partition("continue with: ")[2]
     assert shlex.split(command) == ["python", "-m", "bench", "run", "--resume", str(path)]

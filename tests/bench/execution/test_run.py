@@ -10,7 +10,8 @@ from typing import Any, Self
 import pandas as pd
 import pytest
 from fake_worker import CPU, FakeLauncher, Request, fail_trial
-from local_runs import REQUEST, Quiet, executor, options, resume, runner, start
+from local_runs import REQUEST, executor, resume, runner, start
+from run_parts import Display, interrupt, options
 
 from bench.errors import BadInputError, ExitCode, InterruptedRunError, WorkerError
 from bench.execution import run
@@ -253,10 +254,8 @@ def test_a_clock_that_is_set_back_during_a_run_changes_stamps_and_nothing_else(
 ) -> None:
     for module in ("run", "conversation"):
         monkeypatch.setattr(f"bench.execution.{module}.datetime", BackwardClock)
-    display = Quiet()
-    display.after = {2: InterruptedRunError("interrupted by SIGINT")}
     with pytest.raises(InterruptedRunError):
-        start(fake_launcher, options(tmp_path), display)
+        start(fake_launcher, options(tmp_path), Display({2: interrupt}))
     (path,) = (tmp_path / "results").rglob("*.jsonl")
     finished = resume(fake_launcher, path, options(tmp_path, budget_seconds=3600))
     assert finished.exit_code is ExitCode.PASS

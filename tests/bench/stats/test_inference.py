@@ -26,7 +26,7 @@ from bench.stats.inference import (
     trimmed_mean,
 )
 
-NO_DEADLINE = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
+FEWER = settings(max_examples=50)
 VALUES = st.lists(st.floats(-1, 1), min_size=2, max_size=12)
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -54,7 +54,7 @@ def is_spread(values: Sequence[float]) -> bool:
 # --- estimates
 
 
-@NO_DEADLINE
+@FEWER
 @given(VALUES)
 def test_paired_t_agrees_with_scipy(values: list[float]) -> None:
     assume(is_spread(values))
@@ -64,7 +64,7 @@ def test_paired_t_agrees_with_scipy(values: list[float]) -> None:
     assert (interval(ours, 0.9).low, interval(ours, 0.9).high) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
 
 
-@NO_DEADLINE
+@FEWER
 @given(VALUES, VALUES)
 def test_independent_t_agrees_with_scipy(baseline: list[float], candidate: list[float]) -> None:
     assume(is_spread(baseline) and is_spread(candidate))
@@ -112,7 +112,7 @@ def test_one_wild_pair_hardly_moves_the_robust_estimate() -> None:
     assert paired_estimate(wild).value > 0.4
 
 
-@NO_DEADLINE
+@FEWER
 @given(VALUES, VALUES)
 def test_order_of_trials_never_matters(baseline: list[float], candidate: list[float]) -> None:
     turned, mixed = baseline[::-1], sorted(candidate)
@@ -121,7 +121,7 @@ def test_order_of_trials_never_matters(baseline: list[float], candidate: list[fl
     assert robust_paired_estimate(turned) == robust_paired_estimate(baseline)
 
 
-@NO_DEADLINE
+@FEWER
 @given(VALUES, VALUES)
 def test_swapped_sides_mirror_exactly(baseline: list[float], candidate: list[float]) -> None:
     there, back = independent_estimate(baseline, candidate), independent_estimate(candidate, baseline)
@@ -131,14 +131,14 @@ def test_swapped_sides_mirror_exactly(baseline: list[float], candidate: list[flo
     assert robust_paired_estimate([-value for value in candidate]).value == -robust_paired_estimate(candidate).value
 
 
-@NO_DEADLINE
+@FEWER
 @given(VALUES)
 def test_the_same_measurements_never_differ(values: list[float]) -> None:
     estimate = independent_estimate(values, list(values))
     assert (estimate.value, p_above(estimate), p_below(estimate)) == (0.0, 0.5, 0.5)
 
 
-@NO_DEADLINE
+@FEWER
 @given(st.floats(-1, 1), st.integers(1, 20))
 def test_equal_values_have_no_spread_at_all(value: float, n: int) -> None:
     assert mean([value] * n) == value
@@ -147,7 +147,7 @@ def test_equal_values_have_no_spread_at_all(value: float, n: int) -> None:
     assert independent_estimate([value] * n, [value] * n).variance == 0.0
 
 
-@NO_DEADLINE
+@FEWER
 @given(VALUES, st.sampled_from([0.25, 4.0]))
 def test_p_values_do_not_depend_on_the_unit(values: list[float], factor: float) -> None:
     assume(is_spread(values))
@@ -175,7 +175,7 @@ def test_no_value_at_all_is_refused() -> None:
         independent_estimate([0.1], [])
 
 
-@NO_DEADLINE
+@FEWER
 @given(VALUES, st.sampled_from([0.0, 0.1, 0.2, 0.4]))
 def test_trimmed_mean_agrees_with_scipy(values: list[float], share: float) -> None:
     assert trimmed_mean(values, share) == pytest.approx(stats.trim_mean(values, share), abs=1e-12)
@@ -301,7 +301,7 @@ def test_a_family_answers_as_its_members_alone_do() -> None:
 # --- Holm
 
 
-@NO_DEADLINE
+@FEWER
 @given(P_VALUES)
 def test_holm_rejects_as_its_definition_does(p_values: list[float]) -> None:
     level = 0.05
@@ -313,7 +313,7 @@ def test_holm_rejects_as_its_definition_does(p_values: list[float]) -> None:
     assert {place for place, adjusted in enumerate(holm(p_values)) if adjusted < level} == rejected
 
 
-@NO_DEADLINE
+@FEWER
 @given(P_VALUES)
 def test_holm_lies_between_the_p_values_and_bonferroni(p_values: list[float]) -> None:
     for adjusted, p in zip(holm(p_values), p_values, strict=True):
@@ -353,7 +353,7 @@ def test_the_minimum_detectable_effect_is_found_in_simulation() -> None:
     assert float(np.mean(t > stats.t.isf(0.01, 7))) == pytest.approx(0.8, abs=0.015)
 
 
-@NO_DEADLINE
+@FEWER
 @given(st.floats(0.005, 0.2), st.sampled_from([1, 2]), st.floats(0, 0.05), st.integers(2, 40))
 def test_required_n_is_the_smallest_that_reaches_the_power(
     distance: float, sides: int, deviation: float, n: int

@@ -15,7 +15,7 @@ from bench.stats.inference import robust_paired_estimate
 from bench.stats.judgement import Judgement, Verdict
 from bench.stats.pair_gate import gate_pairs
 
-NO_DEADLINE = settings(deadline=None, max_examples=50)  # a shared machine may be busy with something else
+FEWER = settings(max_examples=50)
 LIMIT = math.log(1.05)
 QUIET = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
 """Pairs without a difference, with the spread of a quiet machine: they pass at the screen."""
@@ -258,7 +258,7 @@ def test_after_a_single_screening_pair_the_reason_says_that_more_are_needed() ->
     assert "at least 3 fresh pairs are needed" in gate_two([0.1], [0.1]).reason
 
 
-@NO_DEADLINE
+@FEWER
 @given(st.permutations(range(8)))
 def test_the_order_of_pairs_never_matters(order: list[int]) -> None:
     mixed = [QUIET[i] for i in order]

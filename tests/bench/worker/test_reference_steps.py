@@ -38,7 +38,7 @@ def batches(width: int, classes: int) -> list[tuple[torch.Tensor, torch.Tensor]]
     ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.integers(0, 1000))
 def test_loss_and_gradients_are_those_of_autograd(widths: list[int], seed: int) -> None:
     network = model(widths, seed)

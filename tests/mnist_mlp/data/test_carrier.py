@@ -215,7 +215,7 @@ def test_file_that_is_not_compressed_is_refused(tmp_path: Path) -> None:
     refuse(path, "Not a gzipped file")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
 @example(b"\x80\x02\x8b\xff\xff\xff\x7f")
 @example(b"I" + b"9" * 900 + b"\n.")
@@ -226,7 +226,7 @@ def test_arbitrary_bytes_are_refused(tmp_path: Path, content: bytes) -> None:
     refuse(path, "cannot be read as the pickle of MNIST")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_flipped_bit_of_the_compressed_file_raises_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(gzip.compress(pickled(small_splits()), compresslevel=1, mtime=0))
