@@ -32,6 +32,7 @@ if __name__ == "__main__":  # the checkout need not be installed
 
 import click
 import psutil
+from heeded_signals import heeded
 from sandbox import HANG_SECONDS, Sandbox, host_and_trials, is_locked, read_if_begun, stored_trials, told
 
 from bench.planning.plan import missing_trials
@@ -218,7 +219,7 @@ def _send(shot: Shot, process: subprocess.Popen[str], listener: _Listener) -> bo
 def campaign(seeds: Sequence[int], folder: Path, *, real: bool, jobs: int) -> tuple[list[Result], dict[int, str]]:
     """Shoot once a seed, `jobs` at a time; return the results, and the broken promises by seed."""
     results, broken = [], {}
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with heeded(), concurrent.futures.ThreadPoolExecutor(jobs) as pool:  # threads cannot change what is ignored
         futures = {pool.submit(shoot, draw(seed, real=real), folder / str(seed), real=real): seed for seed in seeds}
         for future in concurrent.futures.as_completed(futures):
             try:
