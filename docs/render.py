@@ -48,7 +48,7 @@ def run(command: str) -> str:
     """Return what `command` prints, run in the present folder; between fences unless it is Markdown."""
     program, *arguments = shlex.split(command)
     if program == "cat":
-        return fenced(Path(*arguments).read_text())
+        return fenced(Path(arguments[0]).read_text())
     if program == "python":
         done = subprocess.run(  # noqa: S603 - the docs' own words
             [sys.executable, *arguments], capture_output=True, text=True, check=False
