@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -80,16 +80,6 @@ def _suggestion(text: str) -> str:
         if _find_commit(text, _repository(text)) is not None:
             return f" (did you mean 'rev:{text}'?)"
     return ""
-
-
-def label_uniquely(baseline: Arm, candidate: Arm) -> tuple[Arm, Arm]:
-    """Return both arms, with different labels even if their interpreters have the same name."""
-    if baseline.label != candidate.label or baseline.python == candidate.python:
-        return baseline, candidate
-    return (
-        replace(baseline, label=f"{baseline.label} (baseline)"),
-        replace(candidate, label=f"{candidate.label} (candidate)"),
-    )
 
 
 def _this_tree() -> Path:

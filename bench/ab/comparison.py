@@ -113,20 +113,19 @@ class LiveComparison:
             BadInputError: a device is not available to both arms, or the request is wrong.
             IncomparableError: an arm does not work with this harness, or reads different data.
         """
-        self._places = [
-            self._describe(arm, launcher) for arm, launcher in zip(self._arms, self._launchers, strict=True)
-        ]
+        names = [f"{role} {arm.label}" for role, arm in zip(("baseline", "candidate"), self._arms, strict=True)]
+        self._places = [self._describe(name, launcher) for name, launcher in zip(names, self._launchers, strict=True)]
         baseline, candidate = self._places
-        with _naming(self._arms[0]):
+        with _naming(names[0]):
             devices = choose_devices(request.devices, baseline.devices)
-        with _naming(self._arms[1]):
+        with _naming(names[1]):
             choose_devices(devices, candidate.devices)
         plan = make_plan(request, devices=devices, cores_usable=baseline.machine.cores_usable)
         self._seed = plan.seed
         self._measured = {configuration: _Measured() for configuration in plan.configurations}
         hashes = [
-            self._dataset_hash(arm, launcher, request.dataset)
-            for arm, launcher in zip(self._arms, self._launchers, strict=True)
+            self._dataset_hash(name, launcher, request.dataset)
+            for name, launcher in zip(names, self._launchers, strict=True)
         ]
         if len(set(hashes)) > 1:
             raise IncomparableError(
@@ -136,16 +135,15 @@ class LiveComparison:
         return plan.configurations
 
     @staticmethod
-    def _describe(arm: Arm, launcher: Launcher) -> Description:
+    def _describe(arm: str, launcher: Launcher) -> Description:
         try:
             return describe_place(launcher)
         except WorkerError as error:
             raise IncomparableError(
-                f"arm {arm.label} does not work with this harness: {error}; compare with a revision or an interpreter "
-                "that does"
+                f"{arm} does not work with this harness: {error}; compare with a revision or an interpreter that does"
             ) from error
 
-    def _dataset_hash(self, arm: Arm, launcher: Launcher, dataset: str) -> str:
+    def _dataset_hash(self, arm: str, launcher: Launcher, dataset: str) -> str:
         root, timeout_seconds = self._options.data_root, self._options.timeout_seconds
         with _naming(arm):
             return prepare_dataset(launcher, dataset, root, timeout_seconds=timeout_seconds).sha256
@@ -297,9 +295,9 @@ _TOO_EARLY: Final = "no round of pairs was completed"
 
 
 @contextlib.contextmanager
-def _naming(arm: Arm) -> Iterator[None]:
+def _naming(arm: str) -> Iterator[None]:
     """Name the arm in errors."""
     try:
         yield
     except (BadInputError, WorkerError) as error:
-        raise type(error)(f"arm {arm.label}: {error}") from error
+        raise type(error)(f"{arm}: {error}") from error

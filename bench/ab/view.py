@@ -72,8 +72,9 @@ def heading(report: Report) -> list[str]:
     device = f" on {harmless(report.floors[0].device, 20)}" if len(report.floors) == 1 else ""
     differences = software_differences(*(_short_commit(side) for side in (report.baseline, report.candidate)))
     listed = "; ".join(harmless(line, 80) for line in differences)
+    baseline, candidate = _names(report)
     return [
-        f"time of {_arm(report.candidate)} over {_arm(report.baseline)}{device}",
+        f"time of {candidate} over {baseline}{device}",
         f"{harmless(machine.cpu_model, 60)} ({machine.cores_usable:g} of {machine.cores_logical} logical cores), "
         f"torch {harmless(report.baseline.software.torch, 40)}"
         + (f"; differs, baseline / candidate, in {listed}" if listed else ""),
@@ -85,8 +86,15 @@ def _short_commit(side: Side) -> Software:
     return replace(side.software, git_commit=commit and commit[:10])
 
 
-def _arm(side: Side) -> str:
-    return harmless(side.label, 80)
+def _names(report: Report) -> tuple[str, str]:
+    """Return what to call the baseline and the candidate: labels alone do not tell two interpreters apart."""
+    sides = report.baseline, report.candidate
+    first, second = (harmless(side.label, 80) for side in sides)
+    if first != second or not first.startswith("python:"):
+        return first, second
+    torches = [harmless(side.software.torch, 40) for side in sides]
+    versions = [f"torch {torch}" for torch in torches] if torches[0] != torches[1] else ["baseline", "candidate"]
+    return f"{first} ({versions[0]})", f"{second} ({versions[1]})"
 
 
 def _cells(report: Report) -> tuple[list[str], list[list[str]], list[bool]]:

@@ -102,7 +102,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     python -m bench ab . .                           is this machine quiet enough?
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.ab import comparison as ab
-    from bench.ab.arms import label_uniquely, open_arm
+    from bench.ab.arms import open_arm
     from bench.execution.launcher import make_arm_launchers, preload_for
     from bench.system.locks import device_locks, require_free
 
@@ -123,7 +123,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with contextlib.ExitStack() as stack:
-        arms = label_uniquely(stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate)))
+        arms = (stack.enter_context(open_arm(baseline)), stack.enter_context(open_arm(candidate)))
         preload = preload_for(request.pipelines, request.dataset)
         (first, second), renew = make_arm_launchers([(arm.python, arm.workload) for arm in arms], preload)
         stack.callback(second.close)

@@ -10,7 +10,7 @@ import pytest
 from checkout import ROOT
 
 from bench.ab import arms
-from bench.ab.arms import Arm, label_uniquely, open_arm
+from bench.ab.arms import open_arm
 from bench.errors import BadInputError
 
 
@@ -277,15 +277,6 @@ def test_an_interpreter_finds_its_own_torch_and_not_that_of_an_installed_harness
         assert Path(own_torch).name == "__init__.py"
         assert (harness, workload) == ("ARM/bench/__init__.py", "ARM/mnist_mlp/__init__.py")
     assert len(done.stdout.splitlines()) == 2
-
-
-def test_two_interpreters_with_the_same_name_get_different_labels() -> None:
-    one, other = (Arm(label="python:python", python=python, workload=None, commit=None) for python in ("a", "b"))
-    assert [arm.label for arm in label_uniquely(one, other)] == [
-        "python:python (baseline)",
-        "python:python (candidate)",
-    ]
-    assert label_uniquely(one, one) == (one, one)
 
 
 def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> None:

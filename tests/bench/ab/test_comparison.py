@@ -421,11 +421,41 @@ def test_sides_have_the_commits_of_their_arms_and_not_of_the_copies() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("labels", "torch", "words"),
+    [
+        (
+            ("python:python", "python:python"),
+            "2.99.0",
+            "time of python:python (torch 2.99.0) over python:python (torch TORCH)",
+        ),
+        (
+            ("python:python", "python:python"),
+            None,
+            "time of python:python (candidate) over python:python (baseline)",
+        ),
+        (("python:a", "python:b"), "2.99.0", "time of python:b over python:a"),
+        ((".", "."), None, "time of . over ."),
+    ],
+)
+def test_the_heading_tells_interpreters_of_one_name_apart(
+    labels: tuple[str, str], torch: str | None, words: str
+) -> None:
+    comparison = Comparison()
+    place = comparison.candidate.place
+    if torch is not None:
+        software = dataclasses.replace(place.software, torch=torch)
+        comparison.candidate.place = dataclasses.replace(place, software=software)
+    first, second = (dataclasses.replace(arm, label=label) for arm, label in zip(ARMS, labels, strict=True))
+    comparison.live = LiveComparison((first, second), (comparison.baseline, comparison.candidate), OPTIONS)
+    assert heading(comparison.run())[0] == words.replace("TORCH", place.software.torch) + " on cpu"
+
+
 def test_a_dataset_that_an_arm_cannot_read_names_the_arm() -> None:
     comparison = Comparison()
     failing = fail_trial(FailureKind.CRASH, "TypeError: load() takes 1 argument")
     comparison.baseline.on = lambda request: failing if request["do"] == "dataset" else None
-    with pytest.raises(WorkerError, match=r"arm rev:main: .*TypeError"):
+    with pytest.raises(WorkerError, match=r"baseline rev:main: .*TypeError"):
         comparison.run()
 
 
@@ -448,7 +478,7 @@ def test_arms_that_read_different_data_are_incomparable() -> None:
 def test_an_arm_that_cannot_start_is_incomparable_and_named() -> None:
     comparison = Comparison()
     comparison.baseline.broken = True
-    with pytest.raises(IncomparableError, match="arm rev:main does not work with this harness"):
+    with pytest.raises(IncomparableError, match="baseline rev:main does not work with this harness"):
         comparison.run()
 
 
@@ -457,11 +487,11 @@ def have_all(arm: FakeLauncher) -> None:
     arm.place = dataclasses.replace(arm.place, devices=available)
 
 
-@pytest.mark.parametrize(("having", "lacking"), [("baseline", r"\."), ("candidate", "rev:main")])
+@pytest.mark.parametrize(("having", "lacking"), [("baseline", r"candidate \."), ("candidate", "baseline rev:main")])
 def test_a_device_that_only_one_arm_has_is_refused(having: str, lacking: str) -> None:
     comparison = Comparison()
     have_all(getattr(comparison, having))
-    with pytest.raises(BadInputError, match=rf"arm {lacking}: .*cuda"):
+    with pytest.raises(BadInputError, match=rf"{lacking}: .*cuda"):
         comparison.run(dataclasses.replace(REQUEST, devices=("cpu", "cuda")))
 
 
