@@ -117,6 +117,6 @@ def output_function(name: str) -> nn.Module:
 def build_model(layers: tuple[int, ...], *, activation: str, output: str, seed: int, device: torch.device) -> MLP:
     """Return an `MLP` on `device` whose initial weights depend only on `seed`, because they are drawn on the CPU."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # whatever torch's default device is
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of all GPUs, too
         model = MLP(layers, activation=activation, output=output)
     return model.to(device)

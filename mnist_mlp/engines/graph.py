@@ -6,7 +6,6 @@ many as a step has, so several steps share its cost.
 """
 
 import contextlib
-import functools
 import gc
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
@@ -35,16 +34,28 @@ Capture: TypeAlias = Callable[[Callable[[], None], torch.device], Callable[[], N
 """Takes work and its device; returns a function that replays the work."""
 
 
-def capture(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """Record the kernels that `work` launches on `device`, without running them; return what replays them."""
-    # Only launches on the capture's stream are recorded. torch's default capture stream belongs to the device that was
-    # current when it was created, so each device has its own here.
-    with torch.cuda.device(device):
-        graph = torch.cuda.CUDAGraph()
-        with _collecting_no_garbage(), torch.cuda.graph(graph, stream=_capture_stream(device)):
-            work()
-    replay: Callable[[], None] = graph.replay
-    return replay
+class CudaCapture:
+    """Captures on a stream of its own, for one engine and device.
+
+    The stream is not shared between engines because torch 2.12 to 2.14 free the cuBLAS workspace of a graph's stream
+    with the graph, although other graphs captured there still use it (pytorch/pytorch#193402). Nor is it torch's
+    default one, which belongs to the device that was current when it was created.
+    """
+
+    def __init__(self) -> None:
+        """Create the stream with the first capture, on its device."""
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        """Record the kernels that `work` launches on `device`, without running them; return what replays them."""
+        with torch.cuda.device(device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(device)
+            graph = torch.cuda.CUDAGraph()
+            with _collecting_no_garbage(), torch.cuda.graph(graph, stream=self._stream):
+                work()
+        replay: Callable[[], None] = graph.replay
+        return replay
 
 
 @contextlib.contextmanager
@@ -62,12 +73,6 @@ def _collecting_no_garbage() -> Iterator[None]:
             gc.enable()
 
 
-@functools.cache
-def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream for all captures on `device`; one, because older torch keeps a cuBLAS workspace for each."""
-    return torch.cuda.Stream(device)
-
-
 class GraphEngine(FusedEngine):
     """The fused engine, with its steps replayed from one graph for each batch size and number of steps."""
 
@@ -80,12 +85,12 @@ class GraphEngine(FusedEngine):
         pipeline: ResidentPipeline,
         *,
         schedule: Schedule | None = None,
-        capture: Capture = capture,
+        capture: Capture | None = None,
     ) -> None:
         """Allocate what all steps share on the device; `capture` is replaced in tests."""
         super().__init__(recipe, model, pipeline, schedule=schedule)
         samples = pipeline.train_samples
-        self._capture = capture
+        self._capture = capture or CudaCapture()
         self._replays: dict[tuple[int, int], Callable[[], None]] = {}
         # A graph uses the memory of its tensors but does not keep them alive, so they are kept here.
         self._captured: dict[tuple[int, int], Callable[[], None]] = {}

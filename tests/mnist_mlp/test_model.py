@@ -144,8 +144,9 @@ def test_initial_weights_are_those_of_a_plain_sequential_model() -> None:
     assert torch.equal(plain(images), model(images))
 
 
-def test_building_a_model_leaves_the_global_random_state_alone() -> None:
+def test_building_a_model_leaves_the_global_random_state_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _seed: pytest.fail("the GPUs' generators were seeded"))
     seeded((784, 32, 10), seed=7)
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from workload_builders import RECIPE, bars
 
 from mnist_mlp.engines import FusedEngine, GraphEngine, layers
 from mnist_mlp.engines.fused import Block
-from mnist_mlp.engines.graph import Capture, _capture_stream, capture
+from mnist_mlp.engines.graph import Capture, CudaCapture
 from mnist_mlp.errors import EngineUnavailableError
 from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import ResidentPipeline
@@ -102,7 +103,7 @@ def fused_engine(recipe: Recipe) -> FusedEngine:
     return FusedEngine(recipe, model, pipeline_of(recipe), schedule=schedule_of(recipe, 200))
 
 
-def graph_engine(recipe: Recipe, capture: Capture = record) -> GraphEngine:
+def graph_engine(recipe: Recipe, capture: Capture | None = record) -> GraphEngine:
     model = build_model(recipe.layers, activation="relu", output=recipe.output, seed=5, device=CPU)
     return GraphEngine(recipe, model, pipeline_of(recipe), schedule=schedule_of(recipe, 200), capture=capture)
 
@@ -225,10 +226,28 @@ def test_graph_is_captured_on_the_device_that_its_step_works_on(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "graph", record)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(device=device))
-    monkeypatch.setattr("mnist_mlp.engines.graph._capture_stream", _capture_stream.__wrapped__)
-    capture(lambda: seen.append(("current", current[-1])), device)
+    CudaCapture()(lambda: seen.append(("current", current[-1])), device)
     assert seen == [("stream", "cuda:1"), ("current", "cuda:1")]
     assert current == ["cuda:0"]
+
+
+def test_engines_share_no_capture_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Some versions of torch free the cuBLAS workspace of a graph's stream with the graph.
+    streams = []
+
+    def record(_graph: object, stream: object) -> NoReturn:
+        streams.append(stream)
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "device", nullcontext)
+    monkeypatch.setattr(torch.cuda, "graph", record)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: object())
+    for engine in [graph_engine(RECIPE, capture=None) for _ in range(2)]:
+        for _ in range(2):
+            with pytest.raises(InterruptedError):
+                engine.train(torch.arange(130))
+    assert streams[0] is streams[1] is not streams[2] is streams[3]
 
 
 def test_no_garbage_is_collected_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +258,8 @@ def test_no_garbage_is_collected_while_a_graph_is_captured(monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "device", nullcontext)
     monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
-    monkeypatch.setattr("mnist_mlp.engines.graph._capture_stream", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: None)
+    capture = CudaCapture()
     collecting = [gc.isenabled()]
     capture(lambda: collecting.append(gc.isenabled()), CPU)
     with pytest.raises(ValueError, match="out of memory"):

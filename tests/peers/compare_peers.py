@@ -71,9 +71,10 @@ DEVICE_PEERS: Final = {
 
 DEVICE_VARIABLES: Final = {
     "cpu": {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"},
-    "cuda": {"JAX_PLATFORMS": "cuda"},
+    "cuda": {"JAX_PLATFORMS": "cuda", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
 }
-"""Device → environment variables that keep every peer to it; JAX and TensorFlow would use a GPU if there is one."""
+"""Device → environment variables that keep every peer to it: JAX and TensorFlow would use a GPU if there is one, and
+JAX would reserve three quarters of its memory, which the peers share."""
 
 RECIPE_PEERS: Final = {"fused", "eager", "graph", "tutorial"}
 """Peers that can train any recipe; the others only use Adam and cross-entropy."""
@@ -188,7 +189,7 @@ def main() -> None:
         "software": {},
         "cells": [],
     }
-    with device_locks([options.device]):
+    with device_locks([options.device], uuids=place.uuids):
         for cell in make_cells(options):
             groups = [measure(cell, names, options, group, result["software"]) for group in range(options.groups)]
             result["cells"].append({**asdict(cell), "groups": groups})
