@@ -55,6 +55,9 @@ LONGEST_SECONDS: Final = {False: 1.8, True: 14.0}
 
 _ENDED: Final = frozenset({0, 4})
 
+_PYTHON_COULD_NOT_START: Final = "Fatal Python error: init_"
+"""How Python reports an interrupt before it has initialised itself; it then ends with 1."""
+
 
 class Broken(Exception):  # noqa: N818 - what it says
     """A promise was not kept."""
@@ -128,6 +131,8 @@ def shoot(shot: Shot, folder: Path, *, real: bool) -> Result:
 
 def _check_exit(shot: Shot, hit: bool, code: int, errors: str) -> None:  # noqa: FBT001 - what the shot did
     # A Ctrl-C while Python itself still starts, or finds the command, is not ours to answer.
+    if shot.number == signal.SIGINT and code == 1 and errors.startswith(_PYTHON_COULD_NOT_START):
+        return
     _require("Traceback" not in errors or (code == -signal.SIGINT and "cli.py" not in errors), f"a traceback: {errors}")
     if not hit:
         allowed = {0}
