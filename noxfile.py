@@ -149,7 +149,7 @@ def ray(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
-    """Kill runs and damage files by the hundred (an hour): `nox -s faults -- --runs 300 --inputs 100000`."""
+    """Kill runs and damage files by the hundred (over half an hour): `nox -s faults -- --runs 300 --inputs 100000`."""
     install(session)
     parser = argparse.ArgumentParser(prog="nox -s faults --")
     parser.add_argument("--runs", default="300", help="of the kill campaign, without torch")

@@ -140,7 +140,8 @@ class LiveComparison:
             return describe_place(launcher)
         except WorkerError as error:
             raise IncomparableError(
-                f"{arm} does not work with this harness: {error}; compare with a revision or an interpreter that does"
+                f"{arm} does not work with this harness: {error}; name a revision that does, or install this project's "
+                "packages for that interpreter (docs/faq.md)"
             ) from error
 
     def _dataset_hash(self, arm: str, launcher: Launcher, dataset: str) -> str:

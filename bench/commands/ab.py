@@ -26,7 +26,7 @@ from bench.commands.options import (
 )
 from bench.errors import BenchError, InterruptedRunError, StorageError
 from bench.planning.plan import check_request
-from bench.system.outputs import append_step_summary, require_writable, say, write_atomically
+from bench.system.outputs import append_step_summary, require_writable_json, say, write_atomically
 from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
@@ -108,8 +108,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
 
     request = make_request(preset, {option: value for option, value in grid.items() if value is not None})
     check_request(request)
-    if json_path is not None:
-        require_writable(json_path)
+    require_writable_json(json_path)
     require_free(request.devices, patience(wait))
     options = ab.Options(
         max_slowdown=max_slowdown,

@@ -19,7 +19,7 @@ from bench.commands.options import (
     show_progress,
     wait_option,
 )
-from bench.system.outputs import require_writable, write_atomically
+from bench.system.outputs import require_writable_json, write_atomically
 from mnist_mlp.paths import PATH
 
 
@@ -86,8 +86,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
         timeout_seconds=timeout,
         patience=patience(wait),
     )
-    if json_path is not None:
-        require_writable(json_path)
+    require_writable_json(json_path)
     require_free(devices, options.patience)
     (one, other), _ = make_arm_launchers([(sys.executable, None)] * 2)
     with contextlib.closing(one), contextlib.closing(other):

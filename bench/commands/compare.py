@@ -9,7 +9,7 @@ from click.core import ParameterSource
 from bench.commands.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, exit_codes, split_label
 from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
-from bench.system.outputs import append_step_summary, require_writable, say, write_atomically
+from bench.system.outputs import append_step_summary, require_writable_json, say, write_atomically
 from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
@@ -111,12 +111,12 @@ def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
 
 def _between(text: str) -> "Between":
     from bench.compare.compare_runs import Between
-    from bench.records import Configuration
+    from bench.tables.fields import DIMENSIONS, IDENTITY
     from mnist_mlp.spelling import did_you_mean
 
     name, equals, values = text.partition("=")
     name = name.strip().replace("-", "_")
-    known = [*(member for member in Configuration.__slots__ if member != "model"), "machine_id"]
+    known = [*IDENTITY, *DIMENSIONS, "machine_id"]
     sides = [value.strip() for value in values.split(",")]
     if not equals or len(sides) != 2 or not all(sides) or sides[0] == sides[1]:  # noqa: PLR2004 - a pair
         raise BadInputError(
@@ -183,10 +183,9 @@ def check_command(  # noqa: PLR0913 - one parameter an option
     limits = Limits(
         max_slowdown=max_slowdown, max_accuracy_drop=max_accuracy_drop, gate=gate, min_accuracy=min_accuracy
     )
-    if json_path is not None:
-        require_writable(json_path)
-        if any(_is_same_file(json_path, reference, results) for reference in (baseline, candidate)):
-            raise BadInputError(f"--json {json_path} would overwrite a run to be judged: name another file")
+    require_writable_json(json_path)
+    if json_path is not None and any(_is_same_file(json_path, each, results) for each in (baseline, candidate)):
+        raise BadInputError(f"--json {json_path} would overwrite a run to be judged: name another file")
     ours, theirs = _read_both(baseline, candidate, results)
     if not isinstance(ours, Source) or not isinstance(theirs, Source):
         raise BadInputError("check judges stored runs, not pytest-benchmark files: use python -m bench compare")

@@ -151,13 +151,22 @@ class Share(click.ParamType):  # type: ignore[type-arg]
         self._unit = unit
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's signature
-        """Return a fraction above 0 and below 1."""
+        """Return a fraction above 0 and below 1.
+
+        A number below 1 needs its percent sign: without it, somebody may well mean the share itself.
+        """
         if isinstance(value, float):
             return value
-        match = re.fullmatch(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,6}})?) ?(?:{self._unit})?", value.strip(), flags=re.ASCII)
+        match = re.fullmatch(rf"([0-9]{{1,3}}(?:\.[0-9]{{1,6}})?) ?({self._unit})?", value.strip(), flags=re.ASCII)
         if match is None or not 0 < float(match[1]) < 100:  # noqa: PLR2004 - of a hundred
             self.fail(
                 f"{value!r} is not a number or out of range: write it like 5{self._unit}, above 0 and below 100",
+                param,
+                ctx,
+            )
+        if self._unit == "%" and match[2] is None and float(match[1]) < 1:
+            self.fail(
+                f"{value!r} could mean {float(match[1]):g} % or {100 * float(match[1]):g} %: write the percent sign",
                 param,
                 ctx,
             )
@@ -277,9 +286,10 @@ def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
 def _anonymous(argument: str) -> str:
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     value = re.sub("^ray:.*", "ray", value)
-    is_shard = re.fullmatch("[0-9]+/[0-9]+", value)
-    is_path = ("/" in value or "\\" in value) and not is_shard
-    return f"{option}{equals}{Path(value).name if is_path else value}"
+    prefix, path = ("python:", value[7:]) if value.startswith("python:") else ("", value)
+    is_none = re.fullmatch("[0-9]+/[0-9]+|rev:.*", value)  # a shard, or a git revision
+    is_path = ("/" in path or "\\" in path) and not is_none
+    return f"{option}{equals}{prefix}{Path(path).name if is_path else path}"
 
 
 def make_request(preset: str | None, asked: dict[str, Any]) -> Request:

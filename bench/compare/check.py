@@ -31,7 +31,7 @@ from bench.compare.matching import (
 )
 from bench.compare.trials import Subject, Trials
 from bench.errors import BadInputError
-from bench.planning.shards import completion, without_option
+from bench.planning.shards import completion, measured_by, without_option
 from bench.records import Header
 from bench.stats.drift import Drift, NoiseProfile
 from bench.stats.inference import Estimate, independent_estimate
@@ -55,11 +55,12 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
     """Judge `candidate` against `baseline`; the order of records does not matter.
 
     Raises:
-        BadInputError: both are the same run, which would pass whatever happened to the code.
+        BadInputError: both are, or contain, the same run, which would pass whatever happened to the code.
     """
-    if baseline.table.header.run_id == candidate.table.header.run_id:
+    common = measured_by(baseline.table.header) & measured_by(candidate.table.header)
+    if common:
         raise BadInputError(
-            f"baseline and candidate are the same run, {harmless(baseline.table.header.run_id, 40)}: measure the "
+            f"baseline and candidate are the same run, {harmless(min(common), 40)}, or contain it: measure the "
             "candidate and name its run"
         )
     baseline, candidate = with_machines(baseline, candidate)
@@ -85,8 +86,18 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
         limits=limits,
         findings=tuple(findings),
         dimensions=varying_dimensions(trials.subject for trials in _all(matching)),
-        notes=(*(f"software differs, baseline / candidate: {each}" for each in differences), *drift.notes()),
+        notes=(
+            *_machine_notes(baseline, candidate),
+            *(f"software differs, baseline / candidate: {each}" for each in differences),
+            *drift.notes(),
+        ),
     )
+
+
+def _machine_notes(baseline: Source, candidate: Source) -> Iterator[str]:
+    if baseline.machine_ids != candidate.machine_ids:
+        names = (", ".join(sorted(source.machine_ids)) for source in (baseline, candidate))
+        yield f"machine differs, baseline / candidate: {' / '.join(names)}"
 
 
 def refresh_command(header: Header) -> str:
@@ -202,9 +213,10 @@ def _time_findings(
         judge = _time_judge(limits, device, _floor(baseline.profile, device), len(families))
         raw = [different_data(*pair) or different_epochs(*pair) or time_estimate(*pair, drift) for pair in family]
         unflagged = judge_without_flagged(family, raw, drift, judge)
-        for (ours, _), judgement, without in zip(family, judge(raw), unflagged, strict=True):
+        for (ours, theirs), judgement, without in zip(family, judge(raw), unflagged, strict=True):
             yield Finding(
                 subject=ours.subject,
+                candidate=theirs.subject,
                 quantity="epoch time",
                 judgement=judgement,
                 advice=_advice(judgement, baseline.table.header, is_time=True),
@@ -251,9 +263,14 @@ def _accuracy_findings(pairs: Sequence[Pair], limits: Limits, baseline: Header) 
             estimates, max_drop=limits.max_accuracy_drop, error_level=ERROR_LEVEL, pass_level=PASS_LEVEL
         ),
     )
-    for (ours, _), judgement in zip(pairs, judgements, strict=True):
-        advice = _GATE_TIME if judgement is _NO_LABELS else _advice(judgement, baseline, is_time=False)
-        yield Finding(subject=ours.subject, quantity="test accuracy", judgement=judgement, advice=advice)
+    for (ours, theirs), judgement in zip(pairs, judgements, strict=True):
+        yield Finding(
+            subject=ours.subject,
+            candidate=theirs.subject,
+            quantity="test accuracy",
+            judgement=judgement,
+            advice=_GATE_TIME if judgement is _NO_LABELS else _advice(judgement, baseline, is_time=False),
+        )
 
 
 def _prepare_accuracy(baseline: Trials, candidate: Trials) -> Prepared:
@@ -263,10 +280,18 @@ def _prepare_accuracy(baseline: Trials, candidate: Trials) -> Prepared:
 
 
 def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[Finding]:
-    """Yield a regression for every configuration of the candidate with a trial below the floor, matched or not."""
+    """Yield a regression for every configuration of the candidate with a trial below the floor, matched or not.
+
+    If there is none, yield one pass, so that the reader sees which floor was held.
+    """
     if min_accuracy is None:
         return
-    for trials in (*(theirs for _, theirs in matching.pairs), *matching.candidate_only):
+    family = [*(theirs for _, theirs in matching.pairs), *matching.candidate_only]
+    lowest = min((trials.accuracies[0] for trials in family if trials.accuracies), default=None)
+    if lowest is not None and lowest >= min_accuracy - ROUNDING:
+        reason = f"the lowest of any trial is {format_percent(lowest)}; the minimum is {format_percent(min_accuracy)}"
+        yield Finding(subject=None, quantity="test accuracy", judgement=undecided(Verdict.PASS, reason), advice="")
+    for trials in family:
         if trials.accuracies and trials.accuracies[0] < min_accuracy - ROUNDING:
             reason = (
                 f"a trial ends at {format_percent(trials.accuracies[0])}, below the minimum of "

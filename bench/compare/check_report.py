@@ -38,13 +38,15 @@ class Limits:
 class Finding:
     """The judgement of one configuration's time or accuracy, or of its trials where those allow neither.
 
-    Without a `subject` it is about the runs as a whole. `advice` says what to do next, and can be empty. `cause` is
-    what the reason has in common with those of other configurations, empty if that is all of it.
-    `without_flagged` is what the judgement of time would be without flagged trials, None if none is flagged. It decides
-    nothing.
+    Without a `subject` it is about the runs as a whole. `candidate` is the configuration that a baseline's was paired
+    with, None without a pair; across machines their numbers of threads may differ. `advice` says what to do next, and
+    can be empty. `cause` is what the reason has in common with those of other configurations, empty if that is all of
+    it. `without_flagged` is what the judgement of time would be without flagged trials, None if none is flagged. It
+    decides nothing.
     """
 
     subject: Subject | None
+    candidate: Subject | None = None
     quantity: Quantity
     judgement: Judgement
     advice: str
@@ -106,4 +108,4 @@ class GateReport:
             return f"{count} others (--json lists them), {finding.quantity}"
         if finding.subject is None:
             return finding.quantity
-        return f"{describe(finding.subject, self.dimensions)}, {finding.quantity}"
+        return f"{describe(finding.subject, self.dimensions, finding.candidate)}, {finding.quantity}"

@@ -35,6 +35,7 @@ from bench.stats.drift import Drift, NoDrift
 from bench.stats.inference import independent_estimate
 from bench.stats.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
 from bench.tables.columns import harmless
+from bench.tables.fields import DIMENSIONS
 from bench.tables.ordering import natural_key
 from mnist_mlp.spelling import did_you_mean
 
@@ -49,7 +50,13 @@ class Between:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """The members in which a pair may differ: each device has its own threads, each pipeline its own workers."""
+        """The members in which a pair may differ.
+
+        Each device has its own threads, each pipeline its own workers, and a model has a name and hyperparameters.
+        """
+        of_models = ("model", *(key for key, others in DIMENSIONS.items() if "model" in others))
+        if self.dimension in of_models:
+            return tuple(key for key in of_models if key in Configuration.__slots__)
         return (self.dimension, *{"device": ("threads",), "pipeline": ("workers",)}.get(self.dimension, ()))
 
 

@@ -71,7 +71,7 @@ def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str]
     if rows and "n" not in without:
         unit = "rounds" if isinstance(comparison.baseline, RoundsSource) else "trials"
         yield f"n: measured {unit}, baseline/candidate"
-    yield from _flagged_notes(rows)
+    yield from _flagged_notes(comparison.rows)  # a hidden row may be one whose verdict would change
     reasons = dict.fromkeys(
         f"{judgement.verdict}: {judgement.reason}"
         for row in rows

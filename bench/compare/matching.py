@@ -102,12 +102,17 @@ def varying_dimensions(subjects: Iterable[Subject]) -> tuple[str, ...]:
     return (*(("machine_id",) if len(machines) > 1 else ()), *varying)
 
 
-def describe(subject: Subject, dimensions: Sequence[str] = ()) -> str:
-    """Return a harmless one-line name of `subject`, with its value of each of `dimensions`."""
+def describe(subject: Subject, dimensions: Sequence[str] = (), candidate: Subject | None = None) -> str:
+    """Return a harmless one-line name of `subject`, with its value of each of `dimensions`.
+
+    With `candidate`, which `subject` is the baseline of, both values are given where they differ: ``threads 2 / 4``.
+    """
     if isinstance(subject, str):
         return harmless(subject, MAX_NAME_CHARACTERS)
     device, model = harmless(subject.device, 20), harmless(subject.model, MAX_NAME_CHARACTERS)
-    others = (f"{FIELDS[key].header} {dimension(subject, key)}" for key in dimensions)
+    sides = [side for side in (subject, candidate) if isinstance(side, Configuration)]
+    values = {key: dict.fromkeys(dimension(side, key) for side in sides) for key in dimensions}
+    others = (f"{FIELDS[key].header} {' / '.join(values[key])}" for key in dimensions)
     return ", ".join((f"{device} {model} batch {subject.batch_size}", *others))
 
 

@@ -114,6 +114,12 @@ def is_merged(header: Header) -> bool:
     return division is not None and [shard.run_id for shard in division.held] != [header.run_id]
 
 
+def measured_by(header: Header) -> frozenset[str]:
+    """Return the ids of the runs that measured the trials of a run: its own, and those of the shards that it holds."""
+    held = () if header.division is None else header.division.held
+    return frozenset((header.run_id, *(shard.run_id for shard in held)))
+
+
 def completion(header: Header) -> str:
     """Return how to get the missing trials of an incomplete run."""
     if header.division is not None and header.division.missing:

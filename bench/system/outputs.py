@@ -74,6 +74,19 @@ def require_writable(path: Path) -> None:
     raise BadInputError(f"{path} cannot be written: {reason}; name another file")
 
 
+def require_writable_json(path: Path | None) -> None:
+    """Check that the file of an option --json, if it is given, can be written and is not a stored run.
+
+    Raises:
+        BadInputError: as for `require_writable`, or the name ends like that of a stored run.
+    """
+    if path is None:
+        return
+    if path.suffix == ".jsonl":
+        raise BadInputError(f"--json {path} is named like a stored run, which it would replace: use .json")
+    require_writable(path)
+
+
 def require_writable_folder(folder: Path) -> None:
     """Create `folder` and its parents if they are missing, and check that files can be created in it.
 

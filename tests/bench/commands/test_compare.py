@@ -251,6 +251,8 @@ def test_a_broken_file_is_refused_on_either_side(command: str, spoil: Any, words
         ("--max-accuracy-drop", "100pp"),
         ("--min-accuracy", "0.5pp"),
         ("--min-accuracy", "900%"),
+        ("--min-accuracy", "0.97"),  # perhaps 97 %
+        ("--max-slowdown", "0.05"),
         ("--gate", "none"),
         ("--gate", "time", "--min-accuracy", "90%"),
     ],
@@ -290,6 +292,13 @@ def test_json_holds_the_whole_judgement_and_nothing_else_is_left_behind() -> Non
     assert [finding["verdict"] for finding in document["findings"]] == ["regression", "pass"]
     assert document["findings"][0]["configuration"]["batch_size"] == 64
     assert document["baseline"]["command"] == ["run", "--preset", "quick"]
+
+
+def test_json_does_not_replace_a_stored_run() -> None:
+    write(side(), other(9.0))
+    before = store(side(run_id="cccccccc"), Path("c.jsonl")).read_bytes()
+    ended(bench("check", "a.jsonl", "b.jsonl", "--json", "c.jsonl"), 2, "c.jsonl is named like a stored run")
+    assert Path("c.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("path", [".", "missing/v.json", "a.jsonl/v.json"])

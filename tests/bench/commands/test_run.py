@@ -238,6 +238,9 @@ def test_resume_of_a_complete_run_shows_it() -> None:
         ("1/4", "1/4"),
         ("--shard=1/4", "--shard=1/4"),
         ("--on=ray:10.0.0.1:6379", "--on=ray"),
+        ("rev:origin/main", "rev:origin/main"),
+        ("python:/home/u/new/bin/python", "python:python"),
+        ("python:python3.12", "python:python3.12"),
     ],
 )
 def test_the_stored_command_contains_values_without_folders_and_addresses(given: str, kept: str) -> None:

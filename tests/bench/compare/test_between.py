@@ -129,6 +129,16 @@ def test_pipelines_are_compared_whatever_their_workers() -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["model=784-128-10,784-512-10", "layers=784-128-10,784-512-10", "width=128,512", "optimizer=adam,sgd"]
+)
+def test_models_are_compared_whatever_their_hyperparameters(text: str) -> None:
+    wide = make_configuration(model="784-512-10", layers=(784, 512, 10), optimizer="sgd", loss="nll")
+    store(side({make_configuration(): 1.0, wide: 2.0}), Path("a.jsonl"))
+    (row,) = as_json("a.jsonl", "a.jsonl", "--between", text)["rows"]
+    assert (row["model"], row["candidate_model"], row["time_verdict"]) == ("784-128-10", "784-512-10", "slower")
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("device", "write it like device=cpu,cuda"),

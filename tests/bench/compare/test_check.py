@@ -110,6 +110,9 @@ def test_accuracy_is_gated_across_machines_whatever_their_threads() -> None:
     theirs = {make_configuration(threads=32): 0.1}
     report = check(side(), side(theirs, run_id="b0b0b0b0", header=ELSEWHERE), limits=Limits(gate="accuracy"))
     assert verdicts(report) == [("test accuracy", "pass")]
+    text = " ".join(check_text(report).split())
+    assert f"threads {make_configuration().threads} / 32, test accuracy" in text
+    assert "machine differs, baseline / candidate: " in text
 
 
 def test_each_gate_judges_its_own_quantity_only() -> None:
@@ -215,8 +218,9 @@ def test_a_footer_that_calls_a_run_complete_is_not_believed_when_trials_are_miss
 
 
 def test_complete_shards_are_not_whole_runs() -> None:
-    shard = {"division": make_division()}
-    report = check(side(header=shard), candidate_side(header=shard))
+    division = make_division()
+    theirs = dataclasses.replace(division, held=(dataclasses.replace(division.held[0], run_id="b0b0b0b0"),))
+    report = check(side(header={"division": division}), candidate_side(header={"division": theirs}))
     assert report.exit_code is ExitCode.INCONCLUSIVE
     advice = [each.advice for each in report.findings if each.judgement.verdict is Verdict.INCONCLUSIVE]
     assert len(advice) == 2
@@ -320,6 +324,13 @@ def test_the_floor_holds_for_configurations_that_the_baseline_lacks() -> None:
     ]
 
 
+def test_a_floor_that_held_is_told() -> None:
+    report = check(side(), candidate_side(), limits=Limits(min_accuracy=0.9))
+    held = [finding.judgement.reason for finding in report.findings if finding.subject is None]
+    assert held == ["the lowest of any trial is 97.21 %; the minimum is 90.00 %"]  # the worst trial has 4 fewer
+    assert "3 of 3 checks passed" in check_text(report)
+
+
 def test_a_floor_of_accuracy_without_a_gate_of_accuracy_is_refused() -> None:
     with pytest.raises(BadInputError, match="--min-accuracy does nothing with --gate time"):
         Limits(gate="time", min_accuracy=0.9)
@@ -328,6 +339,15 @@ def test_a_floor_of_accuracy_without_a_gate_of_accuracy_is_refused() -> None:
 def test_run_is_refused_as_candidate_for_itself() -> None:
     with pytest.raises(BadInputError, match="the same run, 0a1b2c3d"):
         check(side(), side())
+
+
+def test_a_shard_is_refused_against_a_merge_that_contains_it() -> None:
+    division = make_division((1, 1))
+    shard = side(run_id="00000002", header={"division": dataclasses.replace(division, held=division.held[1:])})
+    merged = side(run_id="a0a0a0a0", header={"division": division})
+    for baseline, candidate in ((shard, merged), (merged, shard)):
+        with pytest.raises(BadInputError, match="the same run, 00000002, or contain it"):
+            check(baseline, candidate)
 
 
 def test_the_worst_finding_decides() -> None:

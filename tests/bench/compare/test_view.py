@@ -15,7 +15,7 @@ from bench_builders import (
     make_run,
     make_software,
 )
-from stored_runs import Quiet, side, trial, with_records
+from stored_runs import Quiet, configurations, side, trial, with_records
 
 from bench.compare.compare_runs import compare_runs
 from bench.compare.comparison import Comparison, Source
@@ -24,6 +24,7 @@ from bench.compare.trials import make_table
 from bench.compare.view import Format, render_comparison
 from bench.records import Run, TrialWarning
 from bench.stats.inference import Interval
+from bench.stats.judgement import Verdict
 from bench.stats.judgement_text import (
     change_interval_text,
     change_text,
@@ -348,6 +349,22 @@ def test_five_changed_verdicts_are_listed_and_the_others_counted() -> None:
     told = " ".join(render_comparison(compare(side((2.0,) * 7), theirs)).split())
     assert told.count("nothing can be judged without them") == 5
     assert "* and 2 more: see time_verdict_without_flagged in --format csv" in told
+
+
+def test_only_changed_tells_of_hidden_verdicts_that_would_change() -> None:
+    theirs = side((6.0, 4.0), run_id="b0b0b0b0")
+    second = configurations(2)[1]
+    wild = [
+        dataclasses.replace(trial(second, each.trial.repeat, seconds=seconds), warnings=(TrialWarning.STALL,))
+        if each.trial.configuration == second and (seconds := {0: 400.0, 1: 0.01}.get(each.trial.repeat))
+        else each
+        for each in theirs.records
+    ]
+    comparison = compare(side((2.0, 2.0)), with_records(theirs, wild))
+    assert [row.time.verdict for row in comparison.rows] == [Verdict.SLOWER, Verdict.INCONCLUSIVE]
+    told = " ".join(render_comparison(comparison, only_changed=True).split())
+    assert "flagged: 2 of 32 trials" in told
+    assert "batch 128: inconclusive, but slower without the 2 flagged trials (stall)" in told
 
 
 def test_markdown_marks_verdicts_without_making_lists_or_emphasis(disturbed: Comparison) -> None:
