@@ -48,8 +48,8 @@ class Commands(click.Group):
         except WorkloadError as error:
             click.echo(f"mnist-mlp: {error}", err=True)
             ctx.exit(EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT)
-        except KeyboardInterrupt:
-            click.echo("mnist-mlp: interrupted", err=True)
+        except KeyboardInterrupt as interruption:
+            click.echo(f"mnist-mlp: {': '.join(('interrupted', *map(str, interruption.args)))}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (ImportError, MemoryError, RuntimeError) as error:
             reason = _why_failed(error)

@@ -101,7 +101,10 @@ def train(  # noqa: PLR0913 - Trainer's arguments
         data_root=data_root,
     )
     _print_task(trainer)
-    _fit(trainer, outputs.history)
+    try:
+        _fit(trainer, outputs.history)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_left_behind(trainer, outputs)) from error
     written = _write_model(trainer, outputs)
     _print_final(trainer)
     if outputs.plots is not None:
@@ -138,6 +141,17 @@ def _fit(trainer: Trainer, history: Path | None) -> None:
     click.echo(
         "Train loss and accuracy are measured during the epoch, while the weights change; the others at its end.\n"
     )
+
+
+def _left_behind(trainer: Trainer, outputs: Outputs) -> str:
+    """Say what an interrupted training leaves behind."""
+    done = len(trainer.history)
+    parts = [f"{done} of {trainer.recipe.epochs} epochs were completed"]
+    if done and outputs.history is not None:
+        parts.append(f"their history is in {outputs.history}")
+    if outputs.save is not None:
+        parts.append(f"no model was saved to {outputs.save}")
+    return "; ".join(parts)
 
 
 def _write_model(trainer: Trainer, outputs: Outputs) -> list[Path]:

@@ -71,8 +71,7 @@ def is_worth_comparing(first: Fit, second: Fit) -> bool:
 def _log_ratio(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int) -> tuple[float, float]:
     """Return ln(second / first) of the predicted times, and the half-width of its interval."""
     ours, theirs = first.predict(layers, batch_size), second.predict(layers, batch_size)
-    halves = (math.log(each.high / each.step_seconds) for each in (ours, theirs))
-    return math.log(theirs.step_seconds / ours.step_seconds), math.hypot(*halves)
+    return math.log(theirs.step_seconds / ours.step_seconds), math.hypot(ours.half, theirs.half)
 
 
 def _between(narrowest: int, widest: int) -> list[int]:

@@ -1,12 +1,13 @@
 """What the fitted models predict for one size, as values and as text."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from bench.analysis.scaling import Prediction, fit
 from bench.analysis.scaling_models import Layers, Model, Side, layers_text
-from bench.analysis.scaling_view import flagged_notes, headings, percent
+from bench.analysis.scaling_view import NO_LIMIT, flagged_notes, headings, percent
 from bench.tables.layout import csv_text, draw_notes, draw_table, json_text, range_text
 from bench.units import format_rate, format_seconds
 
@@ -15,16 +16,19 @@ from bench.units import format_rate, format_seconds
 class Answer:
     """One model's prediction for one size: seconds per step with their interval, and an epoch of the run's dataset.
 
-    A batch larger than the dataset is one step with all training samples, and that step is predicted.
+    A batch larger than the dataset is one step with all training samples, and that step of `step_samples` is predicted.
+    `step_seconds_high` is None if there is no limit. `times_fastest` compares the step's time per sample with that of
+    the fastest model, because models of different datasets may have steps of different numbers of samples.
     `step_seconds_without_flagged` comes from a model of the trials that are not flagged, None if it has too few sizes.
     """
 
     model: str
     layers: Layers
     batch_size: int
+    step_samples: int
     step_seconds: float
     step_seconds_low: float
-    step_seconds_high: float
+    step_seconds_high: float | None
     epoch_seconds: float
     throughput_per_second: float
     times_fastest: float
@@ -33,36 +37,41 @@ class Answer:
 
 
 def predict(models: Sequence[Model], layers: Layers, batch_size: int) -> tuple[Answer, ...]:
-    """Return each model's prediction for `layers` at `batch_size`, the fastest first."""
-    found = [(model, model.fit.predict(layers, min(batch_size, _train_samples(model)))) for model in models]
-    fastest = min(each.step_seconds for _, each in found)
+    """Return each model's prediction for `layers` at `batch_size`, the fastest first: the least time per sample."""
+    found = [(model, model.fit.predict(layers, _step_samples(model, batch_size))) for model in models]
+    fastest = min(each.step_seconds / _step_samples(model, batch_size) for model, each in found)
     answers = (_answer(model, each, layers, batch_size, fastest) for model, each in found)
-    return tuple(sorted(answers, key=lambda answer: answer.step_seconds))
+    return tuple(sorted(answers, key=lambda answer: answer.times_fastest))
 
 
 def _answer(model: Model, each: Prediction, layers: Layers, batch_size: int, fastest: float) -> Answer:
-    samples = _train_samples(model)
+    samples, step_samples = _train_samples(model), _step_samples(model, batch_size)
     steps = -(-samples // batch_size)  # the last one may be short, as in the measured epochs
     epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
     series = model.fit.series
     depths = {len(o.configuration.layers) for o in series.observations}
     unflagged = fit(series.without_flagged()) if series.flagged else model.fit
-    is_inside = model.fit.predict(layers, batch_size).is_inside  # for the batch size as it was asked for
+    is_inside = model.fit.is_inside(layers, batch_size)  # the batch size as it was asked for
     return Answer(
         model=model.name,
         layers=layers,
         batch_size=batch_size,
+        step_samples=step_samples,
         step_seconds=each.step_seconds,
         step_seconds_low=each.low,
-        step_seconds_high=each.high,
+        step_seconds_high=each.high if math.isfinite(each.high) else None,
         epoch_seconds=epoch_seconds,
         throughput_per_second=samples / epoch_seconds,
-        times_fastest=each.step_seconds / fastest,
+        times_fastest=each.step_seconds / step_samples / fastest,
         is_extrapolated=not is_inside or len(layers) not in depths,
         step_seconds_without_flagged=(
-            None if unflagged is None else unflagged.predict(layers, min(batch_size, samples)).step_seconds
+            None if unflagged is None else unflagged.predict(layers, step_samples).step_seconds
         ),
     )
+
+
+def _step_samples(model: Model, batch_size: int) -> int:
+    return min(batch_size, _train_samples(model))
 
 
 def _train_samples(model: Model) -> int:
@@ -83,7 +92,7 @@ def render_prediction(
     rows_of_words = [_answer_words(answer) for answer in answers]
     notes = [
         f"{layers_text(layers)}, batch {batch_size}: predicted from the sizes that were measured",
-        "95 % interval: where a measurement of this size would fall",
+        *_legend(answers),
         *(f"{each.name}: median error of left-out sizes {percent(each.fit.leave_one_out.median)}" for each in models),
     ]
     notes += [f"{note}; {_without_flagged(answers)}" for note in flagged_notes(models)]
@@ -92,6 +101,18 @@ def render_prediction(
         notes.append(f"extrapolated, so no more than a guess: {', '.join(outside)}; measure sizes around this one")
     table = draw_table(_ANSWER_HEADERS, rows_of_words, _ANSWER_NUMERIC, layout, width)
     return "\n\n".join((*headings(sides, layout, width), table, draw_notes(notes, layout, width)))
+
+
+def _legend(answers: Sequence[Answer]) -> Iterator[str]:
+    """Yield what the columns mean, as far as these answers need it."""
+    yield "95 % interval: where a measurement of this size would fall"
+    if any(each.step_seconds_high is None for each in answers):
+        yield f"{NO_LIMIT}: the data show none"
+    if len(answers) > 1:
+        yield "times fastest: time per sample of the step, divided by that of the fastest model"
+    smaller = [f"{each.model} ({each.step_samples})" for each in answers if each.step_samples < each.batch_size]
+    if smaller:
+        yield f"a step is all training samples, which are fewer than the batch size: {', '.join(smaller)}"
 
 
 def _without_flagged(answers: Sequence[Answer]) -> str:
@@ -116,8 +137,12 @@ def _answer_words(answer: Answer) -> Sequence[str]:
     return (
         answer.model,
         format_seconds(answer.step_seconds),
-        range_text(answer.step_seconds_low, answer.step_seconds_high, format_seconds),
+        _interval_text(answer.step_seconds_low, answer.step_seconds_high),
         format_seconds(answer.epoch_seconds),
         format_rate(answer.throughput_per_second),
         f"{answer.times_fastest:.2f}",
     )
+
+
+def _interval_text(low: float, high: float | None) -> str:
+    return f"{format_seconds(low)} to {NO_LIMIT}" if high is None else range_text(low, high, format_seconds)

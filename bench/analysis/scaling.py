@@ -38,6 +38,7 @@ import numpy as np
 from bench.analysis.size_series import Observation, SizeSeries
 from bench.analysis.step_forms import Form, Matrix, Solution, normalised, search, solve
 from bench.records import Configuration
+from bench.stats.judgement_text import from_log
 from bench.stats.student import t_quantile
 from mnist_mlp.costs import training_bytes, training_flops
 
@@ -71,13 +72,21 @@ class Coefficient:
 class Prediction:
     """Seconds per step, and the interval in which the mean of another configuration of this size would lie.
 
-    `is_inside` says whether batch size and number of weights are within the measured range.
+    `half` is half the width of the interval of ln(seconds).
     """
 
     step_seconds: float
-    low: float
-    high: float
-    is_inside: bool
+    half: float
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval."""
+        return self.step_seconds * math.exp(-self.half)
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval, infinite where no float can hold it: far outside the measured sizes."""
+        return self.step_seconds * from_log(self.half)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,13 +158,14 @@ class Fit:
         """Return the predicted time of a step of `batch_size` samples through `layers`."""
         seconds = float(self._side_seconds(layers, batch_size).max())
         half = self._quantile * math.sqrt(self.deviation**2 + self.variance(layers, batch_size))
+        return Prediction(step_seconds=seconds, half=half)
+
+    def is_inside(self, layers: tuple[int, ...], batch_size: float) -> bool:
+        """Return whether batch size and number of weights are within the measured range."""
         known = [o.configuration for o in self.series.observations]
         weights, sizes = [each.weights for each in known], [each.batch_size for each in known]
         asked = replace(known[0], layers=layers).weights
-        inside = min(weights) <= asked <= max(weights) and min(sizes) <= batch_size <= max(sizes)
-        return Prediction(
-            step_seconds=seconds, low=seconds * math.exp(-half), high=seconds * math.exp(half), is_inside=inside
-        )
+        return min(weights) <= asked <= max(weights) and min(sizes) <= batch_size <= max(sizes)
 
     def variance(self, layers: tuple[int, ...], batch_size: float) -> float:
         """Return the variance of ln(predicted seconds) from the coefficients' errors alone."""

@@ -23,6 +23,9 @@ Layers: TypeAlias = tuple[int, ...]
 
 _COUNTED: Final = {"threads": "thread", "workers": "worker", "world_size": "rank"}
 
+_LONGEST: Final = 40
+"""Characters of a label or of a member of a configuration in a name; longer ones are cut."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
@@ -45,7 +48,7 @@ class Model:
 def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
     """Return `runs` with their labels, by default their machines' ids, or run ids if those are not unique.
 
-    A single run has no label. Parts of one run, by machine, have both ids.
+    A single run has no label. Parts of one run, by machine, have both ids. Long labels are cut if they still differ.
     """
     named = [label or run.header.machine.id for label, run in zip(labels, runs, strict=True)]
     if len(runs) == 1:
@@ -57,9 +60,13 @@ def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
             f"{run_id} {run.header.machine.id}" if run_id in of_several else run_id
             for run_id, run in zip(ids, runs, strict=True)
         ]
-    return [
-        side_of_trials(harmless(label, 40), run.header, gather(run)) for label, run in zip(named, runs, strict=True)
-    ]
+    return [side_of_trials(label, run.header, gather(run)) for label, run in zip(_cut(named), runs, strict=True)]
+
+
+def _cut(labels: Sequence[str]) -> list[str]:
+    """Return `labels` cut to `_LONGEST` characters, or in full if two of them would then be the same."""
+    cut = [harmless(label, _LONGEST) for label in labels]
+    return cut if len(set(cut)) == len(cut) else [harmless(label, len(label)) for label in labels]
 
 
 def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side:
@@ -132,8 +139,10 @@ def _varying(configurations: Sequence[Configuration]) -> tuple[str, ...]:
 
 
 def _name(label: str, configuration: Configuration, varying: Iterable[str]) -> str:
+    """Return the name of a model. It is not cut as a whole, because its end may be all that tells it from another."""
     members = (_member_text(name, getattr(configuration, name)) for name in varying)
-    return harmless(" ".join(filter(None, (label, configuration.device, *members))), 60)
+    texts = (harmless(text, _LONGEST) for text in (configuration.device, *members))
+    return " ".join(filter(None, (label, *texts)))
 
 
 def _member_text(name: str, value: str | float) -> str:

@@ -16,7 +16,8 @@ from bench.units import format_bytes, format_flops, format_seconds, format_sprea
 
 _LEVEL: Final = f"{100 * LEVEL:.0f} %"
 
-_INFINITE: Final = "no limit"
+NO_LIMIT: Final = "no limit"
+"""Shown for an infinite value."""
 
 _UNKNOWN: Final = "unknown"
 
@@ -158,8 +159,8 @@ def _model_words(model: Model) -> Sequence[str]:
     return (
         model.name,
         _cell(one, "overhead", one.overhead, format_seconds),
-        _cell(one, "arithmetic", one.rate, lambda value: f"{format_flops(value)}/s", absent=_INFINITE),
-        _cell(one, "traffic", one.bandwidth, lambda value: f"{format_bytes(value)}/s", absent=_INFINITE),
+        _cell(one, "arithmetic", one.rate, lambda value: f"{format_flops(value)}/s", absent=NO_LIMIT),
+        _cell(one, "traffic", one.bandwidth, lambda value: f"{format_bytes(value)}/s", absent=NO_LIMIT),
         _cell(one, "input", one.sample_seconds, format_seconds),
         percent(one.leave_one_out.median),
     )
@@ -246,6 +247,13 @@ def _undecided(crossed: Crossover) -> str:
     return f"{low} and {high}"
 
 
+_RAW_MEMBERS: Final = (
+    *("device", "world_size", "engine", "precision", "pipeline", "workers", "threads"),
+    *("dataset", "transform", "activation", "output", "loss", "optimizer", "momentum"),
+)
+"""The members in which the configurations of two models can differ."""
+
+
 def _raw_model(model: Model) -> dict[str, Value]:
     one, configuration = model.fit, model.fit.series.configuration
     half = one.half_performance_flops
@@ -253,11 +261,7 @@ def _raw_model(model: Model) -> dict[str, Value]:
         "model": model.name,
         "run_id": model.header.run_id,
         "machine_id": model.header.machine.id,
-        "device": configuration.device,
-        "engine": configuration.engine,
-        "precision": configuration.precision,
-        "pipeline": configuration.pipeline,
-        "threads": configuration.threads,
+        **{name: getattr(configuration, name) for name in _RAW_MEMBERS},
         "sizes": len(one.series.observations),
         "trials": sum(each.trials for each in one.series.observations),
         "flagged": one.series.flagged,

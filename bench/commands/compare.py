@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Literal
 import click
 from click.core import ParameterSource
 
-from bench.commands.options import EXIT_CODES, FORMATS, RESULTS, RUN, Choice, Share, exit_codes, split_label
+from bench.commands.options import (
+    EXIT_CODES,
+    FORMATS,
+    RESULTS,
+    RUN,
+    Choice,
+    Share,
+    exit_codes,
+    split_label,
+    split_labels,
+)
 from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
 from bench.system.outputs import append_step_summary, require_writable_json, say, write_atomically
@@ -228,7 +238,7 @@ def _read_both(baseline: str, candidate: str, results: Path) -> "tuple[Source | 
     from bench.storage.references import resolve
     from bench.tables.columns import harmless
 
-    labels, references = zip(*map(split_label, (baseline, candidate)), strict=True)
+    labels, references = split_labels((baseline, candidate))
     paths = [resolve(reference, results) for reference in references]
     is_rounds = [is_rounds_file(path) for path in paths]
     tables = iter(read_tables([path for path, rounds in zip(paths, is_rounds, strict=True) if not rounds]))

@@ -315,6 +315,19 @@ def make_request(preset: str | None, asked: dict[str, Any]) -> Request:
     return replace(base, **asked)
 
 
+def split_labels(references: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """Return the labels and the paths of several ``label=path``, see `split_label`.
+
+    Raises:
+        BadInputError: two labels are the same.
+    """
+    labels, paths = zip(*map(split_label, references), strict=True)
+    twice = next((each for place, each in enumerate(labels) if each is not None and each in labels[:place]), None)
+    if twice is not None:
+        raise BadInputError(f"label {twice!r} is given twice: give every run a label of its own")
+    return list(labels), list(paths)
+
+
 def split_label(reference: str) -> tuple[str | None, str]:
     """Return the label and the path of ``label=path``; the label is None if there is none, or the whole is a file."""
     label, equals, rest = reference.partition("=")

@@ -1,11 +1,12 @@
 """The command `predict`: how long a training step of any size would take."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import click
 
-from bench.commands.options import FORMATS, RESULTS, RUN, Choice, exit_codes, split_label
+from bench.commands.options import FORMATS, RESULTS, RUN, Choice, exit_codes, split_labels
 from bench.errors import BadInputError
 from bench.system.outputs import say
 from mnist_mlp.paths import PATH
@@ -48,8 +49,10 @@ def predict_command(
         raise BadInputError(
             f"{missing} is missing: a size needs both --layers and --batch-size; with neither, the models are shown"
         )
-    labels, names = zip(*map(split_label, references), strict=True)
-    parts = parts_by_machine(labels, [read_run(resolve(name, results)) for name in names])
+    labels, names = split_labels(references)
+    runs = [read_run(resolve(name, results)) for name in names]
+    _refuse_repeated([run.header.run_id for run in runs])
+    parts = parts_by_machine(labels, runs)
     sides = label_runs([part.run for part in parts], [part.label for part in parts])
     size = None if layers is None or batch_size is None else (_shape(layers), _checked(batch_size))
     models = require_models(sides)
@@ -61,6 +64,21 @@ def predict_command(
     few = left_out(sides, models)
     if few:
         say(f"bench: left out, with too few sizes to fit a model: {', '.join(few)}")
+
+
+def _refuse_repeated(run_ids: Sequence[str]) -> None:
+    """Refuse a run that is given twice: its models would be compared with themselves.
+
+    Raises:
+        BadInputError: two of `run_ids` are the same.
+    """
+    from bench.tables.columns import harmless
+
+    twice = next((each for place, each in enumerate(run_ids) if each in run_ids[:place]), None)
+    if twice is not None:
+        raise BadInputError(
+            f"run {harmless(twice, 40)} is given twice, and predict takes each run once: leave one of them out"
+        )
 
 
 def _shape(layers: str) -> tuple[int, ...]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from bench.commands.options import RESULTS, RUN, exit_codes, split_label
+from bench.commands.options import RESULTS, RUN, exit_codes, split_labels
 from bench.errors import BadInputError
 from bench.system.collection import garbage_collection_paused
 from bench.system.outputs import require_writable, require_writable_folder, say, write_atomically
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bench.records import Run
     from bench.report.contents import Stored
 
+_PAGE_SUFFIXES: Final = (".html", ".htm")
+
 
 @click.command("report", epilog=exit_codes())
 @click.argument("references", metavar="RUN...", nargs=-1, required=True, type=RUN)
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     type=PATH,
     default=Path("report.html"),
     show_default=True,
-    help="The file to write.",
+    help="The .html file to write.",
 )
 @click.option("--results", type=PATH, default=RESULTS, help="Where to look up run ids and machine profiles.")
 @garbage_collection_paused()
@@ -43,6 +45,7 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
     from bench.report.page import render_page
 
     require_writable(output)
+    _require_page(output)
     paths = _resolve(references, results)
     for path in paths:
         for kept in (path, path.with_suffix(".csv")):
@@ -92,10 +95,19 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
     _print_warnings(each.run for each in stored)
 
 
+def _require_page(output: Path) -> None:
+    """Refuse a name by which other programs would take the page for something else, such as ``report.pdf``."""
+    if output.suffix.lower() not in _PAGE_SUFFIXES:
+        raise BadInputError(
+            f"--output {output} is not a {' or '.join(_PAGE_SUFFIXES)} file, but a report is an HTML page: "
+            f"write {output.with_suffix(_PAGE_SUFFIXES[0])}"
+        )
+
+
 def _resolve(references: Sequence[str], results: Path) -> list[Path]:
     from bench.storage.references import resolve
 
-    return [resolve(split_label(reference)[1], results) for reference in references]
+    return [resolve(path, results) for path in split_labels(references)[1]]
 
 
 def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "list[Stored]":
@@ -104,7 +116,7 @@ def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "l
     from bench.storage.store import read_run
     from bench.tables.machines import parts_by_machine
 
-    labels = [split_label(reference)[0] for reference in references]
+    labels, _ = split_labels(references)
     return [
         Stored(
             label=part.label or "",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from bench.compare.trials import Subject, Trials, subject_key
 from bench.records import Configuration, Software
-from bench.tables.columns import harmless
+from bench.tables.columns import harmless, short_layers
 from bench.tables.fields import FIELDS, IDENTITY, varying_members
 from bench.tables.machines import Placed
 
@@ -109,7 +109,7 @@ def describe(subject: Subject, dimensions: Sequence[str] = (), candidate: Subjec
     """
     if isinstance(subject, str):
         return harmless(subject, MAX_NAME_CHARACTERS)
-    device, model = harmless(subject.device, 20), harmless(subject.model, MAX_NAME_CHARACTERS)
+    device, model = harmless(subject.device, 20), _value_text(subject.model)
     sides = [side for side in (subject, candidate) if isinstance(side, Configuration)]
     values = {key: dict.fromkeys(dimension(side, key) for side in sides) for key in dimensions}
     others = (f"{FIELDS[key].header} {' / '.join(values[key])}" for key in dimensions)
@@ -125,7 +125,8 @@ def dimension(configuration: Configuration, key: str) -> str:
 def _value_text(value: object) -> str:
     if isinstance(value, tuple):
         value = "-".join(map(str, value))
-    return harmless(f"{value:g}" if isinstance(value, float) else str(value), MAX_NAME_CHARACTERS)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return harmless(short_layers(text, MAX_NAME_CHARACTERS), MAX_NAME_CHARACTERS)
 
 
 def _differing(ours: Configuration, theirs: Configuration) -> list[str]:

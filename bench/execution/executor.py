@@ -5,6 +5,7 @@ runs them on it.
 """
 
 import dataclasses
+import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -102,10 +103,14 @@ class LocalExecutor:
         self._ranks_here = ranks_here
         self._description: Description | None = None
         self._resumed: Fingerprint | None = None
+        self.start_seconds = 0.0
+        """What starting the launcher's host took, known once it has described the machine."""
 
     def _here(self) -> Description:
         if self._description is None:
+            asked = time.perf_counter()
             self._description = describe_place(self._launcher)
+            self.start_seconds = time.perf_counter() - asked
         return self._description
 
     def fingerprint(self) -> Fingerprint:

@@ -116,8 +116,11 @@ def estimate_run(plan: Plan, executor: LocalExecutor) -> Estimate:
 
     with executor.hold({device for configuration in plan.configurations for device in configuration.devices}):
         note = busy_note(plan)  # first: the probes would count as other programs
-        _check_batch_sizes(plan, executor.prepare(plan.configurations[0].dataset))
-        return replace(estimate_plan(plan, probe), note=note)
+        asked = time.perf_counter()
+        ready = executor.prepare(plan.configurations[0].dataset)
+        start_seconds = executor.start_seconds + time.perf_counter() - asked
+        _check_batch_sizes(plan, ready)
+        return replace(estimate_plan(plan, probe), start_seconds=start_seconds, note=note)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,16 +22,19 @@ Probe = Callable[[Trial], Prepared]
 class Estimate:
     """Estimated wall seconds of one trial of each configuration, from `probes` trials that were started for it.
 
-    `note` warns that other programs kept the machine busy; it is empty otherwise.
+    `start_seconds` is what a run takes before its first trial. `note` warns that other programs kept the machine busy;
+    it is empty otherwise.
     """
 
     trial_seconds: Mapping[Configuration, float]
     probes: int
+    start_seconds: float = 0.0
     note: str = ""
 
     def of(self, plan: Plan) -> float:
-        """Return the estimated wall seconds of all trials of `plan`, the estimated plan or a part of it."""
-        return plan.repeats * math.fsum(self.trial_seconds[configuration] for configuration in plan.configurations)
+        """Return the estimated wall seconds of a run of `plan`, the estimated plan or a part of it."""
+        each = math.fsum(self.trial_seconds[configuration] for configuration in plan.configurations)
+        return self.start_seconds + plan.repeats * each
 
 
 def busy_note(plan: Plan) -> str:

@@ -4,8 +4,9 @@ Values over a configuration's trials come from `bench.tables.summary`, as in `sh
 one thing only: models by batch size for one device and engine, or batch sizes by epoch for one model.
 """
 
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
@@ -13,13 +14,16 @@ from bench.records import Configuration, Measurement, Run
 from bench.report.axes import Axis
 from bench.report.charts import MAX_SERIES, Chart, Kind, LineChart, Point, Series
 from bench.tables.columns import COLUMNS, find_columns
-from bench.tables.fields import FIELDS, IDENTITY, hidden_dimensions
+from bench.tables.fields import FIELDS, IDENTITY, Value, hidden_dimensions
 from bench.tables.layout import WordTable
 from bench.tables.summary import Summary
 from bench.units import format_bytes
 
 Trials: TypeAlias = Sequence[tuple[int, Measurement]]
 """Seed and measurement of each measured trial of a configuration, by repeat."""
+
+_Key: TypeAlias = tuple[Value, ...]
+"""The raw values that identify a group or a line: texts of different values can be equal."""
 
 Several = TypeVar("Several")
 
@@ -50,7 +54,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One model: its configurations by batch size, and the batch sizes at which every trial failed."""
+    """One model: its configurations by batch size, and the batch sizes at which every trial failed.
+
+    The name is the model's own in its run: the same in every group, and no other model's.
+    """
 
     name: str
     summaries: tuple[Summary, ...]
@@ -79,15 +86,16 @@ def groups(summaries: Sequence[Summary]) -> tuple[Group, ...]:
     varying = hidden_dimensions(summaries, IDENTITY)
     ways = ("device", *(key for key in varying if key not in _OF_MODEL))
     models = ("model", *(key for key in varying if key in _OF_MODEL))
-    found: dict[tuple[str, ...], dict[tuple[str, ...], list[Summary]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[_Key, dict[_Key, list[Summary]]] = defaultdict(lambda: defaultdict(list))
     for summary in summaries:
         if summary.n or summary.failures:
-            found[_texts(summary, ways)][_texts(summary, models)].append(summary)
+            found[_key(summary, ways)][_key(summary, models)].append(summary)
+    way_names, model_names = _names(summaries, ways), _names(summaries, models)
     made = (
         Group(
-            name=", ".join(way),
+            name=way_names[way],
             lines=tuple(
-                _line(", ".join(model), sorted(of_model, key=batch_size))
+                _line(model_names[model], sorted(of_model, key=batch_size))
                 for model, of_model in by_model.items()
                 if any(summary.n for summary in of_model)
             ),
@@ -105,13 +113,31 @@ def _line(name: str, summaries: Iterable[Summary]) -> Line:
     return Line(name=name, summaries=tuple(measured), failed=tuple(map(batch_size, failed)))
 
 
-def _texts(summary: Summary, keys: Iterable[str]) -> tuple[str, ...]:
-    """Return the cells of `keys` as in `show`, those of numbers with their headers: ``threads 2``."""
-    columns = [COLUMNS[key] for key in keys]
-    return tuple(
-        f"{column.header} {column.text(summary)}" if column.fields[0].numeric else column.text(summary)
-        for column in columns
-    )
+def _key(summary: Summary, keys: Iterable[str]) -> _Key:
+    return tuple(FIELDS[key].value(summary) for key in keys)
+
+
+def _names(summaries: Iterable[Summary], keys: Sequence[str]) -> Mapping[_Key, str]:
+    """Return the name of each combination of values: their texts, numbered from the second with the same texts on."""
+    names: dict[_Key, str] = {}
+    taken = set[str]()
+    for summary in summaries:
+        key = _key(summary, keys)
+        if key not in names:
+            names[key] = _unused(", ".join(_text(summary, each) for each in keys), taken)
+            taken.add(names[key])
+    return names
+
+
+def _unused(name: str, taken: Collection[str]) -> str:
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(each for each in itertools.chain((name,), numbered) if each not in taken)
+
+
+def _text(summary: Summary, key: str) -> str:
+    """Return the cell of `key` as in `show`, that of a number with its header: ``threads 2``."""
+    column = COLUMNS[key]
+    return f"{column.header} {column.text(summary)}" if column.fields[0].numeric else column.text(summary)
 
 
 def batch_size(summary: Summary) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.errors import BadInputError
-from bench.records import Failure, Fingerprint, Footer, Header, Measurement, TrialRecord
+from bench.records import Failure, Fingerprint, Footer, Header, Machine, Measurement, TrialRecord
 
 
 class Ledger:
@@ -26,8 +26,9 @@ class Ledger:
         """Add a further `fingerprint`.
 
         Raises:
-            BadInputError: it was added before.
+            BadInputError: it was added before, or its machine cannot be.
         """
+        require_possible_machine(fingerprint.machine)
         if fingerprint in self.fingerprints:
             raise BadInputError("a fingerprint that the file has already: each is stored once")
         self.fingerprints.append(fingerprint)
@@ -86,8 +87,21 @@ def footer_of(records: Sequence[TrialRecord], *, planned: int, reason: str, wall
     )
 
 
+def require_possible_machine(machine: Machine) -> None:
+    """Refuse a machine that has no id.
+
+    Raises:
+        BadInputError: it has no memory.
+    """
+    if machine.memory_bytes <= 0:
+        raise BadInputError(f"machine.memory_bytes is {machine.memory_bytes}, but must be above 0")
+
+
 def _require_possible(measurement: Measurement) -> None:
     """Refuse a measurement that would later lead to a division by zero or a median of nothing."""
+    exchange = measurement.exchange
+    if exchange is not None and not sum(exchange.together_seconds) > 0:
+        raise BadInputError("an exchange's together_seconds must sum to more than 0")
     if not measurement.epochs:
         raise BadInputError("a measurement needs at least one epoch")
     for epoch in measurement.epochs:

@@ -26,7 +26,7 @@ from bench.records import (
     TrialRecord,
 )
 from bench.storage.canonical import CanonicalReader, Shared
-from bench.storage.ledger import Ledger
+from bench.storage.ledger import Ledger, require_possible_machine
 from bench.system.collection import garbage_collection_paused
 
 MAX_LINE_BYTES: Final = 2**26
@@ -258,7 +258,11 @@ def _read_plan(path: Path, line: _Line) -> tuple[Header, dict[str, object]]:
 
 
 def _require_sound(path: Path, header: Header) -> None:
-    """Refuse a division that contradicts itself or the header's plan."""
+    """Refuse a machine that cannot be, and a division that contradicts itself or the header's plan."""
+    try:
+        require_possible_machine(header.machine)
+    except BadInputError as error:
+        raise _damaged_header(path, error) from error
     division, configurations = header.division, len(header.plan.configurations)
     if division is None:
         return

@@ -3,7 +3,9 @@
 A cell is computed from the values of those fields and nothing else, so that every format shows the same numbers.
 """
 
+import itertools
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,6 +76,14 @@ def _harmless_letter(letter: str) -> str:
     return "?" if unicodedata.category(letter).startswith("C") else letter
 
 
+def short_layers(text: str, limit: int) -> str:
+    """Return layers longer than `limit` with the repeated ones counted, ``784-14x128-10``; any other text unchanged."""
+    if len(text) <= limit or not re.fullmatch(r"[0-9]+(-[0-9]+)+", text):
+        return text
+    runs = [(layer, len(list(run))) for layer, run in itertools.groupby(text.split("-"))]
+    return "-".join(layer if length == 1 else f"{length}x{layer}" for layer, length in runs)
+
+
 def _plain_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
     def cell(values: Sequence[Value]) -> str:
         (value,) = values
@@ -81,7 +91,9 @@ def _plain_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
             return ""
         if isinstance(value, bool):
             return "true" if value else "false"
-        return harmless(value, MAX_CELL_CHARACTERS) if isinstance(value, str) else _FORMATS[unit](value)
+        if isinstance(value, str):
+            return harmless(short_layers(value, MAX_CELL_CHARACTERS), MAX_CELL_CHARACTERS)
+        return _FORMATS[unit](value)
 
     return cell
 

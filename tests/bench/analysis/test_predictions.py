@@ -1,14 +1,20 @@
 """Predictions of a step and of an epoch for sizes that were not measured."""
 
+import csv
 import dataclasses
+import io
 import itertools
+import json
+import math
+from collections.abc import Iterator
 
 import pytest
-from step_times import CPU, SAMPLES, WIDTHS, disturbed, grid, law, merged
+from step_times import CPU, SAMPLES, WIDTHS, configuration, disturbed, grid, law, merged
 
 from bench.analysis.predictions import predict, render_prediction
 from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import render_scaling
+from bench.analysis.size_series import Measured
 from bench.records import Run
 
 
@@ -37,6 +43,7 @@ def test_a_batch_beyond_the_training_set_is_one_step_of_all_of_it() -> None:
     whole, beyond = (predict(models, (784, 128, 10), batch) for batch in (SAMPLES, 100 * SAMPLES))
     assert [dataclasses.replace(each, batch_size=SAMPLES) for each in beyond] == list(whole)
     for each in beyond:
+        assert each.step_seconds_high is not None
         assert each.step_seconds_low < each.step_seconds < each.step_seconds_high
         assert each.step_seconds == pytest.approx(each.epoch_seconds)
         assert each.times_fastest == pytest.approx(each.epoch_seconds / beyond[0].epoch_seconds)
@@ -46,6 +53,50 @@ def test_whether_a_batch_is_extrapolated_is_asked_of_its_size_as_it_is_given() -
     sizes = list(itertools.product(WIDTHS, (16, 256, SAMPLES, 4 * SAMPLES)))
     models = make_models(label_runs([grid(CPU, sizes=sizes)], [None]))
     assert [predict(models, (784, 128, 10), times * SAMPLES)[0].is_extrapolated for times in (2, 8)] == [False, True]
+
+
+def test_far_outside_the_measured_sizes_the_interval_has_no_upper_end() -> None:
+    sizes = tuple(itertools.product((16, 32), (16, 64)))
+    sides = label_runs([grid(law(60e-6, 2e13), noise=0.05, seed=1, sizes=sizes)], [None])
+    models, far = make_models(sides), ((784, 4096, 10), 4096)
+    (answer,) = predict(models, *far)
+    assert answer.is_extrapolated
+    assert (answer.step_seconds_low, answer.step_seconds_high) == (0, None)
+    assert answer.step_seconds == pytest.approx(60e-6, rel=0.1)
+
+    (raw,) = json.loads(render_prediction(sides, models, far, "json", 80))
+    assert raw["step_seconds_high"] is None
+    (row,) = csv.DictReader(io.StringIO(render_prediction(sides, models, far, "csv", 80)))
+    assert row["step_seconds_high"] == ""
+    text = render_prediction(sides, models, far, "markdown", 80)
+    assert "| 0 s to no limit |" in text
+    assert "would fall\n- no limit: the data show none\n" in text
+    assert "extrapolated, so no more than a guess: cpu;" in text
+
+
+def test_steps_of_different_numbers_of_samples_are_compared_per_sample() -> None:
+    (side,) = label_runs([grid(CPU)], [None])
+    sides = [dataclasses.replace(side, measured=[*side.measured, *measured_digits()])]
+    models, size = make_models(sides), ((784, 128, 10), 4096)
+    mnist, digits = predict(models, *size)
+    assert [(each.model, each.step_samples) for each in (mnist, digits)] == [("cpu mnist", 4096), ("cpu digits", 1437)]
+    assert digits.step_seconds < mnist.step_seconds
+    assert mnist.times_fastest == 1
+    assert digits.times_fastest == pytest.approx(CPU(size[0], 1437) / 1437 / (CPU(*size) / 4096))
+    text = render_prediction(sides, models, size, "markdown", 80)
+    assert "- times fastest: time per sample of the step" in text
+    assert "- a step is all training samples, which are fewer than the batch size: cpu digits (1437)\n" in text
+    assert "fewer than the batch size" not in render_prediction(sides, models, (size[0], 1437), "markdown", 80)
+
+
+def measured_digits() -> Iterator[Measured]:
+    """Yield what was measured with the 1437 training samples of digits."""
+    for width, batch in itertools.product(WIDTHS, (16, 64, 256, 1437)):
+        chosen, steps = configuration(width, batch, dataset="digits"), -(-1437 // batch)
+        logs = (math.log(steps * CPU(chosen.layers, 1437 / steps)),)
+        yield Measured(
+            configuration=chosen, train_samples=1437, log_seconds=logs, unflagged_log_seconds=logs, warnings=()
+        )
 
 
 @pytest.mark.parametrize("layout", ["table", "markdown", "csv", "json"])

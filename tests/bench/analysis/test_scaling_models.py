@@ -1,11 +1,15 @@
 """Models of several runs: their names, and the labels of the runs."""
 
+import csv
 import dataclasses
+import io
+import json
 
-from bench_builders import Change, make_machine
+from bench_builders import Change, make_configuration, make_machine
 from step_times import CPU, grid, law, merged
 
 from bench.analysis.scaling_models import label_runs, make_models
+from bench.analysis.scaling_view import render_scaling
 
 
 def test_numbers_in_names_say_what_they_count_and_are_in_order() -> None:
@@ -25,6 +29,46 @@ def test_numbers_in_names_say_what_they_count_and_are_in_order() -> None:
 def test_runs_of_two_machines_go_by_their_labels() -> None:
     runs = [grid(CPU), grid(law(1e-4, 1e12))]
     assert [model.name for model in make_models(label_runs(runs, ["old", "new"]))] == ["old cpu", "new cpu"]
+
+
+START = "the machine below the window, measured in the "
+
+
+def test_names_are_not_cut_at_what_tells_two_models_apart() -> None:
+    settings: dict[str, Change] = {"optimizer": "sgd", "engine": "compiled", "pipeline": "dataloader"}
+    run = merged(*(grid(CPU, **settings, precision="bf16", momentum=momentum) for momentum in (0.0, 0.9)))
+    names = [model.name for model in make_models(label_runs([run, grid(CPU)], [f"{START}morning", "new"]))]
+    assert sorted(names) == [
+        "new cpu adam momentum 0.0 fp32 eager resident",
+        *(f"{START[:39]}… cpu sgd momentum {momentum} bf16 compiled dataloader" for momentum in ("0.0", "0.9")),
+    ]
+
+
+def test_long_labels_are_in_full_where_only_their_ends_differ() -> None:
+    labels = [f"{START}{time}" for time in ("morning", "evening")]
+    assert [side.label for side in label_runs([grid(CPU)] * 2, labels)] == labels
+    assert [side.label for side in label_runs([grid(CPU)] * 2, [labels[0], "new"])] == [f"{START[:39]}…", "new"]
+
+
+def test_json_and_csv_hold_all_settings_in_which_models_can_differ() -> None:
+    changes: tuple[dict[str, Change], ...] = (
+        {},
+        {"pipeline": "dataloader", "workers": 3},
+        {"world_size": 2},
+        {"dataset": "fashion-mnist"},
+        {"loss": "nll"},
+        {"optimizer": "sgd", "momentum": 0.9},
+    )
+    models = make_models(label_runs([merged(*(grid(CPU, **each) for each in changes))], [None]))
+    blank, rows = make_configuration(), json.loads(render_scaling([], models, "json", 80))["models"]
+    told = [{name: row[name] for each in changes for name in each} for row in rows]
+    for each in changes:
+        expected = {name: getattr(blank, name) for every in changes for name in every} | each
+        assert told.count(expected) == 1
+    exported = csv.DictReader(io.StringIO(render_scaling([], models, "csv", 80)))
+    assert [{name: row[name] for name in each} for row, each in zip(exported, told, strict=True)] == [
+        {name: str(value) for name, value in each.items()} for each in told
+    ]
 
 
 def test_machines_of_several_runs_have_names_of_their_own() -> None:

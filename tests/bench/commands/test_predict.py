@@ -1,5 +1,6 @@
 """`bench predict`: what it prints, and what it refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from bench.analysis import scaling_models
 from bench.analysis.scaling import Fit, fit
 from bench.analysis.size_series import SizeSeries
 from bench.cli import cli
+from bench.records import Run
 from bench.units import format_seconds
 
 
@@ -50,8 +52,12 @@ def bench(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ["predict", *arguments], prog_name="bench")
 
 
+def with_id(run: Run, run_id: str) -> Run:
+    return dataclasses.replace(run, header=dataclasses.replace(run.header, run_id=run_id))
+
+
 def test_series_with_too_few_sizes_is_reported_as_left_out(tmp_path: Path) -> None:
-    enough, few = grid(CPU), grid(CPU, sizes=((16, 16), (16, 64)))
+    enough, few = grid(CPU), with_id(grid(CPU, sizes=((16, 16), (16, 64))), "b0b0b0b0")
     for name, run in (("enough", enough), ("few", few)):
         store(run, tmp_path / f"{name}.jsonl")
     done = bench(f"old={tmp_path / 'enough.jsonl'}", f"new={tmp_path / 'few.jsonl'}")
@@ -81,6 +87,18 @@ def test_a_wrong_size_is_refused(tmp_path: Path, arguments: list[str], words: st
     done = bench(str(store(grid(CPU), tmp_path / "run.jsonl")), *arguments)
     assert done.exit_code == 2
     assert words in done.stderr
+
+
+def test_a_run_given_twice_is_refused(tmp_path: Path) -> None:
+    run = grid(CPU)
+    path = store(run, tmp_path / "run.jsonl")
+    other = store(with_id(run, "b0b0b0b0"), tmp_path / "other.jsonl")
+    for references in ((str(path), str(path)), (f"old={path}", str(other), f"new={path}")):
+        done = bench(*references)
+        assert done.exit_code == 2
+        assert f"run {run.header.run_id} is given twice" in done.stderr
+        assert "leave one of them out" in done.stderr
+    assert bench(str(path), str(other)).exit_code == 0
 
 
 def test_too_few_sizes_are_refused_with_the_remedy(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 from report_pages import varied
 from stored_runs import store
@@ -28,11 +29,29 @@ def test_command_refuses_an_output_that_cannot_be_written_before_it_reads(elsewh
     assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["page.pdf", "page.csv", "page"])
+def test_command_refuses_a_name_that_is_not_that_of_a_page_before_it_reads(elsewhere: Path, name: str) -> None:
+    result = bench("missing.jsonl", "--output", name)
+    assert result.exit_code == 2
+    assert f"--output {name} is not a .html or .htm file" in result.stderr
+    assert "write page.html" in result.stderr
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["page.htm", "PAGE.HTML"])
+def test_command_writes_a_page_with_either_suffix_in_any_case(elsewhere: Path, name: str) -> None:
+    store(varied(), elsewhere / "a.jsonl")
+    assert bench("a.jsonl", "--output", name).exit_code == 0
+    assert (elsewhere / name).is_file()
+
+
 def test_command_never_replaces_a_run_by_its_report(elsewhere: Path) -> None:
     path = store(varied(), elsewhere / "a.jsonl")
     (elsewhere / "a.csv").write_text("its trials")
     before = path.read_bytes()
-    for output in ("a.jsonl", "a.csv"):
+    for kept in ("a.jsonl", "a.csv"):
+        output = f"{kept}.html"
+        (elsewhere / output).hardlink_to(elsewhere / kept)
         result = bench("a.jsonl", "--output", output)
         assert result.exit_code == 2
         assert "name another file" in result.stderr

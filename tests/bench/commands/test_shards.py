@@ -55,7 +55,7 @@ def test_plan_shows_each_shards_trials_and_time_and_measures_nothing() -> None:
     assert [shard["shard"] for shard in told["shards"]] == ["1/2", "2/2"]
     assert sum(shard["trials"] for shard in told["shards"]) == 10
     total = sum(shard["estimated_seconds"] for shard in told["shards"])
-    assert told["estimated_seconds"] == pytest.approx(total)
+    assert total >= told["estimated_seconds"] > 0  # every shard starts anew
     table = bench("plan", *GRID, "--shards", "2")
     assert "5 configurations x 2 repeats = 10 trials" in table.stdout
     assert told["plan_id"] in table.stdout

@@ -75,6 +75,14 @@ def test_the_estimate_is_exact_where_a_step_costs_overhead_plus_work() -> None:
     assert estimate.probes == 3
 
 
+def test_each_part_of_a_plan_pays_for_its_start() -> None:
+    one, other = make_plan([make_configuration()]), make_plan([make_configuration(batch_size=16)])
+    seconds = {one.configurations[0]: 2.0, other.configurations[0]: 3.0}
+    estimate = Estimate(trial_seconds=seconds, probes=2, start_seconds=5.0)
+    assert estimate.of(one) == 5.0 + 2.0 * one.repeats
+    assert estimate.of(one) + estimate.of(other) == 5.0 + estimate.of(make_plan([*seconds]))
+
+
 def test_small_configurations_are_not_charged_the_start_of_the_largest() -> None:
     small, large = (
         make_configuration(layers=(784, width, 10), batch_size=size) for width, size in ((64, 16), (2048, 4096))

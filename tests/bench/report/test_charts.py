@@ -229,3 +229,49 @@ def test_ratio_chart_says_what_it_shows_and_which_side_is_slower() -> None:
     (chart,) = made.comparisons[0].figures[0].charts
     assert chart.title.endswith(": server against laptop")
     assert any("right of the dotted line (above 1) the candidate takes longer" in mark for mark in chart.marks)
+
+
+def layered(layers: tuple[int, ...], **changes: Change) -> list[Configuration]:
+    model = "-".join(map(str, layers))
+    return [make_configuration(model=model, layers=layers, batch_size=size, **changes) for size in (64, 256)]
+
+
+def deep(depth: int, **changes: Change) -> list[Configuration]:
+    return layered((784, *[128] * depth, 10), **changes)
+
+
+def test_models_too_deep_for_a_cell_remain_models_of_their_own() -> None:
+    chosen = [each for depth in (9, 12, 14) for each in deep(depth)]
+    names = ("784-9x128-10", "784-12x128-10", "784-14x128-10")
+    run = side({each: 0.01 * len(each.layers) * 64 / each.batch_size for each in chosen}, repeats=2)
+    found = charts(run)
+    (heatmap,) = (chart for chart in found if isinstance(chart, Heatmap))
+    assert heatmap.rows == names
+    rate = COLUMNS["throughput_per_second_median"]
+    assert [text for row in heatmap.texts for text in row] == [rate.text(each) for each in summarise(run.records)]
+    for chart in found:
+        if isinstance(chart, LineChart):
+            expected = names if chart.kind in {Kind.THROUGHPUT, Kind.MEMORY} else ("batch 64", "batch 256")
+            assert tuple(each.name for each in chart.series if each.name) == expected, chart.title
+            for each in chart.series:
+                assert len({point.x for point in each.points}) == len(each.points), chart.title
+    assert [chart.subject for chart in found if chart.kind is Kind.LOSS] == [f"{name} on cpu" for name in names]
+
+
+def test_models_whose_texts_are_equal_are_numbered_alike_in_every_group() -> None:
+    first, second = ((*range(784, 770, -1), classes) for classes in (10, 11))
+    chosen = [*layered(first), *layered(second), *layered(second, engine="graph")]
+    run = side(dict.fromkeys(chosen, 2.0), repeats=2)
+    cut = COLUMNS["model"].text(summarise(run.records)[0])
+    found = charts(run)
+    (heatmap,) = (chart for chart in found if isinstance(chart, Heatmap))
+    assert heatmap.rows == (cut, f"{cut} (2)")
+    (beside,) = (chart for chart in found if chart.kind is Kind.SIDE_BY_SIDE)
+    assert beside.subject == f"{cut} (2)"
+
+
+def test_ways_to_train_whose_texts_are_equal_remain_apart() -> None:
+    rates = (0.1, 0.1000001)
+    chosen = [each for rate in rates for each in layered((784, 128, 10), learning_rate=rate)]
+    (beside,) = (chart for chart in line_charts(side(dict.fromkeys(chosen, 2.0))) if chart.kind is Kind.SIDE_BY_SIDE)
+    assert [each.name for each in beside.series] == ["cpu, learning rate 0.1", "cpu, learning rate 0.1 (2)"]

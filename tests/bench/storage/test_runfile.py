@@ -17,6 +17,7 @@ from bench_builders import (
     make_fingerprint,
     make_footer,
     make_header,
+    make_machine,
     make_measurement,
     make_plan,
     make_record,
@@ -27,8 +28,9 @@ from hypothesis import strategies as st
 from stored_runs import store
 
 from bench.errors import BadInputError, ExitCode
-from bench.records import SCHEMA_VERSION, Division, Failure, FailureKind, Peak, Run, TrialRecord, TrialWarning
+from bench.records import SCHEMA_VERSION, Division, Exchange, Failure, FailureKind, Peak, Run, TrialRecord, TrialWarning
 from bench.storage import runfile
+from bench.storage.runfile import skim
 from bench.storage.store import RunWriter, read_run
 
 RECORDS: Final = (make_record(repeat=0), make_record(repeat=1, outcome=make_failure()), make_record(repeat=2))
@@ -339,6 +341,20 @@ BROKEN: Final = {
 def test_a_division_that_could_not_be_is_refused(tmp_path: Path, division: Division) -> None:
     write_run(tmp_path / "run.jsonl", make_run(division=division))
     assert re.search("line 1: header.division has .*; restore", refusal(tmp_path / "run.jsonl"))
+
+
+def test_a_machine_without_memory_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run.jsonl", make_run(machine=make_machine(memory_bytes=0)))
+    assert "line 1: machine.memory_bytes is 0, but must be above 0; restore" in refusal(tmp_path / "run.jsonl")
+    with pytest.raises(BadInputError, match=r"machine\.memory_bytes is 0"):
+        skim(tmp_path / "run.jsonl")
+
+
+def test_an_exchange_of_no_time_is_refused(tmp_path: Path) -> None:
+    exchange = Exchange(steps=1, together_seconds=(), apart_seconds=())
+    run = make_run(records=[make_record(outcome=make_measurement(exchange=exchange))])
+    (tmp_path / "run.jsonl").write_text("".join(runfile.lines_of(run)), encoding="utf-8")
+    assert "together_seconds must sum to more than 0" in refusal(tmp_path / "run.jsonl")
 
 
 @pytest.mark.parametrize("name", BROKEN)

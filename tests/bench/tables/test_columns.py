@@ -39,6 +39,9 @@ from bench.tables.summary import summarise
         ("shuffle", (False,), "false"),
         ("width", (None,), ""),
         ("model", ("x" * 99,), "x" * (MAX_CELL_CHARACTERS - 1) + "…"),
+        ("model", ("784-128-128-10",), "784-128-128-10"),
+        ("model", ("784-" + 14 * "128-" + "64-10",), "784-14x128-64-10"),
+        ("layers", ("784-" + 12 * "128-" + "10",), "784-12x128-10"),
     ],
 )
 def test_a_cell_shows_its_values(key: str, values: tuple[str | float | None, ...], text: str) -> None:

@@ -136,6 +136,8 @@ def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> Non
         ({"train_labels": None}, "train_labels None is of type NoneType"),
         ({"name": None}, "dataset name None is of type NoneType: give text"),
         ({"name": "two\nlines"}, "dataset name .* cannot be stored"),
+        ({"name": "mnist"}, "dataset name 'mnist' is a built-in dataset's: give your own data a name of its own"),
+        ({"name": ""}, "dataset name '' is empty: give"),
         ({"sha256": "abc"}, "sha256 'abc' is not a SHA-256: give 64 hexadecimal digits"),
         ({"test_images": np.zeros((3, 28, 28), np.uint8)}, r"test_images .* is of type ndarray: .* torch\.from_numpy"),
     ],

