@@ -106,7 +106,9 @@ def calibrate(
     place = describe_place(launchers[0])
     devices = choose_devices(options.devices, place.devices)
     path, patience = profile_path(place.machine.id, options.results), options.patience
+    asked = time.perf_counter()
     with _profile_lock(path, patience), device_locks(devices, uuids=place.uuids, patience=patience):
+        start += time.perf_counter() - asked  # waiting for another measurement is not part of this one
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
         prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
         plan = make_plan(REFERENCE, devices=devices, cores_usable=place.machine.cores_usable)

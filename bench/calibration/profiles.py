@@ -89,7 +89,7 @@ class DeviceSession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One calibration. `created_at` is UTC in ISO 8601, `wall_seconds` its whole duration."""
+    """One calibration. `created_at` is UTC in ISO 8601, `wall_seconds` its whole duration without waiting for locks."""
 
     created_at: str
     software: Software

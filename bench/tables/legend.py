@@ -8,7 +8,7 @@ from typing import Final
 
 from bench.planning.shards import completion, listed, resumption
 from bench.records import FailureKind, Header, Peak, Run, TrialWarning
-from bench.tables.columns import COLUMNS, Column, harmless
+from bench.tables.columns import COLUMNS, RANK_METRICS, Column, harmless
 from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
 from bench.tables.layout import left_out_note
 from bench.tables.machines import machine_headers
@@ -125,9 +125,16 @@ def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Col
         yield from _memory_notes(summaries)
     if any(key.startswith("flops_utilisation") for key in shown):
         yield from _utilisation_notes(summaries)
+    unranked = [each for each in RANK_METRICS if any(key.startswith(each) for key in shown)]
+    if unranked and all(getattr(summary, key) is None for key in unranked for summary in summaries):
+        yield f"{', '.join(map(_words, unranked))}: measured by runs with several ranks, such as --world-size 1,2"
     if any("joule" in key for key in shown):
         for reason in unmeasured_energy(record for summary in summaries for record in summary.records):
             yield f"energy not measured: {harmless(reason, MAX_MESSAGE_CHARACTERS)}"
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _utilisation_notes(summaries: Sequence[Summary]) -> Iterator[str]:

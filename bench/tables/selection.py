@@ -17,6 +17,9 @@ Condition: TypeAlias = Callable[[Summary], bool]
 
 _FILTER: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>|~)\s*(.*?)\s*", flags=re.ASCII | re.DOTALL)
 
+_SEVERAL: Final = re.compile(r"[,&|]|\b(and|or)\b", flags=re.IGNORECASE)
+"""What somebody writes between several conditions or values."""
+
 _UNITS: Final[Mapping[Unit, tuple[str, str]]] = MappingProxyType(
     {
         "": ("", "256"),
@@ -95,6 +98,7 @@ def _number_condition(field: Field, key: str, sign: str, wanted: str) -> Conditi
         raise BadInputError(
             f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a number: use = != < <= > >= "
             f"and a plain number{_UNITS[field.unit][0]}, like {key}>={_UNITS[field.unit][1]}"
+            + ("; each condition needs a --filter of its own" if _SEVERAL.search(wanted) else "")
         )
     if field.unit == "fraction" and abs(number) >= _NO_FRACTION:
         raise BadInputError(

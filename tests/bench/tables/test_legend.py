@@ -143,6 +143,13 @@ def test_reason_for_missing_energy_is_given_once_and_only_with_its_columns() -> 
     assert not any("RAPL" in line for line in notes(run))
 
 
+def test_columns_of_ranks_without_values_are_explained() -> None:
+    said = "weak efficiency, exchange share: measured by runs with several ranks, such as --world-size 1,2"
+    run = make_run(records=[make_record()])
+    assert said in notes(run, "weak_efficiency", "exchange_share_median")
+    assert "several ranks" not in " ".join(notes(run, "epoch_seconds"))
+
+
 def test_reason_for_missing_energy_is_given_for_shown_rows_only() -> None:
     devices = {device: make_configuration(device=device) for device in ("cpu", "cuda:0")}
     records = [make_record(each, outcome=make_measurement(energy_reason=name)) for name, each in devices.items()]

@@ -84,6 +84,8 @@ def test_rows_must_meet_every_filter() -> None:
             "'batch_size=many' compares a number: use = != < <= > >= and a plain number, like batch_size>=256",
         ),
         ("batch_size~6", "compares a number"),
+        ("batch_size=64 and width>200", "like batch_size>=256; each condition needs a --filter of its own"),
+        ("batch_size=64,256", "each condition needs a --filter of its own"),
         ("epoch_seconds<100ms", "a plain number of seconds, like epoch_seconds>=0.5"),
         ("test_accuracy>97", "compares a fraction: write 0.97 or 97%"),
         ("test_accuracy>x%", "from 0 to 1, or a percentage, like test_accuracy>=0.97"),
