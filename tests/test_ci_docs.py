@@ -15,9 +15,10 @@ from bench.planning.plan import PRESETS
 
 PAGE = (ROOT / "docs" / "ci.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
-(WORKFLOW,) = (text for language, text in BLOCKS if language == "yaml")
+WORKFLOW, JOB = (text for language, text in BLOCKS if language == "yaml")
+"""The workflow, and a further job for it."""
 COMMANDS = [
-    line.strip().removeprefix("run: ") for _, text in BLOCKS for line in text.splitlines() if "python -m bench" in line
+    line.strip().removeprefix("run: ") for _, text in BLOCKS for line in text.splitlines() if "-m bench" in line
 ]
 STRUCTURE = re.compile(r"^(?: {2})*(?:- )?[\w-]+:(?: (?:\S.*))?$")
 
@@ -26,7 +27,8 @@ def bench_arguments(line: str) -> list[str]:
     """Return what follows `python -m bench` in a line of shell, up to the next operator."""
     words = shlex.split(line)
     start = words.index("bench") + 1
-    assert words[start - 3 : start] == ["python", "-m", "bench"]
+    assert words[start - 2 : start] == ["-m", "bench"]
+    assert Path(words[start - 3]).name == "python"
     end = next((place for place, word in enumerate(words) if word in {"||", "&&", "|", ";"}), len(words))
     return words[start:end]
 
@@ -71,12 +73,15 @@ def require_indented(workflow: str) -> list[str]:
 
 
 def test_workflow_is_indented_as_yaml_wants_it() -> None:
-    assert require_indented(WORKFLOW) == ["name", "on", "permissions", "concurrency", "jobs"]
+    assert require_indented(WORKFLOW + JOB) == ["name", "on", "permissions", "concurrency", "jobs"]
+    assert re.findall(r"^  (\w+):$", (WORKFLOW + JOB).split("jobs:\n")[1], flags=re.MULTILINE) == [
+        *("accuracy", "time", "torch")
+    ]
 
 
 def test_actions_are_pinned_to_a_major_version() -> None:
-    uses = re.findall(r"uses: (.*)", WORKFLOW)
-    assert len(uses) == 6
+    uses = re.findall(r"uses: (.*)", WORKFLOW + JOB)
+    assert len(uses) == 8
     assert [action for action in uses if not re.fullmatch(r"actions/[a-z-]+@v\d+", action)] == []
 
 
@@ -85,6 +90,23 @@ def test_history_is_there_for_the_revision_that_ab_takes() -> None:
     (live,) = (job for job in jobs if "bench ab" in job)
     assert "fetch-depth: 0" in live
     assert "rev:origin/$BASE" in live
+
+
+def test_environments_are_made_where_the_gates_look_for_them(tmp_path: Path) -> None:
+    """The steps of the job for two versions, with a stand-in for `uv` that makes interpreters which print arguments."""
+    (script,) = re.findall(r"run: \|\n((?: {10}.*\n)+)", JOB)
+    commands = re.findall(r"run: (\S+/python .*)", JOB)
+    work = tmp_path / "work"
+    work.mkdir()
+    make = '[ "$1" = venv ] && mkdir -p "$2/bin" && printf \'#!/bin/sh\\necho "$@"\\n\' > "$2/bin/python" '
+    (work / "uv").write_text(f'#!/bin/sh\n{make} && chmod +x "$2/bin/python" || [ -x "$4" ]\n')
+    (work / "uv").chmod(0o755)
+    versions = dict(re.findall(r'(CURRENT|NEW): "([\d.]+)"', JOB))
+    done = run_step(script + "\n".join(commands), work, **versions)
+    assert done.returncode == 0, done.stderr
+    arms = [word for word in done.stdout.split() if word.startswith("python:")]
+    assert arms == [f"python:../torch-{versions[name]}/bin/python" for name in ("CURRENT", "NEW")]
+    assert all((work / arm.removeprefix("python:")).exists() for arm in arms)
 
 
 @pytest.mark.parametrize("gate", ["check", "ab"])
@@ -99,9 +121,9 @@ def test_only_pass_and_inconclusive_leave_the_job_green(gate: str, code: int, ex
     assert ("::warning" in done.stdout) == (code == 3)
 
 
-def run_step(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_step(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a step's script as GitHub does by default: `bash -e`."""
-    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "BASE": "main"}
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "BASE": "main"} | variables
     return subprocess.run(  # noqa: S603 - our own words
         ["bash", "-e", "-c", script],  # noqa: S607 - whichever bash there is
         env=environment,
