@@ -53,13 +53,12 @@ def label_runs(runs: Sequence[Run], labels: Sequence[str | None]) -> list[Side]:
     named = [label or run.header.machine.id for label, run in zip(labels, runs, strict=True)]
     if len(runs) == 1:
         named = [""]
-    elif len(set(named)) < len(named):
-        ids = [run.header.run_id for run in runs]
-        of_several = {run_id for run_id, count in Counter(ids).items() if count > 1}
-        named = [
-            f"{run_id} {run.header.machine.id}" if run_id in of_several else run_id
-            for run_id, run in zip(ids, runs, strict=True)
-        ]
+    uses, parts = Counter(named), Counter(run.header.run_id for run in runs)
+    is_clear = len(uses) == len(runs)
+    for place, (label, run) in enumerate(zip(labels, runs, strict=True)):
+        if uses[named[place]] > 1 or (label is None and not is_clear):
+            run_id = run.header.run_id
+            named[place] = f"{run_id} {run.header.machine.id}" if parts[run_id] > 1 else run_id
     return [side_of_trials(label, run.header, gather(run)) for label, run in zip(_cut(named), runs, strict=True)]
 
 

@@ -31,6 +31,12 @@ def test_runs_of_two_machines_go_by_their_labels() -> None:
     assert [model.name for model in make_models(label_runs(runs, ["old", "new"]))] == ["old cpu", "new cpu"]
 
 
+def test_a_given_label_stays_where_other_runs_need_their_ids() -> None:
+    run, ids = grid(CPU), ("a0a0a0a0", "b0b0b0b0", "c0c0c0c0")
+    runs = [dataclasses.replace(run, header=dataclasses.replace(run.header, run_id=run_id)) for run_id in ids]
+    assert [side.label for side in label_runs(runs, ["old", None, None])] == ["old", "b0b0b0b0", "c0c0c0c0"]
+
+
 START = "the machine below the window, measured in the "
 
 
