@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     type=click.IntRange(3, 1000),
     default=8,
     show_default=True,
-    help="Fresh process pairs for undecided configurations, in each of two rounds.",
+    help="Fresh process pairs for undecided configurations, in each of two rounds, or more with --until-decided.",
 )
 @click.option("--until-decided", is_flag=True, help="Add rounds until every verdict is in, up to eight.")
 @click.option(

@@ -61,7 +61,7 @@ def calibrate_command(  # noqa: PLR0913 - one parameter an option
     wait: float,
     json_path: Path | None,
 ) -> None:
-    """Measure how finely this machine can measure, and what its devices can do. Takes a minute or two per device.
+    """Measure how finely this machine can measure, and what its devices can do. Takes about a minute per device.
 
     The result is stored for `ab`, `check` and `show`.
 
