@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from bench.errors import BadInputError, ExitCode
 from bench.planning.plan import PRESETS, SCALINGS, Request
 from bench.system.outputs import say
+from bench.system.redaction import redact
 from mnist_mlp.paths import data_root_watch
 from mnist_mlp.recipes import DATASETS, ENGINES, PIPELINES, PRECISIONS, RECIPES
 
@@ -289,7 +290,7 @@ def _anonymous(argument: str) -> str:
     prefix, path = ("python:", value[7:]) if value.startswith("python:") else ("", value)
     is_none = re.fullmatch("[0-9]+/[0-9]+|rev:.*", value)  # a shard, or a git revision
     is_path = ("/" in path or "\\" in path) and not is_none
-    return f"{option}{equals}{prefix}{Path(path).name if is_path else path}"
+    return f"{option}{equals}{prefix}{redact(Path(path).name) if is_path else path}"
 
 
 def make_request(preset: str | None, asked: dict[str, Any]) -> Request:

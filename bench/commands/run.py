@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.commands.options import (
     DATA_ROOT,
@@ -110,7 +111,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         budget_seconds=budget,
         command=command_line(sys.argv[1:]),
         shard=None if shard is None else parse_shard(shard),
-        on=on,
+        again=_given(("--on", on), ("--data-root", data_root), ("--timeout", f"{timeout:g}s")),
     )
     execution = ExecutionOptions(data_root=data_root, timeout_seconds=timeout, patience=patience(wait))
     where = _Where(on=on, place=place, execution=execution)
@@ -123,6 +124,14 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     if place is not None:
         asked.setdefault("world_sizes", (place.world_size,))
     _start(make_request(preset, asked), options, where, ctx.obj, dry_run=dry_run)
+
+
+def _given(*options: tuple[str, object]) -> tuple[str, ...]:
+    """Return the options that were given on the command line, with their values."""
+    source = click.get_current_context().get_parameter_source
+    names = {option: option.removeprefix("--").replace("-", "_") for option, _ in options}
+    given = (each for each in options if source(names[each[0]]) is ParameterSource.COMMANDLINE)
+    return tuple(str(word) for each in given for word in each)
 
 
 def _start(

@@ -1,6 +1,7 @@
 """Forks worker processes: a host, `bench.worker.host`, imports torch once and forks a fresh process per trial."""
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -14,17 +15,36 @@ from typing import Any, Final
 
 from bench.coding import dumps, loads
 from bench.errors import WorkerError
-from bench.execution.processes import HOST_START_SECONDS, Log, describe_end, worker_environment
+from bench.execution.processes import ALWAYS_NEEDED, HOST_START_SECONDS, Log, describe_end, worker_environment
 from bench.protocol.channel import Channel
 
 _REAP_SECONDS: Final = 60.0
 """A killed process is gone at once, unless a driver takes its time to release device memory."""
 
-_ALWAYS: Final = ("torch._dynamo", "bench.worker.devices", "bench.worker.meters")
-"""What every worker host imports. The first optimizer would import torch._dynamo lazily, which takes seconds."""
+_PIDFD_OPEN: Final = 434
+"""The number of this system call on every architecture."""
+
+_ALWAYS: Final = ALWAYS_NEEDED
+"""Replaced in tests."""
 
 _WORKER: Final = "bench.worker.session"
 """It imports `mnist_mlp`, so a host whose trials use different ones leaves it to them."""
+
+
+def _open_process(pid: int) -> int:
+    """Return a descriptor that becomes readable when the process ends.
+
+    Some builds of Python lack `os.pidfd_open`, because they were compiled for older kernels than this one may be.
+
+    Raises:
+        OSError: the process is gone, or the kernel is too old.
+    """
+    if hasattr(os, "pidfd_open"):
+        return os.pidfd_open(pid)
+    descriptor: int = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_OPEN, pid, 0)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_open")
+    return descriptor
 
 
 def _socket_pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
@@ -212,7 +232,7 @@ class ForkedProcess:
         """Close the conversation when the process ends, even if something it started still holds its socket."""
         # An OSError means that the process is gone already, or that the kernel is too old for this call.
         with contextlib.suppress(OSError):
-            descriptor = os.pidfd_open(self.pid)
+            descriptor = _open_process(self.pid)
             try:
                 select.select([descriptor], [], [])
             finally:

@@ -25,7 +25,7 @@ class Launcher(Protocol):
 
 
 def preload_for(pipelines: Iterable[str], dataset: str) -> tuple[str, ...]:
-    """Return the modules that every trial would import, for the worker host to import once."""
+    """Return the modules that every trial would import, to be imported before its memory is measured."""
     readers = ("torchvision.datasets", "torchvision.transforms") if "dataloader" in pipelines else ()
     return (*readers, "sklearn.datasets") if dataset == "digits" else readers
 
@@ -48,7 +48,7 @@ def make_launcher(
     # Forking is unsafe on macOS once its frameworks are loaded, and Windows cannot fork.
     if sys.platform == "linux":
         return ForkingLauncher(python=python, preload=preload, workload=workload, variables=variables)
-    return SpawningLauncher(python=python, workload=workload, variables=variables)
+    return SpawningLauncher(python=python, preload=preload, workload=workload, variables=variables)
 
 
 def make_arm_launchers(

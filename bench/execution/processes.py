@@ -36,6 +36,18 @@ class Process(Protocol):
         """Return its last output as a clause to append to a message; empty if there is none."""
 
 
+ALWAYS_NEEDED: Final = ("torch._dynamo", "bench.worker.devices", "bench.worker.meters")
+"""Modules that every trial needs, imported before its memory is measured. The first optimizer would import
+torch._dynamo lazily, which takes seconds."""
+
+_THREAD_POLICIES: Final = frozenset(
+    {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_THREAD_LIMIT", "OMP_DYNAMIC"}
+)
+"""OpenMP's variables that bind threads, or start fewer than asked for, which torch does not report: importing torch
+with OMP_PROC_BIND binds the process to one core, and with OMP_THREAD_LIMIT=1 two threads are one. Trials use the
+threads that the plan says, on the cores that taskset or a cpuset allows."""
+
+
 def worker_environment(workload: Path | None = None) -> dict[str, str]:
     """Return this process's environment, changed so that this `bench` and the right `mnist_mlp` are found first.
 
@@ -45,10 +57,11 @@ def worker_environment(workload: Path | None = None) -> dict[str, str]:
     inherited = os.environ.get("PYTHONPATH")
     own = [] if workload and (workload / "bench").is_dir() else [str(ROOT)]
     folders = [*([str(workload)] if workload else []), *own, *([inherited] if inherited else [])]
+    kept = {name: value for name, value in os.environ.items() if name not in _THREAD_POLICIES}
     # The current folder may be another checkout and must not be searched before these.
     return {
         _COMPILE_THREADS: "1",
-        **os.environ,
+        **kept,
         "PYTHONPATH": os.pathsep.join(folders),
         "PYTHONSAFEPATH": "1",
     }
@@ -101,7 +114,8 @@ class Log:
                 ": this torch and this torchvision were not built for each other "
                 f"({lines[-1].strip()}): install both from the same source, as `uv run` does"
             )
-        return f"; its last output: {lines[-1].strip()[:300]}"
+        last = next((line for line in reversed(lines) if any(map(str.isalnum, line))), lines[-1])
+        return f"; its last output: {last.strip()[:300]}"
 
     def _read_from(self, start: int) -> bytes:
         log = self.file.fileno()

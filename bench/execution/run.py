@@ -42,8 +42,8 @@ class Options:
     """Everything about a run except what it measures.
 
     `results` is the folder of stored runs; `output` is a file, or another such folder. `command` is the command line to
-    store. `shard` is the number and the count of the part of the plan to run, None for all of it. `on` is the cluster
-    given by ``--on``, None for this machine.
+    store. `shard` is the number and the count of the part of the plan to run, None for all of it. `again` are the
+    options that resuming needs as well.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Options:
     budget_seconds: float | None
     command: tuple[str, ...]
     shard: tuple[int, int] | None = None
-    on: str | None = None
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +247,7 @@ class Runner:
         return Finished(path=writer.path, run=run, executed=executed, exit_code=_exit_code(ended, plan, records))
 
     def _resume_command(self, path: Path) -> str:
-        on = () if self.options.on is None else ("--on", self.options.on)
-        return command_text("python", "-m", "bench", "run", "--resume", str(path), *on)
+        return command_text("python", "-m", "bench", "run", "--resume", str(path), *self.options.again)
 
 
 def _check_batch_sizes(plan: Plan, ready: DatasetReady) -> None:

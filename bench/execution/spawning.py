@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import WorkerError
-from bench.execution.processes import Log, describe_end, worker_environment
+from bench.execution.processes import ALWAYS_NEEDED, Log, describe_end, worker_environment
 from bench.protocol.channel import Channel
 
 
@@ -21,11 +21,13 @@ class SpawningLauncher:
         self,
         *,
         python: str = sys.executable,
+        preload: Sequence[str] = (),
         workload: Path | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Remember the interpreter."""
+        """Remember the interpreter, and the `preload` modules, which each process imports before anything else."""
         self._python = python
+        self._modules = (*preload, *ALWAYS_NEEDED)
         self._environment = worker_environment(workload) | dict(variables or {})
         self._log = Log()
         self._processes: set[SpawnedProcess] = set()
@@ -34,7 +36,7 @@ class SpawningLauncher:
         """See `Launcher.start`."""
         module = ("bench.worker.session",) if ranks == 1 else ("bench.worker.ranks", str(ranks))
         try:
-            command = (self._python, "-m", *module)
+            command = (self._python, "-m", *module, *self._modules)
             process = SpawnedProcess(command, self._environment, self._log, self._processes.discard)
         except OSError as error:
             raise WorkerError(f"the worker process could not be started: {error}") from error

@@ -258,12 +258,14 @@ def _read_plan(path: Path, line: _Line) -> tuple[Header, dict[str, object]]:
 
 
 def _require_sound(path: Path, header: Header) -> None:
-    """Refuse a machine that cannot be, and a division that contradicts itself or the header's plan."""
+    """Refuse a machine that cannot be, an empty plan, and a division that contradicts itself or the plan."""
     try:
         require_possible_machine(header.machine)
     except BadInputError as error:
         raise _damaged_header(path, error) from error
     division, configurations = header.division, len(header.plan.configurations)
+    if not configurations:
+        raise _damaged_header(path, "header.plan has no configurations")
     if division is None:
         return
     numbers = [shard.number for shard in division.held]

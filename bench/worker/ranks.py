@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import MappingProxyType
 from typing import Any, Final
@@ -34,7 +34,7 @@ from bench.system.torchrun import place_in_torchrun
 from bench.worker.rank_answers import merge_answers
 from bench.worker.rank_group import Group, open_store
 from bench.worker.rank_session import RankSession
-from bench.worker.session import take_standard_streams
+from bench.worker.session import import_all, take_standard_streams
 
 _BROKEN_CONNECTION: Final = re.compile(
     r"[Cc]onnection (closed|reset|refused)|remote (worker|process)|[Bb]roken pipe|NCCL"
@@ -118,12 +118,17 @@ def _as_of_rank(answer: Mapping[str, Any], rank: int) -> dict[str, Any]:
     return {"failure": to_json(Failure(kind=failure.kind, message=f"rank {rank}: {failure.message}"))}
 
 
-def serve(reader: Connection, writer: Connection, world_size: int) -> None:
-    """Serve one conversation about a training by `world_size` ranks, under torchrun if that started the harness."""
+def serve(reader: Connection, writer: Connection, world_size: int, modules: Sequence[str] = ()) -> None:
+    """Serve one conversation about a training by `world_size` ranks, under torchrun if that started the harness.
+
+    Each rank first imports `modules`, if it did not inherit them.
+    """
     place = place_in_torchrun(os.environ)
     if place is None:
-        _launch(reader, writer, world_size)
-    elif place.rank == 0:
+        _launch(reader, writer, world_size, modules)
+        return
+    import_all(modules)
+    if place.rank == 0:
         _lead_torchrun(_channel(reader, writer))
     else:
         _follow_torchrun(_channel(reader, writer), place.rank)
@@ -134,14 +139,14 @@ def _channel(reader: Connection, writer: Connection) -> Channel:
     return Channel(*streams, on_close=lambda: os._exit(1))
 
 
-def _launch(reader: Connection, writer: Connection, world_size: int) -> None:
+def _launch(reader: Connection, writer: Connection, world_size: int, modules: Sequence[str]) -> None:
     """Have torch's elastic launcher start the ranks on this machine; the first one takes over the conversation."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs  # noqa: PLC0415 - where ranks are launched
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch  # noqa: PLC0415 - likewise
     from torch.numa.binding import AffinityMode, NumaOptions  # noqa: PLC0415 - likewise
 
     # All ranks are on this machine: use the loopback interface, whatever the host's name resolves to.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -159,10 +164,11 @@ def _launch(reader: Connection, writer: Connection, world_size: int) -> None:
         numa_options=NumaOptions(affinity_mode=AffinityMode.NODE),
     )
     config.numa_options = None  # ranks are not bound to processors, just as trials of one process are not
-    elastic_launch(config, _launched_rank)(reader, writer)
+    elastic_launch(config, _launched_rank)(reader, writer, modules)
 
 
-def _launched_rank(reader: Connection, writer: Connection) -> None:
+def _launched_rank(reader: Connection, writer: Connection, modules: Sequence[str]) -> None:
+    import_all(modules)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank == 0:
         channel = _channel(reader, writer)
@@ -283,7 +289,7 @@ def main() -> None:
     """Serve one conversation over standard input and output (where processes are spawned, not forked)."""
     reader, writer = take_standard_streams()
     with contextlib.suppress(ChannelClosedError):
-        serve(Connection(reader, writable=False), Connection(writer, readable=False), int(sys.argv[1]))
+        serve(Connection(reader, writable=False), Connection(writer, readable=False), int(sys.argv[1]), sys.argv[2:])
     sys.stdout.flush()
     os._exit(0)
 

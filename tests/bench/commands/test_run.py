@@ -1,5 +1,6 @@
 """`bench run` with a scripted worker: what it refuses and how, what it prints, what it stores of its command."""
 
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from command_line_runs import bench, refused
 from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.commands.options import command_line
-from bench.errors import BadInputError
+from bench.errors import BadInputError, InterruptedRunError
 from bench.execution.conversation import prepare_dataset
 from bench.records import FailureKind
 from bench.storage.store import read_run
@@ -245,6 +246,20 @@ def test_resume_of_a_complete_run_shows_it() -> None:
 )
 def test_the_stored_command_contains_values_without_folders_and_addresses(given: str, kept: str) -> None:
     assert command_line(("run", given)) == ("run", kept)
+
+
+def test_the_stored_command_names_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "alice")
+    assert command_line(("--data-root", "/scratch/alice", "--output=/home/alice/")) == (
+        *("--data-root", "<user>", "--output=<user>"),
+    )
+
+
+def test_the_way_to_resume_has_the_options_that_were_given(worker: FakeLauncher) -> None:
+    worker.on = lambda request: {"raise": InterruptedRunError("stopped")} if request["do"] == "train" else None
+    result = bench("run", "--timeout", "5h", "--data-root", ".")
+    assert "--data-root . --timeout 18000s" in " ".join(result.stderr.split())
+    assert "--timeout" not in bench("run").stderr
 
 
 TINY = (

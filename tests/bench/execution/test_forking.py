@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -224,6 +225,18 @@ def test_killed_owner_takes_a_host_with_it_that_is_still_importing(
         owner.kill()
     _, alive = psutil.wait_procs([host], timeout=60)
     assert not [one for one in alive if one.status() != "zombie"]
+
+
+def test_an_end_is_noticed_where_python_lacks_the_call_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "pidfd_open")
+    with subprocess.Popen(["sleep", "600"]) as process:  # noqa: S607 - whichever there is
+        descriptor = forking._open_process(process.pid)  # noqa: SLF001 - what watches a trial
+        assert select.select([descriptor], [], [], 0)[0] == []
+        process.kill()
+        assert select.select([descriptor], [], [], 60)[0] == [descriptor]
+        os.close(descriptor)
+    with pytest.raises(ProcessLookupError):
+        forking._open_process(process.pid)  # noqa: SLF001 - likewise
 
 
 def test_trials_are_waited_for_without_spinning(launcher: Launcher) -> None:

@@ -153,3 +153,9 @@ def test_the_command_that_resumes_a_run_can_be_pasted_into_a_shell(fake_launcher
         start(fake_launcher, options(tmp_path, output=path), Display({1: interrupt}))
     command = str(caught.value).partition("continue with: ")[2]
     assert shlex.split(command) == ["python", "-m", "bench", "run", "--resume", str(path)]
+    with pytest.raises(InterruptedRunError, match=r"--resume .* --data-root 'my data' --timeout 5h"):
+        start(
+            fake_launcher,
+            options(tmp_path, again=("--data-root", "my data", "--timeout", "5h")),
+            Display({1: interrupt}),
+        )

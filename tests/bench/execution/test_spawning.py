@@ -29,6 +29,10 @@ def test_spawned_trial_measures_the_same_training_as_a_forked_one(launcher: Laun
     assert isinstance(spawned.outcome, Measurement), spawned.outcome
     assert isinstance(forked.outcome, Measurement)
     assert spawned.outcome.epochs[0].train_loss == forked.outcome.epochs[0].train_loss
+    assert spawned.outcome.host_peak is not None
+    assert forked.outcome.host_peak is not None
+    difference = spawned.outcome.host_peak.bytes - forked.outcome.host_peak.bytes
+    assert difference < 40_000_000, "imports that training needs are counted as its memory"
 
 
 def test_spawning_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
@@ -64,5 +68,7 @@ def test_a_spawned_trial_of_several_ranks_is_told_their_number_and_explained_by_
         first, second = (run_trial(launcher, of_four, root=None, timeout_seconds=60).outcome for _ in range(2))
     assert isinstance(first, Failure)
     assert isinstance(second, Failure)
-    assert first.message.endswith("exit status 3; its last output: -m bench.worker.ranks 4")
+    assert first.message.endswith(
+        "exit status 3; its last output: -m bench.worker.ranks 4 torch._dynamo bench.worker.devices bench.worker.meters"
+    )
     assert second.message.endswith("exit status 3")

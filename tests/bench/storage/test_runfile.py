@@ -350,6 +350,11 @@ def test_a_machine_without_memory_is_refused(tmp_path: Path) -> None:
         skim(tmp_path / "run.jsonl")
 
 
+def test_a_plan_without_configurations_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run.jsonl", make_run([], 1, records=[]))
+    assert "line 1: header.plan has no configurations; restore" in refusal(tmp_path / "run.jsonl")
+
+
 def test_an_exchange_of_no_time_is_refused(tmp_path: Path) -> None:
     exchange = Exchange(steps=1, together_seconds=(), apart_seconds=())
     run = make_run(records=[make_record(outcome=make_measurement(exchange=exchange))])
