@@ -24,6 +24,7 @@ from mnist_mlp.checks import MAX_NAME_CHARACTERS
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.costs import parameter_count
 from mnist_mlp.data import Dataset
+from mnist_mlp.data.storage import expanded
 from mnist_mlp.devices import choose_device
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import write_file
@@ -155,9 +156,9 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Class
 
     Raises:
         CheckpointError: the file is missing, damaged, foreign or hostile.
-        InvalidValueError: the device is unknown or not available.
+        InvalidValueError: the device is unknown or not available, or there is no home folder for the ``~`` in `path`.
     """
-    checkpoint = load_checkpoint(Path(path))
+    checkpoint = load_checkpoint(expanded(path))
     return Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
 
 

@@ -94,6 +94,10 @@ class Classifier:
 
 
 def _checked(images: Images) -> Tensor:
+    from PIL import Image  # noqa: PLC0415 - training needs no Pillow
+
+    if isinstance(images, Image.Image):  # numpy would read it, but its paper may be white, and its digit anywhere
+        raise _unclassifiable(f"of type {type(images).__name__}")
     given = images.pixels if isinstance(images, HasPixels) else images
     try:
         if isinstance(given, Tensor):

@@ -1,7 +1,14 @@
 """The command line: it parses arguments, prints results to standard output and everything else to standard error."""
 
-from collections.abc import Callable
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final, Literal, TypeVar
 
 import click
@@ -27,7 +34,7 @@ EXIT_BAD_INPUT: Final = 2
 EXIT_FAILED: Final = 4
 EXIT_INTERRUPTED: Final = 130
 
-EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 failed, 130 interrupted."
+EXIT_CODES: Final = "Exit codes: 0 done, 2 bad usage or input, 4 failed or output lost, 130 interrupted."
 
 LEARNABLE: Final = tuple(name for name in DATASETS if name != "synthetic")
 _MAX_THREADS: Final = 1024
@@ -41,22 +48,89 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Commands(click.Group):
     """The group of all commands; it turns an error into one message and an exit code."""
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's signature
+        """Parse the arguments; --help and --version are answered here."""
+        try:
+            return super().make_context(*arguments, **options)
+        except OSError as error:
+            _report_lost_output(error)
+            raise click.exceptions.Exit(EXIT_FAILED) from None
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _interruptible():
+                return super().invoke(ctx)
         except WorkloadError as error:
-            click.echo(f"mnist-mlp: {error}", err=True)
+            _say(error)
             ctx.exit(EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT)
         except KeyboardInterrupt as interruption:
-            click.echo(f"mnist-mlp: {': '.join(('interrupted', *map(str, interruption.args)))}", err=True)
+            _say(": ".join(("interrupted", *map(str, interruption.args))))
             ctx.exit(EXIT_INTERRUPTED)
+        except OSError as error:
+            _report_lost_output(error)
+            ctx.exit(EXIT_FAILED)
         except (ImportError, MemoryError, RuntimeError) as error:
             reason = _why_failed(error)
             if reason is None:
                 raise
-            click.echo(f"mnist-mlp: {reason}", err=True)
+            _say(reason)
             ctx.exit(EXIT_FAILED)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt`, except where SIGINT is ignored, as in a script's background jobs."""
+    in_main_thread = threading.current_thread() is threading.main_thread()  # Python allows it only there
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`. Within an import, whose package could turn it into another error, end the process."""
+    if _is_importing(frame):
+        _say("interrupted")
+        os._exit(EXIT_INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Return whether the command, whose innermost frame is `frame`, is executing an import."""
+    while frame is not None and frame.f_code is not Commands.invoke.__code__:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _say(message: object) -> None:
+    """Write a message to standard error; that it cannot be written changes nothing else."""
+    try:
+        click.echo(f"mnist-mlp: {message}", err=True)
+    except OSError:
+        sys.stderr = _nowhere()
+
+
+def _report_lost_output(error: OSError) -> None:
+    """Say that standard output cannot be written, and its notes; raise `error` again if it is about something else."""
+    functions = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+    if click.echo.__code__ not in functions:  # all output goes through it, click's own too
+        raise error
+    sys.stdout = _nowhere()
+    remedy = "" if isinstance(error, BrokenPipeError) else "; make room, or redirect it elsewhere"
+    reason = f"the output cannot be written: {error.strerror}{remedy}"
+    _say("; ".join((reason, *getattr(error, "__notes__", ()))))
+
+
+def _nowhere() -> Any:  # noqa: ANN401 - a text stream
+    """Return a stream to replace one that cannot be written, which Python would otherwise try to flush when it ends."""
+    return open(os.devnull, "w")  # noqa: PTH123 - not a path to a file
 
 
 def _why_failed(error: BaseException) -> str | None:

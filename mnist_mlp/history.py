@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from mnist_mlp.data.storage import expanded
 from mnist_mlp.files import write_file
 
 
@@ -62,6 +63,14 @@ class History(Sequence[Epoch]):
         """Return the number of epochs."""
         return len(self._epochs)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether `other` is a history of equal epochs."""
+        return self._epochs == other._epochs if isinstance(other, History) else NotImplemented
+
+    def __hash__(self) -> int:
+        """Return the hash of the epochs."""
+        return hash(self._epochs)
+
     def __repr__(self) -> str:
         """Return the epochs, one per line."""
         return "History([" + "".join(f"\n  {epoch}," for epoch in self._epochs) + "\n])"
@@ -71,9 +80,10 @@ class History(Sequence[Epoch]):
 
         Raises:
             OutputError: `path` cannot be written.
+            InvalidValueError: `path` starts with ``~``, but there is no home folder.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(Epoch))
         writer.writerows(dataclasses.astuple(epoch) for epoch in self)
-        write_file(Path(path), text.getvalue().encode())
+        write_file(expanded(path), text.getvalue().encode())

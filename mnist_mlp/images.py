@@ -3,7 +3,8 @@
 MNIST's digits were cropped to their ink, scaled with anti-aliasing to fit 20 by 20 pixels while keeping their aspect
 ratio, and placed in 28 by 28 pixels with their centre of mass in the middle (LeCun, Cortes and Burges, "The MNIST
 database of handwritten digits"). `prepare_image` first has to find the ink. It compares each pixel with the paper,
-whose brightness may vary across a photo, and it ignores single dark pixels, which may be noise.
+whose brightness may vary across a photo, and it ignores single dark pixels, which may be noise, and what reaches in
+from the picture's edge, which may be the desk.
 """
 
 import contextlib
@@ -58,6 +59,21 @@ _SQUARES: Final = 50
 _STRIP_ROWS: Final = 256
 """A picture with opacity is converted in strips of about this many rows."""
 
+_FINE_SQUARES: Final = 200
+"""Number of squares along the shorter side when telling the digit from noise and from what reaches in at the edge."""
+
+_LEAST_DIGIT: Final = 0.15
+"""Least length of a digit, as a share of the shorter side, for the ink at the picture's edge to be dropped."""
+
+_LEAST_SHARE: Final = 0.05
+"""Likewise the least share of the digit in all ink: a loose stroke of a digit that is cut by the edge has less."""
+
+WIDEST_DIGIT: Final = 2.0
+"""Largest width over height among MNIST's test images."""
+
+_ONLY_THROUGH: Final = {"LAB": "RGB", "La": "LA"}
+"""Modes of pixels that Pillow converts to grey only by way of another mode."""
+
 _RAMP: Final = " .:-=+*#%@"
 
 Polarity = Literal["dark on light", "light on dark"]
@@ -76,15 +92,22 @@ class PreparedImage:
     Attributes:
         pixels: (28, 28) uint8; 0 is paper, 255 full ink.
         polarity: whether the original was found to be dark on light or light on dark.
+        aspect: width of the ink over its height; above `WIDEST_DIGIT` there may be several digits.
     """
 
     pixels: npt.NDArray[np.uint8]
     polarity: Polarity
+    aspect: float
 
     def as_text(self) -> str:
         """Return the picture as 28 lines of text, two characters per pixel."""
-        levels = self.pixels.astype(np.int64) * len(_RAMP) // 256
-        return "\n".join("".join(2 * _RAMP[level] for level in row).rstrip() for row in levels)
+        return as_text(self.pixels)
+
+
+def as_text(pixels: npt.NDArray[np.uint8]) -> str:
+    """Return a picture, (28, 28) where 0 is paper and 255 full ink, as 28 lines of text, two characters per pixel."""
+    levels = pixels.astype(np.int64) * len(_RAMP) // 256
+    return "\n".join("".join(2 * _RAMP[level] for level in row).rstrip() for row in levels)
 
 
 def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
@@ -151,6 +174,10 @@ def _too_large() -> str:
 
 def _split(image: Image.Image) -> tuple[Grey, Grey | None]:
     """Return a picture's luminance, from black 0 to white 1, and its opacity, 0 to 1, if it has any."""
+    if 0 in image.size:
+        raise ImageError(f"has no pixels: it is {image.width} by {image.height}")
+    if image.mode in _ONLY_THROUGH:
+        image = image.convert(_ONLY_THROUGH[image.mode])
     transparent = image.info.get("transparency")
     if image.mode == "F" or image.mode.startswith("I"):  # grey of 16 bits and more
         levels = np.asarray(image)
@@ -207,11 +234,15 @@ def _unit(band: Image.Image) -> Grey:
 
 def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
     polarity, ink = _find_ink(grey, alpha)
-    darkest = float(ink.max(initial=0))
-    if darkest < MIN_CONTRAST:
-        raise ImageError(f"is empty: its ink and paper differ by only {100 * darkest:.0f} %; draw a digit in it")
-    digit = _fit(_crop(ink))
-    return PreparedImage(pixels=_centre(digit), polarity=polarity)
+    side = max(2, min(ink.shape) // _FINE_SQUARES)
+    means = _means(ink, side)
+    contrast = float(means.max())
+    if contrast < MIN_CONTRAST:
+        raise ImageError(f"is empty: its ink and paper differ by only {100 * contrast:.0f} %; draw a digit in it")
+    height, width = ink.shape
+    outside = np.kron(_reaching_in(means), np.ones((side, side), dtype=bool))[:height, :width]
+    ink = _crop(np.where(outside, np.float32(0), ink))
+    return PreparedImage(pixels=_centre(_fit(ink)), polarity=polarity, aspect=ink.shape[1] / ink.shape[0])
 
 
 def _find_ink(grey: Grey, alpha: Grey | None) -> tuple[Polarity, Grey]:
@@ -270,6 +301,35 @@ def _border(values: Grey) -> Grey:
     return values[inner]
 
 
+def _means(ink: Grey, side: int) -> Grey:
+    """Return the mean of each square of `side` pixels."""
+    return np.asarray(Image.fromarray(ink).reduce(side))
+
+
+def _reaching_in(means: Grey) -> npt.NDArray[np.bool_]:
+    """Return the squares whose ink is connected to the picture's edge and is not the digit: a desk, a frame, a shadow.
+
+    None, unless other ink is as long and as much as a digit's: in a tight crop, the digit itself touches the edge.
+    """
+    drawn = means > INK_THRESHOLD * means.max()
+    nothing = np.zeros(drawn.shape, dtype=bool)
+    edge = nothing.copy()
+    edge[[0, -1], :] = edge[:, [0, -1]] = True
+    if not drawn[edge].any():
+        return nothing
+    from scipy import ndimage  # noqa: PLC0415 - takes half a second, and few pictures need it
+
+    neighbours = np.ones((3, 3), dtype=bool)
+    outer = ndimage.binary_propagation(drawn & edge, structure=neighbours, mask=drawn)
+    inner = drawn & ~outer
+    parts = ndimage.find_objects(ndimage.label(inner, structure=neighbours)[0])
+    longest = max((side.stop - side.start for part in parts for side in part), default=0)
+    if longest < _LEAST_DIGIT * min(drawn.shape) or inner.sum() < _LEAST_SHARE * drawn.sum():
+        return nothing
+    # Its soft edge too, as far as that lies on paper.
+    return np.asarray(ndimage.binary_dilation(outer, neighbours, iterations=2, mask=~drawn))
+
+
 def _crop(ink: Grey) -> Grey:
     """Return the smallest part of `ink` that contains every drawn pixel.
 
@@ -283,7 +343,7 @@ def _crop(ink: Grey) -> Grey:
 
 def _drawn(ink: Grey, side: int) -> Grey:
     """Return the part of `ink` that contains all squares with a mean above the threshold, and a margin around it."""
-    means = np.asarray(Image.fromarray(ink).reduce(side))
+    means = _means(ink, side)
     drawn = means > INK_THRESHOLD * means.max()
     top, bottom, left, right = (end for axis in (1, 0) for end in np.flatnonzero(drawn.any(axis=axis))[[0, -1]] * side)
     near = side - 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import click
 import numpy as np
@@ -25,6 +25,9 @@ from mnist_mlp.tables import (
     to_json,
     written_lines,
 )
+
+if TYPE_CHECKING:
+    from mnist_mlp.images import PreparedImage
 
 Layout = Literal["text", "json"]
 
@@ -81,28 +84,35 @@ def predict(  # noqa: PLR0913 - one parameter per option
     """Print the model's answers for image files and for test images by number.
 
     Returns:
-        One message for each file that could not be read.
+        One message for each file that could not be read and each test image that does not exist.
     """
-    from mnist_mlp.images import ImageError, PreparedImage, prepare_image  # noqa: PLC0415 - Pillow
+    from mnist_mlp.images import ImageError, as_text, prepare_image  # noqa: PLC0415 - Pillow
 
     checkpoint = load_checkpoint(path)
     classifier = Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
     answers, failures = [], []
     for image in images:
+        name = click.format_filename(image)
         try:
             prepared = prepare_image(image)
         except ImageError as error:
             failures.append(str(error))
             continue
-        answers.append(_answer(classifier, click.format_filename(image), prepared.pixels))
+        _warn_of_several_digits(name, prepared)
+        answers.append(_answer(classifier, name, prepared.pixels))
         if show:
-            click.echo(f"{click.format_filename(image)}, read as {prepared.polarity}:\n{prepared.as_text()}\n")
+            click.echo(f"{name}, read as {prepared.polarity}:\n{prepared.as_text()}\n")
     if indices:
         data = _load_data(checkpoint, dataset, data_root)
-        for name, pixels, label in _test_images(data, indices):
+        for index in indices:
+            try:
+                name, pixels, label = _test_image(data, index)
+            except InvalidValueError as error:
+                failures.append(str(error))
+                continue
             answers.append(_answer(classifier, name, pixels, label))
             if show:
-                click.echo(f"{name}:\n{PreparedImage(pixels=pixels, polarity='light on dark').as_text()}\n")
+                click.echo(f"{name}:\n{as_text(pixels)}\n")
     if layout == "json":
         click.echo(answers_json(answers))
     elif answers:
@@ -110,16 +120,23 @@ def predict(  # noqa: PLR0913 - one parameter per option
     return failures
 
 
-def _test_images(data: Dataset, indices: Sequence[int]) -> list[tuple[str, npt.NDArray[np.uint8], int]]:
-    """Return name, pixels, (28, 28) uint8, and label of the test images with these numbers."""
+def _warn_of_several_digits(name: str, prepared: "PreparedImage") -> None:
+    from mnist_mlp.images import WIDEST_DIGIT  # noqa: PLC0415 - Pillow
+
+    if prepared.aspect > WIDEST_DIGIT:
+        click.echo(
+            f"mnist-mlp: warning: {name}: the ink is {prepared.aspect:.1f} times as wide as tall; "
+            "several digits are read as one: crop to one digit",
+            err=True,
+        )
+
+
+def _test_image(data: Dataset, index: int) -> tuple[str, npt.NDArray[np.uint8], int]:
+    """Return name, pixels, (28, 28) uint8, and label of the test image with this number."""
     count = len(data.test_labels)
-    for index in indices:
-        if not 0 <= index < count:
-            raise InvalidValueError(f"test image {index} does not exist: choose one of {data.name}, 0 to {count - 1}")
-    return [
-        (f"{data.name} test {index}", data.test_images[index].numpy(), int(data.test_labels[index]))
-        for index in indices
-    ]
+    if not 0 <= index < count:
+        raise InvalidValueError(f"test image {index} does not exist: choose one of {data.name}, 0 to {count - 1}")
+    return f"{data.name} test {index}", data.test_images[index].numpy(), int(data.test_labels[index])
 
 
 def _answer(classifier: Classifier, name: str, pixels: Images, label: int | None = None) -> Answer:

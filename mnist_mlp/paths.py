@@ -9,7 +9,10 @@ import click
 
 
 class NamedPath(click.Path):
-    """A path. An empty text, such as an unset shell variable gives, is refused: it would mean the current folder."""
+    """A path. A leading ``~`` means the home folder: shells leave it as it is in ``--option=~/name``.
+
+    An empty text, such as an unset shell variable gives, is refused: it would mean the current folder.
+    """
 
     def __init__(self) -> None:
         """Convert to `Path`."""
@@ -19,7 +22,10 @@ class NamedPath(click.Path):
         """Return the path."""
         if not str(value):
             self.fail("'' names no file or folder: write its name", param, ctx)
-        return super().convert(value, param, ctx)
+        path = Path(os.path.expanduser(str(super().convert(value, param, ctx))))  # noqa: PTH111 - leaves ~old.png alone
+        if path.parts[:1] == ("~",):
+            self.fail(f"{str(value)!r} cannot be used: there is no home folder for ~: write the whole path", param, ctx)
+        return path
 
 
 PATH: Final = NamedPath()
@@ -34,7 +40,7 @@ def data_root_watch(tell: Callable[[str], None]) -> DataRootCallback:
     """
 
     def watch(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> Path | None:
-        named = value or os.environ.get("MNIST_MLP_DATA")
+        named = value or os.path.expanduser(os.environ.get("MNIST_MLP_DATA", ""))  # noqa: PTH111 - no home is no error here
         if named and not os.path.exists(named):  # noqa: PTH110 - Path.exists raises on names too long
             ctx.call_on_close(lambda: _tell_created(named, tell))
         return value

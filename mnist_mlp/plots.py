@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.data import Dataset
+from mnist_mlp.data.storage import expanded
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import write_file
 from mnist_mlp.history import Epoch
 from mnist_mlp.recipes import CLASSES
@@ -84,10 +86,8 @@ def example_predictions(dataset: Dataset, model: Classifier, *, title: str = "")
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[wrong >= len(first)][:_WRONG_EXAMPLES]
     chosen = np.concatenate((first, wrong))
-    explanation = (
-        f"the first {len(first)} test images, then the next {len(wrong)} wrong ones; "
-        f"in percent: probability of the prediction"
-    )
+    mistakes = f", then the next {len(wrong)} wrong ones" if len(wrong) else ""
+    explanation = f"the first {len(first)} test images{mistakes}; in percent: probability of the prediction"
     return prediction_grid(
         dataset.test_images.numpy()[chosen],
         labels[chosen].tolist(),
@@ -108,7 +108,12 @@ def prediction_grid(
         predicted: the n predicted classes.
         confidence: the softmax probability of each prediction.
         title: the figure's title.
+
+    Raises:
+        InvalidValueError: there are no images.
     """
+    if not len(images):
+        raise InvalidValueError("0 images make no figure: give at least one")
     rows = -(-len(images) // _GRID_COLUMNS)
     figure = Figure(figsize=(1.5 * _GRID_COLUMNS, 2.0 * rows + 0.6), layout="constrained")
     if title:
@@ -196,10 +201,11 @@ def save_figures(folder: Path | str, figures: Iterable[tuple[str, Figure]]) -> l
 
     Raises:
         OutputError: the folder cannot be written.
+        InvalidValueError: `folder` starts with ``~``, but there is no home folder.
     """
     paths = []
     for name, figure in figures:
-        path = Path(folder) / f"{name}.png"
+        path = expanded(folder) / f"{name}.png"
         write_file(path, png_bytes(figure))
         paths.append(path)
     return paths

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
@@ -16,7 +17,8 @@ from mnist_mlp.scores import Evaluation
 if TYPE_CHECKING:
     from mnist_mlp.history import Epoch
 
-_EPOCH_WIDTHS: Final = (9, 14)
+_EPOCH_WIDTHS: Final = MappingProxyType({4: (9, 14), 6: (8, 10)})
+"""Number of losses and accuracies in an epoch's line → width of its first column, and of each other one: at most 80."""
 
 _GAP: Final = 2
 """Spaces that tabulate puts between columns, and adds to the width of a heading."""
@@ -141,8 +143,9 @@ def _extras(recipe: Recipe) -> str:
 
 def epoch_header(*, validation: bool) -> str:
     """Return the headings over `epoch_row`."""
-    parts = ("train", "val.", "test") if validation else ("train", "test")
-    return _columns("epoch", *(f"{part} {metric}" for part in parts for metric in ("loss", "accuracy")))
+    if validation:
+        return _columns("epoch", "train loss", "train acc.", "val. loss", "val. acc.", "test loss", "test acc.")
+    return _columns("epoch", "train loss", "train accuracy", "test loss", "test accuracy")
 
 
 def epoch_row(epoch: "Epoch", epochs: int) -> str:
@@ -155,7 +158,7 @@ def epoch_row(epoch: "Epoch", epochs: int) -> str:
 
 
 def _columns(first: str, *others: str) -> str:
-    left, width = _EPOCH_WIDTHS
+    left, width = _EPOCH_WIDTHS[len(others)]
     return first.rjust(left) + "".join(f"  {text:>{width}}" for text in others)
 
 

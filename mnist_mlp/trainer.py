@@ -16,6 +16,7 @@ from mnist_mlp.checkpoint import TrainingSummary, save_checkpoint
 from mnist_mlp.checks import check_choice, check_positive_int, check_seed, check_whole
 from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import Dataset, load
+from mnist_mlp.data.storage import expanded
 from mnist_mlp.devices import check_precision, choose_device, float32_products
 from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
 from mnist_mlp.history import Epoch, History
@@ -80,7 +81,8 @@ class Trainer:
         check_precision(precision, self.device)
         self._precision = precision
         self.validation_split = validation_split
-        self.dataset = dataset if isinstance(dataset, Dataset) else load(dataset, data_root)
+        root = None if data_root is None else expanded(data_root)
+        self.dataset = dataset if isinstance(dataset, Dataset) else load(dataset, root)
         if self.dataset.name == "synthetic":
             raise InvalidValueError(
                 "dataset 'synthetic' is random noise for timing, with nothing to learn: use another dataset"
@@ -96,7 +98,7 @@ class Trainer:
             engine=engine,
             precision=precision,
             workers=workers,
-            root=None if data_root is None else Path(data_root),
+            root=root,
             held_out=self._held_out,
         )
         self.model = Classifier(self.recipe, self._training.model)
@@ -187,10 +189,11 @@ class Trainer:
         Raises:
             OutputError: `path` cannot be written.
             CheckpointError: the model is too large for a checkpoint, or a weight is not a finite number.
+            InvalidValueError: `path` starts with ``~``, but there is no home folder.
         """
         last = self.history[-1] if self.history else None
         save_checkpoint(
-            Path(path),
+            expanded(path),
             self.model,
             self.dataset,
             TrainingSummary(

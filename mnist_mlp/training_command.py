@@ -105,6 +105,9 @@ def train(  # noqa: PLR0913 - Trainer's arguments
         _fit(trainer, outputs.history)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(_left_behind(trainer, outputs)) from error
+    except OSError as error:  # standard output, closed or on a full disk
+        error.add_note(_left_behind(trainer, outputs))
+        raise
     written = _write_model(trainer, outputs)
     _print_final(trainer)
     if outputs.plots is not None:
@@ -144,7 +147,7 @@ def _fit(trainer: Trainer, history: Path | None) -> None:
 
 
 def _left_behind(trainer: Trainer, outputs: Outputs) -> str:
-    """Say what an interrupted training leaves behind."""
+    """Say what a training that ended too early leaves behind."""
     done = len(trainer.history)
     parts = [f"{done} of {trainer.recipe.epochs} epochs were completed"]
     if done and outputs.history is not None:
@@ -167,7 +170,7 @@ def _print_final(trainer: Trainer) -> None:
     if trainer.validation_samples:
         click.echo(score_line("  validation set", trainer.evaluate("validation")))
     click.echo(score_line("  test set", test))
-    if trainer.dataset.name == "mnist":
+    if trainer.dataset.name == "mnist" and not trainer.validation_samples:  # claims are for all training images
         for claim in trainer.recipe.claims:
             if claim.metric == "test_accuracy":
                 click.echo(f"  claimed for {trainer.recipe.name}: test accuracy {percent(claim.value)}, {claim.source}")

@@ -11,7 +11,7 @@ from mnist_mlp.checks import check_choice, check_name, check_type
 from mnist_mlp.data import generated
 from mnist_mlp.data.layout import FASHION_MNIST, IMAGE_SIDE, MNIST, Arrays, Layout, encode_files, verify_hashes
 from mnist_mlp.data.sources import Found, Source, SourceName, default_sources, obtain
-from mnist_mlp.data.storage import default_root
+from mnist_mlp.data.storage import default_root, expanded
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import CLASSES, DATASETS
 
@@ -141,7 +141,7 @@ def _find(name: str, root: Path | str | None, sources: Sequence[Source] | None) 
     layout = next(layout for layout in _LAYOUTS if layout.name == name)
     return obtain(
         layout,
-        default_root() if root is None else Path(root),
+        default_root() if root is None else expanded(root),
         default_sources(layout) if sources is None else sources,
     )
 

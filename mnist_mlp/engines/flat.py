@@ -1,12 +1,13 @@
 """A model's parameters in one flat buffer, and optimizers that update it with one call of a fused torch kernel."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor
 
 from mnist_mlp.engines.layers import LayerParameters
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import MLP
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.schedules import Schedule
@@ -46,6 +47,17 @@ class FlatParameters:
             part.data = view.copy_(part.detach())
         by_layer = zip(values[::2], values[1::2], gradients[::2], gradients[1::2], strict=True)
         self.layers = [LayerParameters(*layer) for layer in by_layer]
+
+    def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled: a copied model's parameters would no longer be views of the buffer.
+
+        Raises:
+            InvalidValueError: always.
+        """
+        raise InvalidValueError(
+            "a training on engine fused or graph cannot be copied or pickled, because a copy would stop learning: use "
+            "engine eager, or save() the model and start a new Trainer"
+        )
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
         """Return a view of the buffer for each weight matrix and bias vector."""

@@ -154,3 +154,30 @@ def test_test_image_that_does_not_exist_is_refused(run: CommandLine, model: Path
     code, _, err = run("predict", model, "--index", index)
     assert code == 2
     assert f"test image {index} does not exist: choose one of digits, 0 to 359" in err
+
+
+def test_predict_answers_the_rest_when_a_test_image_does_not_exist(
+    run: CommandLine, model: Path, tmp_path: Path, digits: Dataset
+) -> None:
+    path = tmp_path / "digit.png"
+    Image.fromarray(digits.test_images[1].numpy()).save(path)
+    code, out, err = run("predict", model, path, *("--index", "9999", "--index", "4"), "--format", "json")
+    assert code == 2
+    assert [answer["image"] for answer in json.loads(out)] == [str(path), "digits test 4"]
+    assert err == "mnist-mlp: test image 9999 does not exist: choose one of digits, 0 to 359\n"
+
+
+def test_predict_warns_of_ink_that_is_wider_than_a_digit(run: CommandLine, model: Path, tmp_path: Path) -> None:
+    wide, narrow = tmp_path / "wide.png", tmp_path / "narrow.png"
+    for path, ends in ((wide, (40, 132)), (narrow, (40, 100))):
+        image = Image.new("L", (200, 100), 255)
+        for left in ends:
+            image.paste(0, (left, 30, left + 10, 70))
+        image.save(path)
+    code, out, err = run("predict", model, wide, narrow, "--format", "json")
+    assert code == 0
+    assert [answer["image"] for answer in json.loads(out)] == [str(wide), str(narrow)]
+    assert err == (
+        f"mnist-mlp: warning: {wide}: the ink is 2.5 times as wide as tall; "
+        "several digits are read as one: crop to one digit\n"
+    )

@@ -1,5 +1,6 @@
 """The command `train`: what it prints and writes, and how it ends."""
 
+import errno
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from workload_builders import DIGITS, SMALL, CommandLine
 from mnist_mlp import Epoch, Trainer, checkpoint, load_model
 from mnist_mlp.data import Dataset
 from mnist_mlp.progress import StepBar
+from mnist_mlp.tables import epoch_header
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -68,8 +70,9 @@ def test_every_hyperparameter_reaches_the_training(run: CommandLine, tmp_path: P
     ]
     header, row = out.splitlines()[4:6]
     assert re.split(r"\s{2,}", header.strip())[1:] == [
-        "train loss", "train accuracy", "val. loss", "val. accuracy", "test loss", "test accuracy",
+        "train loss", "train acc.", "val. loss", "val. acc.", "test loss", "test acc.",
     ]  # fmt: skip
+    assert len(header) == len(row) <= 80
     assert row.replace("%", "").split()[1:] == cells
     assert re.search(r"validation set accuracy .* of 287\)", out)
 
@@ -230,6 +233,70 @@ def test_interrupt_within_this_process_is_exit_code_130(run: CommandLine, monkey
     monkeypatch.setattr("mnist_mlp.trainer.Trainer.fit", interrupt)
     code, _, err = run("train", *SMALL)
     assert (code, err) == (130, "mnist-mlp: interrupted: 0 of 2 epochs were completed\n")
+
+
+@pytest.fixture
+def interrupted_import(tmp_path: Path) -> dict[str, str]:
+    """An environment whose torch is interrupted while it is imported, and turns that into an error of its own."""
+    (tmp_path / "torch.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    raise AttributeError('half imported') from None\n"
+    )
+    return os.environ | {"PYTHONPATH": str(tmp_path)}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a signal is sent")
+@pytest.mark.usefixtures("heard_interrupts")
+def test_interrupt_while_a_package_is_imported_is_one_line_and_exit_code_130(
+    interrupted_import: dict[str, str],
+) -> None:
+    command = [sys.executable, "-m", "mnist_mlp", "train", "mlp_128"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=interrupted_import)  # noqa: S603 - ours
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "mnist-mlp: interrupted\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a signal is sent")
+@pytest.mark.usefixtures("heard_interrupts")
+def test_interrupt_before_the_command_has_started_is_silent(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, "-m", "mnist_mlp", "recipes"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)  # noqa: S603 - ours
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+class FullDisk(io.StringIO):
+    """A stream that cannot be written."""
+
+    def write(self, _text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_lost_output_says_what_became_of_the_training_and_is_exit_code_four(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fill_the_disk(*, validation: bool) -> str:
+        monkeypatch.setattr(sys, "stdout", FullDisk())
+        return epoch_header(validation=validation)
+
+    monkeypatch.setattr("mnist_mlp.training_command.epoch_header", fill_the_disk)
+    code, _, err = run("train", *SMALL, "--save", tmp_path / "m.pth")
+    sys.stdout.close()  # the null device, which replaced it
+    assert code == 4
+    assert err == (
+        f"mnist-mlp: the output cannot be written: {os.strerror(errno.ENOSPC)}; make room, or redirect it elsewhere; "
+        f"0 of 2 epochs were completed; no model was saved to {tmp_path / 'm.pth'}\n"
+    )
+
+
+def test_claim_is_shown_only_for_a_training_on_all_images(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch, tiny: Dataset
+) -> None:
+    monkeypatch.setattr("mnist_mlp.trainer.load", lambda *_: tiny)
+    assert "claimed for mlp_128" in run("train", "mlp_128", "--device", "cpu")[1]
+    split = ("--validation-split", "0.5")
+    assert "claimed for" not in run("train", "mlp_128", "--device", "cpu", *split)[1]
 
 
 @pytest.mark.mnist

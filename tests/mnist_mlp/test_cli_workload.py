@@ -234,3 +234,39 @@ def test_an_empty_path_is_refused_and_never_means_the_current_folder(line: tuple
     code, out, err = run(*line)
     assert (code, out) == (2, "")
     assert "'' names no file or folder: write its name" in err
+
+
+def test_a_tilde_in_an_option_is_the_home_folder(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert run("data", "--dataset", "digits", "--plots=~/plots")[0] == 0
+    assert (tmp_path / "home" / "plots" / "samples.png").is_file()
+    assert "model '~old.pth' cannot be loaded" in run("evaluate", "~old.pth")[2]
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    code, _, err = run("data", "--dataset", "digits", "--plots=~/plots")
+    assert code == 2
+    assert "'~/plots' cannot be used: there is no home folder for ~: write the whole path" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "train --help", "recipes"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_on_a_full_disk_is_one_message_and_exit_code_four(line: str) -> None:
+    command = [sys.executable, "-m", "mnist_mlp", *line.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)  # noqa: S603 - ours
+    assert done.returncode == 4
+    assert re.fullmatch(
+        "mnist-mlp: the output cannot be written: .*; make room, or redirect it elsewhere\n", done.stderr
+    )
+
+
+def test_an_error_of_a_file_is_not_taken_for_lost_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("a disk broke")
+
+    monkeypatch.setattr("mnist_mlp.training_command.Trainer", fail)
+    with pytest.raises(OSError, match="a disk broke"):
+        cli(["train", *SMALL])

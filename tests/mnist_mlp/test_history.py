@@ -47,3 +47,16 @@ def test_csv_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) ->
 
 def test_history_shows_one_epoch_a_line() -> None:
     assert repr(History([PLAIN, VALIDATED])).count("\n  Epoch(") == 2
+
+
+def test_histories_of_equal_epochs_are_equal() -> None:
+    assert History([PLAIN, VALIDATED]) == History([PLAIN, VALIDATED])
+    assert hash(History([PLAIN])) == hash(History([PLAIN]))
+    assert History([PLAIN]) != History([VALIDATED])
+    assert History([PLAIN]) != [PLAIN]
+
+
+def test_csv_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    History([PLAIN]).to_csv("~/history.csv")
+    assert (tmp_path / "history.csv").is_file()

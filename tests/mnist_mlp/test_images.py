@@ -4,6 +4,7 @@ import contextlib
 import io
 import random
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from traced_memory import peak_bytes
 
 from mnist_mlp import Classifier, Trainer, images, prepare_image
@@ -118,6 +119,41 @@ def test_specks_beside_a_small_digit_on_a_large_sheet_are_not_part_of_it() -> No
     for speck in ((905, 905), (1015, 1050)):
         sheet.putpixel(speck, 0)
     assert difference(prepare_image(sheet).pixels, REFERENCE) < 0.05
+
+
+def on_a_desk(sheet: Image.Image) -> None:
+    ImageDraw.Draw(sheet).rectangle((0, 0, 20, sheet.height), fill=90)
+
+
+def framed(sheet: Image.Image) -> None:
+    ImageDraw.Draw(sheet).rectangle((0, 0, sheet.width - 1, sheet.height - 1), outline=0, width=3)
+
+
+def in_a_corners_shadow(sheet: Image.Image) -> None:
+    shadow = Image.new("L", sheet.size, 255)
+    ImageDraw.Draw(shadow).polygon([(0, 0), (130, 0), (0, 130)], fill=130)
+    sheet.paste(ImageChops.multiply(sheet, shadow.filter(ImageFilter.BoxBlur(10))))
+
+
+@pytest.mark.parametrize("disturb", [on_a_desk, framed, in_a_corners_shadow])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_what_reaches_in_from_the_edge_is_not_part_of_the_digit(
+    disturb: Callable[[Image.Image], None],
+    inverted: bool,  # noqa: FBT001 - a case
+) -> None:
+    sheet = Image.new("L", (500, 500), 255)
+    sheet.paste(seven(), (220, 200))
+    disturb(sheet)
+    prepared = prepare_image(ImageChops.invert(sheet) if inverted else sheet)
+    assert prepared.polarity == ("light on dark" if inverted else "dark on light")
+    assert difference(prepared.pixels, REFERENCE) < 0.05
+
+
+def test_digit_cut_by_the_edge_is_not_dropped_for_a_loose_stroke() -> None:
+    cut = seven().crop((50, 10, 110, 150))
+    cut.paste(0, (8, 50, 10, 68))  # long enough for a digit, but too little ink
+    with_a_margin = ImageOps.expand(cut, border=20, fill=255)
+    assert difference(prepare_image(cut).pixels, prepare_image(with_a_margin).pixels) < 0.02
 
 
 @pytest.mark.parametrize("factor", [0.3, 2.7, 9, 40])
@@ -282,6 +318,38 @@ def test_camera_orientation_is_honoured(tmp_path: Path) -> None:
 def test_empty_picture_is_refused(image: Image.Image) -> None:
     with pytest.raises(ImageError, match=r"is empty: its ink and paper differ by only [0-9]+ %;"):
         prepare_image(image)
+
+
+@pytest.mark.parametrize("size", [(800, 600), (300, 300)])
+@pytest.mark.parametrize("deviation", [6, 10])
+def test_photo_of_blank_paper_is_empty(size: tuple[int, int], deviation: float) -> None:
+    width, height = size
+    noise = np.random.default_rng(0).normal(0, deviation, (height, width))
+    levels = np.clip(np.linspace(230, 150, width) + noise, 0, 255).astype(np.uint8)
+    with pytest.raises(ImageError, match="is empty"):
+        prepare_image(Image.fromarray(levels))
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("mode", ["L", "RGBA", "F"])
+def test_picture_without_pixels_is_refused_as_such(mode: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=f"the picture has no pixels: it is {size[0]} by {size[1]}"):
+        prepare_image(Image.new(mode, size))
+
+
+@pytest.mark.parametrize("mode", ["LAB", "La"])
+def test_modes_that_become_grey_only_by_way_of_another_are_read(mode: str) -> None:
+    through = {"LAB": "RGB", "La": "LA"}[mode]
+    prepared = prepare_image(seven().convert(through).convert(mode))
+    assert prepared.polarity == "dark on light"
+    assert difference(prepared.pixels, REFERENCE) < 0.02
+
+
+@pytest.mark.parametrize(("size", "aspect"), [((90, 30), 3), ((30, 60), 0.5)])
+def test_aspect_is_that_of_the_ink_in_the_original(size: tuple[int, int], aspect: float) -> None:
+    image = Image.new("L", (200, 150), 255)
+    image.paste(0, (40, 40, 40 + size[0], 40 + size[1]))
+    assert prepare_image(image).aspect == aspect
 
 
 def test_source_that_is_neither_path_nor_picture_is_refused_with_the_way_to_make_one() -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from workload_builders import RECIPE, bars
 
 from mnist_mlp import Epoch, History, Trainer, plots
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import OutputError
 from mnist_mlp.scores import evaluate_predictions
 
@@ -114,7 +115,12 @@ def test_model_without_mistakes_has_only_first_examples() -> None:
     assert trainer.fit()[-1].test_accuracy == 1
     figure = plots.example_predictions(trainer.dataset, trainer.model)
     assert len(panels(figure)) == 24
-    assert figure.get_suptitle().startswith("the first 24 test images, then the next 0 wrong ones")
+    assert figure.get_suptitle().startswith("the first 24 test images; in percent")
+
+
+def test_grid_of_no_images_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="give at least one"):
+        plots.prediction_grid(np.zeros((0, 28, 28), np.uint8), [], [], [])
 
 
 def test_sample_grid_has_a_column_for_each_class_and_room_for_missing_ones() -> None:
@@ -138,6 +144,11 @@ def test_confusion_matrix_shows_every_count_in_ink_that_can_be_read() -> None:
     assert cells[2, 1].get_text() == "0"
     assert (cells[1, 1].get_color(), cells[9, 0].get_color()) == ("black", "white")
     assert plots.confusion_matrix(evaluation).axes[0].get_title() == ""
+
+
+def test_figures_are_written_to_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert plots.save_figures("~/plots", [("curves", Figure())]) == [tmp_path / "plots" / "curves.png"]
 
 
 def test_figures_are_written_as_png_files(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The Python API: fit, evaluate, predict, and the arguments that are refused."""
 
+import copy
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -478,3 +480,31 @@ def test_five_lines_reach_ninety_six_percent_on_mnist(mnist: Dataset) -> None:
     history = trainer.fit(1)
     assert history[0].test_accuracy > 0.95
     assert np.mean(trainer.predict(mnist.test_images[:1000]).numpy() == mnist.test_labels[:1000].numpy()) > 0.93
+
+
+def test_model_and_data_root_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    trainer = Trainer(RECIPE, dataset=bars(), device="cpu")
+    trainer.save("~/m.pth")
+    assert (tmp_path / "m.pth").is_file()
+    assert load_model("~/m.pth").recipe == RECIPE
+    roots: list[Path] = []
+
+    def load(_name: str, root: Path) -> Dataset:
+        roots.append(root)
+        return bars()
+
+    monkeypatch.setattr("mnist_mlp.trainer.load", load)
+    Trainer(RECIPE, data_root="~/data", device="cpu")
+    assert roots == [tmp_path / "data"]
+
+
+def test_only_a_training_that_would_go_on_learning_can_be_copied() -> None:
+    eager, fused = (Trainer(RECIPE, dataset=bars(), device="cpu", engine=engine) for engine in ("eager", "fused"))
+    twin = copy.deepcopy(eager)
+    before = [part.clone() for part in twin.model.network.parameters()]
+    twin.fit(1)
+    assert not any(map(torch.equal, before, twin.model.network.parameters()))
+    for duplicate in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(InvalidValueError, match=r"engine fused or graph cannot be copied or pickled.*engine eager"):
+            duplicate(fused)

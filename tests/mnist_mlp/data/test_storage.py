@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from mnist_mlp.data import default_root
-from mnist_mlp.data.storage import ABANDONED_SECONDS, store_files
+from mnist_mlp.data.storage import ABANDONED_SECONDS, expanded, store_files
 from mnist_mlp.errors import InvalidValueError
 
 HOME = {"HOME": "/home/me"}
@@ -81,3 +81,13 @@ def test_half_written_files_are_removed_after_a_day(tmp_path: Path) -> None:
         os.utime(path, (long_ago, long_ago))
     store_files({"a": b"whole"}, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"a", young.name, other.name}
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/a") == default_root({"MNIST_MLP_DATA": "~/a"}) == Path("/home/me/a")
+    assert expanded(Path("b/~")) == Path("b/~")
+    assert expanded("~old.png") == Path("~old.png")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does without a home
+    with pytest.raises(InvalidValueError, match="there is no home folder for ~: write the whole path"):
+        expanded("~/a")
