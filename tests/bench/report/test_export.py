@@ -173,7 +173,7 @@ def test_charts_without_measurements_are_left_out_with_the_reason(tmp_path: Path
 
 
 def test_a_run_without_measurements_gives_no_picture_and_says_so(tmp_path: Path) -> None:
-    store(make_run([], 1, records=[]), tmp_path / "run.jsonl")
+    store(make_run(records=[]), tmp_path / "run.jsonl")
     result = bench("export", "run.jsonl", "--plots", "plots")
     assert result.exit_code == 0, result.output
     assert "nothing was drawn, because no trial was measured" in result.stderr
