@@ -4,7 +4,7 @@ import io
 import signal
 import sys
 
-from mnist_mlp.streams import open_closed_streams
+from mnist_mlp.streams import nowhere, open_closed_streams
 
 
 def main() -> None:
@@ -19,7 +19,6 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     from bench.cli import cli  # noqa: PLC0415 - its import takes long enough for a Ctrl-C to arrive
     from bench.errors import ExitCode  # noqa: PLC0415 - likewise
-    from bench.system.outputs import nowhere  # noqa: PLC0415 - likewise
 
     try:
         cli(prog_name="bench")

@@ -24,11 +24,11 @@ from mnist_mlp.checks import MAX_NAME_CHARACTERS
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.costs import parameter_count
 from mnist_mlp.data import Dataset
-from mnist_mlp.data.storage import expanded
 from mnist_mlp.devices import choose_device
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import write_file
 from mnist_mlp.model import MLP
+from mnist_mlp.paths import expanded
 from mnist_mlp.recipes import MAX_LAYERS, Recipe
 
 __all__ = [

@@ -27,7 +27,7 @@ from mnist_mlp.recipes import (
     SCHEDULES,
     TRANSFORMS,
 )
-from mnist_mlp.streams import terminal_width
+from mnist_mlp.streams import nowhere, terminal_width
 from mnist_mlp.variants import customise
 
 EXIT_BAD_INPUT: Final = 2
@@ -114,7 +114,7 @@ def _say(message: object) -> None:
     try:
         click.echo(f"mnist-mlp: {message}", err=True)
     except OSError:
-        sys.stderr = _nowhere()
+        sys.stderr = nowhere()
 
 
 def _report_lost_output(error: OSError) -> None:
@@ -122,15 +122,10 @@ def _report_lost_output(error: OSError) -> None:
     functions = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
     if click.echo.__code__ not in functions:  # all output goes through it, click's own too
         raise error
-    sys.stdout = _nowhere()
+    sys.stdout = nowhere()
     remedy = "" if isinstance(error, BrokenPipeError) else "; make room, or redirect it elsewhere"
     reason = f"the output cannot be written: {error.strerror}{remedy}"
     _say("; ".join((reason, *getattr(error, "__notes__", ()))))
-
-
-def _nowhere() -> Any:  # noqa: ANN401 - a text stream
-    """Return a stream to replace one that cannot be written, which Python would otherwise try to flush when it ends."""
-    return open(os.devnull, "w")  # noqa: PTH123 - not a path to a file
 
 
 def _why_failed(error: BaseException) -> str | None:

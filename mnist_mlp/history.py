@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from mnist_mlp.data.storage import expanded
 from mnist_mlp.files import write_file
+from mnist_mlp.paths import expanded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

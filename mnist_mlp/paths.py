@@ -1,4 +1,4 @@
-"""Names of files and folders on the command line, for both packages."""
+"""Names of files and folders, on both packages' command lines and in Python."""
 
 import os
 from collections.abc import Callable
@@ -6,6 +6,20 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import click
+
+from mnist_mlp.errors import InvalidValueError
+
+
+def expanded(path: Path | str) -> Path:
+    """Return `path` with the home folder in place of a leading ``~``, as a shell would write it.
+
+    Raises:
+        InvalidValueError: there is no home folder.
+    """
+    found = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser refuses files with names such as ~old.png
+    if found.parts[:1] == ("~",):
+        raise InvalidValueError(f"{str(path)!r} cannot be used: there is no home folder for ~: write the whole path")
+    return found
 
 
 class NamedPath(click.Path):
@@ -22,10 +36,10 @@ class NamedPath(click.Path):
         """Return the path."""
         if not str(value):
             self.fail("'' names no file or folder: write its name", param, ctx)
-        path = Path(os.path.expanduser(str(super().convert(value, param, ctx))))  # noqa: PTH111 - leaves ~old.png alone
-        if path.parts[:1] == ("~",):
-            self.fail(f"{str(value)!r} cannot be used: there is no home folder for ~: write the whole path", param, ctx)
-        return path
+        try:
+            return expanded(os.fsdecode(super().convert(value, param, ctx)))
+        except InvalidValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 PATH: Final = NamedPath()

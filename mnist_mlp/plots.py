@@ -18,10 +18,10 @@ from matplotlib.ticker import MaxNLocator
 
 from mnist_mlp.classifier import Classifier
 from mnist_mlp.data import Dataset
-from mnist_mlp.data.storage import expanded
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import write_file
 from mnist_mlp.history import Epoch
+from mnist_mlp.paths import expanded
 from mnist_mlp.recipes import CLASSES
 from mnist_mlp.scores import Evaluation
 

@@ -3,11 +3,20 @@
 import os
 import shutil
 import sys
+from typing import TextIO
 
 
 def terminal_width() -> int:
     """Return the width of standard output in characters: the terminal's, or 80."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
+
+
+def nowhere() -> TextIO:
+    """Return a stream to replace one that cannot be written to.
+
+    Python would otherwise try to flush that one when it exits, fail, and end with an exit code of its own.
+    """
+    return open(os.devnull, "w")  # noqa: PTH123 - not a path to a file
 
 
 def open_closed_streams() -> None:

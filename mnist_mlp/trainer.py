@@ -16,10 +16,10 @@ from mnist_mlp.checkpoint import TrainingSummary, save_checkpoint
 from mnist_mlp.checks import check_choice, check_positive_int, check_seed, check_whole
 from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import Dataset, load
-from mnist_mlp.data.storage import expanded
 from mnist_mlp.devices import check_precision, choose_device, float32_products
 from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
 from mnist_mlp.history import Epoch, History
+from mnist_mlp.paths import expanded
 from mnist_mlp.recipes import Recipe, find_recipe
 from mnist_mlp.scores import Evaluation, evaluate_predictions
 from mnist_mlp.train import SPLIT_STREAM, Score, Tally, Training, seeded_generator

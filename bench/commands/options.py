@@ -287,9 +287,10 @@ def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
 def _anonymous(argument: str) -> str:
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
     value = re.sub("^ray:.*", "ray", value)
-    prefix, path = ("python:", value[7:]) if value.startswith("python:") else ("", value)
-    is_none = re.fullmatch("[0-9]+/[0-9]+|rev:.*", value)  # a shard, or a git revision
-    is_path = ("/" in path or "\\" in path) and not is_none
+    prefix = "python:" if value.startswith("python:") else ""
+    path = value.removeprefix(prefix)
+    is_shard_or_revision = re.fullmatch("[0-9]+/[0-9]+|rev:.*", value)
+    is_path = ("/" in path or "\\" in path) and not is_shard_or_revision
     return f"{option}{equals}{prefix}{redact(Path(path).name) if is_path else path}"
 
 

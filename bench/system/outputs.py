@@ -17,6 +17,7 @@ from typing import Final, TextIO
 import click
 
 from bench.errors import BadInputError, StorageError
+from mnist_mlp.streams import nowhere
 
 STEP_SUMMARY: Final = "GITHUB_STEP_SUMMARY"
 """The environment variable with the file whose Markdown GitHub Actions shows on a job's page."""
@@ -163,14 +164,6 @@ def remove_abandoned(path: Path) -> None:
 def command_text(*words: str) -> str:
     """Return the command of these words as a user can paste it into a shell: a word with blanks is quoted."""
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
-
-
-def nowhere() -> TextIO:
-    """Return a stream to replace one that cannot be written to.
-
-    Python would otherwise try to flush that one when it exits, fail, and end with an exit code of its own.
-    """
-    return open(os.devnull, "w")  # noqa: PTH123 - not a path to a file
 
 
 @contextlib.contextmanager

@@ -9,21 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.paths import expanded
 
 ABANDONED_SECONDS: Final = 24 * 3600.0
 """An older temporary file was left behind by a killed process: writing one takes seconds."""
-
-
-def expanded(path: Path | str) -> Path:
-    """Return `path` with the home folder in place of a leading ``~``, as a shell would write it.
-
-    Raises:
-        InvalidValueError: there is no home folder.
-    """
-    found = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser refuses files with names such as ~old.png
-    if found.parts[:1] == ("~",):
-        raise InvalidValueError(f"{str(path)!r} cannot be used: there is no home folder for ~: write the whole path")
-    return found
 
 
 def default_root(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:

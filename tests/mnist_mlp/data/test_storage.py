@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from mnist_mlp.data import default_root
-from mnist_mlp.data.storage import ABANDONED_SECONDS, expanded, store_files
+from mnist_mlp.data.storage import ABANDONED_SECONDS, store_files
 from mnist_mlp.errors import InvalidValueError
+from mnist_mlp.paths import expanded
 
 HOME = {"HOME": "/home/me"}
 
