@@ -37,6 +37,11 @@ MAX_INTEGER: Final = 2**63 - 1
 """Counts, bytes and seeds fit into 64 bits, which pandas and CSV readers also support."""
 
 
+def finite(value: float | None) -> float | None:
+    """Return `value`, or None for what JSON cannot represent: infinities and NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
 def to_json(value: object) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
     """Return `value` in a form that `json.dumps` accepts; enums become their values and tuples become lists."""
     if value is None or type(value) in _SCALARS:  # the most frequent case first

@@ -1,12 +1,11 @@
 """A live comparison as text for the terminal and in Markdown (table, explanations, next steps), and as JSON."""
 
-import math
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
 from bench.ab.report import BUDGET, COMPLETE, FAILED, INTERRUPTED, Report, Row, Side
-from bench.coding import dumps, to_json
+from bench.coding import dumps, finite, to_json
 from bench.compare.matching import describe, dimension, software_differences, varying_dimensions
 from bench.records import Software
 from bench.stats.judgement import GATE_EXIT_CODES, Verdict
@@ -55,15 +54,15 @@ def render_json(report: Report) -> str:
         for pair, pair_json in pairs:
             pair_json["log_ratio"] = pair.log_ratio
     outcome = {"verdict": report.verdict.value, "exit_code": int(report.exit_code), "reason": result(report)}
-    return dumps(_finite({**outcome, **document})) + "\n"
+    return dumps(_with_nulls({**outcome, **document})) + "\n"
 
 
-def _finite(value: Any) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
+def _with_nulls(value: Any) -> Any:  # noqa: ANN401 - a JSON value has no narrower type
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _with_nulls(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_with_nulls(each) for each in value]
+    return finite(value) if isinstance(value, float) else value
 
 
 def heading(report: Report) -> list[str]:

@@ -63,11 +63,11 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Compare two stored runs, one row per configuration that both have. Ratios are candidate / baseline.
 
-    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest, optionally with a label to show: label=path. Two
-    pytest-benchmark JSON files can be compared too.
+    BASELINE and CANDIDATE are paths, beginnings of run ids, latest, or latest~1 (the run before it), optionally with a
+    label to show: label=path. Two pytest-benchmark JSON files can be compared too.
 
     \b
-    python -m bench compare 1a2b latest
+    python -m bench compare latest~1 latest
     python -m bench compare laptop=a.jsonl server=b.jsonl --format markdown
     python -m bench compare a.jsonl b.jsonl --price-per-hour cuda=2.5,cpu=0.1
     python -m bench compare latest latest --between device=cpu,cuda
@@ -175,8 +175,9 @@ def check_command(  # noqa: PLR0913 - one parameter an option
 ) -> None:
     """Judge a stored run against a baseline: is it still as fast and as accurate? The exit code is the verdict.
 
-    BASELINE and CANDIDATE are paths, beginnings of run ids, or latest. Whatever is missing, failed, incomplete or not
-    comparable never passes. For a change of code on this machine, `bench ab` judges time far more precisely.
+    BASELINE and CANDIDATE are paths, beginnings of run ids, latest, or latest~1. Whatever is missing, failed,
+    incomplete or not comparable never passes. For a change of code on this machine, `bench ab` judges time far more
+    precisely.
 
     \b
     python -m bench check results/baselines/accuracy.jsonl latest --gate accuracy

@@ -15,7 +15,9 @@ from mnist_mlp.streams import terminal_width
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--results", type=PATH, default=RESULTS, help="The folder of stored runs.")
 def list_command(*, layout: Literal["table", "markdown", "csv", "json"], results: Path) -> None:
-    """List the stored runs, the newest first. Other commands look up `latest` and run ids among these.
+    """List the stored runs, the newest first.
+
+    Other commands look up run ids, `latest` and `latest~1`, the run before it, among these.
 
     Files that cannot be read are listed too, with the reason.
 

@@ -105,7 +105,7 @@ class Name(click.ParamType):  # type: ignore[type-arg]
 
 
 class RunReference(click.ParamType):  # type: ignore[type-arg]
-    """A stored run: a path, the beginning of a run id, or ``latest``; looked up later."""
+    """A stored run: a path, the beginning of a run id, ``latest``, or ``latest~1``; looked up later."""
 
     name = "run"
 

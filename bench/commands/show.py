@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "--filter",
     "filters",
     multiple=True,
-    help='A condition in SI units, such as "batch_size>=256" or "test_accuracy>97%"; can be repeated.',
+    help='A condition in SI units, such as "batch_size=64,256" or "test_accuracy>97%"; can be repeated.',
 )
 @click.option("--claims", is_flag=True, help="Show what the recipes' authors claim beside what the seeds achieved.")
 @click.option("--taxes", is_flag=True, help="Show where an epoch's time goes: loader, framework, kernels, arithmetic.")

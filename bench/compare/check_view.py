@@ -1,12 +1,11 @@
 """A check as text for a terminal, as Markdown for a CI job's summary, and as JSON."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Hashable
 from typing import Any, Final
 
-from bench.coding import to_json
+from bench.coding import finite, to_json
 from bench.compare.check_report import Finding, GateReport
 from bench.compare.comparison import Source
 from bench.records import Configuration
@@ -164,16 +163,12 @@ def _finding(report: GateReport, finding: Finding) -> dict[str, Any]:
         "next": finding.advice,
         "scale": "log ratio" if finding.quantity == "epoch time" else "fraction",
         "estimate": None if estimate is None else estimate.value,
-        "standard_error": None if estimate is None else _finite(estimate.standard_error),
-        "degrees_of_freedom": None if estimate is None else _finite(estimate.degrees_of_freedom),
+        "standard_error": None if estimate is None else finite(estimate.standard_error),
+        "degrees_of_freedom": None if estimate is None else finite(estimate.degrees_of_freedom),
         "n": None if estimate is None else list(estimate.n),
-        "interval": None if interval is None else [_finite(interval.low), _finite(interval.high)],
-        "bound": _finite(judgement.bound),
+        "interval": None if interval is None else [finite(interval.low), finite(interval.high)],
+        "bound": finite(judgement.bound),
         "adjusted_p": judgement.adjusted_p,
-        "minimum_detectable_effect": _finite(judgement.minimum_detectable_effect),
+        "minimum_detectable_effect": finite(judgement.minimum_detectable_effect),
         "needed_n": judgement.needed_n,
     }
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

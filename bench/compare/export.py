@@ -1,11 +1,10 @@
 """A comparison as raw values for CSV and JSON: unrounded, and empty (null) where a value is unknown."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from bench.coding import to_json
+from bench.coding import finite, to_json
 from bench.compare.comparison import Comparison, RoundsSource, Row, Source
 from bench.compare.costs import cost_ratio, side_cost
 from bench.compare.flagged import flagged_count
@@ -105,14 +104,14 @@ def _costs(row: Row, prices: Prices) -> dict[str, Value]:
     span = None if ratio is None else ratio.interval
     values: dict[str, Value] = {
         "epoch_cost_ratio": None if ratio is None else _exp(ratio.log_ratio),
-        "epoch_cost_ratio_low": None if span is None else _exp(_finite(span.low)),
-        "epoch_cost_ratio_high": None if span is None else _exp(_finite(span.high)),
+        "epoch_cost_ratio_low": None if span is None else _exp(finite(span.low)),
+        "epoch_cost_ratio_high": None if span is None else _exp(finite(span.high)),
     }
     for side, cost in (("baseline", ours), ("candidate", theirs)):
         values |= {
             f"{side}_price_per_hour": cost.price_per_hour,
-            f"{side}_cost_per_epoch": _finite(cost.per_epoch),
-            f"{side}_cost_to_98_percent": _finite(cost.to_98_percent),
+            f"{side}_cost_per_epoch": finite(cost.per_epoch),
+            f"{side}_cost_to_98_percent": finite(cost.to_98_percent),
             f"{side}_cost_to_98_percent_n": cost.reached,
         }
     return values
@@ -127,9 +126,9 @@ def _judged(
     effect = None if judgement is None else judgement.minimum_detectable_effect
     return {
         name: None if estimate is None else present(estimate.value),
-        f"{name}_low": None if span is None else present(_finite(span.low)),
-        f"{name}_high": None if span is None else present(_finite(span.high)),
-        f"{name}_least_found": present(_finite(effect)),
+        f"{name}_low": None if span is None else present(finite(span.low)),
+        f"{name}_high": None if span is None else present(finite(span.high)),
+        f"{name}_least_found": present(finite(effect)),
         f"{name}_adjusted_p": None if judgement is None else judgement.adjusted_p,
         f"{quantity}_needed_n": None if judgement is None else judgement.needed_n,
         f"{quantity}_verdict": None if judgement is None else judgement.verdict.value,
@@ -148,8 +147,8 @@ def _document(comparison: Comparison) -> dict[str, Any]:
         if mean is None
         else {
             "ratio": _exp(mean.log_ratio),
-            "low": _exp(_finite(mean.interval.low)),
-            "high": _exp(_finite(mean.interval.high)),
+            "low": _exp(finite(mean.interval.low)),
+            "high": _exp(finite(mean.interval.high)),
             "count": mean.count,
         },
         "baseline_only": [_subject_json(subject) for subject in comparison.baseline_only],
@@ -178,8 +177,4 @@ def _subject_json(subject: Subject) -> Any:  # noqa: ANN401 - a JSON value has n
 
 
 def _exp(log_value: float | None) -> float | None:
-    return None if log_value is None else _finite(from_log(log_value))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return None if log_value is None else finite(from_log(log_value))

@@ -1,10 +1,10 @@
-"""How stored runs are named and found: by path, by the beginning of the run id, or as ``latest``."""
+"""How stored runs are named and found: by path, by the beginning of the run id, or as ``latest`` or ``latest~1``."""
 
 import datetime as dt
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,9 @@ SUFFIX: Final = ".jsonl"
 
 LATEST: Final = "latest"
 """The reference to the run that was created last."""
+
+_BEFORE_LATEST: Final = re.compile(rf"{LATEST}(?:~([1-9]\d{{0,8}}))?", flags=re.ASCII)
+"""That run, or the one so many runs before it."""
 
 _PUBLISHED: Final = frozenset({"reference", "baselines"})
 """Folders under ``results`` with the runs that are part of the repository."""
@@ -61,11 +64,21 @@ def new_run_id() -> str:
             return run_id
 
 
-def resolve(reference: str, directory: Path) -> Path:
-    """Return the file of the run that `reference` names: a path, the beginning of a run id, or ``latest``.
+@dataclass(frozen=True, slots=True)
+class FoundRun:
+    """A file that starts with the header of a stored run."""
 
-    Ids and ``latest`` are looked up in all stored runs under `directory`, at any depth. ``latest`` is one of the
-    repository's published runs only if there is no other; a message then says so.
+    created_at: dt.datetime
+    run_id: str
+    path: Path
+
+
+def resolve(reference: str, directory: Path) -> Path:
+    """Return the file of the run that `reference` names.
+
+    That is a path, the beginning of a run id, ``latest``, or ``latest~N``, the Nth run before it. All but paths are
+    looked up in all stored runs under `directory`, at any depth. ``latest`` and the runs before it are of the
+    repository's published runs only if there are no others; a message then says so.
 
     Raises:
         BadInputError: no run matches, or more than one; the message lists candidates.
@@ -81,31 +94,39 @@ def resolve(reference: str, directory: Path) -> Path:
         raise BadInputError(
             f"there are no stored runs under {directory}: make one with `python -m bench run`, or name a file"
         )
-    if reference == LATEST:
-        own = [run for run in stored if not _PUBLISHED & set(run.path.relative_to(directory).parts[:1])]
-        if not own:
-            say(f"bench: latest is {stored[-1].path}, a published run: there are none of your own under {directory}")
-        return (own or stored)[-1].path
+    latest = _BEFORE_LATEST.fullmatch(reference)
+    if latest is not None:
+        return _before_latest(reference, int(latest[1] or 0), stored, directory).path
     found = [run for run in stored if reference and run.run_id.startswith(reference)]
     if len(found) == 1:
         return found[0].path
     problem = (
         f"{len(found)} run ids start with {reference!r}: give more digits, or a path"
         if found
-        else f"{reference!r} is neither a file, the beginning of a run id, nor {LATEST}"
+        else f"{reference!r} is neither a file, the beginning of a run id, {LATEST}, nor {LATEST}~1 (the run before it)"
         f"{did_you_mean(reference, (LATEST,))}"
     )
-    candidates = "".join(f"\n  {run.run_id}  {run.path}" for run in (found or stored)[: -_LISTED - 1 : -1])
-    raise BadInputError(f"{problem}. The newest candidates:{candidates}")
+    raise BadInputError(f"{problem}. {_newest(found or stored)}")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundRun:
-    """A file that starts with the header of a stored run."""
+def _before_latest(reference: str, number: int, stored: Sequence[FoundRun], directory: Path) -> FoundRun:
+    """Return the run that was created `number` runs before the last of `stored`, which are sorted by creation."""
+    own = [run for run in stored if not _PUBLISHED & set(run.path.relative_to(directory).parts[:1])]
+    runs = own or stored
+    if number >= len(runs):
+        raise BadInputError(
+            f"{reference} is before the first of the {len(runs)} runs {'of your own ' * bool(own)}under {directory}: "
+            f"give a smaller number. {_newest(runs)}"
+        )
+    found = runs[-1 - number]
+    if not own:
+        say(f"bench: {reference} is {found.path}, a published run: there are none of your own under {directory}")
+    return found
 
-    created_at: dt.datetime
-    run_id: str
-    path: Path
+
+def _newest(runs: Sequence[FoundRun]) -> str:
+    """Return a list of the last of `runs`, which are sorted by creation, the newest first."""
+    return "The newest candidates:" + "".join(f"\n  {run.run_id}  {run.path}" for run in runs[: -_LISTED - 1 : -1])
 
 
 def find_files(directory: Path) -> Iterator[Path]:

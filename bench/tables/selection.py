@@ -17,8 +17,11 @@ Condition: TypeAlias = Callable[[Summary], bool]
 
 _FILTER: Final = re.compile(r"\s*(\w+)\s*(!=|<=|>=|=|<|>|~)\s*(.*?)\s*", flags=re.ASCII | re.DOTALL)
 
-_SEVERAL: Final = re.compile(r"[,&|]|\b(and|or)\b", flags=re.IGNORECASE)
-"""What somebody writes between several conditions or values."""
+_EQUALITY: Final = frozenset({"=", "!="})
+"""The signs after which there can be several values."""
+
+_SEVERAL: Final = re.compile(r"[&|]|\b(and|or)\b", flags=re.IGNORECASE)
+"""What somebody writes between several conditions."""
 
 _UNITS: Final[Mapping[Unit, tuple[str, str]]] = MappingProxyType(
     {
@@ -39,7 +42,7 @@ _LISTED: Final = 8
 """Values of a column that are listed if no row meets the filters."""
 
 _ORDERINGS: Final[Mapping[str, Callable[[float, float], bool]]] = MappingProxyType(
-    {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne}
+    {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 )
 
 
@@ -49,9 +52,10 @@ def select(
     """Return the `summaries` that meet all `filters`, sorted by the keys `sort`, the most important first.
 
     A filter is a column's key, one of ``= != < <= > >= ~`` (contains) and a value in SI base units, such as
-    ``batch_size>=256``; a fraction can also be given in percent. A value that was not measured meets only ``!=``. A
-    sort key with a leading ``-`` sorts in descending order; values that were not measured always come last. `costs` are
-    columns that are available beside the usual ones.
+    ``batch_size>=256``; a fraction can also be given in percent. After ``=`` and ``!=`` there can be several values,
+    with commas between them: any, or none, of these. A value that was not measured meets only ``!=``. A sort key with a
+    leading ``-`` sorts in descending order; values that were not measured always come last. `costs` are columns that
+    are available beside the usual ones.
 
     Raises:
         BadInputError: a filter cannot be parsed or names an unknown column, or a sort key is unknown.
@@ -93,23 +97,28 @@ def _parse_filter(text: str, costs: Sequence[Column]) -> Condition:
 
 
 def _number_condition(field: Field, key: str, sign: str, wanted: str) -> Condition:
-    number = _number(field, wanted)
-    if sign == "~" or math.isnan(number):
+    several = sign in _EQUALITY
+    numbers = [_number(field, part) for part in (wanted.split(",") if several else (wanted,))]
+    if sign == "~" or any(math.isnan(number) for number in numbers):
         raise BadInputError(
             f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a number: use = != < <= > >= "
             f"and a plain number{_UNITS[field.unit][0]}, like {key}>={_UNITS[field.unit][1]}"
+            + ("; commas between values need = or !=" if "," in wanted and not several else "")
             + ("; each condition needs a --filter of its own" if _SEVERAL.search(wanted) else "")
         )
-    if field.unit == "fraction" and abs(number) >= _NO_FRACTION:
+    unclear = next((number for number in numbers if field.unit == "fraction" and abs(number) >= _NO_FRACTION), None)
+    if unclear is not None:
         raise BadInputError(
             f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a fraction: "
-            f"write {number / 100:g} or {number:g}%"
+            f"write {unclear / 100:g} or {unclear:g}%"
         )
+    if several:
+        return lambda summary: (field.value(summary) in numbers) == (sign == "=")
     compare = _ORDERINGS[sign]
 
     def holds(summary: Summary) -> bool:
         value = field.value(summary)
-        return compare(value, number) if isinstance(value, int | float) else sign == "!="
+        return isinstance(value, int | float) and compare(value, numbers[0])
 
     return holds
 
@@ -143,11 +152,13 @@ def _text_condition(field: Field, sign: str, wanted: str) -> Condition:
             f"use {field.key}=…, {field.key}!=… or {field.key}~… (contains)"
         )
 
+    accepted = {wanted, *(part.strip() for part in wanted.split(","))}
+
     def holds(summary: Summary) -> bool:
         value = field.value(summary)
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if sign == "~":
             return wanted in text
-        return (text == wanted) == (sign == "=")
+        return (text in accepted) == (sign == "=")
 
     return holds

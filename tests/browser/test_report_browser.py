@@ -159,6 +159,7 @@ def test_filter_takes_words_and_conditions(opened: Driver) -> None:
         ("batch_size>=abc", "batch_size needs = != < <= > >= and a plain number"),
         ("model>784-1000-10", "model holds text"),
         ("batch_size>=50%", "batch_size needs = != < <= > >= and a plain number"),
+        ("batch_size>64,256", "batch_size needs = != < <= > >= and a plain number"),
         ("test_accuracy>=97", "test_accuracy is a fraction: write 0.97 or 97%"),
     ],
 )
@@ -176,6 +177,15 @@ def test_filter_takes_percentages_of_fractions_as_show_does(opened: Driver) -> N
     assert chosen
     type_filter(opened, "test_accuracy>=97%")
     assert column(opened, "test_accuracy") == chosen
+
+
+def test_a_condition_takes_several_values_as_that_of_show_does(opened: Driver) -> None:
+    type_filter(opened, "fused batch_size=1024,4096 model=784-64-10,784-none-10")
+    assert column(opened, "batch_size") == ["1024", "4096"]
+    type_filter(opened, "fused batch_size!=1024,4096 model=784-64-10")
+    others = column(opened, "batch_size")
+    assert others
+    assert not {"1024", "4096"} & set(others)
 
 
 def test_words_are_looked_for_within_a_cell(opened: Driver) -> None:

@@ -20,9 +20,11 @@
     table.tBodies[0].append(...rows.map(([, row]) => row));
   };
 
+  // How a cell's value compares with those wanted: several, with commas between them, can stand after = and !=.
   const comparisons = {
-    "=": (a, b) => a === b, "!=": (a, b) => a !== b, "<": (a, b) => a < b, "<=": (a, b) => a <= b,
-    ">": (a, b) => a > b, ">=": (a, b) => a >= b, "~": (a, b) => String(a).includes(b),
+    "=": (a, wanted) => wanted.includes(a), "!=": (a, wanted) => !wanted.includes(a),
+    "<": (a, [b]) => a < b, "<=": (a, [b]) => a <= b, ">": (a, [b]) => a > b, ">=": (a, [b]) => a >= b,
+    "~": (a, [b]) => String(a).includes(b),
   };
 
   // A plain number, or a percentage if the column holds fractions; NaN for anything else.
@@ -44,14 +46,16 @@
     if (place < 0) throw `unknown column ${key}: use one of ${headers.map((header) => header.dataset.key).join(", ")}`;
     const isNumeric = headers[place].classList.contains("n");
     const isFraction = headers[place].dataset.unit === "fraction";
-    const number = numberOf(text, isFraction);
+    const parts = ["=", "!="].includes(sign) ? text.split(",") : [text];
+    const numbers = parts.map((part) => numberOf(part, isFraction));
     if (text === "") throw `${key}${sign} needs a value`;
-    if (isNumeric && (sign === "~" || Number.isNaN(number))) throw `${key} needs = != < <= > >= and a plain number`;
-    if (isFraction && Math.abs(number) >= 2) throw `${key} is a fraction: write ${number / 100} or ${number}%`;
+    if (isNumeric && (sign === "~" || numbers.some(Number.isNaN))) throw `${key} needs = != < <= > >= and a plain number`;
+    const unclear = isFraction ? numbers.find((number) => Math.abs(number) >= 2) : undefined;
+    if (unclear !== undefined) throw `${key} is a fraction: write ${unclear / 100} or ${unclear}%`;
     if (!isNumeric && !["=", "!=", "~"].includes(sign)) throw `${key} holds text: use =, != or ~`;
     return (row) => {
       const value = valueOf(row.cells[place]);
-      return value === null ? sign === "!=" : comparisons[sign](value, isNumeric ? number : text);
+      return value === null ? sign === "!=" : comparisons[sign](value, isNumeric ? numbers : [...parts, text]);
     };
   };
 

@@ -44,6 +44,29 @@ def test_a_reference_is_a_path_or_the_beginning_of_an_id_or_latest(tmp_path: Pat
     assert resolve("latest", tmp_path) == newer
 
 
+def test_the_run_before_the_latest_and_those_before_it_have_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = stored(tmp_path / "reference", "cc01beef", "2026-11-21T03:15:30Z")
+    paths = [stored(tmp_path, f"aa0{minute}beef", f"2026-11-21T03:1{minute}:00Z") for minute in (5, 6, 7)]
+    assert [resolve(f"latest~{number}", tmp_path) for number in (1, 2)] == [paths[1], paths[0]]
+    assert capsys.readouterr().err == ""
+    with pytest.raises(BadInputError, match="latest~3 is before the first of the 3 runs of your own under"):
+        resolve("latest~3", tmp_path)
+    for path in paths:
+        path.unlink()
+    stored(tmp_path / "reference", "cc02beef", "2026-11-21T03:16:30Z")
+    assert resolve("latest~1", tmp_path) == published
+    assert "latest~1 is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("reference", ["latest~0", "latest~", "latest~x", "latest~-1", "latest~\u0661", "latest^"])
+def test_other_words_after_latest_are_refused(tmp_path: Path, reference: str) -> None:
+    stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z")
+    with pytest.raises(BadInputError, match="nor latest~1 "):
+        resolve(reference, tmp_path)
+
+
 def test_a_time_without_zone_counts_as_utc(tmp_path: Path) -> None:
     stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z")
     newer = stored(tmp_path, "aa02beef", "2026-11-21T03:16:00")
@@ -65,7 +88,9 @@ def test_an_ambiguous_reference_lists_the_candidates_newest_first(tmp_path: Path
 def test_a_reference_to_nothing_lists_what_there_is(tmp_path: Path, reference: str) -> None:
     for index in range(12):
         stored(tmp_path, f"aa{index:02}beef", f"2026-11-21T03:{index:02}:00Z")
-    with pytest.raises(BadInputError, match="neither a file, the beginning of a run id, nor latest") as caught:
+    with pytest.raises(
+        BadInputError, match="neither a file, the beginning of a run id, latest, nor latest~1"
+    ) as caught:
         resolve(reference, tmp_path)
     assert [line.split()[0] for line in str(caught.value).splitlines()[1:]] == [
         f"aa{i:02}beef" for i in range(11, 1, -1)
