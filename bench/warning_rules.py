@@ -107,7 +107,8 @@ ADVICE: Final[Mapping[TrialWarning, str]] = MappingProxyType(
             "use a quieter machine or more --repeats before comparing them"
         ),
         TrialWarning.FEW_REPEATS: (
-            "fewer than 3 trials were measured, so their spread says little; use --repeats 3 or more"
+            "fewer than 3 trials were measured, so their spread says little; use --repeats 3 or more, or see why "
+            "trials failed"
         ),
     }
 )

@@ -20,7 +20,8 @@ class ClaimCheck:
     """One claim beside the seeds' results. `low` and `high` bound the 95 % prediction interval of one further seed.
 
     A claim is reproduced if it lies within that interval or on its worse side (a lower accuracy, a higher loss: the
-    model does better than claimed). A single seed gives no interval.
+    model does better than claimed). A single seed gives no interval, and few seeds may give one that reaches beyond
+    what is possible at all (an accuracy of 100 %, a loss of 0), which no claim could fall out of.
     """
 
     configuration: Configuration
@@ -31,10 +32,12 @@ class ClaimCheck:
 
     @property
     def reproduced(self) -> bool | None:
-        """Whether the claim is reproduced; None without an interval."""
+        """Whether the claim is reproduced; None without an interval that could exclude one."""
         if self.low is None or self.high is None:
             return None
-        return self.claim.value <= self.high if self.claim.metric.endswith("accuracy") else self.claim.value >= self.low
+        if self.claim.metric.endswith("accuracy"):
+            return self.claim.value <= self.high if self.high < 1 else None
+        return self.claim.value >= self.low if self.low > 0 else None
 
 
 def check_claims(run: Run) -> tuple[ClaimCheck, ...]:
@@ -118,7 +121,7 @@ _HEADERS: Final = ("recipe", "device", "metric", "claimed", "mean", "s.d.", "see
 _WAYS: Final = ("pipeline", "engine", "threads", "world_size")
 """Members that do not affect a result, but distinguish rows that would otherwise look the same."""
 
-_VERDICTS: Final = {True: "reproduced", False: "not reproduced", None: "undecided (one seed)"}
+_VERDICTS: Final = {True: "reproduced", False: "not reproduced", None: "undecided (too few seeds)"}
 
 
 def _columns(checks: Sequence[ClaimCheck]) -> dict[str, Sequence[str]]:

@@ -69,9 +69,11 @@ def is_worth_comparing(first: Fit, second: Fit) -> bool:
 
 
 def _log_ratio(first: Fit, second: Fit, layers: tuple[int, ...], batch_size: int) -> tuple[float, float]:
-    """Return ln(second / first) of the predicted times, and the half-width of its interval."""
-    ours, theirs = first.predict(layers, batch_size), second.predict(layers, batch_size)
-    return math.log(theirs.step_seconds / ours.step_seconds), math.hypot(ours.half, theirs.half)
+    """Return ln(second / first) of the predicted times per sample, and the half-width of its interval."""
+    sizes = [each.series.step_samples(batch_size) for each in (first, second)]
+    ours, theirs = (each.predict(layers, size) for each, size in zip((first, second), sizes, strict=True))
+    ratio = (theirs.step_seconds / sizes[1]) / (ours.step_seconds / sizes[0])
+    return math.log(ratio), math.hypot(ours.half, theirs.half)
 
 
 def _between(narrowest: int, widest: int) -> list[int]:

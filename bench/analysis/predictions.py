@@ -38,14 +38,14 @@ class Answer:
 
 def predict(models: Sequence[Model], layers: Layers, batch_size: int) -> tuple[Answer, ...]:
     """Return each model's prediction for `layers` at `batch_size`, the fastest first: the least time per sample."""
-    found = [(model, model.fit.predict(layers, _step_samples(model, batch_size))) for model in models]
-    fastest = min(each.step_seconds / _step_samples(model, batch_size) for model, each in found)
+    found = [(model, model.fit.predict(layers, model.fit.series.step_samples(batch_size))) for model in models]
+    fastest = min(each.step_seconds / model.fit.series.step_samples(batch_size) for model, each in found)
     answers = (_answer(model, each, layers, batch_size, fastest) for model, each in found)
     return tuple(sorted(answers, key=lambda answer: answer.times_fastest))
 
 
 def _answer(model: Model, each: Prediction, layers: Layers, batch_size: int, fastest: float) -> Answer:
-    samples, step_samples = _train_samples(model), _step_samples(model, batch_size)
+    samples, step_samples = model.fit.series.train_samples, model.fit.series.step_samples(batch_size)
     steps = -(-samples // batch_size)  # the last one may be short, as in the measured epochs
     epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
     series = model.fit.series
@@ -68,14 +68,6 @@ def _answer(model: Model, each: Prediction, layers: Layers, batch_size: int, fas
             None if unflagged is None else unflagged.predict(layers, step_samples).step_seconds
         ),
     )
-
-
-def _step_samples(model: Model, batch_size: int) -> int:
-    return min(batch_size, _train_samples(model))
-
-
-def _train_samples(model: Model) -> int:
-    return model.fit.series.observations[0].train_samples
 
 
 def render_prediction(

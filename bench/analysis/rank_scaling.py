@@ -20,6 +20,7 @@ from typing import Final
 
 from bench.records import Configuration, Measurement, TrialRecord
 from bench.stats.student import t_quantile
+from bench.tables.ordering import configuration_key
 
 FURTHER: Final = 2
 """How many doublings of the largest measured world size are predicted."""
@@ -56,18 +57,27 @@ class Parts:
 class RankFit:
     """The fit of one configuration, given with world size 1, over its `repeats`.
 
-    `measured` holds mean epoch times by world size; `predicted` and `efficiencies` are those of the fit, including
-    further world sizes. Efficiency is the time of one rank over the number of ranks times their time.
+    `left_out` counts the repeats of which a world size was not measured. `measured` holds mean epoch times by world
+    size, `predicted` those of the fit, including further world sizes. Efficiency is the time of one rank over the
+    number of ranks times their time, as measured, and for further world sizes that of the fit.
     """
 
     configuration: Configuration
     repeats: int
+    left_out: int
     serial_seconds: Spread
     parallel_seconds: Spread
     exchange_seconds: Spread
     measured: Mapping[int, float]
     predicted: Mapping[int, Spread]
     efficiencies: Mapping[int, Spread]
+
+    @property
+    def worst(self) -> tuple[int, float]:
+        """The measured world size whose time the fit misses most, and predicted / measured time there."""
+        ratios = {size: self.predicted[size].mean / seconds for size, seconds in self.measured.items()}
+        size = max(ratios, key=lambda each: abs(ratios[each] - 1))
+        return size, ratios[size]
 
 
 def ring_share(ranks: int) -> float:
@@ -76,14 +86,17 @@ def ring_share(ranks: int) -> float:
 
 
 def fit_ranks(records: Iterable[TrialRecord]) -> tuple[RankFit, ...]:
-    """Return a fit of each configuration that one process and several ranks both trained with the same batch size."""
+    """Return a fit of each configuration that one process and several ranks both trained with the same batch size.
+
+    The fits are sorted as configurations are in every table.
+    """
     families: dict[Configuration, dict[int, dict[int, Measurement]]] = defaultdict(lambda: defaultdict(dict))
     for record in records:
         if isinstance(record.outcome, Measurement):
             configuration = record.trial.configuration
             family = families[replace(configuration, world_size=1)]
             family[record.trial.seed][configuration.world_size] = record.outcome
-    fits = (_fit(configuration, list(by_seed.values())) for configuration, by_seed in families.items())
+    fits = (_fit(each, list(families[each].values())) for each in sorted(families, key=configuration_key))
     return tuple(each for each in fits if each is not None)
 
 
@@ -101,6 +114,8 @@ def _fit(configuration: Configuration, repeats: Sequence[Mapping[int, Measuremen
         return over_repeats(lambda each: each.epoch_seconds(size))
 
     def efficiency(size: int) -> Spread:
+        if size in sizes:
+            return _spread_of_ratio([(each[1].epoch_seconds, size * each[size].epoch_seconds) for each in whole])
         times = [[(each.epoch_seconds(1), size * each.epoch_seconds(size)) for each in parts] for parts in fits]
         # With a negative term, many ranks could take no time at all.
         return _both([_spread_of_ratio(each) for each in times if math.fsum(several for _, several in each) > 0])
@@ -109,6 +124,7 @@ def _fit(configuration: Configuration, repeats: Sequence[Mapping[int, Measuremen
     return RankFit(
         configuration=configuration,
         repeats=len(whole),
+        left_out=len(repeats) - len(whole),
         serial_seconds=over_repeats(lambda each: each.serial_seconds),
         parallel_seconds=over_repeats(lambda each: each.parallel_seconds),
         exchange_seconds=over_repeats(lambda each: each.exchange_seconds),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Final
 
 from bench.analysis.rank_scaling import RankFit, Spread, fit_ranks
 from bench.errors import BadInputError
@@ -12,6 +13,12 @@ from bench.tables.layout import WordTable, csv_text, draw_word_tables, json_text
 from bench.tables.legend import heading
 from bench.units import format_count, format_percent, format_seconds
 
+POOR_ERROR: Final = 0.05
+"""From this error at a measured number of ranks on the terms are said not to describe the times.
+
+Repeats rarely vary more, and intervals over repeats do not show how well the terms describe the times.
+"""
+
 
 def render_ranks(run: Run, layout: str, width: int) -> str:
     """Return the fits of `run` as ``table``, ``markdown``, ``csv`` or ``json``; the last two unrounded.
@@ -19,13 +26,13 @@ def render_ranks(run: Run, layout: str, width: int) -> str:
     `run` is of one machine, that of its header.
 
     Raises:
-        BadInputError: no configuration was measured both with one process and with several ranks.
+        BadInputError: no repeat of a configuration was measured both with one process and with several ranks.
     """
     fits = fit_ranks(run.records)
     if not fits:
         raise BadInputError(
-            f"run {harmless(run.header.run_id, 40)} has no configuration that was measured both with one process and "
-            "with several ranks of the same batch size: make one with python -m bench run --world-size 1,2"
+            f"run {harmless(run.header.run_id, 40)} has no configuration of which one repeat was measured with one "
+            "process and with several ranks of the same batch size: make one with python -m bench run --world-size 1,2"
         )
     if layout == "json":
         return json_text([asdict(each) for each in fits])
@@ -60,10 +67,24 @@ def ranks_table(found: RankFit) -> WordTable:
                 f"{name}: {_seconds(term)}, {format_percent(term.mean / whole)} of one rank's epoch; {meaning}"
                 for name, term, meaning in terms
             ),
-            "epoch time: mean of the repeats, empty if only predicted; intervals: of the fit, over repeats",
+            "epoch time: mean of the repeats, empty if only predicted; intervals: over repeats",
+            "efficiency: time of one rank over the number of ranks times their time; as fitted if only predicted",
+            *_doubts(found),
             "predictions for more ranks than measured ignore latency: if steps are short, they are lower bounds",
         ],
     )
+
+
+def _doubts(found: RankFit) -> Iterator[str]:
+    """Yield what makes the fit doubtful."""
+    if found.left_out:
+        yield f"{format_count(found.left_out, 'repeat')} left out, of which a number of ranks was not measured"
+    ranks, ratio = found.worst
+    if abs(ratio - 1) > POOR_ERROR:
+        yield (
+            f"the fit misses the time of {format_count(ranks, 'rank')} by {format_percent(abs(ratio - 1))}: do not "
+            "rely on its terms, intervals and predictions"
+        )
 
 
 def _row(found: RankFit, ranks: int) -> Sequence[str]:

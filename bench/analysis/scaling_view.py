@@ -214,7 +214,7 @@ def _half_performance(one: Fit) -> Iterator[str]:
     else:
         missing = "limit to the rate" if math.isinf(one.rate.value) else "overhead"
         yield f"half-performance size: none, the data show no {missing}"
-    if batch is not None:
+    if batch is not None and batch <= one.series.train_samples:
         yield f"{layers_text(layers)} reaches half its highest throughput at batch {_three_digits(batch)}"
 
 

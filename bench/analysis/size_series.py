@@ -41,6 +41,15 @@ class SizeSeries:
         """How many trials are flagged."""
         return sum(observation.flagged for observation in self.observations)
 
+    @property
+    def train_samples(self) -> int:
+        """How many training samples an epoch has."""
+        return self.observations[0].train_samples
+
+    def step_samples(self, batch_size: int) -> int:
+        """Return how many samples a full step has: a batch that exceeds the training set is all of it."""
+        return min(batch_size, self.train_samples)
+
     def without_flagged(self) -> "SizeSeries":
         """Return the series with only the trials that are not flagged."""
         return replace(

@@ -115,7 +115,7 @@ def _text(judgement: Judgement | None, present: Callable[[float], str]) -> str:
 
 
 def _interval_text(judgement: Judgement | None, present: Callable[[Interval], str]) -> str:
-    """Return the interval of the judgement's estimate, ``unknown`` if it has none because each side has one trial."""
+    """Return the interval of the judgement's estimate, ``unknown`` if it has none because a side has one trial."""
     if judgement is None or judgement.estimate is None:
         return ""
     return UNKNOWN if judgement.interval is None else present(judgement.interval)

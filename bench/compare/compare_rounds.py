@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from bench.compare.comparison import Comparison, RoundsSource, Row, geometric_mean, require_overlap
@@ -10,7 +11,7 @@ from bench.compare.matching import match
 from bench.compare.rounds import LogMoments, RoundsBenchmark, RoundsFile
 from bench.compare.trials import Trials
 from bench.stats.drift import DEFAULT_DRIFT_DEVIATION
-from bench.stats.inference import Estimate
+from bench.stats.inference import Estimate, Moments, difference_of_means
 from bench.stats.judgement import compare_times
 from bench.tables.ordering import natural_key
 
@@ -57,17 +58,9 @@ def compare_rounds(baseline: RoundsSource, candidate: RoundsSource) -> Compariso
 
 
 def difference_of_moments(baseline: LogMoments, candidate: LogMoments) -> Estimate:
-    """Return the estimate of ln(candidate / baseline) with pooled variance, like `independent_estimate`."""
-    degrees = baseline.n + candidate.n - 2
-    squares = (baseline.n - 1) * baseline.variance + (candidate.n - 1) * candidate.variance
-    return Estimate(
-        value=candidate.mean - baseline.mean,
-        variance=squares / degrees if degrees else 0.0,
-        degrees_of_freedom=degrees,
-        scale=1 / baseline.n + 1 / candidate.n,
-        extra_variance=2 * DEFAULT_DRIFT_DEVIATION**2,
-        n=(baseline.n, candidate.n),
-    )
+    """Return the estimate of ln(candidate / baseline), with the drift that rounds of one process do not show."""
+    sides = (Moments(n=side.n, mean=side.mean, squares=(side.n - 1) * side.variance) for side in (baseline, candidate))
+    return replace(difference_of_means(*sides), extra_variance=2 * DEFAULT_DRIFT_DEVIATION**2)
 
 
 def _moments(file: RoundsFile) -> dict[str, LogMoments]:

@@ -34,9 +34,12 @@ def time_estimate(baseline: Trials, candidate: Trials, drift: Drift) -> Estimate
 def unmeasured(baseline: Trials, candidate: Trials) -> Judgement | None:
     """Return the judgement of a pair of which a side has no measured trial; None if both have one."""
     missing = [(side, trials) for side, trials in (("baseline", baseline), ("candidate", candidate)) if not trials.n]
-    for side, trials in missing:
-        if trials.failures:
-            return undecided(Verdict.FAILED, f"every trial of the {side} failed: {trials.failures[0].kind}")
+    failed = [(side, trials.failures[0].kind) for side, trials in missing if trials.failures]
+    if failed:
+        kinds = " and ".join(dict.fromkeys(str(kind) for _, kind in failed))
+        return undecided(
+            Verdict.FAILED, f"every trial of the {' and of the '.join(side for side, _ in failed)} failed: {kinds}"
+        )
     for side, _ in missing:
         return undecided(Verdict.INCOMPARABLE, f"no trial of the {side} has been measured yet: resume its run")
     return None

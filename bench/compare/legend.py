@@ -27,17 +27,22 @@ def heading(comparison: Comparison) -> Iterator[str]:
     """Yield what is compared, where each side was measured, and how the software differs."""
     kind = "hardware comparison" if comparison.is_hardware else "comparison"
     yield f"{kind}: {_label(comparison.candidate)} against the baseline {_label(comparison.baseline)}"
-    for side, source in (("baseline", comparison.baseline), ("candidate", comparison.candidate)):
-        if isinstance(source, RoundsSource):
-            about = (source.file.datetime, source.file.cpu, source.file.python and f"Python {source.file.python}")
-            yield f"{side}: {harmless(', '.join(each for each in about if each), 200) or 'machine and date unknown'}"
-            continue
-        title, *places = headings(source.table.headers)
-        yield f"{side}: {title}"
-        if side == "candidate" or comparison.is_hardware:
-            yield from places
+    (baseline, *there), (candidate, *here) = map(_about, (comparison.baseline, comparison.candidate))
+    yield f"baseline: {baseline}"
+    if there != here:
+        yield from there
+    yield f"candidate: {candidate}"
+    yield from here
     for difference in comparison.differences:
         yield f"differs, baseline / candidate, in {harmless(difference, 200)}"
+
+
+def _about(source: Source | RoundsSource) -> Sequence[str]:
+    """Return a side's title, then each machine with its software."""
+    if not isinstance(source, RoundsSource):
+        return headings(source.table.headers)
+    known = (source.file.datetime, source.file.cpu, source.file.python and f"Python {source.file.python}")
+    return (harmless(", ".join(each for each in known if each), 200) or "machine and date unknown",)
 
 
 def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
@@ -68,6 +73,8 @@ def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str]
         )
     if rows and "detectable" not in without:
         yield "MDE: minimum detectable effect, the smallest difference that would be found four times in five"
+    if rows and "baseline" not in without:
+        yield "baseline: mean of its trials, of times the geometric one (show has medians)"
     if rows and "n" not in without:
         unit = "rounds" if isinstance(comparison.baseline, RoundsSource) else "trials"
         yield f"n: measured {unit}, baseline/candidate"
@@ -124,13 +131,11 @@ def _unchanged(rows: Sequence[Row], dimensions: Sequence[str]) -> str:
     return f"{text}; the ratio of {name} would change most, from {ratio_text(whole)} to {ratio_text(without)}"
 
 
-def cost_notes(prices: Prices) -> Iterator[str]:
-    """Yield how to read the table of costs."""
+def cost_notes(prices: Prices, without: Collection[str] = ()) -> Iterator[str]:
+    """Yield how to read the table of costs, from which the columns `without` were left out."""
     yield prices.note()
-    yield (
-        "per epoch, to 98 %: baseline / candidate; ratio: cost of an epoch, candidate / baseline; reached: trials that "
-        "reached 98 % test accuracy, baseline/candidate"
-    )
+    reached = "; reached: trials that reached 98 % test accuracy, baseline/candidate" * ("reached" not in without)
+    yield f"per epoch, to 98 %: baseline / candidate; ratio: cost of an epoch, candidate / baseline{reached}"
 
 
 def _constants(rows: Sequence[Row]) -> Iterator[str]:

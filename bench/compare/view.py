@@ -12,7 +12,7 @@ from bench.tables.prices import Prices
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
-_DROP_ORDER: Final = ("normalised", "reached", "flagged", "detectable", "n", "baseline")
+_DROP_ORDER: Final = ("normalised", "reached", "flagged", "failed", "detectable", "n", "baseline")
 """Columns that are left out on a narrow terminal, the least informative first."""
 
 
@@ -71,7 +71,7 @@ def notes(
     yield from results(comparison, rows)
     yield from legend(comparison, rows, without)
     if prices is not None and rows:
-        yield from cost_notes(prices)
+        yield from cost_notes(prices, without)
 
 
 def tables(

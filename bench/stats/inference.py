@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TRIMMED_SHARE: Final = 0.2
 """Share of the values cut off at each end. Wilcox (Introduction to Robust Estimation, 2012) recommends 20 %."""
 
-MAX_N: Final = 1_000_000
+MAX_N: Final = 10_000
 """If more trials of a configuration than this were needed, it is reported that no number would do."""
 
 
@@ -36,7 +36,7 @@ class Estimate:
     Attributes:
         value: log ratio candidate / baseline of time, or difference candidate - baseline of accuracy as a fraction.
         variance: of one value; 0 and meaningless if `degrees_of_freedom` is 0.
-        degrees_of_freedom: of `variance`; 0 if it is unknown (one trial a side), infinite if it is known exactly.
+        degrees_of_freedom: of `variance`; 0 if it is unknown (a side has one trial), infinite if it is known exactly.
         scale: factor from `variance` to that of the estimate: 1/n for pairs, 1/n₁ + 1/n₂ for independent sides.
         extra_variance: of the estimate itself, which more trials do not reduce (drift between runs).
         extra_degrees_of_freedom: of `extra_variance`; infinite if it is taken as known.
@@ -130,28 +130,64 @@ def _widening(cut: int, kept: int) -> float:
     return 1 + 0.6 * cut**0.75 / (kept - 1) ** 1.5 if cut and kept > 1 else 1.0
 
 
-def independent_estimate(baseline: Sequence[float], candidate: Sequence[float]) -> Estimate:
-    """Return the difference of means, candidate - baseline, with the pooled variance (Student's two-sample t).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """The number of one side's values, their mean, and the sum of their squared deviations from it."""
 
-    Pooled rather than Welch's: the two sides run the same configuration on the same machine, so their spread is the
-    same unless the change alters the noise itself; with equal n, which every command here produces, the test keeps its
-    level even then (Box, Ann. Math. Stat. 25, 1954); and only a single variance with known degrees of freedom can be
-    shrunk across configurations. Assumes independent, roughly normal values and, if n differs, equal variances.
+    n: int
+    mean: float
+    squares: float
+
+
+def independent_estimate(baseline: Sequence[float], candidate: Sequence[float]) -> Estimate:
+    """Return the difference of the means of independent values, candidate - baseline; see `difference_of_means`.
 
     Raises:
         BadInputError: a side without a value, or a value that is not finite.
     """
     _check(baseline)
     _check(candidate)
-    n = (len(baseline), len(candidate))
-    freedom = sum(n) - 2
+    return difference_of_means(*(Moments(n=len(x), mean=mean(x), squares=_squares(x)) for x in (baseline, candidate)))
+
+
+def difference_of_means(baseline: Moments, candidate: Moments) -> Estimate:
+    """Return the difference of means, candidate - baseline, with the pooled variance (Student's two-sample t).
+
+    Pooled rather than Welch's: the two sides run the same configuration on the same machine, so their spread is the
+    same unless the change alters the noise itself; with equal n the test keeps its level even then (Box, Ann. Math.
+    Stat. 25, 1954); and only a single variance with known degrees of freedom can be shrunk across configurations.
+
+    With unequal n the pooled variance is nearly that of the larger side, and a stall or more noise on the smaller one
+    would not count. So where Welch's error is the larger one, it replaces the pooled error, with its own degrees of
+    freedom (Welch, Biometrika 34, 1947); and one value against several leaves the spread unknown, as one against one
+    does. Assumes independent, roughly normal values.
+    """
+    scale = 1 / baseline.n + 1 / candidate.n
+    variance, freedom = _variance_of_difference(baseline, candidate, scale)
     return Estimate(
-        value=mean(candidate) - mean(baseline),
-        variance=(_squares(baseline) + _squares(candidate)) / freedom if freedom else 0.0,
+        value=candidate.mean - baseline.mean,
+        variance=variance,
         degrees_of_freedom=freedom,
-        scale=1 / n[0] + 1 / n[1],
-        n=n,
+        scale=scale,
+        n=(baseline.n, candidate.n),
     )
+
+
+def _variance_of_difference(baseline: Moments, candidate: Moments, scale: float) -> tuple[float, float]:
+    """Return the variance of one value, and its degrees of freedom."""
+    sides = (baseline, candidate)
+    if min(side.n for side in sides) == 1:
+        return 0.0, 0.0
+    freedom = baseline.n + candidate.n - 2
+    pooled = (baseline.squares + candidate.squares) / freedom
+    if baseline.n == candidate.n:
+        return pooled, freedom
+    of_means = [side.squares / (side.n - 1) / side.n for side in sides]
+    welch = math.fsum(of_means)
+    if welch <= pooled * scale:
+        return pooled, freedom
+    shares = ((of_mean / welch) ** 2 / (side.n - 1) for of_mean, side in zip(of_means, sides, strict=True))
+    return welch / scale, 1 / math.fsum(shares)
 
 
 def pool_variance(estimate: Estimate, other: Estimate) -> Estimate:

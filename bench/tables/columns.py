@@ -158,10 +158,23 @@ DEFAULT_METRICS: Final = (
 REACHED: Final = frozenset({"seconds_to_97_percent", "seconds_to_98_percent"})
 """Quantities that a measured trial may not have: their cells say how many trials do, if not all."""
 
-RANK_METRICS: Final = ("strong_efficiency", "weak_efficiency", "exchange_share")
-"""Further metrics, shown if several ranks trained."""
+RANK_MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "strong_efficiency": "throughput over that of one process with the same batch size times the number of ranks",
+        "weak_efficiency": "the same against one process with each rank's part of the batch",
+        "exchange_share": "share of a step that exchanging gradients adds",
+    }
+)
+"""Further metrics, shown if several ranks trained, each with what it means."""
 
-DROP_ORDER: Final = ("throughput_per_second_median", "peak_memory_bytes", "test_accuracy")
+DROP_ORDER: Final = (
+    "throughput_per_second_median",
+    "peak_memory_bytes",
+    "weak_efficiency",
+    "exchange_share",
+    "test_accuracy",
+    "strong_efficiency",
+)
 """Default columns that are left out on a narrow terminal, the least informative first."""
 
 
@@ -218,7 +231,7 @@ def find_columns(keys: Iterable[str], costs: Sequence[Column] = ()) -> tuple[Col
 
 def default_columns(summaries: Sequence[Summary]) -> tuple[Column, ...]:
     """Return the columns of a table that shows every dimension in which `summaries` differ."""
-    of_ranks = [key for key in RANK_METRICS if any(getattr(summary, key) is not None for summary in summaries)]
+    of_ranks = [key for key in RANK_MEANINGS if any(getattr(summary, key) is not None for summary in summaries)]
     return find_columns((*IDENTITY, *hidden_dimensions(summaries, IDENTITY), *of_ranks, *DEFAULT_METRICS))
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from bench.planning.shards import completion, listed, resumption
 from bench.records import FailureKind, Header, Peak, Run, TrialWarning
-from bench.tables.columns import COLUMNS, RANK_METRICS, Column, harmless
+from bench.tables.columns import COLUMNS, RANK_MEANINGS, Column, harmless
 from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
 from bench.tables.layout import left_out_note
 from bench.tables.machines import machine_headers
@@ -120,14 +120,16 @@ def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Col
         yield f"every row: {', '.join(constant)}"
     repeated = [summary for summary in summaries if summary.n > 1]  # one value has no range
     if any("±" in column.text(summary) for column in columns for summary in repeated):
-        yield ("±: half the range of the trials, in percent of the median; for accuracies in percentage points")
+        yield "±: half the range of the trials, in percent of the median; for percentages in percentage points"
     if "peak_memory_bytes" in shown:
         yield from _memory_notes(summaries)
     if any(key.startswith("flops_utilisation") for key in shown):
         yield from _utilisation_notes(summaries)
-    unranked = [each for each in RANK_METRICS if any(key.startswith(each) for key in shown)]
-    if unranked and all(getattr(summary, key) is None for key in unranked for summary in summaries):
-        yield f"{', '.join(map(_words, unranked))}: measured by runs with several ranks, such as --world-size 1,2"
+    of_ranks = [each for each in RANK_MEANINGS if any(key.startswith(each) for key in shown)]
+    if of_ranks and all(getattr(summary, key) is None for key in of_ranks for summary in summaries):
+        yield f"{', '.join(map(_words, of_ranks))}: measured by runs with several ranks, such as --world-size 1,2"
+    else:
+        yield from (f"{_words(key)}: {RANK_MEANINGS[key]}" for key in of_ranks)
     if any("joule" in key for key in shown):
         for reason in unmeasured_energy(record for summary in summaries for record in summary.records):
             yield f"energy not measured: {harmless(reason, MAX_MESSAGE_CHARACTERS)}"
@@ -173,13 +175,13 @@ def _memory_notes(summaries: Iterable[Summary]) -> Iterator[str]:
             else:
                 device.update(_method(measurement.device_allocated_peak))
     if host:
-        yield f"peak memory on cpu: host memory above what the imports took ({', '.join(sorted(host))})"
+        yield f"peak memory on cpu: host memory above what the imports took ({'; '.join(sorted(host))})"
     if device:
-        yield f"peak memory on accelerators: device memory of tensors ({', '.join(sorted(device))})"
+        yield f"peak memory on accelerators: device memory of tensors ({'; '.join(sorted(device))})"
 
 
 def _method(peak: Peak | None) -> tuple[str, ...]:
-    return () if peak is None else (harmless(peak.method, 60),)
+    return () if peak is None else (harmless(peak.method, 120),)
 
 
 def _missing_columns(

@@ -315,7 +315,7 @@ def _throughputs(records: Iterable[TrialRecord]) -> Iterator[tuple[int, float]]:
 
 
 def _repeat_warnings(epoch_seconds: Sample | None, n: int) -> Iterator[TrialWarning]:
-    if n < MIN_REPEATS:
+    if 0 < n < MIN_REPEATS:
         yield TrialWarning.FEW_REPEATS
     if epoch_seconds is None or epoch_seconds.standard_deviation is None:
         return

@@ -41,7 +41,7 @@ from bench.stats.inference import (
     paired_estimate,
     robust_paired_estimate,
 )
-from bench.stats.judgement import Judgement, Verdict, gate_accuracies, gate_times
+from bench.stats.judgement import Judgement, Verdict, compare_times, gate_accuracies, gate_times
 from bench.stats.moderation import fit_prior, moderate
 from bench.stats.pair_gate import gate_pairs
 
@@ -191,6 +191,7 @@ def main() -> None:
     show(accuracies(noise, options.repeats))
     show(coverage(noise, options.families // 10, options.configurations))
     show(few_calibrations(np.random.default_rng(options.seed), options.families * 10))
+    show(unequal_numbers(Noise(random=np.random.default_rng(options.seed)), options.families))
     show(predictions(np.random.default_rng(options.seed), max(4, options.repeats // 4)))
     show([f"Simulated in {time.perf_counter() - started:.0f} s with seed {options.seed}."])
 
@@ -396,6 +397,41 @@ def stored_times(noise: Noise, families: int, configurations: int) -> Iterator[s
                 found[place] += _gate_stored(sides[0], planted)[0].verdict is Verdict.REGRESSION
         shares = [percent(each / families) for each in found]
         rows.append((n, rate(wrong, families), *shares, percent(equal / families / configurations)))
+    yield from table(*rows)
+
+
+def unequal_numbers(noise: Noise, families: int) -> Iterator[str]:
+    """Stored runs of equal code with unequal numbers of trials, with a drift of 10 % a side that is known."""
+    yield f"Unequal numbers of trials, equal code: families with a false alarm ({families} each):"
+    yield ""
+    rows: list[Sequence[object]] = [
+        (
+            "trials, baseline / candidate",
+            *(
+                f"{size}: `{command}`"
+                for size in ("1 configuration", "10 configurations")
+                for command in ("check", "compare")
+            ),
+        )
+    ]
+    different = {Verdict.FASTER, Verdict.SLOWER}
+    for n in ((15, 1), (1, 15), (15, 2), (2, 15), (15, 3), (15, 5), (5, 4)):
+        cells = []
+        for configurations in (1, 10):
+            slower = differing = 0
+            for noisier in noise.deviations(families, configurations):
+                drift = 0.1 * noise.random.standard_normal(2)
+                sides = [noise.trials(noisier, k) + shift for k, shift in zip(n, drift, strict=True)]
+                estimates = moderate(
+                    [
+                        replace(independent_estimate(*each), extra_variance=2 * 0.1**2)
+                        for each in zip(*(side.tolist() for side in sides), strict=True)
+                    ]
+                )
+                slower += any(each.verdict is Verdict.REGRESSION for each in gate_times(estimates, max_slowdown=0.1))
+                differing += any(each.verdict in different for each in compare_times(estimates))
+            cells += [percent(slower / families), percent(differing / families)]
+        rows.append((" / ".join(map(str, n)), *cells))
     yield from table(*rows)
 
 

@@ -43,6 +43,8 @@ def run_of(configuration: Configuration, accuracies: Sequence[float], losses: Se
         ((0.9840, 0.9845, 0.9850, 0.9855, 0.9860), True),  # better than claimed
         ((0.9600, 0.9605, 0.9610, 0.9615, 0.9620), False),  # far below
         ((0.9700,), None),  # one seed tells nothing of the next
+        ((0.9500, 0.9560), None),  # 88.7 to 101.9 %: two seeds that differ exclude no claim
+        ((0.9786, 0.9788), True),  # two seeds that agree do
     ],
 )
 def test_accuracy_is_reproduced_if_one_more_seed_could_give_it_or_the_seeds_are_better(
@@ -55,9 +57,16 @@ def test_accuracy_is_reproduced_if_one_more_seed_could_give_it_or_the_seeds_are_
 
 @pytest.mark.parametrize(
     ("losses", "reproduced"),
-    [((0.070, 0.073, 0.076), True), ((0.05, 0.051, 0.052), True), ((0.2, 0.201, 0.202), False)],
+    [
+        ((0.070, 0.073, 0.076), True),
+        ((0.05, 0.051, 0.052), True),
+        ((0.2, 0.201, 0.202), False),
+        ((0.05, 0.09, 0.02), None),
+    ],
 )
-def test_loss_is_reproduced_if_within_or_better_which_is_lower(losses: Sequence[float], *, reproduced: bool) -> None:
+def test_loss_is_reproduced_if_within_or_better_which_is_lower(
+    losses: Sequence[float], *, reproduced: bool | None
+) -> None:
     checks = check_claims(run_of(documented("mlp_512_256"), (0.978, 0.979, 0.98), losses))
     (check,) = (check for check in checks if check.claim.metric == "test_loss")
     assert check.reproduced is reproduced

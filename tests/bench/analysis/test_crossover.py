@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -39,6 +40,18 @@ def test_crossover_is_where_the_laws_cross(batch: int) -> None:
     assert found.is_known == (True, True)
 
 
+def test_a_batch_beyond_the_training_set_is_compared_as_the_step_that_is_trained() -> None:
+    slow, fast = law(20e-6, 50e9), law(400e-3, 5e12)
+    sizes = list(itertools.product((64, 256, 1024, 4096), (256, 4096, SAMPLES, 8 * SAMPLES)))
+    run = merged(grid(slow, device="cpu", sizes=sizes), grid(fast, device="cuda:0", sizes=sizes))
+    cpu, cuda = (fit(each) for each in size_series(measured_in(run)))
+    assert cpu is not None
+    assert cuda is not None
+    whole, beyond = (crossover(cpu, cuda, (784, 64, 10), batch, (16, 4096)) for batch in (SAMPLES, 8 * SAMPLES))
+    true = next(w for w in range(16, 4097) if fast((784, w, 10), SAMPLES) < slow((784, w, 10), SAMPLES))
+    assert beyond.width == whole.width == pytest.approx(true, rel=0.011)
+
+
 def test_an_uncertain_crossover_says_between_which_widths() -> None:
     slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
     run = merged(grid(slow, device="cpu", noise=0.1, seed=1), grid(fast, device="cuda:0", noise=0.1, seed=2))
@@ -56,6 +69,8 @@ def test_an_uncertain_crossover_says_between_which_widths() -> None:
 
 class Scripted:
     """A fit that predicts a step of `seconds` for any size, with an interval of so many percent either way."""
+
+    series = SimpleNamespace(step_samples=lambda batch_size: batch_size)
 
     def __init__(self, seconds: float, percent: float) -> None:
         self._prediction = Prediction(step_seconds=seconds, half=percent / 100)

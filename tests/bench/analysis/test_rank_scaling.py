@@ -112,7 +112,31 @@ def test_a_repeat_of_which_a_world_size_failed_is_left_out() -> None:
     whole = [trial(ranks, 0) for ranks in (1, 2, 4)]
     part = [trial(ranks, 1, 9.0) for ranks in (1, 2)]
     failed = make_record(make_configuration(world_size=4), 1, outcome=make_failure())
-    assert fit_ranks([*whole, *part, failed]) == fit_ranks(whole)
+    (found,) = fit_ranks([*whole, *part, failed])
+    assert (dataclasses.replace(found, left_out=0),) == fit_ranks(whole)
+    note = "1 repeat left out, of which a number of ranks was not measured"
+    assert note in render_ranks(run_of(*whole, *part, failed), "markdown", 80)
+    assert note not in render_ranks(run_of(*whole), "markdown", 80)
+
+
+def test_the_efficiency_of_a_measured_number_of_ranks_is_as_measured_and_a_bad_fit_is_called_so() -> None:
+    # Two ranks do twice as much as one because their parts fit into the caches, which no term says.
+    times = {1: 4.0, 2: 1.9, 4: 1.05}
+    records = [trial(ranks, repeat, times[ranks]) for ranks in times for repeat in range(3)]
+    (found,) = fit_ranks(records)
+    for ranks in (2, 4):
+        assert found.efficiencies[ranks].mean == pytest.approx(4.0 / ranks / times[ranks])
+    assert found.worst[0] == 1
+    assert found.worst[1] == pytest.approx(found.predicted[1].mean / 4.0)
+    text = render_ranks(run_of(*records), "markdown", 80)
+    assert f"the fit misses the time of 1 rank by {100 * (1 - found.worst[1]):.2f} %: do not rely on its terms" in text
+    right = [trial(ranks, repeat) for ranks in (1, 2, 4) for repeat in range(3)]
+    assert "the fit misses" not in render_ranks(run_of(*right), "markdown", 80)
+
+
+def test_fits_are_in_the_order_of_other_tables() -> None:
+    records = [trial(ranks, 0, batch_size=size) for size in (256, 64, 1024) for ranks in (2, 1)]
+    assert [each.configuration.batch_size for each in fit_ranks(records)] == [64, 256, 1024]
 
 
 def test_steps_that_are_faster_with_exchange_than_without_have_none() -> None:

@@ -138,7 +138,20 @@ def test_a_hardware_comparison_is_headed_so_and_names_both_machines() -> None:
 
 def test_one_machine_with_other_software_says_what_differs() -> None:
     theirs = side(run_id="b0b0b0b0", header={"software": make_software(torch="2.12.0")})
-    assert "differs, baseline / candidate, in torch: 2.11.0 / 2.12.0" in render_comparison(compare(side(), theirs))
+    text = " ".join(render_comparison(compare(side(), theirs)).split())
+    assert "differs, baseline / candidate, in torch: 2.11.0 / 2.12.0" in text
+    assert text.index("torch 2.11.0") < text.index("candidate: ") < text.index("torch 2.12.0")
+    assert render_comparison(compare(side(), side(run_id="b0b0b0b0"))).count("torch 2.11.0") == 1
+
+
+def test_that_both_sides_failed_is_said_of_both() -> None:
+    failures = [make_record(repeat=repeat, outcome=make_failure()) for repeat in range(3)]
+    nothing, also_nothing = (with_records(side(run_id=name), failures) for name in ("a0a0a0a0", "b0b0b0b0"))
+    told = " ".join(render_comparison(compare(nothing, also_nothing)).split())
+    assert "every trial of the baseline and of the candidate failed: out_of_memory" in told
+    assert "every trial of the candidate failed: out_of_memory" in " ".join(
+        render_comparison(compare(side(), nothing)).split()
+    )
 
 
 def test_failures_have_a_column_only_where_there_are_any(mixed: Comparison) -> None:

@@ -241,6 +241,16 @@ def test_two_trials_that_agree_are_not_called_different(candidate: float) -> Non
     assert compare_accuracies([independent_estimate([0.97] * 2, [0.97] * 2)])[0].verdict is Verdict.SAME
 
 
+@pytest.mark.parametrize("n", [(1, 2), (2, 1), (1, 3), (15, 1)])
+def test_one_accuracy_against_several_equal_ones_decides_nothing(n: tuple[int, int]) -> None:
+    for change in (0.0, -0.1):
+        baseline, candidate = [0.97] * n[0], [0.97 + change] * n[1]
+        assert gate_accuracy(baseline, candidate).verdict is Verdict.INCONCLUSIVE
+        (judgement,) = compare_accuracies([independent_estimate(baseline, candidate)])
+        assert judgement.verdict is Verdict.INCONCLUSIVE
+        assert judgement.interval is None
+
+
 def test_small_test_sets_keep_the_error_rate_of_tables_with_two_seeds() -> None:
     random, tables = np.random.default_rng(1), 300
     false = 0
