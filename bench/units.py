@@ -101,6 +101,11 @@ def format_count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def duration_text(seconds: float) -> str:
+    """Return seconds in the form that `parse_duration` takes, to the nanosecond: ``45s``, ``0.00001s``."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
 def parse_duration(text: str, *, or_zero: bool = False) -> float:
     """Return the seconds of a duration such as ``45``, ``90s``, ``10m``, ``1h30m`` or ``1m30.5s``.
 

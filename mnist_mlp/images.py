@@ -283,7 +283,7 @@ def _paper(grey: Grey, polarity: Polarity) -> Grey:
     for _ in range(2):
         ink = paper - sample if polarity == "dark on light" else sample - paper
         near = np.abs(ink) <= max(0, ink.max()) / 2
-        surface = np.linalg.lstsq(terms[near], sample[near])[0]
+        surface = np.linalg.lstsq(terms[near], sample[near], rcond=None)[0]
         paper = terms @ surface
     return np.asarray(polygrid2d(rows, columns, surface.reshape(3, 3)), dtype=np.float32)
 

@@ -150,7 +150,7 @@ def _parts(repeat: Mapping[int, Measurement], terms: tuple[bool, bool]) -> Parts
     shares = {size: 0.0 if m.exchange is None else min(1.0, max(0.0, m.exchange.share)) for size, m in repeat.items()}
     alone = {size: seconds[size] * (1 - shares[size]) for size in seconds}
     rows = np.array([[1 / each, 1 / size / each] for size, each in alone.items()]) * terms
-    serial, parallel = np.linalg.lstsq(rows, np.ones(len(alone)))[0]  # 0 for a term that is left out
+    serial, parallel = np.linalg.lstsq(rows, np.ones(len(alone)), rcond=None)[0]  # 0 for a term that is left out
     several = [size for size in seconds if size > 1]
     exchange = statistics.fmean(seconds[size] * shares[size] / ring_share(size) for size in several)
     return Parts(serial_seconds=float(serial), parallel_seconds=float(parallel), exchange_seconds=exchange)

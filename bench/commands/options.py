@@ -280,7 +280,10 @@ def plan_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def command_line(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return the arguments without folders, which could reveal the user's name, and without a cluster's address."""
+    """Return the arguments without folders, host's and user's names in paths, and a cluster's address.
+
+    What is not valid UTF-8 is replaced, because other programs would refuse it in a stored run.
+    """
     return tuple(map(_anonymous, arguments))
 
 
@@ -290,8 +293,9 @@ def _anonymous(argument: str) -> str:
     prefix = "python:" if value.startswith("python:") else ""
     path = value.removeprefix(prefix)
     is_shard_or_revision = re.fullmatch("[0-9]+/[0-9]+|rev:.*", value)
-    is_path = ("/" in path or "\\" in path) and not is_shard_or_revision
-    return f"{option}{equals}{prefix}{redact(Path(path).name) if is_path else path}"
+    is_path = re.search(r"[/\\]|^~|\.[A-Za-z]\w*$", path) and not is_shard_or_revision
+    text = f"{option}{equals}{prefix}{redact(Path(path).name) if is_path else path}"
+    return text.encode(errors="replace").decode()
 
 
 def make_request(preset: str | None, asked: dict[str, Any]) -> Request:

@@ -32,6 +32,7 @@ from bench.errors import BadInputError
 from bench.planning.plan import check_request
 from bench.system.interrupts import Interrupts
 from bench.system.outputs import checked_output, say
+from bench.units import duration_text
 from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
@@ -111,7 +112,7 @@ def run_command(  # noqa: PLR0913 - one parameter an option
         budget_seconds=budget,
         command=command_line(sys.argv[1:]),
         shard=None if shard is None else parse_shard(shard),
-        again=_given(("--on", on), ("--data-root", data_root), ("--timeout", f"{timeout:g}s")),
+        again=_given(("--on", on), ("--data-root", data_root), ("--timeout", duration_text(timeout))),
     )
     execution = ExecutionOptions(data_root=data_root, timeout_seconds=timeout, patience=patience(wait))
     where = _Where(on=on, place=place, execution=execution)

@@ -31,7 +31,7 @@ from bench.storage.references import SUFFIX, check_name, new_run_id, run_path
 from bench.storage.store import RunWriter, read_run, require_own_table
 from bench.storage.table import table_of, write_csv
 from bench.system.interrupts import Interrupts
-from bench.system.outputs import command_text, remove_abandoned, require_nameable, require_short_name
+from bench.system.outputs import command_text, is_empty, remove_abandoned, require_nameable, require_short_name
 
 MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextManager[Progress]]
 """Takes the trials and how many of them run at the same time; returns their progress display."""
@@ -78,8 +78,10 @@ def check_output(options: Options) -> None:
     check_name(options.name)
     target = options.output or options.results
     require_nameable(target)
+    if target.name == SUFFIX:
+        raise BadInputError(f"--output {target} has no name before {SUFFIX}: write a whole name, such as run{SUFFIX}")
     is_file = target.suffix == SUFFIX
-    if is_file and target.exists():
+    if is_file and target.exists() and not is_empty(target):
         raise BadInputError(f"{target} exists already: name a new file, or continue that run with --resume {target}")
     if is_file and (table := table_of(target)).exists():
         raise BadInputError(

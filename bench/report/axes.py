@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -75,8 +76,8 @@ def make_scale(axis: Axis, values: Sequence[float], start: float, end: float) ->
 
 def _padded(low: float, high: float, *, is_log: bool) -> tuple[float, float]:
     if is_log:
-        factor = (high / low) ** _PADDING if high > low else 2.0
-        return low / factor, high * factor
+        factor = math.exp(_PADDING * (math.log(high) - math.log(low))) if high > low else 2.0
+        return max(low / factor, sys.float_info.min), min(high * factor, sys.float_info.max)
     padding = (high - low) * _PADDING if high > low else abs(high) * _PADDING or 1.0
     # Padding does not extend the axis of non-negative values below zero.
     return (max(0.0, low - padding) if low > 0 else low - padding), high + padding
@@ -113,7 +114,8 @@ def _ticks(axis: Axis, low: float, high: float, *, is_log: bool) -> tuple[float,
 
 def _decades(low: float, high: float) -> list[float]:
     """Return powers of ten, with multiples if there are few; nothing if there are still too few."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    last = min(math.ceil(math.log10(high)), sys.float_info.max_10_exp)
+    decades = range(math.floor(math.log10(low)), last + 1)
     for digits in ((1,), (1, 3), (1, 2, 5)):
         found = [digit * 10.0**decade for decade, digit in itertools.product(decades, digits)]
         inside = [each for each in found if low <= each <= high]

@@ -130,8 +130,18 @@ def _newest(runs: Sequence[FoundRun]) -> str:
 
 
 def find_files(directory: Path) -> Iterator[Path]:
-    """Yield the files under `directory`, at any depth, whose names end as those of stored runs do."""
-    return directory.rglob(f"*{SUFFIX}")
+    """Yield the files (and folders) under `directory`, at any depth, whose names end as those of stored runs do.
+
+    Links to folders are followed, each folder once.
+    """
+    seen = set[str]()
+    for folder, folders, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, name) for name in (*folders, *names) if name.endswith(SUFFIX))
 
 
 def find_runs(directory: Path) -> Iterator[FoundRun]:

@@ -30,7 +30,7 @@ from bench.storage.ledger import Ledger, require_possible_machine
 from bench.system.collection import garbage_collection_paused
 
 MAX_LINE_BYTES: Final = 2**26
-"""64 MiB, enough for a header with over 100 000 configurations. A file with a longer line is not a stored run."""
+"""64 MiB, enough for a header with over 100 000 configurations of usual models. No stored run has a longer line."""
 
 _BUFFER_BYTES: Final = 2**20
 """A few hundred lines: with the usual 8 KiB, system calls are half the cost of reading."""
@@ -65,7 +65,8 @@ def encode(item: Item) -> bytes:
     """Return the line for `item`, newline included.
 
     Raises:
-        BadInputError: it could not be read back, because a number in it is not finite or has a wrong type or size.
+        BadInputError: it could not be read back, because a number in it is not finite or has a wrong type or size, or
+            because the line would be too long.
     """
     (kind,) = (name for name, type_ in _KINDS.items() if type_ is type(item))
     try:
@@ -74,16 +75,31 @@ def encode(item: Item) -> bytes:
         raise BadInputError(f"a {kind} cannot be stored: {error}; every number in it must be finite") from error
     if decode(line) != item:
         raise BadInputError(f"a {kind} cannot be stored: it would be read back as a different value")
+    _require_readable(kind, len(line))
     return line
 
 
 def lines_of(run: Run) -> Iterator[str]:
-    """Yield the lines of `run`, whose records were read from files and so need no check that they can be stored."""
+    """Yield the lines of `run`, whose records were read from files and so need no check that they can be stored.
+
+    Raises:
+        BadInputError: a line would be too long: the plans of several runs together can be.
+    """
     items: tuple[Item | None, ...] = (run.header, *run.other_fingerprints, *run.records, run.footer)
     kinds = {type_: kind for kind, type_ in _KINDS.items()}
     for item in items:
         if item is not None:
-            yield coding.dumps({kinds[type(item)]: coding.to_json(item)}) + "\n"
+            line = coding.dumps({kinds[type(item)]: coding.to_json(item)}) + "\n"
+            _require_readable(kinds[type(item)], len(line))  # the text is ASCII
+            yield line
+
+
+def _require_readable(kind: str, length: int) -> None:
+    if length > MAX_LINE_BYTES:
+        raise BadInputError(
+            f"a {kind} of {length} bytes cannot be stored, because no line may exceed {MAX_LINE_BYTES}: divide the "
+            "plan into runs with fewer configurations"
+        )
 
 
 def decode(line: bytes) -> Item:
@@ -258,7 +274,7 @@ def _read_plan(path: Path, line: _Line) -> tuple[Header, dict[str, object]]:
 
 
 def _require_sound(path: Path, header: Header) -> None:
-    """Refuse a machine that cannot be, an empty plan, and a division that contradicts itself or the plan."""
+    """Refuse a machine that cannot be, an empty plan, models without layers, and an impossible division."""
     try:
         require_possible_machine(header.machine)
     except BadInputError as error:
@@ -266,6 +282,8 @@ def _require_sound(path: Path, header: Header) -> None:
     division, configurations = header.division, len(header.plan.configurations)
     if not configurations:
         raise _damaged_header(path, "header.plan has no configurations")
+    if any(len(configuration.layers) < 2 for configuration in header.plan.configurations):  # noqa: PLR2004 - in and out
+        raise _damaged_header(path, "header.plan has a configuration with fewer than two layers")
     if division is None:
         return
     numbers = [shard.number for shard in division.held]

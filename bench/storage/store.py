@@ -17,7 +17,7 @@ from bench.storage import runfile
 from bench.storage.ledger import Ledger
 from bench.storage.table import run_id_of, table_of, write_csv
 from bench.system.locks import IMPATIENT, FileLock, Patience
-from bench.system.outputs import remove_abandoned, require_writable, write_atomically
+from bench.system.outputs import is_empty, remove_abandoned, require_writable, write_atomically
 
 _MERGE_SECONDS: Final = 60.0
 """How long a merge waits for another one into the same file. Merging 100 000 trials takes 7 s."""
@@ -38,6 +38,8 @@ class RunWriter:
     def create(cls, path: Path, header: Header) -> "RunWriter":
         """Create the file at `path`, and its folders, with `header`, which is on disk when this returns.
 
+        An empty file is replaced: that is what remains if this is killed before the header is written.
+
         Raises:
             BadInputError: `path` exists already, or cannot be created.
             StorageError: the header could not be written; no file is left behind.
@@ -50,6 +52,8 @@ class RunWriter:
             raise _unusable(path, error) from error
         lock = _writer_lock(path)
         try:
+            if is_empty(path):
+                path.unlink()
             writer = cls(path, path.open("xb", buffering=0), lock, ledger, end=0)
         except OSError as error:
             lock.release()

@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shlex
+import stat
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,15 @@ def require_nameable(path: Path) -> None:
     problem = windows_problem(PureWindowsPath(path)) if sys.platform == "win32" else None
     if problem is not None:
         raise BadInputError(f"{path} cannot be written: {problem}; name another file")
+
+
+def is_empty(path: Path) -> bool:
+    """Return whether `path` is a file, and not a link to one, without a byte in it."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 def require_writable(path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bench.errors import BadInputError
 from bench.units import (
+    duration_text,
     format_bytes,
     format_number,
     format_percent,
@@ -215,3 +216,8 @@ def test_no_time_at_all_is_a_duration_only_where_that_is_allowed(text: str) -> N
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(1, 99))
 def test_every_duration_written_in_units_is_read(hours: int, minutes: int, seconds: int) -> None:
     assert parse_duration(f"{hours}h{minutes}m{seconds}s") == hours * 3600 + minutes * 60 + seconds
+
+
+@pytest.mark.parametrize("seconds", [1e-5, 0.1, 45.0, 12345.678, 3.6e6, 315_360_000.0])
+def test_a_duration_as_text_is_read_as_the_same(seconds: float) -> None:
+    assert parse_duration(duration_text(seconds)) == seconds

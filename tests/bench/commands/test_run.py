@@ -253,6 +253,13 @@ def test_the_stored_command_names_no_user(monkeypatch: pytest.MonkeyPatch) -> No
     assert command_line(("--data-root", "/scratch/alice", "--output=/home/alice/")) == (
         *("--data-root", "<user>", "--output=<user>"),
     )
+    assert command_line(("--output", "of-alice.jsonl", "--data-root=~alice", "--name", "alice")) == (
+        *("--output", "of-<user>.jsonl", "--data-root=~<user>", "--name", "alice"),
+    )
+
+
+def test_the_stored_command_is_valid_utf_8() -> None:
+    assert command_line(("--output", os.fsdecode(b"caf\xe9.jsonl"))) == ("--output", "caf?.jsonl")
 
 
 def test_the_way_to_resume_has_the_options_that_were_given(worker: FakeLauncher) -> None:
@@ -260,6 +267,7 @@ def test_the_way_to_resume_has_the_options_that_were_given(worker: FakeLauncher)
     result = bench("run", "--timeout", "5h", "--data-root", ".")
     assert "--data-root . --timeout 18000s" in " ".join(result.stderr.split())
     assert "--timeout" not in bench("run").stderr
+    assert "--timeout 3600000s" in " ".join(bench("run", "--timeout", "1000h").stderr.split())
 
 
 TINY = (

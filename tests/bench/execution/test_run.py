@@ -153,7 +153,7 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tm
     blocker = tmp_path / "blocker"
     blocker.write_text("")
     existing = tmp_path / "x.jsonl"
-    existing.write_text("")
+    existing.write_text("\n")
     (tmp_path / "table.csv").write_text("mine\n")
     (tmp_path / "folder.csv").mkdir()
     output = {
@@ -176,6 +176,16 @@ def test_a_name_too_long_for_the_tables_temporary_file_is_refused_before_anythin
 def test_output_in_folders_yet_to_be_made_is_fine(tmp_path: Path) -> None:
     run.check_output(options(tmp_path, output=tmp_path / "a" / "b" / "run.jsonl"))
     run.check_output(options(tmp_path))
+
+
+def test_output_to_an_empty_file_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").touch()
+    run.check_output(options(tmp_path, output=tmp_path / "run.jsonl"))
+
+
+def test_output_without_a_name_as_of_an_unset_variable_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=r"has no name before \.jsonl"):
+        run.check_output(options(tmp_path, output=tmp_path / ".jsonl"))
 
 
 def test_output_in_the_current_folder_is_fine(tmp_path: Path) -> None:

@@ -109,6 +109,18 @@ def test_without_stored_runs_the_remedy_is_to_make_one(tmp_path: Path) -> None:
             resolve("latest", directory)
 
 
+def test_runs_behind_linked_folders_are_found_once(tmp_path: Path) -> None:
+    results, disk = tmp_path / "results", tmp_path / "disk"
+    path = stored(disk, "aa01beef", "2026-11-21T03:15:00Z")
+    results.mkdir()
+    (results / "box").symlink_to(disk / path.parent.name)
+    (results / "again").symlink_to(disk / path.parent.name)
+    (disk / path.parent.name / "loop").symlink_to(results)
+    found = resolve("latest", results)
+    assert found.samefile(path)
+    assert resolve("aa01", results) == found
+
+
 def test_files_that_are_not_runs_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").mkdir()
     (tmp_path / "b.jsonl").write_text("other\n")

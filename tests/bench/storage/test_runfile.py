@@ -355,6 +355,13 @@ def test_a_plan_without_configurations_is_refused(tmp_path: Path) -> None:
     assert "line 1: header.plan has no configurations; restore" in refusal(tmp_path / "run.jsonl")
 
 
+@pytest.mark.parametrize("layers", [(), (784,)])
+def test_a_model_without_input_and_output_is_refused(tmp_path: Path, layers: tuple[int, ...]) -> None:
+    header = make_header(plan=make_plan(configurations=(make_configuration(layers=layers),)))
+    (tmp_path / "run.jsonl").write_bytes(runfile.encode(header))
+    assert "line 1: header.plan has a configuration with fewer than two layers" in refusal(tmp_path / "run.jsonl")
+
+
 def test_an_exchange_of_no_time_is_refused(tmp_path: Path) -> None:
     exchange = Exchange(steps=1, together_seconds=(), apart_seconds=())
     run = make_run(records=[make_record(outcome=make_measurement(exchange=exchange))])

@@ -22,7 +22,7 @@ from stored_runs import store as store_run
 
 from bench.errors import BadInputError, ExitCode, StorageError
 from bench.records import Run, TrialRecord
-from bench.storage import store
+from bench.storage import runfile, store
 from bench.storage.store import RunWriter, read_run
 
 RECORDS: Final = (make_record(repeat=0), make_record(repeat=1, outcome=make_failure()), make_record(repeat=2))
@@ -39,6 +39,29 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
         RunWriter.create(tmp_path / "run.jsonl", RUN.header)
     assert (tmp_path / "run.jsonl").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_empty_file_which_a_kill_can_leave_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").touch()
+    with RunWriter.create(tmp_path / "run.jsonl", RUN.header) as writer:
+        writer.append(RECORDS[0])
+    assert read_run(tmp_path / "run.jsonl").records == RECORDS[:1]
+
+
+def test_a_link_to_an_empty_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch()
+    (tmp_path / "run.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BadInputError, match="exists already"):
+        RunWriter.create(tmp_path / "run.jsonl", RUN.header)
+
+
+def test_a_header_that_could_not_be_read_back_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runfile, "MAX_LINE_BYTES", 100)
+    with pytest.raises(BadInputError, match=r"a header of \d+ bytes cannot be stored, .*fewer configurations"):
+        RunWriter.create(tmp_path / "run.jsonl", RUN.header)
+    with pytest.raises(BadInputError, match="no line may exceed 100"):
+        list(runfile.lines_of(RUN))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
