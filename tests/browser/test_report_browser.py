@@ -215,6 +215,42 @@ def test_headers_of_a_table_are_printed_on_every_page_that_it_takes(opened: Driv
     assert found == ("avoid", "contents")
 
 
+def test_a_table_is_not_printed_with_its_first_row_on_the_next_page(opened: Driver) -> None:
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    table = opened.find_element("css selector", "table:has(caption:not(.hidden))")
+    caption = table.find_element("tag name", "caption").value_of_css_property("break-after")
+    first, second = table.find_elements("css selector", "tbody tr")[:2]
+    rows = [row.value_of_css_property("break-before") for row in (first, second)]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert (caption, rows) == ("avoid", ["avoid", "auto"])
+
+
+def test_four_charts_and_their_marks_fit_on_a_printed_page(opened: Driver) -> None:
+    size = {"width": 1031, "height": 703, "deviceScaleFactor": 1, "mobile": False}  # A4 without its margins, in pixels
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    heights: list[float] = opened.execute_script(
+        "return [...document.querySelectorAll('figure')].filter((each) => each.querySelectorAll('svg').length === 4)"
+        ".map((each) => each.getBoundingClientRect().height)"
+    )
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert heights
+    assert max(heights) <= size["height"]
+
+
+def test_print_leaves_out_a_figure_of_which_it_would_show_the_title_alone(opened: Driver) -> None:
+    script = """
+        const shown = [...document.querySelectorAll('figure')].filter((each) => each.checkVisibility());
+        const parts = 'svg, .notes, table';
+        return shown.filter((each) => ![...each.querySelectorAll(parts)].some((part) => part.checkVisibility())).length;
+    """
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    bare = opened.execute_script(script)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert bare == 0
+
+
 def test_texts_of_charts_take_the_colours_of_a_forced_palette(opened: Driver) -> None:
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "forced-colors", "value": "active"}]})
     fills: list[str] = opened.execute_script(
