@@ -175,7 +175,7 @@ def test_charts_without_measurements_are_left_out_with_the_reason(tmp_path: Path
     assert len(lines) == 5
     for words in (
         "1 of 2 configurations: no trial was measured",
-        "the line is interrupted at batch size",
+        "cpu, 784-128-10: the line leaves out batch size 128, where every trial failed",
         "no accuracy is drawn",
         "no memory chart for cpu",
         "map of throughput: it needs",
