@@ -154,7 +154,7 @@ def test_filter_takes_words_and_conditions(opened: Driver) -> None:
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
-        ("epoch_time<1", "unknown column epoch_time: use one of device, model"),
+        ("epoch_time<1", "this table has no column epoch_time: use one of device, model"),
         ("batch_size>=", "batch_size>= needs a value"),
         ("batch_size>=abc", "batch_size needs = != < <= > >= and a plain number"),
         ("model>784-1000-10", "model holds text"),
@@ -186,6 +186,17 @@ def test_a_condition_takes_several_values_as_that_of_show_does(opened: Driver) -
     others = column(opened, "batch_size")
     assert others
     assert not {"1024", "4096"} & set(others)
+
+
+@pytest.mark.parametrize(
+    ("shown", "other"),
+    [("epoch_seconds", "epoch_seconds_median"), ("throughput_per_second_median", "throughput_per_second")],
+)
+def test_a_quantity_and_its_median_are_the_same_in_a_condition(opened: Driver, shown: str, other: str) -> None:
+    limit = sorted(map(float, column(opened, shown)))[9]
+    for key in (shown, other):
+        type_filter(opened, f"{key}<{limit!r}")
+        assert len(column(opened, "model")) == 9, key
 
 
 def test_words_are_looked_for_within_a_cell(opened: Driver) -> None:
