@@ -286,6 +286,25 @@ def test_charts_keep_their_size_on_a_narrow_page(opened: Driver) -> None:
     assert shrunk == 0
 
 
+@pytest.mark.parametrize(("width", "is_cut"), [(390, True), (1400, False)])
+def test_a_chart_that_is_cut_off_shows_it_and_can_be_scrolled_by_the_keyboard(
+    opened: Driver, width: int, *, is_cut: bool
+) -> None:
+    opened.set_window_size(width, 900)
+    charts: list[list[bool]] = opened.execute_async_script(
+        """
+        setTimeout(() => arguments[0]([...document.querySelectorAll('.charts:has(> :nth-child(4)) > .chart')].map(
+          (each) => [each.scrollWidth > each.clientWidth, each.tabIndex === 0, each.hasAttribute('aria-label')]
+        )), 300);
+        """
+    )
+    assert charts
+    assert all(chart == [is_cut, is_cut, True] for chart in charts)
+    # A shadow at the edge stays where it is, and what covers it at the chart's own end moves with the chart.
+    attachments = opened.find_element("class name", "chart").value_of_css_property("background-attachment")
+    assert attachments == "local, local, scroll, scroll"
+
+
 @pytest.mark.parametrize("width", [390, 1400])
 def test_charts_are_drawn_within_the_page(opened: Driver, width: int) -> None:
     opened.set_window_size(width, 900)

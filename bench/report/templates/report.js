@@ -76,6 +76,14 @@
     status.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows${problem}`;
   };
 
+  // A chart that is wider than the page can be scrolled by the keyboard; the others are no stops on its way.
+  const stops = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  for (const chart of document.querySelectorAll(".chart")) stops.observe(chart);
   for (const table of document.querySelectorAll("table.configurations")) {
     for (const header of table.tHead.rows[0].cells) {
       const button = document.createElement("button");
