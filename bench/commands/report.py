@@ -55,7 +55,7 @@ def report_command(references: tuple[str, ...], *, output: Path, results: Path) 
                 )
     stored = _read(references, paths, results)
     write_atomically(output, render_page(make_report(stored)))
-    click.echo(f"{output}: {format_count(len(stored), 'run')}, {output.stat().st_size / 2**10:.0f} KiB")
+    click.echo(f"{output}: {format_count(len(paths), 'run')}, {output.stat().st_size / 2**10:.0f} KiB")
     _print_warnings(each.run for each in stored)
 
 
@@ -117,6 +117,8 @@ def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "l
     from bench.tables.machines import parts_by_machine
 
     labels, _ = split_labels(references)
+    runs = [read_run(path) for path in paths]
+    names = [label or run.header.run_id for label, run in zip(labels, runs, strict=True)]
     return [
         Stored(
             label=part.label or "",
@@ -124,11 +126,11 @@ def _read(references: Sequence[str], paths: Sequence[Path], results: Path) -> "l
             whole=part.whole,
             profile=load_profile(part.run.header.machine.id, results),
         )
-        for part in parts_by_machine(labels, [read_run(path) for path in paths])
+        for part in parts_by_machine(names, runs)
     ]
 
 
 def _print_warnings(runs: Iterable["Run"]) -> None:
-    for run in runs:
-        for warning in run.warnings:
-            say(f"bench: {run.header.run_id}: {warning}")
+    lines = (f"bench: {run.header.run_id}: {warning}" for run in runs for warning in run.warnings)
+    for line in dict.fromkeys(lines):  # each machine's part of a run has the run's warnings
+        say(line)

@@ -23,7 +23,7 @@ from bench.compare.legend import heading as comparison_heading
 from bench.compare.trials import make_table
 from bench.compare.view import notes as comparison_notes
 from bench.compare.view import tables as comparison_tables
-from bench.errors import BenchError
+from bench.errors import BenchError, IncomparableError
 from bench.records import Run
 from bench.report.charts import Kind, Ratio, RatioChart
 from bench.report.epochs import epoch_figures
@@ -43,6 +43,8 @@ MAX_RATIOS: Final = 60
 
 MAX_OPEN_ACCOUNTS: Final = 3
 """Accounts of taxes that are shown unfolded; more are folded below a table of their shares."""
+
+_DIVIDED: Final = "the two machines measured different parts of the run's plan, so there is nothing to compare"
 
 _REACHED: Final = "training time until test accuracy first reached it; (k of n): only k of n trials reached it"
 
@@ -112,7 +114,10 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonReport:
-    """One run compared with the first. If they cannot be compared, there is only `failure`, which says why."""
+    """One run compared with the first. If they cannot be compared, there is only `failure`, which says why.
+
+    Two machines' parts of one run may have nothing to compare, which is no failure: there is only `heading`.
+    """
 
     name: str
     heading: tuple[str, ...] = ()
@@ -134,14 +139,17 @@ class Report:
 def make_report(stored: Sequence[Stored]) -> Report:
     """Return the report of at least one stored run; every later one is compared with the first."""
     names = [harmless(each.label or each.run.header.run_id, 60) for each in stored]
-    first, *others = [
+    sources = [
         Source(label=name, table=make_table(each.run), profile=each.profile)
         for name, each in zip(names, stored, strict=True)
     ]
     return Report(
         title=f"Benchmark report: {', '.join(names)}",
         runs=tuple(_run_report(name, each) for name, each in zip(names, stored, strict=True)),
-        comparisons=tuple(_compare(first, other) for other in others),
+        comparisons=tuple(
+            _compare(sources[0], other, is_one_run=each.whole is not None and each.whole is stored[0].whole)
+            for other, each in zip(sources[1:], stored[1:], strict=True)
+        ),
     )
 
 
@@ -215,11 +223,14 @@ def _limited(title: str, found: tuple[Figure, ...]) -> tuple[Figure, ...]:
     return (*found[:MAX_CHARTS], Figure(title="Further figures", charts=(), tables=(), notes=(note,)))
 
 
-def _compare(first: Source, other: Source) -> ComparisonReport:
+def _compare(first: Source, other: Source, *, is_one_run: bool) -> ComparisonReport:
+    """Compare two runs; or two machines' parts of one, which need not have anything in common."""
     name = f"{other.label} against {first.label}"
     try:
         comparison = compare_runs(first, other)
     except BenchError as error:
+        if is_one_run and isinstance(error, IncomparableError):
+            return ComparisonReport(name=name, heading=(_DIVIDED,))
         return ComparisonReport(name=name, failure=str(error))
     rows = comparison.rows
     tables = [

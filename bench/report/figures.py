@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
+from bench.planning.shards import listed
 from bench.records import Configuration, Measurement, Run
 from bench.report.axes import Axis
 from bench.report.charts import MAX_SERIES, Chart, Kind, LineChart, Point, Series
@@ -183,16 +184,25 @@ def parts(several: Sequence[Several]) -> Iterator[tuple[str, Sequence[Several]]]
         yield (f", part {part + 1} of {count}" if count > 1 else ""), chosen
 
 
+def interruptions(lines: Iterable[tuple[str, Line]]) -> Iterator[str]:
+    """Say where the lines leave batch sizes out, each with its group's name, because every trial failed there."""
+    for group, line in lines:
+        if line.failed:
+            sizes = listed(line.failed)
+            yield f"{group}, {line.name}: the line leaves out batch size {sizes}, where every trial failed"
+
+
 def memory_figures(found: Sequence[Group]) -> Iterator[Figure]:
     """Yield each group's measured peak memory beside the least memory that training needs."""
     for group in found:
         charts = [_memory_chart(group, part, lines) for part, lines in parts(group.lines)]
+        left_out = interruptions((group.name, line) for line in group.lines)
         drawn = tuple(chart for chart in charts if any(each.points for each in chart.series if not each.is_dashed))
         yield Figure(
             title=f"Memory: {group.name}",
             charts=drawn,
             tables=(group_table("memory", group, ("peak_memory_bytes", "memory_floor_bytes", "n")),),
-            notes=() if drawn else (f"no memory chart for {group.name}: its peak was not measured",),
+            notes=tuple(left_out) if drawn else (f"no memory chart for {group.name}: its peak was not measured",),
         )
 
 

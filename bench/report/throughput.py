@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from bench.planning.shards import listed
 from bench.records import Configuration
 from bench.report.axes import Axis
 from bench.report.charts import Heatmap, Kind, LineChart, Point, Series
@@ -18,6 +17,7 @@ from bench.report.figures import (
     batch_size,
     extremes,
     group_table,
+    interruptions,
     parts,
 )
 from bench.tables.columns import COLUMNS
@@ -81,12 +81,13 @@ def _side_by_side(
         for model, lines in shared.items()
         if any(name in names for name, _ in lines)
     ]
+    failed = interruptions(each for lines in shared.values() for each in lines)
     note = f"side by side: drawn for the first {MAX_CHARTS} of {len(charts)}; the table has them all"
     return Figure(
         title="Throughput side by side",
         charts=tuple(charts[:MAX_CHARTS]),
         tables=(_side_by_side_table(shared, trials),),
-        notes=(note,) if len(charts) > MAX_CHARTS else (),
+        notes=(*failed, *((note,) if len(charts) > MAX_CHARTS else ())),
     )
 
 
@@ -154,9 +155,7 @@ def _rates(measured: Trials) -> str:
 def _not_drawn(group: Group) -> Iterator[str]:
     if len(group.lines) > MAX_CHARTS:
         yield f"{NO_MAP} for {group.name}: at most {MAX_CHARTS} models are drawn, but it has {len(group.lines)}"
-    for line in group.lines:
-        if line.failed:
-            yield f"{line.name}: the line is interrupted at batch size {listed(line.failed)}, where every trial failed"
+    yield from interruptions((group.name, line) for line in group.lines)
 
 
 def _heatmap(group: Group) -> Heatmap | None:

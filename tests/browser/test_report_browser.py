@@ -154,7 +154,7 @@ def test_filter_takes_words_and_conditions(opened: Driver) -> None:
 @pytest.mark.parametrize(
     ("condition", "words"),
     [
-        ("epoch_time<1", "unknown column epoch_time: use one of device, model"),
+        ("epoch_time<1", "this table has no column epoch_time: use one of device, model"),
         ("batch_size>=", "batch_size>= needs a value"),
         ("batch_size>=abc", "batch_size needs = != < <= > >= and a plain number"),
         ("model>784-1000-10", "model holds text"),
@@ -188,6 +188,17 @@ def test_a_condition_takes_several_values_as_that_of_show_does(opened: Driver) -
     assert not {"1024", "4096"} & set(others)
 
 
+@pytest.mark.parametrize(
+    ("shown", "other"),
+    [("epoch_seconds", "epoch_seconds_median"), ("throughput_per_second_median", "throughput_per_second")],
+)
+def test_a_quantity_and_its_median_are_the_same_in_a_condition(opened: Driver, shown: str, other: str) -> None:
+    limit = sorted(map(float, column(opened, shown)))[9]
+    for key in (shown, other):
+        type_filter(opened, f"{key}<{limit!r}")
+        assert len(column(opened, "model")) == 9, key
+
+
 def test_words_are_looked_for_within_a_cell(opened: Driver) -> None:
     type_filter(opened, "1064")  # the end of a model's name and the batch size beside it
     assert column(opened, "model") == []
@@ -215,6 +226,42 @@ def test_headers_of_a_table_are_printed_on_every_page_that_it_takes(opened: Driv
     assert found == ("avoid", "contents")
 
 
+def test_a_table_is_not_printed_with_its_first_row_on_the_next_page(opened: Driver) -> None:
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    table = opened.find_element("css selector", "table:has(caption:not(.hidden))")
+    caption = table.find_element("tag name", "caption").value_of_css_property("break-after")
+    first, second = table.find_elements("css selector", "tbody tr")[:2]
+    rows = [row.value_of_css_property("break-before") for row in (first, second)]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert (caption, rows) == ("avoid", ["avoid", "auto"])
+
+
+def test_four_charts_and_their_marks_fit_on_a_printed_page(opened: Driver) -> None:
+    size = {"width": 1031, "height": 703, "deviceScaleFactor": 1, "mobile": False}  # A4 without its margins, in pixels
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    heights: list[float] = opened.execute_script(
+        "return [...document.querySelectorAll('figure')].filter((each) => each.querySelectorAll('svg').length === 4)"
+        ".map((each) => each.getBoundingClientRect().height)"
+    )
+    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert heights
+    assert max(heights) <= size["height"]
+
+
+def test_print_leaves_out_a_figure_of_which_it_would_show_the_title_alone(opened: Driver) -> None:
+    script = """
+        const shown = [...document.querySelectorAll('figure')].filter((each) => each.checkVisibility());
+        const parts = 'svg, .notes, table';
+        return shown.filter((each) => ![...each.querySelectorAll(parts)].some((part) => part.checkVisibility())).length;
+    """
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    bare = opened.execute_script(script)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert bare == 0
+
+
 def test_texts_of_charts_take_the_colours_of_a_forced_palette(opened: Driver) -> None:
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "forced-colors", "value": "active"}]})
     fills: list[str] = opened.execute_script(
@@ -237,6 +284,25 @@ def test_charts_keep_their_size_on_a_narrow_page(opened: Driver) -> None:
         " svg.getBoundingClientRect().width < Number(svg.getAttribute('width')) - 1).length"
     )
     assert shrunk == 0
+
+
+@pytest.mark.parametrize(("width", "is_cut"), [(390, True), (1400, False)])
+def test_a_chart_that_is_cut_off_shows_it_and_can_be_scrolled_by_the_keyboard(
+    opened: Driver, width: int, *, is_cut: bool
+) -> None:
+    opened.set_window_size(width, 900)
+    charts: list[list[bool]] = opened.execute_async_script(
+        """
+        setTimeout(() => arguments[0]([...document.querySelectorAll('.charts:has(> :nth-child(4)) > .chart')].map(
+          (each) => [each.scrollWidth > each.clientWidth, each.tabIndex === 0, each.hasAttribute('aria-label')]
+        )), 300);
+        """
+    )
+    assert charts
+    assert all(chart == [is_cut, is_cut, True] for chart in charts)
+    # A shadow at the edge stays where it is, and what covers it at the chart's own end moves with the chart.
+    attachments = opened.find_element("class name", "chart").value_of_css_property("background-attachment")
+    assert attachments == "local, local, scroll, scroll"
 
 
 @pytest.mark.parametrize("width", [390, 1400])

@@ -35,15 +35,16 @@
   };
 
   // A condition is a column's key, a comparison and a value, as in `show --filter`; any other word is searched for in
-  // every cell. A message is thrown if a condition is wrong.
+  // every cell. A quantity and its median have the same values. A message is thrown if a condition is wrong.
   const conditionOf = (word, headers) => {
     const found = /^(\w+)(!=|<=|>=|=|<|>|~)(.*)$/.exec(word);
     if (found === null) {
       return (row) => [...row.cells].some((cell) => cell.textContent.toLowerCase().includes(word.toLowerCase()));
     }
     const [, key, sign, text] = found;
-    const place = headers.findIndex((header) => header.dataset.key === key);
-    if (place < 0) throw `unknown column ${key}: use one of ${headers.map((header) => header.dataset.key).join(", ")}`;
+    const keys = headers.map((header) => header.dataset.key);
+    const place = keys.findIndex((each) => each.replace(/_median$/, "") === key.replace(/_median$/, ""));
+    if (place < 0) throw `this table has no column ${key}: use one of ${keys.join(", ")}`;
     const isNumeric = headers[place].classList.contains("n");
     const isFraction = headers[place].dataset.unit === "fraction";
     const parts = ["=", "!="].includes(sign) ? text.split(",") : [text];
@@ -75,6 +76,14 @@
     status.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows${problem}`;
   };
 
+  // A chart that is wider than the page can be scrolled by the keyboard; the others are no stops on its way.
+  const stops = new ResizeObserver((entries) => {
+    for (const { target } of entries) {
+      if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+      else target.removeAttribute("tabindex");
+    }
+  });
+  for (const chart of document.querySelectorAll(".chart")) stops.observe(chart);
   for (const table of document.querySelectorAll("table.configurations")) {
     for (const header of table.tHead.rows[0].cells) {
       const button = document.createElement("button");

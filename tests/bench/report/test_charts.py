@@ -115,7 +115,28 @@ def test_a_line_breaks_where_every_trial_failed() -> None:
     assert [[point.x for point in piece] for piece in chart.series[0].pieces()] == [[64], [1024, 4096]]
     drawn = draw(chart, "key")
     assert drawn.count('class="line s0"') == 1
-    assert "the line is interrupted at batch size 256, where every trial failed" in render_page(report(broken))
+    assert "the line leaves out batch size 256, where every trial failed" in render_page(report(broken))
+
+
+def test_every_chart_of_a_line_that_failed_trials_end_says_which_line_and_why() -> None:
+    chosen = [
+        make_configuration(engine=engine, batch_size=64 * 4**place)
+        for engine in ("eager", "fused")
+        for place in range(3)
+    ]
+    run = make_run(chosen, 2)
+    failing = chosen[-1]
+    records = [
+        replace(record, outcome=make_failure()) if record.trial.configuration == failing else record
+        for record in run.records
+    ]
+    (made,) = report(with_records(run, records)).runs
+    figures = {figure.title: figure for section in made.sections for figure in section.figures}
+    note = "cpu, fused, 784-128-10: the line leaves out batch size 1024, where every trial failed"
+    for title in ("Throughput side by side", "Throughput: cpu, fused", "Memory: cpu, fused"):
+        assert figures[title].charts
+        assert figures[title].notes == (note,), title
+    assert figures["Memory: cpu, eager"].notes == figures["Throughput: cpu, eager"].notes == ()
 
 
 def found(kind: Kind, *runs: Run) -> list[Chart]:

@@ -23,6 +23,7 @@ from bench.report.contents import Report, Stored, make_report
 from bench.report.export import find_pictures, left_out
 from bench.report.figures import MAX_CHARTS, NO_MAP
 from bench.report.pictures import make_figure
+from bench.report.svg import draw
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -81,6 +82,16 @@ def test_pictures_hold_the_numbers_of_the_report() -> None:
                 assert {each.value for each in ratios} <= {x for x, _ in drawn_points(axes)}
         kinds.add(picture.chart.kind)
     assert len(kinds) == 8
+
+
+def test_axes_of_pictures_have_the_ticks_of_the_report() -> None:
+    drawn = [picture.chart for picture in find_pictures(report(grid())) if isinstance(picture.chart, LineChart)]
+    assert drawn
+    for chart in drawn:
+        axes = make_figure(chart).axes[0]
+        assert [text.get_text() for text in axes.get_yticklabels()] == re.findall(
+            r'class="tick end">([^<]*)<', draw(chart, "key")
+        ), chart.title
 
 
 def test_the_same_run_gives_the_same_files_whatever_the_users_settings_are(tmp_path: Path) -> None:
@@ -164,7 +175,7 @@ def test_charts_without_measurements_are_left_out_with_the_reason(tmp_path: Path
     assert len(lines) == 5
     for words in (
         "1 of 2 configurations: no trial was measured",
-        "the line is interrupted at batch size",
+        "cpu, 784-128-10: the line leaves out batch size 128, where every trial failed",
         "no accuracy is drawn",
         "no memory chart for cpu",
         "map of throughput: it needs",

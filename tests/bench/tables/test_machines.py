@@ -281,6 +281,22 @@ def test_the_commands_take_runs_of_several_machines(tmp_path: Path) -> None:
         assert f"{option} is about one machine" in refused.stderr
 
 
+def test_a_report_of_machines_that_divided_a_plan_names_their_run_and_compares_nothing(tmp_path: Path) -> None:
+    path = store(mixed({(SMALL, 0): 1.0, (LARGE, 1): 2.0}), tmp_path / "run.jsonl")
+    path.write_bytes(path.read_bytes()[:-20])
+    result = bench("report", path, "--output", tmp_path / "report.html")
+    assert result.exit_code == 0, result.output
+    assert "report.html: 1 run, " in result.stdout
+    assert result.stderr.count("was cut off") == 1
+    text = (tmp_path / "report.html").read_text()
+    assert f"<h1>Benchmark report: 0a1b2c3d {HERE.id}, 0a1b2c3d {THERE.id}</h1>" in text
+    assert f">Run 0a1b2c3d {THERE.id}</h2>" in text
+    assert "the two machines measured different parts" in text
+    assert "Not compared" not in text
+    exported = bench("export", path, "--plots", tmp_path / "plots")
+    assert "no ratios: no configuration was measured on both sides" in exported.stderr
+
+
 def test_an_account_of_one_machine_is_headed_by_the_one_that_measured(tmp_path: Path) -> None:
     ways = [SMALL, *(dataclasses.replace(SMALL, **change) for change in ({"world_size": 2}, {"engine": "fused"}))]
     run = mixed({(each, 1): 1.0 for each in ways}, repeats=1)
