@@ -135,13 +135,19 @@ def find_files(directory: Path) -> Iterator[Path]:
     Links to folders are followed, each folder once.
     """
     seen = set[str]()
-    for folder, folders, names in os.walk(directory, followlinks=True):
+    for folder, folders, names in os.walk(directory, onerror=_unless_closed, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
         yield from (Path(folder, name) for name in (*folders, *names) if name.endswith(SUFFIX))
+
+
+def _unless_closed(error: OSError) -> None:
+    """Raise `error` unless it is of a folder that is missing or cannot be entered, in which nothing is found."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
+        raise error
 
 
 def find_runs(directory: Path) -> Iterator[FoundRun]:

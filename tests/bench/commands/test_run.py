@@ -259,7 +259,7 @@ def test_the_stored_command_names_no_user(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_stored_command_is_valid_utf_8() -> None:
-    assert command_line(("--output", os.fsdecode(b"caf\xe9.jsonl"))) == ("--output", "caf?.jsonl")
+    assert command_line(("--output", os.fsdecode(b"na\xefve.jsonl"))) == ("--output", "na?ve.jsonl")
 
 
 def test_the_way_to_resume_has_the_options_that_were_given(worker: FakeLauncher) -> None:
