@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("threads")
 
 def test_recipes_lists_all_with_what_the_tutorials_claim(run: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "170")
     code, out, err = run("recipes")
     assert (code, err) == (0, "")
     for recipe in RECIPES.values():
@@ -31,7 +31,7 @@ def test_recipes_lists_all_with_what_the_tutorials_claim(run: CommandLine, monke
     assert "535,818" in out
     cells = {line.split("  ")[0]: line for line in out.splitlines()}
     assert " sgd 0.001, batch 16 not shuffled, 5 epochs; softmax, nll_of_log; unit " in cells["mlp_100_100"]
-    assert " adam 0.01 (one_cycle), batch 256, 4 epochs; logits, cross_entropy; mnist " in cells["speedrun"]
+    assert " adam 0.0125 (one_cycle), weight decay 0.0004, batch 256, 4 epochs; logits" in cells["speedrun"]
     assert " sgd 0.1, momentum 0.9, batch 256, 3 epochs; log_softmax, nll; mnist " in cells["canary_sgd"]
 
 

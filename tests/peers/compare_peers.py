@@ -141,23 +141,24 @@ class Peer:
     def prepare(self, batch_size: int, turn_seconds: float) -> None:
         """Choose the number of samples in a turn, about `turn_seconds` of work, and warm up with it."""
         self.probe = min(SAMPLES, PROBE_BATCHES * batch_size)
-        self._train(self.probe)
-        seconds, _ = self._train(self.probe)
+        self.train(self.probe)
+        seconds, _ = self.train(self.probe)
         batches = math.ceil(turn_seconds / seconds * self.probe / batch_size)
         # Whole passes if more than one fits: for some peers a short last batch of another size means a compilation.
         self.samples = batches * batch_size
         if self.samples > SAMPLES:
             self.samples = round(self.samples / SAMPLES) * SAMPLES
-        self._train(self.samples)
+        self.train(self.samples)
 
     def turn(self) -> tuple[float, float]:
         """Train; return the seconds per epoch at this rate, and the mean loss."""
         time.sleep(PAUSE_SECONDS)
-        self._train(self.probe)
-        seconds, loss = self._train(self.samples)
+        self.train(self.probe)
+        seconds, loss = self.train(self.samples)
         return seconds * SAMPLES / self.samples, loss
 
-    def _train(self, samples: int) -> tuple[float, float]:
+    def train(self, samples: int) -> tuple[float, float]:
+        """Train on so many samples; return the seconds that it took, and the mean loss."""
         self._send(str(samples))
         answer = self._receive()
         return answer["seconds"], answer["loss"]
