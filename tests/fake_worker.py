@@ -77,6 +77,7 @@ class FakeLauncher:
         self.broken = False
         self.batch_seconds: Iterator[float] = itertools.repeat(0.001)
         self.batch_size = 64
+        self.train_samples = TRAIN_SAMPLES
         self.first_loss = 2.3
         self.stretches: list[tuple[int, int, int]] = []
 
@@ -105,7 +106,7 @@ class FakeLauncher:
             case "prepare":
                 from_json(Trial, request["trial"])
                 return Prepared(
-                    train_samples=TRAIN_SAMPLES,
+                    train_samples=self.train_samples,
                     step_seconds=0.001,
                     **{
                         name: getattr(measurement, name)

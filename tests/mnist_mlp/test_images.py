@@ -3,6 +3,8 @@
 import contextlib
 import io
 import random
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +149,14 @@ def test_what_reaches_in_from_the_edge_is_not_part_of_the_digit(
     prepared = prepare_image(ImageChops.invert(sheet) if inverted else sheet)
     assert prepared.polarity == ("light on dark" if inverted else "dark on light")
     assert difference(prepared.pixels, REFERENCE) < 0.05
+
+
+@pytest.mark.parametrize("thing", [(0, 50, 20, 450), (50, 0, 450, 20), (479, 50, 499, 450), (50, 479, 450, 499)])
+def test_what_reaches_in_from_a_single_edge_is_not_part_of_the_digit(thing: tuple[int, int, int, int]) -> None:
+    sheet = Image.new("L", (500, 500), 255)
+    sheet.paste(seven(), (220, 200))
+    ImageDraw.Draw(sheet).rectangle(thing, fill=90)
+    assert difference(prepare_image(sheet).pixels, REFERENCE) < 0.05
 
 
 def test_digit_cut_by_the_edge_is_not_dropped_for_a_loose_stroke() -> None:
@@ -496,6 +506,55 @@ def test_a_chunk_that_announces_gigabytes_costs_no_memory(tmp_path: Path) -> Non
             prepare_image(tmp_path / "seven.png")  # the picture's data is complete
 
     assert peak_bytes(prepare) < 2**24
+
+
+PRINT_MEMORY: Final = """
+import sys
+from pathlib import Path
+from mnist_mlp.images import prepare_image
+
+def most_bytes():
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+small, large = sys.argv[1:]
+prepare_image(small)  # what every picture takes
+before = most_bytes()
+prepare_image(large)
+print(most_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_picture_with_opacity_takes_sixteen_bytes_per_pixel(tmp_path: Path) -> None:
+    ink = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
+    ImageDraw.Draw(ink).line([(80, 50), (110, 150)], fill=(0, 0, 0, 255), width=9)
+    side, options = 4000, {"lossless": True, "method": 0}
+    small = saved(tmp_path, ink, "small.webp", **options)
+    large = saved(tmp_path, ink.resize((side, side), Image.Resampling.NEAREST), "large.webp", **options)
+    command = [sys.executable, "-c", PRINT_MEMORY, str(small), str(large)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
+    assert int(done.stdout) < 17 * side**2
+
+
+def test_the_largest_picture_is_read_and_one_with_a_column_more_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", seven().width * seven().height)
+    assert difference(prepare_image(saved(tmp_path, seven())).pixels, REFERENCE) == 0
+    with pytest.raises(ImageError, match="is too large"):
+        prepare_image(saved(tmp_path, seven(width=seven().width + 1)))
+
+
+def test_the_largest_file_is_read_and_one_with_a_byte_more_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(tmp_path, seven())
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", path.stat().st_size)
+    assert difference(prepare_image(path).pixels, REFERENCE) == 0
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", path.stat().st_size - 1)
+    with pytest.raises(ImageError, match="is too large"):
+        prepare_image(path)
 
 
 def test_a_file_larger_than_any_picture_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

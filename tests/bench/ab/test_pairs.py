@@ -120,6 +120,14 @@ def test_a_dying_process_and_a_refused_configuration_fail_their_arm() -> None:
         pair(baseline, FakeLauncher())
 
 
+def test_arms_that_train_on_different_numbers_of_samples_are_not_paired() -> None:
+    baseline, candidate = FakeLauncher(), FakeLauncher()
+    candidate.train_samples = 30_000
+    with pytest.raises(ArmFailedError, match=r"different numbers of samples: \[30000, 60000\]"):
+        pair(baseline, candidate)
+    assert baseline.killed == candidate.killed == 1
+
+
 def test_an_arms_failure_names_no_folder_of_this_machine() -> None:
     baseline = FakeLauncher()
     for answer in (

@@ -72,6 +72,14 @@ def test_loss_is_reproduced_if_within_or_better_which_is_lower(
     assert check.reproduced is reproduced
 
 
+def test_a_claim_that_every_seed_meets_exactly_is_reproduced() -> None:
+    (claim,) = (claim for claim in RECIPES["mlp_512_256"].claims if claim.metric == "test_accuracy")
+    checks = check_claims(run_of(documented("mlp_512_256"), (claim.value,) * 3))
+    (check,) = (check for check in checks if check.claim.metric == "test_accuracy")
+    assert check.low == check.high == claim.value
+    assert check.reproduced
+
+
 def test_every_claim_of_every_recipe_is_checked() -> None:
     for name, recipe in RECIPES.items():
         checks = check_claims(run_of(documented(name), (0.97, 0.98, 0.975)))

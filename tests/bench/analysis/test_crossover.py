@@ -52,6 +52,14 @@ def test_a_batch_beyond_the_training_set_is_compared_as_the_step_that_is_trained
     assert beyond.width == whole.width == pytest.approx(true, rel=0.011)
 
 
+@pytest.mark.parametrize("crossing", range(9, 60))
+def test_among_narrow_layers_the_crossover_is_exact(crossing: int) -> None:
+    level = cast("Fit", Scripted(crossing - 0.5, 0.0))
+    growing = cast("Fit", Growing())
+    found = crossover(growing, level, (784, 64, 10), 64, (8, 64))
+    assert (found.first, found.width) == (growing, crossing)
+
+
 def test_an_uncertain_crossover_says_between_which_widths() -> None:
     slow, fast = law(20e-6, 50e9), law(400e-6, 5e12)
     run = merged(grid(slow, device="cpu", noise=0.1, seed=1), grid(fast, device="cuda:0", noise=0.1, seed=2))
@@ -77,6 +85,15 @@ class Scripted:
 
     def predict(self, *_size: object) -> Prediction:
         return self._prediction
+
+
+class Growing:
+    """A fit that predicts, exactly, as many seconds as the first hidden layer has units."""
+
+    series = Scripted.series
+
+    def predict(self, layers: Sequence[int], _batch_size: int) -> Prediction:
+        return Prediction(step_seconds=layers[1], half=0.0)
 
 
 @pytest.mark.parametrize(("percent", "is_known"), [(6.0, True), (8.0, False)])
@@ -169,6 +186,14 @@ def test_a_crossover_says_of_which_layers_it_is_where_there_are_several_shapes()
     assert alone.headers[0] == "faster when narrow"
 
 
+def test_one_layer_more_is_another_shape_even_if_it_is_like_the_last() -> None:
+    shapes = ((64,), (512,), (512, 10), (64, 1))
+    assert crossed_at(as_json(merged(deep(SLOW, shapes), deep(FAST, shapes, engine="fused")))) == {
+        ((784, 64, 10), 64, 512),
+        ((784, 64, 1, 10), 64, 512),
+    }
+
+
 def test_layers_of_one_shape_are_scaled_alike_but_for_rounding() -> None:
     shapes = ((3, 1), (10, 3), (101, 35), (1000, 345))  # rounding 345 down to 101 and 10 gives 34.8 and 3.45
     assert crossed_at(as_json(merged(deep(SLOW, shapes), deep(FAST, shapes, engine="fused")))) == {
@@ -194,3 +219,11 @@ def test_pairs_without_a_common_range_of_widths_are_listed_without_a_crossover(
         "no crossover can be computed for cpu eager and cpu fused of 784-2048-10: that takes a batch size and a range "
         "of widths that both measured"
     )
+
+
+@pytest.mark.parametrize(("count", "more"), [(5, ": that takes"), (6, " and 1 more: that takes")])
+def test_of_many_pairs_without_a_crossover_five_are_listed(count: int, more: str) -> None:
+    shapes = [(64, 8 * place) for place in range(1, count + 1)]
+    note = tables_of(merged(deep(SLOW, shapes), deep(FAST, shapes, engine="fused")))[-1].notes[-1]
+    assert note.count("cpu eager and cpu fused of 784-64-") == 5
+    assert f" of 784-64-40-10{more}" in note

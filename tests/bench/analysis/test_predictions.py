@@ -74,6 +74,15 @@ def test_far_outside_the_measured_sizes_the_interval_has_no_upper_end() -> None:
     assert "extrapolated, so no more than a guess: cpu;" in text
 
 
+def test_only_models_of_other_sizes_are_said_to_guess() -> None:
+    narrow = [(width, batch) for width in (64, 128) for batch in (16, 256, 4096)]
+    sides = label_runs([merged(grid(CPU), grid(CPU, engine="fused", sizes=narrow))], [None])
+    models = make_models(sides)
+    beyond_one = render_prediction(sides, models, ((784, 512, 10), 64), "markdown", 80)
+    assert "extrapolated, so no more than a guess: cpu fused;" in beyond_one
+    assert "extrapolated" not in render_prediction(sides, models, ((784, 100, 10), 64), "markdown", 80)
+
+
 def test_steps_of_different_numbers_of_samples_are_compared_per_sample() -> None:
     (side,) = label_runs([grid(CPU)], [None])
     sides = [dataclasses.replace(side, measured=[*side.measured, *measured_digits()])]

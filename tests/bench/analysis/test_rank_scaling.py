@@ -51,8 +51,13 @@ def run_of(*records: TrialRecord) -> Run:
     return dataclasses.replace(run, header=dataclasses.replace(run.header, plan=plan), records=records)
 
 
+def test_in_a_ring_each_rank_sends_nearly_twice_the_gradients() -> None:
+    assert [ring_share(ranks) for ranks in (1, 2, 4, 8)] == [0.0, 1.0, 1.5, 1.75]
+
+
 def test_the_terms_that_made_the_times_are_found_and_predict_more_ranks() -> None:
     (found,) = fit_ranks([trial(ranks, repeat) for ranks in (1, 2, 4) for repeat in range(3)])
+    assert found.configuration == make_configuration(world_size=1)
     assert found.serial_seconds.mean == pytest.approx(SERIAL)
     assert found.parallel_seconds.mean == pytest.approx(PARALLEL)
     assert found.exchange_seconds.mean == pytest.approx(EXCHANGE)

@@ -1,5 +1,6 @@
 """Fitted step times: known coefficients come back, intervals hold, and the notes about them are true."""
 
+import dataclasses
 import itertools
 import math
 import random
@@ -25,8 +26,9 @@ from step_times import (
     tables_of,
 )
 
-from bench.analysis.scaling import fit
+from bench.analysis.scaling import Coefficient, fit
 from bench.analysis.scaling_models import label_runs, make_models
+from bench.analysis.scaling_view import scaling_tables
 from bench.analysis.size_series import size_series
 from bench.units import format_flops, format_seconds
 from mnist_mlp.costs import training_flops
@@ -130,7 +132,7 @@ def test_a_left_out_size_is_predicted_without_its_own_time() -> None:
     left_out = fitted(make_run(run.header.plan.configurations, 1, records=records)).leave_one_out
     assert left_out.worst == odd
     assert left_out.largest == pytest.approx(1 - 1 / 3)  # the others tell the true time exactly
-    assert left_out.median < left_out.largest
+    assert left_out.median < 0.05  # the mean is nearly twice that
 
 
 def test_failed_trials_and_too_few_sizes_give_no_model() -> None:
@@ -211,6 +213,14 @@ def test_a_rate_that_was_not_seen_to_have_a_limit_has_the_lower_end_of_its_inter
     assert "half-performance size: none, the data show no limit to the rate" in table.notes[-1]
     (raw,) = as_json(run)["models"]
     assert [raw[f"rate_flops_per_second{end}"] for end in ("", "_low", "_high")] == [None, one.rate.low, None]
+
+
+def test_a_rate_without_an_upper_end_is_shown_with_the_distance_to_its_lower_one() -> None:
+    (model,) = make_models(label_runs([grid(CPU)], [None]))
+    rate = Coefficient(value=4e11, low=1e11, high=math.inf)
+    unlimited = dataclasses.replace(model, fit=dataclasses.replace(model.fit, rate=rate))
+    (table, *_) = scaling_tables([unlimited])
+    assert table.rows[0][2] == "400 GFLOP/s ±75 %"
 
 
 def test_one_size_however_often_gives_no_model() -> None:

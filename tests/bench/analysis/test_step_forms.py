@@ -4,9 +4,11 @@ import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 from step_times import CPU, Law, as_json, fitted, grid, law, merged, overhead_of, tables_of
 
+from bench.analysis.step_forms import Form, Matrix, Solution, search, solve
 from mnist_mlp.costs import training_flops
 
 
@@ -58,6 +60,34 @@ def test_of_noisy_times_that_overlap_the_intervals_hold_too() -> None:
         told = one.predict(layers, batch)
         held["again"] += told.low <= law_(layers, batch) * math.exp(others.gauss(0, 0.05)) <= told.high
     assert min(held.values()) >= 88, held  # see `test_the_intervals_hold_what_they_promise`
+
+
+@pytest.mark.parametrize(("width", "batches"), [(4096, (4096, 16384)), (64, (16, 64))])
+def test_the_side_that_waits_adds_nothing_to_the_interval(width: int, batches: tuple[int, int]) -> None:
+    one = fitted(grid(overlapping(HOST, law(0.0, 20e12)), device="cuda:0", sizes=GPU_SIZES, noise=0.05, seed=1))
+    assert one.terms == ("overhead", "arithmetic")
+    less, more = (one.predict((784, width, 10), batch).half for batch in batches)
+    assert less == pytest.approx(more)  # one coefficient alone decides both
+
+
+def test_of_all_divisions_between_host_and_device_the_one_that_fits_best_is_found() -> None:
+    random_, differing = np.random.default_rng(1), 0
+    sizes = list(itertools.product((64, 512, 4096), (16, 512, 16384)))
+    work = np.array([training_flops((784, width, 10)) * float(batch) for width, batch in sizes])
+    rows = np.stack([np.ones(len(sizes)), work, [float(width) for width, _ in sizes]], axis=1)
+    form = Form(terms=("overhead", "arithmetic", "traffic"), host=frozenset({"overhead"}))
+    exact = form.seconds(rows, np.array([350e-6, 5e-14, 3e-7])).max(axis=1)
+    divisions = [(work.argsort().argsort() >= first).astype(np.intp) for first in range(1, len(sizes))]
+    for _ in range(30):
+        seconds = exact * np.exp(0.5 * random_.standard_normal(len(sizes)))
+
+        def misfit(solution: Solution, seconds: Matrix = seconds) -> float:
+            return float((np.log(form.seconds(rows, solution.coefficients).max(axis=1) / seconds) ** 2).sum())
+
+        found = [misfit(search(form, rows, seconds, division)) for division in divisions]
+        assert misfit(solve(form, rows, seconds, work)) == pytest.approx(min(found))
+        differing += max(found) > 1.05 * min(found)
+    assert differing > 5  # a search from anywhere would not do
 
 
 def test_additive_and_overlapping_forms_are_distinguished() -> None:

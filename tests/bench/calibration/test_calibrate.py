@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from bench.execution.launcher import Launcher
 from bench.protocol.messages import Evaluated, Trained
 from bench.records import Configuration, DeviceStatus, Failure, FailureKind
 from bench.system.interrupts import Interrupts
-from bench.system.locks import device_locks
+from bench.system.locks import Patience, device_locks
 
 pytestmark = pytest.mark.usefixtures("own_locks")
 
@@ -339,6 +340,19 @@ def test_a_missing_device_is_refused(fake_launcher: FakeLauncher, tmp_path: Path
 def test_a_device_in_use_is_refused(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
     with device_locks(["cpu"]), pytest.raises(BadInputError, match="device cpu is in use"):
         run(options(tmp_path), fake_launcher, FakePairs())
+
+
+def test_waiting_for_the_device_is_no_part_of_the_duration(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    def sleep(_seconds: float) -> None:
+        time.sleep(0.25)
+        held.close()
+
+    begun = time.perf_counter()
+    with contextlib.ExitStack() as held:
+        held.enter_context(device_locks(["cpu"]))
+        chosen = options(tmp_path, patience=Patience(seconds=60.0, sleep=sleep))
+        (session,) = run(chosen, fake_launcher, FakePairs(*[0.01] * 4)).profile.sessions
+    assert 0 < session.wall_seconds < time.perf_counter() - begun - 0.25
 
 
 def test_the_device_and_the_profile_are_held_while_measuring(fake_launcher: FakeLauncher, tmp_path: Path) -> None:

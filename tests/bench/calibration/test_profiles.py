@@ -302,6 +302,23 @@ def test_figures_hold_the_newest_medians_and_estimates_from_all_sessions() -> No
     assert profile.figures("mps") is None
 
 
+def test_a_stalled_trial_does_not_move_what_a_session_shows() -> None:
+    figures = make_profile(
+        make_session(make_device(epoch_seconds=(0.4, 0.5, 9.0), yardstick_seconds=(0.02, 0.021, 0.9)))
+    ).figures("cpu")
+    assert figures is not None
+    assert (figures.epoch_seconds, figures.yardstick_seconds) == (0.5, 0.021)
+
+
+def test_the_peak_of_a_device_is_that_of_the_libraries_it_was_last_calibrated_with() -> None:
+    profile = make_profile(
+        make_session(make_device(rates=(make_rates(),))), make_session(make_device(device="cuda:0"), torch="2.12.0")
+    )
+    figures = profile.figures("cpu")
+    assert figures is not None
+    assert figures.peak_flops_per_second == 4.2e11
+
+
 # Appending
 
 

@@ -96,6 +96,7 @@ def test_too_few_seeds_for_accuracy_say_how_many_would_do() -> None:
     assert finding.judgement.verdict is Verdict.INCONCLUSIVE
     assert finding.judgement.needed_n is not None
     assert f"--repeats {finding.judgement.needed_n}" in finding.advice
+    assert "bench ab" not in finding.advice  # it judges times alone
 
 
 @pytest.mark.parametrize("gate", ["all", "time"])
@@ -147,6 +148,23 @@ def test_missing_configurations_name_their_nearest_and_share_one_advice() -> Non
     text = " ".join(check_text(report).split())
     assert text.count("next, for 2 of the findings above: measure the candidate as the baseline was") == 1
     assert text.count("next, for 2 of the findings above: if the right run is named, refresh the baseline") == 1
+
+
+@pytest.mark.parametrize("empty", ["baseline", "candidate"])
+def test_each_configuration_is_missing_in_a_run_that_has_none(empty: str) -> None:
+    nothing, two = make_run([], 3), side((1.0, 2.0), run_id="b0b0b0b0")
+    report = check(nothing, two) if empty == "baseline" else check(two, nothing)
+    missing = [each for each in report.findings if f"missing in the {empty}" in each.judgement.reason]
+    assert [each.subject for each in missing] == configurations(2)
+
+
+@pytest.mark.parametrize("which", ["baseline", "candidate"])
+def test_a_configuration_that_only_one_side_has_is_told_from_its_like_by_what_it_differs_in(which: str) -> None:
+    like, other = make_configuration(), make_configuration(engine="fused")
+    both, one = {like: 1.0, other: 1.0}, {like: 1.0}
+    ours, theirs = (both, one) if which == "baseline" else (one, both)
+    text = " ".join(check_text(check(side(ours), side(theirs, run_id="b0b0b0b0"))).split())
+    assert "engine fused" in text
 
 
 def test_runs_of_nothing_in_common_are_one_finding() -> None:

@@ -3,9 +3,10 @@
 from bench_builders import make_configuration
 from stored_runs import side
 
-from bench.compare.matching import match
+from bench.compare.matching import match, varying_dimensions
 from bench.compare.trials import Trials, gather
 from bench.records import Configuration
+from bench.tables.machines import on_machine
 
 
 def measured(*chosen: Configuration) -> tuple[Trials, ...]:
@@ -33,3 +34,9 @@ def test_what_differs_in_an_ignored_member_is_paired_in_its_place_and_no_longer_
     assert [(threads_of(one), threads_of(other)) for one, other in matching.pairs] == [(8, 2), (2, 2), (2, 2)]
     assert [one.subject for one, _ in matching.pairs] == [trials.subject for trials in ours]
     assert (matching.baseline_only, matching.candidate_only) == ((), ())
+
+
+def test_the_machine_tells_configurations_apart_only_where_there_are_several() -> None:
+    eager, fused = make_configuration(), make_configuration(engine="fused")
+    assert varying_dimensions([on_machine(eager, "a"), on_machine(fused, "a")]) == ("engine",)
+    assert varying_dimensions([on_machine(eager, "a"), on_machine(fused, "b")]) == ("machine_id", "engine")

@@ -30,6 +30,7 @@ from bench.stats.judgement_text import (
     change_text,
     change_words,
     effect_text,
+    points_effect_text,
     points_interval_text,
     points_text,
     ratio_interval_text,
@@ -268,6 +269,8 @@ def test_changes_are_written_with_their_sign_and_unit() -> None:
     assert effect_text(0.05) == "5.1 %"
     assert effect_text(math.inf) == effect_text(None) == ""
     assert points_text(-0.00123) == "-0.12"
+    assert points_effect_text(0.00123) == "0.12"
+    assert points_effect_text(math.inf) == points_effect_text(None) == ""
     assert points_interval_text(Interval(low=-0.001, high=0.002, level=0.95)) == "-0.10 to +0.20"
     assert ratio_text(math.log(1.5)) == "1.500"
     assert ratio_text(math.log(123.4)) == "123"

@@ -11,8 +11,9 @@ from bench.errors import InterruptedRunError
 
 
 @pytest.fixture
-def interrupted(fake_launcher: FakeLauncher, tmp_path: Path) -> Path:
+def interrupted(own_locks: None, fake_launcher: FakeLauncher, tmp_path: Path) -> Path:
     """A stored run of which two of six trials are finished."""
+    del own_locks
     with pytest.raises(InterruptedRunError, match=r"2 of 6 trials are stored in .*; continue with: .*--resume"):
         start(fake_launcher, options(tmp_path), Display({2: interrupt}))
     (path,) = (tmp_path / "results").rglob("*.jsonl")

@@ -142,6 +142,11 @@ def test_robust_estimate_of_few_pairs_is_the_plain_one(n: int) -> None:
     assert robust_paired_estimate(values) == paired_estimate(values)
 
 
+def test_a_single_pair_left_by_the_trimming_has_no_spread() -> None:
+    estimate = robust_paired_estimate([-3.0, 0.02, 5.0], share=0.4)
+    assert (estimate.value, estimate.degrees_of_freedom, estimate.standard_error) == (0.02, 0, math.inf)
+
+
 def test_one_wild_pair_hardly_moves_the_robust_estimate() -> None:
     quiet = [-0.03, -0.02, -0.01, 0.0, 0.0, 0.01, 0.02, 0.03]
     wild = [*quiet[:-1], math.log(30)]

@@ -251,6 +251,13 @@ def test_one_accuracy_against_several_equal_ones_decides_nothing(n: tuple[int, i
         assert judgement.interval is None
 
 
+@pytest.mark.parametrize("n", [(2, 5), (5, 2)])
+def test_trials_that_agree_are_as_few_as_those_of_the_side_with_fewer(n: tuple[int, int]) -> None:
+    baseline, candidate = [0.97] * n[0], [0.94] * n[1]
+    assert gate_accuracy(baseline, candidate).verdict is Verdict.INCONCLUSIVE
+    assert compare_accuracies([independent_estimate(baseline, candidate)])[0].verdict is Verdict.INCONCLUSIVE
+
+
 def test_small_test_sets_keep_the_error_rate_of_tables_with_two_seeds() -> None:
     random, tables = np.random.default_rng(1), 300
     false = 0
@@ -293,6 +300,7 @@ def test_a_margin_without_sense_is_refused(wrong: float) -> None:
         lambda: gate_times([make_estimate(0.0)], max_slowdown=wrong),
         lambda: gate_accuracies([make_estimate(0.0)], max_drop=wrong),
         lambda: compare_times([make_estimate(0.0)], same_within=wrong),
+        lambda: compare_accuracies([make_estimate(0.0)], same_within=wrong),
     ]
     for gate in gates:
         with pytest.raises(BadInputError, match="margin"):
@@ -301,10 +309,17 @@ def test_a_margin_without_sense_is_refused(wrong: float) -> None:
 
 @pytest.mark.parametrize("wrong", [0.0, -0.1, 0.5, math.nan])
 def test_a_level_without_sense_is_refused(wrong: float) -> None:
-    with pytest.raises(BadInputError, match="level"):
-        gate_times([make_estimate(0.0)], max_slowdown=0.05, error_level=wrong)
-    with pytest.raises(BadInputError, match="level"):
-        gate_times([make_estimate(0.0)], max_slowdown=0.05, pass_level=wrong)
+    judges: list[Callable[[], object]] = [
+        lambda: gate_times([make_estimate(0.0)], max_slowdown=0.05, error_level=wrong),
+        lambda: gate_times([make_estimate(0.0)], max_slowdown=0.05, pass_level=wrong),
+        lambda: gate_accuracies([make_estimate(0.0)], max_drop=0.005, error_level=wrong),
+        lambda: gate_accuracies([make_estimate(0.0)], max_drop=0.005, pass_level=wrong),
+        lambda: compare_times([make_estimate(0.0)], error_level=wrong),
+        lambda: compare_accuracies([make_estimate(0.0)], error_level=wrong),
+    ]
+    for judge in judges:
+        with pytest.raises(BadInputError, match="level"):
+            judge()
 
 
 @pytest.mark.parametrize("wrong", [-0.01, math.inf, math.nan])
@@ -391,6 +406,7 @@ def test_a_rise_is_judged_for_the_family() -> None:
     [
         (0.0, Verdict.PASS),
         (-0.0009, Verdict.PASS),
+        (-0.001, Verdict.PASS),  # by a hair more in binary fractions
         (-0.0011, Verdict.INCONCLUSIVE),
         (-0.005, Verdict.INCONCLUSIVE),
         (-0.0051, Verdict.REGRESSION),
@@ -591,7 +607,9 @@ def test_the_trials_that_would_decide_are_those_of_a_family(
     ],
 )
 def test_the_detectable_effect_is_that_of_a_family(judge: str, error: float, tolerated: float, level: float) -> None:
-    effect = judge_first_of_ten(judge, make_estimate(0.0, error=error)).minimum_detectable_effect
-    assert effect is not None
-    found = stats.nct.sf(stats.t.isf(level / 10, 10), 10, (effect - tolerated) / error)
-    assert found == pytest.approx(0.8, abs=0.01)
+    estimate = make_estimate(0.0, error=error)
+    for size, judgement in ((1, JUDGES[judge]([estimate])[0]), (10, judge_first_of_ten(judge, estimate))):
+        effect = judgement.minimum_detectable_effect
+        assert effect is not None
+        found = stats.nct.sf(stats.t.isf(level / size, 10), 10, (effect - tolerated) / error)
+        assert found == pytest.approx(0.8, abs=0.015)

@@ -303,6 +303,13 @@ def test_a_complete_merge_has_its_table_beside_it_whenever_it_became_complete(tm
     assert sorted(each.name for each in tmp_path.iterdir()) == ["run.csv", "run.jsonl"]
 
 
+def test_what_a_killed_merge_left_is_removed(tmp_path: Path) -> None:
+    for name in (".run.jsonl.0a1b2c3d.tmp", ".run.csv.0a1b2c3d.tmp"):
+        (tmp_path / name).touch()
+    merge_into(tmp_path / "run.jsonl", shard(1), shard(2), shard(3))
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["run.csv", "run.jsonl"]
+
+
 def test_merging_again_writes_only_a_table_that_is_missing(tmp_path: Path) -> None:
     path, table = tmp_path / "run.jsonl", tmp_path / "run.csv"
     run = merge_into(path, shard(1), shard(2), shard(3))

@@ -2,6 +2,9 @@
 
 import os
 import re
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,17 @@ def test_other_words_after_latest_are_refused(tmp_path: Path, reference: str) ->
         resolve(reference, tmp_path)
 
 
+@pytest.fixture
+def ahead_of_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "NPT-05:45")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a process cannot have a time zone of its own")
+@pytest.mark.usefixtures("ahead_of_utc")
 def test_a_time_without_zone_counts_as_utc(tmp_path: Path) -> None:
     stored(tmp_path, "aa01beef", "2026-11-21T03:15:00Z")
     newer = stored(tmp_path, "aa02beef", "2026-11-21T03:16:00")

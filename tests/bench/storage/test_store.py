@@ -186,6 +186,16 @@ def test_an_exception_in_the_midst_of_a_write_leaves_no_part_of_the_line(
     assert read_run(tmp_path / "run.jsonl").records == RECORDS[:2]
 
 
+def test_an_interrupted_creation_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):  # an open file would end the test with a ResourceWarning
+        RunWriter.create(tmp_path / "run.jsonl", RUN.header)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_could_not_be_cut_off_at_once_is_cut_off_by_the_next_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

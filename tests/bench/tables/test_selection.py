@@ -99,6 +99,7 @@ def test_rows_must_meet_every_filter() -> None:
         ("test_accuracy=0.9,97", "compares a fraction: write 0.97 or 97%"),
         ("epoch_seconds<100ms", "a plain number of seconds, like epoch_seconds>=0.5"),
         ("test_accuracy>97", "compares a fraction: write 0.97 or 97%"),
+        ("test_accuracy>2", "compares a fraction: write 0.02 or 2%"),
         ("test_accuracy>x%", "from 0 to 1, or a percentage, like test_accuracy>=0.97"),
         ("epoch_seconds<nan", "compares a number"),
         ("batch_size>=", "compares a number"),
