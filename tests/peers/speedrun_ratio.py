@@ -70,6 +70,7 @@ def measure(recipe: str, pair: int, threads: int) -> tuple[float, float]:
         before, epoch, after = (
             turn(peer, samples) for peer, samples in ((speedrun, whole), (tutorial, SAMPLES), (speedrun, whole))
         )
+    print(f"pair {pair + 1}: {before:.3f} s, {epoch:.2f} s, {after:.3f} s", file=sys.stderr, flush=True)  # noqa: T201 - progress
     return epoch * RECIPES[recipe].epochs, (before + after) / 2
 
 

@@ -178,3 +178,13 @@ def test_every_peer_keeps_to_its_device(
         assert json.loads(peer.wait()) == [expected, device]
     finally:
         peer.close()
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_a_tutorials_training_takes_several_times_as_long_as_the_speedrun() -> None:
+    command = [sys.executable, str(HERE / "speedrun_ratio.py"), "--pairs", "2", "--recipe", "mlp_128", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own programs
+    assert "mlp_128, 10 epochs by its tutorial's loop: " in done.stdout
+    assert float(done.stdout.split("ratio ")[1].split()[0]) > 3
+    assert len(done.stderr.splitlines()) == 2
