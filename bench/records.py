@@ -295,6 +295,11 @@ class EpochRecord:
     device_conditions: DeviceConditions | None = field(default=None, metadata=LATER)
 
     @property
+    def train_accuracy(self) -> float | None:
+        """Share of the training samples classified correctly while the weights change; None if labels are noise."""
+        return None if self.train_correct is None else self.train_correct / self.train_samples
+
+    @property
     def test_accuracy(self) -> float | None:
         """Share of the test images classified correctly after this epoch; None if labels are noise."""
         return None if self.test_correct is None else self.test_correct / self.test_samples

@@ -192,11 +192,6 @@ def _fingerprint(run: Run, record: TrialRecord) -> Fingerprint:
     return run.fingerprints[record.fingerprint]
 
 
-def _train_accuracy(measurement: Measurement) -> float | None:
-    last = measurement.epochs[-1]
-    return None if last.train_correct is None else last.train_correct / last.train_samples
-
-
 def _layers(configuration: Configuration) -> str:
     return "-".join(map(str, configuration.layers))
 
@@ -249,7 +244,12 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _measured("warm_up_seconds", "Float64", "s, all rehearsal, cold start included"),
     _measured("preparation_seconds", "Float64", "s, loading data and building the model"),
     _measured("train_loss", "Float64", "mean of the final epoch", lambda m: m.epochs[-1].train_loss),
-    _measured("train_accuracy", "Float64", "fraction, final epoch, while the weights move", _train_accuracy),
+    _measured(
+        "train_accuracy",
+        "Float64",
+        "fraction, final epoch, while the weights move",
+        lambda m: m.epochs[-1].train_accuracy,
+    ),
     _measured("test_loss", "Float64", "after the final epoch", lambda m: m.epochs[-1].test_loss),
     _measured("test_accuracy", "Float64", "fraction, after the final epoch"),
     *(
