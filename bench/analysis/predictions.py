@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from bench.analysis.scaling import Prediction, fit
-from bench.analysis.scaling_models import Layers, Model, Side, layers_text
+from bench.analysis.scaling_models import Layers, Model, Side
 from bench.analysis.scaling_view import NO_LIMIT, flagged_notes, headings, percent
 from bench.tables.layout import csv_text, draw_notes, draw_table, json_text, range_text
 from bench.units import format_rate, format_seconds
+from mnist_mlp.recipes import layers_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,14 @@ from typing import Final
 
 from bench.analysis.crossover import Crossover
 from bench.analysis.scaling import Coefficient, Fit
-from bench.analysis.scaling_models import Model, Side, crossovers, layers_text, uncrossed
+from bench.analysis.scaling_models import Model, Side, crossovers, uncrossed
 from bench.compare.flagged import flagged_note
 from bench.stats.student import LEVEL
 from bench.tables.fields import Value
 from bench.tables.layout import WordTable, csv_text, draw_heading, draw_notes, draw_table, json_text
 from bench.tables.legend import heading
 from bench.units import format_bytes, format_flops, format_seconds, format_spread
+from mnist_mlp.recipes import layers_text
 
 _LEVEL: Final = f"{100 * LEVEL:.0f} %"
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench.records import (
-    Configuration,
     DeviceConditions,
     Failure,
     Fingerprint,
@@ -22,6 +21,7 @@ from bench.records import (
     TrialRecord,
 )
 from bench.system.outputs import write_atomically
+from mnist_mlp.recipes import layers_text
 
 MEASURED: Final = "measured"
 """Status of a trial that has a measurement; any other status is the kind of its failure."""
@@ -192,17 +192,15 @@ def _fingerprint(run: Run, record: TrialRecord) -> Fingerprint:
     return run.fingerprints[record.fingerprint]
 
 
-def _layers(configuration: Configuration) -> str:
-    return "-".join(map(str, configuration.layers))
-
-
 COLUMNS: Final[tuple[Column, ...]] = (
     _text("run_id", "the run's random id", lambda run, _: run.header.run_id),
     _text("machine_id", "short name of the hardware", lambda run, record: _fingerprint(run, record).machine.id),
     _text("configuration_id", "hash of the configuration", lambda _, record: record.trial.configuration.id),
     _configured("device", "string", "device trained on"),
     _configured("model", "string", "name of the recipe, or its layers"),
-    _text("layers", "units of each layer, input first", lambda _, record: _layers(record.trial.configuration)),
+    _text(
+        "layers", "units of each layer, input first", lambda _, record: layers_text(record.trial.configuration.layers)
+    ),
     _configured("width", "Int64", "units of the first hidden layer; empty without one"),
     _configured("activation", "string", "between the layers"),
     _configured("output", "string", "what the model returns"),
