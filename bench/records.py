@@ -22,6 +22,11 @@ Each version reads the files of all earlier ones unchanged, and configurations k
 """
 
 
+def kind_of(device: str) -> str:
+    """Return the kind of a device: ``cuda`` for ``cuda:1``."""
+    return device.partition(":")[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """One point of the grid: everything that determines what is trained and how, except the seed.
@@ -62,7 +67,7 @@ class Configuration:
     @property
     def devices(self) -> tuple[str, ...]:
         """All devices of one machine that its ranks use; accelerators are numbered from 0."""
-        kind = self.device.partition(":")[0]
+        kind = kind_of(self.device)
         if kind == "cpu" or self.world_size == 1:
             return (self.device,)
         return tuple(f"{kind}:{index}" for index in range(self.world_size))
