@@ -11,7 +11,8 @@ from bench.compare.flagged import flagged_count
 from bench.compare.trials import Subject
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import from_log
-from bench.tables.fields import DIMENSIONS, IDENTITY, Value
+from bench.storage.table import Value
+from bench.tables.fields import DIMENSIONS, IDENTITY
 from bench.tables.layout import csv_text
 from bench.tables.prices import Prices
 from mnist_mlp.recipes import layers_text

@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from bench.records import Configuration
+from bench.storage.table import Value
 from bench.tables.summary import Sample, Summary
 from mnist_mlp.recipes import layers_text
 
-Value: TypeAlias = str | int | float | bool | None
 Unit: TypeAlias = Literal["", "s", "B", "/s", "FLOP/s", "fraction"]
 
 
