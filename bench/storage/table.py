@@ -60,11 +60,6 @@ _ROWS_AT_ONCE: Final = 4096
 """Rows of one data frame. A row takes kilobytes there, and a merged run can have 100 000 of them."""
 
 
-def trial_rows(run: Run) -> list[dict[str, Value]]:
-    """Return one row for each stored trial of `run`, in order: column name → value, None if not measured."""
-    return [{column.name: column.value(run, record) for column in COLUMNS} for record in run.records]
-
-
 def write_csv(run: Run, path: Path) -> None:
     """Write the rows of `run` to `path` as CSV in UTF-8, atomically: readers see either the old file or the new one.
 
@@ -80,7 +75,7 @@ def write_csv(run: Run, path: Path) -> None:
 
 
 def _csv_pieces(run: Run) -> Iterator[str]:
-    import pandas as pd  # noqa: PLC0415 - pandas takes half a second to import, and `trial_rows` does without
+    import pandas as pd  # noqa: PLC0415 - pandas takes half a second to import
 
     types = {column.name: column.dtype for column in COLUMNS}
     for first in range(0, max(len(run.records), 1), _ROWS_AT_ONCE):  # once without trials, for the header
