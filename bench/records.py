@@ -22,6 +22,11 @@ Each version reads the files of all earlier ones unchanged, and configurations k
 """
 
 
+def kind_of(device: str) -> str:
+    """Return the kind of a device: ``cuda`` for ``cuda:1``."""
+    return device.partition(":")[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
     """One point of the grid: everything that determines what is trained and how, except the seed.
@@ -62,7 +67,7 @@ class Configuration:
     @property
     def devices(self) -> tuple[str, ...]:
         """All devices of one machine that its ranks use; accelerators are numbered from 0."""
-        kind = self.device.partition(":")[0]
+        kind = kind_of(self.device)
         if kind == "cpu" or self.world_size == 1:
             return (self.device,)
         return tuple(f"{kind}:{index}" for index in range(self.world_size))
@@ -293,6 +298,11 @@ class EpochRecord:
     yardstick_seconds: float
     contention: Contention
     device_conditions: DeviceConditions | None = field(default=None, metadata=LATER)
+
+    @property
+    def train_accuracy(self) -> float | None:
+        """Share of the training samples classified correctly while the weights change; None if labels are noise."""
+        return None if self.train_correct is None else self.train_correct / self.train_samples
 
     @property
     def test_accuracy(self) -> float | None:

@@ -177,9 +177,8 @@ def check_widths(layers: Sequence[int]) -> tuple[int, ...]:
     widths = tuple(check_whole("layer width", width) for width in layers)
     for width in widths:
         if not 1 <= width <= MAX_LAYER_WIDTH:
-            text = "-".join(map(str, widths))
             raise InvalidValueError(
-                f"layer width {width} in {text!r} is out of range: use 1 to {MAX_LAYER_WIDTH} units"
+                f"layer width {width} in {layers_text(widths)!r} is out of range: use 1 to {MAX_LAYER_WIDTH} units"
             )
     return widths
 
@@ -193,14 +192,18 @@ def check_layers(layers: Sequence[int]) -> tuple[int, ...]:
     """
     widths = check_widths(layers)
     if widths[:1] != (INPUT_FEATURES,) or widths[-1] != CLASSES:
-        text = "-".join(map(str, widths))
         raise InvalidValueError(
-            f"layers {text!r} must start at {INPUT_FEATURES} (pixels) and end at {CLASSES} (classes): "
+            f"layers {layers_text(widths)!r} must start at {INPUT_FEATURES} (pixels) and end at {CLASSES} (classes): "
             f"write them like 784-128-10"
         )
     if len(widths) > MAX_LAYERS:
         raise InvalidValueError(f"layers: {len(widths)} of them are more than the {MAX_LAYERS} allowed: use fewer")
     return widths
+
+
+def layers_text(layers: Iterable[int]) -> str:
+    """Return layers as ``784-128-10``."""
+    return "-".join(map(str, layers))
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -219,7 +222,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
 def custom_recipe(layers: Sequence[int]) -> Recipe:
     """Return the recipe for a layer list: Adam at 0.001 on cross-entropy, batches of 64, 5 epochs, transform mnist."""
     layers = check_layers(layers)
-    return Recipe(name="-".join(map(str, layers)), layers=layers)
+    return Recipe(name=layers_text(layers), layers=layers)
 
 
 def scale_width(recipe: Recipe, width: int) -> Recipe:
@@ -237,7 +240,7 @@ def scale_width(recipe: Recipe, width: int) -> Recipe:
     if width == recipe.layers[1]:
         return recipe
     layers = scale_layers(recipe.layers, width)
-    return replace(recipe, name="-".join(map(str, layers)), layers=layers, claims=(), departures="")
+    return replace(recipe, name=layers_text(layers), layers=layers, claims=(), departures="")
 
 
 def scale_layers(layers: tuple[int, ...], width: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import click
 from tabulate import tabulate
 
 from mnist_mlp.costs import parameter_count
-from mnist_mlp.recipes import RECIPES, Recipe
+from mnist_mlp.recipes import RECIPES, Recipe, layers_text
 from mnist_mlp.scores import Evaluation
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def recipe_table(layout: Layout, width: int) -> str:
     cells = [
         (
             row["name"],
-            "-".join(map(str, row["layers"])),
+            layers_text(row["layers"]),
             f"{row['parameters']:,}",
             _training(recipe),
             percent(row["claimed_test_accuracy"]),
@@ -122,7 +122,7 @@ def _recipe_row(recipe: Recipe) -> dict[str, Any]:
 
 def describe_recipe(recipe: Recipe) -> str:
     """Return two lines that describe the model and its training."""
-    layers = "-".join(map(str, recipe.layers))
+    layers = layers_text(recipe.layers)
     name = "" if recipe.name == layers else f"{recipe.name}: "
     return (
         f"{name}{layers}, {parameter_count(recipe.layers):,} parameters, output {recipe.output}, loss {recipe.loss}\n"

@@ -9,7 +9,7 @@ from typing import Final
 from bench.errors import BadInputError
 from bench.records import Configuration, Run
 from bench.stats.student import t_quantile
-from bench.tables.fields import Value
+from bench.storage.table import Value
 from bench.tables.layout import csv_text, json_text, left_out_note, markdown_table, range_text, text_table, wrap
 from bench.tables.summary import Sample, Summary, summarise
 from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Claim

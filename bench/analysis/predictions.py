@@ -1,15 +1,16 @@
 """What the fitted models predict for one size, as values and as text."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from bench.analysis.scaling import Prediction, fit
-from bench.analysis.scaling_models import Layers, Model, Side, layers_text
+from bench.analysis.scaling_models import Layers, Model, Side
 from bench.analysis.scaling_view import NO_LIMIT, flagged_notes, headings, percent
+from bench.coding import finite
 from bench.tables.layout import csv_text, draw_notes, draw_table, json_text, range_text
 from bench.units import format_rate, format_seconds
+from mnist_mlp.recipes import layers_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def _answer(model: Model, each: Prediction, layers: Layers, batch_size: int, fas
         step_samples=step_samples,
         step_seconds=each.step_seconds,
         step_seconds_low=each.low,
-        step_seconds_high=each.high if math.isfinite(each.high) else None,
+        step_seconds_high=finite(each.high),
         epoch_seconds=epoch_seconds,
         throughput_per_second=samples / epoch_seconds,
         times_fastest=each.step_seconds / step_samples / fastest,

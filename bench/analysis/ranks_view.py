@@ -7,8 +7,8 @@ from typing import Final
 from bench.analysis.rank_scaling import RankFit, Spread, fit_ranks
 from bench.errors import BadInputError
 from bench.records import Run
+from bench.storage.table import Value
 from bench.tables.columns import harmless
-from bench.tables.fields import Value
 from bench.tables.layout import WordTable, csv_text, draw_word_tables, json_text, range_text
 from bench.tables.legend import heading
 from bench.units import format_count, format_percent, format_seconds

@@ -17,7 +17,7 @@ from bench.errors import BadInputError
 from bench.records import Configuration, Header, Run
 from bench.tables.columns import harmless
 from bench.units import format_count
-from mnist_mlp.recipes import scale_layers
+from mnist_mlp.recipes import layers_text, scale_layers
 
 Layers: TypeAlias = tuple[int, ...]
 
@@ -149,11 +149,6 @@ def _member_text(name: str, value: str | float) -> str:
     if name in _COUNTED and isinstance(value, int):
         return format_count(value, _COUNTED[name])
     return value if isinstance(value, str) else f"{name} {value}"
-
-
-def layers_text(layers: Layers) -> str:
-    """Return layers as ``784-128-10``."""
-    return "-".join(map(str, layers))
 
 
 def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, Layers, Crossover], ...]:

@@ -6,13 +6,15 @@ from typing import Final
 
 from bench.analysis.crossover import Crossover
 from bench.analysis.scaling import Coefficient, Fit
-from bench.analysis.scaling_models import Model, Side, crossovers, layers_text, uncrossed
+from bench.analysis.scaling_models import Model, Side, crossovers, uncrossed
+from bench.coding import finite
 from bench.compare.flagged import flagged_note
 from bench.stats.student import LEVEL
-from bench.tables.fields import Value
+from bench.storage.table import Value
 from bench.tables.layout import WordTable, csv_text, draw_heading, draw_notes, draw_table, json_text
 from bench.tables.legend import heading
 from bench.units import format_bytes, format_flops, format_seconds, format_spread
+from mnist_mlp.recipes import layers_text
 
 _LEVEL: Final = f"{100 * LEVEL:.0f} %"
 
@@ -280,8 +282,7 @@ def _raw_model(model: Model) -> dict[str, Value]:
 
 def _raw_coefficient(name: str, coefficient: Coefficient | None) -> dict[str, Value]:
     values = (None, None, None) if coefficient is None else (coefficient.value, coefficient.low, coefficient.high)
-    finite = (value if value is not None and math.isfinite(value) else None for value in values)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), finite, strict=True))
+    return dict(zip((name, f"{name}_low", f"{name}_high"), map(finite, values), strict=True))
 
 
 def _raw_crossover(first: Model, second: Model, layers: tuple[int, ...], crossed: Crossover) -> dict[str, object]:

@@ -16,8 +16,8 @@ from bench.calibration.profiles import MachineProfile, peak_rate_of
 from bench.errors import BadInputError
 from bench.records import Configuration, Measurement, Run
 from bench.stats.student import t_quantile
+from bench.storage.table import Value
 from bench.tables.columns import harmless
-from bench.tables.fields import Value
 from bench.tables.layout import WordTable, csv_text, draw_word_tables, json_text, range_text
 from bench.tables.legend import FASTER_THAN_PEAK, heading
 from bench.tables.ordering import configuration_key, natural_key

@@ -43,7 +43,7 @@ from bench.records import Configuration, FailureKind, Measurement, Trial, TrialR
 from bench.system.interrupts import Interrupts
 from bench.system.locks import IMPATIENT, Patience, device_locks
 from bench.system.outputs import remove_abandoned
-from bench.units import format_flops, format_seconds
+from bench.units import format_count, format_flops, format_seconds
 from bench.warning_rules import ADVICE
 from mnist_mlp.recipes import PRECISIONS
 from mnist_mlp.support import why_unsupported
@@ -267,19 +267,14 @@ class _Session:
             timeout_seconds=self.options.timeout_seconds,
         )
         rate = f"{format_flops(rates.highest_flops_per_second)}/s"
-        self.progress(f"{device}: rates at {precision} with {count_of(threads)}: up to {rate}")
+        self.progress(f"{device}: rates at {precision} with {format_count(threads, 'thread')}: up to {rate}")
         return rates
 
 
 def _rates_failed(device: str, precision: str, threads: int, error: TrialFailedError) -> CalibrationError:
-    what = f"measuring the rates of {device} at {precision} with {count_of(threads)} failed"
+    what = f"measuring the rates of {device} at {precision} with {format_count(threads, 'thread')} failed"
     return _failed(f"{what}: {error.failure.kind}: {error.failure.message}")
 
 
 def _failed(what: str) -> CalibrationError:
     return CalibrationError(f"{what}. Nothing of this calibration is stored: remove the cause and calibrate again")
-
-
-def count_of(threads: int) -> str:
-    """Return a number of threads in words."""
-    return "1 thread" if threads == 1 else f"{threads} threads"

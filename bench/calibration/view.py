@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from bench.calibration.calibrate import Calibrated, count_of
+from bench.calibration.calibrate import Calibrated
 from bench.calibration.profiles import MIN_SESSIONS, DeviceFigures
 from bench.protocol.rates import DeviceRates
 from bench.stats.judgement_text import effect_text
 from bench.tables.layout import text_table, wrap
-from bench.units import format_bytes, format_flops, format_seconds
+from bench.units import format_bytes, format_count, format_flops, format_seconds
 
 _WIDTH: Final = 80
 
@@ -101,7 +101,10 @@ def _rates_table(figures: DeviceFigures) -> str:
     columns = [dict(_rate_cells(rates)) for rates in figures.rates]
     labels = dict.fromkeys(label for column in columns for label in column)
     rows = [(label, *(column.get(label, "-") for column in columns)) for label in labels]
-    headers = (f"{figures.device}, {count_of(figures.threads)}", *(rates.precision for rates in figures.rates))
+    headers = (
+        f"{figures.device}, {format_count(figures.threads, 'thread')}",
+        *(rates.precision for rates in figures.rates),
+    )
     return text_table(headers, rows, [False, *[True] * len(columns)])
 
 

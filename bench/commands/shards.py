@@ -114,9 +114,8 @@ def _plan_table(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | Non
 
 
 def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None") -> str:
-    import json
-
     from bench.planning.shards import plan_id
+    from bench.tables.layout import json_text
 
     def row(part: "Plan") -> dict[str, Any]:
         return {
@@ -132,7 +131,7 @@ def _plan_json(plan: "Plan", parts: "Sequence[Plan]", estimate: "Estimate | None
         **row(plan),
         "shards": [{"shard": f"{number}/{len(parts)}", **row(part)} for number, part in enumerate(parts, start=1)],
     }
-    return json.dumps(document, indent=2, allow_nan=False)
+    return json_text(document)
 
 
 @click.command(
@@ -191,15 +190,15 @@ def merge_command(references: tuple[str, ...], *, output: Path, results: Path) -
 def _summary(merged: "Run") -> str:
     from bench.planning.shards import completion, listed
     from bench.tables.machines import machine_headers
+    from bench.units import format_count
 
     division, footer = merged.header.division, merged.footer
     if division is None or footer is None:  # a merged run has both
         return ""
-    machines = len(machine_headers(merged))
     text = (
         f"shard {listed([shard.number for shard in division.held])} of {division.shards}, "
         f"{len(merged.records)} of {division.configurations * merged.header.plan.repeats} trials, "
-        f"{footer.failed} of them failed, from {machines} machine{'s' * (machines != 1)}"
+        f"{footer.failed} of them failed, from {format_count(len(machine_headers(merged)), 'machine')}"
     )
     return text if footer.complete else f"{text}; {footer.missing} are missing: {completion(merged.header)}"
 

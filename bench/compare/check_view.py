@@ -1,8 +1,7 @@
 """A check as text for a terminal, as Markdown for a CI job's summary, and as JSON."""
 
-import json
 from collections import Counter
-from collections.abc import Hashable
+from operator import attrgetter
 from typing import Any, Final
 
 from bench.coding import finite, to_json
@@ -19,7 +18,7 @@ from bench.stats.judgement_text import (
     points_text,
 )
 from bench.tables.columns import harmless
-from bench.tables.layout import escape, markdown_notes, markdown_table, shortened, wrap
+from bench.tables.layout import escape, json_text, markdown_notes, markdown_table, shortened, wrap
 
 _MAX_CHARACTERS: Final = 600
 
@@ -33,7 +32,7 @@ def check_text(report: GateReport, width: int = 80) -> str:
     counts = Counter(finding.advice for finding in report.findings if finding.advice)
     lines = [
         _line(report, finding, count) + ("" if counts[finding.advice] > 1 else _next(finding))
-        for finding, count in shortened(report.findings, _kind)
+        for finding, count in shortened(report.findings, attrgetter("kind"))
     ]
     lines += [f"next, for {count} of the findings above: {advice}" for advice, count in counts.items() if count > 1]
     notes = [f"note: {harmless(note, _MAX_CHARACTERS)}" for note in report.notes]
@@ -42,7 +41,7 @@ def check_text(report: GateReport, width: int = 80) -> str:
 
 def check_markdown(report: GateReport) -> str:
     """Return the same as a table, for the summary of a CI job; it ends with a line break."""
-    rows = [_cells(report, finding, count) for finding, count in shortened(report.findings, _kind)]
+    rows = [_cells(report, finding, count) for finding, count in shortened(report.findings, attrgetter("kind"))]
     headers = (
         "verdict",
         "what",
@@ -70,7 +69,7 @@ def check_json(report: GateReport) -> str:
         "findings": [_finding(report, finding) for finding in report.findings],
         "notes": list(report.notes),
     }
-    return json.dumps(document, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    return json_text(document) + "\n"
 
 
 def _title(report: GateReport) -> str:
@@ -79,10 +78,6 @@ def _title(report: GateReport) -> str:
 
 def _conclusion(report: GateReport) -> str:
     return f"verdict: {report.verdict} ({harmless(report.reason, _MAX_CHARACTERS)})"
-
-
-def _kind(finding: Finding) -> Hashable:
-    return finding.kind
 
 
 def _line(report: GateReport, finding: Finding, count: int) -> str:

@@ -11,9 +11,11 @@ from bench.compare.flagged import flagged_count
 from bench.compare.trials import Subject
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import from_log
-from bench.tables.fields import DIMENSIONS, IDENTITY, Value
+from bench.storage.table import Value
+from bench.tables.fields import DIMENSIONS, IDENTITY
 from bench.tables.layout import csv_text
 from bench.tables.prices import Prices
+from mnist_mlp.recipes import layers_text
 
 
 def csv_of(comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None) -> str:
@@ -85,7 +87,7 @@ def raw_row(row: Row, prices: Prices | None = None, differing: Sequence[str] = (
 
 def _dimension(subject: Subject, key: str) -> Value:
     value = getattr(subject, key)
-    return "-".join(map(str, value)) if isinstance(value, tuple) else value
+    return layers_text(value) if isinstance(value, tuple) else value
 
 
 def _without_flagged(row: Row) -> dict[str, Value]:

@@ -13,6 +13,7 @@ from bench.records import Configuration, Software
 from bench.tables.columns import harmless, short_layers
 from bench.tables.fields import FIELDS, IDENTITY, varying_members
 from bench.tables.machines import Placed
+from mnist_mlp.recipes import layers_text
 
 MAX_NAME_CHARACTERS: Final = 60
 
@@ -124,7 +125,7 @@ def dimension(configuration: Configuration, key: str) -> str:
 @functools.lru_cache(maxsize=1024, typed=True)
 def _value_text(value: object) -> str:
     if isinstance(value, tuple):
-        value = "-".join(map(str, value))
+        value = layers_text(value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return harmless(short_layers(text, MAX_NAME_CHARACTERS), MAX_NAME_CHARACTERS)
 

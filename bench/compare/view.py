@@ -1,16 +1,14 @@
 """A comparison as text: tables of time, accuracy and cost for a terminal and in Markdown; CSV and JSON unrounded."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from bench.compare.columns import ACCURACY_COLUMNS, Column, cost_columns, identity_columns, time_columns
 from bench.compare.comparison import Comparison, RoundsSource, Row
 from bench.compare.export import csv_of, json_of
 from bench.compare.legend import cost_notes, heading, legend, results
-from bench.tables.layout import draw_heading, draw_notes, draw_table, fitting, left_out_note
+from bench.tables.layout import Format, draw_heading, draw_notes, draw_table, fitting, left_out_note
 from bench.tables.prices import Prices
-
-Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
 _DROP_ORDER: Final = ("normalised", "reached", "flagged", "failed", "detectable", "n", "baseline")
 """Columns that are left out on a narrow terminal, the least informative first."""

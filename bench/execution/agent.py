@@ -10,9 +10,9 @@ from typing import Final
 
 from bench.execution.conversation import describe_place, prepare_dataset, run_trial
 from bench.execution.launcher import Launcher, make_launcher
-from bench.execution.nodes import Introduction, kind_of
+from bench.execution.nodes import Introduction
 from bench.protocol.messages import DatasetReady
-from bench.records import Trial, TrialRecord
+from bench.records import Trial, TrialRecord, kind_of
 from bench.system.hosts import host_identity
 from bench.system.locks import Patience, device_locks
 

@@ -9,11 +9,11 @@ from typing import Final, TypeVar
 from bench.errors import BadInputError, BenchError, IncomparableError
 from bench.execution.dispatch import Dispatcher
 from bench.execution.executor import ExecutedTrial
-from bench.execution.nodes import Cluster, Introduction, Member, Node, NodeLostError, ask_all, kind_of
+from bench.execution.nodes import Cluster, Introduction, Member, Node, NodeLostError, ask_all
 from bench.execution.progress import Progress
 from bench.planning.plan import Request, check_rank_devices, choose_devices, make_plan
 from bench.protocol.messages import DatasetReady
-from bench.records import Configuration, DeviceStatus, Fingerprint, Plan, Run, Software, Trial
+from bench.records import Configuration, DeviceStatus, Fingerprint, Plan, Run, Software, Trial, kind_of
 from bench.system.locks import Patience
 
 R = TypeVar("R")

@@ -8,16 +8,14 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from bench.protocol.messages import DatasetReady
-from bench.records import Description, DeviceStatus, Fingerprint, Trial, TrialRecord
+from bench.records import Description, DeviceStatus, Fingerprint, Trial, TrialRecord, kind_of
 from bench.system.interrupts import SIGNALS
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-CPU: Final = "cpu"
 
 
 class NodeLostError(Exception):
@@ -109,7 +107,7 @@ class Member:
     def can_run(self, trial: Trial) -> bool:
         """Return whether it has the cores and devices that `trial` needs, for all of its ranks."""
         configuration, kind = trial.configuration, kind_of(trial.configuration.device)
-        if kind == CPU:
+        if kind == "cpu":
             return configuration.threads * configuration.world_size <= self.cores
         return configuration.threads <= self.cores and configuration.world_size <= len(self.devices(kind))
 
@@ -121,15 +119,10 @@ class Member:
         return next((device for device in devices if device not in self.running), None)
 
 
-def kind_of(device: str) -> str:
-    """Return the kind of a device: ``cuda`` for ``cuda:1``."""
-    return device.partition(":")[0]
-
-
 def needs_the_host(trial: Trial) -> bool:
     """Return whether it needs its host to itself: it computes or loads data on the cores, or has several ranks."""
     configuration = trial.configuration
-    is_on_cores = kind_of(configuration.device) == CPU or configuration.pipeline != "resident"
+    is_on_cores = kind_of(configuration.device) == "cpu" or configuration.pipeline != "resident"
     return is_on_cores or configuration.world_size > 1
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from bench.errors import BadInputError
-from bench.records import Configuration, DeviceStatus, Plan, Trial, TrialRecord
+from bench.records import Configuration, DeviceStatus, Plan, Trial, TrialRecord, kind_of
 from mnist_mlp.checks import check_choice
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import (
@@ -228,9 +228,9 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
         if same:
             chosen.append(same[0])
         else:
-            kind = name.partition(":")[0]
+            kind = kind_of(name)
             reasons = [status.reason for status in statuses if status.device == kind and status.reason]
-            known = [AUTO, *(status.device.partition(":")[0] for status in statuses)]
+            known = [AUTO, *(kind_of(status.device) for status in statuses)]
             hint = "" if kind in {*known, *_OTHER_KINDS} else _GPUS if kind == "gpu" else did_you_mean(kind, known)
             why = reasons[0] if reasons else f"there is no such device here{hint}"
             raise BadInputError(f"device {name!r} is not available: {why}. Available here: {', '.join(available)}")
@@ -292,10 +292,10 @@ def check_rank_devices(
     Raises:
         BadInputError: there are too few accelerators, or no configuration is left.
     """
-    available = [status.device.partition(":")[0] for status in statuses if status.available]
+    available = [kind_of(status.device) for status in statuses if status.available]
 
     def check(configuration: Configuration) -> None:
-        kind, world_size = configuration.device.partition(":")[0], configuration.world_size
+        kind, world_size = kind_of(configuration.device), configuration.world_size
         needed = world_size if ranks_here is None else min(ranks_here, world_size)
         if kind != "cpu" and needed > available.count(kind):
             raise BadInputError(

@@ -32,8 +32,8 @@ from bench.report.provenance import provenance
 from bench.report.throughput import throughput_figures
 from bench.stats.inference import Estimate
 from bench.stats.judgement_text import from_log, ratio_text
+from bench.storage.table import Value
 from bench.tables.columns import COLUMNS, Column, default_columns, find_columns, harmless
-from bench.tables.fields import Value
 from bench.tables.layout import WordTable
 from bench.tables.legend import legend, run_heading
 from bench.tables.summary import Summary, summarise_run

@@ -31,12 +31,6 @@ class _Epoch:
     seconds: float
     record: EpochRecord
 
-    @property
-    def train_accuracy(self) -> float | None:
-        """Fraction of the training samples classified correctly while the weights changed."""
-        correct = self.record.train_correct
-        return None if correct is None else correct / self.record.train_samples
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Course:
@@ -175,7 +169,7 @@ def _time_to_accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, .
 
 
 def _accuracy(name: str, courses: Sequence[_Course], marks: tuple[str, ...]) -> LineChart:
-    series = _both(courses, lambda each: each.record.test_accuracy, lambda each: each.train_accuracy)
+    series = _both(courses, lambda each: each.record.test_accuracy, lambda each: each.record.train_accuracy)
     return LineChart(
         kind=Kind.ACCURACY,
         subject=name,
@@ -283,7 +277,7 @@ def _epoch_table(name: str, courses: Sequence[_Course]) -> WordTable:
             str(row[0].number),
             average(row, lambda each: each.seconds, format_seconds),
             average(row, lambda each: each.record.test_accuracy, format_percent),
-            average(row, lambda each: each.train_accuracy, format_percent),
+            average(row, lambda each: each.record.train_accuracy, format_percent),
             average(row, lambda each: each.record.test_loss, format_number),
             average(row, lambda each: each.record.train_loss, format_number),
             str(len(row)),

@@ -25,6 +25,7 @@ from bench.tables.fields import FIELDS
 from bench.tables.layout import WordTable
 from bench.tables.summary import Sample
 from bench.units import format_rate
+from mnist_mlp.recipes import layers_text
 
 _CAPTION: Final = "Training samples per second by batch size"
 
@@ -190,7 +191,7 @@ def _heatmap(group: Group) -> Heatmap | None:
 def _width(line: Line) -> int | None:
     """Return the width of a model with one hidden layer whose name says nothing else, None for any other model."""
     layers = line.summaries[0].configuration.layers
-    is_plain = len(layers) == 3 and line.name == "-".join(map(str, layers))  # noqa: PLR2004 - input, hidden, output
+    is_plain = len(layers) == 3 and line.name == layers_text(layers)  # noqa: PLR2004 - input, hidden, output
     return layers[1] if is_plain else None
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 from bench.records import (
-    Configuration,
     DeviceConditions,
     Failure,
     Fingerprint,
@@ -22,6 +21,7 @@ from bench.records import (
     TrialRecord,
 )
 from bench.system.outputs import write_atomically
+from mnist_mlp.recipes import layers_text
 
 MEASURED: Final = "measured"
 """Status of a trial that has a measurement; any other status is the kind of its failure."""
@@ -60,11 +60,6 @@ _ROWS_AT_ONCE: Final = 4096
 """Rows of one data frame. A row takes kilobytes there, and a merged run can have 100 000 of them."""
 
 
-def trial_rows(run: Run) -> list[dict[str, Value]]:
-    """Return one row for each stored trial of `run`, in order: column name → value, None if not measured."""
-    return [{column.name: column.value(run, record) for column in COLUMNS} for record in run.records]
-
-
 def write_csv(run: Run, path: Path) -> None:
     """Write the rows of `run` to `path` as CSV in UTF-8, atomically: readers see either the old file or the new one.
 
@@ -80,7 +75,7 @@ def write_csv(run: Run, path: Path) -> None:
 
 
 def _csv_pieces(run: Run) -> Iterator[str]:
-    import pandas as pd  # noqa: PLC0415 - pandas takes half a second to import, and `trial_rows` does without
+    import pandas as pd  # noqa: PLC0415 - pandas takes half a second to import
 
     types = {column.name: column.dtype for column in COLUMNS}
     for first in range(0, max(len(run.records), 1), _ROWS_AT_ONCE):  # once without trials, for the header
@@ -192,22 +187,15 @@ def _fingerprint(run: Run, record: TrialRecord) -> Fingerprint:
     return run.fingerprints[record.fingerprint]
 
 
-def _train_accuracy(measurement: Measurement) -> float | None:
-    last = measurement.epochs[-1]
-    return None if last.train_correct is None else last.train_correct / last.train_samples
-
-
-def _layers(configuration: Configuration) -> str:
-    return "-".join(map(str, configuration.layers))
-
-
 COLUMNS: Final[tuple[Column, ...]] = (
     _text("run_id", "the run's random id", lambda run, _: run.header.run_id),
     _text("machine_id", "short name of the hardware", lambda run, record: _fingerprint(run, record).machine.id),
     _text("configuration_id", "hash of the configuration", lambda _, record: record.trial.configuration.id),
     _configured("device", "string", "device trained on"),
     _configured("model", "string", "name of the recipe, or its layers"),
-    _text("layers", "units of each layer, input first", lambda _, record: _layers(record.trial.configuration)),
+    _text(
+        "layers", "units of each layer, input first", lambda _, record: layers_text(record.trial.configuration.layers)
+    ),
     _configured("width", "Int64", "units of the first hidden layer; empty without one"),
     _configured("activation", "string", "between the layers"),
     _configured("output", "string", "what the model returns"),
@@ -249,7 +237,12 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _measured("warm_up_seconds", "Float64", "s, all rehearsal, cold start included"),
     _measured("preparation_seconds", "Float64", "s, loading data and building the model"),
     _measured("train_loss", "Float64", "mean of the final epoch", lambda m: m.epochs[-1].train_loss),
-    _measured("train_accuracy", "Float64", "fraction, final epoch, while the weights move", _train_accuracy),
+    _measured(
+        "train_accuracy",
+        "Float64",
+        "fraction, final epoch, while the weights move",
+        lambda m: m.epochs[-1].train_accuracy,
+    ),
     _measured("test_loss", "Float64", "after the final epoch", lambda m: m.epochs[-1].test_loss),
     _measured("test_accuracy", "Float64", "fraction, after the final epoch"),
     *(

@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from bench.records import Configuration
+from bench.storage.table import Value
 from bench.tables.summary import Sample, Summary
+from mnist_mlp.recipes import layers_text
 
-Value: TypeAlias = str | int | float | bool | None
 Unit: TypeAlias = Literal["", "s", "B", "/s", "FLOP/s", "fraction"]
 
 
@@ -77,12 +78,9 @@ NUMERIC: Final = frozenset(
 
 def _configuration_field(key: str) -> Field:
     header = "ranks" if key == "world_size" else key.replace("_", " ")
-    value = _layers if key == "layers" else attrgetter(f"configuration.{key}")
+    get = attrgetter(f"configuration.{key}")
+    value = (lambda summary: layers_text(get(summary))) if key == "layers" else get
     return Field(key=key, header=header, unit="", numeric=key in NUMERIC, value=value)
-
-
-def _layers(summary: Summary) -> str:
-    return "-".join(map(str, summary.configuration.layers))
 
 
 QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(

@@ -12,12 +12,14 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeAlias, TypeVar
 
+from bench.storage.table import Value
 from bench.tables.columns import harmless
-from bench.tables.fields import Value
 
 T = TypeVar("T")
+
+Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
 _MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 _EXPORTED_CHARACTERS: Final = 10_000

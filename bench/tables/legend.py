@@ -8,8 +8,9 @@ from typing import Final
 
 from bench.planning.shards import completion, listed, resumption
 from bench.records import FailureKind, Header, Peak, Run, TrialWarning
+from bench.storage.table import Value
 from bench.tables.columns import COLUMNS, RANK_MEANINGS, Column, harmless
-from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, Value, hidden_dimensions
+from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, hidden_dimensions
 from bench.tables.layout import left_out_note
 from bench.tables.machines import machine_headers
 from bench.tables.summary import Summary, unmeasured_energy

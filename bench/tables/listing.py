@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from bench.errors import BadInputError
 from bench.records import Footer, Header, Measurement
 from bench.storage import runfile
 from bench.storage.references import find_files, parse_instant
 from bench.tables.columns import harmless
-from bench.tables.layout import csv_text, draw_notes, draw_table, fitting, json_text, left_out_note
+from bench.tables.layout import Format, csv_text, draw_notes, draw_table, fitting, json_text, left_out_note
 
 UNFINISHED: Final = "unfinished"
 """The state of a run without a footer."""
@@ -95,9 +95,7 @@ def _shards(header: Header) -> str | None:
     return f"{','.join(str(shard.number) for shard in header.division.held)} of {header.division.shards}"
 
 
-def render_list(
-    runs: Sequence[StoredRun], layout: Literal["table", "markdown", "csv", "json"], width: int, directory: Path
-) -> str:
+def render_list(runs: Sequence[StoredRun], layout: Format, width: int, directory: Path) -> str:
     """Return `runs`, found under `directory`, without a final line break; a table with the columns that fit."""
     if layout == "json":
         return json_text([asdict(run) for run in runs])

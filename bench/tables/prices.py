@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from bench.errors import BadInputError
+from bench.records import kind_of
 from mnist_mlp.spelling import did_you_mean
 
 Side: TypeAlias = Literal["baseline", "candidate"]
@@ -36,7 +37,7 @@ class Prices:
 
         A side's price takes precedence, then the device's, then that of its kind: ``cuda`` for ``cuda:1``.
         """
-        for name in (side, device, device.partition(":")[0], ALL):
+        for name in (side, device, kind_of(device), ALL):
             if name is not None and name in self.by_name:
                 return self.by_name[name] * devices
         return None
@@ -48,7 +49,7 @@ class Prices:
             BadInputError: a name is neither one of `devices` nor the kind of one.
         """
         known = dict.fromkeys(devices)
-        names = {*known, *(device.partition(":")[0] for device in known), *SIDES, ALL}
+        names = {*known, *map(kind_of, known), *SIDES, ALL}
         for name in self.by_name:
             if name not in names:
                 raise BadInputError(

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from bench.errors import BadInputError
+from bench.storage.table import Value
 from bench.tables.columns import COLUMNS, Column, find_columns, harmless
-from bench.tables.fields import Field, Unit, Value
+from bench.tables.fields import Field, Unit
 from bench.tables.ordering import natural_key
 from bench.tables.summary import Summary
 

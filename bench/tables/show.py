@@ -1,21 +1,20 @@
 """A stored run as text: a table for a terminal, Markdown, CSV or JSON, all with the same rows and numbers."""
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from bench.coding import to_json
 from bench.records import Run
+from bench.storage.table import Value
 from bench.tables.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
-from bench.tables.fields import FIELDS, Field, Value
-from bench.tables.layout import csv_text, draw_heading, draw_notes, draw_table, fitting, json_text
+from bench.tables.fields import FIELDS, Field
+from bench.tables.layout import Format, csv_text, draw_heading, draw_notes, draw_table, fitting, json_text
 from bench.tables.legend import count_failures, count_warnings, is_complete, legend, run_heading
 from bench.tables.machines import machine_headers
 from bench.tables.prices import Prices
 from bench.tables.selection import nothing_meets, select
 from bench.tables.summary import PeakRates, Summary, summarise_run
 from bench.warning_rules import ADVICE
-
-Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
 _NO_ROWS: Final = "no configuration to show"
 

@@ -194,7 +194,7 @@ class Summary:
     @functools.cached_property
     def train_accuracy(self) -> Sample | None:
         """Of the final epoch, as a fraction, while the weights change."""
-        return self._over_trials(_train_accuracy)
+        return self._over_trials(lambda trial: trial.epochs[-1].train_accuracy)
 
     @functools.cached_property
     def test_accuracy(self) -> Sample | None:
@@ -361,8 +361,3 @@ def _memory_floor(configuration: Configuration, measurement: Measurement) -> int
 
 def _bytes(peak: Peak | None) -> int | None:
     return None if peak is None else peak.bytes
-
-
-def _train_accuracy(measurement: Measurement) -> float | None:
-    last = measurement.epochs[-1]
-    return None if last.train_correct is None else last.train_correct / last.train_samples

@@ -61,7 +61,7 @@ from bench.errors import BadInputError, BenchError
 from bench.protocol.messages import Trained
 from bench.records import Configuration, Run, Settings, TrialRecord
 from bench.storage import runfile
-from bench.storage.table import trial_rows
+from bench.storage.table import COLUMNS
 from bench.tables.prices import parse_prices
 from bench.tables.show import render_run
 from mnist_mlp.checkpoint import TrainingSummary, load_checkpoint, save_checkpoint
@@ -162,7 +162,9 @@ def _use_run(run: Run) -> None:
     """Do with a run what every command that shows it does."""
     render_run(run, format="table")
     render_run(run, format="json")
-    trial_rows(run)
+    for record in run.records:
+        for column in COLUMNS:
+            column.value(run, record)
 
 
 def _trial_line() -> Reader:

@@ -21,7 +21,7 @@ from bench.compare.compare_runs import compare_runs
 from bench.compare.comparison import Comparison, Source
 from bench.compare.costs import side_cost
 from bench.compare.trials import make_table
-from bench.compare.view import Format, render_comparison
+from bench.compare.view import render_comparison
 from bench.records import Run, TrialWarning
 from bench.stats.inference import Interval
 from bench.stats.judgement import Verdict
@@ -36,7 +36,7 @@ from bench.stats.judgement_text import (
     ratio_interval_text,
     ratio_text,
 )
-from bench.tables.layout import markdown_table, text_table, text_table_width
+from bench.tables.layout import Format, markdown_table, text_table, text_table_width
 from bench.tables.prices import Prices, parse_prices
 
 

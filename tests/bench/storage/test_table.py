@@ -25,11 +25,15 @@ from bench_builders import (
 from bench.errors import StorageError
 from bench.records import Configuration, FailureKind, Measurement, Peak, Run, TrialRecord, TrialWarning
 from bench.storage import table
-from bench.storage.table import COLUMNS, Value, trial_rows, write_csv
+from bench.storage.table import COLUMNS, Value, write_csv
+
+
+def rows_of(run: Run) -> list[dict[str, Value]]:
+    return [{column.name: column.value(run, record) for column in COLUMNS} for record in run.records]
 
 
 def row_of(record: TrialRecord) -> dict[str, Value]:
-    (row,) = trial_rows(run_of([record]))
+    (row,) = rows_of(run_of([record]))
     return row
 
 
@@ -56,7 +60,7 @@ def test_a_row_says_where_its_trial_ran() -> None:
         make_run(repeats=2, records=[make_record(), make_record(repeat=1, fingerprint=1)]),
         other_fingerprints=(elsewhere,),
     )
-    rows = [(row["machine_id"], row["torch"]) for row in trial_rows(run)]
+    rows = [(row["machine_id"], row["torch"]) for row in rows_of(run)]
     assert rows == [(run.header.machine.id, "2.11.0"), (elsewhere.machine.id, "2.12.0")]
 
 

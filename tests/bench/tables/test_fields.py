@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.records import Configuration, FailureKind, Peak, TrialWarning
-from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, QUANTITIES, STATISTICS, Value, hidden_dimensions
+from bench.storage.table import Value
+from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, QUANTITIES, STATISTICS, hidden_dimensions
 from bench.tables.summary import Sample, Summary, summarise
 
 

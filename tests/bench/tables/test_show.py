@@ -31,8 +31,9 @@ from bench.errors import BadInputError
 from bench.records import Configuration, FailureKind, Peak, Run, TrialRecord, TrialWarning
 from bench.tables.columns import COLUMNS, DROP_ORDER, RANK_MEANINGS
 from bench.tables.fields import FIELDS
+from bench.tables.layout import Format
 from bench.tables.prices import parse_prices
-from bench.tables.show import Format, render_run
+from bench.tables.show import render_run
 from bench.units import format_bytes, format_percent, format_rate, format_seconds
 
 FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "json")
