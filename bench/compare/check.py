@@ -115,7 +115,7 @@ def _all(matching: Matching) -> Iterator[Trials]:
 
 def _incomplete_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
     for side, source in (("baseline", baseline), ("candidate", candidate)):
-        if not source.table.is_whole:
+        if not source.table.is_complete:
             yield _trials_finding(
                 None,
                 Verdict.INCONCLUSIVE,

@@ -202,7 +202,7 @@ def _notes(
     elif is_one_run:
         yield "both sides are the same run, whose trials were measured in turn: no machine drift lies between them"
     for side, source in (("baseline", baseline), ("candidate", candidate)):
-        if not source.table.is_whole:
+        if not source.table.is_complete:
             yield f"the {side} is incomplete: {completion(source.table.header)}, unless it is still running"
     if between is None and ignored_between_machines(baseline, candidate) == ("machine_id",):
         across = sum(is_across_machines((row.baseline, row.candidate)) for row in rows)

@@ -167,7 +167,7 @@ def _side(source: Source | RoundsSource) -> dict[str, Any]:
     return {
         "label": source.label,
         "run_id": header.run_id,
-        "complete": source.table.is_whole,
+        "complete": source.table.is_complete,
         "machine": to_json(header.machine),
         "software": to_json(header.software),
         "machines": {name: to_json(each.machine) for name, each in source.table.headers.items()},

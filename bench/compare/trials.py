@@ -20,6 +20,7 @@ from bench.records import (
     TrialRecord,
     TrialWarning,
 )
+from bench.tables.legend import is_complete
 from bench.tables.machines import machine_headers
 from bench.tables.ordering import configuration_key, natural_key
 from bench.warning_rules import DISTURBED
@@ -93,14 +94,14 @@ class Trials:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A stored run, prepared for comparison. `is_whole`: its plan was completed; `warnings` are about its file.
+    """A stored run, prepared for comparison. `is_complete`: its plan was completed; `warnings` are about its file.
 
     `headers` holds the run's header as of each machine that its trials ran on, by machine id; `header` is the first.
     """
 
     headers: Mapping[str, Header]
     trials: tuple[Trials, ...]
-    is_whole: bool
+    is_complete: bool
     warnings: tuple[str, ...]
 
     @property
@@ -112,7 +113,7 @@ class Table:
 def make_table(run: Run) -> Table:
     """Return what a comparison needs of `run`."""
     headers = machine_headers(run)
-    return Table(headers=headers, trials=gather(run), is_whole=is_whole(run), warnings=run.warnings)
+    return Table(headers=headers, trials=gather(run), is_complete=is_complete(run), warnings=run.warnings)
 
 
 def gather(run: Run) -> tuple[Trials, ...]:
@@ -136,14 +137,6 @@ def gather(run: Run) -> tuple[Trials, ...]:
     by_value |= {(chosen, first): _Gathered() for chosen in run.header.plan.configurations if chosen not in measured}
     found = sorted(by_value, key=lambda key: (configuration_key(key[0]), key[1]))
     return tuple(by_value[key].finish(*key) for key in found)
-
-
-def is_whole(run: Run) -> bool:
-    """Return whether `run` ended with every trial of its plan in the file, whatever its footer says; a shard is not."""
-    if run.header.division is not None and run.header.division.missing:
-        return False
-    planned = len(set(run.header.plan.configurations)) * run.header.plan.repeats
-    return run.footer is not None and run.footer.complete and len(run.records) == planned
 
 
 def subject_key(subject: Subject) -> tuple[object, ...]:
