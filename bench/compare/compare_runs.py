@@ -1,6 +1,5 @@
 """The comparison of two stored runs, or of two values of one dimension: configurations matched by all their members."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +31,7 @@ from bench.errors import BadInputError
 from bench.planning.shards import completion, is_merged
 from bench.records import Configuration
 from bench.stats.drift import Drift, NoDrift
-from bench.stats.inference import independent_estimate
+from bench.stats.inference import independent_estimate, mean
 from bench.stats.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
 from bench.tables.columns import harmless
 from bench.tables.fields import DIMENSIONS
@@ -182,11 +181,7 @@ def _prepare_accuracy(baseline: Trials, candidate: Trials, *, is_one_run: bool) 
 def _relative_log_ratio(baseline: Trials, candidate: Trials) -> float | None:
     if not baseline.log_relative or not candidate.log_relative:
         return None
-    return _mean(candidate.log_relative) - _mean(baseline.log_relative)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return mean(candidate.log_relative) - mean(baseline.log_relative)
 
 
 def _notes(

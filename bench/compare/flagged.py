@@ -4,7 +4,6 @@ No trial is dropped from a verdict because it is flagged: that would select tria
 without them is reported beside the real one, so that the reader can decide to measure again.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ from bench.compare.estimates import Pair, Prepared, time_estimate
 from bench.compare.trials import Trials
 from bench.records import TrialWarning
 from bench.stats.drift import Drift
+from bench.stats.inference import mean
 from bench.stats.judgement import Judgement, Verdict, undecided
 from bench.units import format_count
 
@@ -86,7 +86,7 @@ def times_without_flagged(trials: Trials) -> Trials:
     return replace(
         trials,
         n=len(kept),
-        mean_log_seconds=math.fsum(kept) / len(kept) if kept else None,
+        mean_log_seconds=mean(kept) if kept else None,
         log_seconds=kept,
         log_relative=None,
         accuracies=None,

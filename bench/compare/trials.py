@@ -20,6 +20,7 @@ from bench.records import (
     TrialRecord,
     TrialWarning,
 )
+from bench.stats.inference import mean
 from bench.tables.legend import is_complete
 from bench.tables.machines import machine_headers
 from bench.tables.ordering import configuration_key, natural_key
@@ -82,7 +83,7 @@ class Trials:
     @property
     def mean_accuracy(self) -> float | None:
         """Mean of the final test accuracies; None if there are none."""
-        return math.fsum(self.accuracies) / len(self.accuracies) if self.accuracies else None
+        return mean(self.accuracies) if self.accuracies else None
 
     @property
     def unflagged_log_seconds(self) -> tuple[float, ...]:
@@ -171,7 +172,7 @@ class _Gathered:
         return Trials(
             subject=configuration,
             n=n,
-            mean_log_seconds=math.fsum(self.log_seconds) / n if n else None,
+            mean_log_seconds=mean(self.log_seconds) if n else None,
             log_seconds=tuple(sorted(self.log_seconds)),
             log_relative=tuple(sorted(self.log_relative)) if len(self.log_relative) == n else None,
             accuracies=tuple(sorted(self.accuracies)) if len(self.accuracies) == n else None,
