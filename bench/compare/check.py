@@ -35,15 +35,18 @@ from bench.planning.shards import completion, measured_by, without_option
 from bench.records import Header
 from bench.stats.drift import Drift, NoiseProfile
 from bench.stats.inference import Estimate, independent_estimate
-from bench.stats.judgement import ROUNDING, Judgement, Verdict, gate_accuracies, gate_times, undecided
+from bench.stats.judgement import (
+    ERROR_LEVEL,
+    PASS_LEVEL,
+    ROUNDING,
+    Judgement,
+    Verdict,
+    gate_accuracies,
+    gate_times,
+    undecided,
+)
 from bench.tables.columns import harmless
 from bench.units import format_percent
-
-ERROR_LEVEL: Final = 0.01
-"""Probability of any false regression of time, and of accuracy, in one check."""
-
-PASS_LEVEL: Final = 0.05
-"""Probability that a pass of time, or of accuracy, hides more than is allowed."""
 
 _MAX_COMMAND_CHARACTERS: Final = 400
 
@@ -259,9 +262,7 @@ def _time_judge(
 def _accuracy_findings(pairs: Sequence[Pair], limits: Limits, baseline: Header) -> Iterator[Finding]:
     judgements = judge_family(
         [_prepare_accuracy(*pair) for pair in pairs],
-        lambda estimates: gate_accuracies(
-            estimates, max_drop=limits.max_accuracy_drop, error_level=ERROR_LEVEL, pass_level=PASS_LEVEL
-        ),
+        lambda estimates: gate_accuracies(estimates, max_drop=limits.max_accuracy_drop),
     )
     for (ours, theirs), judgement in zip(pairs, judgements, strict=True):
         yield Finding(

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from bench.compare.trials import Trials
 from bench.stats.drift import Drift
 from bench.stats.inference import Estimate, Interval, independent_estimate
-from bench.stats.judgement import Judgement, Verdict, undecided
+from bench.stats.judgement import INTERVAL_LEVEL, Judgement, Verdict, undecided
 from bench.stats.moderation import moderate
 
 Pair: TypeAlias = tuple[Trials, Trials]
@@ -74,7 +74,7 @@ def identical(trials: Trials) -> Judgement:
     return replace(
         undecided(Verdict.SAME, "the same measurements on both sides"),
         estimate=nothing,
-        interval=Interval(low=0.0, high=0.0, level=0.95),
+        interval=Interval(low=0.0, high=0.0, level=INTERVAL_LEVEL),
     )
 
 
