@@ -182,7 +182,7 @@ def gate_accuracies(estimates: Sequence[Estimate], *, max_drop: float) -> tuple[
 
     def judge(i: int) -> Judgement:
         if not shared.known[i]:
-            return shared.without_spread(i, _TRIALS)
+            return shared.of_single_trial(i, _TRIALS)
         change, bound = f"accuracy {_points(value[i])}", low[i]
         if drop_p[i] < ERROR_LEVEL:
             return shared.judgement(i, Verdict.REGRESSION, f"{change} ({_p(drop_p[i])})", bound, drop_p[i])
@@ -279,7 +279,7 @@ def _compare(
     def judge(i: int) -> Judgement:
         interval = shared.interval(i)
         if interval is None:
-            return shared.without_spread(i, _TRIALS)
+            return shared.of_single_trial(i, _TRIALS)
         value, p = estimates[i].value, adjusted[i]
         if p < ERROR_LEVEL and not interval.low <= 0 <= interval.high:
             return shared.judgement(i, sides[1] if value > 0 else sides[0], f"{describe(value)} ({_p(p)})", None, p)
@@ -342,8 +342,8 @@ class _Shared:
         value, half = self.family.estimates[i].value, self.half_widths[i]
         return Interval(low=value - half, high=value + half, level=INTERVAL_LEVEL)
 
-    def without_spread(self, i: int, unit: str) -> Judgement:
-        """Return the judgement where a single measurement leaves the standard error unknown."""
+    def of_single_trial(self, i: int, unit: str) -> Judgement:
+        """Return the judgement where a side has one measurement, which leaves the standard error unknown."""
         reason = f"a single measurement shows no spread: at least 3 {unit} are needed"
         return self.judgement(i, Verdict.INCONCLUSIVE, reason, None, None)
 
@@ -414,7 +414,7 @@ class TimeRule:
 
         def judge_one(i: int) -> Judgement:
             if not shared.known[i]:
-                return shared.without_spread(i, self.unit)
+                return shared.of_single_trial(i, self.unit)
             value, bound, p = family.estimates[i].value, upper[i], None if adjusted is None else adjusted[i]
             slow, allowed = value >= limit, f"{self.max_slowdown * 100:g} % is allowed"
             if slow and value > self.floor and p is not None and p < self.error_level:
