@@ -30,7 +30,7 @@ from bench.compare.trials import Trials
 from bench.errors import BadInputError
 from bench.planning.shards import completion, is_merged
 from bench.records import Configuration
-from bench.stats.drift import Drift, NoDrift
+from bench.stats.drift import Drift
 from bench.stats.inference import independent_estimate, mean
 from bench.stats.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
 from bench.tables.columns import harmless
@@ -79,7 +79,7 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
     matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
     require_overlap(matching, baseline.label, candidate.label)
     in_turn = is_one_run and between is not None and not is_merged(baseline.table.header)
-    drift = Drift(NoDrift(), NoDrift()) if in_turn else Drift(baseline.profile, candidate.profile)
+    drift = None if in_turn else Drift(baseline.profile, candidate.profile)
     rows = _compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
     if between is not None:  # the yardstick ran on the same device with the same threads, so it differs as they do
         rows = tuple(replace(row, relative_log_ratio=None) for row in rows)
@@ -94,7 +94,10 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
         baseline_only=tuple(trials.subject for trials in matching.baseline_only),
         candidate_only=tuple(trials.subject for trials in matching.candidate_only),
         mean=geometric_mean(rows),
-        notes=(*_notes(baseline, candidate, rows, is_one_run=is_one_run, between=between), *drift.notes()),
+        notes=(
+            *_notes(baseline, candidate, rows, is_one_run=is_one_run, between=between),
+            *(() if drift is None else drift.notes()),
+        ),
     )
 
 
@@ -133,7 +136,7 @@ def _only(source: Source, name: str, value: str) -> Source:
     return replace(source, label=label, table=replace(source.table, trials=trials, headers=headers))
 
 
-def _compare_pairs(pairs: Sequence[Pair], drift: Drift, *, is_one_run: bool) -> tuple[Row, ...]:
+def _compare_pairs(pairs: Sequence[Pair], drift: Drift | None, *, is_one_run: bool) -> tuple[Row, ...]:
     """Judge every pair. With `is_one_run`, a configuration with identical values is the same, drift or not."""
     raw = [_prepare_time(*pair, drift, is_one_run=is_one_run) for pair in pairs]
     devices = [f"{ours.machine_id} {ours.device}" for ours, _ in pairs]  # each machine has its own
@@ -158,7 +161,7 @@ def _compare_pairs(pairs: Sequence[Pair], drift: Drift, *, is_one_run: bool) -> 
     )
 
 
-def _prepare_time(baseline: Trials, candidate: Trials, drift: Drift, *, is_one_run: bool) -> Prepared:
+def _prepare_time(baseline: Trials, candidate: Trials, drift: Drift | None, *, is_one_run: bool) -> Prepared:
     refused = unmeasured(baseline, candidate) or different_epochs(baseline, candidate)
     if refused is not None:
         return refused

@@ -21,9 +21,14 @@ Prepared: TypeAlias = Estimate | Judgement
 """An estimate that is still to be judged, or the judgement of a pair that allows no estimate."""
 
 
-def time_estimate(baseline: Trials, candidate: Trials, drift: Drift) -> Estimate:
-    """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance."""
+def time_estimate(baseline: Trials, candidate: Trials, drift: Drift | None) -> Estimate:
+    """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance.
+
+    Without `drift` both sides were measured in turn.
+    """
     estimate = independent_estimate(baseline.log_seconds, candidate.log_seconds)
+    if drift is None:
+        return estimate
     return replace(
         estimate,
         extra_variance=drift.variance(baseline.device, candidate.device),

@@ -57,7 +57,7 @@ def flagged_note(count: int, measured: int, warnings: Iterable[TrialWarning]) ->
 def judge_without_flagged(
     pairs: Sequence[Pair],
     prepared: Sequence[Prepared],
-    drift: Drift,
+    drift: Drift | None,
     judge: Callable[[Sequence[Prepared]], Sequence[Judgement]],
 ) -> tuple[WithoutFlagged | None, ...]:
     """Judge the times of all `pairs` again without flagged trials, as one family; all None if no trial is flagged.
@@ -95,7 +95,7 @@ def times_without_flagged(trials: Trials) -> Trials:
     )
 
 
-def _prepare_again(baseline: Trials, candidate: Trials, prepared: Prepared, drift: Drift) -> Prepared:
+def _prepare_again(baseline: Trials, candidate: Trials, prepared: Prepared, drift: Drift | None) -> Prepared:
     if isinstance(prepared, Judgement) or not (baseline.flagged or candidate.flagged):
         return prepared
     kept = times_without_flagged(baseline), times_without_flagged(candidate)

@@ -83,16 +83,16 @@ def test_the_drift_of_both_tables_is_in_the_variance() -> None:
     estimate = compare(side(), other()).rows[0].time.estimate
     assert estimate is not None
     assert estimate.extra_variance == pytest.approx(2 * 0.005**2)
-    assert Drift(None, None).variance("cpu") == pytest.approx(2 * DEFAULT_DRIFT_DEVIATION**2)
-    assert Drift(Quiet(drift=0.03), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.05**2)
-    assert Drift(Quiet(drift=None), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.1**2 + 0.04**2)
+    assert Drift(None, None).variance("cpu", "cpu") == pytest.approx(2 * DEFAULT_DRIFT_DEVIATION**2)
+    assert Drift(Quiet(drift=0.03), Quiet(drift=0.04)).variance("cpu", "cpu") == pytest.approx(0.05**2)
+    assert Drift(Quiet(drift=None), Quiet(drift=0.04)).variance("cpu", "cpu") == pytest.approx(0.1**2 + 0.04**2)
     assert estimate.extra_degrees_of_freedom == 49
 
 
 def test_a_drift_is_known_as_well_as_by_the_fewer_sessions_of_both_sides() -> None:
-    assert Drift(Quiet(sessions=3), Quiet(sessions=5)).degrees_of_freedom("cpu") == 2
-    assert Drift(Quiet(drift=None), Quiet(sessions=5)).degrees_of_freedom("cpu") == 4
-    assert Drift(None, None).degrees_of_freedom("cpu") == math.inf
+    assert Drift(Quiet(sessions=3), Quiet(sessions=5)).degrees_of_freedom("cpu", "cpu") == 2
+    assert Drift(Quiet(drift=None), Quiet(sessions=5)).degrees_of_freedom("cpu", "cpu") == 4
+    assert Drift(None, None).degrees_of_freedom("cpu", "cpu") == math.inf
 
 
 def test_few_sessions_widen_the_mean_as_they_widen_the_rows() -> None:
