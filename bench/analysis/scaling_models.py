@@ -76,7 +76,7 @@ def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side
             train_samples=min(each.train_samples),
             log_seconds=each.log_seconds,
             unflagged_log_seconds=each.unflagged_log_seconds,
-            warnings=() if each.flagged is None else each.flagged.warnings,
+            warnings=each.flagged.warnings,
         )
         for each in trials
         if isinstance(each.subject, Configuration) and each.n

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from bench.compare.comparison import Comparison, RoundsSource, Row, Source
-from bench.compare.flagged import flagged_count, flagged_note
+from bench.compare.flagged import flagged_note
 from bench.compare.matching import describe, dimension, varying_dimensions
 from bench.compare.trials import Subject
 from bench.records import Configuration
@@ -101,13 +101,14 @@ def verdict_change(row: Row) -> str | None:
 def _flagged_notes(rows: Sequence[Row]) -> Iterator[str]:
     """Yield how many trials are flagged, and which verdicts would change without them."""
     sides = [trials for row in rows for trials in (row.baseline, row.candidate)]
-    count = sum(map(flagged_count, sides))
+    count = sum(trials.flagged.n for trials in sides)
+    if not count:
+        return
     changes = [(row, change) for row in rows if (change := verdict_change(row)) is not None]
-    dimensions = varying_dimensions([row.baseline.subject for row in rows]) if count else ()
-    if count:
-        warnings = [warning for trials in sides if trials.flagged for warning in trials.flagged.warnings]
-        note = flagged_note(count, sum(trials.n for trials in sides), warnings)
-        yield note if changes else f"{note}; {_unchanged(rows, dimensions)}"
+    dimensions = varying_dimensions([row.baseline.subject for row in rows])
+    warnings = [warning for trials in sides for warning in trials.flagged.warnings]
+    note = flagged_note(count, sum(trials.n for trials in sides), warnings)
+    yield note if changes else f"{note}; {_unchanged(rows, dimensions)}"
     for row, change in changes[:_LISTED]:
         yield f"{CHANGED_MARK} {describe(row.baseline.subject, dimensions)}: {change}"
     if len(changes) > _LISTED:

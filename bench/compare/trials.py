@@ -40,13 +40,16 @@ class Flagged:
     `warnings` are those of `bench.warning_rules.DISTURBED`, in the order of `TrialWarning`.
     """
 
-    log_seconds: tuple[float, ...]
-    warnings: tuple[TrialWarning, ...]
+    log_seconds: tuple[float, ...] = ()
+    warnings: tuple[TrialWarning, ...] = ()
 
     @property
     def n(self) -> int:
         """How many trials are flagged."""
         return len(self.log_seconds)
+
+
+_NOTHING: Final = Flagged()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +61,7 @@ class Trials:
     known. `log_relative` are logarithms of the median ratio of epoch time to the yardstick beside it, None unless every
     trial has a yardstick. `accuracies` are final test accuracies as fractions, None where labels are noise.
     `seconds_to_98_percent` are training seconds to that test accuracy, for the trials that reached it. `flagged` trials
-    are included in all other values; None if there are none. `machine_id` is empty for a benchmark.
+    are included in all other values. `machine_id` is empty for a benchmark.
     """
 
     subject: Subject
@@ -72,7 +75,7 @@ class Trials:
     test_samples: frozenset[int] = frozenset()
     failures: tuple[Failure, ...] = ()
     seconds_to_98_percent: tuple[float, ...] = ()
-    flagged: Flagged | None = None
+    flagged: Flagged = _NOTHING
     machine_id: str = ""
 
     @property
@@ -88,8 +91,6 @@ class Trials:
     @property
     def unflagged_log_seconds(self) -> tuple[float, ...]:
         """`log_seconds` of the trials that are not flagged."""
-        if self.flagged is None:
-            return self.log_seconds
         return tuple((Counter(self.log_seconds) - Counter(self.flagged.log_seconds)).elements())
 
 
@@ -208,9 +209,7 @@ class _Gathered:
                 self.seconds_to_98_percent.append(sum(each.train_seconds for each in epochs[: place + 1]))
                 return
 
-    def _flagged(self) -> Flagged | None:
-        if not self.flagged_log_seconds:
-            return None
+    def _flagged(self) -> Flagged:
         warnings = tuple(warning for warning in TrialWarning if warning in self.flagged_by)
         return Flagged(log_seconds=tuple(sorted(self.flagged_log_seconds)), warnings=warnings)
 
