@@ -28,7 +28,7 @@ from bench.compare.flagged import judge_without_flagged
 from bench.compare.matching import MAX_NAME_CHARACTERS, dimension, match, software_differences
 from bench.compare.trials import Trials
 from bench.errors import BadInputError
-from bench.planning.shards import completion, is_merged
+from bench.planning.shards import completion, is_merged, measured_by
 from bench.records import Configuration
 from bench.stats.drift import Drift
 from bench.stats.inference import independent_estimate, mean
@@ -70,7 +70,8 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
         BadInputError: a side has no configuration with its value of `between`.
     """
     by_machine = between is not None and between.dimension == "machine_id"
-    is_one_run = _is_one_run(baseline, candidate) and not by_machine
+    headers = baseline.table.header, candidate.table.header
+    is_one_run = not by_machine and not measured_by(headers[0]).isdisjoint(measured_by(headers[1]))
     baseline, candidate = with_machines(baseline, candidate, always=by_machine)
     if between is not None:
         baseline = _only(baseline, between.dimension, between.baseline)
@@ -78,7 +79,7 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
     ignoring = ignored_between_machines(baseline, candidate) if between is None else between.ignored
     matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
     require_overlap(matching, baseline.label, candidate.label)
-    in_turn = is_one_run and between is not None and not is_merged(baseline.table.header)
+    in_turn = is_one_run and between is not None and not any(map(is_merged, headers))
     drift = None if in_turn else Drift(baseline.profile, candidate.profile)
     rows = _compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
     if between is not None:  # the yardstick ran on the same device with the same threads, so it differs as they do
@@ -98,12 +99,6 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
             *_notes(baseline, candidate, rows, is_one_run=is_one_run, between=between),
             *(() if drift is None else drift.notes()),
         ),
-    )
-
-
-def _is_one_run(baseline: Source, candidate: Source) -> bool:
-    return (
-        baseline.table.header.run_id == candidate.table.header.run_id and baseline.machine_ids == candidate.machine_ids
     )
 
 
@@ -190,9 +185,13 @@ def _relative_log_ratio(baseline: Trials, candidate: Trials) -> float | None:
 def _notes(
     baseline: Source, candidate: Source, rows: Sequence[Row], *, is_one_run: bool, between: Between | None
 ) -> Iterator[str]:
-    if is_one_run and between is None:
+    ours, theirs = baseline.table.header, candidate.table.header
+    if is_one_run and between is None and ours.run_id == theirs.run_id:
         yield "both sides are the same run: this says nothing about any change"
-    elif is_one_run and is_merged(baseline.table.header):
+    elif is_one_run and between is None:
+        shared = min(measured_by(ours) & measured_by(theirs))
+        yield f"both sides hold run {shared}: the rows that it measured say nothing about any change"
+    elif is_one_run and (is_merged(ours) or is_merged(theirs)):
         yield (
             "both sides are the same run, merged from shards that were measured separately: machine drift between them "
             "is included"
@@ -202,8 +201,11 @@ def _notes(
     for side, source in (("baseline", baseline), ("candidate", candidate)):
         if not source.table.is_complete:
             yield f"the {side} is incomplete: {completion(source.table.header)}, unless it is still running"
-    if between is None and ignored_between_machines(baseline, candidate) == ("machine_id",):
-        across = sum(is_across_machines((row.baseline, row.candidate)) for row in rows)
+    if between is not None:
+        return
+    ignored = ignored_between_machines(baseline, candidate)
+    across = sum(is_across_machines((row.baseline, row.candidate)) for row in rows)
+    if ignored == ("machine_id",) and across:
         yield f"{across} of {len(rows)} rows compare two different machines: they say nothing about a change of code"
-    elif between is None and any(row.baseline.subject != row.candidate.subject for row in rows):
+    if ignored == ("threads",) and any(row.baseline.subject != row.candidate.subject for row in rows):
         yield "configurations that differ only in threads are paired, because the machines differ"

@@ -6,6 +6,7 @@ import math
 import pytest
 from bench_builders import (
     make_configuration,
+    make_division,
     make_epoch,
     make_failure,
     make_machine,
@@ -145,6 +146,16 @@ def test_a_run_against_itself_is_the_same_everywhere_even_from_one_trial() -> No
             assert row.accuracy.verdict is Verdict.SAME
         assert comparison.mean is not None
         assert (comparison.mean.log_ratio, comparison.mean.interval.low, comparison.mean.interval.high) == (0, 0, 0)
+
+
+def test_a_merge_against_one_of_its_shards_compares_what_the_shard_measured_with_itself() -> None:
+    shard = side((2.0,), run_id="00000001", header={"division": make_division((1,))})
+    merged = side((2.0, 3.0), run_id="d0d0d0d0", header={"division": make_division((1, 1))})
+    for comparison in (compare(shard, merged), compare(merged, shard)):
+        assert [row.time.reason for row in comparison.rows] == ["the same measurements on both sides"]
+        assert (
+            "both sides hold run 00000001: the rows that it measured say nothing about any change" in comparison.notes
+        )
 
 
 def test_equal_values_of_two_runs_are_still_two_measurements() -> None:
