@@ -412,6 +412,11 @@ def test_software_differences_are_named() -> None:
     assert comparison.differences == ("torch: 2.11.0 / 2.12.0", "driver: 580.1 / none")
 
 
+def test_a_difference_of_commits_gives_their_first_ten_digits() -> None:
+    comparison = compare(side(), other(header={"software": make_software(git_commit="b" * 40)}))
+    assert comparison.differences == ("git commit: 0123456789 / bbbbbbbbbb",)
+
+
 def test_equal_configurations_that_are_different_objects_are_one() -> None:
     records = [trial(dataclasses.replace(make_configuration()), repeat) for repeat in range(8)]
     (row,) = compare(side({make_configuration(): 2.0}), make_run(repeats=8, records=records, run_id="b0b0b0b0")).rows
