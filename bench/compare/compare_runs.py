@@ -16,7 +16,7 @@ from bench.compare.comparison import (
 from bench.compare.estimates import (
     Pair,
     Prepared,
-    different_data,
+    accuracy_estimate,
     different_epochs,
     identical,
     judge_family,
@@ -31,8 +31,8 @@ from bench.errors import BadInputError
 from bench.planning.shards import completion, is_merged, measured_by
 from bench.records import Configuration
 from bench.stats.drift import Drift
-from bench.stats.inference import independent_estimate, mean
-from bench.stats.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
+from bench.stats.inference import mean
+from bench.stats.judgement import Judgement, compare_accuracies, compare_times
 from bench.tables.columns import harmless
 from bench.tables.fields import DIMENSIONS
 from bench.tables.ordering import natural_key
@@ -166,14 +166,12 @@ def _prepare_time(baseline: Trials, candidate: Trials, drift: Drift | None, *, i
 
 
 def _prepare_accuracy(baseline: Trials, candidate: Trials, *, is_one_run: bool) -> Prepared:
-    refused = unmeasured(baseline, candidate) or different_data(baseline, candidate)
+    refused = unmeasured(baseline, candidate)
     if refused is not None:
         return refused
-    if not baseline.accuracies or not candidate.accuracies:
-        return undecided(Verdict.INCOMPARABLE, "one side has no accuracy")
     if is_one_run and baseline.subject == candidate.subject and baseline.accuracies == candidate.accuracies:
         return identical(baseline)
-    return independent_estimate(baseline.accuracies, candidate.accuracies)
+    return accuracy_estimate(baseline, candidate)
 
 
 def _relative_log_ratio(baseline: Trials, candidate: Trials) -> float | None:

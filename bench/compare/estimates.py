@@ -36,6 +36,13 @@ def time_estimate(baseline: Trials, candidate: Trials, drift: Drift | None) -> E
     )
 
 
+def accuracy_estimate(baseline: Trials, candidate: Trials) -> Prepared:
+    """Return the estimate of candidate - baseline of final test accuracies, or why there is none."""
+    if not baseline.accuracies or not candidate.accuracies:
+        return undecided(Verdict.INCOMPARABLE, "the labels are noise, so there is no accuracy to judge")
+    return different_data(baseline, candidate) or independent_estimate(baseline.accuracies, candidate.accuracies)
+
+
 def unmeasured(baseline: Trials, candidate: Trials) -> Judgement | None:
     """Return the judgement of a pair of which a side has no measured trial; None if both have one."""
     missing = [(side, trials) for side, trials in (("baseline", baseline), ("candidate", candidate)) if not trials.n]
