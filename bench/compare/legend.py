@@ -47,8 +47,8 @@ def _about(source: Source | RoundsSource) -> Sequence[str]:
 
 def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     """Yield the overall result, and what the tables of `rows` do not show."""
-    if comparison.mean is not None:
-        mean = comparison.mean
+    mean = comparison.mean
+    if mean is not None and mean.count > 1:  # that of a single row is in the table
         yield (
             f"geometric mean of {format_count(mean.count, 'ratio')}: {ratio_text(mean.log_ratio)} "
             f"(95 % interval {ratio_interval_text(mean.interval)})"
@@ -66,6 +66,11 @@ def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
 def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str] = ()) -> Iterator[str]:
     """Yield how to read the tables of `rows`, from which the columns `without` were left out, and caveats."""
     yield from _constants(rows)
+    unit = "rounds" if isinstance(comparison.baseline, RoundsSource) else "trials"
+    if rows:
+        has_baseline = "baseline" not in without and any(row.accuracy is not None for row in rows)
+        of_accuracy = "; baseline: mean over its trials" if has_baseline else ""
+        yield f"ratio: of geometric means over the {unit}{of_accuracy}" + " (show has medians)" * (unit == "trials")
     if "normalised" not in without and any(row.relative_log_ratio is not None for row in rows):
         yield (
             "norm. ratio: normalised ratio, after dividing each epoch time by the yardstick timed beside it, which "
@@ -73,10 +78,7 @@ def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str]
         )
     if rows and "detectable" not in without:
         yield "MDE: minimum detectable effect, the smallest difference that would be found four times in five"
-    if rows and "baseline" not in without:
-        yield "baseline: mean of its trials, of times the geometric one (show has medians)"
     if rows and "n" not in without:
-        unit = "rounds" if isinstance(comparison.baseline, RoundsSource) else "trials"
         yield f"n: measured {unit}, baseline/candidate"
     yield from _flagged_notes(comparison.rows)  # a hidden row may be one whose verdict would change
     reasons = dict.fromkeys(

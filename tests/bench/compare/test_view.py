@@ -114,6 +114,20 @@ def test_only_changed_leaves_out_rows_that_are_the_same_and_counts_them(mixed: C
     assert "geometric mean of 2 ratios" in text
 
 
+def test_a_single_ratio_is_not_repeated_as_its_own_mean() -> None:
+    assert "geometric mean of" not in render_comparison(compare(side(), side(run_id="b0b0b0b0")))
+
+
+def test_means_are_explained_as_far_as_the_tables_show_them(mixed: Comparison) -> None:
+    def told(comparison: Comparison) -> str:
+        lines = render_comparison(comparison, width=200).splitlines()
+        return next(line for line in lines if line.startswith("ratio: "))
+
+    assert told(mixed) == "ratio: of geometric means over the trials; baseline: mean over its trials (show has medians)"
+    noise = compare(side(correct=None), side(correct=None, run_id="b0b0b0b0"))
+    assert told(noise) == "ratio: of geometric means over the trials (show has medians)"
+
+
 def test_only_changed_shows_no_table_if_all_rows_are_the_same() -> None:
     run = side()
     for layout in ("table", "markdown"):
