@@ -9,7 +9,7 @@ from bench.compare.matching import describe, dimension, software_differences, va
 from bench.stats.judgement import GATE_EXIT_CODES, Verdict
 from bench.stats.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.tables.columns import harmless
-from bench.tables.layout import escape, markdown_table, shortened, text_table, wrap
+from bench.tables.layout import escape, markdown_notes, markdown_table, shortened, text_table, wrap
 from bench.units import format_seconds
 
 _ENDINGS: Final = {
@@ -37,7 +37,7 @@ def render_markdown(report: Report) -> str:
         f"### bench ab: {report.verdict}",
         "  \n".join(map(escape, heading(report))),
         markdown_table(headers, rows, numeric),
-        "\n".join(f"- {escape(line)}" for line in (*explanations(report), *notes(report))),
+        markdown_notes((*explanations(report), *notes(report))),
         escape(result(report)),
     )
     return "\n\n".join(part for part in parts if part)
