@@ -51,17 +51,15 @@ class Drift:
         for devices, known in sorted(self._known.items()):
             percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(known))
             name = " against ".join(dict.fromkeys(devices))
-            if devices in self._assumed:
-                yield (
-                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
-                    "assumed until python -m bench calibrate has measured this machine's in three sessions or more; "
-                    "for a change of code, python -m bench ab avoids it"
-                )
-            else:
-                yield (
-                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
-                    "from the machine's profile; python -m bench ab avoids it"
-                )
+            known_by = (
+                "assumed until python -m bench calibrate has measured it in three sessions or more"
+                if devices in self._assumed
+                else "as calibrated"
+            )
+            yield (
+                f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
+                f"{known_by}; for a change of code, python -m bench ab avoids it"
+            )
 
     def _deviations(self, devices: tuple[str, str]) -> tuple[float, ...]:
         """Return the standard deviations of both sides."""
