@@ -85,7 +85,7 @@ def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str]
         f"{judgement.verdict}: {judgement.reason}"
         for row in rows
         for judgement in (row.time, row.accuracy)
-        if judgement is not None and judgement.estimate is None
+        if judgement is not None and judgement.interval is None
     )
     for note in list(reasons)[:_LISTED]:
         yield harmless(note, MAX_NOTE_CHARACTERS)
