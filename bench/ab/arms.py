@@ -85,12 +85,11 @@ def _suggestion(text: str) -> str:
 def _this_tree() -> Path:
     """Return the folder whose workload ``.`` means: the harness's own, or the current one if the harness is installed.
 
-    `_repository` chooses in the same way: the workload edited in a clone is compared with revisions of that clone.
+    The workload edited in a clone is compared with revisions of that clone.
     """
+    with contextlib.suppress(BadInputError):  # without git, or outside a clone
+        return _repository(".")
     current = Path.cwd()
-    with contextlib.suppress(BadInputError):  # without git there is no clone
-        if _git(ROOT, "ls-files", "--", WORKLOAD):
-            return ROOT
     return current if (current / WORKLOAD / "__init__.py").is_file() else ROOT
 
 

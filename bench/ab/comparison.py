@@ -20,7 +20,7 @@ from bench.execution.conversation import describe_place, prepare_dataset
 from bench.execution.launcher import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
 from bench.records import Configuration, Description, Machine
-from bench.stats.judgement import Judgement, Verdict, undecided
+from bench.stats.judgement import ERROR_LEVEL, PASS_LEVEL, Judgement, Verdict, undecided
 from bench.stats.pair_gate import gate_pairs
 
 USUAL_LOOKS: Final = 2
@@ -28,12 +28,6 @@ USUAL_LOOKS: Final = 2
 
 MAX_LOOKS: Final = 8
 """Rounds after which `--until-decided` gives up: the difference is then about equal to the allowance."""
-
-ERROR_LEVEL: Final = 0.01
-"""Probability of any false regression in one command, over all its configurations, devices and looks."""
-
-PASS_LEVEL: Final = 0.05
-"""Probability of any false pass, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +225,7 @@ class LiveComparison:
             measured.judgement = undecided(Verdict.INCOMPARABLE, reason)
 
     def _judge(self, *, is_last: bool) -> None:
-        """Judge all that can be judged; the configurations of each device are a family."""
+        """Judge all that can be judged. Each device's configurations are a family; families share the levels evenly."""
         judged = {
             each: measured for each, measured in self._measured.items() if measured.screen and not measured.is_broken
         }

@@ -1,17 +1,15 @@
 """A live comparison as text for the terminal and in Markdown (table, explanations, next steps), and as JSON."""
 
 from collections.abc import Hashable, Iterator
-from dataclasses import replace
 from typing import Any, Final
 
-from bench.ab.report import BUDGET, COMPLETE, FAILED, INTERRUPTED, Report, Row, Side
+from bench.ab.report import BUDGET, COMPLETE, FAILED, INTERRUPTED, Report, Row
 from bench.coding import dumps, finite, to_json
 from bench.compare.matching import describe, dimension, software_differences, varying_dimensions
-from bench.records import Software
 from bench.stats.judgement import GATE_EXIT_CODES, Verdict
 from bench.stats.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.tables.columns import harmless
-from bench.tables.layout import escape, markdown_table, shortened, text_table, wrap
+from bench.tables.layout import escape, markdown_notes, markdown_table, shortened, text_table, wrap
 from bench.units import format_seconds
 
 _ENDINGS: Final = {
@@ -39,7 +37,7 @@ def render_markdown(report: Report) -> str:
         f"### bench ab: {report.verdict}",
         "  \n".join(map(escape, heading(report))),
         markdown_table(headers, rows, numeric),
-        "\n".join(f"- {escape(line)}" for line in (*explanations(report), *notes(report))),
+        markdown_notes((*explanations(report), *notes(report))),
         escape(result(report)),
     )
     return "\n\n".join(part for part in parts if part)
@@ -69,7 +67,7 @@ def heading(report: Report) -> list[str]:
     """Return what was compared, and where."""
     machine = report.machine
     device = f" on {harmless(report.floors[0].device, 20)}" if len(report.floors) == 1 else ""
-    differences = software_differences(*(_short_commit(side) for side in (report.baseline, report.candidate)))
+    differences = software_differences(report.baseline.software, report.candidate.software)
     listed = "; ".join(harmless(line, 80) for line in differences)
     baseline, candidate = _names(report)
     return [
@@ -78,11 +76,6 @@ def heading(report: Report) -> list[str]:
         f"torch {harmless(report.baseline.software.torch, 40)}"
         + (f"; differs, baseline / candidate, in {listed}" if listed else ""),
     ]
-
-
-def _short_commit(side: Side) -> Software:
-    commit = side.software.git_commit
-    return replace(side.software, git_commit=commit and commit[:10])
 
 
 def _names(report: Report) -> tuple[str, str]:

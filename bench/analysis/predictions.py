@@ -46,10 +46,10 @@ def predict(models: Sequence[Model], layers: Layers, batch_size: int) -> tuple[A
 
 
 def _answer(model: Model, each: Prediction, layers: Layers, batch_size: int, fastest: float) -> Answer:
-    samples, step_samples = model.fit.series.train_samples, model.fit.series.step_samples(batch_size)
+    series = model.fit.series
+    samples, step_samples = series.train_samples, series.step_samples(batch_size)
     steps = -(-samples // batch_size)  # the last one may be short, as in the measured epochs
     epoch_seconds = steps * model.fit.predict(layers, samples / steps).step_seconds
-    series = model.fit.series
     depths = {len(o.configuration.layers) for o in series.observations}
     unflagged = fit(series.without_flagged()) if series.flagged else model.fit
     is_inside = model.fit.is_inside(layers, batch_size)  # the batch size as it was asked for

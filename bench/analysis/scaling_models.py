@@ -76,7 +76,7 @@ def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side
             train_samples=min(each.train_samples),
             log_seconds=each.log_seconds,
             unflagged_log_seconds=each.unflagged_log_seconds,
-            warnings=() if each.flagged is None else each.flagged.warnings,
+            warnings=each.flagged.warnings,
         )
         for each in trials
         if isinstance(each.subject, Configuration) and each.n
@@ -121,10 +121,10 @@ def require_models(sides: Sequence[Side]) -> tuple[Model, ...]:
     """
     models = make_models(sides)
     if not models:
-        ids = ", ".join(harmless(side.header.run_id, 40) for side in sides)
+        ids = dict.fromkeys(harmless(side.header.run_id, 40) for side in sides)  # several machines are several sides
         raise BadInputError(
-            f"run {ids} has too few sizes to fit a model of step times: it takes 4 configurations that differ only in "
-            "layers and batch size; run python -m bench run --widths 64,256,1024 --batch-sizes 16,256,4096"
+            f"too few sizes to fit a model of step times (run {', '.join(ids)}): it takes 4 configurations that differ "
+            "only in layers and batch size; run python -m bench run --widths 64,256,1024 --batch-sizes 16,256,4096"
         )
     return models
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench import coding
-from bench.errors import BadInputError, IncomparableError, StorageError
+from bench.errors import BadInputError, StorageError
 from bench.protocol.rates import DeviceRates, ThreadRates, flops_per_second
 from bench.records import Configuration, Machine, Software
 from bench.stats.student import t_quantile
@@ -229,14 +229,8 @@ class MachineProfile:
     def with_session(self, machine: Machine, session: Session) -> "MachineProfile":
         """Return this profile with `session` appended, the oldest ones beyond `MAX_SESSIONS` left out.
 
-        Raises:
-            IncomparableError: `machine` is another one.
+        `machine` is the same one as described today.
         """
-        if machine.id != self.machine.id:
-            raise IncomparableError(
-                f"the profile is of machine {self.machine.id} and the calibration of {machine.id}: "
-                "a profile holds for one machine; keep each in a file of its own"
-            )
         return replace(
             self, schema_version=SCHEMA_VERSION, machine=machine, sessions=(*self.sessions, session)[-MAX_SESSIONS:]
         )

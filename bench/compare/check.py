@@ -13,12 +13,12 @@ from bench.compare.comparison import Source, ignored_between_machines, is_across
 from bench.compare.estimates import (
     Pair,
     Prepared,
+    accuracy_estimate,
     different_data,
     different_epochs,
     judge_family,
     moderate_by_device,
     time_estimate,
-    unmeasured,
 )
 from bench.compare.flagged import judge_without_flagged
 from bench.compare.matching import (
@@ -34,20 +34,22 @@ from bench.errors import BadInputError
 from bench.planning.shards import completion, measured_by, without_option
 from bench.records import Header
 from bench.stats.drift import Drift, NoiseProfile
-from bench.stats.inference import Estimate, independent_estimate
-from bench.stats.judgement import ROUNDING, Judgement, Verdict, gate_accuracies, gate_times, undecided
+from bench.stats.inference import Estimate
+from bench.stats.judgement import (
+    ERROR_LEVEL,
+    PASS_LEVEL,
+    ROUNDING,
+    Judgement,
+    Verdict,
+    gate_accuracies,
+    gate_times,
+    undecided,
+)
 from bench.tables.columns import harmless
 from bench.units import format_percent
 
-ERROR_LEVEL: Final = 0.01
-"""Probability of any false regression of time, and of accuracy, in one check."""
-
-PASS_LEVEL: Final = 0.05
-"""Probability that a pass of time, or of accuracy, hides more than is allowed."""
-
 _MAX_COMMAND_CHARACTERS: Final = 400
 
-_NO_LABELS: Final = undecided(Verdict.INCOMPARABLE, "the labels are noise, so there is no accuracy to judge")
 _GATE_TIME: Final = "gate time alone with --gate time"
 
 
@@ -73,7 +75,7 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
         *_failure_findings(matching, baseline.table.header),
     ]
     # A pair that failed or was never measured has its finding already.
-    measured = [pair for pair in matching.pairs if unmeasured(*pair) is None]
+    measured = [pair for pair in matching.pairs if all(each.n for each in pair)]
     if limits.gate != "accuracy":
         findings += _time_findings(measured, limits, drift, baseline, candidate)
     if limits.gate != "time":
@@ -115,7 +117,7 @@ def _all(matching: Matching) -> Iterator[Trials]:
 
 def _incomplete_findings(baseline: Source, candidate: Source) -> Iterator[Finding]:
     for side, source in (("baseline", baseline), ("candidate", candidate)):
-        if not source.table.is_whole:
+        if not source.table.is_complete:
             yield _trials_finding(
                 None,
                 Verdict.INCONCLUSIVE,
@@ -258,10 +260,8 @@ def _time_judge(
 
 def _accuracy_findings(pairs: Sequence[Pair], limits: Limits, baseline: Header) -> Iterator[Finding]:
     judgements = judge_family(
-        [_prepare_accuracy(*pair) for pair in pairs],
-        lambda estimates: gate_accuracies(
-            estimates, max_drop=limits.max_accuracy_drop, error_level=ERROR_LEVEL, pass_level=PASS_LEVEL
-        ),
+        [accuracy_estimate(*pair) for pair in pairs],
+        lambda estimates: gate_accuracies(estimates, max_drop=limits.max_accuracy_drop),
     )
     for (ours, theirs), judgement in zip(pairs, judgements, strict=True):
         yield Finding(
@@ -269,14 +269,8 @@ def _accuracy_findings(pairs: Sequence[Pair], limits: Limits, baseline: Header) 
             candidate=theirs.subject,
             quantity="test accuracy",
             judgement=judgement,
-            advice=_GATE_TIME if judgement is _NO_LABELS else _advice(judgement, baseline, is_time=False),
+            advice=_advice(judgement, baseline, is_time=False) if ours.accuracies and theirs.accuracies else _GATE_TIME,
         )
-
-
-def _prepare_accuracy(baseline: Trials, candidate: Trials) -> Prepared:
-    if not baseline.accuracies or not candidate.accuracies:
-        return _NO_LABELS
-    return different_data(baseline, candidate) or independent_estimate(baseline.accuracies, candidate.accuracies)
 
 
 def _floor_findings(matching: Matching, min_accuracy: float | None) -> Iterator[Finding]:

@@ -134,7 +134,7 @@ def _side(source: Source) -> dict[str, Any]:
     return {
         "label": source.label,
         "run_id": header.run_id,
-        "complete": source.table.is_whole,
+        "complete": source.table.is_complete,
         "machine": ", ".join(sorted(source.machine_ids)),
         "command": list(header.command),
     }

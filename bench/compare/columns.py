@@ -6,7 +6,6 @@ from typing import Final
 
 from bench.compare.comparison import Row
 from bench.compare.costs import CostRatio, SideCost, cost_ratio, side_cost
-from bench.compare.flagged import flagged_count
 from bench.compare.legend import CHANGED_MARK, configurations, verdict_change
 from bench.compare.matching import describe, dimension, varying_dimensions
 from bench.stats.inference import Interval
@@ -65,7 +64,7 @@ def time_columns(rows: Sequence[Row]) -> list[Column]:
     columns.append(_N)
     if any(row.baseline.failures or row.candidate.failures for row in rows):
         columns.append(_FAILED)
-    if any(row.baseline.flagged or row.candidate.flagged for row in rows):
+    if any(row.baseline.flagged.n or row.candidate.flagged.n for row in rows):
         columns.append(_FLAGGED)
     return [*columns, _DETECTABLE, _VERDICT]
 
@@ -141,7 +140,7 @@ _FAILED: Final = Column(
 _FLAGGED: Final = Column(
     key="flagged",
     header="flagged",
-    cell=lambda row: f"{flagged_count(row.baseline)}/{flagged_count(row.candidate)}",
+    cell=lambda row: f"{row.baseline.flagged.n}/{row.candidate.flagged.n}",
 )
 _DETECTABLE: Final = Column(
     key="detectable", header="MDE", cell=lambda row: effect_text(row.time.minimum_detectable_effect)

@@ -8,7 +8,7 @@ from typing import Final
 from bench.compare.comparison import Comparison, RoundsSource, Row, geometric_mean, require_overlap
 from bench.compare.estimates import Prepared, identical, judge_family
 from bench.compare.matching import match
-from bench.compare.rounds import LogMoments, RoundsBenchmark, RoundsFile
+from bench.compare.rounds import RoundsBenchmark, RoundsFile
 from bench.compare.trials import Trials
 from bench.stats.drift import DEFAULT_DRIFT_DEVIATION
 from bench.stats.inference import Estimate, Moments, difference_of_means
@@ -57,13 +57,12 @@ def compare_rounds(baseline: RoundsSource, candidate: RoundsSource) -> Compariso
     )
 
 
-def difference_of_moments(baseline: LogMoments, candidate: LogMoments) -> Estimate:
+def difference_of_moments(baseline: Moments, candidate: Moments) -> Estimate:
     """Return the estimate of ln(candidate / baseline), with the drift that rounds of one process do not show."""
-    sides = (Moments(n=side.n, mean=side.mean, squares=(side.n - 1) * side.variance) for side in (baseline, candidate))
-    return replace(difference_of_means(*sides), extra_variance=2 * DEFAULT_DRIFT_DEVIATION**2)
+    return replace(difference_of_means(baseline, candidate), extra_variance=2 * DEFAULT_DRIFT_DEVIATION**2)
 
 
-def _moments(file: RoundsFile) -> dict[str, LogMoments]:
+def _moments(file: RoundsFile) -> dict[str, Moments]:
     return {benchmark.name: benchmark.moments for benchmark in file.benchmarks}
 
 

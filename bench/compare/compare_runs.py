@@ -1,6 +1,5 @@
 """The comparison of two stored runs, or of two values of one dimension: configurations matched by all their members."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,7 @@ from bench.compare.comparison import (
 from bench.compare.estimates import (
     Pair,
     Prepared,
-    different_data,
+    accuracy_estimate,
     different_epochs,
     identical,
     judge_family,
@@ -29,11 +28,11 @@ from bench.compare.flagged import judge_without_flagged
 from bench.compare.matching import MAX_NAME_CHARACTERS, dimension, match, software_differences
 from bench.compare.trials import Trials
 from bench.errors import BadInputError
-from bench.planning.shards import completion, is_merged
+from bench.planning.shards import completion, is_merged, measured_by
 from bench.records import Configuration
-from bench.stats.drift import Drift, NoDrift
-from bench.stats.inference import independent_estimate
-from bench.stats.judgement import Judgement, Verdict, compare_accuracies, compare_times, undecided
+from bench.stats.drift import Drift
+from bench.stats.inference import mean
+from bench.stats.judgement import Judgement, compare_accuracies, compare_times
 from bench.tables.columns import harmless
 from bench.tables.fields import DIMENSIONS
 from bench.tables.ordering import natural_key
@@ -71,7 +70,8 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
         BadInputError: a side has no configuration with its value of `between`.
     """
     by_machine = between is not None and between.dimension == "machine_id"
-    is_one_run = _is_one_run(baseline, candidate) and not by_machine
+    headers = baseline.table.header, candidate.table.header
+    is_one_run = not by_machine and not measured_by(headers[0]).isdisjoint(measured_by(headers[1]))
     baseline, candidate = with_machines(baseline, candidate, always=by_machine)
     if between is not None:
         baseline = _only(baseline, between.dimension, between.baseline)
@@ -79,8 +79,8 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
     ignoring = ignored_between_machines(baseline, candidate) if between is None else between.ignored
     matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
     require_overlap(matching, baseline.label, candidate.label)
-    in_turn = is_one_run and between is not None and not is_merged(baseline.table.header)
-    drift = Drift(NoDrift(), NoDrift()) if in_turn else Drift(baseline.profile, candidate.profile)
+    in_turn = is_one_run and between is not None and not any(map(is_merged, headers))
+    drift = None if in_turn else Drift(baseline.profile, candidate.profile)
     rows = _compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
     if between is not None:  # the yardstick ran on the same device with the same threads, so it differs as they do
         rows = tuple(replace(row, relative_log_ratio=None) for row in rows)
@@ -95,13 +95,10 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
         baseline_only=tuple(trials.subject for trials in matching.baseline_only),
         candidate_only=tuple(trials.subject for trials in matching.candidate_only),
         mean=geometric_mean(rows),
-        notes=(*_notes(baseline, candidate, rows, is_one_run=is_one_run, between=between), *drift.notes()),
-    )
-
-
-def _is_one_run(baseline: Source, candidate: Source) -> bool:
-    return (
-        baseline.table.header.run_id == candidate.table.header.run_id and baseline.machine_ids == candidate.machine_ids
+        notes=(
+            *_notes(baseline, candidate, rows, is_one_run=is_one_run, between=between),
+            *(() if drift is None else drift.notes()),
+        ),
     )
 
 
@@ -134,7 +131,7 @@ def _only(source: Source, name: str, value: str) -> Source:
     return replace(source, label=label, table=replace(source.table, trials=trials, headers=headers))
 
 
-def _compare_pairs(pairs: Sequence[Pair], drift: Drift, *, is_one_run: bool) -> tuple[Row, ...]:
+def _compare_pairs(pairs: Sequence[Pair], drift: Drift | None, *, is_one_run: bool) -> tuple[Row, ...]:
     """Judge every pair. With `is_one_run`, a configuration with identical values is the same, drift or not."""
     raw = [_prepare_time(*pair, drift, is_one_run=is_one_run) for pair in pairs]
     devices = [f"{ours.machine_id} {ours.device}" for ours, _ in pairs]  # each machine has its own
@@ -159,7 +156,7 @@ def _compare_pairs(pairs: Sequence[Pair], drift: Drift, *, is_one_run: bool) -> 
     )
 
 
-def _prepare_time(baseline: Trials, candidate: Trials, drift: Drift, *, is_one_run: bool) -> Prepared:
+def _prepare_time(baseline: Trials, candidate: Trials, drift: Drift | None, *, is_one_run: bool) -> Prepared:
     refused = unmeasured(baseline, candidate) or different_epochs(baseline, candidate)
     if refused is not None:
         return refused
@@ -169,32 +166,30 @@ def _prepare_time(baseline: Trials, candidate: Trials, drift: Drift, *, is_one_r
 
 
 def _prepare_accuracy(baseline: Trials, candidate: Trials, *, is_one_run: bool) -> Prepared:
-    refused = unmeasured(baseline, candidate) or different_data(baseline, candidate)
+    refused = unmeasured(baseline, candidate)
     if refused is not None:
         return refused
-    if not baseline.accuracies or not candidate.accuracies:
-        return undecided(Verdict.INCOMPARABLE, "one side has no accuracy")
     if is_one_run and baseline.subject == candidate.subject and baseline.accuracies == candidate.accuracies:
         return identical(baseline)
-    return independent_estimate(baseline.accuracies, candidate.accuracies)
+    return accuracy_estimate(baseline, candidate)
 
 
 def _relative_log_ratio(baseline: Trials, candidate: Trials) -> float | None:
     if not baseline.log_relative or not candidate.log_relative:
         return None
-    return _mean(candidate.log_relative) - _mean(baseline.log_relative)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return mean(candidate.log_relative) - mean(baseline.log_relative)
 
 
 def _notes(
     baseline: Source, candidate: Source, rows: Sequence[Row], *, is_one_run: bool, between: Between | None
 ) -> Iterator[str]:
-    if is_one_run and between is None:
+    ours, theirs = baseline.table.header, candidate.table.header
+    if is_one_run and between is None and ours.run_id == theirs.run_id:
         yield "both sides are the same run: this says nothing about any change"
-    elif is_one_run and is_merged(baseline.table.header):
+    elif is_one_run and between is None:
+        shared = min(measured_by(ours) & measured_by(theirs))
+        yield f"both sides hold run {shared}: the rows that it measured say nothing about any change"
+    elif is_one_run and (is_merged(ours) or is_merged(theirs)):
         yield (
             "both sides are the same run, merged from shards that were measured separately: machine drift between them "
             "is included"
@@ -202,10 +197,13 @@ def _notes(
     elif is_one_run:
         yield "both sides are the same run, whose trials were measured in turn: no machine drift lies between them"
     for side, source in (("baseline", baseline), ("candidate", candidate)):
-        if not source.table.is_whole:
+        if not source.table.is_complete:
             yield f"the {side} is incomplete: {completion(source.table.header)}, unless it is still running"
-    if between is None and ignored_between_machines(baseline, candidate) == ("machine_id",):
-        across = sum(is_across_machines((row.baseline, row.candidate)) for row in rows)
+    if between is not None:
+        return
+    ignored = ignored_between_machines(baseline, candidate)
+    across = sum(is_across_machines((row.baseline, row.candidate)) for row in rows)
+    if ignored == ("machine_id",) and across:
         yield f"{across} of {len(rows)} rows compare two different machines: they say nothing about a change of code"
-    elif between is None and any(row.baseline.subject != row.candidate.subject for row in rows):
+    if ignored == ("threads",) and any(row.baseline.subject != row.candidate.subject for row in rows):
         yield "configurations that differ only in threads are paired, because the machines differ"

@@ -18,7 +18,7 @@ from bench.compare.trials import Subject, Table, Trials
 from bench.errors import IncomparableError
 from bench.records import Configuration
 from bench.stats.drift import NoiseProfile
-from bench.stats.inference import Estimate, Interval, interval
+from bench.stats.inference import Estimate, Interval, interval, mean
 from bench.stats.judgement import Judgement, Verdict
 from bench.tables.machines import on_machine
 from bench.units import format_count
@@ -165,8 +165,8 @@ def geometric_mean(rows: Iterable[Row]) -> Mean | None:
         variance**2 / each.degrees_of_freedom if each.degrees_of_freedom else math.inf
         for each, variance in zip(estimates, variances, strict=True)
     )
-    mean = Estimate(
-        value=math.fsum(each.value for each in estimates) / count,
+    estimate = Estimate(
+        value=mean([each.value for each in estimates]),
         variance=total,
         degrees_of_freedom=total**2 / uncertainty if uncertainty else math.inf,
         scale=1 / count**2,
@@ -174,4 +174,4 @@ def geometric_mean(rows: Iterable[Row]) -> Mean | None:
         extra_degrees_of_freedom=min(each.extra_degrees_of_freedom for each in estimates),
         n=(sum(each.n[0] for each in estimates), sum(each.n[1] for each in estimates)),
     )
-    return Mean(log_ratio=mean.value, interval=interval(mean), count=count)
+    return Mean(log_ratio=estimate.value, interval=interval(estimate), count=count)

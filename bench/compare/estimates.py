@@ -11,7 +11,7 @@ from typing import TypeAlias
 from bench.compare.trials import Trials
 from bench.stats.drift import Drift
 from bench.stats.inference import Estimate, Interval, independent_estimate
-from bench.stats.judgement import Judgement, Verdict, undecided
+from bench.stats.judgement import INTERVAL_LEVEL, Judgement, Verdict, undecided
 from bench.stats.moderation import moderate
 
 Pair: TypeAlias = tuple[Trials, Trials]
@@ -21,14 +21,26 @@ Prepared: TypeAlias = Estimate | Judgement
 """An estimate that is still to be judged, or the judgement of a pair that allows no estimate."""
 
 
-def time_estimate(baseline: Trials, candidate: Trials, drift: Drift) -> Estimate:
-    """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance."""
+def time_estimate(baseline: Trials, candidate: Trials, drift: Drift | None) -> Estimate:
+    """Return the estimate of ln(candidate / baseline) of epoch times, with the drift in its extra variance.
+
+    Without `drift` both sides were measured in turn.
+    """
     estimate = independent_estimate(baseline.log_seconds, candidate.log_seconds)
+    if drift is None:
+        return estimate
     return replace(
         estimate,
         extra_variance=drift.variance(baseline.device, candidate.device),
         extra_degrees_of_freedom=drift.degrees_of_freedom(baseline.device, candidate.device),
     )
+
+
+def accuracy_estimate(baseline: Trials, candidate: Trials) -> Prepared:
+    """Return the estimate of candidate - baseline of final test accuracies, or why there is none."""
+    if not baseline.accuracies or not candidate.accuracies:
+        return undecided(Verdict.INCOMPARABLE, "the labels are noise, so there is no accuracy to judge")
+    return different_data(baseline, candidate) or independent_estimate(baseline.accuracies, candidate.accuracies)
 
 
 def unmeasured(baseline: Trials, candidate: Trials) -> Judgement | None:
@@ -74,7 +86,7 @@ def identical(trials: Trials) -> Judgement:
     return replace(
         undecided(Verdict.SAME, "the same measurements on both sides"),
         estimate=nothing,
-        interval=Interval(low=0.0, high=0.0, level=0.95),
+        interval=Interval(low=0.0, high=0.0, level=INTERVAL_LEVEL),
     )
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from bench.coding import finite, to_json
 from bench.compare.comparison import Comparison, RoundsSource, Row, Source
 from bench.compare.costs import cost_ratio, side_cost
-from bench.compare.flagged import flagged_count
 from bench.compare.trials import Subject
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import from_log
@@ -71,8 +70,8 @@ def raw_row(row: Row, prices: Prices | None = None, differing: Sequence[str] = (
         "candidate_n": row.candidate.n,
         "baseline_failures": len(row.baseline.failures),
         "candidate_failures": len(row.candidate.failures),
-        "baseline_flagged": flagged_count(row.baseline),
-        "candidate_flagged": flagged_count(row.candidate),
+        "baseline_flagged": row.baseline.flagged.n,
+        "candidate_flagged": row.candidate.flagged.n,
         "baseline_seconds": _exp(row.baseline.mean_log_seconds),
         "candidate_seconds": _exp(row.candidate.mean_log_seconds),
         **_judged("time", row.time, _exp),
@@ -167,7 +166,7 @@ def _side(source: Source | RoundsSource) -> dict[str, Any]:
     return {
         "label": source.label,
         "run_id": header.run_id,
-        "complete": source.table.is_whole,
+        "complete": source.table.is_complete,
         "machine": to_json(header.machine),
         "software": to_json(header.software),
         "machines": {name: to_json(each.machine) for name, each in source.table.headers.items()},

@@ -4,14 +4,14 @@ No trial is dropped from a verdict because it is flagged: that would select tria
 without them is reported beside the real one, so that the reader can decide to measure again.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bench.compare.estimates import Pair, Prepared, time_estimate
-from bench.compare.trials import Trials
+from bench.compare.trials import Flagged, Trials
 from bench.records import TrialWarning
 from bench.stats.drift import Drift
+from bench.stats.inference import mean
 from bench.stats.judgement import Judgement, Verdict, undecided
 from bench.units import format_count
 
@@ -43,11 +43,6 @@ class WithoutFlagged:
         return f"the {format_count(count, 'flagged trial')} ({', '.join(self.warnings)})"
 
 
-def flagged_count(trials: Trials) -> int:
-    """Return how many of `trials` are flagged."""
-    return 0 if trials.flagged is None else trials.flagged.n
-
-
 def flagged_note(count: int, measured: int, warnings: Iterable[TrialWarning]) -> str:
     """Return the note below a table in which `count` of the `measured` trials are flagged, by these warnings."""
     reasons = ", ".join(sorted(set(warnings)))
@@ -57,7 +52,7 @@ def flagged_note(count: int, measured: int, warnings: Iterable[TrialWarning]) ->
 def judge_without_flagged(
     pairs: Sequence[Pair],
     prepared: Sequence[Prepared],
-    drift: Drift,
+    drift: Drift | None,
     judge: Callable[[Sequence[Prepared]], Sequence[Judgement]],
 ) -> tuple[WithoutFlagged | None, ...]:
     """Judge the times of all `pairs` again without flagged trials, as one family; all None if no trial is flagged.
@@ -65,12 +60,12 @@ def judge_without_flagged(
     `prepared` is each pair with all its trials, and is kept where no trial is flagged or where it is a judgement
     already, which rests on no trial's time. `judge` is what made the verdicts.
     """
-    if not any(ours.flagged or theirs.flagged for ours, theirs in pairs):
+    if not any(ours.flagged.n or theirs.flagged.n for ours, theirs in pairs):
         return (None,) * len(pairs)
     again = [_prepare_again(*pair, each, drift) for pair, each in zip(pairs, prepared, strict=True)]
     return tuple(
         WithoutFlagged(
-            counts=(flagged_count(ours), flagged_count(theirs)),
+            counts=(ours.flagged.n, theirs.flagged.n),
             warnings=_warnings(ours, theirs),
             judgement=judgement,
         )
@@ -80,27 +75,27 @@ def judge_without_flagged(
 
 def times_without_flagged(trials: Trials) -> Trials:
     """Return `trials` with only the times that are not flagged, and nothing else that each trial measured."""
-    if trials.flagged is None:
+    if not trials.flagged.n:
         return trials
     kept = trials.unflagged_log_seconds
     return replace(
         trials,
         n=len(kept),
-        mean_log_seconds=math.fsum(kept) / len(kept) if kept else None,
+        mean_log_seconds=mean(kept) if kept else None,
         log_seconds=kept,
         log_relative=None,
         accuracies=None,
         seconds_to_98_percent=(),
-        flagged=None,
+        flagged=Flagged(),
     )
 
 
-def _prepare_again(baseline: Trials, candidate: Trials, prepared: Prepared, drift: Drift) -> Prepared:
-    if isinstance(prepared, Judgement) or not (baseline.flagged or candidate.flagged):
+def _prepare_again(baseline: Trials, candidate: Trials, prepared: Prepared, drift: Drift | None) -> Prepared:
+    if isinstance(prepared, Judgement) or not (baseline.flagged.n or candidate.flagged.n):
         return prepared
     kept = times_without_flagged(baseline), times_without_flagged(candidate)
     for side, trials, left in zip(("baseline", "candidate"), (baseline, candidate), kept, strict=True):
-        if not left.n and trials.flagged is not None:
+        if not left.n and trials.flagged.n:
             return undecided(Verdict.INCOMPARABLE, _nothing_left(side, trials))
     return time_estimate(*kept, drift)
 
@@ -111,5 +106,5 @@ def _nothing_left(side: str, trials: Trials) -> str:
 
 
 def _warnings(*sides: Trials) -> tuple[TrialWarning, ...]:
-    found = {warning for trials in sides if trials.flagged is not None for warning in trials.flagged.warnings}
+    found = {warning for trials in sides for warning in trials.flagged.warnings}
     return tuple(warning for warning in TrialWarning if warning in found)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from bench.compare.comparison import Comparison, RoundsSource, Row, Source
-from bench.compare.flagged import flagged_count, flagged_note
+from bench.compare.flagged import flagged_note
 from bench.compare.matching import describe, dimension, varying_dimensions
 from bench.compare.trials import Subject
 from bench.records import Configuration
@@ -47,8 +47,8 @@ def _about(source: Source | RoundsSource) -> Sequence[str]:
 
 def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
     """Yield the overall result, and what the tables of `rows` do not show."""
-    if comparison.mean is not None:
-        mean = comparison.mean
+    mean = comparison.mean
+    if mean is not None and mean.count > 1:  # that of a single row is in the table
         yield (
             f"geometric mean of {format_count(mean.count, 'ratio')}: {ratio_text(mean.log_ratio)} "
             f"(95 % interval {ratio_interval_text(mean.interval)})"
@@ -66,6 +66,11 @@ def results(comparison: Comparison, rows: Sequence[Row]) -> Iterator[str]:
 def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str] = ()) -> Iterator[str]:
     """Yield how to read the tables of `rows`, from which the columns `without` were left out, and caveats."""
     yield from _constants(rows)
+    unit = "rounds" if isinstance(comparison.baseline, RoundsSource) else "trials"
+    if rows:
+        has_baseline = "baseline" not in without and any(row.accuracy is not None for row in rows)
+        of_accuracy = "; baseline: mean over its trials" if has_baseline else ""
+        yield f"ratio: of geometric means over the {unit}{of_accuracy}" + " (show has medians)" * (unit == "trials")
     if "normalised" not in without and any(row.relative_log_ratio is not None for row in rows):
         yield (
             "norm. ratio: normalised ratio, after dividing each epoch time by the yardstick timed beside it, which "
@@ -73,17 +78,14 @@ def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str]
         )
     if rows and "detectable" not in without:
         yield "MDE: minimum detectable effect, the smallest difference that would be found four times in five"
-    if rows and "baseline" not in without:
-        yield "baseline: mean of its trials, of times the geometric one (show has medians)"
     if rows and "n" not in without:
-        unit = "rounds" if isinstance(comparison.baseline, RoundsSource) else "trials"
         yield f"n: measured {unit}, baseline/candidate"
     yield from _flagged_notes(comparison.rows)  # a hidden row may be one whose verdict would change
     reasons = dict.fromkeys(
         f"{judgement.verdict}: {judgement.reason}"
         for row in rows
         for judgement in (row.time, row.accuracy)
-        if judgement is not None and judgement.estimate is None
+        if judgement is not None and judgement.interval is None
     )
     for note in list(reasons)[:_LISTED]:
         yield harmless(note, MAX_NOTE_CHARACTERS)
@@ -101,13 +103,14 @@ def verdict_change(row: Row) -> str | None:
 def _flagged_notes(rows: Sequence[Row]) -> Iterator[str]:
     """Yield how many trials are flagged, and which verdicts would change without them."""
     sides = [trials for row in rows for trials in (row.baseline, row.candidate)]
-    count = sum(map(flagged_count, sides))
+    count = sum(trials.flagged.n for trials in sides)
+    if not count:
+        return
     changes = [(row, change) for row in rows if (change := verdict_change(row)) is not None]
-    dimensions = varying_dimensions([row.baseline.subject for row in rows]) if count else ()
-    if count:
-        warnings = [warning for trials in sides if trials.flagged for warning in trials.flagged.warnings]
-        note = flagged_note(count, sum(trials.n for trials in sides), warnings)
-        yield note if changes else f"{note}; {_unchanged(rows, dimensions)}"
+    dimensions = varying_dimensions([row.baseline.subject for row in rows])
+    warnings = [warning for trials in sides for warning in trials.flagged.warnings]
+    note = flagged_note(count, sum(trials.n for trials in sides), warnings)
+    yield note if changes else f"{note}; {_unchanged(rows, dimensions)}"
     for row, change in changes[:_LISTED]:
         yield f"{CHANGED_MARK} {describe(row.baseline.subject, dimensions)}: {change}"
     if len(changes) > _LISTED:

@@ -18,6 +18,7 @@ from mnist_mlp.recipes import layers_text
 MAX_NAME_CHARACTERS: Final = 60
 
 _MAX_VERSION_CHARACTERS: Final = 40
+_COMMIT_CHARACTERS: Final = 10
 
 _MAX_COMPARED: Final = 10_000
 """Pairs of configurations among which the nearest is looked for; more would take seconds."""
@@ -86,7 +87,7 @@ def software_differences(baseline: Software, candidate: Software) -> tuple[str, 
         for member in dataclasses.fields(Software)
     )
     return tuple(
-        f"{name.replace('_', ' ')}: {_version(ours)} / {_version(theirs)}"
+        f"{name.replace('_', ' ')}: {_version(name, ours)} / {_version(name, theirs)}"
         for name, ours, theirs in members
         if ours != theirs
     )
@@ -145,5 +146,8 @@ def _by_all_but(ignored: Iterable[str], trials: Iterable[Trials]) -> Mapping[Sub
     return groups
 
 
-def _version(value: object) -> str:
-    return "none" if value is None else harmless(str(value), _MAX_VERSION_CHARACTERS)
+def _version(name: str, value: object) -> str:
+    if value is None:
+        return "none"
+    text = str(value)
+    return harmless(text[:_COMMIT_CHARACTERS] if name == "git_commit" else text, _MAX_VERSION_CHARACTERS)

@@ -9,13 +9,13 @@ interval made from them says nothing about how processes differ.
 import json
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from bench.coding import from_json
 from bench.errors import BadInputError
+from bench.stats.inference import Moments, moments_of
 
 MAX_FILE_BYTES: Final = 2**28
 """256 MiB: some seven million rounds. Parsing such a file takes a few times as much memory."""
@@ -29,25 +29,16 @@ _UNKNOWN_COMMITS: Final = ("unversioned", "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogMoments:
-    """Number of values, and mean and sample variance (n - 1; 0 for a single value) of ln(seconds)."""
-
-    n: int
-    mean: float
-    variance: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RoundsBenchmark:
     """One benchmark. `name` is pytest's node id, parameters in brackets included.
 
     `seconds` holds one value per round, the mean over the round's iterations; it is empty if only a summary was saved.
-    `moments` are computed from the rounds if there are any, else from the summary (`moments_of_summary`).
+    `moments` are those of ln(seconds), from the rounds if there are any, else from the summary (`moments_of_summary`).
     """
 
     name: str
     seconds: tuple[float, ...]
-    moments: LogMoments
+    moments: Moments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +92,7 @@ def read_rounds(path: Path) -> RoundsFile:
     )
 
 
-def moments_of_rounds(seconds: Sequence[float]) -> LogMoments:
-    """Return the moments of ln(seconds) of at least one time, each above 0."""
-    logs = [math.log(value) for value in seconds]
-    mean = math.fsum(logs) / len(logs)
-    variance = math.fsum((value - mean) ** 2 for value in logs) / max(1, len(logs) - 1)
-    return LogMoments(n=len(logs), mean=mean, variance=variance)
-
-
-def moments_of_summary(mean_seconds: float, deviation_seconds: float, rounds: int) -> LogMoments:
+def moments_of_summary(mean_seconds: float, deviation_seconds: float, rounds: int) -> Moments:
     """Return the moments of ln(seconds) of log-normal times with this mean and standard deviation.
 
     With the coefficient of variation c, the variance is ln(1 + c^2) and the mean ln(mean_seconds) less half of it
@@ -117,7 +100,7 @@ def moments_of_summary(mean_seconds: float, deviation_seconds: float, rounds: in
     delta method's c^2, whatever the distribution; a few stalls among many rounds make it an approximation.
     """
     variance = math.log1p((deviation_seconds / mean_seconds) ** 2)
-    return LogMoments(n=rounds, mean=math.log(mean_seconds) - variance / 2, variance=variance)
+    return Moments(n=rounds, mean=math.log(mean_seconds) - variance / 2, squares=(rounds - 1) * variance)
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -171,7 +154,7 @@ def _from_rounds(name: str, seconds: tuple[float, ...], where: str) -> RoundsBen
         raise BadInputError(f"{where} is empty, but a benchmark has at least one round")
     if min(seconds) <= 0:
         raise BadInputError(f"{where} holds {min(seconds)}, but a time must be above 0")
-    return RoundsBenchmark(name=name, seconds=seconds, moments=moments_of_rounds(seconds))
+    return RoundsBenchmark(name=name, seconds=seconds, moments=moments_of(list(map(math.log, seconds))))
 
 
 def _from_brief(name: str, brief: _Brief, where: str) -> RoundsBenchmark:

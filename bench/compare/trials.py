@@ -20,6 +20,8 @@ from bench.records import (
     TrialRecord,
     TrialWarning,
 )
+from bench.stats.inference import mean
+from bench.tables.legend import is_complete
 from bench.tables.machines import machine_headers
 from bench.tables.ordering import configuration_key, natural_key
 from bench.warning_rules import DISTURBED
@@ -38,13 +40,16 @@ class Flagged:
     `warnings` are those of `bench.warning_rules.DISTURBED`, in the order of `TrialWarning`.
     """
 
-    log_seconds: tuple[float, ...]
-    warnings: tuple[TrialWarning, ...]
+    log_seconds: tuple[float, ...] = ()
+    warnings: tuple[TrialWarning, ...] = ()
 
     @property
     def n(self) -> int:
         """How many trials are flagged."""
         return len(self.log_seconds)
+
+
+_NOTHING: Final = Flagged()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,7 @@ class Trials:
     known. `log_relative` are logarithms of the median ratio of epoch time to the yardstick beside it, None unless every
     trial has a yardstick. `accuracies` are final test accuracies as fractions, None where labels are noise.
     `seconds_to_98_percent` are training seconds to that test accuracy, for the trials that reached it. `flagged` trials
-    are included in all other values; None if there are none. `machine_id` is empty for a benchmark.
+    are included in all other values. `machine_id` is empty for a benchmark.
     """
 
     subject: Subject
@@ -70,7 +75,7 @@ class Trials:
     test_samples: frozenset[int] = frozenset()
     failures: tuple[Failure, ...] = ()
     seconds_to_98_percent: tuple[float, ...] = ()
-    flagged: Flagged | None = None
+    flagged: Flagged = _NOTHING
     machine_id: str = ""
 
     @property
@@ -81,26 +86,24 @@ class Trials:
     @property
     def mean_accuracy(self) -> float | None:
         """Mean of the final test accuracies; None if there are none."""
-        return math.fsum(self.accuracies) / len(self.accuracies) if self.accuracies else None
+        return mean(self.accuracies) if self.accuracies else None
 
     @property
     def unflagged_log_seconds(self) -> tuple[float, ...]:
         """`log_seconds` of the trials that are not flagged."""
-        if self.flagged is None:
-            return self.log_seconds
         return tuple((Counter(self.log_seconds) - Counter(self.flagged.log_seconds)).elements())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A stored run, prepared for comparison. `is_whole`: its plan was completed; `warnings` are about its file.
+    """A stored run, prepared for comparison. `is_complete`: its plan was completed; `warnings` are about its file.
 
     `headers` holds the run's header as of each machine that its trials ran on, by machine id; `header` is the first.
     """
 
     headers: Mapping[str, Header]
     trials: tuple[Trials, ...]
-    is_whole: bool
+    is_complete: bool
     warnings: tuple[str, ...]
 
     @property
@@ -112,7 +115,7 @@ class Table:
 def make_table(run: Run) -> Table:
     """Return what a comparison needs of `run`."""
     headers = machine_headers(run)
-    return Table(headers=headers, trials=gather(run), is_whole=is_whole(run), warnings=run.warnings)
+    return Table(headers=headers, trials=gather(run), is_complete=is_complete(run), warnings=run.warnings)
 
 
 def gather(run: Run) -> tuple[Trials, ...]:
@@ -136,14 +139,6 @@ def gather(run: Run) -> tuple[Trials, ...]:
     by_value |= {(chosen, first): _Gathered() for chosen in run.header.plan.configurations if chosen not in measured}
     found = sorted(by_value, key=lambda key: (configuration_key(key[0]), key[1]))
     return tuple(by_value[key].finish(*key) for key in found)
-
-
-def is_whole(run: Run) -> bool:
-    """Return whether `run` ended with every trial of its plan in the file, whatever its footer says; a shard is not."""
-    if run.header.division is not None and run.header.division.missing:
-        return False
-    planned = len(set(run.header.plan.configurations)) * run.header.plan.repeats
-    return run.footer is not None and run.footer.complete and len(run.records) == planned
 
 
 def subject_key(subject: Subject) -> tuple[object, ...]:
@@ -178,7 +173,7 @@ class _Gathered:
         return Trials(
             subject=configuration,
             n=n,
-            mean_log_seconds=math.fsum(self.log_seconds) / n if n else None,
+            mean_log_seconds=mean(self.log_seconds) if n else None,
             log_seconds=tuple(sorted(self.log_seconds)),
             log_relative=tuple(sorted(self.log_relative)) if len(self.log_relative) == n else None,
             accuracies=tuple(sorted(self.accuracies)) if len(self.accuracies) == n else None,
@@ -214,9 +209,7 @@ class _Gathered:
                 self.seconds_to_98_percent.append(sum(each.train_seconds for each in epochs[: place + 1]))
                 return
 
-    def _flagged(self) -> Flagged | None:
-        if not self.flagged_log_seconds:
-            return None
+    def _flagged(self) -> Flagged:
         warnings = tuple(warning for warning in TrialWarning if warning in self.flagged_by)
         return Flagged(log_seconds=tuple(sorted(self.flagged_log_seconds)), warnings=warnings)
 

@@ -24,21 +24,6 @@ class NoiseProfile(Protocol):
         """Return the degrees of freedom of that standard deviation; None if there is none."""
 
 
-class NoDrift:
-    """For comparisons within one run: its trials were measured in turn, so neither side drifts from the other."""
-
-    def ab_floor(self, device: str) -> float | None:  # noqa: ARG002 - as `NoiseProfile` has it
-        """Return None: nothing was calibrated."""
-        return None
-
-    def drift_deviation(self, device: str) -> float:  # noqa: ARG002 - as `NoiseProfile` has it
-        """Return 0."""
-        return 0.0
-
-    def drift_freedom(self, device: str) -> None:
-        """Return None: a drift of 0 was not estimated."""
-
-
 class Drift:
     """The variance of a log ratio that is due to drift between two tables: the sum of both sides' squared drifts."""
 
@@ -48,38 +33,33 @@ class Drift:
         self._known: dict[tuple[str, str], tuple[float, ...]] = {}
         self._assumed: set[tuple[str, str]] = set()
 
-    def variance(self, device: str, candidate_device: str | None = None) -> float:
-        """Return the variance for `device`; without a calibrated profile, `DEFAULT_DRIFT_DEVIATION` is assumed.
+    def variance(self, device: str, candidate_device: str) -> float:
+        """Return the variance for these devices; without a calibrated profile, `DEFAULT_DRIFT_DEVIATION` is assumed."""
+        return math.fsum(deviation**2 for deviation in self._deviations((device, candidate_device)))
 
-        `candidate_device` is the candidate's device if two devices are compared.
-        """
-        return math.fsum(deviation**2 for deviation in self._deviations((device, candidate_device or device)))
-
-    def degrees_of_freedom(self, device: str, candidate_device: str | None = None) -> float:
+    def degrees_of_freedom(self, device: str, candidate_device: str) -> float:
         """Return the degrees of freedom of `variance`: the fewer of both sides, infinite if both are assumed.
 
         They do not add up, because both sides may have the same profile.
         """
-        sides = zip(self._profiles, (device, candidate_device or device), strict=True)
+        sides = zip(self._profiles, (device, candidate_device), strict=True)
         found = [None if profile is None else profile.drift_freedom(device) for profile, device in sides]
         return min((each for each in found if each is not None), default=math.inf)
 
     def notes(self) -> Iterator[str]:
         """Yield what the intervals include, for every device or pair of devices whose variance was asked for."""
-        for devices in sorted(devices for devices, known in self._known.items() if any(known)):
-            percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(self._known[devices]))
+        for devices, known in sorted(self._known.items()):
+            percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(known))
             name = " against ".join(dict.fromkeys(devices))
-            if devices in self._assumed:
-                yield (
-                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
-                    "assumed until python -m bench calibrate has measured this machine's in three sessions or more; "
-                    "for a change of code, python -m bench ab avoids it"
-                )
-            else:
-                yield (
-                    f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
-                    "from the machine's profile; python -m bench ab avoids it"
-                )
+            known_by = (
+                "assumed until python -m bench calibrate has measured it in three sessions or more"
+                if devices in self._assumed
+                else "as calibrated"
+            )
+            yield (
+                f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
+                f"{known_by}; for a change of code, python -m bench ab avoids it"
+            )
 
     def _deviations(self, devices: tuple[str, str]) -> tuple[float, ...]:
         """Return the standard deviations of both sides."""

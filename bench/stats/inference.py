@@ -91,10 +91,10 @@ def paired_estimate(values: Sequence[float]) -> Estimate:
     Raises:
         BadInputError: no value, or a value that is not finite.
     """
-    _check(values)
-    n = len(values)
-    variance = _squares(values) / (n - 1) if n > 1 else 0.0
-    return Estimate(value=mean(values), variance=variance, degrees_of_freedom=n - 1, scale=1 / n, n=(n, n))
+    found = moments_of(values)
+    n = found.n
+    variance = found.squares / (n - 1) if n > 1 else 0.0
+    return Estimate(value=found.mean, variance=variance, degrees_of_freedom=n - 1, scale=1 / n, n=(n, n))
 
 
 def robust_paired_estimate(values: Sequence[float], share: float = TRIMMED_SHARE) -> Estimate:
@@ -114,7 +114,7 @@ def robust_paired_estimate(values: Sequence[float], share: float = TRIMMED_SHARE
     kept, cut = _trim(values, share)
     n, h = len(values), len(kept)
     winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
-    variance = _squares(winsorised) / (h - 1) if h > 1 else 0.0
+    variance = moments_of(winsorised).squares / (h - 1) if h > 1 else 0.0
     scale = _widening(cut, h) ** 2 / h
     return Estimate(value=mean(kept), variance=variance, degrees_of_freedom=h - 1, scale=scale, n=(n, n))
 
@@ -139,15 +139,24 @@ class Moments:
     squares: float
 
 
+def moments_of(values: Sequence[float]) -> Moments:
+    """Return the moments of `values`.
+
+    Raises:
+        BadInputError: no value, or a value that is not finite.
+    """
+    _check(values)
+    centre = mean(values)
+    return Moments(n=len(values), mean=centre, squares=math.fsum((value - centre) ** 2 for value in values))
+
+
 def independent_estimate(baseline: Sequence[float], candidate: Sequence[float]) -> Estimate:
     """Return the difference of the means of independent values, candidate - baseline; see `difference_of_means`.
 
     Raises:
         BadInputError: a side without a value, or a value that is not finite.
     """
-    _check(baseline)
-    _check(candidate)
-    return difference_of_means(*(Moments(n=len(x), mean=mean(x), squares=_squares(x)) for x in (baseline, candidate)))
+    return difference_of_means(moments_of(baseline), moments_of(candidate))
 
 
 def difference_of_means(baseline: Moments, candidate: Moments) -> Estimate:
@@ -445,12 +454,6 @@ def _check(values: Sequence[float]) -> None:
     for value in values:
         if not math.isfinite(value):
             raise BadInputError(f"{value} cannot be averaged: leave out trials without a finite measurement and say so")
-
-
-def _squares(values: Sequence[float]) -> float:
-    """Return the sum of squared deviations from the mean."""
-    centre = mean(values)
-    return math.fsum((value - centre) ** 2 for value in values)
 
 
 def _trim(values: Sequence[float], share: float) -> tuple[list[float], int]:

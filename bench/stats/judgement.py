@@ -16,6 +16,18 @@ from bench.errors import BadInputError, ExitCode
 from bench.stats.inference import Estimate, Family, Interval, holm
 from bench.stats.judgement_text import change_words
 
+ERROR_LEVEL: Final = 0.01
+"""Probability of any false alarm in a family: a regression, or a difference, where there is none."""
+
+PASS_LEVEL: Final = 0.05
+"""Probability of any false pass in a family: one that hides more than is allowed."""
+
+SAME_TIME_WITHIN: Final = 0.05
+"""Largest relative difference of times that is called the same."""
+
+SAME_ACCURACY_WITHIN: Final = 0.005
+"""Largest difference of accuracies, as a fraction, that is called the same."""
+
 INTERVAL_LEVEL: Final = 0.95
 """Level of the two-sided interval shown with each estimate, which holds for that configuration alone."""
 
@@ -31,7 +43,6 @@ ROUNDING: Final = 1e-12
 
 Far below one image in any test set, far above the rounding.
 """
-
 
 _TRIALS: Final = "trials a side"
 
@@ -116,8 +127,8 @@ def gate_times(
     *,
     max_slowdown: float,
     floor: float = 0.0,
-    error_level: float = 0.01,
-    pass_level: float = 0.05,
+    error_level: float = ERROR_LEVEL,
+    pass_level: float = PASS_LEVEL,
 ) -> tuple[Judgement, ...]:
     """Gate log ratios of time: regression, pass or inconclusive.
 
@@ -140,15 +151,13 @@ def gate_times(
     return rule.judge(family, holm(family.p_above().tolist()))
 
 
-def gate_accuracies(
-    estimates: Sequence[Estimate], *, max_drop: float, error_level: float = 0.01, pass_level: float = 0.05
-) -> tuple[Judgement, ...]:
+def gate_accuracies(estimates: Sequence[Estimate], *, max_drop: float) -> tuple[Judgement, ...]:
     """Gate differences of final test accuracy: regression, pass, incomparable or inconclusive.
 
-    Regression: the Holm-adjusted one-sided p-value of "the drop is at most the tolerated one" is below `error_level`;
+    Regression: the Holm-adjusted one-sided p-value of "the drop is at most the tolerated one" is below `ERROR_LEVEL`;
     tolerated is `TOLERATED_SHARE` of `max_drop`. Incomparable: a rise of at least `max_drop` whose Holm-adjusted
-    two-sided p-value is below `error_level`: a change of speed does not make a model that much better, but a wrong test
-    split does. Pass: the simultaneous lower bound (Bonferroni at `pass_level`) is above -`max_drop`.
+    two-sided p-value is below `ERROR_LEVEL`: a change of speed does not make a model that much better, but a wrong test
+    split does. Pass: the simultaneous lower bound (Bonferroni at `PASS_LEVEL`) is above -`max_drop`.
 
     If the trials of each side all agree, the spread is unknown (one seed repeated, or a small test set), and the
     difference itself decides: a drop up to the tolerated one or a rise below `max_drop` passes, a drop beyond
@@ -156,28 +165,28 @@ def gate_accuracies(
     than `MIN_WITHOUT_SPREAD` trials on a side, everything but a pass is inconclusive.
 
     Raises:
-        BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
+        BadInputError: a margin that makes no sense, or an estimate that is not finite.
     """
-    _check_settings(max_drop, error_level, pass_level)
+    _check_settings(max_drop)
     family = family_of(estimates)
     size = max(len(estimates), 1)
     value, exact = family.value.tolist(), (family.standard_error == 0).tolist()
     tolerated = max_drop * TOLERATED_SHARE
     drop_p = holm(_p_of_drops(family, tolerated, max_drop))
     rise_p = holm([float(_is_few(each)) or p for each, p in zip(estimates, _two_sided_p(family), strict=True)])
-    low = (family.value - family.half_widths(1 - pass_level / size)).tolist()
-    shared = _Shared.of(family, error_level / size, tested_against=tolerated, without_spread=max_drop).from_enough()
-    to_pass = family.required_n((family.value + max_drop).tolist(), pass_level / size)
-    to_fail = family.required_n((-family.value - tolerated).tolist(), error_level / size)
+    low = (family.value - family.half_widths(1 - PASS_LEVEL / size)).tolist()
+    shared = _Shared.of(family, ERROR_LEVEL / size, tested_against=tolerated, without_spread=max_drop).from_enough()
+    to_pass = family.required_n((family.value + max_drop).tolist(), PASS_LEVEL / size)
+    to_fail = family.required_n((-family.value - tolerated).tolist(), ERROR_LEVEL / size)
     allowed = f"a drop of {max_drop * 100:g} pp is allowed"
 
     def judge(i: int) -> Judgement:
         if not shared.known[i]:
-            return shared.without_spread(i, _TRIALS)
+            return shared.of_single_trial(i, _TRIALS)
         change, bound = f"accuracy {_points(value[i])}", low[i]
-        if drop_p[i] < error_level:
+        if drop_p[i] < ERROR_LEVEL:
             return shared.judgement(i, Verdict.REGRESSION, f"{change} ({_p(drop_p[i])})", bound, drop_p[i])
-        if value[i] >= max_drop - ROUNDING and rise_p[i] < error_level:
+        if value[i] >= max_drop - ROUNDING and rise_p[i] < ERROR_LEVEL:
             reason = (
                 f"{change}: evaluation or training changed (wrong split?); if that was intended, refresh the baseline"
             )
@@ -225,39 +234,32 @@ def _fewest(*numbers: int | None) -> int | None:
     return min((n for n in numbers if n is not None), default=None)
 
 
-def compare_times(
-    estimates: Sequence[Estimate], *, same_within: float = 0.05, error_level: float = 0.01
-) -> tuple[Judgement, ...]:
+def compare_times(estimates: Sequence[Estimate]) -> tuple[Judgement, ...]:
     """Compare times: faster or slower, same, or inconclusive. Swapping the sides mirrors every verdict.
 
-    Faster or slower: the Holm-adjusted two-sided p-value is below `error_level` and the 95 % interval excludes 0. Same:
-    the 95 % interval lies within ±ln(1 + `same_within`), which is two one-sided tests at 2.5 %. Without any spread,
-    the difference itself is compared with that margin, and is inconclusive beyond it with fewer than
+    Faster or slower: the Holm-adjusted two-sided p-value is below `ERROR_LEVEL` and the 95 % interval excludes 0. Same:
+    the 95 % interval lies within ±ln(1 + `SAME_TIME_WITHIN`), which is two one-sided tests at 2.5 %. Without any
+    spread, the difference itself is compared with that margin, and is inconclusive beyond it with fewer than
     `MIN_WITHOUT_SPREAD` trials on a side.
 
     Raises:
-        BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
+        BadInputError: an estimate that is not finite.
     """
-    _check_settings(same_within, error_level)
-    return _compare(estimates, math.log1p(same_within), error_level, change_words, (Verdict.FASTER, Verdict.SLOWER))
+    return _compare(estimates, math.log1p(SAME_TIME_WITHIN), change_words, (Verdict.FASTER, Verdict.SLOWER))
 
 
-def compare_accuracies(
-    estimates: Sequence[Estimate], *, same_within: float = 0.005, error_level: float = 0.01
-) -> tuple[Judgement, ...]:
-    """Compare accuracies: higher or lower, same within ±`same_within`, or inconclusive; see `compare_times`.
+def compare_accuracies(estimates: Sequence[Estimate]) -> tuple[Judgement, ...]:
+    """Compare accuracies: higher or lower, same within ±`SAME_ACCURACY_WITHIN`, or inconclusive; see `compare_times`.
 
     Raises:
-        BadInputError: a margin or level that makes no sense, or an estimate that is not finite.
+        BadInputError: an estimate that is not finite.
     """
-    _check_settings(same_within, error_level)
-    return _compare(estimates, same_within + ROUNDING, error_level, _points, (Verdict.LOWER, Verdict.HIGHER))
+    return _compare(estimates, SAME_ACCURACY_WITHIN + ROUNDING, _points, (Verdict.LOWER, Verdict.HIGHER))
 
 
 def _compare(
     estimates: Sequence[Estimate],
     margin: float,
-    error_level: float,
     describe: Callable[[float], str],
     sides: tuple[Verdict, Verdict],
 ) -> tuple[Judgement, ...]:
@@ -269,17 +271,17 @@ def _compare(
             for each, p in zip(estimates, _two_sided_p(family), strict=True)
         ]
     )
-    shared = _Shared.of(family, error_level / 2 / size, without_spread=margin).from_enough()
-    to_differ = family.required_n(abs(family.value).tolist(), error_level / 2 / size)
+    shared = _Shared.of(family, ERROR_LEVEL / 2 / size, without_spread=margin).from_enough()
+    to_differ = family.required_n(abs(family.value).tolist(), ERROR_LEVEL / 2 / size)
     # "Same" takes both one-sided tests: at 0.9 each, both succeed with at least 0.8, even if they never fail together.
     to_agree = family.required_n((margin - abs(family.value)).tolist(), (1 - INTERVAL_LEVEL) / 2, power=0.9)
 
     def judge(i: int) -> Judgement:
         interval = shared.interval(i)
         if interval is None:
-            return shared.without_spread(i, _TRIALS)
+            return shared.of_single_trial(i, _TRIALS)
         value, p = estimates[i].value, adjusted[i]
-        if p < error_level and not interval.low <= 0 <= interval.high:
+        if p < ERROR_LEVEL and not interval.low <= 0 <= interval.high:
             return shared.judgement(i, sides[1] if value > 0 else sides[0], f"{describe(value)} ({_p(p)})", None, p)
         if _is_few(estimates[i]) and abs(value) > margin:
             reason = f"{describe(value)}, but identical trials show no spread: use {_ways(estimates[i])}"
@@ -340,8 +342,8 @@ class _Shared:
         value, half = self.family.estimates[i].value, self.half_widths[i]
         return Interval(low=value - half, high=value + half, level=INTERVAL_LEVEL)
 
-    def without_spread(self, i: int, unit: str) -> Judgement:
-        """Return the judgement where a single measurement leaves the standard error unknown."""
+    def of_single_trial(self, i: int, unit: str) -> Judgement:
+        """Return the judgement where a side has one measurement, which leaves the standard error unknown."""
         reason = f"a single measurement shows no spread: at least 3 {unit} are needed"
         return self.judgement(i, Verdict.INCONCLUSIVE, reason, None, None)
 
@@ -412,7 +414,7 @@ class TimeRule:
 
         def judge_one(i: int) -> Judgement:
             if not shared.known[i]:
-                return shared.without_spread(i, self.unit)
+                return shared.of_single_trial(i, self.unit)
             value, bound, p = family.estimates[i].value, upper[i], None if adjusted is None else adjusted[i]
             slow, allowed = value >= limit, f"{self.max_slowdown * 100:g} % is allowed"
             if slow and value > self.floor and p is not None and p < self.error_level:

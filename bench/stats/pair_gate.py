@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from bench.errors import BadInputError
 from bench.stats.inference import TRIMMED_SHARE, Estimate, Family, holm, pool_variance, robust_paired_estimate
-from bench.stats.judgement import Judgement, TimeRule, Verdict, family_of
+from bench.stats.judgement import ERROR_LEVEL, PASS_LEVEL, Judgement, TimeRule, Verdict, family_of
 from bench.stats.moderation import moderate
 
 
@@ -22,8 +22,8 @@ def gate_pairs(  # noqa: PLR0913 - data, rule and look; all but the data by name
     looks: int,
     last_look: bool = False,
     earlier: Sequence[Judgement] = (),
-    error_level: float = 0.01,
-    pass_level: float = 0.05,
+    error_level: float = ERROR_LEVEL,
+    pass_level: float = PASS_LEVEL,
 ) -> tuple[Judgement, ...]:
     """Gate pairs of live trials of one device in two stages, the rule of `ab`.
 

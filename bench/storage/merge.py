@@ -19,7 +19,6 @@ from bench.records import (
     Configuration,
     Division,
     Fingerprint,
-    Footer,
     Header,
     Measurement,
     Plan,
@@ -80,7 +79,12 @@ def merge_runs(sources: Sequence[Source]) -> Run:
     return Run(
         header=header,
         records=tuple(records),
-        footer=_footer(header, records),
+        footer=footer_of(
+            records,
+            planned=sources[0].division.configurations * header.plan.repeats,  # of the complete plan
+            reason="merged",
+            wall_seconds=math.fsum(record.wall_seconds for record in records),
+        ),
         other_fingerprints=tuple(places)[1:],
     )
 
@@ -228,11 +232,3 @@ def _run_id(shards: Iterable[Shard]) -> str:
     """Return 8 hexadecimal digits, the first of them a letter, derived from these runs' ids."""
     digest = hashlib.sha256(dumps(tuple(shards)).encode()).hexdigest()
     return f"{'abcd'[int(digest[0], 16) % 4]}{digest[1:8]}"
-
-
-def _footer(header: Header, records: Sequence[TrialRecord]) -> Footer:
-    """Return the footer: counts refer to the complete plan, and the time is the sum over all trials and machines."""
-    division = header.division
-    planned = division.configurations * header.plan.repeats if division else 0
-    wall_seconds = math.fsum(record.wall_seconds for record in records)
-    return footer_of(records, planned=planned, reason="merged", wall_seconds=wall_seconds)

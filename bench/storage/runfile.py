@@ -50,6 +50,7 @@ _KINDS: Final[dict[str, type[Item]]] = {
     "trial": TrialRecord,
     "footer": Footer,
 }
+_NAMES: Final = {type_: kind for kind, type_ in _KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +69,13 @@ def encode(item: Item) -> bytes:
         BadInputError: it could not be read back, because a number in it is not finite or has a wrong type or size, or
             because the line would be too long.
     """
-    (kind,) = (name for name, type_ in _KINDS.items() if type_ is type(item))
+    kind = _NAMES[type(item)]
     try:
-        line = coding.dumps({kind: coding.to_json(item)}).encode() + b"\n"
+        line = _line_of(item).encode()
     except ValueError as error:
         raise BadInputError(f"a {kind} cannot be stored: {error}; every number in it must be finite") from error
     if decode(line) != item:
         raise BadInputError(f"a {kind} cannot be stored: it would be read back as a different value")
-    _require_readable(kind, len(line))
     return line
 
 
@@ -86,20 +86,19 @@ def lines_of(run: Run) -> Iterator[str]:
         BadInputError: a line would be too long: the plans of several runs together can be.
     """
     items: tuple[Item | None, ...] = (run.header, *run.other_fingerprints, *run.records, run.footer)
-    kinds = {type_: kind for kind, type_ in _KINDS.items()}
-    for item in items:
-        if item is not None:
-            line = coding.dumps({kinds[type(item)]: coding.to_json(item)}) + "\n"
-            _require_readable(kinds[type(item)], len(line))  # the text is ASCII
-            yield line
+    yield from (_line_of(item) for item in items if item is not None)
 
 
-def _require_readable(kind: str, length: int) -> None:
-    if length > MAX_LINE_BYTES:
+def _line_of(item: Item) -> str:
+    """Return the line for `item`, newline included; it is ASCII."""
+    kind = _NAMES[type(item)]
+    line = coding.dumps({kind: coding.to_json(item)}) + "\n"
+    if len(line) > MAX_LINE_BYTES:
         raise BadInputError(
-            f"a {kind} of {length} bytes cannot be stored, because no line may exceed {MAX_LINE_BYTES}: divide the "
+            f"a {kind} of {len(line)} bytes cannot be stored, because no line may exceed {MAX_LINE_BYTES}: divide the "
             "plan into runs with fewer configurations"
         )
+    return line
 
 
 def decode(line: bytes) -> Item:

@@ -239,7 +239,7 @@ def _rounds(path: Path) -> Reader:
         path.write_bytes(data)
         for benchmark in read_rounds(path).benchmarks:
             moments = benchmark.moments
-            require(moments.n >= 1 and moments.variance >= 0, "impossible moments")
+            require(moments.n >= 1 and moments.squares >= 0, "impossible moments")
             dumps(moments)
 
     return Reader(name="rounds", samples=(json.dumps(content).encode(),), read=read, mutators=mutations.JSON)

@@ -15,14 +15,14 @@ from planted_workload import plant_slowdown
 
 from bench.ab import comparison as live_comparison
 from bench.ab.arms import Arm
-from bench.ab.comparison import ERROR_LEVEL, PASS_LEVEL, LiveComparison, Options, Stage
+from bench.ab.comparison import LiveComparison, Options, Stage
 from bench.ab.report import BUDGET, COMPLETE, INTERRUPTED, Report
 from bench.ab.view import heading, render_table, result
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
 from bench.execution.launcher import make_arm_launchers
 from bench.planning import plan
 from bench.records import FailureKind
-from bench.stats.judgement import Judgement, Verdict
+from bench.stats.judgement import ERROR_LEVEL, PASS_LEVEL, Judgement, Verdict
 from bench.stats.pair_gate import gate_pairs
 
 Pairs = Sequence[Sequence[float]]

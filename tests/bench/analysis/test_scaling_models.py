@@ -5,11 +5,13 @@ import dataclasses
 import io
 import json
 
+import pytest
 from bench_builders import Change, make_configuration, make_machine
 from step_times import CPU, grid, law, merged
 
-from bench.analysis.scaling_models import label_runs, make_models
+from bench.analysis.scaling_models import label_runs, make_models, require_models
 from bench.analysis.scaling_view import render_scaling
+from bench.errors import BadInputError
 
 
 def test_numbers_in_names_say_what_they_count_and_are_in_order() -> None:
@@ -35,6 +37,12 @@ def test_a_given_label_stays_where_other_runs_need_their_ids() -> None:
     run, ids = grid(CPU), ("a0a0a0a0", "b0b0b0b0", "c0c0c0c0")
     runs = [dataclasses.replace(run, header=dataclasses.replace(run.header, run_id=run_id)) for run_id in ids]
     assert [side.label for side in label_runs(runs, ["old", None, None])] == ["old", "b0b0b0b0", "c0c0c0c0"]
+
+
+def test_a_run_of_several_machines_that_allows_no_model_is_named_once() -> None:
+    parts = [grid(CPU, sizes=[(64, 16)]), grid(CPU, sizes=[(128, 16)])]
+    with pytest.raises(BadInputError, match=rf"model of step times \(run {parts[0].header.run_id}\): "):
+        require_models(label_runs(parts, [None, None]))
 
 
 START = "the machine below the window, measured in the "

@@ -119,6 +119,7 @@ def test_files_of_pytest_benchmark_are_compared_by_name() -> None:
     result = bench("compare", "a.json", "b.json")
     ended(result, 0, "t.py::f[64] 3.000", "slower", "not independent trials", "only in the baseline (1): t.py::gone")
     assert "accuracy" not in result.output
+    assert "ratio: of geometric means over the rounds\n" in result.output
     rows = json.loads(bench("compare", "a.json", "b.json", "--format", "json").stdout)["rows"]
     assert [(row["benchmark"], row["time_verdict"]) for row in rows] == [
         ("t.py::f[64]", "slower"),

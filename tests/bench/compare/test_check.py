@@ -18,7 +18,7 @@ from bench_builders import (
 )
 from stored_runs import Quiet, configurations, shuffled, side, trial, with_records
 
-from bench.compare.check import ERROR_LEVEL, check_runs, refresh_command
+from bench.compare.check import check_runs, refresh_command
 from bench.compare.check_report import Finding, Gate, GateReport, Limits
 from bench.compare.check_view import check_json, check_markdown, check_text
 from bench.compare.comparison import Source
@@ -26,7 +26,7 @@ from bench.compare.trials import make_table
 from bench.errors import BadInputError, ExitCode
 from bench.records import Configuration, Failure, FailureKind, Measurement, Run, TrialWarning
 from bench.stats.inference import Estimate
-from bench.stats.judgement import GATE_EXIT_CODES, Judgement, Verdict, undecided
+from bench.stats.judgement import ERROR_LEVEL, GATE_EXIT_CODES, Judgement, Verdict, undecided
 
 QUIET = Quiet()
 ELSEWHERE = {"machine": make_machine(cpu_model="Fictional CPU 1")}

@@ -6,6 +6,7 @@ import math
 import pytest
 from bench_builders import (
     make_configuration,
+    make_division,
     make_epoch,
     make_failure,
     make_machine,
@@ -83,16 +84,16 @@ def test_the_drift_of_both_tables_is_in_the_variance() -> None:
     estimate = compare(side(), other()).rows[0].time.estimate
     assert estimate is not None
     assert estimate.extra_variance == pytest.approx(2 * 0.005**2)
-    assert Drift(None, None).variance("cpu") == pytest.approx(2 * DEFAULT_DRIFT_DEVIATION**2)
-    assert Drift(Quiet(drift=0.03), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.05**2)
-    assert Drift(Quiet(drift=None), Quiet(drift=0.04)).variance("cpu") == pytest.approx(0.1**2 + 0.04**2)
+    assert Drift(None, None).variance("cpu", "cpu") == pytest.approx(2 * DEFAULT_DRIFT_DEVIATION**2)
+    assert Drift(Quiet(drift=0.03), Quiet(drift=0.04)).variance("cpu", "cpu") == pytest.approx(0.05**2)
+    assert Drift(Quiet(drift=None), Quiet(drift=0.04)).variance("cpu", "cpu") == pytest.approx(0.1**2 + 0.04**2)
     assert estimate.extra_degrees_of_freedom == 49
 
 
 def test_a_drift_is_known_as_well_as_by_the_fewer_sessions_of_both_sides() -> None:
-    assert Drift(Quiet(sessions=3), Quiet(sessions=5)).degrees_of_freedom("cpu") == 2
-    assert Drift(Quiet(drift=None), Quiet(sessions=5)).degrees_of_freedom("cpu") == 4
-    assert Drift(None, None).degrees_of_freedom("cpu") == math.inf
+    assert Drift(Quiet(sessions=3), Quiet(sessions=5)).degrees_of_freedom("cpu", "cpu") == 2
+    assert Drift(Quiet(drift=None), Quiet(sessions=5)).degrees_of_freedom("cpu", "cpu") == 4
+    assert Drift(None, None).degrees_of_freedom("cpu", "cpu") == math.inf
 
 
 def test_few_sessions_widen_the_mean_as_they_widen_the_rows() -> None:
@@ -145,6 +146,16 @@ def test_a_run_against_itself_is_the_same_everywhere_even_from_one_trial() -> No
             assert row.accuracy.verdict is Verdict.SAME
         assert comparison.mean is not None
         assert (comparison.mean.log_ratio, comparison.mean.interval.low, comparison.mean.interval.high) == (0, 0, 0)
+
+
+def test_a_merge_against_one_of_its_shards_compares_what_the_shard_measured_with_itself() -> None:
+    shard = side((2.0,), run_id="00000001", header={"division": make_division((1,))})
+    merged = side((2.0, 3.0), run_id="d0d0d0d0", header={"division": make_division((1, 1))})
+    for comparison in (compare(shard, merged), compare(merged, shard)):
+        assert [row.time.reason for row in comparison.rows] == ["the same measurements on both sides"]
+        assert (
+            "both sides hold run 00000001: the rows that it measured say nothing about any change" in comparison.notes
+        )
 
 
 def test_equal_values_of_two_runs_are_still_two_measurements() -> None:
@@ -399,6 +410,11 @@ def test_nearest_configurations_name_their_layers_as_tables_do() -> None:
 def test_software_differences_are_named() -> None:
     comparison = compare(side(), other(header={"software": make_software(torch="2.12.0", driver=None)}))
     assert comparison.differences == ("torch: 2.11.0 / 2.12.0", "driver: 580.1 / none")
+
+
+def test_a_difference_of_commits_gives_their_first_ten_digits() -> None:
+    comparison = compare(side(), other(header={"software": make_software(git_commit="b" * 40)}))
+    assert comparison.differences == ("git commit: 0123456789 / bbbbbbbbbb",)
 
 
 def test_equal_configurations_that_are_different_objects_are_one() -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stored_runs import side, trial, with_records
 
-from bench.compare.flagged import flagged_count, times_without_flagged
-from bench.compare.trials import Trials, gather
+from bench.compare.flagged import times_without_flagged
+from bench.compare.trials import Flagged, Trials, gather
 from bench.records import Measurement, Run, TrialRecord, TrialWarning
 from bench.warning_rules import DISTURBED
 
@@ -26,8 +26,7 @@ def flagged(record: TrialRecord, *warnings: TrialWarning) -> TrialRecord:
 
 def test_a_run_without_warnings_flags_nothing() -> None:
     trials = only(side())
-    assert trials.flagged is None
-    assert flagged_count(trials) == 0
+    assert trials.flagged == Flagged()
     assert times_without_flagged(trials) is trials
 
 
@@ -40,12 +39,11 @@ def test_flagged_trials_are_included_in_all_values_and_listed_separately() -> No
     ]
     trials = only(with_records(whole, records))
     assert trials.n == 8
-    assert trials.flagged is not None
-    assert trials.flagged.n == flagged_count(trials) == 2
+    assert trials.flagged.n == 2
     assert trials.flagged.warnings == (TrialWarning.STALL, TrialWarning.CONTAMINATION)
     assert trials.flagged.log_seconds == pytest.approx((math.log(2.0), math.log(4.0 * 1.002)))
     left = times_without_flagged(trials)
-    assert (left.n, left.flagged, left.log_relative, left.accuracies) == (6, None, None, None)
+    assert (left.n, left.flagged, left.log_relative, left.accuracies) == (6, Flagged(), None, None)
     assert sorted((*left.log_seconds, *trials.flagged.log_seconds)) == list(trials.log_seconds)
     assert left.mean_log_seconds == pytest.approx(math.fsum(left.log_seconds) / 6)
 
@@ -64,12 +62,11 @@ def test_where_all_are_flagged_nothing_is_left() -> None:
 
 def test_warnings_that_are_of_the_repeats_flag_no_trial() -> None:
     run = make_run(records=[flagged(trial(), TrialWarning.SPREAD, TrialWarning.FEW_REPEATS)])
-    assert only(run).flagged is None
+    assert only(run).flagged.n == 0
 
 
 def test_a_flagged_trial_is_flagged_by_what_disturbed_it_alone() -> None:
     found = only(make_run(records=[flagged(trial(), TrialWarning.STALL, TrialWarning.SPREAD)])).flagged
-    assert found is not None
     assert found.warnings == (TrialWarning.STALL,)
 
 
@@ -86,12 +83,12 @@ def test_ratio_to_the_yardstick_needs_one_beside_every_epoch_and_accuracy_labels
 
 @pytest.mark.parametrize("warning", sorted(DISTURBED))
 def test_every_warning_that_something_disturbed_a_trial_flags_it(warning: TrialWarning) -> None:
-    assert flagged_count(only(make_run(records=[flagged(trial(), warning)]))) == 1
+    assert only(make_run(records=[flagged(trial(), warning)])).flagged.n == 1
 
 
 def test_a_failed_trial_has_no_time_to_be_flagged() -> None:
     run = make_run(records=[make_record(outcome=make_failure(), warnings=(TrialWarning.STALL,))])
-    assert only(run).flagged is None
+    assert only(run).flagged.n == 0
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 100), st.integers(9_700, 9_900)), min_size=1, max_size=5))

@@ -114,6 +114,25 @@ def test_only_changed_leaves_out_rows_that_are_the_same_and_counts_them(mixed: C
     assert "geometric mean of 2 ratios" in text
 
 
+def test_an_unknown_interval_has_its_reason_once() -> None:
+    text = render_comparison(compare(side(repeats=1), side(repeats=1, run_id="b0b0b0b0")), width=200)
+    assert text.count("inconclusive: a single measurement shows no spread: at least 3 trials a side are needed") == 1
+
+
+def test_a_single_ratio_is_not_repeated_as_its_own_mean() -> None:
+    assert "geometric mean of" not in render_comparison(compare(side(), side(run_id="b0b0b0b0")))
+
+
+def test_means_are_explained_as_far_as_the_tables_show_them(mixed: Comparison) -> None:
+    def told(comparison: Comparison) -> str:
+        lines = render_comparison(comparison, width=200).splitlines()
+        return next(line for line in lines if line.startswith("ratio: "))
+
+    assert told(mixed) == "ratio: of geometric means over the trials; baseline: mean over its trials (show has medians)"
+    noise = compare(side(correct=None), side(correct=None, run_id="b0b0b0b0"))
+    assert told(noise) == "ratio: of geometric means over the trials (show has medians)"
+
+
 def test_only_changed_shows_no_table_if_all_rows_are_the_same() -> None:
     run = side()
     for layout in ("table", "markdown"):
@@ -233,9 +252,9 @@ def test_dimensions_have_the_names_that_show_gives_them() -> None:
 
 def test_five_reasons_are_listed_and_the_others_counted() -> None:
     chosen = [make_configuration(batch_size=size) for size in (1, 2, 3, 4, 5, 6, 7)]
-    records = [trial(each, dataset_sha256=str(each.batch_size) * 64) for each in chosen]
-    ours = make_run(chosen, 1, records=records)
-    text = render_comparison(compare(ours, side(dict.fromkeys(chosen, 2.0), repeats=1, run_id="b0b0b0b0")), width=200)
+    records = [trial(each, repeat, dataset_sha256=str(each.batch_size) * 64) for each in chosen for repeat in range(2)]
+    ours = make_run(chosen, 2, records=records)
+    text = render_comparison(compare(ours, side(dict.fromkeys(chosen, 2.0), repeats=2, run_id="b0b0b0b0")), width=200)
     assert text.count("incomparable: the datasets differ") == 5
     assert "and 2 more reasons: see time_reason and accuracy_reason in --format csv" in text
 

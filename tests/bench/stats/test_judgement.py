@@ -299,8 +299,6 @@ def test_a_margin_without_sense_is_refused(wrong: float) -> None:
     gates: list[Callable[[], object]] = [
         lambda: gate_times([make_estimate(0.0)], max_slowdown=wrong),
         lambda: gate_accuracies([make_estimate(0.0)], max_drop=wrong),
-        lambda: compare_times([make_estimate(0.0)], same_within=wrong),
-        lambda: compare_accuracies([make_estimate(0.0)], same_within=wrong),
     ]
     for gate in gates:
         with pytest.raises(BadInputError, match="margin"):
@@ -312,10 +310,6 @@ def test_a_level_without_sense_is_refused(wrong: float) -> None:
     judges: list[Callable[[], object]] = [
         lambda: gate_times([make_estimate(0.0)], max_slowdown=0.05, error_level=wrong),
         lambda: gate_times([make_estimate(0.0)], max_slowdown=0.05, pass_level=wrong),
-        lambda: gate_accuracies([make_estimate(0.0)], max_drop=0.005, error_level=wrong),
-        lambda: gate_accuracies([make_estimate(0.0)], max_drop=0.005, pass_level=wrong),
-        lambda: compare_times([make_estimate(0.0)], error_level=wrong),
-        lambda: compare_accuracies([make_estimate(0.0)], error_level=wrong),
     ]
     for judge in judges:
         with pytest.raises(BadInputError, match="level"):
