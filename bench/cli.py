@@ -71,16 +71,16 @@ def cli() -> None:
     """Measure how fast, and how well, reference MNIST MLPs train here, and tell noise from real differences.
 
     \b
-    python -m bench run                            two minutes, one table
+    python -m bench run                            # two minutes, one table
     python -m bench run --devices cpu,cuda --batch-sizes 64,1024
-    python -m bench list                           the stored runs
+    python -m bench list                           # the stored runs
     python -m bench show latest
-    python -m bench predict latest                 step times of any size
-    python -m bench report latest                  one HTML page with charts
-    python -m bench export latest --plots plots    its charts as SVG and PNG
-    python -m bench compare OLD NEW                two stored runs
-    python -m bench check OLD NEW --gate accuracy  as a gate
-    python -m bench ab rev:main .                  two versions live: as a gate
+    python -m bench predict latest                 # step times of any size
+    python -m bench report latest                  # one HTML page with charts
+    python -m bench export latest --plots plots    # its charts as SVG and PNG
+    python -m bench compare OLD NEW                # two stored runs
+    python -m bench check OLD NEW --gate accuracy  # as a gate
+    python -m bench ab rev:main .                  # two versions live: as a gate
     """  # noqa: D301 - \b is for click: keep these lines as they are
 
 

@@ -99,7 +99,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     python -m bench ab rev:main .
     python -m bench ab rev:HEAD~1 . --max-slowdown 3% --until-decided
     python -m bench ab python:.venv/bin/python python:../new/bin/python
-    python -m bench ab . .                           is this machine quiet enough?
+    python -m bench ab . .                         # is this machine quiet enough?
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.ab import comparison as ab
     from bench.ab.arms import open_arm

@@ -73,7 +73,7 @@ def export_command(references: tuple[str, ...], *, plots: Path, results: Path) -
 
     \b
     python -m bench export latest --plots plots
-    python -m bench export paper=1a2b --plots plots   paper-throughput-cpu.svg, …
+    python -m bench export paper=1a2b --plots plots  # paper-throughput-cpu.svg, …
     python -m bench export laptop=a.jsonl server=b.jsonl --plots plots
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.report.contents import make_report

@@ -32,7 +32,7 @@ from bench.errors import BadInputError
 from bench.planning.plan import check_request
 from bench.system.interrupts import Interrupts
 from bench.system.outputs import checked_output, say
-from bench.units import duration_text
+from bench.units import duration_text, format_count
 from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
@@ -254,7 +254,7 @@ def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, .
 
     with contextlib.closing(make_launcher(preload)) as launcher:
         count = follow(place, launcher, execution, notify=say)
-    say(f"rank {place.rank} took part in {count} trials; the first rank stores them")
+    say(f"rank {place.rank} took part in {format_count(count, 'trial')}; the first rank stores them")
 
 
 def _preload_elsewhere(reference: str) -> tuple[str, ...]:

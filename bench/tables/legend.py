@@ -252,7 +252,7 @@ def _change_by_flagged(summary: Summary) -> float:
 def _without_flagged(summary: Summary) -> str:
     with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
     if with_them is None or without is None:
-        return f"all {summary.n} trials are flagged, so nothing would be left without them"
+        return "every trial is flagged, so nothing would be left without them"
     flagged = f"{summary.flagged} of {summary.n} trials flagged"
     before, after = format_seconds(with_them.median), format_seconds(without)
     if before == after:

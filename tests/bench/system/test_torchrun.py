@@ -140,7 +140,7 @@ def test_a_follower_of_a_resumed_run_does_not_need_its_file(
     scripted(fake_launcher, [trial], [None])
     result = CliRunner().invoke(cli, ["run", "--resume", str(tmp_path / "run.jsonl")])
     assert result.exit_code == 0, result.output
-    assert "rank 1 took part in 1 trials" in result.stderr
+    assert "rank 1 took part in 1 trial;" in result.stderr
     assert preloaded == [preload]
 
 
@@ -176,7 +176,7 @@ def test_ranks_that_torchrun_started_on_one_machine_make_one_run(tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "rank 1 took part in 2 trials" in done.stderr
+    assert "rank 1 took part in 2 trials;" in done.stderr
     check_stored(tmp_path / "run.jsonl")
 
 

@@ -269,7 +269,7 @@ def test_median_that_flagged_trials_do_not_change_is_shown_once() -> None:
 
 def test_all_trials_flagged_leave_nothing() -> None:
     told = notes(flag(make_run(), 3, 2.0, 2.0, 2.0))
-    assert "cpu 784-128-10 batch 64: all 3 trials are flagged, so nothing would be left without them" in told
+    assert "cpu 784-128-10 batch 64: every trial is flagged, so nothing would be left without them" in told
 
 
 def test_a_single_flagged_trial_has_its_warning_and_no_more() -> None:
