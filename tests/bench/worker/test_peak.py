@@ -89,6 +89,7 @@ def test_bf16_matrices_are_multiplied_by_torchs_ordinary_product_alone(monkeypat
     rate = measure_peak(CPU, Timer(lambda: None, clock), dtype=torch.bfloat16)
     assert rate == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
     assert formats == [(torch.bfloat16, torch.bfloat16)] * (1 + REPEATS)
+    assert clock.products == 1 + REPEATS
 
 
 def test_a_real_peak_is_above_what_one_multiplication_at_a_time_could_reach() -> None:
