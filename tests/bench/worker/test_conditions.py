@@ -228,6 +228,9 @@ def test_reasons_are_named_by_their_bits() -> None:
     measured = conditions_of(nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _handle: 0x4 | 0x40 | 0x8000))
     assert measured is not None
     assert measured.clock_reasons == ("sw_power_cap", "hw_thermal_slowdown")
+    measured = conditions_of(nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _handle: 0x2 | 0x10 | 0x80 | 0x100))
+    assert measured is not None
+    assert measured.clock_reasons == ("applications_clocks", "sync_boost", "hw_power_brake", "display_clocks")
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ def test_sizes_that_do_not_fit_the_memory_are_left_out_but_the_first() -> None:
         assert clock.products == sizes * (1 + REPEATS)
 
 
+@pytest.mark.usefixtures("one_library")
+def test_bf16_matrices_take_half_the_memory() -> None:
+    clock = Clock(itertools.repeat(0.001))
+    measure_peak(CPU, Timer(lambda: None, clock), dtype=torch.bfloat16, budget_bytes=4 * 2 * SIZES[1] ** 2)
+    assert clock.products == 2 * (1 + REPEATS)
+
+
 def test_bf16_matrices_are_multiplied_by_torchs_ordinary_product_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "mkl_is_held_back", lambda: True)
     formats = []
