@@ -187,7 +187,7 @@ def make_device_watch(
         files = _clock_files(processors)
         start = clock()
         _cpu_conditions(files)
-        if files and clock() - start <= MAX_CLOCK_SAMPLE_SECONDS:
+        if clock() - start <= MAX_CLOCK_SAMPLE_SECONDS:
             return DeviceWatch(lambda: _cpu_conditions(files))
     return DeviceWatch(lambda: None)
 

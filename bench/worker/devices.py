@@ -47,7 +47,7 @@ def _available(kind: str) -> list[DeviceStatus]:
 def _status(device: str, module: ModuleType, index: int) -> DeviceStatus:
     try:
         name = module.get_device_name(index)
-    except RuntimeError as error:  # present but unusable, such as one that another process uses exclusively
+    except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:  # present but unusable, such as one that broke
         return DeviceStatus(device=device, available=False, description="", reason=str(error).splitlines()[0])
     uuid = getattr(module.get_device_properties(device), "uuid", "")  # CUDA's, and that of other backends that have one
     return DeviceStatus(device=device, available=True, description=name, reason="", uuid=str(uuid))
@@ -105,8 +105,6 @@ class Device:
 
     def sample(self) -> None:
         """Record the memory allocated now, where there is no peak counter."""
-        if self._backend is None or self._counts_peaks:
-            return
         now = getattr(self._backend, "current_allocated_memory", None)
         if now is not None:
             self._largest_sample = max(self._largest_sample or 0, int(now()))

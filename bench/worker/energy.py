@@ -7,7 +7,6 @@ advance in ticks. If a counter cannot be used (library, driver, permission, hard
 
 import importlib
 import math
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -165,7 +164,6 @@ class EnergyMeter:
             return
         self._seconds += after[1] - self._before[1]
         self._windows += 1
-        self._before = None
 
     def result(self) -> tuple[Energy | None, str]:
         """Return the sum over all windows and an empty text, or None and the reason why it was not measured."""
@@ -239,7 +237,7 @@ def measure_idle_watts(
         joules = meter.counter.joules(before, after)
     except UnmeasurableError:
         return None
-    return joules / (end - start) if joules > 0 and end > start else None
+    return joules / (end - start) if joules > 0 else None
 
 
 def _nvml_counter(nvml: Nvml) -> Counter:
@@ -260,11 +258,7 @@ def _rapl_counter(powercap: Path) -> Counter:
     """
     if sys.platform != "linux":
         raise UnmeasurableError("RAPL: available on Linux only")
-    packages = [
-        domain
-        for domain in sorted(powercap.glob("intel-rapl:*"))
-        if re.fullmatch(r"intel-rapl:[0-9]+", domain.name) and _text(domain / "name").startswith("package")
-    ]
+    packages = [domain for domain in powercap.glob("intel-rapl:*") if _text(domain / "name").startswith("package")]
     if not packages:
         raise UnmeasurableError("RAPL: the system shows no processor package, as in most virtual machines")
 

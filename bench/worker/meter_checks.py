@@ -118,7 +118,6 @@ def examine_stretches(parts: Parts) -> Finding:
     def seconds(batches: int) -> float:
         return stretch(session, 0, batches).train_seconds
 
-    seconds(1)  # draws the epoch's order
     epoch_batches = len(parts.dataset.train_labels) // STRETCH_BATCH_SIZE
     count = _enough(parts, seconds, epoch_batches // 2)
     ratio = _scale(lambda scale: seconds(scale * count))

@@ -122,8 +122,9 @@ class ContentionMeter:
     def _read(self) -> tuple[float | None, float | None, float | None, float | None]:
         times, busy, steal = machine_cpu_seconds(self._cores), None, None
         if times is not None:
-            idle = ("idle", "iowait", "steal", "guest", "guest_nice")  # guest time is part of user time already
-            busy = sum(seconds for name, seconds in times.items() if name not in idle)
+            # Guest time is part of user time already, and so are Windows' interrupts of system time.
+            left_out = ("idle", "iowait", "steal", "guest", "guest_nice", "interrupt", "dpc")
+            busy = sum(seconds for name, seconds in times.items() if name not in left_out)
             steal = times.get("steal")
         return time.process_time(), busy, steal, _involuntary_switches()
 

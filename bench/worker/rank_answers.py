@@ -122,7 +122,7 @@ def _total(values: Iterable[N | None]) -> N | None:
     """Return the sum; None where one is unknown."""
     every = list(values)
     known = [value for value in every if value is not None]
-    return sum(known[1:], known[0]) if known and len(known) == len(every) else None
+    return sum(known[1:], known[0]) if len(known) == len(every) else None
 
 
 def _highest(values: Iterable[float | None]) -> float | None:

@@ -211,7 +211,7 @@ def measure_bandwidth(device: torch.device, timer: Timer, size_bytes: int) -> Ba
 
     Copy counts two arrays and triad three, as in STREAM: reading a line before it is overwritten does not count.
     """
-    first, second, result = (torch.ones(max(1, size_bytes // 4), device=device) for _ in range(3))
+    first, second, result = (torch.ones(size_bytes // 4, device=device) for _ in range(3))
     size_bytes = result.numel() * result.itemsize
     copy = best_seconds(timer, lambda: result.copy_(first))
     triad = best_seconds(timer, lambda: torch.add(first, second, alpha=SCALAR, out=result))

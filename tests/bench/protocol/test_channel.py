@@ -143,6 +143,17 @@ def test_a_connection_that_is_reset_counts_as_closed(connect: Connect) -> None:
         end.receive(PATIENCE_SECONDS)
 
 
+def test_a_stream_that_was_closed_here_counts_as_closed() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb") as reader, ours.makefile("wb") as writer:
+        reader.close()
+        closed = threading.Event()
+        end = Channel(reader, writer, on_close=closed.set)
+        with pytest.raises(ChannelClosedError):
+            end.receive(PATIENCE_SECONDS)
+        assert closed.wait(PATIENCE_SECONDS)
+
+
 def test_sending_to_a_dead_peer_says_that_it_is_gone(connect: Connect) -> None:
     end, peer = connect()
     peer.close()

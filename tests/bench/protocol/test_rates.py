@@ -89,3 +89,4 @@ def test_rates_of_products_are_those_of_the_requested_precision_and_threads() ->
     assert list(flops_per_second(rates, threads, "bf16", 1)) == []
     assert list(flops_per_second(rates, threads, "tf32", 2)) == []
     assert list(flops_per_second(rates, (), "fp32", None)) == [4.2e11]
+    assert list(flops_per_second((), threads, "fp32", None)) == [2.1e11, 4.2e11]

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -133,6 +134,11 @@ def test_a_sum_of_quotas_that_lacks_one_is_none(host: Host) -> None:
     assert host.measure(own.unlink).throttled_seconds is None
 
 
+def test_a_cgroup_that_is_made_anew_counts_no_negative_time(host: Host) -> None:
+    file = write(host.cgroup / "cpu.stat", "throttled_usec 9000000\n")
+    assert host.measure(lambda: write(file, "throttled_usec 8\n")).throttled_seconds == 0.0
+
+
 def test_the_load_average_is_that_before_the_stretch(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = iter([(1.5, 9.0, 9.0), (2.5, 9.0, 9.0)])
     monkeypatch.setattr(os, "getloadavg", lambda: next(loads), raising=False)
@@ -140,7 +146,12 @@ def test_the_load_average_is_that_before_the_stretch(host: Host, monkeypatch: py
 
 
 def test_without_a_load_average_it_is_none(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "getloadavg", raising=False)
+    def unobtainable() -> None:
+        raise OSError("Load averages are unobtainable")
+
+    monkeypatch.setattr(os, "getloadavg", unobtainable, raising=False)
+    assert host.measure().load_average is None
+    monkeypatch.delattr(os, "getloadavg")
     assert host.measure().load_average is None
 
 
@@ -217,6 +228,9 @@ def test_reasons_are_named_by_their_bits() -> None:
     measured = conditions_of(nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _handle: 0x4 | 0x40 | 0x8000))
     assert measured is not None
     assert measured.clock_reasons == ("sw_power_cap", "hw_thermal_slowdown")
+    measured = conditions_of(nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _handle: 0x2 | 0x10 | 0x80 | 0x100))
+    assert measured is not None
+    assert measured.clock_reasons == ("applications_clocks", "sync_boost", "hw_power_brake", "display_clocks")
 
 
 @pytest.mark.parametrize(
@@ -313,11 +327,21 @@ def watch_of(*samples: DeviceConditions | None) -> DeviceConditions | None:
 
 
 def test_of_two_samples_the_worse_counts_in_each_respect() -> None:
-    cool = make_conditions(clock_hertz=2e9, temperature_celsius=50.0, clock_reasons=("hw_slowdown",), other_processes=0)
-    hot = make_conditions(clock_hertz=1e9, temperature_celsius=90.0, clock_reasons=("sw_power_cap",), other_processes=2)
-    worse = make_conditions(
-        clock_hertz=1e9, temperature_celsius=90.0, clock_reasons=("sw_power_cap", "hw_slowdown"), other_processes=2
+    cool = DeviceConditions(
+        clock_hertz=2e9,
+        max_clock_hertz=2.1e9,
+        temperature_celsius=50.0,
+        clock_reasons=("hw_slowdown",),
+        other_processes=0,
     )
+    hot = DeviceConditions(
+        clock_hertz=1e9,
+        max_clock_hertz=2.2e9,
+        temperature_celsius=90.0,
+        clock_reasons=("sw_power_cap",),
+        other_processes=2,
+    )
+    worse = dataclasses.replace(hot, clock_reasons=("sw_power_cap", "hw_slowdown"))
     assert watch_of(cool, hot) == watch_of(hot, cool) == worse
 
 
@@ -342,9 +366,8 @@ def two_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def clocks(processors: Path, seconds: float = 0.0) -> DeviceConditions | None:
-    times = iter([0.0, seconds])
-    watch = make_device_watch(CPU, processors=processors, clock=lambda: next(times))
+def clocks(processors: Path, clock: Callable[[], float] = lambda: 0.0) -> DeviceConditions | None:
+    watch = make_device_watch(CPU, processors=processors, clock=clock)
     watch.start()
     return watch.stop()
 
@@ -364,9 +387,19 @@ def test_a_clock_that_cannot_be_read_is_left_out(two_cores: Path) -> None:
     assert (measured.clock_hertz, measured.max_clock_hertz) == (1.2e9, 3.7e9)
 
 
-def test_clocks_that_take_long_to_read_are_not_read_again(two_cores: Path) -> None:
-    assert clocks(two_cores, MAX_CLOCK_SAMPLE_SECONDS) is not None
-    assert clocks(two_cores, MAX_CLOCK_SAMPLE_SECONDS * 1.01) is None
+@pytest.mark.parametrize(("share", "read_again"), [(0.25, True), (0.26, False)])
+def test_clocks_that_take_long_to_read_are_not_read_again(
+    two_cores: Path, monkeypatch: pytest.MonkeyPatch, share: float, *, read_again: bool
+) -> None:
+    now, read_text = 0.0, Path.read_text
+
+    def read_slowly(path: Path) -> str:
+        nonlocal now
+        now += share * MAX_CLOCK_SAMPLE_SECONDS  # each of two cores has two files
+        return read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", read_slowly)
+    assert (clocks(two_cores, lambda: now) is not None) == read_again
 
 
 def test_without_clocks_or_affinity_there_are_no_conditions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

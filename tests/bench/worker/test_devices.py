@@ -124,12 +124,15 @@ def test_every_cuda_device_is_listed_by_index_and_name(backends: Backends) -> No
     ]
 
 
-def test_a_device_that_cannot_report_its_name_is_unavailable_for_that_reason(backends: Backends) -> None:
-    class Busy(FakeCuda):
+@pytest.mark.parametrize("error", [RuntimeError, torch.cuda.DeferredCudaCallError])
+def test_a_device_that_cannot_report_its_name_is_unavailable_for_that_reason(
+    backends: Backends, error: type[Exception]
+) -> None:
+    class Broken(FakeCuda):
         def get_device_name(self, index: int) -> str:
-            raise RuntimeError(f"device {index} is used exclusively by another process\nand more")
+            raise error(f"device {index} is used exclusively by another process\nand more")
 
-    backends("cuda", cuda=Busy("GPU A"))
+    backends("cuda", cuda=Broken("GPU A"))
     reason = "device 0 is used exclusively by another process"
     assert status_of("cuda:0") == DeviceStatus(device="cuda:0", available=False, description="", reason=reason)
 

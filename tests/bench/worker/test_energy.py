@@ -186,7 +186,7 @@ def test_windows_too_short_for_the_ticks_are_unmeasured_and_the_reason_says_how_
 
 
 def test_a_meter_that_never_ran_has_measured_nothing() -> None:
-    assert "0 s of training" in reason_of(cuda_meter(library()))
+    assert "0 s of training in 0 epochs" in reason_of(cuda_meter(library()))
 
 
 def test_a_counter_that_does_not_advance_is_unmeasured_and_not_zero() -> None:
@@ -323,6 +323,20 @@ def test_a_package_that_does_not_advance_beside_one_that_does_adds_nothing(tmp_p
     energy, _ = meter.result()
     assert energy is not None
     assert energy.joules == pytest.approx(3.0)
+
+
+@linux
+def test_many_short_epochs_are_enough_for_rapls_fine_ticks(tmp_path: Path) -> None:
+    package = write_domain(tmp_path / "intel-rapl:0", "package-0", 0, max_range=10**9)
+    meter = cpu_meter(tmp_path, seconds=[0.125 * number for number in range(40)])
+    for epoch in range(20):
+        meter.start()
+        (package / "energy_uj").write_text(f"{(epoch + 1) * 2_000_000}")
+        meter.stop()
+    energy, reason = meter.result()
+    assert energy is not None, reason
+    assert energy.joules == pytest.approx(40.0)
+    assert energy.seconds == 20 * 0.125
 
 
 @linux

@@ -16,11 +16,13 @@ import psutil
 import pytest
 import torch
 
+import bench
 import mnist_mlp
 from bench.coding import dumps, from_json, loads
 from bench.records import Description
 from bench.system.revision import git_state
 from bench.worker.fingerprint import describe, describe_machine, describe_software
+from bench.worker.meters import usable_cores
 
 # This machine
 
@@ -45,16 +47,38 @@ def test_the_description_is_what_this_process_sees() -> None:
     machine, software = description.machine, description.software
     assert machine.architecture == platform.machine()
     assert machine.cpu_model
+    assert machine.cores_usable == usable_cores()
     assert 0 < machine.cores_usable <= machine.cores_logical
     assert 0 < machine.memory_bytes <= psutil.virtual_memory().total
-    assert software.torch == torch.__version__
+    assert machine.operating_system == platform.system()
+    assert software.operating_system_release == platform.release()
+    assert (software.torch, software.cuda) == (torch.__version__, torch.version.cuda)
     assert software.numpy == np.__version__
     assert software.python.endswith(f" {platform.python_version()}")
-    assert software.workload == mnist_mlp.__version__
+    assert (software.workload, software.harness) == (mnist_mlp.__version__, bench.__version__)
     assert [a.device for a in machine.accelerators] == [d.device for d in description.devices if d.available][1:]
 
 
+def test_the_commit_is_that_of_the_models_wherever_they_are_described_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.worker.fingerprint.git_state", lambda folder: (str(folder), True))
+    software = describe_software()
+    assert (software.git_commit, software.git_dirty) == (str(Path(mnist_mlp.__file__).parent), True)
+
+
 # Other machines
+
+
+@pytest.mark.parametrize(("logical", "elsewhere", "cores"), [(8, 6, 8), (None, 6, 6), (None, None, 1)])
+def test_cores_are_counted_with_their_hardware_threads_by_whatever_can_count_them(
+    monkeypatch: pytest.MonkeyPatch, logical: int | None, elsewhere: int | None, cores: int
+) -> None:
+    counts = {True: logical, False: 4}
+    monkeypatch.setattr(psutil, "cpu_count", lambda *, logical=True: counts[logical])
+    monkeypatch.setattr(os, "cpu_count", lambda: elsewhere)
+    assert describe_machine().cores_logical == cores
 
 
 @pytest.fixture
@@ -93,7 +117,10 @@ def arm_cores(*parts: str) -> str:
         ("cpu model\t\t: Fictional MIPS: V5\n", "Fictional MIPS: V5"),
         (arm_cores("0xd0c", "0xd0c"), "ARM 0x41/0xd0c/0x3"),
         (arm_cores("0xd40", "0xd40"), "ARM 0x41/0xd40/0x3"),
-        (arm_cores("0xd46", "0xd05", "0xd05"), "ARM 0x41/0xd05/0x3, 0x41/0xd46/0x3"),
+        (
+            arm_cores("0xd46", "0xd05", "0xd05", "0xd4b", "0xd41"),
+            "ARM 0x41/0xd05/0x3, 0x41/0xd41/0x3, 0x41/0xd46/0x3, 0x41/0xd4b/0x3",
+        ),
         (arm_cores("0xd08") + "\nHardware\t: BCM2835\nModel\t\t: Fictional Board 4\n", "Fictional Board 4"),
     ],
 )

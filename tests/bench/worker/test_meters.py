@@ -13,7 +13,14 @@ import pytest
 import torch
 
 from bench.records import Contention, Peak
-from bench.worker.meters import ContentionMeter, HostMemory, Yardstick, usable_cores, usable_memory_bytes
+from bench.worker.meters import (
+    ContentionMeter,
+    HostMemory,
+    Yardstick,
+    machine_cpu_seconds,
+    usable_cores,
+    usable_memory_bytes,
+)
 from bench.worker.timer import Timer
 
 MEBIBYTE = 2**20
@@ -164,6 +171,14 @@ class MacTimes(NamedTuple):
     idle: float
 
 
+class WindowsTimes(NamedTuple):
+    user: float
+    system: float
+    idle: float
+    interrupt: float
+    dpc: float
+
+
 class LinuxTimes(NamedTuple):
     user: float
     nice: float
@@ -262,6 +277,22 @@ def test_others_count_on_the_whole_machine_if_our_cores_are_unknown(
     assert (counted.other_cpu_seconds, counted.steal_seconds) == (6.0, 0.5)
 
 
+@pytest.mark.parametrize("what", ["no file says which cores are online", "affinity is unknown"])
+def test_others_count_on_the_whole_machine_where_linuxs_files_or_calls_are_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    cores = Cores(monkeypatch, tmp_path, bound={1, 2}, online="0-3")
+    if what == "affinity is unknown":
+        monkeypatch.delattr(os, "sched_getaffinity")
+    else:
+        cores.online.unlink()
+    assert cores.count().other_cpu_seconds == 6.0
+
+
+def test_a_core_that_has_gone_offline_leaves_cpu_time_uncounted() -> None:
+    assert machine_cpu_seconds([10**6]) is None
+
+
 def test_coarse_counters_never_make_the_others_time_negative(counters: Callable[..., None]) -> None:
     counters(machine=(BEFORE, AFTER), own=(20.0, 20.0 + BUSY_SECONDS + 0.01))
     meter = ContentionMeter()
@@ -276,6 +307,14 @@ def test_steal_is_none_where_the_system_has_no_such_counter(counters: Callable[.
     contention = meter.stop()
     assert contention.steal_seconds is None
     assert contention.other_cpu_seconds == 2.0
+
+
+def test_windows_interrupts_are_counted_once_as_the_system_time_that_they_are(counters: Callable[..., None]) -> None:
+    before, after = WindowsTimes(1.0, 2.0, 5.0, 0.25, 0.25), WindowsTimes(3.0, 4.0, 9.0, 0.75, 1.25)
+    counters(machine=(before, after), own=(0.0, 1.0))
+    meter = ContentionMeter()
+    meter.start()
+    assert meter.stop().other_cpu_seconds == 3.0
 
 
 @pytest.mark.parametrize("unknown", [PermissionError("/proc/stat"), RuntimeError("no counters"), NOTHING_COUNTED])
@@ -419,11 +458,12 @@ def test_a_quota_of_cgroup_version_1_limits_the_cores(tmp_path: Path, quota: str
     [
         ("0::/user.slice/job.scope", "user.slice/job.scope"),
         ("0::/user.slice/job.scope", "user.slice"),  # a limit further up holds too
+        ("0::/kubepods.slice:cri:1a2b", "kubepods.slice:cri:1a2b"),
         ("4:cpu,cpuacct:/batch", "cpu/batch"),
     ],
 )
 def test_the_quota_of_the_cgroup_this_process_is_in_limits_the_cores(tmp_path: Path, line: str, folder: str) -> None:
-    membership = write(tmp_path / "membership", f"9:memory:/elsewhere\n{line}\n")
+    membership = write(tmp_path / "membership", f"9:memory:/elsewhere\n8:cpuset:/elsewhere\n{line}\n")
     if folder.startswith("cpu/"):
         write(tmp_path / folder / "cpu.cfs_quota_us", "150000\n")
         write(tmp_path / folder / "cpu.cfs_period_us", "100000\n")
@@ -431,6 +471,12 @@ def test_the_quota_of_the_cgroup_this_process_is_in_limits_the_cores(tmp_path: P
         write(tmp_path / folder / "cpu.max", "150000 100000\n")
     write(tmp_path / "elsewhere" / "cpu.max", "50000 100000\n")
     assert usable_cores(tmp_path, membership) == 1.5
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_where_the_own_cgroup_is_unknown_the_outermost_ones_quota_limits_the_cores(tmp_path: Path) -> None:
+    write(tmp_path / "cpu.max", "150000 100000\n")
+    assert usable_cores(tmp_path, tmp_path / "absent") == 1.5
 
 
 @pytest.mark.usefixtures("eight_cores")

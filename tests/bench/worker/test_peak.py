@@ -81,6 +81,13 @@ def test_sizes_that_do_not_fit_the_memory_are_left_out_but_the_first() -> None:
         assert clock.products == sizes * (1 + REPEATS)
 
 
+@pytest.mark.usefixtures("one_library")
+def test_bf16_matrices_take_half_the_memory() -> None:
+    clock = Clock(itertools.repeat(0.001))
+    measure_peak(CPU, Timer(lambda: None, clock), dtype=torch.bfloat16, budget_bytes=4 * 2 * SIZES[1] ** 2)
+    assert clock.products == 2 * (1 + REPEATS)
+
+
 def test_bf16_matrices_are_multiplied_by_torchs_ordinary_product_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "mkl_is_held_back", lambda: True)
     formats = []
@@ -89,6 +96,7 @@ def test_bf16_matrices_are_multiplied_by_torchs_ordinary_product_alone(monkeypat
     rate = measure_peak(CPU, Timer(lambda: None, clock), dtype=torch.bfloat16)
     assert rate == pytest.approx(2 * SIZES[0] ** 3 / 0.06)
     assert formats == [(torch.bfloat16, torch.bfloat16)] * (1 + REPEATS)
+    assert clock.products == 1 + REPEATS
 
 
 def test_a_real_peak_is_above_what_one_multiplication_at_a_time_could_reach() -> None:

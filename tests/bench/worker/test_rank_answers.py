@@ -54,13 +54,14 @@ def merge_finished(*answers: Finished, hosts: tuple[int, ...] = (0, 0)) -> Finis
 
 def test_a_preparation_takes_as_long_as_the_slowest_rank_and_the_memory_of_all() -> None:
     ranks = [
-        prepared(step_seconds=1.0, cold_start_seconds=5.0, preparation_seconds=3.0, warm_up_seconds=8.0),
-        prepared(step_seconds=2.0, cold_start_seconds=4.0, preparation_seconds=6.0, warm_up_seconds=7.0),
+        prepared(step_seconds=1.0, cold_start_seconds=4.0, preparation_seconds=3.0, warm_up_seconds=7.0),
+        prepared(step_seconds=2.0, cold_start_seconds=5.0, preparation_seconds=6.0, warm_up_seconds=8.0),
+        prepared(step_seconds=1.5, cold_start_seconds=4.5, preparation_seconds=5.0, warm_up_seconds=7.5),
     ]
-    merged = from_json(Prepared, merge_answers("prepare", [to_json(each) for each in ranks], (0, 0)))
+    merged = from_json(Prepared, merge_answers("prepare", [to_json(each) for each in ranks], (0, 0, 0)))
     assert (merged.step_seconds, merged.cold_start_seconds) == (2.0, 5.0)
     assert (merged.preparation_seconds, merged.warm_up_seconds) == (6.0, 8.0)
-    assert merged.host_baseline_bytes == 2 * 250_000_000
+    assert merged.host_baseline_bytes == 3 * 250_000_000
     assert merged.train_samples == 60_000  # each rank knows all of them
 
 
@@ -90,6 +91,11 @@ def test_ranks_of_one_host_are_no_other_programs_and_share_its_stolen_time() -> 
     merged = contended(first, second, hosts=(0, 0))
     assert (merged.process_cpu_seconds, merged.other_cpu_seconds) == (5.0, 0.5)
     assert (merged.steal_seconds, merged.involuntary_switches) == (0.25, 10)
+
+
+def test_coarse_counters_never_make_the_time_of_other_programs_negative() -> None:
+    ranks = [make_contention(process_cpu_seconds=3.0, other_cpu_seconds=2.75) for _ in range(2)]
+    assert contended(*ranks, hosts=(0, 0)).other_cpu_seconds == 0.0
 
 
 def test_contention_of_two_hosts_adds_up() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bench.coding import to_json
 from bench.records import Failure, FailureKind
-from bench.worker.ranks import lead
+from bench.worker.ranks import lead, take_part
 from mnist_mlp.ranks import Ranks
 
 FROM_RANK_1 = {"failure": to_json(Failure(kind=FailureKind.OUT_OF_MEMORY, message="rank 1: 9 GiB wanted"))}
@@ -52,6 +52,25 @@ def test_a_failure_of_the_first_rank_is_answered_and_reported_to_the_others_who_
     assert failure.message == "the worker knows no request 'what it cannot'"
     (report,) = scripted.reports
     assert report["failure"]["message"] == f"rank 0: {failure.message}"
+
+
+def test_what_the_workload_refuses_is_reported_as_bad_input_of_that_rank() -> None:
+    scripted: Any = Scripted(None)
+    lead(scripted, scripted, {"do": "dataset", "name": "emnist", "root": None})
+    (answer,), (report,) = scripted.sent, scripted.reports
+    assert "emnist" in answer["bad_input"]
+    assert report == {"bad_input": f"rank 0: {answer['bad_input']}"}
+
+
+def test_another_rank_does_what_the_first_is_asked_with_what_holds_for_its_own_machine() -> None:
+    scripted: Any = Scripted(None)
+    scripted.ranks = Ranks(rank=1, world_size=2)
+    scripted.share = lambda _: {"do": "dataset", "name": "digits", "root": None}
+    failed = take_part(scripted, {"name": "emnist"})
+    assert failed is not None
+    assert failed["bad_input"].startswith("rank 1: ")
+    assert "emnist" in failed["bad_input"]
+    assert scripted.reports == [failed]
 
 
 @pytest.mark.parametrize("is_broken", [False, True])

@@ -40,6 +40,7 @@ from bench.worker.rate_meter import (
     transfer_bytes,
 )
 from bench.worker.timer import Timer
+from mnist_mlp.train import Training
 
 CPU = torch.device("cpu")
 FLOAT = torch.float32
@@ -93,9 +94,10 @@ def test_short_work_is_repeated_until_it_fills_a_try_and_its_time_is_of_one_roun
     assert work.count == 2 + 9 * REPEATS  # 0.002 s hold 8.2 times 2^-12 s
 
 
-def test_work_that_takes_no_time_at_all_is_repeated_a_limited_number_of_times() -> None:
+@pytest.mark.parametrize("once", [0.0, 2.0**-30])
+def test_work_that_takes_next_to_no_time_is_repeated_a_limited_number_of_times(once: float) -> None:
     work = Work()
-    assert best_seconds(timer(0.25, 0.0, *[0.5] * REPEATS), work) == 0.5 / MAX_ROUNDS
+    assert best_seconds(timer(0.25, once, *[0.5] * REPEATS), work) == 0.5 / MAX_ROUNDS
     assert work.count == 2 + MAX_ROUNDS * REPEATS
 
 
@@ -165,6 +167,25 @@ def test_onednns_products_are_those_too_where_the_fused_engine_uses_it(monkeypat
     assert sum(2 * rows * columns * depth for rows, columns, depth in shapes) == layer_flops(12, 6)
 
 
+def test_bf16_products_are_never_onednns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_meter, "suits_onednn", lambda *_: True)
+    with FlopCounterMode(display=False) as counter:
+        layer_products(12, 6, CPU, torch.bfloat16)()
+    assert counter.get_total_flops() == layer_flops(12, 6)
+
+
+def test_the_size_of_the_weights_decides_about_onednn_as_in_the_fused_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[torch.Size, int]] = []
+
+    def suits(weights: torch.Tensor, size: int) -> bool:
+        asked.append((weights.shape, size))
+        return False
+
+    monkeypatch.setattr(rate_meter, "suits_onednn", suits)
+    layer_products(12, 6, CPU, FLOAT)
+    assert asked == [((12, 784), 6)]
+
+
 # Memory
 
 
@@ -177,7 +198,7 @@ def test_copy_counts_two_arrays_and_triad_three(monkeypatch: pytest.MonkeyPatch)
         return sums[-1]
 
     monkeypatch.setattr(torch, "add", note)
-    bandwidth = measure_bandwidth(CPU, timer(*[TRY] * (2 + REPEATS), *[2 * TRY] * (2 + REPEATS)), 4000)
+    bandwidth = measure_bandwidth(CPU, timer(*[TRY] * (2 + REPEATS), *[2 * TRY] * (2 + REPEATS)), 4003)
     assert bandwidth.array_bytes == 4000
     assert bandwidth.copy_bytes_per_second == 2 * 4000 / TRY
     assert bandwidth.triad_bytes_per_second == 3 * 4000 / (2 * TRY)
@@ -203,6 +224,10 @@ def test_the_last_level_caches_are_added_up_each_once(tmp_path: Path) -> None:
         for name, value in (("level", str(level)), ("size", size), ("shared_cpu_list", shared)):
             (folder / name).write_text(f"{value}\n")
     (tmp_path / "cpu0" / "cache" / "index9").mkdir()  # a cache without any file
+    unknown = tmp_path / "cpu0" / "cache" / "index8"
+    unknown.mkdir()
+    for name, value in (("level", "4"), ("size", "unknown"), ("shared_cpu_list", "0")):
+        (unknown / name).write_text(f"{value}\n")
     assert last_level_cache_bytes(tmp_path) == 2 * 8 * 2**20
 
 
@@ -243,9 +268,14 @@ def test_where_memory_cannot_be_pinned_no_such_rate_is_made_up(monkeypatch: pyte
     assert [rate.pinned for rate in measure_transfers(CPU, timer(TRY), 4096)] == [False, False]
 
 
-def test_a_transfer_fits_both_sides() -> None:
-    assert transfer_bytes(3000) == 1000
-    assert transfer_bytes(PLENTY) <= min(HOST_ARRAY_BYTES, usable_memory_bytes() // 30)
+@pytest.mark.parametrize(("host_bytes", "budget_bytes", "size_bytes"), [(PLENTY, 3000, 1000), (60_000, PLENTY, 2000)])
+def test_a_transfer_fits_both_sides(
+    monkeypatch: pytest.MonkeyPatch, host_bytes: int, budget_bytes: int, size_bytes: int
+) -> None:
+    monkeypatch.setattr(rate_meter, "usable_memory_bytes", lambda: host_bytes)
+    assert transfer_bytes(budget_bytes) == size_bytes
+    monkeypatch.setattr(rate_meter, "usable_memory_bytes", lambda: PLENTY)
+    assert transfer_bytes(PLENTY) == HOST_ARRAY_BYTES
 
 
 # Steps
@@ -268,6 +298,22 @@ def test_a_steps_time_is_the_median_stretch_over_its_steps(few_steps: int) -> No
 @pytest.mark.usefixtures("few_steps")
 def test_only_engines_that_have_the_precision_are_timed() -> None:
     assert [step.engine for step in measure_steps(CPU, "bf16", timer(1.0))] == ["eager"]
+
+
+@pytest.mark.usefixtures("few_steps")
+@pytest.mark.parametrize(("precision", "engines"), [("fp32", ["eager", "fused"]), ("bf16", ["eager"])])
+def test_the_steps_are_of_the_engine_and_the_precision_that_they_are_reported_for(
+    monkeypatch: pytest.MonkeyPatch, precision: str, engines: list[str]
+) -> None:
+    trained: list[tuple[str, str]] = []
+
+    def make(*arguments: Any, engine: str = "", precision: str = "", **others: Any) -> Training:  # noqa: ANN401 - a training's
+        trained.append((engine, precision))
+        return Training(*arguments, engine=engine, precision=precision, **others)
+
+    monkeypatch.setattr(rate_meter, "Training", make)
+    assert [step.engine for step in measure_steps(CPU, precision, timer(1.0))] == engines
+    assert trained == [(engine, precision) for engine in engines]
 
 
 # Power
@@ -302,6 +348,21 @@ def test_idle_power_is_waited_for_until_the_device_has_settled() -> None:
     idle = measure_idle_power(CPU, lambda _device: meter, slept.append, Clock(4.0))
     assert idle.watts == pytest.approx(98.0)
     assert len(slept) == 5
+
+
+def test_a_device_whose_power_rises_has_not_settled() -> None:
+    idle = measure_idle_power(CPU, lambda _device: falling(50.0, 100.0, 101.0), lambda _seconds: None, Clock(4.0))
+    assert idle.watts == pytest.approx(101.0)
+
+
+def test_a_device_is_open_while_it_idles_as_it_is_while_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(torch, "empty", lambda *_, device: events.append(f"open {device}"))
+    meter = falling(50.0, 50.0)
+    measure_idle_power(
+        torch.device("cuda:1"), lambda _device: meter, lambda _seconds: events.append("sleep"), Clock(4.0)
+    )
+    assert events == ["open cuda:1", "sleep", "sleep"]
 
 
 def test_a_device_that_never_settles_has_no_idle_power() -> None:
@@ -354,7 +415,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     monkeypatch.setattr(rate_meter, "measure_steps", steps)
     monkeypatch.setattr(rate_meter, "measure_transfers", transfers)
     monkeypatch.setattr(peak, "mkl_is_held_back", lambda: False)
-    monkeypatch.setattr(peak, "SIZES", (8,))
+    monkeypatch.setattr(peak, "SIZES", (8, 16))
     monkeypatch.setattr(rate_meter, "LAYERS", ((4, 2),))
     return asked
 
@@ -380,7 +441,7 @@ def test_an_accelerator_is_synchronised_around_each_time_and_has_transfers(
     rates = measure_rates(device, precision="fp32", threads=3, whole=True, clock=logged_clock, budget_bytes=3000)
     assert events == ["synchronise", "clock"] * (len(events) // 2)
     assert (rates.precision, rates.threads) == ("fp32", 3)
-    assert rates.square_flops_per_second == 2 * 8**3 / TRY
+    assert rates.square_flops_per_second == 2 * 8**3 / TRY  # three matrices of 16 by 16 do not fit 3000 bytes either
     assert rates.layers == ()  # none fits 3000 bytes
     assert rates.bandwidth is not None
     assert rates.bandwidth.array_bytes == 1000
@@ -388,6 +449,16 @@ def test_an_accelerator_is_synchronised_around_each_time_and_has_transfers(
     assert len(rates.transfers) == 1
     assert rates.idle_power == IdlePower(watts=None, method="", reason="no energy counter is known for meta")
     assert quick == [("meta", "fp32"), ("meta", 1000)]
+
+
+def test_an_accelerators_arrays_are_larger_than_its_own_caches(
+    quick: list[tuple[str, Any]], elsewhere: tuple[Device, list[str]]
+) -> None:
+    device, _ = elsewhere
+    rates = measure_rates(device, precision="fp32", threads=1, whole=False, clock=Clock(TRY), budget_bytes=PLENTY)
+    assert rates.bandwidth is not None
+    assert rates.bandwidth.array_bytes == DEVICE_ARRAY_BYTES
+    assert (rates.transfers, quick) == ((), [])
 
 
 @pytest.mark.usefixtures("quick")

@@ -52,6 +52,16 @@ def test_loss_and_gradients_are_those_of_autograd(widths: list[int], seed: int) 
         np.testing.assert_allclose(gradient, parameter.grad.numpy(), rtol=1e-9, atol=1e-13)
 
 
+def test_large_logits_overflow_neither_the_loss_nor_its_gradients() -> None:
+    network = model([12, 4], seed=3)
+    images, labels = batches(12, 4)[0]
+    loss = functional.cross_entropy(network(1e5 * images), labels)
+    loss.backward()
+    worked_out, gradients = loss_and_gradients(arrays(network), 1e5 * images.numpy(), labels.numpy())
+    assert worked_out == pytest.approx(loss.item(), rel=1e-12)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd", "momentum"])
 def test_losses_of_the_first_steps_are_those_of_torchs_optimizers(name: str) -> None:
     widths = [12, 8, 6, 4]

@@ -1,12 +1,16 @@
 """The self-test as a whole: which checks are repeated, and that one that raises is a failure and not the end."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from bench.protocol.soundness import Outcome
+from bench.protocol.soundness import Checked, Outcome
 from bench.worker import meter_checks, ruler
 from bench.worker.examination import Examination, Finding, Parts, not_applicable, passed_if
 from bench.worker.session import Session
+from mnist_mlp import data
+from mnist_mlp.data import Dataset
 
 THREADS = torch.get_num_threads()
 
@@ -63,6 +67,27 @@ def test_only_checks_of_noisy_things_are_repeated() -> None:
         meter_checks.examine_cpu_time,
         meter_checks.examine_contention,
     }
+
+
+def test_the_data_root_is_that_of_the_dataset_and_of_the_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    load = data.load
+
+    def note(name: str, root: Path | None) -> Dataset:
+        asked.append(root)
+        return load(name, root)
+
+    def check(parts: Parts) -> Checked:
+        asked.append((parts.root, parts.threads, parts.device.name))
+        return Checked(checks=())
+
+    monkeypatch.setattr(data, "load", note)
+    monkeypatch.setattr(ruler, "check_parts", check)
+    request = {"do": "selftest", "device": "cpu", "threads": 3, "dataset": "digits", "root": str(tmp_path)}
+    assert "answer" in Session().answer(request)
+    assert asked == [tmp_path, (tmp_path, 3, "cpu")]
 
 
 def test_a_device_that_cannot_be_used_is_a_failure() -> None:

@@ -18,12 +18,12 @@ from bench.coding import from_json, to_json
 from bench.protocol.channel import Channel, ChannelClosedError
 from bench.protocol.messages import DatasetReady, Evaluated, Finished, Peaked, Prepared, Stretched, Trained
 from bench.protocol.rates import DeviceRates
-from bench.records import Configuration, Description, Energy, Failure, FailureKind, Peak, Trial
+from bench.records import Configuration, Description, Energy, Failure, FailureKind, Peak, Settings, Trial
 from bench.worker import session as worker
 from bench.worker.conditions import DeviceWatch
 from bench.worker.devices import Device
 from bench.worker.meters import ContentionMeter, HostMemory, Yardstick, machine_cpu_seconds
-from bench.worker.settings import SettingsError
+from bench.worker.settings import SettingsError, apply_precision
 from bench.worker.timer import Timer
 from mnist_mlp import data
 from mnist_mlp.errors import EngineUnavailableError, WorkloadError
@@ -68,6 +68,29 @@ def test_a_trial_is_displaced_in_memory_by_its_seed(session: worker.Session) -> 
     assert len(session._displacement) == sizes[7]  # noqa: SLF001 - it works by being there
 
 
+def test_a_trial_trains_on_the_device_that_is_its_processs_own(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "own_device", {"cuda:0": "cpu"}.__getitem__)
+    ask(session, Prepared, prepare(dataclasses.replace(TINY, device="cuda:0")))
+
+
+def test_the_peak_is_measured_of_products_that_were_checked_and_waited_for(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def measure(_device: torch.device, timer: Timer) -> float:
+        timer.synchronise()
+        return 1e11
+
+    monkeypatch.setattr(worker, "check_products", lambda precision, _device: events.append(precision))
+    monkeypatch.setattr(Device, "synchronise", lambda _self: events.append("wait"))
+    monkeypatch.setattr("bench.worker.peak.measure_peak", measure)
+    ask(session, Peaked, {"do": "peak", "device": "cpu", "threads": 1})
+    assert events == ["fp32", "wait"]
+
+
 def test_the_peak_is_measured_with_the_threads_asked_for(session: worker.Session) -> None:
     peaked = ask(session, Peaked, {"do": "peak", "device": "cpu", "threads": 1})
     assert peaked.flops_per_second > 0
@@ -94,6 +117,23 @@ def test_measured_training_is_bit_for_bit_the_training_without_the_harness(sessi
     assert prepared.dataset_sha256 == dataset.sha256
     assert prepared.parameters == 784 * 8 + 8 + 8 * 10 + 10
     assert prepared.training_flops_per_sample == 2 * (2 * 784 * 8) + 3 * (2 * 8 * 10)
+
+
+def test_an_epochs_order_is_drawn_in_its_first_stretch_alone(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    order = Training.order
+
+    def note(training: Training, epoch: int) -> torch.Tensor:
+        drawn.append(epoch)
+        return order(training, epoch)
+
+    ask(session, Prepared, prepare())
+    monkeypatch.setattr(Training, "order", note)
+    for epoch, begin in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        ask(session, Stretched, {"do": "stretch", "epoch": epoch, "begin": begin, "end": begin + 1})
+    assert drawn == [0, 1]
 
 
 def test_stretches_train_on_the_batches_of_their_own_epoch(session: worker.Session) -> None:
@@ -177,6 +217,9 @@ def test_times_and_peaks_are_measured_and_plausible(session: worker.Session) -> 
     trained = ask(session, Trained, {"do": "train", "epoch": 0})
     finished = ask(session, Finished, {"do": "finish"})
     assert 0 < prepared.cold_start_seconds < prepared.warm_up_seconds
+    assert prepared.train_samples == 60_000
+    assert prepared.forward_flops_per_sample == 2 * (784 * 8 + 8 * 10)
+    assert prepared.host_baseline_bytes is None or prepared.host_baseline_bytes > 0
     assert 0 < prepared.step_seconds * 15 < 10 * trained.train_seconds
     assert trained.train_samples == 60_000
     assert trained.yardstick_seconds > 0
@@ -192,10 +235,21 @@ def test_warm_up_covers_every_shape_and_times_a_cold_step_first_and_warm_ones_la
     log: list[str] = []
     now = pending = 0.0  # the device works while the host goes on: only who waits for it sees its time pass
     seconds = iter([8.0, 16.0, 4.5])
+    make_training = Training
 
     def wait(_device: Device | None = None) -> None:
         nonlocal now, pending
         now, pending = now + pending, 0.0
+
+    def build(*arguments: Any, **keywords: Any) -> Training:  # noqa: ANN401 - a training's
+        nonlocal pending
+        pending += 64.0
+        return make_training(*arguments, **keywords)
+
+    def restart(*_: object) -> None:
+        nonlocal pending
+        pending += 1.0
+        log.append("restart")
 
     class Unread:
         def read(self) -> None:
@@ -217,7 +271,8 @@ def test_warm_up_covers_every_shape_and_times_a_cold_step_first_and_warm_ones_la
 
     monkeypatch.setattr(Training, "train", train)
     monkeypatch.setattr(Training, "evaluate", evaluate)
-    monkeypatch.setattr(Training, "restart", lambda *_: log.append("restart"))
+    monkeypatch.setattr(Training, "restart", restart)
+    monkeypatch.setattr(worker, "Training", build)
     monkeypatch.setattr(Device, "synchronise", wait)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     monkeypatch.setattr(worker, "Timer", lambda synchronise: Timer(synchronise, lambda: now))
@@ -234,7 +289,8 @@ def test_warm_up_covers_every_shape_and_times_a_cold_step_first_and_warm_ones_la
         "restart",
     ]
     assert (prepared.cold_start_seconds, prepared.step_seconds) == (8.0, 4.5 / 9)
-    assert prepared.warm_up_seconds == 8 + 16 + 32 + 4.5
+    assert prepared.preparation_seconds == 64
+    assert prepared.warm_up_seconds == 8 + 16 + 32 + 4.5 + 1
 
 
 def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_around_that(
@@ -383,6 +439,18 @@ def test_exception_in_a_request_becomes_the_failure_it_means(
     assert str(error) in failure.message
 
 
+@pytest.mark.parametrize("error", [RuntimeError("first line\nsecond line"), RuntimeError("long " * 1000)])
+def test_a_failures_message_is_one_line_of_bounded_length(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(data, "load", fail)
+    message = failure_of(session, prepare()).message
+    assert message == f"RuntimeError: {error}".partition("\n")[0][:500]
+
+
 def test_a_lack_of_memory_is_reported_even_if_what_it_interrupts_fails_in_another_way(
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,11 +466,16 @@ def test_a_lack_of_memory_is_reported_even_if_what_it_interrupts_fails_in_anothe
     assert "Tried to allocate 9 TiB" in failure.message
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_products_are_checked_when_the_cold_start_is_over_and_refuse_the_trial(
-    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     events: list[str] = []
     warm_up = worker.Session._warm_up  # noqa: SLF001 - what the check must not come before
+
+    def set_up(precision: str, threads: int) -> Settings:
+        events.append(f"set {precision}")
+        return apply_precision(precision, threads)
 
     def note(session: worker.Session) -> tuple[float, float]:
         events.append("warm-up")
@@ -412,26 +485,50 @@ def test_products_are_checked_when_the_cold_start_is_over_and_refuse_the_trial(
         events.append(precision)
         raise SettingsError("TF32 stays on")
 
+    monkeypatch.setattr(worker, "apply_precision", set_up)
     monkeypatch.setattr(worker.Session, "_warm_up", note)
     monkeypatch.setattr(worker, "check_products", refuse)
-    assert failure_of(session, prepare()).kind is FailureKind.UNSUPPORTED
-    assert events == ["warm-up", "fp32"]
+    asked = prepare(dataclasses.replace(TINY, precision=precision))
+    assert failure_of(session, asked).kind is FailureKind.UNSUPPORTED
+    assert events == [f"set {precision}", "warm-up", precision]
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_cpu_time_is_counted_on_the_whole_machine_if_other_ranks_train_there_too(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, world_size: int
+) -> None:
+    asked: list[bool] = []
+
+    def become_ranks(*_: object) -> None:  # after the training was built, which would connect to the others
+        session.ranks = Ranks(rank=0, world_size=world_size)
+
+    def make(*, whole_machine: bool) -> ContentionMeter:
+        asked.append(whole_machine)
+        return ContentionMeter(whole_machine=whole_machine)
+
+    monkeypatch.setattr(worker, "check_products", become_ranks)
+    monkeypatch.setattr(worker, "ContentionMeter", make)
+    ask(session, Prepared, prepare())
+    assert asked == [world_size > 1]
+
+
+@pytest.mark.parametrize("asked_for_all", [True, False])
 def test_no_product_warms_the_device_before_its_rates_are_measured(
-    session: worker.Session, monkeypatch: pytest.MonkeyPatch
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, *, asked_for_all: bool
 ) -> None:
     events: list[str] = []
 
     def measure(_device: Device, *, precision: str, threads: int, whole: bool) -> DeviceRates:
-        assert whole
+        assert whole == asked_for_all
         events.append("rates")
         return DeviceRates(precision=precision, threads=threads, square_flops_per_second=1e11)
 
     monkeypatch.setattr("bench.worker.rate_meter.measure_rates", measure)
+    monkeypatch.setattr(worker, "apply_precision", lambda *settings: events.append(f"set {settings}"))
     monkeypatch.setattr(worker, "check_products", lambda precision, _device: events.append(precision))
-    ask(session, DeviceRates, {"do": "rates", "device": "cpu", "threads": 1, "precision": "bf16", "whole": True})
-    assert events == ["rates", "bf16"]
+    request = {"do": "rates", "device": "cpu", "threads": 3, "precision": "bf16", "whole": asked_for_all}
+    ask(session, DeviceRates, request)
+    assert events == ["set ('bf16', 3)", "rates", "bf16"]
 
 
 def test_unknown_request_is_a_failure_and_not_silence(session: worker.Session) -> None:

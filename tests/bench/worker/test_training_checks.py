@@ -49,6 +49,15 @@ def test_products_in_a_shorter_format_are_found(parts: Parts, round_: Callable[[
     assert training_checks.examine_precision(faulty).outcome is Outcome.FAIL
 
 
+def test_a_single_product_that_is_not_exact_is_found(parts: Parts) -> None:
+    def multiply(left: Tensor, right: Tensor) -> Tensor:
+        product = torch.mm(left, right)
+        product[7, 3] += 1e-6
+        return product
+
+    assert training_checks.examine_precision(replace(parts, multiply=multiply)).outcome is Outcome.FAIL
+
+
 @pytest.mark.parametrize(
     "change", [{"tf32_matmul": True}, {"tf32_cudnn": True}, {"float32_matmul_precision": "high"}], ids=str
 )
@@ -133,6 +142,16 @@ def test_a_trial_that_trains_something_else_is_found(parts: Parts, change: dict[
     )
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_fault_of_one_optimizer_alone_is_found(parts: Parts, optimizer: str) -> None:
+    def request(asked: dict[str, Any]) -> None:
+        if asked["do"] == "prepare" and asked["trial"]["configuration"]["optimizer"] == optimizer:
+            asked["trial"]["configuration"]["learning_rate"] *= 1.01
+
+    faulty = replace(parts, make_session=lambda: Tampering(request=request))
+    assert training_checks.examine_first_losses(faulty).outcome is Outcome.FAIL
+
+
 def test_training_in_tf32_is_found(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         nn.Linear,
@@ -200,6 +219,21 @@ def test_the_real_warm_up_leaves_no_trace(parts: Parts) -> None:
 @pytest.mark.parametrize("session", [Unrestored, OptimizerKept])
 def test_a_warm_up_that_is_not_undone_is_found(parts: Parts, session: type[Session]) -> None:
     assert training_checks.examine_warm_up(replace(parts, make_session=session)).outcome is Outcome.FAIL
+
+
+def test_a_trace_of_the_warm_up_in_the_last_bits_is_found_on_the_cpu(parts: Parts) -> None:
+    def answer(request: Mapping[str, Any], reported: dict[str, Any]) -> None:
+        if request["do"] == "stretch":
+            reported["train_loss"] *= 1 + 1e-7
+
+    faulty = replace(parts, make_session=lambda: Tampering(answer=answer))
+    assert training_checks.examine_warm_up(faulty).outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_losses_of_any_size_are_compared_relatively(scale: float) -> None:
+    for difference, expected in ((1e-6, Outcome.PASS), (1e-5, Outcome.FAIL)):
+        assert training_checks.compare_losses([scale * (1 + difference)], [scale], exactly=False).outcome is expected
 
 
 def test_losses_may_differ_in_the_last_bits_on_accelerators_only() -> None:
