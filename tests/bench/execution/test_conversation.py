@@ -223,7 +223,7 @@ def test_a_dataset_may_take_as_long_as_a_trial_and_no_short_limit_of_trials_ends
 
 def test_probe_prepares_and_goes_no_further(fake_launcher: FakeLauncher) -> None:
     assert probe_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60).step_seconds == 0.001
-    assert [request["do"] for request in fake_launcher.requests] == ["prepare"]
+    assert [(request["do"], request["last"]) for request in fake_launcher.requests] == [("prepare", True)]
 
 
 def test_probe_of_an_impossible_trial_says_so(fake_launcher: FakeLauncher) -> None:

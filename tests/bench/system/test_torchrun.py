@@ -20,7 +20,7 @@ from bench.cli import cli
 from bench.coding import to_json
 from bench.errors import BadInputError, WorkerError
 from bench.execution.executor import ExecutionOptions
-from bench.execution.follow import follow
+from bench.execution.follow import dismiss, follow
 from bench.protocol.messages import Awaited, Joined
 from bench.records import Failure, FailureKind, Measurement, Run, Trial
 from bench.storage.store import RunWriter, read_run
@@ -117,6 +117,44 @@ def test_a_follower_without_a_store_ends_with_an_error(fake_launcher: FakeLaunch
         run_follower(fake_launcher, [])
 
 
+def test_a_dismissal_that_fails_is_said_and_leaves_the_runs_own_end_to_count(fake_launcher: FakeLauncher) -> None:
+    told: list[str] = []
+    fake_launcher.on = lambda _request: fail_trial(FailureKind.CRASH, "no store")
+    dismiss(fake_launcher, 2, told.append)
+    fake_launcher.broken = True
+    dismiss(fake_launcher, 2, told.append)
+    assert told == [
+        f"the other ranks were not told that the run has ended: {reason}"
+        for reason in ("no store", "no process could be started")
+    ]
+    assert fake_launcher.ranks == [2, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such request to other kernels")
+def test_a_rank_ends_in_order_when_torchrun_is_killed() -> None:
+    rank = (
+        "import signal\n"
+        "from bench.system.torchrun import end_with_torchrun\n"
+        "signal.signal(signal.SIGTERM, lambda *_: exit('told'))\n"
+        "end_with_torchrun()\n"
+        "print('ready', flush=True)\n"
+        "signal.pause()\n"
+    )
+    launcher = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {rank!r}])\n"
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", launcher], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as torchrun:
+        assert torchrun.stdout is not None
+        assert torchrun.stdout.readline() == "ready\n"
+        (process,) = psutil.Process(torchrun.pid).children()
+        try:
+            torchrun.kill()
+            assert torchrun.communicate(timeout=60) == ("", "told\n")
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
 @pytest.mark.parametrize(("is_here", "preload"), [(False, ()), (True, ("sklearn.datasets",))])
 def test_a_follower_of_a_resumed_run_does_not_need_its_file(
     fake_launcher: FakeLauncher,
@@ -180,6 +218,24 @@ def test_ranks_that_torchrun_started_on_one_machine_make_one_run(tmp_path: Path)
     check_stored(tmp_path / "run.jsonl")
 
 
+@pytest.mark.slow
+def test_ranks_that_torchrun_started_part_without_a_failure_after_an_estimate(tmp_path: Path) -> None:
+    command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0", "-m", "bench", *RUN, "--dry-run")
+    done = subprocess.run(  # noqa: S603 - our own command
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Estimated time" in done.stdout
+    assert "rank 1 took part in 1 probes for the estimate" in done.stderr
+    assert "rank 1: " not in done.stderr
+
+
 def trial_of_rank(rank: int, harness: psutil.Process) -> psutil.Process | None:
     """Return the process that is this rank's part of the running trial, below torchrun's process."""
     for process in harness.children(recursive=True):
@@ -194,38 +250,52 @@ def trial_of_rank(rank: int, harness: psutil.Process) -> psutil.Process | None:
     return None
 
 
-@pytest.mark.slow
-def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp_path: Path) -> None:
+LONG = ("--models", "784-256-10", "--dataset", "synthetic", "--batch-sizes", "256", "--epochs", "4", "--threads", "1")
+
+
+def started(output: Path) -> "subprocess.Popen[str]":
+    """Start a run of two trials with two ranks; return when its first trial has finished the first of its epochs."""
     command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0", "-m", "bench", "run", "--verbose")
-    long = (
-        "--models",
-        "784-256-10",
-        "--dataset",
-        "synthetic",
-        "--batch-sizes",
-        "256",
-        "--epochs",
-        "4",
-        "--threads",
-        "1",
-    )
-    output = tmp_path / "run.jsonl"
-    with subprocess.Popen(  # noqa: S603 - our own command
-        [*command, *long, "--repeats", "2", "--output", str(output)],
+    running = subprocess.Popen(  # noqa: S603 - our own command
+        [*command, *LONG, "--repeats", "2", "--output", str(output)],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(output.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    ) as running:
-        assert running.stderr is not None
-        told = []
-        for line in running.stderr:
-            told.append(line)
-            if line.startswith("[1/2]") and "epoch 1," in line:  # three more are to come
-                break
+    )
+    assert running.stderr is not None
+    told = []
+    for line in running.stderr:
+        told.append(line)
+        if line.startswith("[1/2]") and "epoch 1," in line:
+            return running
+    raise AssertionError("".join(told))
+
+
+@pytest.mark.slow
+def test_a_torchrun_that_is_killed_ends_the_run_in_order(tmp_path: Path) -> None:
+    output = tmp_path / "run.jsonl"
+    with started(output) as running:
+        ranks = psutil.Process(running.pid).children()
+        running.kill()
+        _, errors = running.communicate(timeout=240)
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+    assert "Traceback" not in errors
+    assert "the other ranks were not told that the run has ended: " in errors
+    assert "no answer" not in errors  # the store that has gone is not waited for
+    assert f"bench: interrupted by SIGTERM: 0 of 2 trials are stored in {output}; continue with: " in errors
+    footer = read_run(output).footer
+    assert footer is not None
+    assert footer.reason == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp_path: Path) -> None:
+    output = tmp_path / "run.jsonl"
+    with started(output) as running:  # three more epochs are to come
         victim = trial_of_rank(1, psutil.Process(running.pid))
-        assert victim is not None, told
+        assert victim is not None
         victim.kill()
         _, errors = running.communicate(timeout=120)
     first, second = read_run(output).records
