@@ -63,13 +63,21 @@ def test_variables_that_are_of_no_use_are_refused(changes: dict[str, str], words
         place_in_torchrun(VARIABLES | changes)
 
 
+def test_a_variable_that_is_missing_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"variables cannot be read \('GROUP_RANK'\): start this with torchrun"):
+        place_in_torchrun({name: value for name, value in VARIABLES.items() if name != "GROUP_RANK"})
+
+
 def test_more_ranks_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInputError, match="--world-size 4 is more than the 2 ranks that torchrun started"):
         check_world_size(4, SECOND_HOST)
+    check_world_size(2, SECOND_HOST)
     check_world_size(4, None)
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(BadInputError, match="not supported on Windows"):
         check_world_size(2, None)
+    check_world_size(1, None)
+    check_world_size(2, SECOND_HOST)
 
 
 def scripted(launcher: FakeLauncher, trials: Sequence[Trial], joined: Sequence[Failure | None]) -> list[str]:
