@@ -10,6 +10,8 @@ from bench.execution.progress import (
     PlainProgress,
     RemainingTime,
     TerminalProgress,
+    describe_details,
+    describe_epoch,
     describe_outcome,
     describe_trial,
     make_progress,
@@ -154,6 +156,25 @@ def test_in_detail_each_epoch_is_shown_and_each_trials_times_memory_and_advice()
     ]
 
 
+def test_what_was_not_measured_and_has_no_reason_is_left_out_of_the_details() -> None:
+    record = make_record(outcome=make_measurement(energy=None, energy_reason=""))
+    assert not any("energy" in line for line in describe_details(record))
+    (epoch,) = make_epochs((2.0,), (None,))
+    assert describe_epoch(1, epoch, in_detail=True) == "epoch 1, 30.0k/s, 2.00 s, test loss 0.0875"
+
+
+def test_trials_that_run_at_the_same_time_are_counted_as_they_end_and_share_the_time_left() -> None:
+    trials = trials_of((SMALL, 4))
+    plain, live = io.StringIO(), FakeTerminal()
+    for stream in (plain, live):
+        with make_progress(trials, stream, concurrency=2) as progress:
+            progress.trial_started(1, trials[0])
+            progress.trial_started(2, trials[1])
+            progress.trial_done(make_record(SMALL, 0, wall_seconds=9.0))
+    assert re.findall(r"\[./4\]|[\d.]+ s left", plain.getvalue()) == ["[1/4]", "13.5 s left"]
+    assert "13.5 s left" in words(live)
+
+
 def test_quiet_shows_only_failures_even_on_a_terminal() -> None:
     stream = FakeTerminal()
     trials = trials_of((SMALL, 2))
@@ -235,6 +256,8 @@ def test_the_display_suits_the_stream() -> None:
         assert isinstance(live, TerminalProgress)
     with make_progress(trials_of((SMALL, 1)), io.StringIO()) as plain:
         assert isinstance(plain, PlainProgress)
+    with make_progress(trials_of((SMALL, 1)), FakeTerminal(), "verbose") as detailed:
+        assert isinstance(detailed, PlainProgress)
 
 
 def test_a_log_that_cannot_be_written_does_not_end_the_run() -> None:

@@ -17,11 +17,13 @@ from bench.planning.shards import (
     completion,
     divide,
     listed,
+    measured_by,
     parse_shard,
     plan_id,
     resumption,
     take_shard,
     trial_weight,
+    without_option,
 )
 from bench.records import Configuration, Plan
 
@@ -149,4 +151,18 @@ def test_missing_trials_are_reported_with_how_to_get_them() -> None:
 
 def test_of_many_numbers_the_first_and_the_count_are_listed() -> None:
     assert listed([1, 2, 5]) == "1, 2, 5"
+    assert listed(range(1, 11)) == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
     assert listed(range(1, 101)) == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … (100 in all)"
+
+
+def test_a_run_is_measured_by_itself_and_by_the_shards_that_it_holds() -> None:
+    division = make_division((1, 1), of=2)
+    assert measured_by(make_header()) == {make_header().run_id}
+    shards = {shard.run_id for shard in division.held}
+    assert measured_by(make_header(run_id="0badcafe", division=division)) == {"0badcafe", *shards}
+
+
+@pytest.mark.parametrize("words", [("--shard", "1/2"), ("--shard=1/2",)])
+def test_an_option_is_taken_out_of_a_command_with_its_value_and_no_other(words: tuple[str, ...]) -> None:
+    others = ("--shards=3", "--shard-name", "x")
+    assert without_option(("run", *others, *words, "--repeats", "2"), "--shard") == ("run", *others, "--repeats", "2")

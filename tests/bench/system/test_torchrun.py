@@ -14,7 +14,7 @@ import pytest
 from bench_builders import make_configuration, make_header, make_plan, make_trial
 from checkout import ROOT
 from click.testing import CliRunner
-from fake_worker import FakeLauncher, Request, fail_trial
+from fake_worker import FakeLauncher, Request, die, fail_trial
 
 from bench.cli import cli
 from bench.coding import to_json
@@ -24,6 +24,7 @@ from bench.execution.follow import dismiss, follow
 from bench.protocol.messages import Awaited, Joined
 from bench.records import Failure, FailureKind, Measurement, Run, Trial
 from bench.storage.store import RunWriter, read_run
+from bench.system.locks import HeldError, Patience, device_locks, require_free
 from bench.system.torchrun import Place, check_world_size, place_in_torchrun
 
 # A follower takes its device's lock, which a benchmark beside these tests may hold; torchrun is given TMPDIR.
@@ -107,8 +108,50 @@ def test_a_follower_joins_each_trial_in_a_fresh_process_until_there_are_no_more(
     asked = [(request["do"], request.get("number")) for request in fake_launcher.requests]
     join = ("join", None)
     assert asked == [("await", 0), join, ("await", 1), ("await", 2), join, ("await", 3)]
-    assert fake_launcher.started == 4
+    assert fake_launcher.ranks == [2] * 4
+    assert fake_launcher.started == fake_launcher.killed == 4
+    assert fake_launcher.timeouts[:2] == [pytest.approx(30 * 24 * 3600), pytest.approx(60, abs=30)]
     assert told == []
+
+
+def test_a_follower_joins_with_the_data_root_of_its_own_host(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    scripted(fake_launcher, [make_trial(make_configuration(world_size=2))], [None])
+    follow(SECOND_HOST, fake_launcher, ExecutionOptions(data_root=tmp_path, timeout_seconds=60), notify=print)
+    assert [request["root"] for request in fake_launcher.requests if request["do"] == "join"] == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(("host", "local_rank", "holds"), [(1, 0, True), (1, 1, False), (0, 0, False), (0, 1, False)])
+def test_the_first_rank_of_every_host_but_the_runs_own_holds_the_devices_of_a_trial(
+    fake_launcher: FakeLauncher,
+    host: int,
+    local_rank: int,
+    holds: bool,  # noqa: FBT001 - cases
+) -> None:
+    place = Place(rank=1, world_size=2, local_rank=local_rank, local_world_size=2, host=host)
+    scripted(fake_launcher, [make_trial(make_configuration(world_size=2))], [None])
+    answer, held = fake_launcher.on, []
+
+    def observe(request: Request) -> dict[str, object] | None:
+        if request["do"] == "join":
+            try:
+                require_free(["cpu"], Patience())
+            except HeldError:
+                held.append("cpu")
+        return answer(request)
+
+    fake_launcher.on = observe
+    run_follower(fake_launcher, [], place)
+    assert held == (["cpu"] if holds else [])
+    require_free(["cpu"], Patience())
+
+
+def test_a_follower_waits_for_the_device_that_another_run_holds(fake_launcher: FakeLauncher) -> None:
+    scripted(fake_launcher, [make_trial(make_configuration(world_size=2))], [None])
+    with contextlib.ExitStack() as other:
+        other.enter_context(device_locks(["cpu"]))
+        patience = Patience(seconds=60, sleep=lambda _seconds: other.close())
+        options = ExecutionOptions(data_root=None, timeout_seconds=60, patience=patience)
+        assert follow(SECOND_HOST, fake_launcher, options, notify=print) == 1
 
 
 def test_a_follower_that_fails_in_one_trial_says_so_and_takes_part_in_the_next(fake_launcher: FakeLauncher) -> None:
@@ -117,6 +160,16 @@ def test_a_follower_that_fails_in_one_trial_says_so_and_takes_part_in_the_next(f
     told = scripted(fake_launcher, [trial, trial], [failure, None])
     assert run_follower(fake_launcher, told) == 2
     assert told == ["rank 1: crash: the first rank has ended"]
+
+
+def test_a_follower_whose_process_dies_in_one_trial_says_so_and_takes_part_in_the_next(
+    fake_launcher: FakeLauncher,
+) -> None:
+    told = scripted(fake_launcher, [make_trial(make_configuration(world_size=2))] * 2, [None])
+    answer, deaths = fake_launcher.on, [die()]
+    fake_launcher.on = lambda request: deaths.pop() if request["do"] == "join" and deaths else answer(request)
+    assert run_follower(fake_launcher, told) == 1
+    assert told == ["rank 1: crash: the trial's process ended by signal SIGKILL"]
 
 
 def test_a_follower_without_a_store_ends_with_an_error(fake_launcher: FakeLauncher) -> None:
