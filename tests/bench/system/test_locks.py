@@ -52,9 +52,9 @@ def test_a_killed_holder_leaves_nothing_locked(tmp_path: Path) -> None:
     assert list((tmp_path / "locks").iterdir()) == []
 
 
-def open_files() -> list[str]:
-    """The files that this process has open, whose number is limited."""
-    return [file.path for file in psutil.Process().open_files()]
+def open_files() -> int:
+    """How many files this process has open, whose number is limited."""
+    return psutil.Process().num_fds()
 
 
 def test_different_devices_do_not_exclude_each_other(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_lock_file_removed_between_opening_and_locking_is_made_anew(
     assert len(calls) == 2
     with pytest.raises(BadInputError, match="x is in use"):
         FileLock.acquire(path, "x", "wait")
-    assert open_files() == [*opened, str(path)]
+    assert open_files() == opened + 1
     held.release()
     assert open_files() == opened
 
