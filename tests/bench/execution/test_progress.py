@@ -1,5 +1,6 @@
 import io
 import re
+import threading
 
 import pytest
 from bench_builders import make_configuration, make_epoch, make_epochs, make_failure, make_measurement, make_record
@@ -219,6 +220,16 @@ def test_a_terminal_shows_count_trial_and_time_left() -> None:
     assert "2/2" in words(stream)
     assert "cpu 784-128-10 batch 1024 seed 43: 30.0k/s" in words(stream)
     assert "0 s left" in words(stream)
+
+
+def test_a_terminal_is_drawn_at_each_event_and_by_no_timer() -> None:
+    stream, record, threads = FakeTerminal(), make_record(SMALL), threading.active_count()
+    with make_progress((record.trial,), stream) as progress:
+        progress.trial_started(1, record.trial)
+        assert "cpu 784-128-10 batch 1024 seed 42" in words(stream)
+        progress.epoch_done(make_epoch())
+        assert "seed 42: 30.0k/s" in words(stream)
+        assert threading.active_count() == threads
 
 
 def test_the_live_display_leaves_an_empty_line_and_a_cursor() -> None:

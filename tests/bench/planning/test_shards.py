@@ -117,6 +117,12 @@ def test_a_shard_says_which_part_of_which_plan_it_is() -> None:
     assert division.missing == (1, 3)
 
 
+def test_configurations_that_take_as_long_are_divided_alike_in_any_order() -> None:
+    made = [make_configuration(learning_rate=rate) for rate in (0.1, 0.2, 0.3, 0.4)]
+    there, back = ([set(part.configurations) for part in divide(make_plan(order), 2)] for order in (made, made[::-1]))
+    assert there == back
+
+
 def test_more_shards_than_configurations_are_refused() -> None:
     with pytest.raises(BadInputError, match=r"3 shards are more than the 2 configurations .* use at most 2"):
         divide(make_plan([make_configuration(), make_configuration(threads=1)], repeats=9), 3)
