@@ -99,11 +99,13 @@ def run_command(  # noqa: PLR0913 - one parameter an option
     from bench.execution import run
     from bench.execution.executor import ExecutionOptions
     from bench.planning.shards import parse_shard
-    from bench.system.torchrun import place_in_torchrun
+    from bench.system.torchrun import end_with_torchrun, place_in_torchrun
 
     place = place_in_torchrun(os.environ)
     if on is not None and place is not None:
         raise BadInputError("--on runs each trial on one node of a cluster, torchrun on several: use one of them")
+    if place is not None:
+        end_with_torchrun()
     asked = {option: value for option, value in grid.items() if value is not None}
     options = run.Options(
         name=next(each for each in (name, preset, "custom" if asked else "quick") if each is not None),
@@ -147,7 +149,7 @@ def _start(
     check_world_size(max(request.world_sizes), where.place)
     preload = preload_for(request.pipelines, request.dataset)
     if where.place is not None and where.place.rank > 0:
-        _follow(where.place, where.execution, preload)
+        _follow(where.place, where.execution, preload, dry_run=dry_run)
         return
     run.check_output(options)
     if where.on is None:
@@ -245,16 +247,19 @@ def _launcher(preload: tuple[str, ...], place: "Place | None") -> Iterator["Laun
             yield launcher
         finally:
             if place is not None and place.world_size > 1:
-                dismiss(launcher, place.world_size)
+                dismiss(launcher, place.world_size, notify=say)
 
 
-def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, ...]) -> None:
+def _follow(place: "Place", execution: "ExecutionOptions", preload: tuple[str, ...], *, dry_run: bool = False) -> None:
     from bench.execution.follow import follow
     from bench.execution.launcher import make_launcher
 
     with contextlib.closing(make_launcher(preload)) as launcher:
         count = follow(place, launcher, execution, notify=say)
-    say(f"rank {place.rank} took part in {format_count(count, 'trial')}; the first rank stores them")
+    if dry_run:
+        say(f"rank {place.rank} took part in {format_count(count, 'probe')} for the estimate")
+    else:
+        say(f"rank {place.rank} took part in {format_count(count, 'trial')}; the first rank stores them")
 
 
 def _preload_elsewhere(reference: str) -> tuple[str, ...]:

@@ -190,7 +190,7 @@ def probe_trial(launcher: Launcher, trial: Trial, *, root: Path | None, timeout_
     Raises:
         TrialFailedError: it could not be prepared.
     """
-    request, ranks = prepare_request(trial, root), trial.configuration.world_size
+    request, ranks = {**prepare_request(trial, root), "last": True}, trial.configuration.world_size
     return ask_once(launcher, Prepared, request, timeout_seconds=timeout_seconds, ranks=ranks)
 
 

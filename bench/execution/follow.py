@@ -56,6 +56,9 @@ def _locks(place: Place, trial: Trial, patience: Patience) -> AbstractContextMan
     return device_locks(trial.configuration.devices, patience=patience)
 
 
-def dismiss(launcher: Launcher, world_size: int) -> None:
-    """Tell the other ranks that there are no more trials."""
-    ask_once(launcher, Awaited, {"do": "dismiss"}, timeout_seconds=60.0, ranks=world_size)
+def dismiss(launcher: Launcher, world_size: int, notify: Callable[[str], None]) -> None:
+    """Tell the other ranks that there are no more trials. If they cannot be told, the run's own end still counts."""
+    try:
+        ask_once(launcher, Awaited, {"do": "dismiss"}, timeout_seconds=60.0, ranks=world_size)
+    except (TrialFailedError, WorkerError) as error:
+        notify(f"the other ranks were not told that the run has ended: {error}")

@@ -152,7 +152,7 @@ def _check_names(request: Request) -> None:
         if not names:
             raise BadInputError(f"{option} is empty: name at least one, separated by commas")
     for device in request.devices:
-        if re.fullmatch(r"auto|[a-z]+(:[0-9]{1,3})?", device, flags=re.ASCII) is None:
+        if re.fullmatch(r"auto|[a-z]+(:[0-9]{1,3})?", device) is None:
             raise BadInputError(f"--devices {device!r} is not a device name: use auto, cpu, cuda, cuda:1 or mps")
     for option, names, choices in (
         ("--precisions", request.precisions, PRECISIONS),
@@ -334,7 +334,7 @@ def _refusal(problem: Exception, others: int) -> BadInputError:
 
 def _check_ranks(configuration: Configuration, cores: int, ranks_here: int) -> None:
     threads, world_size, batch_size = configuration.threads, configuration.world_size, configuration.batch_size
-    if world_size > 1 and configuration.device == "cpu" and threads * ranks_here > cores:
+    if configuration.device == "cpu" and threads * ranks_here > cores:
         raise BadInputError(
             f"{ranks_here} ranks of {threads} threads are more than the {cores} cores usable here: use fewer of either "
             "(--world-size, --threads), or more machines (torchrun)"

@@ -40,7 +40,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
         BadInputError: `text` has another form, or its numbers are out of range.
     """
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, flags=re.ASCII)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if match is None:
         raise BadInputError(f"--shard {text!r} is not a part of a plan: write it like 2/3, the second of three")
     number, shards = int(match[1]), int(match[2])

@@ -21,11 +21,11 @@ from typing import Final
 from bench import coding
 from bench.errors import BadInputError
 
-_DEVICE: Final = re.compile(r"([a-z]+)(?::([0-9]{1,4}))?", re.ASCII)
+_DEVICE: Final = re.compile(r"([a-z]+)(?::([0-9]{1,4}))?")
 
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
-_PHYSICAL: Final = re.compile(r"[0-9A-Za-z-]{1,100}", re.ASCII)
+_PHYSICAL: Final = re.compile(r"[0-9A-Za-z-]{1,100}")
 
 _LOCKED_BYTE: Final = 2**30
 """The byte to lock on Windows, where a locked byte cannot be read: far behind the text that names the holder."""

@@ -1,5 +1,8 @@
 """Detects whether torch's `torchrun` started this process, and as which rank. Does not import torch."""
 
+import contextlib
+import ctypes
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +17,9 @@ _VARIABLES: Final = {
     "local_world_size": "LOCAL_WORLD_SIZE",
     "host": "GROUP_RANK",
 }
+
+
+_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +52,15 @@ def place_in_torchrun(environment: Mapping[str, str]) -> Place | None:
         raise BadInputError(
             f"torchrun's variables cannot be read ({error}): start this with torchrun, or unset TORCHELASTIC_RUN_ID"
         ) from error
+
+
+def end_with_torchrun() -> None:
+    """Have the kernel send this process SIGTERM if torchrun itself is killed, its store for the ranks with it.
+
+    Where the kernel cannot do so (macOS), each rank ends when it misses the store.
+    """
+    with contextlib.suppress(AttributeError, TypeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def check_world_size(largest: int, place: Place | None) -> None:

@@ -16,7 +16,7 @@ SIZES: Final = (512, 1024, 2048, 4096, 8192, 16384)
 LONGEST_SECONDS: Final = 0.02
 """Once a product takes longer than this, no larger size is tried: the rate has levelled off by then."""
 
-REPEATS: Final = 5
+REPEATS: Final = 6
 
 _Multiply: TypeAlias = Callable[[Tensor, Tensor, Tensor], None]
 """Multiplies the first two matrices; may write to the third."""
@@ -46,7 +46,7 @@ def measure_peak(
         # Random numbers: a product of ones takes less power, so that a GPU would clock higher than in any training.
         matrices = tuple(torch.rand(size, size, device=device, dtype=dtype) for _ in range(3))
         products = [partial(multiply, *matrices) for multiply in libraries]
-        seconds = min(timer.seconds(product) for product in products for _ in range(1 + REPEATS))
+        seconds = min(timer.seconds(product) for product in products for _ in range(REPEATS))
         best = max(best, 2 * size**3 / seconds)
         if seconds > LONGEST_SECONDS:
             break

@@ -16,13 +16,18 @@ from mnist_mlp.ranks import Ranks
 _LONG: Final = timedelta(days=30)
 """Longer than any trial's time limit, at which the harness ends the ranks, so that none waits for ever."""
 
+_REACH: Final = timedelta(seconds=30)
+"""How long the launcher's store, which is older than its ranks, may take to be reached."""
+
 _REPORT: Final = "failed"
 """The store's key for the failing answer of the first rank that has one."""
 
 
 def open_store() -> TCPStore:
     """Return the store that the launcher of these ranks keeps, at the address given in the environment."""
-    return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_LONG)
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_REACH)
+    store.set_timeout(_LONG)
+    return store
 
 
 class Group:

@@ -49,7 +49,7 @@ _LAST_WORDS_SECONDS: Final = 2.0
 
 
 def lead(channel: Channel, group: Group, request: Mapping[str, Any] | None = None) -> None:
-    """Be the first rank: answer requests for all, until ``finish`` is answered or one rank has failed.
+    """Be the first rank: answer requests for all, until the last one is answered or one rank has failed.
 
     `request` is the first request if it has already been received.
     """
@@ -60,7 +60,7 @@ def lead(channel: Channel, group: Group, request: Mapping[str, Any] | None = Non
         if "answer" not in answer:
             group.report(_as_of_rank(answer, group.ranks.rank))
         channel.send(answer)
-        if request.get("do") == "finish" or "answer" not in answer:
+        if _is_last(request) or "answer" not in answer:
             return
         request = None
 
@@ -93,8 +93,13 @@ def take_part(group: Group, own: Mapping[str, Any] = MappingProxyType({})) -> di
             group.exchange(answer["answer"])
         except RuntimeError as error:
             return _crash(f"the first rank has ended: {_first_line(error)}")
-        if request["do"] == "finish":
+        if _is_last(request):
             return None
+
+
+def _is_last(request: Mapping[str, Any]) -> bool:
+    """Return whether the ranks part after this request: an estimate prepares a trial and goes no further."""
+    return request.get("do") == "finish" or request.get("last", False)
 
 
 def _in_plain_words(answer: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The conversation, each line a request and its answer (`bench.protocol.messages`)
 
     describe                   → Description
     dataset name root          → DatasetReady
-    prepare trial root         → Prepared       settings, data, model; cold start; warm-up, undone again; products
+    prepare trial root [last]  → Prepared       settings, data, model; cold start; warm-up, undone again; products
     train epoch                → Trained        yardstick, the timed epoch, yardstick
     stretch epoch begin end    → Stretched      the timed batches begin to end of an epoch, nothing else
     evaluate                   → Evaluated
@@ -12,6 +12,8 @@ The conversation, each line a request and its answer (`bench.protocol.messages`)
     peak device threads        → Peaked         the highest rate of fp32 matrix products
     rates device threads precision whole → DeviceRates   what the device can do
     selftest device threads dataset root → Checked   the self-test, in a process of its own
+
+The ranks of a training part after a ``prepare`` with `last`, as they do after ``finish``.
 
 A request that fails is answered with ``failure`` (the trial's end, with its kind) or ``bad_input`` (the caller's
 mistake, with the message for the user). The process ends when the other end hangs up, whatever it is doing.

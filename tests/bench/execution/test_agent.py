@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from bench_builders import make_configuration, make_trial
@@ -41,6 +42,26 @@ def test_it_introduces_itself_with_the_host_and_what_there_is(
     introduction = agent().introduce()
     assert introduction.host == host_identity()
     assert introduction.description == started[0][0].place
+
+
+def test_trials_and_data_are_those_of_the_nodes_own_data_root(
+    started: list[tuple[FakeLauncher, dict[str, str]]], tmp_path: Path
+) -> None:
+    node = Agent(("sklearn.datasets",), str(tmp_path), 60.0)
+    node.prepare("mnist")
+    assert isinstance(node.run(make_trial(), "cpu").outcome, Measurement)
+    requests = started[0][0].requests
+    assert [request["root"] for request in requests if "root" in request] == [str(tmp_path)] * 2
+
+
+def test_its_processes_end_with_it(
+    started: list[tuple[FakeLauncher, dict[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, closed = agent(), []
+    node.introduce()
+    monkeypatch.setattr(started[0][0], "close", lambda: closed.append("the launcher"))
+    node.close()
+    assert closed == ["the launcher"]
 
 
 def test_devices_are_held_until_it_is_closed(started: list[tuple[FakeLauncher, dict[str, str]]]) -> None:

@@ -136,12 +136,19 @@ def test_when_every_node_is_lost_what_is_finished_is_stored_and_can_be_resumed(t
     assert len(successor.runs) == 13
 
 
-def test_an_interruption_ends_running_trials_and_keeps_finished_ones(tmp_path: Path) -> None:
-    nodes = FakeNode("a"), FakeNode("b")
-    nodes[1].on_trial = slow
+def test_an_interruption_ends_running_trials_and_keeps_finished_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, closed = (FakeNode("a"), FakeNode("b")), threading.Event()
+
+    def run_until_closed(_trial: Trial) -> None:
+        closed.wait(60)
+
+    nodes[1].on_trial = run_until_closed
+    monkeypatch.setattr(nodes[1], "close", closed.set)
     with pytest.raises(InterruptedRunError, match=r"4 of 20 trials are stored"):
         start(executor(*nodes), tmp_path, display=Display({4: interrupt}))
-    assert nodes[1].is_closed
+    assert closed.is_set()
     (path,) = (tmp_path / "results").rglob("*.jsonl")
     assert len(read_run(path).records) == 4
     check_complete(resume(executor(FakeNode("a")), path, tmp_path).run)

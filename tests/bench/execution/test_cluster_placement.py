@@ -1,14 +1,18 @@
 """What runs where on a cluster, and beside what: devices, cores, ranks, kinds of machines."""
 
 import dataclasses
+import queue
+import threading
 from pathlib import Path
 
 import pytest
+from bench_builders import make_configuration, make_trial
 from cluster_runs import REQUEST, TRIALS, check_complete, executor, lose, resume, slow, start
 from fake_cluster import FakeNode, describe, gpu
 from run_parts import Display
 
 from bench.errors import BadInputError, IncomparableError, NodesLostError
+from bench.execution.nodes import Introduction, Member, ask_all
 from bench.planning.plan import Request
 
 
@@ -124,3 +128,38 @@ def test_auto_is_every_kind_of_device_that_some_node_has(tmp_path: Path) -> None
     finished = start(executor(*nodes), tmp_path, dataclasses.replace(REQUEST, devices=("auto",)))
     check_complete(finished.run, 2 * TRIALS)
     assert {record.trial.configuration.device for record in finished.run.records} == {"cpu", "cuda:0"}
+
+
+def test_the_rest_of_a_configuration_runs_on_the_kind_of_machine_that_it_was_started_on(tmp_path: Path) -> None:
+    odd = FakeNode("odd", describe(cpu_model="Odd CPU"))
+    odd.on_trial = lose(at=8)  # in the second of five rounds
+    with pytest.raises(NodesLostError):
+        start(executor(odd), tmp_path)
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    usual, successor = FakeNode("usual"), FakeNode("successor", describe(cpu_model="Odd CPU"))
+    check_complete(resume(executor(usual, successor), path, tmp_path).run)
+    assert (len(usual.runs), len(successor.runs)) == (0, TRIALS - 7)
+
+
+def test_a_node_has_at_least_one_core_and_runs_no_trial_on_a_gpu_with_more_threads_than_cores() -> None:
+    def member(cores: float) -> Member:
+        return Member(
+            node=FakeNode("a"), introduction=Introduction(host="h", description=describe(gpu(0), cores=cores))
+        )
+
+    trial = make_trial(make_configuration(device="cuda:0", threads=2))
+    assert [member(cores).cores for cores in (0.5, 1.0, 2.9)] == [1, 1, 2]
+    assert [member(cores).can_run(trial) for cores in (1.0, 2.0)] == [False, True]
+
+
+def test_answers_come_in_the_order_of_those_asked_whoever_is_first() -> None:
+    quick: queue.SimpleQueue[threading.Thread] = queue.SimpleQueue()
+
+    def ask(name: str) -> str:
+        if name == "slow":
+            quick.get(timeout=60).join(60)
+        else:
+            quick.put(threading.current_thread())
+        return name
+
+    assert ask_all(["slow", "quick"], ask) == ["slow", "quick"]

@@ -20,6 +20,8 @@ from bench.execution.conversation import (
     TrialFailedError,
     Worker,
     describe_place,
+    measure_peak,
+    measure_rates,
     prepare_dataset,
     probe_trial,
     run_trial,
@@ -221,9 +223,25 @@ def test_a_dataset_may_take_as_long_as_a_trial_and_no_short_limit_of_trials_ends
     assert waited == pytest.approx(limit, abs=30)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_peak_and_the_rates_of_a_device_are_asked_for_with_its_threads(
+    fake_launcher: FakeLauncher,
+    whole: bool,  # noqa: FBT001 - cases
+) -> None:
+    configuration = make_configuration(device="cuda:0", threads=3)
+    assert measure_peak(fake_launcher, configuration, 60) == 1.5e11
+    fake_launcher.on = lambda _request: fail_trial(FailureKind.OUT_OF_MEMORY, "no room")
+    with pytest.raises(TrialFailedError, match="no room"):
+        measure_rates(fake_launcher, "cuda:0", precision="bf16", threads=3, whole=whole, timeout_seconds=60)
+    assert fake_launcher.requests == [
+        {"do": "peak", "device": "cuda:0", "threads": 3},
+        {"do": "rates", "device": "cuda:0", "precision": "bf16", "threads": 3, "whole": whole},
+    ]
+
+
 def test_probe_prepares_and_goes_no_further(fake_launcher: FakeLauncher) -> None:
     assert probe_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60).step_seconds == 0.001
-    assert [request["do"] for request in fake_launcher.requests] == ["prepare"]
+    assert [(request["do"], request["last"]) for request in fake_launcher.requests] == [("prepare", True)]
 
 
 def test_probe_of_an_impossible_trial_says_so(fake_launcher: FakeLauncher) -> None:

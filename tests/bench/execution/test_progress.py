@@ -1,5 +1,6 @@
 import io
 import re
+import threading
 
 import pytest
 from bench_builders import make_configuration, make_epoch, make_epochs, make_failure, make_measurement, make_record
@@ -10,6 +11,8 @@ from bench.execution.progress import (
     PlainProgress,
     RemainingTime,
     TerminalProgress,
+    describe_details,
+    describe_epoch,
     describe_outcome,
     describe_trial,
     make_progress,
@@ -154,6 +157,25 @@ def test_in_detail_each_epoch_is_shown_and_each_trials_times_memory_and_advice()
     ]
 
 
+def test_what_was_not_measured_and_has_no_reason_is_left_out_of_the_details() -> None:
+    record = make_record(outcome=make_measurement(energy=None, energy_reason=""))
+    assert not any("energy" in line for line in describe_details(record))
+    (epoch,) = make_epochs((2.0,), (None,))
+    assert describe_epoch(1, epoch, in_detail=True) == "epoch 1, 30.0k/s, 2.00 s, test loss 0.0875"
+
+
+def test_trials_that_run_at_the_same_time_are_counted_as_they_end_and_share_the_time_left() -> None:
+    trials = trials_of((SMALL, 4))
+    plain, live = io.StringIO(), FakeTerminal()
+    for stream in (plain, live):
+        with make_progress(trials, stream, concurrency=2) as progress:
+            progress.trial_started(1, trials[0])
+            progress.trial_started(2, trials[1])
+            progress.trial_done(make_record(SMALL, 0, wall_seconds=9.0))
+    assert re.findall(r"\[./4\]|[\d.]+ s left", plain.getvalue()) == ["[1/4]", "13.5 s left"]
+    assert "13.5 s left" in words(live)
+
+
 def test_quiet_shows_only_failures_even_on_a_terminal() -> None:
     stream = FakeTerminal()
     trials = trials_of((SMALL, 2))
@@ -200,6 +222,16 @@ def test_a_terminal_shows_count_trial_and_time_left() -> None:
     assert "0 s left" in words(stream)
 
 
+def test_a_terminal_is_drawn_at_each_event_and_by_no_timer() -> None:
+    stream, record, threads = FakeTerminal(), make_record(SMALL), threading.active_count()
+    with make_progress((record.trial,), stream) as progress:
+        progress.trial_started(1, record.trial)
+        assert "cpu 784-128-10 batch 1024 seed 42" in words(stream)
+        progress.epoch_done(make_epoch())
+        assert "seed 42: 30.0k/s" in words(stream)
+        assert threading.active_count() == threads
+
+
 def test_the_live_display_leaves_an_empty_line_and_a_cursor() -> None:
     stream = FakeTerminal()
     follow(stream, make_record(SMALL))
@@ -235,6 +267,8 @@ def test_the_display_suits_the_stream() -> None:
         assert isinstance(live, TerminalProgress)
     with make_progress(trials_of((SMALL, 1)), io.StringIO()) as plain:
         assert isinstance(plain, PlainProgress)
+    with make_progress(trials_of((SMALL, 1)), FakeTerminal(), "verbose") as detailed:
+        assert isinstance(detailed, PlainProgress)
 
 
 def test_a_log_that_cannot_be_written_does_not_end_the_run() -> None:

@@ -89,6 +89,10 @@ def test_resuming_after_a_commit_says_that_it_is_the_tree_that_differs(
     fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
     with pytest.raises(IncomparableError, match="started with another state of this source tree: git_commit is"):
         resume(fake_launcher, interrupted, options(tmp_path))
+    software = dataclasses.replace(software, torch="9.9.9")
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, software=software)
+    with pytest.raises(IncomparableError, match="started on another machine or with other software: torch is"):
+        resume(fake_launcher, interrupted, options(tmp_path))
 
 
 @pytest.mark.parametrize("change", [{"cpu_model": "Another"}, {"memory_bytes": 2**40}])

@@ -15,8 +15,9 @@ from run_parts import Display, interrupt, options
 
 from bench.errors import BadInputError, ExitCode, InterruptedRunError, WorkerError
 from bench.execution import run
-from bench.execution.executor import LocalExecutor
-from bench.records import DeviceStatus, Failure, FailureKind
+from bench.execution.executor import ExecutionOptions, LocalExecutor
+from bench.planning.plan import missing_trials
+from bench.records import DeviceStatus, EpochRecord, Failure, FailureKind, Measurement, Trial
 from bench.storage.store import read_run
 from bench.system.locks import HeldError, device_locks
 from bench.tables.show import render_run
@@ -213,6 +214,32 @@ def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, 
     plan = executor(fake_launcher).plan(REQUEST)
     assert run.estimate_run(plan, executor(fake_launcher)).of(plan) > 0
     assert not (tmp_path / "results").exists()
+
+
+def test_epochs_are_reported_as_they_end(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    class Epochs(Display):
+        def epoch_done(self, epoch: EpochRecord) -> None:
+            self.notes.append(f"{epoch.train_seconds:g}")
+
+    display = Epochs()
+    finished = start(fake_launcher, options(tmp_path), display)
+    outcomes = [record.outcome for record in finished.run.records]
+    measured = [outcome.epochs for outcome in outcomes if isinstance(outcome, Measurement)]
+    assert display.notes == [f"{epoch.train_seconds:g}" for epochs in measured for epoch in epochs]
+    assert len(display.notes) == 12
+
+
+def test_trials_probes_and_data_are_those_of_the_data_root_however_it_is_written(
+    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local = LocalExecutor(fake_launcher, ExecutionOptions(data_root=Path("data"), timeout_seconds=60))
+    plan = local.plan(REQUEST)
+    local.prepare("mnist")
+    local.probe(Trial(configuration=plan.configurations[0], seed=0, repeat=0))
+    next(local.execute(missing_trials(plan, ()), lambda: True, Display()))
+    roots = [request["root"] for request in fake_launcher.requests if "root" in request]
+    assert roots == [str(tmp_path / "data")] * 3
 
 
 def test_estimate_holds_the_devices_while_it_probes(fake_launcher: FakeLauncher) -> None:

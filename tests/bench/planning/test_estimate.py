@@ -125,7 +125,18 @@ def test_other_programs_are_reported_if_they_leave_too_few_cores(
     assert told in note
 
 
+def test_every_rank_uses_its_threads_beside_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.5, 0.0, 0.0), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert "4 cores" in busy_note(make_plan([make_configuration(threads=1, world_size=3)]))
+
+
 def test_a_system_without_a_load_average_gives_no_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unobtainable() -> tuple[float, float, float]:
+        raise OSError("Load averages are unobtainable")
+
+    monkeypatch.setattr(os, "getloadavg", unobtainable, raising=False)
+    assert busy_note(make_plan()) == ""
     monkeypatch.delattr(os, "getloadavg", raising=False)
     assert busy_note(make_plan()) == ""
 

@@ -404,6 +404,13 @@ def test_ranks_on_other_machines_leave_this_ones_cores_alone() -> None:
     assert [c.threads for c in plan.configurations] == [4]
 
 
+def test_more_places_on_this_machine_than_ranks_take_no_cores() -> None:
+    (configuration,) = ranks_plan(world_sizes=(2,), ranks_here=16).configurations
+    assert configuration.threads == 4
+    (configuration,) = ranks_plan(world_sizes=(2,), ranks_here=16, threads=(4,)).configurations
+    assert configuration.threads == 4
+
+
 def test_each_rank_has_a_thread_where_there_are_fewer_cores() -> None:
     asked = request(devices=("cuda",), batch_sizes=(64,), world_sizes=(4,))
     (configuration,) = planning.make_plan(asked, devices=("cuda:0",), cores_usable=2.0).configurations
@@ -468,4 +475,8 @@ def test_more_ranks_than_accelerators_are_refused_unless_they_are_elsewhere() ->
     with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices, but this machine has 1"):
         check_rank_devices(plan, (gpu(0),))
     check_rank_devices(plan, (gpu(0),), ranks_here=1)
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices"):
+        check_rank_devices(plan, (gpu(0),), ranks_here=8)
+    cpu = DeviceStatus(device="cpu", available=True, description="host processor", reason="")
+    check_rank_devices(ranks_plan(world_sizes=(2,)), (cpu,))  # whose cores they share
     check_rank_devices(plan, (gpu(0), gpu(1)), ranks_here=8)  # under a torchrun of 8 processes, 2 of them train

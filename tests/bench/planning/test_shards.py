@@ -17,11 +17,13 @@ from bench.planning.shards import (
     completion,
     divide,
     listed,
+    measured_by,
     parse_shard,
     plan_id,
     resumption,
     take_shard,
     trial_weight,
+    without_option,
 )
 from bench.records import Configuration, Plan
 
@@ -115,6 +117,12 @@ def test_a_shard_says_which_part_of_which_plan_it_is() -> None:
     assert division.missing == (1, 3)
 
 
+def test_configurations_that_take_as_long_are_divided_alike_in_any_order() -> None:
+    made = [make_configuration(learning_rate=rate) for rate in (0.1, 0.2, 0.3, 0.4)]
+    there, back = ([set(part.configurations) for part in divide(make_plan(order), 2)] for order in (made, made[::-1]))
+    assert there == back
+
+
 def test_more_shards_than_configurations_are_refused() -> None:
     with pytest.raises(BadInputError, match=r"3 shards are more than the 2 configurations .* use at most 2"):
         divide(make_plan([make_configuration(), make_configuration(threads=1)], repeats=9), 3)
@@ -149,4 +157,18 @@ def test_missing_trials_are_reported_with_how_to_get_them() -> None:
 
 def test_of_many_numbers_the_first_and_the_count_are_listed() -> None:
     assert listed([1, 2, 5]) == "1, 2, 5"
+    assert listed(range(1, 11)) == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
     assert listed(range(1, 101)) == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … (100 in all)"
+
+
+def test_a_run_is_measured_by_itself_and_by_the_shards_that_it_holds() -> None:
+    division = make_division((1, 1), of=2)
+    assert measured_by(make_header()) == {make_header().run_id}
+    shards = {shard.run_id for shard in division.held}
+    assert measured_by(make_header(run_id="0badcafe", division=division)) == {"0badcafe", *shards}
+
+
+@pytest.mark.parametrize("words", [("--shard", "1/2"), ("--shard=1/2",)])
+def test_an_option_is_taken_out_of_a_command_with_its_value_and_no_other(words: tuple[str, ...]) -> None:
+    others = ("--shards=3", "--shard-name", "x")
+    assert without_option(("run", *others, *words, "--repeats", "2"), "--shard") == ("run", *others, "--repeats", "2")

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from bench.errors import BadInputError
@@ -36,8 +37,8 @@ def hold_in_another_process(folder: Path) -> subprocess.Popen[str]:
 def test_a_second_process_learns_who_holds_the_device_and_gets_it_afterwards(tmp_path: Path) -> None:
     with hold_in_another_process(tmp_path / "locks") as process:
         message = rf"device cpu is in use by process {process.pid} since 20\d\d-.*Z; .*wait until it ends"
-        with pytest.raises(BadInputError, match=message), device_locks(["cpu"], tmp_path / "locks"):
-            pass
+        with pytest.raises(BadInputError, match=f"{message} \\(--wait 1h\\), or stop it$"):
+            device_locks(["cpu"], tmp_path / "locks").__enter__()
         process.communicate(timeout=60)
     with device_locks(["cpu"], tmp_path / "locks"):
         pass
@@ -49,6 +50,11 @@ def test_a_killed_holder_leaves_nothing_locked(tmp_path: Path) -> None:
     with device_locks(["cpu"], tmp_path / "locks"):
         pass
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def open_files() -> int:
+    """How many files this process has open, whose number is limited."""
+    return psutil.Process().num_fds()
 
 
 def test_different_devices_do_not_exclude_each_other(tmp_path: Path) -> None:
@@ -159,9 +165,10 @@ def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "locks").mkdir()
-    (tmp_path / "locks").chmod(0o777)
-    with pytest.raises(BadInputError, match=r"mode 777.*belongs to you"), device_locks(["cpu"], tmp_path / "locks"):
-        pass
+    for mode in (0o777, 0o720, 0o702):
+        (tmp_path / "locks").chmod(mode)
+        with pytest.raises(BadInputError, match=rf"mode {mode:o}.*belongs to you"):
+            device_locks(["cpu"], tmp_path / "locks").__enter__()
 
 
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +180,15 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_folder_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"cannot be created: No such file.*TMPDIR"):
         device_locks(["cpu"], tmp_path / "missing" / "locks").__enter__()
+
+
+def test_no_folder_for_temporary_files_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", nowhere)
+    with pytest.raises(BadInputError, match=r"No usable temporary directory found; make room, or set TMPDIR"):
+        device_locks(["cpu"]).__enter__()
 
 
 def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -188,10 +204,12 @@ def test_a_file_system_without_locks_is_an_error_with_a_remedy(tmp_path: Path, m
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(locks, "_lock", no_locks)
+    opened = open_files()
     with pytest.raises(
         BadInputError, match=r"not implemented; use a writable folder on a file system that supports locks"
     ):
         device_locks(["cpu"], tmp_path).__enter__()
+    assert open_files() == opened
 
 
 def test_a_lock_file_removed_between_opening_and_locking_is_made_anew(
@@ -208,11 +226,14 @@ def test_a_lock_file_removed_between_opening_and_locking_is_made_anew(
         lock(descriptor)
 
     monkeypatch.setattr(locks, "_lock", lock_after_removal)
+    opened = open_files()
     held = FileLock.acquire(path, "x", "wait")
     assert len(calls) == 2
     with pytest.raises(BadInputError, match="x is in use"):
         FileLock.acquire(path, "x", "wait")
+    assert open_files() == opened + 1
     held.release()
+    assert open_files() == opened
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"pid":"x","since":"y"}', b'{"pid":3}', b"\xff"])
@@ -220,6 +241,38 @@ def test_a_holder_that_has_not_said_who_it_is_is_another_process(tmp_path: Path,
     held = FileLock.acquire(tmp_path / "x.lock", "x", "wait")
     (tmp_path / "x.lock").write_bytes(content)
     with pytest.raises(BadInputError, match="x is in use by another process; wait"):
+        FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    held.release()
+
+
+def test_a_holder_whose_file_cannot_be_read_is_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(HeldError, match="x is in use by another process; wait"):
+        FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    held.release()
+
+
+def test_what_a_killed_holder_wrote_is_not_part_of_who_holds_the_lock_now(tmp_path: Path) -> None:
+    (tmp_path / "x.lock").write_text('{"pid":4194304,"since":"2026-01-01T00:00:00Z"} and more')
+    held = FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    with pytest.raises(HeldError, match=f"x is in use by process {os.getpid()} since"):
+        FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    held.release()
+
+
+def test_a_full_disk_does_not_keep_a_device_from_being_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int, _data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        held = FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    with pytest.raises(HeldError, match=r"x is in use by another process; wait$"):
         FileLock.acquire(tmp_path / "x.lock", "x", "wait")
     held.release()
 
@@ -237,13 +290,17 @@ class FakeTime:
     """A clock that only sleeping moves; `at` says what happens at which second."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.start = 500.0
         self.told: list[str] = []
         self.at: dict[int, Callable[[], None]] = {}
 
     def sleep(self, seconds: float) -> None:
         self.seconds += seconds
-        self.at.pop(int(self.seconds), lambda: None)()
+        self.at.pop(int(self.passed), lambda: None)()
+
+    @property
+    def passed(self) -> float:
+        return self.seconds - self.start
 
     def patience(self, seconds: float) -> Patience:
         return Patience(seconds=seconds, notify=self.told.append, clock=lambda: self.seconds, sleep=self.sleep)
@@ -255,7 +312,7 @@ def test_a_held_device_is_waited_for_and_taken_as_soon_as_it_is_free(tmp_path: P
     time.at[130] = held.release
     with device_locks(["cpu"], tmp_path, patience=time.patience(3600)), pytest.raises(HeldError):
         FileLock.acquire(tmp_path / "device-cpu-0.lock", "device cpu", "wait")
-    assert time.seconds == 130
+    assert time.passed == 130
     # Once at the beginning, then once a minute, then that it goes on.
     assert len(time.told) == 4
     assert f"device cpu is in use by process {os.getpid()} since" in time.told[0]
@@ -272,7 +329,7 @@ def test_waiting_ends_with_the_same_error_as_not_waiting(tmp_path: Path) -> None
         device_locks(["cpu", "cuda:1"], tmp_path, patience=time.patience(2.5)),
     ):
         pass
-    assert time.seconds == 2.5
+    assert time.passed == 2.5
     assert list(tmp_path.iterdir()) == []
 
 
@@ -280,7 +337,7 @@ def test_a_free_device_is_taken_without_waiting_or_notice(tmp_path: Path) -> Non
     time = FakeTime()
     with device_locks(["cpu"], tmp_path, patience=time.patience(10)):
         pass
-    assert (time.seconds, time.told) == (0, [])
+    assert (time.passed, time.told) == (0, [])
 
 
 def test_an_interruption_while_waiting_leaves_no_lock_of_ours(tmp_path: Path) -> None:
@@ -308,3 +365,23 @@ def test_of_all_devices_the_cpu_must_be_free_before_anything_starts(
         require_free(["auto", "cuda"], Patience())
     with device_locks(["cpu"]):
         require_free(["cuda", "CPU", "../x"], Patience())
+
+
+def test_a_device_that_must_be_free_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    time = FakeTime()
+    with contextlib.ExitStack() as held:
+        held.enter_context(device_locks(["cpu"]))
+        time.at[7] = held.close
+        require_free(["cpu"], time.patience(60))
+    assert time.passed == 7
+
+
+def test_several_devices_are_locked_in_one_order_however_they_are_named(tmp_path: Path) -> None:
+    time = FakeTime()
+    devices = [f"cuda:{number}" for number in range(8)]
+    files: list[str] = []
+    time.at[1] = lambda: files.extend(path.name for path in tmp_path.iterdir())
+    with device_locks(["cuda:5"], tmp_path), pytest.raises(HeldError, match="cuda:5"):
+        device_locks(reversed(devices), tmp_path, patience=time.patience(2)).__enter__()
+    assert sorted(files) == [f"device-cuda-{number}.lock" for number in range(6)]

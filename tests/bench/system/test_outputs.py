@@ -1,5 +1,7 @@
+import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 
 import pytest
@@ -7,9 +9,20 @@ from bench_builders import make_header
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import BadInputError
+from bench.errors import BadInputError, StorageError
 from bench.storage.references import run_path
-from bench.system.outputs import remove_abandoned, require_writable, windows_problem, write_atomically
+from bench.system.outputs import (
+    STEP_SUMMARY,
+    append_step_summary,
+    is_empty,
+    remove_abandoned,
+    require_writable,
+    require_writable_folder,
+    require_writable_json,
+    say,
+    windows_problem,
+    write_atomically,
+)
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -49,6 +62,85 @@ def test_a_symbolic_link_is_followed_instead_of_being_replaced(tmp_path: Path) -
     (tmp_path / "there" / ".real.json.0a1b2c3d.tmp").touch()
     remove_abandoned(link)
     assert [each.name for each in (tmp_path / "there").iterdir()] == ["real.json"]
+
+
+def test_a_file_that_cannot_be_written_to_its_end_leaves_the_earlier_one_and_nothing_else(tmp_path: Path) -> None:
+    def pieces() -> Iterator[str]:
+        yield "new"
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "run.csv").write_text("old")
+    with pytest.raises(StorageError, match="No space left on device; an earlier file there is unchanged"):
+        write_atomically(tmp_path / "run.csv", pieces())
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("run.csv", "old")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_only_an_ordinary_file_is_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    (tmp_path / "full").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    found = {name: is_empty(tmp_path / name) for name in ("empty", "link", "full", "pipe", "missing")}
+    assert [name for name, empty in found.items() if empty] == ["empty"]
+
+
+def test_a_json_file_must_be_writable_and_no_stored_run(tmp_path: Path) -> None:
+    require_writable_json(None)
+    require_writable_json(tmp_path / "a.json")
+    with pytest.raises(BadInputError, match="named like a stored run"):
+        require_writable_json(tmp_path / "a.jsonl")
+    with pytest.raises(BadInputError, match="it is a folder"):
+        require_writable_json(tmp_path)
+
+
+def test_a_folder_is_made_with_its_parents_and_refused_where_no_file_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        require_writable_folder(tmp_path / "new" / "plots")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInputError, match="is not a writable folder: it is a file; name another one"):
+        require_writable_folder(tmp_path / "file")
+
+    def read_only(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    with pytest.raises(BadInputError, match="is not a writable folder: Read-only file system"):
+        require_writable_folder(tmp_path)
+
+
+class Full(io.StringIO):
+    """A stream that nothing can be written to; it notes how often it was tried."""
+
+    tried = 0
+
+    def write(self, _text: str) -> int:
+        self.tried += 1
+        raise OSError(28, "No space left on device")
+
+
+def test_messages_that_cannot_be_written_are_given_up_for_their_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors, log, broken = io.StringIO(), Full(), Full()
+    monkeypatch.setattr(sys, "stderr", errors)
+    say("lost", stream=log)
+    say("kept")
+    assert errors.getvalue() == "kept\n"
+    monkeypatch.setattr(sys, "stderr", broken)
+    say("lost", stream=sys.stderr)
+    say("lost")
+    sys.stderr.close()  # which leads nowhere now
+    assert broken.tried == 1
+
+
+def test_a_summary_is_appended_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STEP_SUMMARY, "")
+    assert append_step_summary("nothing") is None
+    monkeypatch.setenv(STEP_SUMMARY, str(tmp_path / "summary.md"))
+    for markdown in ("one", "two"):
+        assert append_step_summary(markdown) is None
+    assert (tmp_path / "summary.md").read_text() == "one\n\ntwo\n\n"
 
 
 def test_a_missing_folder_holds_nothing_to_remove(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 import getpass
 import re
 import socket
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from bench.system.folders import ROOT
 from bench.system.redaction import redact
 
 
@@ -36,6 +39,34 @@ def test_the_data_root_of_the_environment_counts_where_none_is_given(
 ) -> None:
     monkeypatch.setenv("MNIST_MLP_DATA", str(home / "sets"))
     assert redact(f"no file {home}/sets/MNIST") == "no file <data root>/MNIST"
+
+
+@pytest.mark.parametrize(("name", "placeholder"), [("XDG_CACHE_HOME", "<cache>"), ("HOME", "~"), ("USERPROFILE", "~")])
+def test_folders_named_by_the_environment_have_placeholders(
+    home: Path, name: str, placeholder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"{home}/a\\b//c"  # as it is written there, as Python writes it, and as the system does
+    monkeypatch.setenv(name, folder)
+    message = f"{folder}/x, {folder!r} and {home}/a\\b/c/x"
+    assert redact(message) == f"{placeholder}/x, '{placeholder}' and {placeholder}/x"
+
+
+@pytest.mark.usefixtures("home")
+def test_the_harness_and_python_have_placeholders() -> None:
+    message = redact(f"{ROOT}/bench/cli.py and {sys.prefix}/lib/x.py")
+    assert message == "<bench>/bench/cli.py and <python>/lib/x.py"
+
+
+def test_a_folder_is_found_by_the_path_to_it_and_by_the_one_that_links_lead_to(home: Path) -> None:
+    (home / "there").mkdir()
+    (home / "work" / "link").symlink_to(home / "there")
+    message = f"{home}/work/link/a is {home}/there/a"
+    assert redact(message, Path("link")) == "<data root>/a is <data root>/a"
+
+
+def test_a_home_that_is_the_root_is_no_folder_of_anybodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")
+    assert redact("7 / 2 of x") == "7 / 2 of x"
 
 
 def test_a_folder_whose_name_only_begins_alike_is_another_one(home: Path) -> None:
@@ -71,19 +102,24 @@ def test_names_of_user_and_host_are_replaced_as_whole_words(monkeypatch: pytest.
     assert message == "<user> on <host>, called <host>, but not jdoes nor darkstars"
 
 
-@pytest.mark.parametrize("name", ["root", "user", "localhost", "x", ""])
+@pytest.mark.parametrize("name", ["root", "user", "localhost", "Data", "x", ""])
 def test_names_that_tell_nothing_are_words_like_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(getpass, "getuser", lambda: name)
     monkeypatch.setattr(socket, "gethostname", lambda: name)
-    assert redact("the root of user x at localhost") == "the root of user x at localhost"
+    assert redact("the root of user x at localhost, Data") == "the root of user x at localhost, Data"
 
 
-def test_a_removed_current_folder_and_an_unnamed_user_are_no_obstacle(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [OSError, KeyError, ImportError])
+def test_no_current_folder_no_temporary_one_and_no_name_of_the_user_are_no_obstacle(
+    home: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unnamed() -> str:
-        raise OSError("no such user")
+    def unknown() -> str:
+        raise error("no such user")
 
-    monkeypatch.setattr(getpass, "getuser", unnamed)
+    def nowhere() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     (home / "work").rmdir()
     assert re.fullmatch(r"~/x", redact(f"{home}/x"))

@@ -14,16 +14,17 @@ import pytest
 from bench_builders import make_configuration, make_header, make_plan, make_trial
 from checkout import ROOT
 from click.testing import CliRunner
-from fake_worker import FakeLauncher, Request, fail_trial
+from fake_worker import FakeLauncher, Request, die, fail_trial
 
 from bench.cli import cli
 from bench.coding import to_json
 from bench.errors import BadInputError, WorkerError
 from bench.execution.executor import ExecutionOptions
-from bench.execution.follow import follow
+from bench.execution.follow import dismiss, follow
 from bench.protocol.messages import Awaited, Joined
 from bench.records import Failure, FailureKind, Measurement, Run, Trial
 from bench.storage.store import RunWriter, read_run
+from bench.system.locks import HeldError, Patience, device_locks, require_free
 from bench.system.torchrun import Place, check_world_size, place_in_torchrun
 
 # A follower takes its device's lock, which a benchmark beside these tests may hold; torchrun is given TMPDIR.
@@ -63,13 +64,21 @@ def test_variables_that_are_of_no_use_are_refused(changes: dict[str, str], words
         place_in_torchrun(VARIABLES | changes)
 
 
+def test_a_variable_that_is_missing_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"variables cannot be read \('GROUP_RANK'\): start this with torchrun"):
+        place_in_torchrun({name: value for name, value in VARIABLES.items() if name != "GROUP_RANK"})
+
+
 def test_more_ranks_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInputError, match="--world-size 4 is more than the 2 ranks that torchrun started"):
         check_world_size(4, SECOND_HOST)
+    check_world_size(2, SECOND_HOST)
     check_world_size(4, None)
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(BadInputError, match="not supported on Windows"):
         check_world_size(2, None)
+    check_world_size(1, None)
+    check_world_size(2, SECOND_HOST)
 
 
 def scripted(launcher: FakeLauncher, trials: Sequence[Trial], joined: Sequence[Failure | None]) -> list[str]:
@@ -99,8 +108,50 @@ def test_a_follower_joins_each_trial_in_a_fresh_process_until_there_are_no_more(
     asked = [(request["do"], request.get("number")) for request in fake_launcher.requests]
     join = ("join", None)
     assert asked == [("await", 0), join, ("await", 1), ("await", 2), join, ("await", 3)]
-    assert fake_launcher.started == 4
+    assert fake_launcher.ranks == [2] * 4
+    assert fake_launcher.started == fake_launcher.killed == 4
+    assert fake_launcher.timeouts[:2] == [pytest.approx(30 * 24 * 3600), pytest.approx(60, abs=30)]
     assert told == []
+
+
+def test_a_follower_joins_with_the_data_root_of_its_own_host(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    scripted(fake_launcher, [make_trial(make_configuration(world_size=2))], [None])
+    follow(SECOND_HOST, fake_launcher, ExecutionOptions(data_root=tmp_path, timeout_seconds=60), notify=print)
+    assert [request["root"] for request in fake_launcher.requests if request["do"] == "join"] == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(("host", "local_rank", "holds"), [(1, 0, True), (1, 1, False), (0, 0, False), (0, 1, False)])
+def test_the_first_rank_of_every_host_but_the_runs_own_holds_the_devices_of_a_trial(
+    fake_launcher: FakeLauncher,
+    host: int,
+    local_rank: int,
+    holds: bool,  # noqa: FBT001 - cases
+) -> None:
+    place = Place(rank=1, world_size=2, local_rank=local_rank, local_world_size=2, host=host)
+    scripted(fake_launcher, [make_trial(make_configuration(world_size=2))], [None])
+    answer, held = fake_launcher.on, []
+
+    def observe(request: Request) -> dict[str, object] | None:
+        if request["do"] == "join":
+            try:
+                require_free(["cpu"], Patience())
+            except HeldError:
+                held.append("cpu")
+        return answer(request)
+
+    fake_launcher.on = observe
+    run_follower(fake_launcher, [], place)
+    assert held == (["cpu"] if holds else [])
+    require_free(["cpu"], Patience())
+
+
+def test_a_follower_waits_for_the_device_that_another_run_holds(fake_launcher: FakeLauncher) -> None:
+    scripted(fake_launcher, [make_trial(make_configuration(world_size=2))], [None])
+    with contextlib.ExitStack() as other:
+        other.enter_context(device_locks(["cpu"]))
+        patience = Patience(seconds=60, sleep=lambda _seconds: other.close())
+        options = ExecutionOptions(data_root=None, timeout_seconds=60, patience=patience)
+        assert follow(SECOND_HOST, fake_launcher, options, notify=print) == 1
 
 
 def test_a_follower_that_fails_in_one_trial_says_so_and_takes_part_in_the_next(fake_launcher: FakeLauncher) -> None:
@@ -111,10 +162,58 @@ def test_a_follower_that_fails_in_one_trial_says_so_and_takes_part_in_the_next(f
     assert told == ["rank 1: crash: the first rank has ended"]
 
 
+def test_a_follower_whose_process_dies_in_one_trial_says_so_and_takes_part_in_the_next(
+    fake_launcher: FakeLauncher,
+) -> None:
+    told = scripted(fake_launcher, [make_trial(make_configuration(world_size=2))] * 2, [None])
+    answer, deaths = fake_launcher.on, [die()]
+    fake_launcher.on = lambda request: deaths.pop() if request["do"] == "join" and deaths else answer(request)
+    assert run_follower(fake_launcher, told) == 1
+    assert told == ["rank 1: crash: the trial's process ended by signal SIGKILL"]
+
+
 def test_a_follower_without_a_store_ends_with_an_error(fake_launcher: FakeLauncher) -> None:
     fake_launcher.on = lambda request: fail_trial(FailureKind.CRASH, "no store") if request["do"] == "await" else None
     with pytest.raises(WorkerError, match="rank 1 cannot wait for trials"):
         run_follower(fake_launcher, [])
+
+
+def test_a_dismissal_that_fails_is_said_and_leaves_the_runs_own_end_to_count(fake_launcher: FakeLauncher) -> None:
+    told: list[str] = []
+    fake_launcher.on = lambda _request: fail_trial(FailureKind.CRASH, "no store")
+    dismiss(fake_launcher, 2, told.append)
+    fake_launcher.broken = True
+    dismiss(fake_launcher, 2, told.append)
+    assert told == [
+        f"the other ranks were not told that the run has ended: {reason}"
+        for reason in ("no store", "no process could be started")
+    ]
+    assert fake_launcher.ranks == [2, 2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such request to other kernels")
+def test_a_rank_ends_in_order_when_torchrun_is_killed() -> None:
+    rank = (
+        "import signal\n"
+        "from bench.system.torchrun import end_with_torchrun\n"
+        "signal.signal(signal.SIGTERM, lambda *_: exit('told'))\n"
+        "end_with_torchrun()\n"
+        "print('ready', flush=True)\n"
+        "signal.pause()\n"
+    )
+    launcher = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {rank!r}])\n"
+    with subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-c", launcher], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as torchrun:
+        assert torchrun.stdout is not None
+        assert torchrun.stdout.readline() == "ready\n"
+        (process,) = psutil.Process(torchrun.pid).children()
+        try:
+            torchrun.kill()
+            assert torchrun.communicate(timeout=60) == ("", "told\n")
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.mark.parametrize(("is_here", "preload"), [(False, ()), (True, ("sklearn.datasets",))])
@@ -180,6 +279,24 @@ def test_ranks_that_torchrun_started_on_one_machine_make_one_run(tmp_path: Path)
     check_stored(tmp_path / "run.jsonl")
 
 
+@pytest.mark.slow
+def test_ranks_that_torchrun_started_part_without_a_failure_after_an_estimate(tmp_path: Path) -> None:
+    command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0", "-m", "bench", *RUN, "--dry-run")
+    done = subprocess.run(  # noqa: S603 - our own command
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Estimated time" in done.stdout
+    assert "rank 1 took part in 1 probe for the estimate" in done.stderr
+    assert "rank 1: " not in done.stderr
+
+
 def trial_of_rank(rank: int, harness: psutil.Process) -> psutil.Process | None:
     """Return the process that is this rank's part of the running trial, below torchrun's process."""
     for process in harness.children(recursive=True):
@@ -194,38 +311,52 @@ def trial_of_rank(rank: int, harness: psutil.Process) -> psutil.Process | None:
     return None
 
 
-@pytest.mark.slow
-def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp_path: Path) -> None:
+LONG = ("--models", "784-256-10", "--dataset", "synthetic", "--batch-sizes", "256", "--epochs", "4", "--threads", "1")
+
+
+def started(output: Path) -> "subprocess.Popen[str]":
+    """Start a run of two trials with two ranks; return when its first trial has finished the first of its epochs."""
     command = torchrun("--nproc-per-node", "2", "--rdzv-endpoint", "127.0.0.1:0", "-m", "bench", "run", "--verbose")
-    long = (
-        "--models",
-        "784-256-10",
-        "--dataset",
-        "synthetic",
-        "--batch-sizes",
-        "256",
-        "--epochs",
-        "4",
-        "--threads",
-        "1",
-    )
-    output = tmp_path / "run.jsonl"
-    with subprocess.Popen(  # noqa: S603 - our own command
-        [*command, *long, "--repeats", "2", "--output", str(output)],
+    running = subprocess.Popen(  # noqa: S603 - our own command
+        [*command, *LONG, "--repeats", "2", "--output", str(output)],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(output.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    ) as running:
-        assert running.stderr is not None
-        told = []
-        for line in running.stderr:
-            told.append(line)
-            if line.startswith("[1/2]") and "epoch 1," in line:  # three more are to come
-                break
+    )
+    assert running.stderr is not None
+    told = []
+    for line in running.stderr:
+        told.append(line)
+        if line.startswith("[1/2]") and "epoch 1," in line:
+            return running
+    raise AssertionError("".join(told))
+
+
+@pytest.mark.slow
+def test_a_torchrun_that_is_killed_ends_the_run_in_order(tmp_path: Path) -> None:
+    output = tmp_path / "run.jsonl"
+    with started(output) as running:
+        ranks = psutil.Process(running.pid).children()
+        running.kill()
+        _, errors = running.communicate(timeout=240)
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+    assert "Traceback" not in errors
+    assert "the other ranks were not told that the run has ended: " in errors
+    assert "no answer" not in errors  # the store that has gone is not waited for
+    assert f"bench: interrupted by SIGTERM: 0 of 2 trials are stored in {output}; continue with: " in errors
+    footer = read_run(output).footer
+    assert footer is not None
+    assert footer.reason == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_rank_of_torchrun_that_is_killed_fails_one_trial_and_the_next_runs(tmp_path: Path) -> None:
+    output = tmp_path / "run.jsonl"
+    with started(output) as running:  # three more epochs are to come
         victim = trial_of_rank(1, psutil.Process(running.pid))
-        assert victim is not None, told
+        assert victim is not None
         victim.kill()
         _, errors = running.communicate(timeout=120)
     first, second = read_run(output).records

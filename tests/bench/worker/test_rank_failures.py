@@ -1,12 +1,16 @@
-"""What the first rank says and reports when a rank fails, with a scripted group in place of other processes."""
+"""How ranks part, and what the first reports if one fails, with a scripted group in place of other processes."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from torch._C._distributed_c10d import TCPStore
 
 from bench.coding import to_json
 from bench.records import Failure, FailureKind
+from bench.worker.rank_group import open_store
+from bench.worker.rank_session import RankSession
 from bench.worker.ranks import lead, take_part
 from mnist_mlp.ranks import Ranks
 
@@ -29,6 +33,12 @@ class Scripted:
         if self._is_broken:
             raise RuntimeError("Connection closed by peer [127.0.0.1]:4711")
         return request
+
+    def exchange(self, value: object) -> list[object]:
+        return [value, value]
+
+    def receive(self) -> Mapping[str, Any]:
+        raise EOFError("no further request is to come")
 
     def reported(self) -> Mapping[str, Any] | None:
         return self._reported
@@ -84,3 +94,44 @@ def test_of_two_failures_the_one_that_was_reported_first_is_the_trials(
 def test_a_connection_that_broke_without_a_report_is_said_in_plain_words() -> None:
     failure = lead_into_failure(Scripted(None, is_broken=True))
     assert (failure.kind, failure.message) == (FailureKind.CRASH, "a rank has ended without reporting why")
+
+
+LAST = {"do": "prepare", "last": True}
+
+
+class Following(Scripted):
+    """The group as the second rank sees it, whose first one makes these requests."""
+
+    ranks = Ranks(rank=1, world_size=2)
+
+    def __init__(self, *requests: Mapping[str, Any]) -> None:
+        super().__init__(None)
+        self.requests = list(requests)
+
+    def share(self, _own: object) -> Mapping[str, Any]:
+        return self.requests.pop(0)
+
+
+def test_ranks_part_after_a_request_that_says_it_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RankSession, "answer", lambda _self, request: {"answer": request})
+    monkeypatch.setattr("bench.worker.ranks.merge_answers", lambda _request, answers, _hosts: answers)
+    first: Any = Scripted(None)
+    lead(first, first, LAST)
+    assert first.sent == [{"answer": [LAST, LAST]}]
+    assert first.reports == []
+    second: Any = Following({"do": "prepare"}, LAST)
+    assert take_part(second) is None
+    assert second.requests == []
+
+
+def test_a_store_is_reached_soon_or_not_at_all_but_waited_on_for_longer_than_any_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    assert open_store().timeout == timedelta(days=30)  # type: ignore[attr-defined]  # which torch's stub lacks
+    monkeypatch.setattr("bench.worker.rank_group._REACH", timedelta(milliseconds=1))
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(RuntimeError, match="timed out"):
+        open_store()
