@@ -133,10 +133,14 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioChart(_Titled):
-    """Ratios, one per row, beside a line at 1, which means no difference."""
+    """Ratios, one per row, beside a line at 1, which means no difference.
+
+    The axis covers `among`, the ratios of all parts of a divided chart.
+    """
 
     label: str
     ratios: tuple[Ratio, ...]
+    among: tuple[Ratio, ...]
 
 
 Chart: TypeAlias = LineChart | Heatmap | RatioChart
@@ -175,7 +179,7 @@ VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
 
 def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:
     """Return the logarithmic scale of a ratio chart from `start` to `end`, which includes 1."""
-    values = [value for each in chart.ratios for value in (each.value, each.low, each.high) if value]
+    values = [value for each in chart.among for value in (each.value, each.low, each.high) if value]
     axis = Axis(label=chart.label, text=ratio_tick, is_log=True)
     return make_scale(axis, [*values, 1.0, *_around(values)], start, end)
 

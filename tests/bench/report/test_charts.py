@@ -289,6 +289,8 @@ def test_models_whose_texts_are_equal_are_numbered_alike_in_every_group() -> Non
     assert heatmap.rows == (cut, f"{cut} (2)")
     (beside,) = (chart for chart in found if chart.kind is Kind.SIDE_BY_SIDE)
     assert beside.subject == f"{cut} (2)"
+    # Only the table has room for them as a whole.
+    assert {row[1].text for row in report(run).runs[0].rows} == {"-".join(map(str, each)) for each in (first, second)}
 
 
 def test_ways_to_train_whose_texts_are_equal_remain_apart() -> None:

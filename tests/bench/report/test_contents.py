@@ -26,7 +26,7 @@ from bench.compare.comparison import Source
 from bench.compare.export import raw_row
 from bench.compare.trials import make_table
 from bench.records import FailureKind, TrialWarning
-from bench.report.charts import Heatmap, RatioChart
+from bench.report.charts import Heatmap, RatioChart, ratio_scale
 from bench.report.contents import MAX_OPEN_ACCOUNTS, MAX_RATIOS, Stored, make_report, report_columns
 from bench.report.epochs import MAX_EPOCHS
 from bench.report.figures import MAX_CHARTS
@@ -273,11 +273,25 @@ def test_more_ratios_than_can_be_drawn_stand_in_the_table() -> None:
     chosen = [make_configuration(batch_size=i + 1) for i in range(MAX_RATIOS + 5)]
     first = side(dict.fromkeys(chosen, 2.0), repeats=2)
     (one,) = report(first, side(dict.fromkeys(chosen, 3.0), repeats=2, run_id="ffff0000")).comparisons
-    (chart,) = one.figures[0].charts
-    assert isinstance(chart, RatioChart)
-    assert len(chart.ratios) == MAX_RATIOS
+    charts = [chart for chart in one.figures[0].charts if isinstance(chart, RatioChart)]
+    assert sum(len(chart.ratios) for chart in charts) == MAX_RATIOS
     assert len(one.tables[0].rows) == len(chosen)
     assert any(f"the first {MAX_RATIOS} of {len(chosen)}" in note for note in one.figures[0].notes)
+
+
+def test_many_ratios_are_divided_among_charts_with_one_scale() -> None:
+    chosen = [make_configuration(batch_size=i + 1) for i in range(40)]
+    first = side(dict.fromkeys(chosen, 2.0), repeats=2)
+    charts = (
+        report(first, side({each: float(each.batch_size) for each in chosen}, repeats=2))
+        .comparisons[0]
+        .figures[0]
+        .charts
+    )
+    divided = [chart for chart in charts if isinstance(chart, RatioChart)]
+    assert [len(chart.ratios) for chart in divided] == [30, 10]
+    assert [chart.caption.rpartition(", ")[2] for chart in divided] == ["part 1 of 2", "part 2 of 2"]
+    assert ratio_scale(divided[0], 0, 100) == ratio_scale(divided[1], 0, 100)
 
 
 def test_provenance_counts_one_and_says_yes_and_no() -> None:

@@ -135,3 +135,12 @@ def test_a_device_without_a_price_and_a_failed_configuration_have_no_cost() -> N
     rows = (*summarise([make_record()]), *summarise([make_record(outcome=make_failure())]))
     for summary, text in zip(rows, ("cuda=1", "1"), strict=True):
         assert [column.text(summary) for column in cost_columns(parse_prices(text))] == ["", ""]
+
+
+def test_texts_that_differ_only_in_what_would_be_cut_off_are_whole() -> None:
+    lists = ["-".join(map(str, (*range(784, 770, -1), last, 10))) for last in (100, 200)]
+    long, short = "x" * 99, "mlp_128"
+    records = [make_record(make_configuration(model=model)) for model in (*lists, long, short)]
+    summaries = summarise([*records, make_record(make_configuration(model=lists[0], batch_size=256))])
+    assert COLUMNS["model"].texts(summaries) == [lists[0], lists[0], lists[1], short, COLUMNS["model"].cell([long])]
+    assert [COLUMNS["model"].text(each) for each in summaries[:2]] == COLUMNS["model"].texts(summaries[:2])
