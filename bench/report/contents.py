@@ -140,7 +140,10 @@ class Report:
 
 
 def make_report(stored: Sequence[Stored]) -> Report:
-    """Return the report of at least one stored run; every later one is compared with the first."""
+    """Return the report of at least one stored run; every later one is compared with the first.
+
+    Of runs that several machines measured, parts on the same machine are compared.
+    """
     names = [harmless(each.label or each.run.header.run_id, 60) for each in stored]
     sources = [
         Source(label=name, table=make_table(each.run), profile=each.profile)
@@ -150,10 +153,24 @@ def make_report(stored: Sequence[Stored]) -> Report:
         title=f"Benchmark report: {', '.join(names)}",
         runs=tuple(_run_report(name, each) for name, each in zip(names, stored, strict=True)),
         comparisons=tuple(
-            _compare(sources[0], other, is_one_run=each.whole is not None and each.whole is stored[0].whole)
+            _compare(sources[_baseline(stored, each)], other, is_one_run=_is_of_first(stored, each))
             for other, each in zip(sources[1:], stored[1:], strict=True)
         ),
     )
+
+
+def _is_of_first(stored: Sequence[Stored], part: Stored) -> bool:
+    """Return whether `part` is another machine's part of the first run."""
+    return part.whole is not None and part.whole is stored[0].whole
+
+
+def _baseline(stored: Sequence[Stored], candidate: Stored) -> int:
+    """Return the place of what `candidate` is compared with: the first run's part on its machine, else its first."""
+    if _is_of_first(stored, candidate):
+        return 0
+    machine = candidate.run.header.machine.id
+    of_first = (place for place, each in enumerate(stored) if _is_of_first(stored, each))
+    return next((place for place in of_first if stored[place].run.header.machine.id == machine), 0)
 
 
 def _run_report(name: str, stored: Stored) -> RunReport:
