@@ -181,10 +181,10 @@ def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:
     """Return the logarithmic scale of a ratio chart from `start` to `end`, which includes 1."""
     values = [value for each in chart.among for value in (each.value, each.low, each.high) if value]
     axis = Axis(label=chart.label, text=ratio_tick, is_log=True)
-    return make_scale(axis, [*values, 1.0, *_around(values)], start, end)
+    return make_scale(axis, [*values, *_around(values)], start, end)
 
 
 def _around(values: Iterable[float]) -> tuple[float, float]:
-    """Return two values at equal distances from 1, so that the line at 1 is never at the edge."""
+    """Return two values at equal distances from 1, so that the line at 1 is there, and not at the edge."""
     far = max((abs(math.log(value)) for value in values), default=0.0)
     return math.exp(-0.2 * far), math.exp(0.2 * far)
