@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BadInputError
-from bench.tables.columns import COLUMNS, MAX_CELL_CHARACTERS, cost_columns, default_columns, find_columns, harmless
+from bench.tables.columns import (
+    COLUMNS,
+    MAX_CELL_CHARACTERS,
+    RANK_MEANINGS,
+    cost_columns,
+    default_columns,
+    find_columns,
+    harmless,
+)
 from bench.tables.fields import FIELDS, QUANTITIES
 from bench.tables.prices import parse_prices
 from bench.tables.summary import summarise
@@ -68,6 +76,14 @@ def test_default_columns_hold_a_dimension_only_where_it_varies() -> None:
     assert [column.key for column in varied] == ["device", "model", "batch_size", "threads", *metrics]
 
 
+def test_default_columns_hold_those_of_ranks_where_any_has_a_value() -> None:
+    one, two = (make_record(make_configuration(world_size=size)) for size in (1, 2))
+    of_ranks = {key for key in RANK_MEANINGS if key != "exchange_share"}  # these trials did not measure it
+    shown = {column.key for column in default_columns(summarise([one, two]))}
+    assert shown & set(RANK_MEANINGS) == of_ranks - {"weak_efficiency"}  # no trial of half the batch size
+    assert not {column.key for column in default_columns(summarise([one]))} & set(RANK_MEANINGS)
+
+
 def test_a_column_named_twice_is_shown_once() -> None:
     assert [column.key for column in find_columns(["n", "model", "n"])] == ["n", "model"]
 
@@ -121,6 +137,15 @@ def test_costs_are_the_price_of_the_epoch_and_of_the_training_to_98_percent() ->
     assert to_98.text(reached) == "0.00600"
     (neither,) = summarise(records[1:])
     assert to_98.text(neither) == ""
+
+
+def test_an_epoch_costs_the_median_of_the_trials() -> None:
+    records = [
+        make_record(repeat=repeat, outcome=make_measurement(epochs=make_epochs([seconds], [9_700])))
+        for repeat, seconds in enumerate((1.0, 2.0, 9.0))
+    ]
+    epoch, _ = cost_columns(parse_prices("3.6"))
+    assert [epoch.text(each) for each in summarise(records)] == ["0.00200"]
 
 
 @pytest.mark.parametrize(("device", "devices"), [("cuda", 4), ("cpu", 1)])
