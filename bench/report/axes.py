@@ -32,7 +32,6 @@ class Axis:
     ticks: tuple[float, ...] = ()
     unit: float = 1.0
     is_log: bool | None = False
-    is_whole: bool = False
     has_zero: bool = False
     most: float = math.inf
 
@@ -102,8 +101,6 @@ def _ticks(axis: Axis, low: float, high: float, *, is_log: bool) -> tuple[float,
     if decades:
         return tuple(tick * axis.unit for tick in decades)
     step = _nice_step((high - low) / _TICKS)
-    if axis.is_whole:
-        step = max(1.0, step)
     while True:
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         ticks = tuple(round(place * step, 12) * axis.unit for place in range(first, last + 1))

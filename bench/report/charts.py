@@ -133,10 +133,14 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioChart(_Titled):
-    """Ratios, one per row, beside a line at 1, which means no difference."""
+    """Ratios, one per row, beside a line at 1, which means no difference.
+
+    The axis covers `among`, the ratios of all parts of a divided chart.
+    """
 
     label: str
     ratios: tuple[Ratio, ...]
+    among: tuple[Ratio, ...]
 
 
 Chart: TypeAlias = LineChart | Heatmap | RatioChart
@@ -175,12 +179,12 @@ VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
 
 def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:
     """Return the logarithmic scale of a ratio chart from `start` to `end`, which includes 1."""
-    values = [value for each in chart.ratios for value in (each.value, each.low, each.high) if value]
+    values = [value for each in chart.among for value in (each.value, each.low, each.high) if value]
     axis = Axis(label=chart.label, text=ratio_tick, is_log=True)
-    return make_scale(axis, [*values, 1.0, *_around(values)], start, end)
+    return make_scale(axis, [*values, *_around(values)], start, end)
 
 
 def _around(values: Iterable[float]) -> tuple[float, float]:
-    """Return two values at equal distances from 1, so that the line at 1 is never at the edge."""
+    """Return two values at equal distances from 1, so that the line at 1 is there, and not at the edge."""
     far = max((abs(math.log(value)) for value in values), default=0.0)
     return math.exp(-0.2 * far), math.exp(0.2 * far)

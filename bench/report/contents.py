@@ -27,7 +27,7 @@ from bench.errors import BenchError, IncomparableError
 from bench.records import Run
 from bench.report.charts import Kind, Ratio, RatioChart
 from bench.report.epochs import epoch_figures
-from bench.report.figures import MAX_CHARTS, Figure, groups, memory_figures, trials_of
+from bench.report.figures import MAX_CHARTS, Figure, groups, memory_figures, parts, trials_of
 from bench.report.provenance import provenance
 from bench.report.throughput import throughput_figures
 from bench.stats.inference import Estimate
@@ -39,7 +39,10 @@ from bench.tables.legend import legend, run_heading
 from bench.tables.summary import Summary, summarise_run
 
 MAX_RATIOS: Final = 60
-"""Rows of a ratio chart."""
+"""Ratios that are drawn."""
+
+_MAX_ROWS: Final = 30
+"""Rows of a ratio chart: its texts are then still legible on a printed page."""
 
 MAX_OPEN_ACCOUNTS: Final = 3
 """Accounts of taxes that are shown unfolded; more are folded below a table of their shares."""
@@ -137,7 +140,10 @@ class Report:
 
 
 def make_report(stored: Sequence[Stored]) -> Report:
-    """Return the report of at least one stored run; every later one is compared with the first."""
+    """Return the report of at least one stored run; every later one is compared with the first.
+
+    Of runs that several machines measured, parts on the same machine are compared.
+    """
     names = [harmless(each.label or each.run.header.run_id, 60) for each in stored]
     sources = [
         Source(label=name, table=make_table(each.run), profile=each.profile)
@@ -147,24 +153,42 @@ def make_report(stored: Sequence[Stored]) -> Report:
         title=f"Benchmark report: {', '.join(names)}",
         runs=tuple(_run_report(name, each) for name, each in zip(names, stored, strict=True)),
         comparisons=tuple(
-            _compare(sources[0], other, is_one_run=each.whole is not None and each.whole is stored[0].whole)
+            _compare(sources[_baseline(stored, each)], other, is_one_run=_is_of_first(stored, each))
             for other, each in zip(sources[1:], stored[1:], strict=True)
         ),
     )
+
+
+def _is_of_first(stored: Sequence[Stored], part: Stored) -> bool:
+    """Return whether `part` is another machine's part of the first run."""
+    return part.whole is not None and part.whole is stored[0].whole
+
+
+def _baseline(stored: Sequence[Stored], candidate: Stored) -> int:
+    """Return the place of what `candidate` is compared with: the first run's part on its machine, else its first."""
+    if _is_of_first(stored, candidate):
+        return 0
+    machine = candidate.run.header.machine.id
+    of_first = (place for place, each in enumerate(stored) if _is_of_first(stored, each))
+    return next((place for place in of_first if stored[place].run.header.machine.id == machine), 0)
 
 
 def _run_report(name: str, stored: Stored) -> RunReport:
     run = stored.run
     summaries = summarise_run(run, lambda header: peak_rate_of(stored.profile, header.software))
     columns = report_columns(summaries) if summaries else ()
+    texts = zip(*(column.texts(summaries) for column in columns), strict=True)
     return RunReport(
         name=name,
         heading=run_heading(run),
         facts=tuple(provenance(run, stored.whole)),
         columns=columns,
         rows=tuple(
-            tuple(Cell(text=column.text(summary), value=column.fields[0].value(summary)) for column in columns)
-            for summary in summaries
+            tuple(
+                Cell(text=text, value=column.fields[0].value(summary))
+                for column, text in zip(columns, of_row, strict=True)
+            )
+            for summary, of_row in zip(summaries, texts, strict=True)
         ),
         notes=(*legend(run, summaries, columns, (), whole=stored.whole), *_meanings(columns)),
         sections=tuple(_sections(stored, summaries)),
@@ -262,22 +286,27 @@ def _ratio_figures(name: str, comparison: Comparison) -> Iterator[Figure]:
     rows = [row for row, _ in estimated]
     columns = _naming_columns(identity_columns(comparison.rows), rows)
     counts = Counter(row.time.verdict.value for row in rows)
-    chart = RatioChart(
-        kind=Kind.RATIOS,
-        subject="epoch time",
-        title=f"Ratio of epoch times with 95 % intervals: {name}",
-        caption="Ratio of epoch times with 95 % intervals",
-        description="Candidate / baseline: above 1 the candidate is slower. "
-        + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
-        label="epoch time, candidate / baseline",
-        marks=(
-            "triangle up: slower, triangle down: faster, square: same, circle: inconclusive; bars: 95 % intervals",
-            "right of the dotted line (above 1) the candidate takes longer",
-        ),
-        ratios=tuple(_ratio(row, estimate, columns) for row, estimate in estimated[:MAX_RATIOS]),
+    ratios = tuple(_ratio(row, estimate, columns) for row, estimate in estimated[:MAX_RATIOS])
+    charts = tuple(
+        RatioChart(
+            kind=Kind.RATIOS,
+            subject=f"epoch time{part}",
+            title=f"Ratio of epoch times with 95 % intervals{part}: {name}",
+            caption=f"Ratio of epoch times with 95 % intervals{part}",
+            description="Candidate / baseline: above 1 the candidate is slower. "
+            + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()),
+            label="epoch time, candidate / baseline",
+            marks=(
+                "triangle up: slower, triangle down: faster, square: same, circle: inconclusive; bars: 95 % intervals",
+                "right of the dotted line (above 1) the candidate takes longer",
+            ),
+            ratios=tuple(chosen),
+            among=ratios,
+        )
+        for part, chosen in parts(ratios, _MAX_ROWS)
     )
     note = f"ratios: drawn for the first {MAX_RATIOS} of {len(rows)} rows; the table has them all"
-    yield Figure(title="Ratios", charts=(chart,), tables=(), notes=(note,) if len(rows) > MAX_RATIOS else ())
+    yield Figure(title="Ratios", charts=charts, tables=(), notes=(note,) if len(rows) > MAX_RATIOS else ())
 
 
 def _ratio(row: Row, estimate: Estimate, columns: Sequence[RowColumn]) -> Ratio:

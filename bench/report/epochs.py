@@ -137,7 +137,7 @@ def _marks(courses: Sequence[_Course]) -> Iterator[str]:
         yield f"{MAX_EPOCHS} epochs are shown, evenly spaced, including the first and the last"
 
 
-_EPOCH_AXIS: Final = Axis(label="epoch", text=lambda value: f"{value:.0f}", is_whole=True)
+_EPOCH_AXIS: Final = Axis(label="epoch", text=lambda value: f"{value:.0f}")
 
 
 def _accuracy_axis(what: str) -> Axis:

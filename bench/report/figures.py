@@ -177,11 +177,11 @@ def batch_axis(lines: Iterable[Line]) -> Axis:
     return Axis(label="batch size", text=lambda value: f"{value:.0f}", ticks=tuple(sizes), is_log=True)
 
 
-def parts(several: Sequence[Several]) -> Iterator[tuple[str, Sequence[Several]]]:
-    """Yield `several` in parts of at most `MAX_SERIES`, each with the end of its title."""
-    count = -(-len(several) // MAX_SERIES)
+def parts(several: Sequence[Several], most: int = MAX_SERIES) -> Iterator[tuple[str, Sequence[Several]]]:
+    """Yield `several` in parts of at most `most`, each with the end of its title."""
+    count = -(-len(several) // most)
     for part in range(count):
-        chosen = several[part * MAX_SERIES : (part + 1) * MAX_SERIES]
+        chosen = several[part * most : (part + 1) * most]
         yield (f", part {part + 1} of {count}" if count > 1 else ""), chosen
 
 

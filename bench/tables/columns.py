@@ -7,6 +7,7 @@ import itertools
 import math
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -33,6 +34,9 @@ from mnist_mlp.spelling import did_you_mean
 MAX_CELL_CHARACTERS: Final = 40
 """Longer texts are cut; a list of nine layers still fits."""
 
+EXPORTED_CHARACTERS: Final = 10_000
+"""Texts that are not to be cut are whole up to this length."""
+
 _FORMATS: Final[Mapping[Unit, Callable[[float], str]]] = MappingProxyType(
     {
         "": format_number,
@@ -57,6 +61,19 @@ class Column:
     def text(self, summary: Summary) -> str:
         """Return this column's cell for `summary`; empty where nothing was measured."""
         return self.cell([field.value(summary) for field in self.fields])
+
+    def texts(self, summaries: Sequence[Summary]) -> list[str]:
+        """Return the cells of `summaries`; texts that differ only in what would be cut off are not cut."""
+        cells = [self.text(summary) for summary in summaries]
+        values: dict[str, set[Value]] = defaultdict(set)
+        for cell, summary in zip(cells, summaries, strict=True):
+            if cell.endswith("…"):
+                values[cell].add(self.fields[0].value(summary))
+        alike = {cell for cell, of_cell in values.items() if len(of_cell) > 1}
+        if not alike:
+            return cells
+        whole = (_shortened(str(self.fields[0].value(summary)), EXPORTED_CHARACTERS) for summary in summaries)
+        return [text if cell in alike else cell for cell, text in zip(cells, whole, strict=True)]
 
 
 def harmless(text: str, limit: int) -> str:
@@ -85,6 +102,10 @@ def short_layers(text: str, limit: int) -> str:
     return "-".join(layer if length == 1 else f"{length}x{layer}" for layer, length in runs)
 
 
+def _shortened(text: str, limit: int) -> str:
+    return harmless(short_layers(text, MAX_CELL_CHARACTERS), limit)
+
+
 def _plain_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
     def cell(values: Sequence[Value]) -> str:
         (value,) = values
@@ -93,7 +114,7 @@ def _plain_cell(unit: Unit) -> Callable[[Sequence[Value]], str]:
         if isinstance(value, bool):
             return "true" if value else "false"
         if isinstance(value, str):
-            return harmless(short_layers(value, MAX_CELL_CHARACTERS), MAX_CELL_CHARACTERS)
+            return _shortened(value, MAX_CELL_CHARACTERS)
         return _FORMATS[unit](value)
 
     return cell

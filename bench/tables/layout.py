@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from bench.storage.table import Value
-from bench.tables.columns import harmless
+from bench.tables.columns import EXPORTED_CHARACTERS, harmless
 
 T = TypeVar("T")
 
 Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
 _MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
-_EXPORTED_CHARACTERS: Final = 10_000
-"""CSV holds every text of reasonable length in full."""
 
 _GAP: Final = "  "
 
@@ -134,9 +132,9 @@ def csv_text(keys: Iterable[str], rows: Iterable[Mapping[str, Value]]) -> str:
 def _csv_cell(value: Value) -> Value:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, str) or (value.isprintable() and len(value) <= _EXPORTED_CHARACTERS):
+    if not isinstance(value, str) or (value.isprintable() and len(value) <= EXPORTED_CHARACTERS):
         return value  # fast path: an export can hold millions of cells, and printable texts are harmless
-    return harmless(value, _EXPORTED_CHARACTERS)
+    return harmless(value, EXPORTED_CHARACTERS)
 
 
 _BREAK: Final = re.compile(r"(?<!\d) | (?=[±(])")

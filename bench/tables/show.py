@@ -85,7 +85,7 @@ def _render_text(  # noqa: PLR0913, PLR0917 - what a table is drawn from
     width: int,
 ) -> str:
     columns = _shown(summaries, chosen, prices)
-    cells = {column.key: (column.header, [column.text(summary) for summary in summaries]) for column in columns}
+    cells = {column.key: (column.header, column.texts(summaries)) for column in columns}
     may_drop = layout == "table" and chosen is None and summaries
     keys = fitting(cells, DROP_ORDER, width) if may_drop else list(cells)
     kept = [column for column in columns if column.key in keys]

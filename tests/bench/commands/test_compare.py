@@ -1,13 +1,15 @@
 """The commands `compare` and `check` on files: references, exit codes, what they print and write, what they refuse."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from bench_builders import make_configuration, make_failure, make_footer, make_machine, make_record
+from bench_builders import make_configuration, make_failure, make_footer, make_machine, make_record, make_run
 from click.testing import CliRunner, Result
+from report_pages import varied
 from stored_runs import side, store, trial, with_records
 
 from bench.cli import Commands
@@ -385,3 +387,39 @@ def test_rounds_of_pytest_benchmark_have_no_cost() -> None:
     write_rounds("a.json", {"t.py::f": [0.001]})
     write_rounds("b.json", {"t.py::f": [0.001]})
     ended(bench("compare", "a.json", "b.json", "--price-per-hour", "1"), 2, "which pytest-benchmark files do not hold")
+
+
+def test_compare_of_a_torn_run_says_so(tmp_path: Path) -> None:
+    path = store(make_run(), tmp_path / "run.jsonl")
+    path.write_bytes(path.read_bytes()[:-30])
+    result = bench("compare", str(path), str(path))
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("was cut off") == 2
+
+
+@pytest.mark.parametrize("layout", ["json", "csv"])
+def test_nothing_follows_what_programs_read(tmp_path: Path, layout: str) -> None:
+    run = varied(batch_sizes=(16, 256, 4096), widths=(64, 256, 1024))
+    machine = make_machine(cpu_model="Another CPU")
+    other = dataclasses.replace(run, header=dataclasses.replace(run.header, run_id="ffff0000", machine=machine))
+    paths = [str(store(each, tmp_path / f"{place}.jsonl")) for place, each in enumerate((run, other))]
+    assert "misfit" in bench("compare", *paths).stdout
+    text = bench("compare", *paths, "--format", layout).stdout
+    assert json.loads(text) if layout == "json" else len(text.splitlines()) == 1 + 9
+
+
+def test_a_value_is_not_compared_with_itself() -> None:
+    write(make_run(), make_run())
+    result = bench("compare", "a.jsonl", "b.jsonl", "--between", "device=cpu,cpu")
+    assert result.exit_code == 2
+    assert "is not a dimension with two different values" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.csv"])
+def test_a_judgement_does_not_overwrite_either_run(name: str) -> None:
+    write(make_run(), make_run())
+    for stem in ("a", "b"):
+        Path(f"{stem}.jsonl").rename(f"{stem}.csv")
+    result = bench("check", "a.csv", "b.csv", "--json", name)
+    assert result.exit_code == 2
+    assert "would overwrite a run to be judged" in result.stderr

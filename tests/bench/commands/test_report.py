@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from checkout import REFERENCE, ROOT
 from click.testing import CliRunner, Result
 from report_pages import varied
 from stored_runs import store
@@ -73,3 +74,12 @@ def test_command_reports_warnings_about_a_file(elsewhere: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "was cut off" in result.stderr
     assert "was cut off" in (elsewhere / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_command_finds_the_machines_profile_under_the_results() -> None:
+    for results, is_known in ((ROOT / "results", True), (Path("results"), False)):
+        result = bench(str(REFERENCE / "speedrun.jsonl"), "--results", str(results))
+        assert result.exit_code == 0, result.output
+        assert ("of measured peak" in Path("report.html").read_text(encoding="utf-8")) is is_known
+        assert f"1 run, {Path('report.html').stat().st_size / 1024:.0f} KiB" in result.stdout

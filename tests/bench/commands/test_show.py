@@ -52,3 +52,15 @@ def test_show_of_a_torn_run_shows_the_rest_and_says_so(tmp_path: Path) -> None:
 
 def test_show_without_any_run_says_how_to_make_one() -> None:
     refused(bench("show"), "python -m bench run")
+
+
+@pytest.mark.parametrize("option", ["--claims", "--taxes", "--ranks"])
+@pytest.mark.parametrize(
+    "other", [("--sort", "n"), ("--columns", "n"), ("--filter", "n>0"), ("--price-per-hour", "2"), None]
+)
+def test_a_table_of_its_own_takes_no_options_of_another(
+    tmp_path: Path, option: str, other: tuple[str, ...] | None
+) -> None:
+    path = str(store(make_run(), tmp_path / "run.jsonl"))
+    others = other or ({"--claims": "--taxes", "--taxes": "--ranks", "--ranks": "--claims"}[option],)
+    refused(bench("show", path, option, *others), "is a separate table")

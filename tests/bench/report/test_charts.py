@@ -11,7 +11,22 @@ from stored_runs import side, with_records
 
 from bench.records import Configuration, Run
 from bench.report.axes import Axis, make_scale
-from bench.report.charts import MAX_SERIES, Chart, Heatmap, Kind, LineChart, RatioChart, places, ratio_tick
+from bench.report.charts import (
+    MAX_SERIES,
+    Chart,
+    Heatmap,
+    Kind,
+    LineChart,
+    Point,
+    Ratio,
+    RatioChart,
+    Series,
+    last_value,
+    places,
+    ratio_scale,
+    ratio_tick,
+    shown_guides,
+)
 from bench.report.contents import Report, Stored, make_report
 from bench.report.page import render_page
 from bench.report.svg import draw
@@ -52,7 +67,7 @@ def test_seeds_too_large_for_a_float_are_distinguished() -> None:
         (Axis(label="seconds", text=format_seconds, is_log=None), (99.0, 101.0)),
         (Axis(label="seconds", text=format_seconds, is_log=None), (74.6, 75.4)),
         (Axis(label="accuracy", text=format_percent), (0.9725, 0.9726)),
-        (Axis(label="epoch", text=lambda value: f"{value:.0f}", is_whole=True), (1.0, 2.0)),
+        (Axis(label="epoch", text=lambda value: f"{value:.0f}"), (1.0, 2.0)),
     ],
 )
 def test_no_two_ticks_have_one_text(axis: Axis, values: Sequence[float]) -> None:
@@ -137,6 +152,94 @@ def test_every_chart_of_a_line_that_failed_trials_end_says_which_line_and_why() 
         assert figures[title].charts
         assert figures[title].notes == (note,), title
     assert figures["Memory: cpu, eager"].notes == figures["Throughput: cpu, eager"].notes == ()
+
+
+def line_chart(*series: Series, guides: tuple[tuple[float, str], ...] = ()) -> LineChart:
+    axis = Axis(label="", text=str)
+    return LineChart(
+        kind=Kind.LOSS,
+        subject="",
+        title="",
+        caption="",
+        description="",
+        marks=(),
+        x=axis,
+        y=axis,
+        series=series,
+        guides=guides,
+    )
+
+
+def ratio_chart(*ratios: tuple[float, float | None, float | None, str]) -> RatioChart:
+    made = tuple(
+        Ratio(name="row", value=value, low=low, high=high, text=f"{value}", verdict=verdict)
+        for value, low, high, verdict in ratios
+    )
+    return RatioChart(
+        kind=Kind.RATIOS,
+        subject="",
+        title="",
+        caption="",
+        description="",
+        marks=(),
+        label="",
+        ratios=made,
+        among=made,
+    )
+
+
+def test_axes_cover_points_with_their_ranges_and_single_trials() -> None:
+    series = Series(name="a", style=0, points=(Point(x=1, y=2, low=1.5, high=3),), traces=(((0.5, 9), (4, 1)),))
+    assert sorted(places(line_chart(series))) == [(0.5, 9), (1, 1.5), (1, 2), (1, 3), (4, 1)]
+
+
+def test_a_guide_outside_the_values_does_not_stretch_the_axis() -> None:
+    series = Series(name="a", style=0, points=(Point(x=1, y=2), Point(x=2, y=4)))
+    guides = tuple((value, "") for value in (1.9, 2.0, 3.0, 4.0, 4.1))
+    assert shown_guides(line_chart(series, guides=guides)) == [2, 3, 4]
+    assert shown_guides(line_chart(guides=guides)) == []
+
+
+def test_a_line_is_named_at_its_level_or_its_end() -> None:
+    points, traces = (Point(x=1, y=2), Point(x=2, y=4)), (((1.0, 5.0), (2.0, 6.0)), ((1.0, 7.0), (2.0, 8.0)))
+    assert last_value(Series(name="a", style=0, points=points, traces=traces, level=3)) == 3
+    assert last_value(Series(name="a", style=0, points=points, traces=traces)) == 4
+    assert last_value(Series(name="a", style=0, points=(), traces=traces)) == 8
+
+
+def test_markers_of_ratios_are_those_that_the_marks_explain() -> None:
+    verdicts = ("slower", "faster", "same", "inconclusive", "slower (all flagged)")
+    drawn = draw(ratio_chart(*((1.0, None, None, verdict) for verdict in verdicts)), "key")
+    shapes = re.findall(r'class="mark s0" transform="[^"]*" d="([^"]*)"', drawn)
+    up, down, square, circle = (
+        "M0-4.5L4.5 3.5H-4.5z",
+        "M0 4.5L4.5-3.5H-4.5z",
+        "M-3.5-3.5h7v7h-7z",
+        "M-4 0a4 4 0 1 0 8 0",
+    )
+    assert [shape.startswith(each) for shape, each in zip(shapes, (up, down, square, circle, up), strict=True)] == [
+        True
+    ] * 5
+
+
+def test_the_scale_of_ratios_covers_their_intervals_and_one_by_logarithms() -> None:
+    scale = ratio_scale(ratio_chart((2.0, 1.25, 4.0, "slower"), (2.5, None, None, "slower")), 0, 100)
+    assert scale.low < 0.8
+    assert scale.high > 4
+    assert scale(2) == pytest.approx((scale(1) + scale(4)) / 2)
+    assert 1.0 in scale.ticks
+    assert ratio_tick(1.0234) == "1.023"
+
+
+def test_intervals_of_ratios_are_drawn_from_end_to_end() -> None:
+    chart = ratio_chart((2.0, 1.0, 4.0, "slower"), (2.0, None, None, "slower"))
+    drawn = draw(chart, "key")
+    (low, high), *others = re.findall(r'class="bar s0" d="M([0-9.]+) [^H]*H([0-9.]+)m', drawn)
+    assert not others
+    marks = [float(x) for x in re.findall(r'class="mark s0" transform="translate\(([0-9.]+) ', drawn)]
+    (one,) = re.findall(r'class="guide" d="M([0-9.]+) ', drawn)
+    assert float(low) == float(one)
+    assert marks == [pytest.approx((float(low) + float(high)) / 2, abs=0.1)] * 2
 
 
 def found(kind: Kind, *runs: Run) -> list[Chart]:
@@ -249,6 +352,8 @@ def test_ratio_chart_says_what_it_shows_and_which_side_is_slower() -> None:
     made = make_report([Stored(label="laptop", run=one), Stored(label="server", run=other)])
     (chart,) = made.comparisons[0].figures[0].charts
     assert chart.title.endswith(": server against laptop")
+    assert isinstance(chart, RatioChart)
+    assert [ratio.name for ratio in chart.ratios] == ["784-128-10 batch 64"]
     assert any("right of the dotted line (above 1) the candidate takes longer" in mark for mark in chart.marks)
 
 
@@ -289,6 +394,8 @@ def test_models_whose_texts_are_equal_are_numbered_alike_in_every_group() -> Non
     assert heatmap.rows == (cut, f"{cut} (2)")
     (beside,) = (chart for chart in found if chart.kind is Kind.SIDE_BY_SIDE)
     assert beside.subject == f"{cut} (2)"
+    # Only the table has room for them as a whole.
+    assert {row[1].text for row in report(run).runs[0].rows} == {"-".join(map(str, each)) for each in (first, second)}
 
 
 def test_ways_to_train_whose_texts_are_equal_remain_apart() -> None:

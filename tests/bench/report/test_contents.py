@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 from bench_builders import (
     make_configuration,
     make_division,
+    make_energy,
     make_epoch,
     make_epochs,
     make_failure,
@@ -16,8 +18,10 @@ from bench_builders import (
     make_run,
 )
 from report_pages import Page, page, report, varied
-from stored_runs import side, with_records
+from stored_runs import Quiet, side, with_records
 
+from bench.analysis.rank_scaling import fit_ranks
+from bench.analysis.ranks_view import ranks_table
 from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import scaling_tables
 from bench.analysis.taxes import make_accounts, tax_table
@@ -26,7 +30,7 @@ from bench.compare.comparison import Source
 from bench.compare.export import raw_row
 from bench.compare.trials import make_table
 from bench.records import FailureKind, TrialWarning
-from bench.report.charts import Heatmap, RatioChart
+from bench.report.charts import Heatmap, RatioChart, ratio_scale
 from bench.report.contents import MAX_OPEN_ACCOUNTS, MAX_RATIOS, Stored, make_report, report_columns
 from bench.report.epochs import MAX_EPOCHS
 from bench.report.figures import MAX_CHARTS
@@ -35,6 +39,9 @@ from bench.tables.columns import COLUMNS, default_columns
 from bench.tables.layout import text_table
 from bench.tables.show import render_run
 from bench.tables.summary import summarise
+
+if TYPE_CHECKING:
+    from bench.calibration.profiles import MachineProfile
 
 
 def test_table_holds_the_cells_and_raw_values_of_show() -> None:
@@ -155,11 +162,39 @@ def test_two_runs_are_compared_as_compare_has_it() -> None:
     assert isinstance(chart, RatioChart)
     (drawn,) = chart.ratios
     assert drawn.value == ratio
+    assert (drawn.low, drawn.high) == (raw_row(row)["time_ratio_low"], raw_row(row)["time_ratio_high"])
     assert drawn.verdict == row.time.verdict
     table = one.tables[0]
     assert found.has_table(table.headers, table.rows)
     assert f"{ratio:.3f}" in table.rows[0]
     assert row.time.verdict.value in table.rows[0]
+
+
+def test_every_later_run_is_compared_with_the_first() -> None:
+    runs = [side({make_configuration(): 2.0}, run_id=run_id) for run_id in ("aaaa0000", "bbbb0000", "cccc0000")]
+    assert [each.name for each in report(*runs).comparisons] == [
+        "bbbb0000 against aaaa0000",
+        "cccc0000 against aaaa0000",
+    ]
+
+
+class Calibrated(Quiet):
+    """A profile that knows a peak as well."""
+
+    def peak_flops_per_second(self, *_: object) -> float:
+        return 1e12
+
+
+def test_a_machines_profile_gives_peak_and_drift() -> None:
+    runs = [side({make_configuration(): 2.0}, repeats=8, run_id=run_id) for run_id in ("aaaa0000", "bbbb0000")]
+    with_it, without = (
+        make_report([Stored(label="", run=run, profile=profile) for run in runs])
+        for profile in (cast("MachineProfile", Calibrated()), None)
+    )
+    assert any(column.key == "flops_utilisation" for column in with_it.runs[0].columns)
+    assert not any(column.key == "flops_utilisation" for column in without.runs[0].columns)
+    assert any("a drift from table to table of 0.5 %" in note for note in with_it.comparisons[0].notes)
+    assert any("a drift from table to table of 10 %" in note for note in without.comparisons[0].notes)
 
 
 def test_runs_of_two_machines_are_a_hardware_comparison() -> None:
@@ -193,6 +228,25 @@ def test_models_and_crossovers_are_those_of_predict() -> None:
         assert text_table(table.headers, table.rows, table.numeric)
 
 
+def test_step_times_of_two_machines_overtake_each_other_and_those_of_one_do_not() -> None:
+    run = varied(batch_sizes=(16, 256, 4096), widths=(64, 256, 1024))
+    machine = make_machine(cpu_model="Another CPU")
+    for there, title in ((machine, 1), (run.header.machine, 0)):
+        other = replace(run, header=replace(run.header, run_id="ffff0000", machine=there))
+        (one,) = report(run, other).comparisons
+        assert [table.title for table in one.tables].count("models of a step's time") == title
+
+
+def test_the_fit_of_ranks_is_that_of_show() -> None:
+    alone, together = make_configuration(world_size=1), make_configuration(world_size=2)
+    run = side({alone: 2.0, together: 1.5}, repeats=3)
+    (section,) = (each for each in report(run).runs[0].sections if each.title == "More ranks")
+    assert section.tables == tuple(map(ranks_table, fit_ranks(run.records)))
+    assert [row[0] for row in section.tables[0].rows][:2] == ["1", "2"]
+    (without,) = report(side({alone: 2.0})).runs
+    assert "More ranks" not in [each.title for each in without.sections]
+
+
 def test_the_account_of_taxes_is_that_of_show() -> None:
     run = side(
         {
@@ -220,6 +274,31 @@ def test_extra_columns_are_explained() -> None:
     extra = [column for column in made.columns if column.key not in usual]
     assert {"memory floor", "time to 97 %"} <= {column.header for column in extra}
     assert {column.header for column in extra} - headers == {"warnings"}
+
+
+def test_everything_measured_is_a_column_with_its_meaning() -> None:
+    measured = replace(make_measurement(epochs=make_epochs([1.0, 1.0], [9_750, 9_850])), energy=make_energy())
+    records = [
+        make_record(outcome=measured),
+        make_record(repeat=1, outcome=measured, warnings=(TrialWarning.STALL,)),
+        make_record(repeat=2, outcome=make_failure()),
+    ]
+    run = with_records(make_run(repeats=3), records)
+    (made,) = report(run).runs
+    assert [column.key for column in made.columns][-9:] == [
+        "memory_floor_bytes",
+        "cold_start_seconds",
+        "seconds_to_97_percent",
+        "seconds_to_98_percent",
+        "joules_per_epoch",
+        "samples_per_joule",
+        "flagged",
+        "failure_kinds",
+        "warnings",
+    ]
+    explained = "\n".join(made.notes)
+    assert "time to 97 %, time to 98 %: training time until" in explained
+    assert "failure kinds: why trials failed" in explained
 
 
 def test_many_accounts_of_taxes_share_a_table() -> None:
@@ -269,15 +348,40 @@ def test_many_models_batch_sizes_and_epochs_are_thinned_out_with_a_note() -> Non
     assert len(found.tables[0]) == len(chosen) + 1
 
 
+def test_more_figures_than_anyone_looks_at_are_left_out_with_a_note() -> None:
+    for extra in (1, 2):
+        chosen = [make_configuration(threads=threads + 1) for threads in range(MAX_CHARTS + extra)]
+        sections = report(side(dict.fromkeys(chosen, 2.0), repeats=1)).runs[0].sections
+        (memory,) = (section for section in sections if section.title == "Memory")
+        assert len(memory.figures) == MAX_CHARTS + 1
+        assert (f"memory: drawn for the first {MAX_CHARTS} of" in str(memory.figures[-1].notes)) is (extra == 2)
+
+
 def test_more_ratios_than_can_be_drawn_stand_in_the_table() -> None:
     chosen = [make_configuration(batch_size=i + 1) for i in range(MAX_RATIOS + 5)]
     first = side(dict.fromkeys(chosen, 2.0), repeats=2)
     (one,) = report(first, side(dict.fromkeys(chosen, 3.0), repeats=2, run_id="ffff0000")).comparisons
-    (chart,) = one.figures[0].charts
-    assert isinstance(chart, RatioChart)
-    assert len(chart.ratios) == MAX_RATIOS
+    charts = [chart for chart in one.figures[0].charts if isinstance(chart, RatioChart)]
+    assert sum(len(chart.ratios) for chart in charts) == MAX_RATIOS
     assert len(one.tables[0].rows) == len(chosen)
     assert any(f"the first {MAX_RATIOS} of {len(chosen)}" in note for note in one.figures[0].notes)
+    exactly = side(dict.fromkeys(chosen[:MAX_RATIOS], 2.0), repeats=2)
+    assert report(exactly, exactly).comparisons[0].figures[0].notes == ()
+
+
+def test_many_ratios_are_divided_among_charts_with_one_scale() -> None:
+    chosen = [make_configuration(batch_size=i + 1) for i in range(40)]
+    first = side(dict.fromkeys(chosen, 2.0), repeats=2)
+    charts = (
+        report(first, side({each: float(each.batch_size) for each in chosen}, repeats=2))
+        .comparisons[0]
+        .figures[0]
+        .charts
+    )
+    divided = [chart for chart in charts if isinstance(chart, RatioChart)]
+    assert [len(chart.ratios) for chart in divided] == [30, 10]
+    assert [chart.caption.rpartition(", ")[2] for chart in divided] == ["part 1 of 2", "part 2 of 2"]
+    assert ratio_scale(divided[0], 0, 100) == ratio_scale(divided[1], 0, 100)
 
 
 def test_provenance_counts_one_and_says_yes_and_no() -> None:

@@ -19,11 +19,12 @@ from stored_runs import configurations, side, store, with_records
 from bench.cli import cli
 from bench.records import Run
 from bench.report.charts import Heatmap, LineChart, RatioChart
-from bench.report.contents import Report, Stored, make_report
+from bench.report.contents import MAX_RATIOS, Report, Stored, make_report
 from bench.report.export import find_pictures, left_out
 from bench.report.figures import MAX_CHARTS, NO_MAP
 from bench.report.pictures import make_figure
 from bench.report.svg import draw
+from bench.tables.legend import run_heading
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -234,10 +235,49 @@ def test_configurations_that_no_machine_started_are_reported_as_left_out() -> No
     stored = Stored(label="here", run=part, whole=whole)
     lines = list(left_out(make_report([stored]), [stored]))
     assert "here: 1 of the whole run's configurations: none was started" in lines
+    begun = replace(stored, whole=replace(whole, records=tuple(map(make_record, chosen))))
+    assert not [line for line in left_out(make_report([begun]), [begun]) if "started" in line]
+
+
+def test_ratios_that_are_not_drawn_are_counted() -> None:
+    chosen = [make_configuration(batch_size=size + 1) for size in range(MAX_RATIOS + 1)]
+    run = side(dict.fromkeys(chosen, 2.0), repeats=2)
+    stored = [Stored(label=label, run=run) for label in ("one", "two")]
+    lines = list(left_out(make_report(stored), stored))
+    assert f"two against one: ratios: drawn for the first 60 of {MAX_RATIOS + 1} rows; the table has them all" in lines
+
+
+def test_configurations_without_a_measurement_are_counted() -> None:
+    chosen = configurations(3)
+    stored = Stored(label="here", run=make_run(chosen, 1, records=list(map(make_record, chosen[:2]))))
+    assert "here: 1 of 3 configurations: no trial was measured" in left_out(make_report([stored]), [stored])
+
+
+def test_a_run_without_measurements_has_nothing_else_left_out() -> None:
+    stored = Stored(label="here", run=make_run(records=[]))
+    assert list(left_out(make_report([stored]), [stored])) == ["here: nothing was drawn, because no trial was measured"]
 
 
 def test_names_of_files_differ_in_more_than_case() -> None:
     one, other = (make_run([make_configuration()], 1, run_id=name) for name in ("aaaa1111", "bbbb2222"))
     stored = [Stored(label="Laptop", run=one), Stored(label="laptop", run=other)]
-    names = [picture.name.casefold() for picture in find_pictures(make_report(stored))]
-    assert len(set(names)) == len(names)
+    pictures = find_pictures(make_report(stored))
+    assert len({picture.name.casefold() for picture in pictures}) == len(pictures)
+    assert {"Laptop-throughput-cpu", "laptop-throughput-cpu-2"} <= {picture.name for picture in pictures}
+
+
+def test_names_of_files_are_neither_hidden_nor_taken_for_options() -> None:
+    for label in (".hidden", "-option"):
+        stored = Stored(label=label, run=make_run())
+        assert all(picture.name[0].isalpha() for picture in find_pictures(make_report([stored])))
+
+
+def test_names_of_files_are_short_enough_for_every_system() -> None:
+    stored = Stored(label="x" * 60, run=make_run([make_configuration(model="y" * 60)]))
+    assert max(len(picture.name) for picture in find_pictures(make_report([stored]))) == 120
+
+
+def test_a_picture_says_which_run_and_machine_its_numbers_are_from() -> None:
+    run = make_run()
+    sources = {picture.source for picture in find_pictures(report(run))}
+    assert sources == {"; ".join(run_heading(run))}

@@ -18,7 +18,9 @@ from bench_builders import (
     make_software,
 )
 from checkout import ROOT
+from markupsafe import escape
 from report_pages import Page, page, report, varied
+from stored_runs import side
 
 from bench.report.contents import Stored, make_report
 from bench.report.page import render_page
@@ -59,6 +61,7 @@ def test_page_loads_nothing_and_its_policy_allows_only_its_own_style_and_script(
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
         assert f"{directive} 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none';")
+    assert policy.endswith("base-uri 'none'; form-action 'none'")
     assert "unsafe" not in policy
 
 
@@ -142,6 +145,38 @@ def test_a_thousand_trials_make_less_than_five_mebibytes() -> None:
     assert len(records) == 1_000
     run = make_run(chosen, 5, records=records)
     assert len(render_page(report(run)).encode()) < 5 * 2**20
+
+
+def test_every_text_of_the_report_is_on_the_page() -> None:
+    run = side(
+        {make_configuration(batch_size=size, engine=engine): 2.0 for size in (16, 64) for engine in ("eager", "fused")}
+    )
+    other = replace(run, header=replace(run.header, run_id="bbbb0000", machine=make_machine(cpu_model="Another CPU")))
+    unlike = make_run([make_configuration(epochs=9)], run_id="cccc0000")
+    made = report(run, other, unlike)
+    assert [bool(each.failure) for each in made.comparisons] == [False, True]
+    html = render_page(made)
+    shown = set(Page(html).text)
+    for one in made.comparisons:
+        wanted = {*one.heading, *one.notes, *([f"Not compared: {one.failure}"] if one.failure else []), one.name}
+        assert wanted <= shown
+    for each in made.runs:
+        assert {*each.heading, *each.notes, *(value for _, value in each.facts)} <= shown
+        assert {section.title for section in each.sections} <= shown
+        (contents,) = re.findall(rf'aria-label="Contents of run {each.name}">(.*?)</nav>', html, re.DOTALL)
+        linked = re.findall(r'<a href="#run-\d+-\w+">(.*?)</a>', contents)
+        assert linked == ["Configurations", *(escape(section.title) for section in each.sections), "Provenance"]
+    sections = [section for each in made.runs for section in each.sections]
+    figures = [figure for section in sections for figure in section.figures]
+    tables = [table for section in sections for table in section.tables]
+    for one in made.comparisons:
+        figures += one.figures
+        tables += one.tables
+    tables += [table for figure in figures for table in figure.tables]
+    assert {chart.caption for figure in figures for chart in figure.charts} <= shown
+    assert {text for figure in figures for text in (figure.title, *figure.legend)} <= shown
+    assert all(len(set(figure.legend)) == len(figure.legend) for figure in figures)
+    assert {text for table in tables for text in (table.title, *table.notes)} <= shown
 
 
 def test_results_come_before_provenance() -> None:

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BadInputError
-from bench.tables.columns import COLUMNS, MAX_CELL_CHARACTERS, cost_columns, default_columns, find_columns, harmless
+from bench.tables.columns import (
+    COLUMNS,
+    MAX_CELL_CHARACTERS,
+    RANK_MEANINGS,
+    cost_columns,
+    default_columns,
+    find_columns,
+    harmless,
+)
 from bench.tables.fields import FIELDS, QUANTITIES
 from bench.tables.prices import parse_prices
 from bench.tables.summary import summarise
@@ -68,6 +76,14 @@ def test_default_columns_hold_a_dimension_only_where_it_varies() -> None:
     assert [column.key for column in varied] == ["device", "model", "batch_size", "threads", *metrics]
 
 
+def test_default_columns_hold_those_of_ranks_where_any_has_a_value() -> None:
+    one, two = (make_record(make_configuration(world_size=size)) for size in (1, 2))
+    of_ranks = {key for key in RANK_MEANINGS if key != "exchange_share"}  # these trials did not measure it
+    shown = {column.key for column in default_columns(summarise([one, two]))}
+    assert shown & set(RANK_MEANINGS) == of_ranks - {"weak_efficiency"}  # no trial of half the batch size
+    assert not {column.key for column in default_columns(summarise([one]))} & set(RANK_MEANINGS)
+
+
 def test_a_column_named_twice_is_shown_once() -> None:
     assert [column.key for column in find_columns(["n", "model", "n"])] == ["n", "model"]
 
@@ -123,6 +139,15 @@ def test_costs_are_the_price_of_the_epoch_and_of_the_training_to_98_percent() ->
     assert to_98.text(neither) == ""
 
 
+def test_an_epoch_costs_the_median_of_the_trials() -> None:
+    records = [
+        make_record(repeat=repeat, outcome=make_measurement(epochs=make_epochs([seconds], [9_700])))
+        for repeat, seconds in enumerate((1.0, 2.0, 9.0))
+    ]
+    epoch, _ = cost_columns(parse_prices("3.6"))
+    assert [epoch.text(each) for each in summarise(records)] == ["0.00200"]
+
+
 @pytest.mark.parametrize(("device", "devices"), [("cuda", 4), ("cpu", 1)])
 def test_each_accelerator_that_takes_part_is_paid_and_the_cpu_once(device: str, devices: int) -> None:
     (cost, per_hour), _ = (column.fields for column in cost_columns(parse_prices("3.6")))
@@ -135,3 +160,12 @@ def test_a_device_without_a_price_and_a_failed_configuration_have_no_cost() -> N
     rows = (*summarise([make_record()]), *summarise([make_record(outcome=make_failure())]))
     for summary, text in zip(rows, ("cuda=1", "1"), strict=True):
         assert [column.text(summary) for column in cost_columns(parse_prices(text))] == ["", ""]
+
+
+def test_texts_that_differ_only_in_what_would_be_cut_off_are_whole() -> None:
+    lists = ["-".join(map(str, (*range(784, 770, -1), last, 10))) for last in (100, 200)]
+    long, short = "x" * 99, "mlp_128"
+    records = [make_record(make_configuration(model=model)) for model in (*lists, long, short)]
+    summaries = summarise([*records, make_record(make_configuration(model=lists[0], batch_size=256))])
+    assert COLUMNS["model"].texts(summaries) == [lists[0], lists[0], lists[1], short, COLUMNS["model"].cell([long])]
+    assert [COLUMNS["model"].text(each) for each in summaries[:2]] == COLUMNS["model"].texts(summaries[:2])

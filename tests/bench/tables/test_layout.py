@@ -5,7 +5,7 @@ from checkout import REFERENCE
 from click.testing import CliRunner
 
 from bench.cli import cli
-from bench.tables.layout import WordTable, draw_word_tables, escape, text_table
+from bench.tables.layout import WordTable, draw_word_tables, escape, json_text, range_text, shortened, text_table
 
 
 def test_table_without_a_width_keeps_every_cell_on_one_line() -> None:
@@ -82,3 +82,23 @@ def test_entities_strikethrough_formulas_and_emphasis_are_escaped_but_not_names(
     assert escape("&lt; ~x~ $y$") == "\\&lt; \\~x\\~ \\$y\\$"
     assert escape("_z_ and __init__") == "\\_z\\_ and \\_\\_init\\_\\_"
     assert escape("mlp_512_256 at 3.5 %") == "mlp_512_256 at 3.5 %"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_json_holds_only_numbers_that_every_reader_takes(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_text({"seconds": number})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"), [(1.0, 2.0, "1 to 2"), (None, 2.0, ""), (1.0, None, ""), (None, None, "")]
+)
+def test_an_interval_without_a_bound_is_empty(low: float | None, high: float | None, text: str) -> None:
+    assert range_text(low, high, "{:g}".format) == text
+
+
+def test_many_of_a_kind_are_listed_three_times_and_then_counted() -> None:
+    items = ["a1", "b1", "a2", "c1", "a3", "a4", "c2", "a5", "a6", "c3", "c4", "c5"]
+    found = list(shortened(items, lambda item: None if item[0] == "c" else item[0]))
+    listed = [(item, 1) for item in ("a1", "b1", "a2", "c1", "a3")]
+    assert found == [*listed, ("a4", 3), ("c2", 1), ("c3", 1), ("c4", 1), ("c5", 1)]

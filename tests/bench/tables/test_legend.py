@@ -220,6 +220,9 @@ def test_failed_trials_that_were_deleted_from_the_file_are_missed_too() -> None:
 def test_a_shard_counts_the_trials_of_the_others_with_their_repeats() -> None:
     run = make_run(repeats=3, division=make_division((1,), of=4))
     assert [note for note in notes(run) if note.startswith("shard 1 of 4: 9 of 12 trials are in other shards")]
+    assert run.footer is not None
+    assert run.footer.complete
+    assert not is_complete(run)
 
 
 def test_part_of_a_complete_run_that_one_machine_measured_is_complete() -> None:
@@ -230,6 +233,14 @@ def test_part_of_a_complete_run_that_one_machine_measured_is_complete() -> None:
     assert [len(part.records) for part in parts] == [2, 1]
     assert all(map(is_complete, parts))
     assert not [note for part in parts for note in notes(part) if "incomplete" in note]
+
+
+def test_parts_of_a_run_that_lost_lines_are_incomplete() -> None:
+    run = make_run(repeats=3)
+    moved = tuple(dataclasses.replace(each, fingerprint=int(each.trial.repeat == 1)) for each in run.records[:2])
+    other = Fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"), software=run.header.software)
+    parts = by_machine(dataclasses.replace(run, records=moved, other_fingerprints=(other,))).values()
+    assert [is_complete(part) for part in parts] == [False, False]
 
 
 def test_a_complete_run_says_nothing_of_it() -> None:
@@ -294,4 +305,5 @@ def test_five_configurations_with_flagged_trials_are_listed_largest_change_first
     )
     told = [note for note in notes(run) if "flagged" in note]
     assert told[0] == "cpu 784-128-10 batch 99, threads 1: 2 of 3 trials flagged; 30.0 s with them, 2.12 s without"
+    assert len(told) == 6
     assert told[-1] == "1 more with flagged trials: add flagged and unflagged_epoch_seconds to --columns"

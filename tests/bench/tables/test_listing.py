@@ -85,6 +85,13 @@ def test_run_that_was_cut_off_anywhere_is_unfinished_with_the_trials_it_holds() 
     assert "--resume" in bench("list").stdout
 
 
+def test_an_unfinished_run_counts_its_failed_trials() -> None:
+    run = make_run(repeats=3, records=[make_record(), make_record(repeat=1, outcome=make_failure())])
+    put(replace(run, footer=None), "run.jsonl")
+    (row,) = listed()
+    assert (row["measured"], row["failed"], row["planned"]) == (1, 1, 3)
+
+
 def test_a_footer_that_another_program_wrote_counts_as_well() -> None:
     path = put(make_run(repeats=3), "run.jsonl")
     path.write_bytes(path.read_bytes().replace(b'{"footer":', b'{ "footer": '))
@@ -167,6 +174,15 @@ def test_table_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) ->
     assert max(map(len, lines)) <= width
     assert "0a1b2c3d" in lines[2]
     assert "9 of 9" in lines[2]
+
+
+def test_the_name_is_the_last_column_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    put(make_run(name="a-name-of-a-run"), "run.jsonl")
+    for width, dropped in ((200, ""), (80, "machine"), (65, "machine, devices"), (50, "name, machine, devices")):
+        monkeypatch.setattr("bench.commands.list.terminal_width", lambda width=width: width)
+        assert ("left out for lack of space: " + dropped + ";" in bench("list").stdout.replace("\n ", "")) == bool(
+            dropped
+        )
 
 
 def test_without_any_run_it_says_how_to_make_one() -> None:

@@ -8,7 +8,9 @@ import pytest
 from bench_builders import (
     make_configuration,
     make_division,
+    make_failure,
     make_fingerprint,
+    make_footer,
     make_machine,
     make_record,
     make_run,
@@ -97,6 +99,18 @@ def test_each_machines_part_holds_its_trials_and_their_configurations() -> None:
     assert labels == [f"x {HERE.id}", f"x {THERE.id}", None]
 
 
+def test_each_machines_part_counts_its_own_trials_and_failures() -> None:
+    run = mixed({(SMALL, 0): 1.0, (LARGE, 1): 2.0})
+    failed = next(place for place, record in enumerate(run.records) if record.trial.configuration == LARGE)
+    records = list(run.records)
+    records[failed] = dataclasses.replace(records[failed], outcome=make_failure())
+    footer = make_footer(measured=len(records) - 1, failed=1)
+    footers = [
+        part.footer for part in by_machine(dataclasses.replace(run, records=tuple(records), footer=footer)).values()
+    ]
+    assert [(each.measured, each.failed) for each in footers if each is not None] == [(8, 0), (7, 1)]
+
+
 def test_no_cell_of_a_table_is_of_two_machines() -> None:
     summaries = summarise_run(spread())
     medians = {each.machine_id: each.epoch_seconds and round(each.epoch_seconds.median) for each in summaries}
@@ -120,7 +134,8 @@ def test_show_names_the_machines_where_there_are_several() -> None:
     assert "machine" not in render_run(make_run(), width=200)
     assert render_run(spread(), width=200, filters=[f"machine_id={THERE.id}"]).count(THERE.id) == 2
     document = json.loads(render_run(spread(), format="json"))
-    assert sorted(document["machines"]) == sorted([HERE.id, THERE.id])
+    processors = {machine_id: machine["cpu_model"] for machine_id, machine in document["machines"].items()}
+    assert processors == {HERE.id: "Fictional CPU 9000", THERE.id: "Fictional CPU 1"}
     assert {row["machine_id"] for row in document["rows"]} == {HERE.id, THERE.id}
 
 
@@ -295,6 +310,23 @@ def test_a_report_of_machines_that_divided_a_plan_names_their_run_and_compares_n
     assert "Not compared" not in text
     exported = bench("export", path, "--plots", tmp_path / "plots")
     assert "no ratios: no configuration was measured on both sides" in exported.stderr
+
+
+def test_a_report_of_two_runs_compares_each_machine_with_itself(tmp_path: Path) -> None:
+    old, new = (mixed({(SMALL, 0): seconds, (LARGE, 1): seconds}) for seconds in (1.0, 2.0))
+    paths = store(old, tmp_path / "old.jsonl"), store(new, tmp_path / "new.jsonl")
+    output = tmp_path / "report.html"
+    result = bench("report", f"old={paths[0]}", f"new={paths[1]}", "--output", output)
+    assert result.exit_code == 0, result.output
+    text = output.read_text()
+    for machine in (HERE.id, THERE.id):
+        assert f"Ratio of epoch times with 95 % intervals: new {machine} against old {machine}" in text
+    assert "Not compared" not in text
+    other = store(
+        mixed({(dataclasses.replace(LARGE, batch_size=512), 0): 1.0, (LARGE, 1): 1.0}), tmp_path / "other.jsonl"
+    )
+    assert bench("report", f"old={paths[0]}", f"other={other}", "--output", output).exit_code == 0
+    assert output.read_text().count("Not compared") == 1  # what differs between two runs is no division of one
 
 
 def test_an_account_of_one_machine_is_headed_by_the_one_that_measured(tmp_path: Path) -> None:

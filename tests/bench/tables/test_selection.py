@@ -169,3 +169,25 @@ def test_filters_that_no_row_meets_are_reported_with_the_existing_values() -> No
     run = make_run(chosen)
     shown = " ".join(render_run(run, filters=["batch_size=7"]).split())
     assert "no configuration to show: none of 2 configurations meets batch_size=7; batch_size is 64, 256" in shown
+
+
+def test_a_name_with_a_comma_is_found_whole() -> None:
+    records = [make_record(make_configuration(model=model)) for model in ("a,b", "a", "c")]
+    chosen = select(summarise(records), filters=["model=a,b"], sort=[])
+    assert [each.configuration.model for each in chosen] == ["a", "a,b"]
+
+
+def test_a_share_above_one_is_no_percentage_but_two_is() -> None:
+    run = make_run([make_configuration()])
+    assert select(summarise(run.records), filters=["test_accuracy<1.5"], sort=[])
+    with pytest.raises(BadInputError, match=r"write 0\.02 or 2%"):
+        select(ROWS, filters=["test_accuracy<2"], sort=[])
+
+
+def test_values_that_no_row_has_are_answered_with_the_first_that_rows_have() -> None:
+    chosen = [make_configuration(batch_size=size) for size in range(1, 11)]
+    for count, listed in ((10, "1, 2, 3, 4, 5, 6, 7, 8, …"), (8, "1, 2, 3, 4, 5, 6, 7, 8")):
+        shown = " ".join(render_run(make_run(chosen[:count]), filters=["batch_size=99"]).split())
+        assert shown.endswith(f"; batch_size is {listed}")
+    shown = " ".join(render_run(make_run(chosen), filters=["joules_per_epoch=5"]).split())
+    assert shown.endswith("; joules_per_epoch is unmeasured")

@@ -256,6 +256,14 @@ def test_notes_keep_within_the_width() -> None:
 # --- odd input
 
 
+def test_models_that_are_cut_alike_can_be_told_apart() -> None:
+    lists = ["-".join(map(str, (*range(784, 770, -1), last, 10))) for last in (100, 200)]
+    run = make_run([make_configuration(model=name) for name in lists])
+    for format_ in ("table", "markdown"):
+        text = render_run(run, format=format_)
+        assert all(f" {name} " in text for name in lists)
+
+
 def test_a_hostile_run_cannot_command_the_terminal() -> None:
     nasty = "\x1b[2J\x9b31m\r\n\u202e|x" + "y" * 500
     configuration = make_configuration(model=nasty, dataset=nasty)
