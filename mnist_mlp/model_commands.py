@@ -21,6 +21,7 @@ from mnist_mlp.tables import (
     class_table,
     confusion_table,
     describe_recipe,
+    figure_title,
     score_line,
     to_json,
     written_lines,
@@ -62,7 +63,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     if plots is not None:
         from mnist_mlp import plots as figures  # noqa: PLC0415 - matplotlib takes half a second
 
-        title = f"{checkpoint.recipe.name} on the test images of {data.name}"
+        title = figure_title(checkpoint.recipe, f"on the test images of {data.name}")
         matrix = figures.confusion_matrix(evaluation, title=title)
         grid = figures.example_predictions(data, classifier, title=title)
         written = figures.save_figures(plots, [(CONFUSION_MATRIX, matrix), (PREDICTIONS, grid)])
