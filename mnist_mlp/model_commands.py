@@ -125,11 +125,15 @@ def _warn_of_several_digits(name: str, prepared: "PreparedImage") -> None:
     from mnist_mlp.images import WIDEST_DIGIT  # noqa: PLC0415 - Pillow
 
     if prepared.aspect > WIDEST_DIGIT:
-        click.echo(
-            f"mnist-mlp: warning: {name}: the ink is {prepared.aspect:.1f} times as wide as tall; "
-            "several digits are read as one: crop to one digit",
-            err=True,
-        )
+        reason = f"the ink is {prepared.aspect:.1f} times as wide as tall"
+    elif prepared.columns > 1:
+        reason = f"the ink has {prepared.columns} tall parts side by side"
+    else:
+        return
+    click.echo(
+        f"mnist-mlp: warning: {name}: {reason}; several digits are read as one: crop to one digit",
+        err=True,
+    )
 
 
 def _test_image(data: Dataset, index: int) -> tuple[str, npt.NDArray[np.uint8], int]:
