@@ -156,9 +156,9 @@ def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
             "for example Image.fromarray(array)"
         )
     with _reading("the picture" if isinstance(source, Image.Image) else f"picture {str(source)!r}"):
-        # Transposing makes a copy: the caller's image stays unchanged.
-        image = ImageOps.exif_transpose(source) if isinstance(source, Image.Image) else _open(Path(source))
-        return _prepare(*_split(image))
+        return _prepare(
+            *_split(_open(source))
+        )  # the image has no name here, so that its memory is freed after `_split`
 
 
 @contextlib.contextmanager
@@ -182,7 +182,10 @@ def _reading(name: str) -> Iterator[None]:
             raise ImageError(f"{name} cannot be read: it is damaged") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | str | Image.Image) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)  # a copy: the caller's image stays unchanged
+    path = Path(source)
     if not path.is_file():
         reason = "is not a file" if path.exists() else "does not exist"
         raise ImageError(f"{reason}: name a file with a picture of one digit")
