@@ -2,9 +2,10 @@
 
 MNIST's digits were cropped to their ink, scaled with anti-aliasing to fit 20 by 20 pixels while keeping their aspect
 ratio, and placed in 28 by 28 pixels with their centre of mass in the middle (LeCun, Cortes and Burges, "The MNIST
-database of handwritten digits"). `prepare_image` first has to find the ink. It compares each pixel with the paper,
-whose brightness may vary across a photo, and it ignores single dark pixels, which may be noise, and what reaches in
-from the picture's edge, which may be the desk.
+database of handwritten digits"). `prepare_image` first has to find the ink. If the picture shows a sheet of paper
+on a table or in a frame, only the sheet counts. It then compares each pixel with the paper, whose brightness may vary
+across a photo, and it ignores single dark pixels, which may be noise, and what reaches in from the picture's edge,
+which may be the desk.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 from numpy.polynomial.polynomial import polygrid2d, polyvander2d
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from mnist_mlp.errors import WorkloadError
 
@@ -68,6 +69,30 @@ _LEAST_DIGIT: Final = 0.15
 _LEAST_SHARE: Final = 0.05
 """Likewise the least share of the digit in all ink: a loose stroke of a digit that is cut by the edge has less."""
 
+_SHEET_SQUARES: Final = 100
+"""Number of squares along the shorter side when searching for a sheet of paper."""
+
+_LEAST_SHEET: Final = 0.1
+"""Least share of the picture that a sheet takes."""
+
+_LEAST_TABLE: Final = 0.05
+"""Least share of the picture that lies beside a sheet; `_reaching_in` deals with less."""
+
+_LEAST_PAPER: Final = 0.7
+"""Least share of a sheet that is not ink; a large drawn 0 also encloses something, but more of it."""
+
+_LEAST_OVERLAP: Final = 0.85
+"""Least share that a sheet and the quadrilateral of its corners have in common. An ellipse, such as a 0, has 0.64."""
+
+_LONGEST_SHEET: Final = 2.5
+"""Largest ratio of a sheet's sides; a thick 1 is longer."""
+
+_SHEET_MARGIN: Final = 8
+"""Squares along a sheet's edge in which no ink is expected."""
+
+_TALL: Final = 0.6
+"""Least share of the height of all ink for a part of it to be a digit of its own."""
+
 WIDEST_DIGIT: Final = 2.0
 """Largest width over height among MNIST's test images."""
 
@@ -79,6 +104,9 @@ _RAMP: Final = " .:-=+*#%@"
 Polarity = Literal["dark on light", "light on dark"]
 Grey = npt.NDArray[np.float32]
 """(height, width), from 0 to 1."""
+
+Squares = npt.NDArray[np.bool_]
+"""(rows, columns) of squares of a picture."""
 
 
 class ImageError(WorkloadError):
@@ -93,11 +121,13 @@ class PreparedImage:
         pixels: (28, 28) uint8; 0 is paper, 255 full ink.
         polarity: whether the original was found to be dark on light or light on dark.
         aspect: width of the ink over its height; above `WIDEST_DIGIT` there may be several digits.
+        columns: number of tall parts of the ink that stand side by side, apart; above 1 there may be several digits.
     """
 
     pixels: npt.NDArray[np.uint8]
     polarity: Polarity
     aspect: float
+    columns: int
 
     def as_text(self) -> str:
         """Return the picture as 28 lines of text, two characters per pixel."""
@@ -120,16 +150,15 @@ def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
     Raises:
         ImageError: the file is missing, damaged, too large or of another format, or the picture is empty.
     """
-    if isinstance(source, Image.Image):
-        with _reading("the picture"):
-            return _prepare(*_split(ImageOps.exif_transpose(source)))  # a copy: the caller's image stays unchanged
-    if not isinstance(source, str | Path):
+    if not isinstance(source, Image.Image | str | Path):
         raise ImageError(
             f"a picture of type {type(source).__name__} cannot be read: give a file's path or a Pillow image, "
             "for example Image.fromarray(array)"
         )
-    with _reading(f"picture {str(source)!r}"):
-        return _prepare(*_split(_open(Path(source))))
+    with _reading("the picture" if isinstance(source, Image.Image) else f"picture {str(source)!r}"):
+        return _prepare(
+            *_split(_open(source))
+        )  # the image has no name here, so that its memory is freed after `_split`
 
 
 @contextlib.contextmanager
@@ -153,7 +182,10 @@ def _reading(name: str) -> Iterator[None]:
             raise ImageError(f"{name} cannot be read: it is damaged") from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | str | Image.Image) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return ImageOps.exif_transpose(source)  # a copy: the caller's image stays unchanged
+    path = Path(source)
     if not path.is_file():
         reason = "is not a file" if path.exists() else "does not exist"
         raise ImageError(f"{reason}: name a file with a picture of one digit")
@@ -233,7 +265,7 @@ def _unit(band: Image.Image) -> Grey:
 
 
 def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
-    polarity, ink = _find_ink(grey, alpha)
+    polarity, ink = _find_ink(*_on_sheet(grey, alpha))
     side = max(2, min(ink.shape) // _FINE_SQUARES)
     means = _means(ink, side)
     contrast = float(means.max())
@@ -242,7 +274,108 @@ def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
     height, width = ink.shape
     outside = np.kron(_reaching_in(means), np.ones((side, side), dtype=bool))[:height, :width]
     ink = _crop(np.where(outside, np.float32(0), ink))
-    return PreparedImage(pixels=_centre(_fit(ink)), polarity=polarity, aspect=ink.shape[1] / ink.shape[0])
+    aspect = ink.shape[1] / ink.shape[0]
+    return PreparedImage(pixels=_centre(_fit(ink)), polarity=polarity, aspect=aspect, columns=_columns(ink))
+
+
+def _on_sheet(grey: Grey, alpha: Grey | None) -> tuple[Grey, Grey | None]:
+    """Return the part of a picture that shows a sheet of paper on a table, in a frame or on transparent margins.
+
+    What lies beside the sheet within that part is replaced by the paper nearest to it. A picture without such a sheet
+    is returned as it is.
+    """
+    side = max(1, min(grey.shape) // _SHEET_SQUARES)
+    means = _means(grey, side)
+    if alpha is not None:
+        kinds = [_means(alpha, side) > 1 / 2]
+    elif np.ptp(means) >= MIN_CONTRAST:
+        light = means > _threshold(means)
+        kinds = [light, ~light]
+    else:
+        return grey, alpha
+    if not _LEAST_TABLE <= kinds[0].mean() <= 1 - _LEAST_TABLE:
+        return grey, alpha
+    from scipy import ndimage  # noqa: PLC0415 - takes half a second, and few pictures need it
+
+    contrast, sheet = max((_sheet(kind, means) for kind in kinds), key=lambda found: found[0])
+    if contrast < MIN_CONTRAST:
+        return grey, alpha
+    paper = means[tuple(ndimage.distance_transform_edt(~sheet, return_distances=False, return_indices=True))]
+    rows, columns = (slice(part.start * side, part.stop * side) for part in ndimage.find_objects(sheet.astype(int))[0])
+    beside, paper = (np.kron(part, np.ones((side, side), part.dtype))[rows, columns] for part in (~sheet, paper))
+    grey = grey[rows, columns]
+    height, width = grey.shape
+    beside, paper = beside[:height, :width], paper[:height, :width]
+    return np.where(beside, paper, grey), None if alpha is None else np.where(beside, 1, alpha[rows, columns])
+
+
+def _sheet(kind: Squares, means: Grey) -> tuple[float, Squares]:
+    """Return the largest connected part of `kind` with what it encloses, but without its edge, if that is a sheet.
+
+    A sheet is nearly a quadrilateral, other than the whole picture, and hardly more than paper.
+
+    Returns:
+        The largest difference within it from the paper at its edge, which is 0 for what is not a sheet; and its
+        squares.
+    """
+    from scipy import ndimage  # noqa: PLC0415 - as in `_on_sheet`
+
+    labels = ndimage.label(kind)[0]
+    largest = labels == 1 + np.argmax(np.bincount(labels.flat)[1:])
+    region = ndimage.binary_fill_holes(largest)
+    inside, middle = (ndimage.binary_erosion(region, iterations=n, border_value=1) for n in (3, _SHEET_MARGIN))
+    if (
+        not _LEAST_SHEET <= region.mean() < 1
+        or largest.sum() < _LEAST_PAPER * region.sum()
+        or not middle.any()
+        or not _is_quadrilateral(region)
+    ):
+        return 0, region
+    paper = np.median(means[inside & ~middle])
+    return float(np.abs(means[middle] - paper).max()), inside
+
+
+def _is_quadrilateral(region: Squares) -> bool:
+    """Return whether `region` is nearly a quadrilateral, as a sheet seen at an angle is, and not long."""
+    from scipy.spatial import ConvexHull  # noqa: PLC0415 - as in `_on_sheet`
+
+    hull = ConvexHull(np.argwhere(region))
+    points = hull.points[hull.vertices] @ (1j, 1)
+    # The corners: the two points that are farthest from each other, and on each side the farthest from their line.
+    one, other = np.unravel_index(np.abs(points[:, np.newaxis] - points).argmax(), (len(points), len(points)))
+    diagonal = points[other] - points[one]
+    beside = ((points - points[one]) * np.conj(diagonal)).imag
+    corners = points[[one, beside.argmin(), other, beside.argmax()]]
+    drawing = Image.new("1", region.shape[::-1])
+    ImageDraw.Draw(drawing).polygon([(corner.real, corner.imag) for corner in corners], fill=1)
+    drawn = np.asarray(drawing)
+    overlap = (region & drawn).sum() / (region | drawn).sum()
+    # In a rectangle of sides a and b, the square of the diagonal over the area is a / b + b / a.
+    longest = _LONGEST_SHEET + 1 / _LONGEST_SHEET
+    return bool(overlap >= _LEAST_OVERLAP and abs(diagonal) ** 2 <= longest * region.sum())
+
+
+def _threshold(means: Grey) -> float:
+    """Return the level that best separates dark from light.
+
+    N. Otsu, "A threshold selection method from gray-level histograms", IEEE Transactions on Systems, Man, and
+    Cybernetics 9 (1979).
+    """
+    counts, edges = np.histogram(means, bins=64)
+    sums = np.cumsum(counts * (edges[1:] + edges[:-1]) / 2)
+    below = np.cumsum(counts)[:-1]
+    above = means.size - below
+    between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return float(edges[1 + between.argmax()])
+
+
+def _columns(ink: Grey) -> int:
+    """Return the number of tall parts of the ink between which there are empty columns."""
+    means = _means(ink, max(1, len(ink) // FIT // 2))  # so that single pixels of noise do not count
+    drawn = means > INK_THRESHOLD * means.max()
+    ends = np.flatnonzero(np.diff(drawn.any(axis=0), prepend=False, append=False)).reshape(-1, 2)
+    heights = [np.ptp(np.flatnonzero(drawn[:, left:right].any(axis=1))) + 1 for left, right in ends]
+    return sum(bool(height >= _TALL * len(drawn)) for height in heights)
 
 
 def _find_ink(grey: Grey, alpha: Grey | None) -> tuple[Polarity, Grey]:

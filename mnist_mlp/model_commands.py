@@ -21,6 +21,7 @@ from mnist_mlp.tables import (
     class_table,
     confusion_table,
     describe_recipe,
+    figure_title,
     score_line,
     to_json,
     written_lines,
@@ -62,7 +63,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     if plots is not None:
         from mnist_mlp import plots as figures  # noqa: PLC0415 - matplotlib takes half a second
 
-        title = f"{checkpoint.recipe.name} on the test images of {data.name}"
+        title = figure_title(checkpoint.recipe, f"on the test images of {data.name}")
         matrix = figures.confusion_matrix(evaluation, title=title)
         grid = figures.example_predictions(data, classifier, title=title)
         written = figures.save_figures(plots, [(CONFUSION_MATRIX, matrix), (PREDICTIONS, grid)])
@@ -124,11 +125,15 @@ def _warn_of_several_digits(name: str, prepared: "PreparedImage") -> None:
     from mnist_mlp.images import WIDEST_DIGIT  # noqa: PLC0415 - Pillow
 
     if prepared.aspect > WIDEST_DIGIT:
-        click.echo(
-            f"mnist-mlp: warning: {name}: the ink is {prepared.aspect:.1f} times as wide as tall; "
-            "several digits are read as one: crop to one digit",
-            err=True,
-        )
+        reason = f"the ink is {prepared.aspect:.1f} times as wide as tall"
+    elif prepared.columns > 1:
+        reason = f"the ink has {prepared.columns} tall parts side by side"
+    else:
+        return
+    click.echo(
+        f"mnist-mlp: warning: {name}: {reason}; several digits are read as one: crop to one digit",
+        err=True,
+    )
 
 
 def _test_image(data: Dataset, index: int) -> tuple[str, npt.NDArray[np.uint8], int]:

@@ -1,6 +1,7 @@
 """The tables and lines that the command line prints. No torch."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 from tabulate import tabulate
 
 from mnist_mlp.costs import parameter_count
-from mnist_mlp.recipes import RECIPES, Recipe, layers_text
+from mnist_mlp.recipes import HYPERPARAMETERS, RECIPES, Recipe, custom_recipe, layers_text
 from mnist_mlp.scores import Evaluation
 
 if TYPE_CHECKING:
@@ -129,6 +130,21 @@ def describe_recipe(recipe: Recipe) -> str:
         f"{recipe.optimizer} at learning rate {_rate(recipe)}{_extras(recipe)}, batches of {recipe.batch_size}"
         f"{'' if recipe.shuffle else ' in file order'}, transform {recipe.transform}"
     )
+
+
+def figure_title(recipe: Recipe, about: str) -> str:
+    """Return a figure's title: the recipe's name, what a variant of it changes, and `about`; in lines of 70 characters.
+
+    In a model that was loaded only the name tells which recipe it is a variant of.
+    """
+    plain = custom_recipe(recipe.layers) if recipe.name == layers_text(recipe.layers) else recipe
+    original = RECIPES.get(recipe.name, plain)
+    changes = [
+        f"{name} {getattr(recipe, name)}"
+        for name in HYPERPARAMETERS
+        if name != "layers" and getattr(recipe, name) != getattr(original, name)
+    ]
+    return textwrap.fill(f"{recipe.name}{' with ' if changes else ''}{', '.join(changes)} {about}", 70)
 
 
 def _rate(recipe: Recipe) -> str:

@@ -17,7 +17,16 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_no_figure, check_writable_file, check_writable_folder
 from mnist_mlp.history import Epoch
 from mnist_mlp.recipes import Recipe
-from mnist_mlp.tables import class_table, describe_recipe, epoch_header, epoch_row, percent, score_line, written_lines
+from mnist_mlp.tables import (
+    class_table,
+    describe_recipe,
+    epoch_header,
+    epoch_row,
+    figure_title,
+    percent,
+    score_line,
+    written_lines,
+)
 from mnist_mlp.trainer import Trainer
 
 LEARNING_CURVES: Final = "learning_curves"
@@ -180,7 +189,7 @@ def _print_final(trainer: Trainer) -> None:
 def _write_plots(trainer: Trainer, folder: Path) -> list[Path]:
     from mnist_mlp import plots  # noqa: PLC0415 - matplotlib takes half a second
 
-    title = f"{trainer.recipe.name} on {trainer.dataset.name}, seed {trainer.seed}"
+    title = figure_title(trainer.recipe, f"on {trainer.dataset.name}, seed {trainer.seed}")
     curves = plots.learning_curves(trainer.history, title=title)
     grid = plots.example_predictions(trainer.dataset, trainer.model, title=title)
     return plots.save_figures(folder, [(LEARNING_CURVES, curves), (PREDICTIONS, grid)])

@@ -173,11 +173,25 @@ def test_predict_warns_of_ink_that_is_wider_than_a_digit(run: CommandLine, model
         image = Image.new("L", (200, 100), 255)
         for left in ends:
             image.paste(0, (left, 30, left + 10, 70))
+        image.paste(0, (ends[0], 30, ends[1], 34))  # one line connects both
         image.save(path)
     code, out, err = run("predict", model, wide, narrow, "--format", "json")
     assert code == 0
     assert [answer["image"] for answer in json.loads(out)] == [str(wide), str(narrow)]
     assert err == (
         f"mnist-mlp: warning: {wide}: the ink is 2.5 times as wide as tall; "
+        "several digits are read as one: crop to one digit\n"
+    )
+
+
+def test_predict_warns_of_two_digits_that_are_narrow(run: CommandLine, model: Path, tmp_path: Path) -> None:
+    picture = Image.new("L", (120, 120), 255)
+    for left in (40, 70):
+        picture.paste(0, (left, 20, left + 8, 100))
+    picture.save(tmp_path / "eleven.png")
+    code, _, err = run("predict", model, tmp_path / "eleven.png")
+    assert code == 0
+    assert err == (
+        f"mnist-mlp: warning: {tmp_path / 'eleven.png'}: the ink has 2 tall parts side by side; "
         "several digits are read as one: crop to one digit\n"
     )

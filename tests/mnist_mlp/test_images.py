@@ -166,6 +166,90 @@ def test_digit_cut_by_the_edge_is_not_dropped_for_a_loose_stroke() -> None:
     assert difference(prepare_image(cut).pixels, prepare_image(with_a_margin).pixels) < 0.02
 
 
+def on_a_table(  # noqa: PLR0913 - what may vary in such a photo
+    table: int, paper: int, ink: int, *, turn: float = 0, light: float = 0, at: tuple[int, int] = (70, 40)
+) -> Image.Image:
+    """Return a picture of a sheet with a 7 on a table; `light` is the share of it that falls off to one side."""
+    sheet = Image.new("L", (300, 400), paper)
+    sheet.paste(seven(ink=ink, paper=paper), (90, 110))
+    mask = Image.new("L", sheet.size, 255)
+    sheet, mask = (part.rotate(turn, Image.Resampling.BICUBIC, expand=True) for part in (sheet, mask))
+    picture = Image.new("L", (640, 480), table)
+    picture.paste(sheet, at, mask)
+    noise = np.random.default_rng(0).normal(0, 3, (480, 640))
+    levels = np.asarray(picture) * np.linspace(1, 1 - light, 640) + noise
+    return Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("table", "paper", "ink"), [(30, 220, 40), (100, 230, 20), (130, 230, 20), (20, 220, 130), (220, 40, 200)]
+)
+@pytest.mark.parametrize("light", [0, 0.3])
+def test_sheet_on_a_table_is_read_as_if_it_filled_the_picture(table: int, paper: int, ink: int, light: float) -> None:
+    prepared = prepare_image(on_a_table(table, paper, ink, light=light))
+    assert prepared.polarity == ("light on dark" if ink > paper else "dark on light")
+    assert difference(prepared.pixels, REFERENCE) < 0.2
+
+
+@pytest.mark.parametrize("at", [(-30, 40), (370, 40), (150, -60), (150, 150)])
+def test_sheet_that_reaches_out_of_the_picture_is_found(at: tuple[int, int]) -> None:
+    prepared = prepare_image(on_a_table(40, 220, 50, at=at))
+    assert difference(prepared.pixels, REFERENCE) < 0.2
+
+
+@pytest.mark.parametrize("turn", [-10, 5])
+def test_turned_sheet_is_found_and_the_digit_stays_turned(turn: float) -> None:
+    turned = prepare_image(seven(300, 400).rotate(turn, Image.Resampling.BICUBIC, expand=True, fillcolor=255))
+    assert difference(prepare_image(on_a_table(30, 220, 40, turn=turn)).pixels, turned.pixels) < 0.2
+
+
+@pytest.mark.parametrize("border", [20, 60, 200, (150, 0), (0, 200)])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_frame_and_bars_of_any_width_are_not_part_of_the_digit(
+    border: int | tuple[int, int],
+    inverted: bool,  # noqa: FBT001 - a case
+) -> None:
+    framed = ImageOps.expand(seven(300, 300), border, 0)
+    prepared = prepare_image(ImageChops.invert(framed) if inverted else framed)
+    assert prepared.polarity == ("light on dark" if inverted else "dark on light")
+    assert difference(prepared.pixels, REFERENCE) < 0.05
+
+
+@pytest.mark.parametrize("turn", [0, 8])
+@pytest.mark.parametrize(("paper", "ink"), [(255, 0), (20, 240)])
+def test_transparent_margins_of_a_card_are_not_part_of_the_picture(paper: int, ink: int, turn: float) -> None:
+    card = seven(200, 240, ink=ink, paper=paper).convert("LA").rotate(turn, Image.Resampling.BICUBIC, expand=True)
+    prepared = prepare_image(ImageOps.expand(card, 40, (0, 0)))
+    assert prepared.polarity == ("light on dark" if ink > paper else "dark on light")
+    alone = seven(200, 240).rotate(turn, Image.Resampling.BICUBIC, expand=True, fillcolor=255)
+    assert difference(prepared.pixels, prepare_image(alone).pixels) < 0.1
+
+
+@pytest.mark.parametrize("shape", ["ellipse", "box"])
+def test_thick_light_0_is_not_taken_for_a_sheet(shape: str) -> None:
+    image = Image.new("L", (200, 240), 0)
+    pen = ImageDraw.Draw(image)
+    draw = {"ellipse": pen.ellipse, "box": pen.rectangle}[shape]
+    draw((30, 30, 169, 209), fill=255)
+    draw((70, 70, 129, 169), fill=0)
+    if shape == "box":
+        draw((60, 60, 139, 179), fill=0)
+    prepared = prepare_image(image)
+    assert prepared.polarity == "light on dark"
+    assert prepared.pixels[14, 8] > 200
+
+
+@pytest.mark.parametrize(("gap", "columns"), [(25, 2), (0, 1)])
+def test_tall_parts_side_by_side_are_counted(gap: int, columns: int) -> None:
+    image = Image.new("L", (300, 200), 255)
+    image.paste(0, (50, 40, 70, 140))
+    image.paste(0, (70 + gap, 40, 90 + gap, 140))
+    image.paste(0, (110 + gap, 40, 120 + gap, 60))  # too low for a digit
+    prepared = prepare_image(image)
+    assert prepared.columns == columns
+    assert prepared.aspect < images.WIDEST_DIGIT
+
+
 @pytest.mark.parametrize("factor", [0.3, 2.7, 9, 40])
 def test_size_does_not_matter(factor: float) -> None:
     image = seven()

@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from PIL import Image
 from workload_builders import RECIPE, bars
 
-from mnist_mlp import Epoch, History, Trainer, plots
+from mnist_mlp import Epoch, History, Recipe, Trainer, customise, find_recipe, plots
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import OutputError
 from mnist_mlp.scores import evaluate_predictions
+from mnist_mlp.tables import figure_title
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -165,3 +166,12 @@ def test_figures_are_written_as_png_files(tmp_path: Path) -> None:
 def test_plotting_leaves_pyplot_alone() -> None:
     code = "import sys, mnist_mlp.plots as p; p.learning_curves([]); sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "error", "-c", code], check=False).returncode == 0  # noqa: S603 - our own
+
+
+def test_title_of_a_variant_says_what_it_changes() -> None:
+    assert figure_title(find_recipe("canary_adam"), "on mnist") == "canary_adam on mnist"
+    assert figure_title(find_recipe("784-16-10"), "on mnist") == "784-16-10 on mnist"
+    variant = customise("canary_adam", learning_rate=0.01, epochs=2)
+    assert figure_title(variant, "on mnist") == "canary_adam with learning_rate 0.01, epochs 2 on mnist"
+    assert figure_title(customise("784-16-10", batch_size=8), "") == "784-16-10 with batch_size 8"
+    assert figure_title(Recipe(name="mine", layers=(784, 10), epochs=9), "on mnist") == "mine on mnist"
