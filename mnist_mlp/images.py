@@ -156,9 +156,8 @@ def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
             "for example Image.fromarray(array)"
         )
     with _reading("the picture" if isinstance(source, Image.Image) else f"picture {str(source)!r}"):
-        return _prepare(
-            *_split(_open(source))
-        )  # the image has no name here, so that its memory is freed after `_split`
+        # The opened image gets no name, so that its memory is freed after `_split`.
+        return _prepare(*_split(_open(source)))
 
 
 @contextlib.contextmanager
@@ -286,6 +285,8 @@ def _on_sheet(grey: Grey, alpha: Grey | None) -> tuple[Grey, Grey | None]:
     """
     side = max(1, min(grey.shape) // _SHEET_SQUARES)
     means = _means(grey, side)
+    if min(means.shape) <= 2 * _SHEET_MARGIN:
+        return grey, alpha  # too small for a sheet with something in its middle
     if alpha is not None:
         kinds = [_means(alpha, side) > 1 / 2]
     elif np.ptp(means) >= MIN_CONTRAST:

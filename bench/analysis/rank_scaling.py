@@ -114,11 +114,14 @@ def _fit(configuration: Configuration, repeats: Sequence[Mapping[int, Measuremen
         return over_repeats(lambda each: each.epoch_seconds(size))
 
     def efficiency(size: int) -> Spread:
+        if size == 1:
+            return Spread(mean=1.0, low=None, high=None)  # by definition
         if size in sizes:
-            return _spread_of_ratio([(each[1].epoch_seconds, size * each[size].epoch_seconds) for each in whole])
-        times = [[(each.epoch_seconds(1), size * each.epoch_seconds(size)) for each in parts] for parts in fits]
+            times = [(each[1].epoch_seconds, size * each[size].epoch_seconds) for each in whole]
+            return _both([_spread_of_ratio(times)])
+        fitted = [[(each.epoch_seconds(1), size * each.epoch_seconds(size)) for each in parts] for parts in fits]
         # With a negative term, many ranks could take no time at all.
-        return _both([_spread_of_ratio(each) for each in times if math.fsum(several for _, several in each) > 0])
+        return _both([_spread_of_ratio(each) for each in fitted if math.fsum(several for _, several in each) > 0])
 
     further = [sizes[-1] * 2**step for step in range(1, FURTHER + 1)]
     return RankFit(

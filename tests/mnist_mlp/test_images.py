@@ -653,3 +653,10 @@ def test_a_hairline_is_as_wide_as_a_pixel(size: tuple[int, int], expected: tuple
     image.paste(0, (90, 90, 90 + size[0], 90 + size[1]))
     inked = prepare_image(image).pixels > 25
     assert (inked.any(axis=1).sum(), inked.any(axis=0).sum()) == expected
+
+
+@pytest.mark.parametrize("size", [(1, 300), (300, 1), (2, 300), (17, 300)])
+def test_a_picture_too_narrow_for_a_sheet_is_searched_for_none(size: tuple[int, int]) -> None:
+    picture = Image.new("L", size, 255)
+    picture.paste(0, (0, 0, (size[0] + 1) // 2, (size[1] + 1) // 2))
+    assert prepare_image(picture).pixels.any()

@@ -139,6 +139,13 @@ def test_the_efficiency_of_a_measured_number_of_ranks_is_as_measured_and_a_bad_f
     assert "the fit misses" not in render_ranks(run_of(*right), "markdown", 80)
 
 
+def test_no_interval_of_an_efficiency_goes_below_zero_and_that_of_one_rank_needs_none() -> None:
+    (found,) = fit_ranks([trial(1, 0, 1.0), trial(2, 0, 0.1), trial(1, 1, 1.0), trial(2, 1, 9.0)])
+    assert (found.efficiencies[1].low, found.efficiencies[1].high) == (None, None)
+    assert found.efficiencies[2].low == 0
+    assert found.efficiencies[2].high is not None
+
+
 def test_fits_are_in_the_order_of_other_tables() -> None:
     records = [trial(ranks, 0, batch_size=size) for size in (256, 64, 1024) for ranks in (2, 1)]
     assert [each.configuration.batch_size for each in fit_ranks(records)] == [64, 256, 1024]
