@@ -10,6 +10,7 @@ from bench.compare.matching import describe
 from bench.compare.trials import Subject
 from bench.errors import BadInputError, ExitCode
 from bench.stats.judgement import GATE_EXIT_CODES, Judgement, Verdict
+from bench.units import format_count
 
 Gate: TypeAlias = Literal["all", "accuracy", "time"]
 Quantity: TypeAlias = Literal["epoch time", "test accuracy", "trials"]
@@ -97,7 +98,7 @@ class GateReport:
         if not decisive:
             return "neither run has a configuration"
         if verdict is Verdict.PASS:
-            return f"{len(decisive)} of {len(self.findings)} checks passed"
+            return f"{format_count(len(decisive), 'check')} passed"
         first = decisive[0]
         more = f" (and {len(decisive) - 1} more)" if len(decisive) > 1 else ""
         return f"{self.name(first)}: {first.judgement.reason}{more}"

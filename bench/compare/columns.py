@@ -57,7 +57,7 @@ def _dimension_column(key: str) -> Column:
 
 
 def time_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns of epoch time; counts of failures and flags, and normalised ratios, only if a row has one."""
+    """Return the columns of epoch time; those of what is not always there only if a row has it."""
     columns = [_RATIO, _RATIO_INTERVAL]
     if any(row.relative_log_ratio is not None for row in rows):
         columns.append(_NORMALISED)
@@ -66,7 +66,14 @@ def time_columns(rows: Sequence[Row]) -> list[Column]:
         columns.append(_FAILED)
     if any(row.baseline.flagged.n or row.candidate.flagged.n for row in rows):
         columns.append(_FLAGGED)
-    return [*columns, _DETECTABLE, _VERDICT]
+    if any(map(_DETECTABLE.cell, rows)):
+        columns.append(_DETECTABLE)
+    return [*columns, _VERDICT]
+
+
+def accuracy_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns of test accuracy; that of detectable effects only if a row has one."""
+    return [column for column in _ACCURACY_COLUMNS if column.key != "detectable" or any(map(column.cell, rows))]
 
 
 def cost_columns(prices: Prices) -> list[Column]:
@@ -152,7 +159,7 @@ _VERDICT: Final = Column(
     cell=lambda row: f"{row.time.verdict} {CHANGED_MARK}" if verdict_change(row) else row.time.verdict.value,
 )
 
-ACCURACY_COLUMNS: Final = (
+_ACCURACY_COLUMNS: Final = (
     Column(
         key="baseline",
         header="baseline",

@@ -8,7 +8,8 @@ from bench.compare.flagged import flagged_note
 from bench.compare.matching import describe, dimension, varying_dimensions
 from bench.compare.trials import Subject
 from bench.records import Configuration
-from bench.stats.judgement_text import ratio_interval_text, ratio_text
+from bench.stats.judgement import Judgement
+from bench.stats.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.tables.columns import harmless
 from bench.tables.fields import DIMENSIONS, FIELDS
 from bench.tables.legend import headings
@@ -76,16 +77,13 @@ def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str]
             "norm. ratio: normalised ratio, after dividing each epoch time by the yardstick timed beside it, which "
             "machine drift slows as well"
         )
-    if rows and "detectable" not in without:
+    if "detectable" not in without and any(effect_text(each.minimum_detectable_effect) for each in _judgements(rows)):
         yield "MDE: minimum detectable effect, the smallest difference that would be found four times in five"
     if rows and "n" not in without:
         yield f"n: measured {unit}, baseline/candidate"
     yield from _flagged_notes(comparison.rows)  # a hidden row may be one whose verdict would change
     reasons = dict.fromkeys(
-        f"{judgement.verdict}: {judgement.reason}"
-        for row in rows
-        for judgement in (row.time, row.accuracy)
-        if judgement is not None and judgement.interval is None
+        f"{judgement.verdict}: {judgement.reason}" for judgement in _judgements(rows) if judgement.interval is None
     )
     for note in list(reasons)[:_LISTED]:
         yield harmless(note, MAX_NOTE_CHARACTERS)
@@ -93,6 +91,10 @@ def legend(comparison: Comparison, rows: Sequence[Row], without: Collection[str]
         yield f"and {len(reasons) - _LISTED} more reasons: see time_reason and accuracy_reason in --format csv"
     for note in comparison.notes:
         yield harmless(note, MAX_NOTE_CHARACTERS)
+
+
+def _judgements(rows: Sequence[Row]) -> Iterator[Judgement]:
+    return (each for row in rows for each in (row.time, row.accuracy) if each is not None)
 
 
 def verdict_change(row: Row) -> str | None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from bench.compare.columns import ACCURACY_COLUMNS, Column, cost_columns, identity_columns, time_columns
+from bench.compare.columns import Column, accuracy_columns, cost_columns, identity_columns, time_columns
 from bench.compare.comparison import Comparison, RoundsSource, Row
 from bench.compare.export import csv_of, json_of
 from bench.compare.legend import cost_notes, heading, legend, results
@@ -82,6 +82,6 @@ def tables(
     quantity = "benchmark time" if isinstance(comparison.baseline, RoundsSource) else "epoch time"
     yield f"{quantity}, candidate / baseline", [*identity, *time_columns(rows)]
     if any(row.accuracy is not None for row in rows):
-        yield "test accuracy, candidate - baseline in percentage points", [*identity, *ACCURACY_COLUMNS]
+        yield "test accuracy, candidate - baseline in percentage points", [*identity, *accuracy_columns(rows)]
     if prices is not None:
         yield "cost of training, baseline / candidate", [*identity, *cost_columns(prices)]

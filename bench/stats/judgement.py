@@ -466,8 +466,11 @@ def _check_settings(margin: float, *levels: float) -> None:
 
 
 def _points(difference: float) -> str:
-    """Return a difference of accuracies in words: ``0.12 pp lower``."""
-    return f"{abs(difference) * 100:.2f} pp {'lower' if difference < 0 else 'higher'}"
+    """Return a difference of accuracies in words: ``0.12 pp lower``, ``unchanged``."""
+    if difference == 0:
+        return "unchanged"
+    figure = f"{abs(difference) * 100:.2f}"
+    return f"{'less than 0.01' if figure == '0.00' else figure} pp {'lower' if difference < 0 else 'higher'}"
 
 
 def _p(adjusted: float) -> str:

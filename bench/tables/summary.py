@@ -62,8 +62,8 @@ def sample(values: Sequence[float]) -> Sample | None:
 def mean(values: Sequence[float]) -> float:
     """Return the mean of at least one finite value."""
     n, low, high = len(values), float(min(values)), float(max(values))
-    # `statistics` uses exact fractions, which take twenty times as long. Rounding could push the mean of equal values
-    # beyond them, hence the bounds.
+    # `statistics` uses exact fractions, which take twenty times as long. The sum of undivided values could overflow.
+    # Rounding could push the mean of equal values beyond them, hence the bounds.
     return min(max(math.fsum(value / n for value in values), low), high)
 
 

@@ -165,7 +165,7 @@ def test_check_passes_equal_accuracy() -> None:
     write(side(), other())
     result = bench("check", "a.jsonl", "b.jsonl", "--gate", "accuracy")
     ended(result, 0, "pass: cpu 784-128-10 batch 64, test accuracy", "n 8/8", "detectable from")
-    assert result.stdout.splitlines()[-1] == "verdict: pass (1 of 1 checks passed)"
+    assert result.stdout.splitlines()[-1] == "verdict: pass (1 check passed)"
 
 
 def test_check_passes_time_that_is_so_much_less_that_no_drift_explains_it() -> None:

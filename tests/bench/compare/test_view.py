@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 
 import pytest
 from bench_builders import (
@@ -117,6 +118,21 @@ def test_only_changed_leaves_out_rows_that_are_the_same_and_counts_them(mixed: C
 def test_an_unknown_interval_has_its_reason_once() -> None:
     text = render_comparison(compare(side(repeats=1), side(repeats=1, run_id="b0b0b0b0")), width=200)
     assert text.count("inconclusive: a single measurement shows no spread: at least 3 trials a side are needed") == 1
+
+
+def test_detectable_effects_have_no_column_and_no_meaning_where_there_are_none() -> None:
+    assert "MDE" not in render_comparison(compare(side(repeats=1), side(repeats=1, run_id="b0b0b0b0")), width=200)
+    one, _ = configurations(2)
+
+    def once_and_thrice(run: Run) -> Run:
+        return with_records(
+            run, [each for each in run.records if not each.trial.repeat or each.trial.configuration != one]
+        )
+
+    ours, theirs = (once_and_thrice(side((2.0, 1.0), repeats=3, run_id=run_id)) for run_id in ("0a1b2c3d", "b0b0b0b0"))
+    text = render_comparison(compare(ours, theirs), width=200)
+    assert re.findall(r" {2}MDE {2}", text) == ["  MDE  "] * 2
+    assert "\nMDE: minimum" in text
 
 
 def test_a_single_ratio_is_not_repeated_as_its_own_mean() -> None:

@@ -332,6 +332,15 @@ def test_equal_accuracies_pass() -> None:
     assert judgement.verdict is Verdict.PASS
     assert judgement.estimate is not None
     assert judgement.estimate.value == 0.0
+    assert judgement.reason.startswith("accuracy unchanged, at worst ")
+
+
+def test_a_difference_too_small_for_its_text_is_not_said_to_be_none() -> None:
+    reasons = [gate_accuracy(SEEDS, [seed + change for seed in SEEDS]).reason for change in (4e-5, -4e-5)]
+    assert [reason.partition(",")[0] for reason in reasons] == [
+        "accuracy less than 0.01 pp higher",
+        "accuracy less than 0.01 pp lower",
+    ]
 
 
 def test_a_clear_drop_is_a_regression() -> None:

@@ -55,7 +55,7 @@ def test_median_of_even_sample_is_midpoint() -> None:
     assert summed == Sample(n=4, median=2.5, low=1.0, high=4.0, mean=2.5, standard_deviation=deviation)
 
 
-@pytest.mark.parametrize("value", [0.1, 0.21, 1e-300, 1e300])
+@pytest.mark.parametrize("value", [0.1, 0.21, 1e-300, 1.7e308])
 def test_equal_values_have_themselves_for_a_mean_and_no_deviation(value: float) -> None:
     for n in (2, 3, 7):
         summed = sample([value] * n)
