@@ -168,7 +168,7 @@ def _heatmap(group: Group) -> Heatmap | None:
         return None
     field, column = FIELDS["throughput_per_second_median"], COLUMNS["throughput_per_second_median"]
     widths = [_width(line) for line in group.lines]
-    are_widths = None not in widths and len(set(widths)) == len(widths)
+    are_widths = None not in widths
     caption = f"Throughput by batch size and {'width' if are_widths else 'model'}"
     summaries = [[cells.get((line.name, size)) for size in sizes] for line in group.lines]
     values = ((None if each is None else field.value(each) for each in row) for row in summaries)

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from bench_builders import Change, make_configuration, make_failure, make_run
+from bench_builders import (
+    Change,
+    make_configuration,
+    make_epoch,
+    make_failure,
+    make_record,
+    make_run,
+    make_timed,
+)
 from stored_runs import side, with_records
 
 from bench.records import Configuration, Run
@@ -28,6 +36,7 @@ from bench.report.charts import (
     shown_guides,
 )
 from bench.report.contents import Report, Stored, make_report
+from bench.report.figures import MAX_CHARTS
 from bench.report.page import render_page
 from bench.report.svg import draw
 from bench.tables.columns import COLUMNS
@@ -300,6 +309,60 @@ def test_models_that_share_no_batch_size_make_no_map() -> None:
     assert found(Kind.THROUGHPUT_MAP, side(dict.fromkeys(chosen, 2.0))) == []
 
 
+def test_models_at_a_single_batch_size_make_no_map() -> None:
+    chosen = [each for each in widths_and_sizes() if each.batch_size == 64]
+    assert found(Kind.THROUGHPUT_MAP, side(dict.fromkeys(chosen, 2.0))) == []
+
+
+def test_a_map_with_a_deep_model_has_no_widths() -> None:
+    chosen = [*layered((784, 128, 10)), *layered((784, 256, 64, 10))]
+    (chart,) = found(Kind.THROUGHPUT_MAP, side(dict.fromkeys(chosen, 2.0), repeats=1))
+    assert isinstance(chart, Heatmap)
+    assert (chart.rows, chart.row_label) == (("784-128-10", "784-256-64-10"), "model")
+
+
+def test_throughput_is_drawn_from_zero_by_batch_size_as_the_median_between_the_lowest_and_the_highest_trial() -> None:
+    seconds = {256: (1.0, 2.0, 8.0), 64: (2.0, 4.0, 16.0)}  # planned in an order of its own
+    chosen = [make_configuration(batch_size=size) for size in seconds]
+    records = [
+        make_record(each, repeat, outcome=make_timed([epoch]))
+        for each in chosen
+        for repeat, epoch in enumerate(seconds[each.batch_size])
+    ]
+    (chart,) = found(Kind.THROUGHPUT, make_run(chosen, 3, records=records))
+    assert isinstance(chart, LineChart)
+    samples = make_epoch().train_samples
+    assert chart.series[0].points == (
+        Point(x=64, y=samples / 4, low=samples / 16, high=samples / 2),
+        Point(x=256, y=samples / 2, low=samples / 8, high=samples),
+    )
+    assert chart.y.has_zero
+    assert chart.x.is_log
+    (chart,) = found(Kind.THROUGHPUT, side(repeats=1))
+    assert chart.marks == ("markers: the only trial",)
+
+
+def test_memory_is_drawn_beside_the_dashed_floor_and_interrupted_where_every_trial_failed() -> None:
+    sizes = (64, 256, 1024)
+    run = make_run([make_configuration(batch_size=size) for size in sizes], 1)
+    failed = [
+        replace(each, outcome=make_failure()) if each.trial.configuration.batch_size == 256 else each
+        for each in run.records
+    ]
+    (chart,) = found(Kind.MEMORY, with_records(run, failed))
+    assert isinstance(chart, LineChart)
+    floor, peak = chart.series
+    assert [each.is_dashed for each in (floor, peak)] == [True, False]
+    assert [point.y for point in peak.points] == [400_000_000] * 2
+    assert [point.y for point in floor.points] == [
+        each.memory_floor_bytes for each in summarise(run.records) if each.configuration.batch_size != 256
+    ]
+    assert [[point.x for point in piece] for piece in peak.pieces()] == [[64], [1024]]
+    assert "From 381 MiB (784-128-10, batch 64) to 381 MiB" in chart.description
+    scale = make_scale(chart.y, [y for _, y in places(chart)], 300, 0)
+    assert [chart.y.text(tick) for tick in scale.ticks] == ["0 B", "100 MiB", "200 MiB", "300 MiB"]
+
+
 def test_ways_to_train_stand_side_by_side_for_each_model_they_share() -> None:
     chosen = [each for device in ("cpu", "cuda:0") for each in widths_and_sizes(device=device)]
     alone = make_configuration(device="cpu", model="alone")
@@ -313,13 +376,31 @@ def test_ways_to_train_stand_side_by_side_for_each_model_they_share() -> None:
     (figure, *_) = report(run).runs[0].sections[0].figures
     (table,) = figure.tables
     assert [chart.title for chart in figure.charts] == [chart.title for chart in beside]
-    assert [row[:3] for row in table.rows[:2]] == [["784-128-10", "64", "cpu"], ["784-128-10", "64", "cuda:0"]]
+    assert [row[:3] for row in table.rows] == [
+        [f"784-{width}-10", size, device]
+        for width in (128, 512)
+        for size in ("64", "256")
+        for device in ("cpu", "cuda:0")
+    ]
     rate = COLUMNS["throughput_per_second"]
     texts = {
         (each.configuration.device, each.configuration.model, str(each.configuration.batch_size)): rate.text(each)
         for each in summarise(run.records)
     }
     assert all(row[3] == texts[row[2], row[0], row[1]] for row in table.rows)
+
+
+def test_of_very_many_models_side_by_side_only_the_first_are_drawn_and_a_note_counts_them() -> None:
+    for count in (MAX_CHARTS, MAX_CHARTS + 1):
+        chosen = [
+            make_configuration(model=f"784-{width}-10", layers=(784, width, 10), engine=engine)
+            for width in range(1, count + 1)
+            for engine in ("eager", "fused")
+        ]
+        (figure, *_) = report(side(dict.fromkeys(chosen, 2.0), repeats=1)).runs[0].sections[0].figures
+        assert len(figure.charts) == MAX_CHARTS
+        note = f"side by side: drawn for the first {MAX_CHARTS} of {count}; the table has them all"
+        assert figure.notes == ((note,) if count > MAX_CHARTS else ())
 
 
 def test_more_ways_than_colours_are_divided() -> None:
