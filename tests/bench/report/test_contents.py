@@ -35,6 +35,7 @@ from bench.report.contents import MAX_OPEN_ACCOUNTS, MAX_RATIOS, Stored, make_re
 from bench.report.epochs import MAX_EPOCHS
 from bench.report.figures import MAX_CHARTS
 from bench.report.page import render_page
+from bench.report.provenance import provenance
 from bench.tables.columns import COLUMNS, default_columns
 from bench.tables.layout import text_table
 from bench.tables.show import render_run
@@ -389,6 +390,36 @@ def test_provenance_counts_one_and_says_yes_and_no() -> None:
     assert "1 trial measured and 0 failed" in text
     assert "1 configuration, 1 repeat, seed 42" in text
     assert "tf32 matmul no" in text
+
+
+def test_provenance_says_what_a_file_lost_and_what_was_wrong() -> None:
+    run = make_run([make_configuration()], 4, command=("run", "--name", "two words"))
+    failed = replace(run.records[1], outcome=make_failure())
+    stalled = replace(run.records[2], warnings=(TrialWarning.STALL,))
+    kept = replace(with_records(run, [run.records[0], failed, stalled]), warnings=("line 3 is not JSON",))
+    rows = dict(provenance(kept, None))
+    assert rows["command"] == "python -m bench run --name 'two words'"
+    assert rows["state"].startswith("incomplete (lines of its file are missing): 2 trials measured and 1 failed in")
+    assert rows["state"].endswith(", 1 missing")
+    assert rows["trials with warnings"] == "stall 1"
+    assert rows["file"] == "line 3 is not JSON"
+
+
+def test_provenance_of_an_interrupted_shard_does_not_call_it_complete() -> None:
+    run = make_run([make_configuration()], 3, division=make_division([1], of=3))
+    footer = make_footer(complete=False, reason="interrupted", measured=1, missing=2)
+    state = dict(provenance(with_records(run, run.records[:1], footer), None))["state"]
+    assert state.startswith("incomplete (interrupted): 1 trial measured")
+    assert state.endswith(", 2 missing")
+
+
+def test_provenance_gives_each_dataset_its_own_data_and_equal_settings_once() -> None:
+    chosen = [make_configuration(dataset=name) for name in ("mnist", "fashion-mnist")]
+    hashes = {"mnist": "a" * 64, "fashion-mnist": "b" * 64}
+    records = [make_record(each, outcome=make_measurement(dataset_sha256=hashes[each.dataset])) for each in chosen]
+    rows = list(provenance(make_run(chosen, 1, records=records), None))
+    assert dict(rows)["data"] == f"mnist, SHA-256 {'a' * 64}; fashion-mnist, SHA-256 {'b' * 64}"
+    assert [name for name, _ in rows].count("settings read back") == 1
 
 
 def test_part_of_a_run_reports_what_is_missing_from_the_whole() -> None:
