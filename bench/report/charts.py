@@ -147,18 +147,12 @@ Chart: TypeAlias = LineChart | Heatmap | RatioChart
 
 
 def places(chart: LineChart) -> Iterator[tuple[float, float]]:
-    """Yield x and y of everything that is drawn in `chart` except its guides."""
+    """Yield x and y of everything that the axes of `chart` cover: not its guides, which could compress the rest."""
     for series in chart.series:
         for point in series.points:
             yield from ((point.x, y) for y in (point.y, point.low, point.high) if y is not None)
         for trace in series.traces:
             yield from trace
-
-
-def shown_guides(chart: LineChart) -> list[float]:
-    """Return the guides within the range of the values: one far outside would compress the rest."""
-    values = [y for _, y in places(chart)]
-    return [value for value, _ in chart.guides if values and min(values) <= value <= max(values)]
 
 
 def last_value(series: Series) -> float:

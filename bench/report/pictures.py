@@ -34,7 +34,6 @@ from bench.report.charts import (
     places,
     ratio_scale,
     ratio_tick,
-    shown_guides,
 )
 from bench.tables.columns import harmless
 
@@ -148,7 +147,7 @@ def _lines(chart: LineChart) -> Figure:
     figure, axes = _figure(_WIDTH_INCHES + max(0.0, widest - _LABEL_INCHES), _HEIGHT_INCHES)
     drawn = list(places(chart))
     x = make_scale(chart.x, [a for a, _ in drawn], 0, 4.5 * _POINTS_PER_INCH)
-    y = make_scale(chart.y, [b for _, b in drawn] + shown_guides(chart), 3 * _POINTS_PER_INCH, 0)
+    y = make_scale(chart.y, [b for _, b in drawn], 3 * _POINTS_PER_INCH, 0)
     _set_axis(axes, "x", chart.x.label, x, chart.x.text)
     _set_axis(axes, "y", chart.y.label, y, chart.y.text)
     axes.grid(visible=True, axis="y")

@@ -17,7 +17,6 @@ from bench.report.charts import (
     places,
     ratio_scale,
     ratio_tick,
-    shown_guides,
 )
 from bench.tables.columns import harmless
 
@@ -93,7 +92,7 @@ def _lines(chart: LineChart) -> tuple[int, int, Iterator[str]]:
 
 def _line_parts(chart: LineChart, right: float) -> Iterator[str]:
     x = make_scale(chart.x, [x for x, _ in places(chart)], _LEFT, right)
-    y = make_scale(chart.y, [y for _, y in places(chart)] + shown_guides(chart), _HEIGHT - _BOTTOM, _TOP)
+    y = make_scale(chart.y, [y for _, y in places(chart)], _HEIGHT - _BOTTOM, _TOP)
     yield from _axes(chart, x, y)
     for series in chart.series:
         yield from _traces(series, x, y)

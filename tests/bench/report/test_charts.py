@@ -33,7 +33,6 @@ from bench.report.charts import (
     places,
     ratio_scale,
     ratio_tick,
-    shown_guides,
 )
 from bench.report.contents import Report, Stored, make_report
 from bench.report.figures import MAX_CHARTS
@@ -202,11 +201,50 @@ def test_axes_cover_points_with_their_ranges_and_single_trials() -> None:
     assert sorted(places(line_chart(series))) == [(0.5, 9), (1, 1.5), (1, 2), (1, 3), (4, 1)]
 
 
-def test_a_guide_outside_the_values_does_not_stretch_the_axis() -> None:
+def test_a_guide_is_drawn_within_the_axis_alone_which_it_does_not_stretch() -> None:
     series = Series(name="a", style=0, points=(Point(x=1, y=2), Point(x=2, y=4)))
-    guides = tuple((value, "") for value in (1.9, 2.0, 3.0, 4.0, 4.1))
-    assert shown_guides(line_chart(series, guides=guides)) == [2, 3, 4]
-    assert shown_guides(line_chart(guides=guides)) == []
+    drawn = draw(line_chart(series, guides=((1.0, "below"), (3.0, "inside"), (5.0, "above"))), "key")
+    assert re.findall(r">(below|inside|above)<", drawn) == ["inside"]
+    assert marker_places(drawn, 0) == marker_places(draw(line_chart(series), "key"), 0)
+
+
+def marker_places(drawn: str, style: int) -> list[tuple[float, float]]:
+    """Return where the markers of a style are, the last one beside the line's name."""
+    found = re.findall(rf'class="(?:mark|hollow) s{style}" transform="translate\(([0-9.]+) ([0-9.]+)\)"', drawn)
+    return [(float(x), float(y)) for x, y in found]
+
+
+def test_higher_values_are_drawn_higher_and_names_apart_in_the_order_of_their_lines() -> None:
+    ends = (1.02, 4.0, 1.0, 1.01)
+    series = [
+        Series(name=f"to {end}", style=style, points=(Point(x=1, y=1), Point(x=2, y=end)))
+        for style, end in enumerate(ends)
+    ]
+    drawn = draw(line_chart(*series), "key")
+    first, last, _ = marker_places(drawn, 1)
+    assert first[0] < last[0]
+    assert first[1] > last[1]
+    labels = [(name, float(y)) for y, name in re.findall(r'y="([0-9.]+)" class="label">([^<]*)<', drawn)]
+    assert [name for name, _ in labels] == ["to 4.0", "to 1.02", "to 1.01", "to 1.0"]
+    assert min(below - above for (_, above), (_, below) in itertools.pairwise(labels)) >= 13
+    assert labels[-1][1] < 265  # above the numbers of the x axis
+
+
+def test_marks_and_words_of_a_drawing_tell_what_kind_a_line_and_an_axis_are() -> None:
+    points = (Point(x=1, y=2), Point(x=2, y=4))
+    dashed, unjoined = (
+        Series(name="a", style=0, points=points, is_dashed=True),
+        Series(name="b", style=1, points=points, has_line=False),
+    )
+    drawn = draw(line_chart(dashed, unjoined), "key")
+    assert re.findall(r'class="(line|dash|hollow|mark) s0"', drawn) == ["dash", *["hollow"] * 3]
+    assert re.findall(r'class="(line|dash|hollow|mark) s1"', drawn) == ["mark"] * 3
+    assert "log scale" not in drawn
+    chart = line_chart(dashed)
+    logs = [replace(chart.x, label=label, is_log=True) for label in ("across", "up")]
+    drawn = draw(replace(chart, x=logs[0], y=logs[1]), "key")
+    assert re.findall(r">(\w*, log scale)<", drawn) == ["across, log scale", "up, log scale"]
+    assert ">, log scale<" in draw(ratio_chart((2.0, None, None, "slower")), "key")
 
 
 def test_a_line_is_named_at_its_level_or_its_end() -> None:
@@ -301,6 +339,7 @@ def test_a_map_says_what_it_shows() -> None:
     (chart,) = found(Kind.THROUGHPUT_MAP, run)
     assert isinstance(chart, Heatmap)
     low, high = chart.texts[0][0], chart.texts[0][1]
+    assert re.findall(r'class="tick (?:end|mid)">([^<]*)<', draw(chart, "key")) == ["128", "512", "64", "256"]
     assert f"From {low} (784-128-10, batch 64) to {high} (784-128-10, batch 256)" in chart.description
 
 
