@@ -32,6 +32,11 @@ def test_help_has_its_examples_a_line_each(command: tuple[str, ...], example: st
     assert "130 interrupted" in " ".join(result.stdout.split())
 
 
+def test_help_says_all_that_an_exit_code_of_a_command_can_mean() -> None:
+    text = " ".join(bench("devices", "--help").stdout.split())
+    assert "2 bad usage or input, 4 the worker did not start, or a result could not be written, 70 a bug" in text
+
+
 @pytest.mark.parametrize("command", ["", *cli.commands])
 def test_help_of_every_command_has_examples_and_exit_codes_and_fits_80_columns(command: str) -> None:
     result = CliRunner().invoke(cli, [*command.split(), "--help"], prog_name="bench", terminal_width=80)

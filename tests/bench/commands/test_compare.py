@@ -14,7 +14,7 @@ from stored_runs import side, store, trial, with_records
 
 from bench.cli import Commands
 from bench.commands.compare import check_command, compare_command
-from bench.commands.options import split_label
+from bench.commands.options import Share, split_label
 from bench.records import SCHEMA_VERSION, Run
 
 pytestmark = pytest.mark.usefixtures("elsewhere", "no_ci_job")
@@ -282,6 +282,7 @@ def test_limits_are_taken_in_percent_and_points() -> None:
     limits = json.loads(Path("v.json").read_text(encoding="utf-8"))["limits"]
     assert limits["max_slowdown"] == pytest.approx(0.2)
     assert limits["max_accuracy_drop"] == pytest.approx(0.025)
+    assert Share().convert("1", None, None) == 0.01
 
 
 def test_json_holds_the_whole_judgement_and_nothing_else_is_left_behind() -> None:

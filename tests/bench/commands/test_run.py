@@ -11,8 +11,9 @@ from command_line_runs import bench, refused
 from fake_worker import FakeLauncher, die, fail_trial
 
 from bench.commands.options import command_line
-from bench.errors import BadInputError, InterruptedRunError
+from bench.errors import BadInputError, ExitCode, InterruptedRunError
 from bench.execution.conversation import prepare_dataset
+from bench.execution.run import Finished, measuring_share
 from bench.records import FailureKind
 from bench.storage.store import read_run
 
@@ -118,6 +119,9 @@ def test_run_prints_the_table_and_where_it_is_stored() -> None:
     assert stored.footer is not None
     assert stored.footer.complete
     assert (stored.header.name, len(stored.records)) == ("quick", 30)
+    share = measuring_share(Finished(run=stored, path=path, executed=30, exit_code=ExitCode.PASS))
+    assert share is not None
+    assert f"Took {stored.footer.wall_seconds:.0f} s: {100 * share:.0f} % warm-up, training" in result.stderr
 
 
 @pytest.mark.usefixtures("worker")

@@ -1,6 +1,7 @@
 """The way through the commands: a plan is shown, its shards are run and merged; nothing here starts a real worker."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def refused(result: Result, exit_code: int, *words: str) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-def test_plan_shows_each_shards_trials_and_time_and_measures_nothing() -> None:
+def test_plan_shows_each_shards_trials_and_time_and_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     result = bench("plan", *GRID, "--shards", "2", "--format", "json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
@@ -56,7 +57,9 @@ def test_plan_shows_each_shards_trials_and_time_and_measures_nothing() -> None:
     assert sum(shard["trials"] for shard in told["shards"]) == 10
     total = sum(shard["estimated_seconds"] for shard in told["shards"])
     assert total >= told["estimated_seconds"] > 0  # every shard starts anew
+    monkeypatch.setattr(os, "getloadavg", lambda: (1e3, 0.0, 0.0), raising=False)
     table = bench("plan", *GRID, "--shards", "2")
+    assert "Other programs are busy here (load average 1000.0, " in table.stdout.splitlines()[-1]
     assert "5 configurations x 2 repeats = 10 trials" in table.stdout
     assert told["plan_id"] in table.stdout
     assert not Path("results").exists()
@@ -66,6 +69,7 @@ def test_without_an_estimate_no_trial_is_started(worker: FakeLauncher) -> None:
     result = bench("plan", *GRID, "--shards", "2", "--no-estimate", "--format", "json")
     assert [shard["estimated_seconds"] for shard in json.loads(result.stdout)["shards"]] == [None, None]
     table = bench("plan", *GRID, "--shards", "2", "--no-estimate").stdout
+    assert [line.split() for line in table.splitlines()[2:4]] == [["1/2", "2", "4"], ["2/2", "3", "6"]]
     assert "10 trials" in table
     assert "estimated" not in table.lower()
     assert {request["do"] for request in worker.requests} == {"describe"}
@@ -111,6 +115,8 @@ def test_dry_run_of_a_shard_shows_its_part() -> None:
     parts = [bench("run", *GRID, "--shard", f"{number}/2", "--dry-run").stdout for number in (1, 2)]
     counts = [int(part.partition(" repeats = ")[2].partition(" trials")[0]) for part in parts]
     assert sum(counts) == 10
+    first, second = (part.partition("\n\n")[0].splitlines()[2:] for part in parts)
+    assert len({*first, *second}) == 5
 
 
 def test_merged_shards_are_the_plans_trials_and_merging_again_changes_nothing(shards: list[str]) -> None:
