@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from fake_worker import FakeLauncher, Request, fail_trial
+from stored_runs import Quiet
 
 from bench.cli import cli
 from bench.errors import InterruptedRunError, StorageError
 from bench.execution.launcher import Launcher
 from bench.records import FailureKind
+from bench.system.locks import device_locks
 
 SMALL = ("--models", "784-128-10", "--batch-sizes", "64,256")
 
@@ -128,6 +130,24 @@ def test_bad_input_ends_with_exit_code_2_before_any_pair(arms: Arms, arguments: 
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.replace("│", " ").split())
     assert not arms.baseline.stretches
+
+
+def test_a_device_that_a_run_holds_starts_no_arm(arms: Arms) -> None:
+    with device_locks(["cpu"]):
+        result = ab(".", ".", *SMALL, "--wait", "0.1s")
+    assert result.exit_code == 2
+    assert "device cpu is in use by process" in " ".join(result.stderr.split())
+    assert not arms.made
+
+
+@pytest.mark.usefixtures("arms")
+def test_the_machines_own_floor_is_taken_from_its_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unknown = "the A/A floor of cpu on this machine is unknown"
+    assert unknown in " ".join(ab(".", ".", *SMALL).stdout.split())
+    monkeypatch.setattr("bench.calibration.profiles.load_profile", lambda _machine, _results: Quiet(floor=0.02))
+    assert unknown not in " ".join(ab(".", ".", *SMALL, "--json", str(tmp_path / "ab.json")).stdout.split())
+    document = json.loads((tmp_path / "ab.json").read_text())
+    assert document["floors"] == [{"device": "cpu", "log_ratio": 0.02}]
 
 
 def test_arms_are_started_with_their_own_interpreter(arms: Arms, tmp_path: Path) -> None:

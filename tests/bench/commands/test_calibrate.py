@@ -19,6 +19,7 @@ from bench.execution.processes import worker_environment
 from bench.protocol.messages import Stretched
 from bench.protocol.soundness import Check, Checked, Outcome
 from bench.records import FailureKind
+from bench.system.locks import device_locks
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -58,6 +59,13 @@ def refused(result: Result, *words: str) -> None:
     assert isinstance(result.exception, SystemExit)
     for word in words:
         assert word in result.stderr
+
+
+@pytest.mark.parametrize("command", ["calibrate", "selftest"])
+def test_a_device_that_a_run_holds_starts_no_worker(worker: FakeLauncher, command: str) -> None:
+    with device_locks(["cpu"]):
+        refused(bench(command, "--devices", "cpu", "--wait", "0.1s"), "device cpu is in use by process", "waited")
+    assert not worker.requests
 
 
 # calibrate

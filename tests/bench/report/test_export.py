@@ -14,11 +14,13 @@ from bench_builders import make_configuration, make_failure, make_measurement, m
 from click.testing import CliRunner, Result
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from stored_runs import configurations, side, store, with_records
 
 from bench.cli import cli
 from bench.records import Run
-from bench.report.charts import Heatmap, LineChart, RatioChart
+from bench.report.axes import make_scale
+from bench.report.charts import Heatmap, Kind, LineChart, RatioChart, places
 from bench.report.contents import MAX_RATIOS, Report, Stored, make_report
 from bench.report.export import find_pictures, left_out
 from bench.report.figures import MAX_CHARTS, NO_MAP
@@ -147,6 +149,47 @@ def test_single_trials_of_one_epoch_are_drawn_at_their_own_time() -> None:
     (dots,) = (line for line in axes.get_lines() if line.get_marker() == ".")
     places = dots.get_transform().transform(dots.get_xydata())
     assert places == pytest.approx(axes.transData.transform(dots.get_xydata()))
+
+
+def picture_of(kind: Kind, run: Run) -> tuple[LineChart, Figure]:
+    (chart,) = (each.chart for each in find_pictures(report(run)) if each.chart.kind is kind)
+    assert isinstance(chart, LineChart)
+    return chart, make_figure(chart)
+
+
+def test_a_picture_has_the_scales_gaps_and_hollow_markers_of_the_report() -> None:
+    run = make_run([make_configuration(batch_size=size) for size in (64, 256, 1024)], 2)
+    failed = [
+        replace(each, outcome=make_failure()) if each.trial.configuration.batch_size == 256 else each
+        for each in run.records
+    ]
+    run = with_records(run, failed)
+    chart, figure = picture_of(Kind.THROUGHPUT, run)
+    (axes,) = figure.axes
+    assert (axes.get_xscale(), axes.get_xlabel()) == ("log", "batch size, log scale")
+    assert (axes.get_yscale(), axes.get_ylabel()) == ("linear", chart.y.label)
+    scale = make_scale(chart.y, [y for _, y in places(chart)], 0, 200)
+    assert axes.get_ylim() == (scale.low, scale.high)
+    dots, *lines = axes.get_lines()
+    assert [np.asarray(line.get_xdata()).tolist() for line in lines] == [[64], [1024]]
+    shifts = dots.get_transform().transform(dots.get_xydata()) - axes.transData.transform(dots.get_xydata())
+    assert (shifts[:, 0] > 0).all()  # beside the bars, which would hide them
+    assert shifts[:, 1] == pytest.approx(0)
+    _, figure = picture_of(Kind.MEMORY, run)
+    assert {(line.get_linestyle(), line.get_markerfacecolor() == "white") for line in figure.axes[0].get_lines()} == {
+        ("--", True),
+        ("-", False),
+    }
+    _, figure = picture_of(Kind.ACCURACY_BY_SEED, side(repeats=3))
+    (mean, seeds) = figure.axes[0].get_lines()
+    assert (mean.get_linestyle(), seeds.get_linestyle()) == ("--", "None")  # no line joins seeds
+
+
+def test_names_in_a_picture_are_in_the_order_in_which_the_lines_end() -> None:
+    seconds = {"784-1-10": 3.0, "784-2-10": 1.0, "784-3-10": 2.0}
+    chosen = {make_configuration(model=name, layers=(784, int(name[4]), 10)): each for name, each in seconds.items()}
+    _, figure = picture_of(Kind.THROUGHPUT, side(chosen, repeats=1))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["784-2-10", "784-3-10", "784-1-10"]
 
 
 def test_names_of_files_begin_with_the_label_and_hold_nothing_odd(tmp_path: Path) -> None:
