@@ -97,7 +97,7 @@ def groups(summaries: Sequence[Summary]) -> tuple[Group, ...]:
         Group(
             name=way_names[way],
             lines=tuple(
-                _line(model_names[model], sorted(of_model, key=batch_size))
+                _line(model_names[model], of_model)
                 for model, of_model in by_model.items()
                 if any(summary.n for summary in of_model)
             ),

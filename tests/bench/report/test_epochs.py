@@ -65,10 +65,10 @@ def test_an_epoch_that_not_every_trial_has_or_evaluated_has_no_mean() -> None:
     unevaluated = make_epochs((1.0, 1.0, 1.0), (9_000, None, 9_800))
     run = measured(unevaluated, make_epochs((1.0, 1.0, 1.0, 1.0), (9_200, 9_300, 9_400, 9_500)))
     assert points(chart(Kind.TIME_TO_ACCURACY, run)) == [[(1.0, 0.91), (3.0, 0.96)]]
-    assert [row[1:4] for row in figures(run)[0].tables[0].rows] == [
-        ["1", "1.00 s", "91.00 %"],
-        ["2", "2.00 s", ""],
-        ["3", "3.00 s", "96.00 %"],
+    assert [(*row[1:4], row[-1]) for row in figures(run)[0].tables[0].rows] == [
+        ("1", "1.00 s", "91.00 %", "2"),
+        ("2", "2.00 s", "", "2"),
+        ("3", "3.00 s", "96.00 %", "2"),
     ]
 
 

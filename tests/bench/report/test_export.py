@@ -13,6 +13,7 @@ import pytest
 from bench_builders import make_configuration, make_failure, make_measurement, make_record, make_run
 from click.testing import CliRunner, Result
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from stored_runs import configurations, side, store, with_records
@@ -190,6 +191,20 @@ def test_names_in_a_picture_are_in_the_order_in_which_the_lines_end() -> None:
     chosen = {make_configuration(model=name, layers=(784, int(name[4]), 10)): each for name, each in seconds.items()}
     _, figure = picture_of(Kind.THROUGHPUT, side(chosen, repeats=1))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["784-2-10", "784-3-10", "784-1-10"]
+
+
+def test_a_picture_of_ratios_has_their_whole_intervals_and_the_markers_of_their_verdicts() -> None:
+    two = report(side((2.0, 1.0)), side((6.0, 0.25), run_id="b0b0b0b0"))
+    (chart,) = (each.chart for each in find_pictures(two) if isinstance(each.chart, RatioChart))
+    (axes,) = make_figure(chart).axes
+    intervals = [each.get_segments()[0][:, 0].tolist() for each in axes.collections if isinstance(each, LineCollection)]
+    assert intervals == [[each.low, each.high] for each in chart.ratios]
+    one, *marks = axes.get_lines()
+    assert np.asarray(one.get_xdata()).tolist() == [1, 1]
+    assert [(each.verdict, mark.get_marker()) for each, mark in zip(chart.ratios, marks, strict=True)] == [
+        ("slower", "^"),
+        ("faster", "v"),
+    ]
 
 
 def test_names_of_files_begin_with_the_label_and_hold_nothing_odd(tmp_path: Path) -> None:
