@@ -474,6 +474,7 @@ def test_ratio_chart_says_what_it_shows_and_which_side_is_slower() -> None:
     assert chart.title.endswith(": server against laptop")
     assert isinstance(chart, RatioChart)
     assert [ratio.name for ratio in chart.ratios] == ["784-128-10 batch 64"]
+    assert chart.description.endswith(f" 1 {chart.ratios[0].verdict}")
     assert any("right of the dotted line (above 1) the candidate takes longer" in mark for mark in chart.marks)
 
 
