@@ -69,6 +69,8 @@ def test_a_node_that_comes_back_continues(tmp_path: Path) -> None:
     check_complete(finished.run)
     assert display.notes == ["a is lost: its process was killed", "a joins the run"]
     assert len(node.held) == 2
+    assert node.runs[1] == node.runs[2]
+    assert display.numbers == [1, 2, *range(2, TRIALS + 1)]
 
 
 def test_a_run_does_not_wait_for_a_node_once_its_trials_are_done(tmp_path: Path) -> None:
@@ -92,6 +94,7 @@ def test_a_trial_that_loses_every_node_fails_and_the_run_continues(tmp_path: Pat
 
     def burn(trial: Trial) -> None:
         if trial.configuration.batch_size == 64 and trial.repeat == 1:
+            slow(trial)
             raise NodeLostError("it burnt down")
 
     node.on_trial = burn
@@ -103,6 +106,7 @@ def test_a_trial_that_loses_every_node_fails_and_the_run_continues(tmp_path: Pat
     assert failed.outcome.kind is FailureKind.CRASH
     assert "the node that ran it was lost 3 times in a row" in failed.outcome.message
     assert (failed.trial.configuration.batch_size, failed.trial.repeat) == (64, 1)
+    assert failed.wall_seconds > 0
     assert len(node.runs) == TRIALS + MAX_RETRIES
 
 
