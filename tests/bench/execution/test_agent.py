@@ -12,6 +12,7 @@ from fake_worker import FakeLauncher
 
 from bench.execution.agent import Agent
 from bench.records import DeviceStatus, Measurement
+from bench.system import hosts
 from bench.system.hosts import host_identity
 from bench.system.locks import HeldError, device_locks
 
@@ -34,6 +35,12 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FakeLauncher, dict[st
 
 def agent() -> Agent:
     return Agent(("sklearn.datasets",), None, 60.0)
+
+
+def test_a_host_without_an_identifier_of_its_boot_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_boot = host_identity()
+    monkeypatch.setattr(hosts, "Path", lambda _path: Path("/proc/nowhere"))
+    assert host_identity() == host_identity() != of_boot
 
 
 def test_it_introduces_itself_with_the_host_and_what_there_is(

@@ -19,7 +19,7 @@ from bench.execution.executor import ExecutionOptions, LocalExecutor
 from bench.planning.plan import missing_trials
 from bench.records import DeviceStatus, EpochRecord, Failure, FailureKind, Measurement, Trial
 from bench.storage.store import read_run
-from bench.system.locks import HeldError, device_locks
+from bench.system.locks import HeldError, Patience, device_locks
 from bench.tables.show import render_run
 
 pytestmark = pytest.mark.usefixtures("own_locks")
@@ -114,6 +114,15 @@ def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher
     assert not (tmp_path / "results").exists()  # where it would be the latest run, and empty
 
 
+def test_a_run_waits_for_its_devices_as_long_as_told(fake_launcher: FakeLauncher) -> None:
+    other = contextlib.ExitStack()
+    other.enter_context(device_locks(["cpu"]))
+    patience = Patience(seconds=60, sleep=lambda _seconds: other.close())
+    here = LocalExecutor(fake_launcher, ExecutionOptions(data_root=None, timeout_seconds=60, patience=patience))
+    with here.hold({"cpu"}), pytest.raises(HeldError), device_locks(["cpu"]):
+        pass
+
+
 def test_a_run_holds_its_devices_by_uuid_too(fake_launcher: FakeLauncher) -> None:
     cuda = DeviceStatus(device="cuda:0", available=True, description="GPU A", reason="", uuid="5a1b-77")
     fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(cuda,))
@@ -137,7 +146,9 @@ def test_a_run_holds_the_devices_of_all_its_ranks(
     monkeypatch.setattr(LocalExecutor, "hold", hold)
     request = dataclasses.replace(REQUEST, devices=("cuda",), world_sizes=(2,), repeats=1)
     runner(fake_launcher, options(tmp_path)).start(request)
-    assert held == [{"cuda:0", "cuda:1"}]
+    here = executor(fake_launcher)
+    run.estimate_run(here.plan(request), here)
+    assert held == [{"cuda:0", "cuda:1"}] * 2
 
 
 def test_one_gpu_beside_a_cpu_is_measured_with_as_many_ranks_as_it_has(fake_launcher: FakeLauncher) -> None:
@@ -177,6 +188,22 @@ def test_a_name_too_long_for_the_tables_temporary_file_is_refused_before_anythin
 def test_output_in_folders_yet_to_be_made_is_fine(tmp_path: Path) -> None:
     run.check_output(options(tmp_path, output=tmp_path / "a" / "b" / "run.jsonl"))
     run.check_output(options(tmp_path))
+
+
+def test_output_whose_name_has_another_suffix_is_a_folder_that_exists_or_a_mistyped_file(tmp_path: Path) -> None:
+    folder = tmp_path / "runs.old"
+    with pytest.raises(BadInputError, match=r"neither a \.jsonl file nor an existing folder: write .*runs\.jsonl, or"):
+        run.check_output(options(tmp_path, output=folder))
+    run.check_output(options(tmp_path, results=folder))
+    folder.mkdir()
+    run.check_output(options(tmp_path, output=folder))
+
+
+def test_what_a_killed_writer_of_the_table_left_is_removed(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    left = tmp_path / ".run.csv.0a1b2c3d.tmp"
+    left.touch()
+    start(fake_launcher, options(tmp_path, output=tmp_path / "run.jsonl"))
+    assert not left.exists()
 
 
 def test_output_to_an_empty_file_is_fine(tmp_path: Path) -> None:
