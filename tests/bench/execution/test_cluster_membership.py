@@ -134,7 +134,9 @@ def test_a_run_that_lacks_its_footer_alone_needs_no_node(tmp_path: Path) -> None
     path = start(executor(FakeNode("a")), tmp_path).path
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     assert read_run(path).footer is None
-    check_complete(resume(executor(), path, tmp_path).run)
+    display = Display()
+    check_complete(runner(executor(), options(tmp_path), display).resume(path).run)
+    assert display.concurrency == 1
 
 
 def test_nodes_with_different_data_are_refused(tmp_path: Path) -> None:

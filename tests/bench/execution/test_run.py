@@ -160,6 +160,12 @@ def test_one_gpu_beside_a_cpu_is_measured_with_as_many_ranks_as_it_has(fake_laun
     assert found == {("cpu", 1), ("cpu", 2), ("cuda:0", 1)}
 
 
+def test_the_ranks_on_this_machine_alone_share_its_cores(fake_launcher: FakeLauncher) -> None:
+    here = LocalExecutor(fake_launcher, ExecutionOptions(data_root=None, timeout_seconds=60), ranks_here=2)
+    plan = here.plan(dataclasses.replace(REQUEST, world_sizes=(1, 4)))
+    assert {configuration.threads for configuration in plan.configurations} == {2}
+
+
 @pytest.mark.parametrize("make", ["file", "parent_is_file", "exists", "table_exists", "table_is_folder"])
 def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path: Path, make: str) -> None:
     blocker = tmp_path / "blocker"
@@ -254,19 +260,22 @@ def test_epochs_are_reported_as_they_end(fake_launcher: FakeLauncher, tmp_path: 
     measured = [outcome.epochs for outcome in outcomes if isinstance(outcome, Measurement)]
     assert display.notes == [f"{epoch.train_seconds:g}" for epochs in measured for epoch in epochs]
     assert len(display.notes) == 12
+    assert display.numbers == [1, 2, 3, 4, 5, 6]
 
 
-def test_trials_probes_and_data_are_those_of_the_data_root_however_it_is_written(
+def test_trials_probes_and_data_have_the_time_limit_and_the_data_root_however_it_is_written(
     fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    local = LocalExecutor(fake_launcher, ExecutionOptions(data_root=Path("data"), timeout_seconds=60))
+    local = LocalExecutor(fake_launcher, ExecutionOptions(data_root=Path("data"), timeout_seconds=9000))
     plan = local.plan(REQUEST)
+    fake_launcher.timeouts.clear()
     local.prepare("mnist")
     local.probe(Trial(configuration=plan.configurations[0], seed=0, repeat=0))
     next(local.execute(missing_trials(plan, ()), lambda: True, Display()))
     roots = [request["root"] for request in fake_launcher.requests if "root" in request]
     assert roots == [str(tmp_path / "data")] * 3
+    assert fake_launcher.timeouts == pytest.approx([9000] * len(fake_launcher.timeouts), abs=60)
 
 
 def test_estimate_holds_the_devices_while_it_probes(fake_launcher: FakeLauncher) -> None:
