@@ -133,6 +133,12 @@ def test_an_interruption_of_a_fork_leaves_no_answer_to_be_taken_for_that_to_the_
     assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
 
 
+def test_a_terminal_s_ctrl_c_does_not_reach_the_host() -> None:
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        assert launcher.host_pid is not None
+        assert os.getsid(launcher.host_pid) == launcher.host_pid
+
+
 def test_host_that_cannot_import_is_explained_by_its_last_output() -> None:
     launcher = ForkingLauncher(preload=("no_such_module_here",))
     with contextlib.closing(launcher), pytest.raises(WorkerError, match="no_such_module_here"):

@@ -1,5 +1,7 @@
 import contextlib
+import os
 import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -34,6 +36,22 @@ def test_launcher_of_this_platform_forks_only_on_linux(monkeypatch: pytest.Monke
         assert isinstance(launcher, SpawningLauncher)
 
 
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_every_process_has_the_modules_and_the_variables_that_it_is_to_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    if platform == "linux" != sys.platform:
+        pytest.skip("processes are forked on Linux alone")
+    (tmp_path / "telling.py").write_text("import os\nraise ImportError(os.environ['SEEN'])\n")
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with (
+        contextlib.closing(make_launcher(("telling",), variables={"SEEN": "a variable"})) as launcher,
+        pytest.raises(WorkerError, match=r"its last output: ImportError: a variable$"),
+    ):
+        describe_place(launcher)
+
+
 def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_loss(tmp_path: Path) -> None:
     (tmp_path / "mnist_mlp").mkdir()
     (tmp_path / "mnist_mlp" / "__init__.py").write_text("raise ImportError('no Training in here')")
@@ -62,6 +80,21 @@ def test_forked_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind_and_p
     assert isinstance(second, Failure)
     assert first.message == "the trial's process ended with exit status 3; its last output: words of the first"
     assert second.message == "the trial's process ended with exit status 3"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no process groups")
+def test_a_process_that_has_ended_is_killed_no_more(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may have its number by then."""
+    killers: list[threading.Thread] = []
+    with contextlib.closing(SpawningLauncher()) as spawning:
+        for each in (spawning, launcher):
+            process = each.start()
+            process.kill()
+            process.wait()
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "killpg", lambda *_: killers.append(threading.current_thread()))
+                process.kill()
+    assert threading.main_thread() not in killers  # only in one that was about to notice the end
 
 
 def test_launchers_keep_nothing_of_a_process_that_has_ended(launcher: Launcher) -> None:
