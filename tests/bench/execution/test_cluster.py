@@ -73,20 +73,41 @@ def test_a_node_that_comes_back_continues(tmp_path: Path) -> None:
     assert display.numbers == [1, 2, *range(2, TRIALS + 1)]
 
 
-def test_a_run_does_not_wait_for_a_node_once_its_trials_are_done(tmp_path: Path) -> None:
-    lost, other = FakeNode("lost"), FakeNode("other")
-    lost.on_trial = lose(at=3)
+def come_back_late(node: FakeNode) -> threading.Event:
+    """Let this node, once lost, introduce itself again when the event is set, or much later."""
     is_over = threading.Event()
-    introduce = lost.introduce
+    introduce = node.introduce
 
     def introduce_late() -> Introduction:
-        if lost.is_lost:
-            is_over.wait()
+        if node.is_lost:
+            is_over.wait(30)
         return introduce()
 
-    lost.introduce = introduce_late  # type: ignore[method-assign]  # the fault is planted so
-    check_complete(start(executor(cluster=FakeCluster(lost, other, come_back=True)), tmp_path).run)
+    node.introduce = introduce_late  # type: ignore[method-assign]  # the fault is planted so
+    return is_over
+
+
+def test_a_run_does_not_wait_for_a_node_once_its_trials_are_done(tmp_path: Path) -> None:
+    lost, other = FakeNode("lost"), FakeNode("other")
+    lost.on_trial, is_over, display = lose(at=3), come_back_late(lost), Display()
+    cluster = FakeCluster(lost, other, come_back=True)
+    check_complete(start(executor(cluster=cluster), tmp_path, display=display).run)
     is_over.set()
+    assert display.notes == ["lost is lost: it burnt down"]
+
+
+def test_a_run_does_not_wait_for_a_node_once_no_trial_may_start() -> None:
+    lost, other = FakeNode("lost"), FakeNode("other")
+    lost.on_trial, is_over, display = lose(at=1), come_back_late(lost), Display()
+    who = executor(cluster=FakeCluster(lost, other, come_back=True))
+    plan = who.plan(REQUEST)
+    who.prepare("mnist")
+    starts = iter([True, True])
+    with who.hold({"cpu"}):
+        ran = list(who.execute(order_trials(plan), lambda: next(starts, False), display))
+    is_over.set()
+    assert len(ran) == 1
+    assert display.notes == ["lost is lost: it burnt down"]
 
 
 def test_a_trial_that_loses_every_node_fails_and_the_run_continues(tmp_path: Path) -> None:

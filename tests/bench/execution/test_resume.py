@@ -17,7 +17,7 @@ from run_parts import Display, interrupt, options
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
 from bench.execution import run
 from bench.execution.executor import ExecutionOptions, LocalExecutor
-from bench.records import DeviceStatus, Run
+from bench.records import DeviceStatus, Run, TrialRecord
 from bench.storage.store import RunWriter, read_run
 from bench.system.interrupts import Interrupts
 from bench.system.locks import HeldError, device_locks
@@ -180,6 +180,28 @@ def test_a_signal_while_a_file_is_opened_leaves_it_to_be_resumed(
     assert len(paths) == (2 if opening == "create" else 1)
     for path in paths:
         assert len(resume(fake_launcher, path, options(tmp_path)).run.records) == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be held back there")
+def test_a_signal_while_a_trial_is_stored_does_not_lose_it(
+    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = RunWriter.append
+
+    def append_with_a_signal(writer: RunWriter, record: TrialRecord) -> None:
+        signal.raise_signal(signal.SIGINT)
+        append(writer, record)
+
+    monkeypatch.setattr(RunWriter, "append", append_with_a_signal)
+    with heeded(), Interrupts() as interrupts:
+        who = dataclasses.replace(runner(fake_launcher, options(tmp_path)), interrupts=interrupts)
+        with pytest.raises(InterruptedRunError, match="interrupted by SIGINT: 1 of 6 trials are stored"):
+            who.start(REQUEST)
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    stored = read_run(path)
+    assert len(stored.records) == 1
+    assert stored.footer is not None
+    assert (stored.footer.measured, stored.footer.reason) == (1, "interrupted")
 
 
 def test_resuming_on_a_held_device_changes_nothing_of_what_is_stored(

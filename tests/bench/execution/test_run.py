@@ -239,8 +239,9 @@ def test_share_of_measuring_counts_warm_up_training_and_evaluation(fake_launcher
     halved = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=footer))
     assert run.measuring_share(halved) == pytest.approx(0.5)
     assert run.measuring_share(dataclasses.replace(halved, executed=3)) == pytest.approx(0.25)
-    unfinished = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=None))
-    assert run.measuring_share(unfinished) is None
+    for unfinished in (None, dataclasses.replace(footer, complete=False)):
+        stored = dataclasses.replace(finished.run, footer=unfinished)
+        assert run.measuring_share(dataclasses.replace(finished, run=stored)) is None
 
 
 def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
