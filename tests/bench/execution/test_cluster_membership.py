@@ -132,7 +132,7 @@ def test_a_node_waits_for_its_devices_as_long_as_told_and_a_successor_a_while_lo
 
 def test_a_run_that_lacks_its_footer_alone_needs_no_node(tmp_path: Path) -> None:
     path = start(executor(FakeNode("a")), tmp_path).path
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     assert read_run(path).footer is None
     display = Display()
     check_complete(runner(executor(), options(tmp_path), display).resume(path).run)
