@@ -9,7 +9,7 @@ from fake_cluster import FakeCluster, FakeNode, describe, gpu
 from fake_worker import FakeLauncher
 from run_parts import Display, options
 
-from bench.errors import BadInputError, BenchError, IncomparableError, NodesLostError
+from bench.errors import BadInputError, IncomparableError, NodesLostError
 from bench.execution.cluster import SUCCESSION_SECONDS, ClusterExecutor
 from bench.execution.executor import ExecutionOptions, LocalExecutor
 from bench.execution.nodes import NodeLostError
@@ -109,10 +109,11 @@ def test_a_node_that_cannot_take_part_is_left_out_and_reported(tmp_path: Path) -
     [
         (HeldError("device cpu is in use by process 7"), HeldError, "^device cpu is in use by process 7$"),
         (NodeLostError("it burnt down"), BadInputError, "^no node is left: it burnt down$"),
+        (ZeroDivisionError("a defect"), ZeroDivisionError, "^a defect$"),
     ],
 )
 def test_where_no_node_can_take_part_the_first_one_s_reason_is_the_error(
-    tmp_path: Path, error: Exception, kind: type[BenchError], message: str
+    tmp_path: Path, error: Exception, kind: type[Exception], message: str
 ) -> None:
     nodes = FakeNode("a"), FakeNode("b")
     nodes[0].hold_error, nodes[1].hold_error = error, HeldError("another")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -183,6 +184,14 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tm
     }[make]
     with pytest.raises(BadInputError, match=r"choose another --output|--resume"):
         run.check_output(options(tmp_path, output=output))
+
+
+def test_output_in_a_read_only_folder_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BadInputError, match="is not a writable folder; choose another --output"):
+        run.check_output(options(tmp_path, output=tmp_path / "run.jsonl"))
 
 
 def test_a_name_too_long_for_the_tables_temporary_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
