@@ -4,7 +4,9 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from bench_builders import make_trial
@@ -50,6 +52,53 @@ def test_every_process_has_the_modules_and_the_variables_that_it_is_to_have(
         pytest.raises(WorkerError, match=r"its last output: ImportError: a variable$"),
     ):
         describe_place(launcher)
+
+
+class FakeHost:
+    """A worker host that notes what it is made for, what it forks and how often it is replaced."""
+
+    made: ClassVar[list["FakeHost"]] = []
+
+    def __init__(
+        self,
+        *,
+        python: str,
+        preload: Sequence[str],
+        workload: Path | None,
+        variables: Mapping[str, str] | None = None,
+        is_shared: bool = False,
+    ) -> None:
+        assert variables is None
+        self.made_for = python, preload, workload, is_shared
+        self.forked: list[tuple[Path | None, int]] = []
+        self.renewals = 0
+        self.made.append(self)
+
+    def start_with(self, workload: Path | None, ranks: int) -> None:
+        self.forked.append((workload, ranks))
+
+    def renew(self) -> None:
+        self.renewals += 1
+
+
+def test_arms_of_one_interpreter_share_a_host_and_every_host_is_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("bench.execution.launcher.ForkingLauncher", FakeHost)
+    monkeypatch.setattr(FakeHost, "made", [])
+    old, new = Path("old"), Path("new")
+    arms, renew_shared = make_arm_launchers([("python", old), ("python", new)], ("json",))
+    for ranks, arm in enumerate(arms, start=1):
+        arm.start(ranks)
+    launchers, renew_both = make_arm_launchers([("python", None), ("another", new)], ("json",))
+    shared, *each = FakeHost.made
+    assert shared.made_for == ("python", ("json",), old, True)
+    assert shared.forked == [(old, 1), (new, 2)]
+    assert [host.made_for for host in each] == [("python", ("json",), None, False), ("another", ("json",), new, False)]
+    assert len(launchers) == 2
+    renew_shared()
+    assert [host.renewals for host in FakeHost.made] == [1, 0, 0]
+    renew_both()
+    assert [host.renewals for host in FakeHost.made] == [1, 1, 1]
 
 
 def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_loss(tmp_path: Path) -> None:
