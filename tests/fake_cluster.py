@@ -43,6 +43,7 @@ class FakeNode:
         self.on_trial: Callable[[Trial], None] = lambda _trial: None
         self.hold_error: Exception | None = None
         self.held: list[tuple[str, ...]] = []
+        self.waits: list[float] = []
         self.runs: list[tuple[Trial, str]] = []
         self.beside: list[frozenset[str]] = []
         self.is_closed = False
@@ -56,8 +57,8 @@ class FakeNode:
     def hold(self, devices: Collection[str], patience_seconds: float) -> None:
         if self.hold_error is not None:
             raise self.hold_error
-        del patience_seconds
         self.held.append(tuple(devices))
+        self.waits.append(patience_seconds)
 
     def prepare(self, dataset: str) -> DatasetReady:
         return DatasetReady(source=dataset, sha256=self.sha256, train_samples=TRAIN_SAMPLES)

@@ -23,6 +23,7 @@ class Display:
 
     def __init__(self, after: dict[int, Callable[[], None]] | None = None) -> None:
         self.notes: list[str] = []
+        self.numbers: list[int] = []
         self.concurrency = 0
         self.done = 0
         self.after = after or {}
@@ -32,7 +33,8 @@ class Display:
         return contextlib.nullcontext(self)
 
     def trial_started(self, number: int, trial: Trial) -> None:
-        pass
+        del trial
+        self.numbers.append(number)
 
     def epoch_done(self, epoch: EpochRecord) -> None:
         pass

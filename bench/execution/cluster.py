@@ -39,7 +39,7 @@ class ClusterExecutor:
     def concurrency(self) -> int:
         """See `Executor.concurrency`."""
         kinds = {kind_of(device) for device in self._devices}
-        return sum(max([1, *(len(member.devices(kind)) for kind in kinds)]) for member in self._members)
+        return max(1, sum(max([0, *(len(member.devices(kind)) for kind in kinds)]) for member in self._members))
 
     def fingerprint(self) -> Fingerprint:
         """See `Executor.fingerprint`."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from fake_worker import FakeLauncher
 
 from bench.execution.agent import Agent
 from bench.records import DeviceStatus, Measurement
+from bench.system import hosts
 from bench.system.hosts import host_identity
 from bench.system.locks import HeldError, device_locks
 
@@ -34,6 +36,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[FakeLauncher, dict[st
 
 def agent() -> Agent:
     return Agent(("sklearn.datasets",), None, 60.0)
+
+
+def test_a_host_without_an_identifier_of_its_boot_has_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "Path", lambda _path: Path("/proc/nowhere"))
+    identity = host_identity()
+    assert identity == host_identity()
+    assert platform.node() in identity
 
 
 def test_it_introduces_itself_with_the_host_and_what_there_is(

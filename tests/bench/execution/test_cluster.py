@@ -69,22 +69,45 @@ def test_a_node_that_comes_back_continues(tmp_path: Path) -> None:
     check_complete(finished.run)
     assert display.notes == ["a is lost: its process was killed", "a joins the run"]
     assert len(node.held) == 2
+    assert node.runs[1] == node.runs[2]
+    assert display.numbers == [1, 2, *range(2, TRIALS + 1)]
+
+
+def come_back_late(node: FakeNode) -> threading.Event:
+    """Let this node, once lost, introduce itself again when the event is set, or much later."""
+    is_over = threading.Event()
+    introduce = node.introduce
+
+    def introduce_late() -> Introduction:
+        if node.is_lost:
+            is_over.wait(30)
+        return introduce()
+
+    node.introduce = introduce_late  # type: ignore[method-assign]  # the fault is planted so
+    return is_over
 
 
 def test_a_run_does_not_wait_for_a_node_once_its_trials_are_done(tmp_path: Path) -> None:
     lost, other = FakeNode("lost"), FakeNode("other")
-    lost.on_trial = lose(at=3)
-    is_over = threading.Event()
-    introduce = lost.introduce
-
-    def introduce_late() -> Introduction:
-        if lost.is_lost:
-            is_over.wait()
-        return introduce()
-
-    lost.introduce = introduce_late  # type: ignore[method-assign]  # the fault is planted so
-    check_complete(start(executor(cluster=FakeCluster(lost, other, come_back=True)), tmp_path).run)
+    lost.on_trial, is_over, display = lose(at=3), come_back_late(lost), Display()
+    cluster = FakeCluster(lost, other, come_back=True)
+    check_complete(start(executor(cluster=cluster), tmp_path, display=display).run)
     is_over.set()
+    assert display.notes == ["lost is lost: it burnt down"]
+
+
+def test_a_run_does_not_wait_for_a_node_once_no_trial_may_start() -> None:
+    lost, other = FakeNode("lost"), FakeNode("other")
+    lost.on_trial, is_over, display = lose(at=1), come_back_late(lost), Display()
+    who = executor(cluster=FakeCluster(lost, other, come_back=True))
+    plan = who.plan(REQUEST)
+    who.prepare("mnist")
+    starts = iter([True, True])
+    with who.hold({"cpu"}):
+        ran = list(who.execute(order_trials(plan), lambda: next(starts, False), display))
+    is_over.set()
+    assert len(ran) == 1
+    assert display.notes == ["lost is lost: it burnt down"]
 
 
 def test_a_trial_that_loses_every_node_fails_and_the_run_continues(tmp_path: Path) -> None:
@@ -92,6 +115,7 @@ def test_a_trial_that_loses_every_node_fails_and_the_run_continues(tmp_path: Pat
 
     def burn(trial: Trial) -> None:
         if trial.configuration.batch_size == 64 and trial.repeat == 1:
+            slow(trial)
             raise NodeLostError("it burnt down")
 
     node.on_trial = burn
@@ -103,6 +127,7 @@ def test_a_trial_that_loses_every_node_fails_and_the_run_continues(tmp_path: Pat
     assert failed.outcome.kind is FailureKind.CRASH
     assert "the node that ran it was lost 3 times in a row" in failed.outcome.message
     assert (failed.trial.configuration.batch_size, failed.trial.repeat) == (64, 1)
+    assert failed.wall_seconds > 0
     assert len(node.runs) == TRIALS + MAX_RETRIES
 
 

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 from cluster_runs import REQUEST, TRIALS, check_complete, executor, lose, resume, runner, slow, start
-from fake_cluster import FakeNode, describe, gpu
+from fake_cluster import FakeCluster, FakeNode, describe, gpu
 from fake_worker import FakeLauncher
 from run_parts import Display, options
 
 from bench.errors import BadInputError, IncomparableError, NodesLostError
+from bench.execution.cluster import SUCCESSION_SECONDS, ClusterExecutor
 from bench.execution.executor import ExecutionOptions, LocalExecutor
-from bench.system.locks import HeldError
+from bench.execution.nodes import NodeLostError
+from bench.storage.store import read_run
+from bench.system.locks import HeldError, Patience
 
 
 def test_the_second_node_of_a_host_stands_by_until_the_first_is_lost(tmp_path: Path) -> None:
@@ -101,11 +104,40 @@ def test_a_node_that_cannot_take_part_is_left_out_and_reported(tmp_path: Path) -
     assert not held.runs
 
 
-def test_where_no_node_can_take_part_the_first_one_s_reason_is_the_error(tmp_path: Path) -> None:
-    node = FakeNode("a")
-    node.hold_error = HeldError("device cpu is in use by process 7")
-    with pytest.raises(HeldError, match="in use by process 7"):
-        start(executor(node), tmp_path)
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (HeldError("device cpu is in use by process 7"), HeldError, "^device cpu is in use by process 7$"),
+        (NodeLostError("it burnt down"), BadInputError, "^no node is left: it burnt down$"),
+        (ZeroDivisionError("a defect"), ZeroDivisionError, "^a defect$"),
+    ],
+)
+def test_where_no_node_can_take_part_the_first_one_s_reason_is_the_error(
+    tmp_path: Path, error: Exception, kind: type[Exception], message: str
+) -> None:
+    nodes = FakeNode("a"), FakeNode("b")
+    nodes[0].hold_error, nodes[1].hold_error = error, HeldError("another")
+    with pytest.raises(kind, match=message):
+        start(executor(*nodes), tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2 * SUCCESSION_SECONDS])
+def test_a_node_waits_for_its_devices_as_long_as_told_and_a_successor_a_while_longer(
+    tmp_path: Path, seconds: float
+) -> None:
+    first, second = FakeNode("first", host="h"), FakeNode("second", host="h")
+    first.on_trial = lose(at=6)
+    check_complete(start(ClusterExecutor(FakeCluster(first, second), Patience(seconds=seconds)), tmp_path).run)
+    assert (first.waits, second.waits) == ([seconds], [max(seconds, SUCCESSION_SECONDS)])
+
+
+def test_a_run_that_lacks_its_footer_alone_needs_no_node(tmp_path: Path) -> None:
+    path = start(executor(FakeNode("a")), tmp_path).path
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    assert read_run(path).footer is None
+    display = Display()
+    check_complete(runner(executor(), options(tmp_path), display).resume(path).run)
+    assert display.concurrency == 1
 
 
 def test_nodes_with_different_data_are_refused(tmp_path: Path) -> None:

@@ -35,10 +35,21 @@ def test_each_gpu_of_a_node_runs_a_trial_of_its_own(tmp_path: Path) -> None:
     assert node.held == [("cuda:0", "cuda:1", "cuda:2")]
 
 
+def test_as_many_trials_run_at_a_time_as_all_nodes_have_devices_for(tmp_path: Path) -> None:
+    nodes = FakeNode("a", describe(gpu(0), gpu(1))), FakeNode("b", describe(gpu(0))), FakeNode("c")
+    for devices, concurrency in ((("cuda",), 3), (("cpu",), 3), (("cpu", "cuda"), 4)):
+        display = Display()
+        start(executor(*nodes), tmp_path, dataclasses.replace(REQUEST, devices=devices), display)
+        assert display.concurrency == concurrency
+
+
 def test_a_gpu_unlike_the_node_s_first_is_not_taken_for_it(tmp_path: Path) -> None:
     node = FakeNode("a", describe(gpu(0), gpu(1, "Slow GPU")))
-    start(executor(node), tmp_path, dataclasses.replace(REQUEST, devices=("cuda",)))
+    request = dataclasses.replace(REQUEST, devices=("cuda",))
+    start(executor(node), tmp_path, request)
     assert {device for _, device in node.runs} == {"cuda:0"}
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices, but this machine has 1"):
+        executor(node).plan(dataclasses.replace(request, world_sizes=(2,), threads=(1,)))
 
 
 @pytest.mark.parametrize(
@@ -67,8 +78,10 @@ def test_several_ranks_run_where_there_are_devices_for_them_and_alone(tmp_path: 
     assert {trial.configuration.world_size for trial, _ in small.runs} == {1}
     for (trial, _), devices in zip(big.runs, big.beside, strict=True):
         assert trial.configuration.world_size == 1 or len(devices) == 1
-    with pytest.raises(BadInputError, match="3 ranks need 3 cuda devices"):
-        start(executor(small, big), tmp_path, dataclasses.replace(request, world_sizes=(3,), batch_sizes=(96,)))
+    for nodes in ((small, big), (big, small)):
+        executor(*nodes).plan(request)
+        with pytest.raises(BadInputError, match="3 ranks need 3 cuda devices, but this machine has 2"):
+            executor(*nodes).plan(dataclasses.replace(request, world_sizes=(3,), batch_sizes=(96,)))
 
 
 def test_ranks_on_the_cpu_run_where_there_are_cores_for_all(tmp_path: Path) -> None:
@@ -106,6 +119,28 @@ def test_a_configuration_started_on_another_kind_of_machine_waits_for_one(tmp_pa
     successor = FakeNode("successor", describe(cpu_model="Odd CPU"))
     check_complete(resume(executor(successor, FakeNode("usual")), path, tmp_path).run)
     assert len(successor.runs) == 4
+
+
+def test_a_configuration_that_is_complete_needs_no_machine_like_its_own(tmp_path: Path) -> None:
+    odd, usual = FakeNode("odd", describe(cpu_model="Odd CPU")), FakeNode("usual")
+    odd.on_trial = lose(at=3)
+    with pytest.raises(NodesLostError):
+        start(executor(odd), tmp_path, dataclasses.replace(REQUEST, repeats=1))
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    check_complete(resume(executor(usual), path, tmp_path).run, 4)
+    assert len(usual.runs) == 2
+
+
+def test_a_run_is_not_resumed_where_its_devices_are_missing(tmp_path: Path) -> None:
+    node = FakeNode("a", describe(gpu(0), gpu(1)))
+    node.on_trial = lose(at=1)
+    with pytest.raises(NodesLostError):
+        start(executor(node), tmp_path, dataclasses.replace(REQUEST, devices=("cuda",), world_sizes=(2,), threads=(1,)))
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    with pytest.raises(BadInputError, match="'cuda:0' is not available"):
+        resume(executor(FakeNode("b")), path, tmp_path)
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices, but this machine has 1"):
+        resume(executor(FakeNode("b", describe(gpu(0)))), path, tmp_path)
 
 
 def test_trials_have_the_threads_that_every_node_can_give_them(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from bench.execution.conversation import (
     probe_trial,
     run_trial,
 )
-from bench.protocol.channel import ChannelTimeoutError, ProtocolError
+from bench.protocol.channel import ChannelClosedError, ChannelTimeoutError, ProtocolError
 from bench.protocol.messages import Evaluated, Finished, Prepared, Trained
 from bench.records import (
     EpochRecord,
@@ -121,8 +121,10 @@ def test_every_answer_reaches_the_record_in_its_own_place(fake_launcher: FakeLau
         return {"answer": to_json(kind(**recorded, **unrecorded))}
 
     fake_launcher.on = answer
-    record = run(fake_launcher)
+    seen: list[EpochRecord] = []
+    record = run_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60, on_epoch=seen.append)
     assert record.outcome == expected
+    assert seen == list(expected.epochs)
     assert record.warnings == (TrialWarning.DEVICE_SHARED,)
 
 
@@ -177,6 +179,14 @@ def test_answer_out_of_protocol_is_a_crash_and_the_process_is_ended(
     assert failure.kind is FailureKind.CRASH
     assert "protocol" in failure.message
     assert fake_launcher.killed >= 1
+
+
+@pytest.mark.parametrize("error", [ChannelTimeoutError(), ChannelClosedError(), ProtocolError("not valid JSON")])
+def test_a_process_that_cannot_be_asked_again_is_killed_at_once(fake_launcher: FakeLauncher, error: Exception) -> None:
+    fake_launcher.on = lambda _request: {"raise": error}
+    with pytest.raises(TrialFailedError):
+        Worker(FakeProcess(fake_launcher), timeout_seconds=60).ask(Finished, {"do": "finish"})
+    assert fake_launcher.killed == 1
 
 
 def test_failure_that_the_worker_reports_is_recorded_as_it_is(fake_launcher: FakeLauncher) -> None:

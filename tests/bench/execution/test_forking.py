@@ -133,6 +133,13 @@ def test_an_interruption_of_a_fork_leaves_no_answer_to_be_taken_for_that_to_the_
     assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
 
 
+def test_a_terminal_s_ctrl_c_does_not_reach_the_host_which_ends_when_it_is_closed() -> None:
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        assert launcher.host_pid is not None
+        assert os.getsid(launcher.host_pid) == launcher.host_pid
+    assert not psutil.pid_exists(launcher.host_pid)
+
+
 def test_host_that_cannot_import_is_explained_by_its_last_output() -> None:
     launcher = ForkingLauncher(preload=("no_such_module_here",))
     with contextlib.closing(launcher), pytest.raises(WorkerError, match="no_such_module_here"):
@@ -237,6 +244,19 @@ def test_an_end_is_noticed_where_python_lacks_the_call_for_it(monkeypatch: pytes
         os.close(descriptor)
     with pytest.raises(ProcessLookupError):
         forking._open_process(process.pid)  # noqa: SLF001 - likewise
+
+
+def test_a_trial_that_has_ended_leaves_no_descriptor_open(launcher: Launcher) -> None:
+    opened = []
+    for _ in range(2):
+        process = launcher.start()
+        process.kill()
+        process.wait()
+        for thread in threading.enumerate():
+            if thread.name == "trial-watch":
+                thread.join(60)
+        opened.append(psutil.Process().num_fds())
+    assert opened[0] == opened[1]
 
 
 def test_trials_are_waited_for_without_spinning(launcher: Launcher) -> None:

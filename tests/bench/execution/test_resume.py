@@ -2,17 +2,24 @@
 
 import dataclasses
 import shlex
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_worker import FakeLauncher
-from local_runs import resume, start
+from bench_builders import make_division, make_header
+from fake_worker import CPU, NO_CUDA, FakeLauncher
+from heeded_signals import heeded
+from local_runs import REQUEST, executor, resume, runner, start
 from run_parts import Display, interrupt, options
 
 from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError
 from bench.execution import run
-from bench.storage.store import read_run
+from bench.execution.executor import ExecutionOptions, LocalExecutor
+from bench.records import DeviceStatus, Run, TrialRecord
+from bench.storage.store import RunWriter, read_run
+from bench.system.interrupts import Interrupts
 from bench.system.locks import HeldError, device_locks
 
 pytestmark = pytest.mark.usefixtures("own_locks")
@@ -111,7 +118,9 @@ def test_resuming_after_a_boot_that_found_a_little_less_memory_is_fine(
     machine = fake_launcher.place.machine
     machine = dataclasses.replace(machine, memory_bytes=machine.memory_bytes - 4096)
     fake_launcher.place = dataclasses.replace(fake_launcher.place, machine=machine)
-    assert len(resume(fake_launcher, interrupted, options(tmp_path)).run.records) == 6
+    finished = resume(fake_launcher, interrupted, options(tmp_path))
+    assert len(finished.run.records) == 6
+    assert not finished.run.other_fingerprints
 
 
 def test_resuming_with_another_dataset_of_that_name_is_incomparable(
@@ -120,6 +129,79 @@ def test_resuming_with_another_dataset_of_that_name_is_incomparable(
     fake_launcher.dataset = dataclasses.replace(fake_launcher.dataset, sha256="f" * 64)
     with pytest.raises(IncomparableError, match="SHA-256"):
         resume(fake_launcher, interrupted, options(tmp_path))
+
+
+def test_a_run_with_more_ranks_than_devices_is_resumed_only_if_the_other_ranks_are_elsewhere(
+    fake_launcher: FakeLauncher,
+) -> None:
+    gpu = DeviceStatus(device="cuda:0", available=True, description="", reason="")
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(CPU, gpu))
+
+    def with_one_rank_here() -> LocalExecutor:
+        return LocalExecutor(fake_launcher, ExecutionOptions(data_root=None, timeout_seconds=60), ranks_here=1)
+
+    request = dataclasses.replace(REQUEST, devices=("cuda",), world_sizes=(2,), threads=(1,))
+    header = make_header(plan=with_one_rank_here().plan(request))
+    stored = Run(header=header, records=(), footer=None)
+    with_one_rank_here().resume(stored)
+    with pytest.raises(BadInputError, match="2 ranks need 2 cuda devices, but this machine has 1"):
+        executor(fake_launcher).resume(stored)
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(CPU, NO_CUDA))
+    with pytest.raises(BadInputError, match="'cuda:0' is not available"):
+        with_one_rank_here().resume(stored)
+
+
+def test_a_merged_run_is_not_resumed(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    path = tmp_path / "merged.jsonl"
+    RunWriter.create(path, make_header(division=make_division((1,)))).close()
+    with pytest.raises(BadInputError, match="was merged from several runs: resume the shards that it was merged from"):
+        resume(fake_launcher, path, options(tmp_path))
+    assert fake_launcher.started == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be held back there")
+@pytest.mark.parametrize("opening", ["create", "resume"])
+def test_a_signal_while_a_file_is_opened_leaves_it_to_be_resumed(
+    interrupted: Path, fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opening: str
+) -> None:
+    open_it = getattr(RunWriter, opening)
+
+    def open_with_a_signal(*arguments: object) -> object:
+        opened = open_it(*arguments)
+        signal.raise_signal(signal.SIGINT)
+        return opened
+
+    with monkeypatch.context() as patch, heeded(), Interrupts() as interrupts:
+        patch.setattr(RunWriter, opening, open_with_a_signal)
+        who = dataclasses.replace(runner(fake_launcher, options(tmp_path)), interrupts=interrupts)
+        with pytest.raises(InterruptedRunError):
+            who.start(REQUEST) if opening == "create" else who.resume(interrupted)
+    paths = list((tmp_path / "results").rglob("*.jsonl"))
+    assert len(paths) == (2 if opening == "create" else 1)
+    for path in paths:
+        assert len(resume(fake_launcher, path, options(tmp_path)).run.records) == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be held back there")
+def test_a_signal_while_a_trial_is_stored_does_not_lose_it(
+    fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = RunWriter.append
+
+    def append_with_a_signal(writer: RunWriter, record: TrialRecord) -> None:
+        signal.raise_signal(signal.SIGINT)
+        append(writer, record)
+
+    monkeypatch.setattr(RunWriter, "append", append_with_a_signal)
+    with heeded(), Interrupts() as interrupts:
+        who = dataclasses.replace(runner(fake_launcher, options(tmp_path)), interrupts=interrupts)
+        with pytest.raises(InterruptedRunError, match="interrupted by SIGINT: 1 of 6 trials are stored"):
+            who.start(REQUEST)
+    (path,) = (tmp_path / "results").rglob("*.jsonl")
+    stored = read_run(path)
+    assert len(stored.records) == 1
+    assert stored.footer is not None
+    assert (stored.footer.measured, stored.footer.reason) == (1, "interrupted")
 
 
 def test_resuming_on_a_held_device_changes_nothing_of_what_is_stored(

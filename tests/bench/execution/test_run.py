@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from bench.execution.executor import ExecutionOptions, LocalExecutor
 from bench.planning.plan import missing_trials
 from bench.records import DeviceStatus, EpochRecord, Failure, FailureKind, Measurement, Trial
 from bench.storage.store import read_run
-from bench.system.locks import HeldError, device_locks
+from bench.system.locks import HeldError, Patience, device_locks
 from bench.tables.show import render_run
 
 pytestmark = pytest.mark.usefixtures("own_locks")
@@ -114,6 +115,15 @@ def test_second_run_on_a_device_is_told_who_holds_it(fake_launcher: FakeLauncher
     assert not (tmp_path / "results").exists()  # where it would be the latest run, and empty
 
 
+def test_a_run_waits_for_its_devices_as_long_as_told(fake_launcher: FakeLauncher) -> None:
+    other = contextlib.ExitStack()
+    other.enter_context(device_locks(["cpu"]))
+    patience = Patience(seconds=60, sleep=lambda _seconds: other.close())
+    here = LocalExecutor(fake_launcher, ExecutionOptions(data_root=None, timeout_seconds=60, patience=patience))
+    with here.hold({"cpu"}), pytest.raises(HeldError), device_locks(["cpu"]):
+        pass
+
+
 def test_a_run_holds_its_devices_by_uuid_too(fake_launcher: FakeLauncher) -> None:
     cuda = DeviceStatus(device="cuda:0", available=True, description="GPU A", reason="", uuid="5a1b-77")
     fake_launcher.place = dataclasses.replace(fake_launcher.place, devices=(cuda,))
@@ -137,7 +147,9 @@ def test_a_run_holds_the_devices_of_all_its_ranks(
     monkeypatch.setattr(LocalExecutor, "hold", hold)
     request = dataclasses.replace(REQUEST, devices=("cuda",), world_sizes=(2,), repeats=1)
     runner(fake_launcher, options(tmp_path)).start(request)
-    assert held == [{"cuda:0", "cuda:1"}]
+    here = executor(fake_launcher)
+    run.estimate_run(here.plan(request), here)
+    assert held == [{"cuda:0", "cuda:1"}] * 2
 
 
 def test_one_gpu_beside_a_cpu_is_measured_with_as_many_ranks_as_it_has(fake_launcher: FakeLauncher) -> None:
@@ -147,6 +159,12 @@ def test_one_gpu_beside_a_cpu_is_measured_with_as_many_ranks_as_it_has(fake_laun
     plan = executor(fake_launcher).plan(request)
     found = {(c.device, c.world_size) for c in plan.configurations}
     assert found == {("cpu", 1), ("cpu", 2), ("cuda:0", 1)}
+
+
+def test_the_ranks_on_this_machine_alone_share_its_cores(fake_launcher: FakeLauncher) -> None:
+    here = LocalExecutor(fake_launcher, ExecutionOptions(data_root=None, timeout_seconds=60), ranks_here=2)
+    plan = here.plan(dataclasses.replace(REQUEST, world_sizes=(1, 4)))
+    assert {configuration.threads for configuration in plan.configurations} == {2}
 
 
 @pytest.mark.parametrize("make", ["file", "parent_is_file", "exists", "table_exists", "table_is_folder"])
@@ -168,6 +186,14 @@ def test_output_that_cannot_be_written_is_refused_before_anything_is_measured(tm
         run.check_output(options(tmp_path, output=output))
 
 
+def test_output_in_a_read_only_folder_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BadInputError, match="is not a writable folder; choose another --output"):
+        run.check_output(options(tmp_path, output=tmp_path / "run.jsonl"))
+
+
 def test_a_name_too_long_for_the_tables_temporary_file_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     run.check_output(options(tmp_path, output=tmp_path / "new" / f"{'n' * 237}.jsonl"))
     with pytest.raises(BadInputError, match="File name too long; choose a shorter name"):
@@ -177,6 +203,22 @@ def test_a_name_too_long_for_the_tables_temporary_file_is_refused_before_anythin
 def test_output_in_folders_yet_to_be_made_is_fine(tmp_path: Path) -> None:
     run.check_output(options(tmp_path, output=tmp_path / "a" / "b" / "run.jsonl"))
     run.check_output(options(tmp_path))
+
+
+def test_output_whose_name_has_another_suffix_is_a_folder_that_exists_or_a_mistyped_file(tmp_path: Path) -> None:
+    folder = tmp_path / "runs.old"
+    with pytest.raises(BadInputError, match=r"neither a \.jsonl file nor an existing folder: write .*runs\.jsonl, or"):
+        run.check_output(options(tmp_path, output=folder))
+    run.check_output(options(tmp_path, results=folder))
+    folder.mkdir()
+    run.check_output(options(tmp_path, output=folder))
+
+
+def test_what_a_killed_writer_of_the_table_left_is_removed(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
+    left = tmp_path / ".run.csv.0a1b2c3d.tmp"
+    left.touch()
+    start(fake_launcher, options(tmp_path, output=tmp_path / "run.jsonl"))
+    assert not left.exists()
 
 
 def test_output_to_an_empty_file_is_fine(tmp_path: Path) -> None:
@@ -206,8 +248,9 @@ def test_share_of_measuring_counts_warm_up_training_and_evaluation(fake_launcher
     halved = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=footer))
     assert run.measuring_share(halved) == pytest.approx(0.5)
     assert run.measuring_share(dataclasses.replace(halved, executed=3)) == pytest.approx(0.25)
-    unfinished = dataclasses.replace(finished, run=dataclasses.replace(finished.run, footer=None))
-    assert run.measuring_share(unfinished) is None
+    for unfinished in (None, dataclasses.replace(footer, complete=False)):
+        stored = dataclasses.replace(finished.run, footer=unfinished)
+        assert run.measuring_share(dataclasses.replace(finished, run=stored)) is None
 
 
 def test_estimate_probes_trials_and_stores_nothing(fake_launcher: FakeLauncher, tmp_path: Path) -> None:
@@ -227,19 +270,22 @@ def test_epochs_are_reported_as_they_end(fake_launcher: FakeLauncher, tmp_path: 
     measured = [outcome.epochs for outcome in outcomes if isinstance(outcome, Measurement)]
     assert display.notes == [f"{epoch.train_seconds:g}" for epochs in measured for epoch in epochs]
     assert len(display.notes) == 12
+    assert display.numbers == [1, 2, 3, 4, 5, 6]
 
 
-def test_trials_probes_and_data_are_those_of_the_data_root_however_it_is_written(
+def test_trials_probes_and_data_have_the_time_limit_and_the_data_root_however_it_is_written(
     fake_launcher: FakeLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    local = LocalExecutor(fake_launcher, ExecutionOptions(data_root=Path("data"), timeout_seconds=60))
+    local = LocalExecutor(fake_launcher, ExecutionOptions(data_root=Path("data"), timeout_seconds=9000))
     plan = local.plan(REQUEST)
+    fake_launcher.timeouts.clear()
     local.prepare("mnist")
     local.probe(Trial(configuration=plan.configurations[0], seed=0, repeat=0))
     next(local.execute(missing_trials(plan, ()), lambda: True, Display()))
     roots = [request["root"] for request in fake_launcher.requests if "root" in request]
     assert roots == [str(tmp_path / "data")] * 3
+    assert fake_launcher.timeouts == pytest.approx([9000] * len(fake_launcher.timeouts), abs=60)
 
 
 def test_estimate_holds_the_devices_while_it_probes(fake_launcher: FakeLauncher) -> None:

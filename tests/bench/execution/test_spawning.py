@@ -44,7 +44,7 @@ def test_spawning_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
 def leaving(tmp_path: Path) -> str:
     """What passes for an interpreter, but leaves something behind that holds its standard streams, and dies."""
     program = tmp_path / "python"
-    program.write_text("#!/bin/sh\nsleep 600 &\nexit 3\n")
+    program.write_text("#!/bin/sh\nexec 3<&0\nsleep 600 <&3 &\nexit 3\n")
     program.chmod(0o755)
     return str(program)
 
@@ -61,14 +61,27 @@ def test_spawned_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind(leav
 @pytest.mark.skipif(sys.platform == "win32", reason="a program of the shell")
 def test_a_spawned_trial_of_several_ranks_is_told_their_number_and_explained_by_its_own_output(tmp_path: Path) -> None:
     program, said = tmp_path / "python", tmp_path / "said"
-    program.write_text(f'#!/bin/sh\ntest -e "{said}" || echo "$@" | tee "{said}" >&2\nexit 3\n')
+    program.write_text(f'#!/bin/sh\ntest -e "{said}" || echo "$SEEN" "$@" | tee "{said}" >&2\nexit 3\n')
     program.chmod(0o755)
+    seen = {"SEEN": "a variable"}
     of_four = make_trial(make_configuration(world_size=4))
-    with contextlib.closing(SpawningLauncher(python=str(program))) as launcher:
+    with contextlib.closing(SpawningLauncher(python=str(program), preload=("json",), variables=seen)) as launcher:
         first, second = (run_trial(launcher, of_four, root=None, timeout_seconds=60).outcome for _ in range(2))
     assert isinstance(first, Failure)
     assert isinstance(second, Failure)
     assert first.message.endswith(
-        "exit status 3; its last output: -m bench.worker.ranks 4 torch._dynamo bench.worker.devices bench.worker.meters"
+        "exit status 3; its last output: "
+        "a variable -m bench.worker.ranks 4 json torch._dynamo bench.worker.devices bench.worker.meters"
     )
     assert second.message.endswith("exit status 3")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a program of the shell")
+def test_closing_ends_a_spawned_trial_that_is_still_running(tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    launcher = SpawningLauncher(python=str(program))
+    process = launcher.start()
+    launcher.close()
+    assert "SIGKILL" in process.wait()

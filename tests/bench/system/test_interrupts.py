@@ -12,6 +12,8 @@ from bench.system.interrupts import SIGNALS, Interrupts
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")
 
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
@@ -20,7 +22,7 @@ def handlers() -> Iterator[None]:
     def ignore(number: int, frame: FrameType | None) -> None:
         del number, frame
 
-    before = {number: signal.signal(number, ignore) for number in SIGNALS}
+    before = {number: signal.signal(number, ignore) for number in map(signal.Signals.__getitem__, NAMES)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -31,10 +33,10 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_the_command_as_interrupted(number: signal.Signals) -> None:
-    with pytest.raises(InterruptedRunError, match=f"^interrupted by {number.name}$") as caught, Interrupts():
-        send(number)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_signal_ends_the_command_as_interrupted(name: str) -> None:
+    with pytest.raises(InterruptedRunError, match=f"^interrupted by {name}$") as caught, Interrupts():
+        send(signal.Signals[name])
     assert caught.value.exit_code == ExitCode.INTERRUPTED
 
 

@@ -50,6 +50,22 @@ def test_a_pipe_or_a_device_is_refused_instead_of_being_replaced_by_a_file(tmp_p
             require_writable(tmp_path / name)
 
 
+def test_a_file_in_a_folder_that_is_missing_or_read_only_is_refused_and_so_is_a_link_to_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, link = tmp_path / "there", tmp_path / "link.json"
+    with pytest.raises(BadInputError, match=r"there is not a writable folder; name another file$"):
+        require_writable(there / "real.json")
+    there.mkdir()
+    (there / "real.json").touch()
+    link.symlink_to(there / "real.json")
+    monkeypatch.setattr(os, "access", lambda folder, _mode: folder != there)
+    for path in (there / "new.json", link):
+        with pytest.raises(BadInputError, match=r"there is not a writable folder; name another file$"):
+            require_writable(path)
+    require_writable(tmp_path / "new.json")
+
+
 def test_a_symbolic_link_is_followed_instead_of_being_replaced(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     real, link = tmp_path / "there" / "real.json", tmp_path / "link.json"
