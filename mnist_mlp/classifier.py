@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mnist_mlp.checks import check_type
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import MLP, loss_function
@@ -78,7 +79,12 @@ class Classifier:
         return probabilities
 
     def evaluate(self, dataset: Dataset) -> Evaluation:
-        """Evaluate the model on the dataset's test images; the loss is computed in float64."""
+        """Evaluate the model on the dataset's test images; the loss is computed in float64.
+
+        Raises:
+            InvalidValueError: `dataset` is not a `Dataset`.
+        """
+        check_type("dataset", dataset, Dataset, "a Dataset, for example load_dataset('mnist')")
         outputs = torch.cat([output.cpu() for output in self._outputs(dataset.test_images)])
         labels = dataset.test_labels.cpu()
         loss = loss_function(self.recipe.loss)(outputs.double(), labels)

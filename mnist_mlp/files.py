@@ -21,6 +21,13 @@ def check_writable_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputError(
+            f"{str(folder)!r} cannot be a folder, because it is a file or lies in one: name another path"
+        ) from error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

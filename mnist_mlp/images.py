@@ -25,6 +25,7 @@ from numpy.polynomial.polynomial import polygrid2d, polyvander2d
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from mnist_mlp.errors import WorkloadError
+from mnist_mlp.paths import expanded
 
 FORMATS: Final = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 """Accepted file formats. Pillow has many more decoders, which untrusted files should not reach."""
@@ -143,12 +144,15 @@ def as_text(pixels: npt.NDArray[np.uint8]) -> str:
 def prepare_image(source: Path | str | Image.Image) -> PreparedImage:
     """Return the digit in a picture of any size and colour, dark on light or light on dark, in MNIST's form.
 
+    Several digits are read as one: `PreparedImage.aspect` and `PreparedImage.columns` tell that there may be several.
+
     Args:
         source: the path of a file in one of `FORMATS`, or a Pillow image. Grey of more than 8 bits is scaled so that
             the highest level in the picture is white.
 
     Raises:
         ImageError: the file is missing, damaged, too large or of another format, or the picture is empty.
+        InvalidValueError: there is no home folder for the ``~`` in `source`.
     """
     if not isinstance(source, Image.Image | str | Path):
         raise ImageError(
@@ -184,7 +188,7 @@ def _reading(name: str) -> Iterator[None]:
 def _open(source: Path | str | Image.Image) -> Image.Image:
     if isinstance(source, Image.Image):
         return ImageOps.exif_transpose(source)  # a copy: the caller's image stays unchanged
-    path = Path(source)
+    path = expanded(source)
     if not path.is_file():
         reason = "is not a file" if path.exists() else "does not exist"
         raise ImageError(f"{reason}: name a file with a picture of one digit")

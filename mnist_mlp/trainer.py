@@ -248,9 +248,10 @@ class Trainer:
     def _finite(self, what: str, tally: Tally, index: int) -> Score:
         score = tally.read()
         if not math.isfinite(score.loss):
+            momentum = f", or the momentum, which is {self.recipe.momentum:g}" if self.recipe.momentum else ""
             raise NonFiniteLossError(
                 f"the {what} loss became {score.loss} in epoch {index + 1}, so the training has diverged: "
-                f"lower the learning rate, which is {self.recipe.learning_rate:g}"
+                f"lower the learning rate, which is {self.recipe.learning_rate:g}{momentum}"
             )
         return score
 

@@ -16,3 +16,10 @@ def test_unprepared_picture_is_refused_whatever_its_size() -> None:
     for picture in pictures:
         with pytest.raises(InvalidValueError, match=r"of type Image cannot be classified: .*mnist_mlp\.prepare_image"):
             model.predict(picture)
+
+
+def test_evaluation_on_what_is_no_dataset_is_refused_with_the_way_to_get_one() -> None:
+    model = Classifier(RECIPE, MLP(RECIPE.layers))
+    name: Any = "mnist"
+    with pytest.raises(InvalidValueError, match=r"dataset 'mnist' is of type str: give a Dataset, .*load_dataset"):
+        model.evaluate(name)

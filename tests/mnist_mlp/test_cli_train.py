@@ -102,7 +102,7 @@ def test_output_that_cannot_be_written_is_detected_before_training(
     code, out, err = run("train", *SMALL, option, tmp_path / "file" / "below")
     assert (code, out) == (2, "")
     assert err.startswith("mnist-mlp: ")
-    assert "cannot be written" in err
+    assert "cannot be a folder, because it is a file or lies in one" in err
 
 
 def test_one_path_for_two_outputs_is_refused(run: CommandLine, tmp_path: Path) -> None:

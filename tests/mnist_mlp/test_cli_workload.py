@@ -80,7 +80,7 @@ def test_recipes_come_as_markdown_and_as_json_with_every_hyperparameter(run: Com
             "--data-root 'data' only applies to datasets that are kept in files",
         ),
         (("data", "--dataset", "synthetic", "--data-root", "data"), "'synthetic' is generated: leave it out"),
-        (("data", "--dataset", "digits", "--plots", f"{__file__}/plots"), "cannot be written"),
+        (("data", "--dataset", "digits", "--plots", f"{__file__}/plots"), "because it is a file or lies in one"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_two(run: CommandLine, arguments: tuple[str, ...], message: str) -> None:

@@ -30,11 +30,16 @@ def test_folder_device_and_read_only_file_are_refused(tmp_path: Path, monkeypatc
         check_writable_file(locked)
 
 
-def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for check in (check_writable_folder, check_writable_file):
-        with pytest.raises(OutputError, match="cannot be written"):
-            check(tmp_path / "file" / "plots")
+def test_file_in_place_of_a_folder_is_refused_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    refusal = "cannot be a folder, because it is a file or lies in one: name another path"
+    for folder in (file, file / "plots", file / "plots" / "more"):
+        with pytest.raises(OutputError, match=refusal):
+            check_writable_folder(folder)
+    for path in (file / "model.pth", file / "models" / "model.pth"):
+        with pytest.raises(OutputError, match=refusal):
+            check_writable_file(path)
 
 
 @pytest.mark.parametrize("length", [300, 245])

@@ -466,6 +466,14 @@ def test_missing_file_folder_text_and_cut_file_are_refused_by_name(tmp_path: Pat
             prepare_image(path)
 
 
+def test_picture_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seven().save(tmp_path / "my.png")
+    assert np.array_equal(prepare_image("~/my.png").pixels, prepare_image(seven()).pixels)
+    with pytest.raises(ImageError, match=r"picture '~/nix\.png' does not exist"):
+        prepare_image("~/nix.png")
+
+
 def test_unsupported_formats_are_not_opened(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="not in a supported format"):
         prepare_image(saved(tmp_path, seven(), "seven.tiff"))

@@ -305,6 +305,12 @@ def test_diverged_training_names_the_loss_the_epoch_and_the_learning_rate(datase
     assert len(trainer.history) == 0
 
 
+def test_diverged_training_with_momentum_names_that_too(dataset: Dataset) -> None:
+    recipe = replace(RECIPE, learning_rate=1e30, optimizer="sgd", momentum=1.5)
+    with pytest.raises(NonFiniteLossError, match=r"lower the learning rate.*, or the momentum, which is 1\.5$"):
+        make(dataset, recipe).fit()
+
+
 def test_a_model_that_could_not_be_loaded_is_not_saved(dataset: Dataset, tmp_path: Path) -> None:
     trainer = make(dataset, replace(RECIPE, learning_rate=1e30, optimizer="sgd"))
     with pytest.raises(NonFiniteLossError):
