@@ -54,13 +54,17 @@ def _status(device: str, module: ModuleType, index: int) -> DeviceStatus:
 
 
 def _why_no_cuda() -> str:
-    if torch.version.cuda is None:
+    build = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}  # torch calls AMD's devices cuda too
+    known = next(
+        (f"torch {torch.__version__} has {name} {version}" for name, version in build.items() if version), None
+    )
+    if known is None:
         return f"this build of torch ({torch.__version__}) has no CUDA: install one that does"
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        return f"torch {torch.__version__} has CUDA {torch.version.cuda}, but: {str(error).split('. ')[0].strip()}"
-    return f"torch {torch.__version__} has CUDA {torch.version.cuda}, but the driver shows no device"
+        return f"{known}, but: {str(error).split('. ')[0].strip()}"
+    return f"{known}, but the driver shows no device"
 
 
 def _why_no_mps() -> str:

@@ -115,7 +115,7 @@ class ContentionMeter:
         return Contention(
             process_cpu_seconds=own,
             other_cpu_seconds=None if busy is None else max(0.0, busy - own),
-            steal_seconds=steal,
+            steal_seconds=None if steal is None else max(0.0, steal),  # it may run backwards when a machine migrates
             involuntary_switches=None if switches is None else int(switches),
         )
 

@@ -175,7 +175,22 @@ def test_this_machine_can_be_described() -> None:
 def test_a_build_without_cuda_says_so(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     backends()
     monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
     assert status_of("cuda").reason == f"this build of torch ({torch.__version__}) has no CUDA: install one that does"
+
+
+def test_a_build_for_amds_devices_is_not_told_to_install_cuda(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init() -> None:
+        raise RuntimeError("No HIP GPUs are available")
+
+    backends()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "7.1.25424")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    reason = f"torch {torch.__version__} has ROCm 7.1.25424, but: No HIP GPUs are available"
+    assert status_of("cuda").reason == reason
 
 
 @pytest.mark.parametrize("error", [RuntimeError, AssertionError])

@@ -300,6 +300,13 @@ def test_coarse_counters_never_make_the_others_time_negative(counters: Callable[
     assert meter.stop().other_cpu_seconds == 0.0
 
 
+def test_a_counter_of_steal_that_ran_backwards_makes_no_negative_time(counters: Callable[..., None]) -> None:
+    counters(machine=(BEFORE, AFTER._replace(steal=0.0)), own=(20.0, 23.5))
+    meter = ContentionMeter()
+    meter.start()
+    assert meter.stop().steal_seconds == 0.0
+
+
 def test_steal_is_none_where_the_system_has_no_such_counter(counters: Callable[..., None]) -> None:
     counters(machine=(MacTimes(1.0, 0.0, 1.0, 5.0), MacTimes(3.0, 0.0, 2.0, 9.0)), own=(0.0, 1.0))
     meter = ContentionMeter()

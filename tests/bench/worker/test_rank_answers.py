@@ -111,8 +111,9 @@ def test_contention_of_two_hosts_adds_up() -> None:
 def test_the_rank_that_waited_most_counts() -> None:
     first = make_contention(pressure_stall_seconds=1.0, throttled_seconds=4.0, load_average=None)
     second = make_contention(pressure_stall_seconds=3.0, throttled_seconds=None, load_average=2.0)
-    merged = contended(first, second, hosts=(0, 0))
-    assert (merged.pressure_stall_seconds, merged.throttled_seconds, merged.load_average) == (3.0, 4.0, 2.0)
+    third = make_contention(pressure_stall_seconds=2.0, throttled_seconds=5.0, load_average=1.0)
+    merged = contended(first, second, third, hosts=(0, 0, 0))
+    assert (merged.pressure_stall_seconds, merged.throttled_seconds, merged.load_average) == (3.0, 5.0, 2.0)
 
 
 def test_the_first_ranks_evaluation_counts() -> None:

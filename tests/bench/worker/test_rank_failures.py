@@ -96,6 +96,12 @@ def test_a_connection_that_broke_without_a_report_is_said_in_plain_words() -> No
     assert (failure.kind, failure.message) == (FailureKind.CRASH, "a rank has ended without reporting why")
 
 
+def test_a_connection_that_broke_within_a_request_is_said_in_plain_words_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Failure(kind=FailureKind.CRASH, message="RuntimeError: [gloo] Connection reset by peer")
+    monkeypatch.setattr(RankSession, "answer", lambda *_: {"failure": to_json(broken)})
+    assert lead_into_failure(Scripted(None)).message == "a rank has ended without reporting why"
+
+
 LAST = {"do": "prepare", "last": True}
 
 

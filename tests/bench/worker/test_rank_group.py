@@ -19,6 +19,12 @@ def test_what_is_sent_arrives() -> None:
         assert group.hosts == (0,)
 
 
+def test_hosts_are_numbered_by_their_first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "exchange", lambda *_: ["node c", "node a", "node c", "node b"])
+    with Group(HashStore(), "trial", rank=0, world_size=1) as group:
+        assert group.hosts == (0, 1, 0, 2)
+
+
 def test_of_several_failures_of_a_trial_the_first_counts_and_the_next_trial_has_none() -> None:
     store = HashStore()
     with Group(store, "first trial", rank=0, world_size=1) as group:

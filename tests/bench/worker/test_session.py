@@ -20,7 +20,7 @@ from bench.protocol.messages import DatasetReady, Evaluated, Finished, Peaked, P
 from bench.protocol.rates import DeviceRates
 from bench.records import Configuration, Description, Energy, Failure, FailureKind, Peak, Settings, Trial
 from bench.worker import session as worker
-from bench.worker.conditions import DeviceWatch
+from bench.worker.conditions import DeviceWatch, HostPressure
 from bench.worker.devices import Device
 from bench.worker.meters import ContentionMeter, HostMemory, Yardstick, machine_cpu_seconds
 from bench.worker.settings import SettingsError, apply_precision
@@ -97,9 +97,9 @@ def test_the_peak_is_measured_with_the_threads_asked_for(session: worker.Session
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.mnist
-def test_measured_training_is_bit_for_bit_the_training_without_the_harness(session: worker.Session) -> None:
-    configuration = dataclasses.replace(TINY, dataset="mnist")
+@pytest.mark.parametrize("name", ["digits", pytest.param("mnist", marks=pytest.mark.mnist)])
+def test_measured_training_is_bit_for_bit_the_training_without_the_harness(session: worker.Session, name: str) -> None:
+    configuration = dataclasses.replace(TINY, dataset=name, batch_size=512)
     prepared = ask(session, Prepared, prepare(configuration))
     measured = []
     for epoch in range(2):
@@ -107,7 +107,7 @@ def test_measured_training_is_bit_for_bit_the_training_without_the_harness(sessi
         evaluated = ask(session, Evaluated, {"do": "evaluate"})
         measured.append((trained.train_loss, trained.train_correct, evaluated.test_loss, evaluated.test_correct))
 
-    dataset = data.load("mnist")
+    dataset = data.load(name)
     training = Training(worker.recipe_of(configuration), dataset, device=torch.device("cpu"), seed=3)
     plain = []
     for epoch in range(2):
@@ -192,6 +192,17 @@ def test_training_is_built_from_every_field_of_the_trial(
             "ranks": session.ranks,
         },
     ]
+
+
+def test_data_are_loaded_from_the_folder_asked_for(
+    session: worker.Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(name: str, root: Path | None) -> None:
+        raise WorkloadError(f"no {name} in {root}")
+
+    monkeypatch.setattr(data, "load", refuse)
+    for request in (prepare(), {"do": "dataset", "name": "synthetic"}):
+        assert session.answer(request | {"root": str(tmp_path)}) == {"bad_input": f"no synthetic in {tmp_path}"}
 
 
 def test_engine_that_fails_on_this_machine_is_unsupported_and_not_bad_input(
@@ -319,17 +330,26 @@ def test_an_epoch_is_timed_between_waits_for_the_device_and_all_meters_are_aroun
     monkeypatch.setattr(Device, "synchronise", logged("wait", Device.synchronise))
     monkeypatch.setattr(worker.Session, "meet", logged("other ranks", worker.Session.meet))
     monkeypatch.setattr(HostMemory, "reset_peak", logged("host's peak", HostMemory.reset_peak))
+    monkeypatch.setattr(HostMemory, "peak", logged("peaks are read", HostMemory.peak))
+    monkeypatch.setattr(DeviceWatch, "start", logged("conditions", DeviceWatch.start))
+    monkeypatch.setattr(DeviceWatch, "stop", logged("conditions' end", DeviceWatch.stop))
+    monkeypatch.setattr(HostPressure, "start", logged("pressure", HostPressure.start))
+    monkeypatch.setattr(HostPressure, "stop", logged("pressure's end", HostPressure.stop))
     monkeypatch.setattr(ContentionMeter, "start", logged("contention", ContentionMeter.start))
     monkeypatch.setattr(ContentionMeter, "stop", logged("contention's end", ContentionMeter.stop))
+    monkeypatch.setattr(Training, "order", logged("order", Training.order))
     monkeypatch.setattr(Training, "train", logged("train", Training.train))
+    monkeypatch.setattr(Training, "evaluate", logged("evaluation", Training.evaluate))
+    monkeypatch.setattr(Tally, "read", logged("score", Tally.read))
     monkeypatch.setattr(worker, "Timer", lambda wait: Timer(wait, logged("clock", time.perf_counter)))
     ask(session, Prepared, prepare())
     log.clear()
     for epoch in range(2):
         assert ask(session, Trained, {"do": "train", "epoch": epoch}).yardstick_seconds == 0.75
-    before = ["yardstick", "device's peak", "host's peak", "energy", "wait", "other ranks", "contention"]
-    timed = ["wait", "clock", "train", "wait", "clock"]
-    assert log == [*before, *timed, "contention's end", "energy's end", "yardstick"] * 2
+    before = ["yardstick", "conditions", "pressure", "device's peak", "host's peak", "energy", "wait", "other ranks"]
+    timed = ["contention", "wait", "clock", "order", "train", "wait", "clock", "contention's end"]
+    after = ["energy's end", "pressure's end", "conditions' end", "peaks are read", "yardstick", "score"]
+    assert log == [*before, *timed, *after] * 2
     finished = ask(session, Finished, {"do": "finish"})
     assert (finished.energy, finished.energy_reason) == (make_energy(), "")
 
