@@ -1,6 +1,7 @@
 """How the ranks of a training meet and communicate: torch's process group and its store. Worker only."""
 
 import os
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final, Self
@@ -17,15 +18,26 @@ _LONG: Final = timedelta(days=30)
 """Longer than any trial's time limit, at which the harness ends the ranks, so that none waits for ever."""
 
 _REACH: Final = timedelta(seconds=30)
-"""How long the launcher's store, which is older than its ranks, may take to be reached."""
+"""How long the launcher's store may take to be reached."""
 
 _REPORT: Final = "failed"
 """The store's key for the failing answer of the first rank that has one."""
 
 
 def open_store() -> TCPStore:
-    """Return the store that the launcher of these ranks keeps, at the address given in the environment."""
-    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=_REACH)
+    """Return the store that the launcher of these ranks keeps, at the address given in the environment.
+
+    Raises:
+        RuntimeError: the store cannot be reached.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # The store is older than its ranks: where nothing listens, it has gone. TCPStore would go on trying to connect, for
+    # up to twice its time limit.
+    try:
+        socket.create_connection((host, port), _REACH.total_seconds()).close()
+    except OSError as error:
+        raise RuntimeError(f"the store of the ranks' launcher cannot be reached: {error}") from error
+    store = TCPStore(host, port, is_master=False, timeout=_REACH)
     store.set_timeout(_LONG)
     return store
 
