@@ -27,7 +27,7 @@ from bench.cli import cli as bench_cli
 from bench.coding import to_json
 from bench.protocol.messages import Stretched
 from bench.protocol.soundness import Check, Checked, Outcome
-from bench.records import DeviceStatus, Run
+from bench.records import Configuration, DeviceStatus, Run
 from bench.storage.store import read_run
 from mnist_mlp import Trainer
 from mnist_mlp.cli import cli as workload_cli
@@ -212,11 +212,23 @@ def sandbox(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def some_configurations(run: Run) -> Run:
-    """Return the run as if it had had these sizes alone: enough to fit a model to, and few enough to draw."""
+    """Return the run as if it had had few sizes, enough to fit a model to, and a GPU in the place of engine fused."""
+
+    def placed(chosen: Configuration) -> Configuration:
+        on_gpu = dataclasses.replace(chosen, device="cuda:0", engine="eager")
+        return on_gpu if chosen.engine == "fused" else chosen
+
     plan = run.header.plan
-    kept = tuple(c for c in plan.configurations if c.engine == "eager" and c.width != 128 and c.batch_size != 1024)[::2]
-    header = dataclasses.replace(run.header, plan=dataclasses.replace(plan, configurations=kept))
-    records = tuple(record for record in run.records if record.trial.configuration in kept)
+    sizes = [(width, batch_size) for width in (64, 256, 512, 1024, 2048) for batch_size in (16, 256, 4096)][::2]
+    kept = tuple(c for c in plan.configurations if (c.width, c.batch_size) in sizes)
+    header = dataclasses.replace(run.header, plan=dataclasses.replace(plan, configurations=tuple(map(placed, kept))))
+    records = tuple(
+        dataclasses.replace(
+            record, trial=dataclasses.replace(record.trial, configuration=placed(record.trial.configuration))
+        )
+        for record in run.records
+        if record.trial.configuration in kept
+    )
     return dataclasses.replace(run, header=header, records=records)
 
 

@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     epilog=exit_codes({0: "done, whatever the verdicts (use check or ab as a gate)", 5: "nothing in common"}),
 )
 @click.argument("baseline", metavar="BASELINE", type=RUN)
-@click.argument("candidate", metavar="CANDIDATE", type=RUN)
+@click.argument("candidate", metavar="[CANDIDATE]", type=RUN, required=False)
 @click.option("--format", "layout", type=Choice(FORMATS), default="table", show_default=True)
 @click.option("--only-changed", is_flag=True, help="Leave out rows that are the same or inconclusive.")
 @click.option(
     "--between",
     metavar="DIMENSION=A,B",
-    help="Compare the baseline's rows with value A with the candidate's rows with value B: device=cpu,cuda.",
+    help="Compare the baseline's rows with value A with the candidate's rows with value B: device=cpu,cuda. "
+    "Without CANDIDATE, both are of the same run.",
 )
 @click.option(
     "--price-per-hour",
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 @garbage_collection_paused()
 def compare_command(  # noqa: PLR0913 - one parameter an option
     baseline: str,
-    candidate: str,
+    candidate: str | None,
     *,
     layout: Literal["table", "markdown", "csv", "json"],
     only_changed: bool,
@@ -70,7 +71,7 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
     python -m bench compare latest~1 latest
     python -m bench compare laptop=a.jsonl server=b.jsonl --format markdown
     python -m bench compare a.jsonl b.jsonl --price-per-hour cuda=2.5,cpu=0.1
-    python -m bench compare latest latest --between device=cpu,cuda
+    python -m bench compare latest --between device=cpu,cuda
     python -m bench compare 0001_main.json 0002_branch.json --only-changed
     """  # noqa: D301 - \b is for click: keep these lines as they are
     from bench.compare.compare_rounds import compare_rounds
@@ -78,6 +79,13 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
     from bench.compare.comparison import RoundsSource, Source
     from bench.compare.view import render_comparison
 
+    if candidate is None:
+        if between is None:
+            raise BadInputError(
+                f"{baseline} has no candidate to be compared with: name a second run, or two values of one dimension "
+                "within this run, such as --between device=cpu,cuda"
+            )
+        candidate = baseline
     ours, theirs = _read_both(baseline, candidate, results)
     prices = None if price_per_hour is None else _prices(price_per_hour, ours, theirs)
     chosen = None if between is None else _between(between)

@@ -29,10 +29,13 @@ def heading(comparison: Comparison) -> Iterator[str]:
     kind = "hardware comparison" if comparison.is_hardware else "comparison"
     yield f"{kind}: {_label(comparison.candidate)} against the baseline {_label(comparison.baseline)}"
     (baseline, *there), (candidate, *here) = map(_about, (comparison.baseline, comparison.candidate))
-    yield f"baseline: {baseline}"
-    if there != here:
-        yield from there
-    yield f"candidate: {candidate}"
+    if baseline == candidate:
+        yield baseline
+    else:
+        yield f"baseline: {baseline}"
+        if there != here:
+            yield from there
+        yield f"candidate: {candidate}"
     yield from here
     for difference in comparison.differences:
         yield f"differs, baseline / candidate, in {harmless(difference, 200)}"

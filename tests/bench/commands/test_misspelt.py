@@ -44,8 +44,8 @@ def bench(*arguments: str) -> Result:
         ("show latest --sort -epoch_second", "epoch_seconds"),
         ("show latest --filter batchsize=64", "batch_size"),
         ("show latest --price-per-hour cqu=1", "cpu"),
-        ("compare latest latest --between devise=cpu,cuda", "device"),
-        ("compare latest latest --between engine=eagre,eager", "eager"),
+        ("compare latest --between devise=cpu,cuda", "device"),
+        ("compare latest --between engine=eagre,eager", "eager"),
     ],
 )
 def test_misspelt_name_is_answered_with_the_one_that_was_meant(line: str, meant: str, tmp_path: Path) -> None:

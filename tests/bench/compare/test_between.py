@@ -64,6 +64,18 @@ def test_two_devices_of_one_run_are_compared_without_drift() -> None:
     assert "include a drift" not in said
 
 
+def test_without_a_candidate_both_values_are_of_the_same_run() -> None:
+    store(two_devices(), Path("a.jsonl"))
+    both = ("--between", "device=cpu,cuda")
+    said = compare("a.jsonl", *both).stdout
+    assert said == compare("a.jsonl", "a.jsonl", *both).stdout
+    assert said.count("\nrun ") == 1
+    assert "baseline: run" not in said
+    alone = compare("a.jsonl")
+    assert alone.exit_code == 2
+    assert "name a second run, or two values of one dimension" in alone.stderr
+
+
 @pytest.mark.parametrize("repeats", [1, 8])
 def test_equal_values_of_two_configurations_are_two_measurements(repeats: int) -> None:
     chosen = [make_configuration(threads=threads) for threads in (1, 2)]

@@ -51,7 +51,7 @@ def test_table_that_cannot_fit_is_as_narrow_as_its_words_let_it_be() -> None:
         "show scaling.jsonl",
         "show recipes.jsonl --claims",
         "compare either-side.jsonl either-side.jsonl",
-        "compare scaling.jsonl scaling.jsonl --between engine=eager,fused",
+        "compare scaling.jsonl --between engine=eager,fused",
         "compare quick.jsonl quick.jsonl --price-per-hour 2",
         "predict scaling.jsonl",
         "predict threads.jsonl",
