@@ -300,6 +300,12 @@ def test_changes_are_written_with_their_sign_and_unit() -> None:
         "1900.0 % slower",
     ]
     assert change_words(5000.0) == "> 100000 % slower"
+    assert [change_words(each) for each in (0.0, 1e-5, -1e-5, 0.0006)] == [
+        "unchanged",
+        "less than 0.1 % slower",
+        "less than 0.1 % faster",
+        "0.1 % slower",
+    ]
     assert change_interval_text(Interval(low=-0.1, high=0.1, level=0.95)) == "-9.5 % to +10.5 %"
     assert effect_text(0.05) == "5.1 %"
     assert effect_text(math.inf) == effect_text(None) == ""
