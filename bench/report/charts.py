@@ -7,7 +7,7 @@ colour and marker, cells by shade and number.
 import enum
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -15,6 +15,13 @@ from bench.report.axes import Axis, Scale, make_scale
 
 MAX_SERIES: Final = 8
 """The number of markers and colours."""
+
+
+_DOTS_ASIDE: Final = 7.0
+"""How far beside its bar a series has its dots, and the next series its bar, in points."""
+
+_WIDEST_DODGE: Final = 18.0
+"""The space that all bars at the same place share, in points: half of what lies between ticks."""
 
 
 class Kind(enum.StrEnum):
@@ -153,6 +160,30 @@ def places(chart: LineChart) -> Iterator[tuple[float, float]]:
             yield from ((point.x, y) for y in (point.y, point.low, point.high) if y is not None)
         for trace in series.traces:
             yield from trace
+
+
+def dodges(several: Sequence[Series]) -> list[tuple[float, float]]:
+    """Return how far each series is moved along the x axis, and its dots, in points of 1/72 inch on paper.
+
+    Where a bar would hide another, all series with bars stand side by side, each with its dots beside it.
+    """
+    barred = [each for each in several if each.has_bars]
+    if not _has_overlap(barred):
+        return [(0.0, _DOTS_ASIDE if each.has_bars else 0.0) for each in several]
+    step = min(_DOTS_ASIDE, _WIDEST_DODGE / len(barred))
+    places = itertools.count(-step * (len(barred) - 1) / 2, step)
+    return [(place := next(places), place + step / 2) if each.has_bars else (0.0, 0.0) for each in several]
+
+
+def _has_overlap(several: Iterable[Series]) -> bool:
+    """Return whether the bars of two series overlap at any place."""
+    bars = sorted(
+        (point.x, point.low, point.high)
+        for series in several
+        for point in series.points
+        if point.low is not None and point.high is not None
+    )
+    return any(x == other and low <= high for (x, _, high), (other, low, _) in itertools.pairwise(bars))
 
 
 def last_value(series: Series) -> float:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Final
 
@@ -13,6 +14,7 @@ from bench.report.charts import (
     LineChart,
     RatioChart,
     Series,
+    dodges,
     last_value,
     places,
     ratio_scale,
@@ -94,15 +96,20 @@ def _line_parts(chart: LineChart, right: float) -> Iterator[str]:
     x = make_scale(chart.x, [x for x, _ in places(chart)], _LEFT, right)
     y = make_scale(chart.y, [y for _, y in places(chart)], _HEIGHT - _BOTTOM, _TOP)
     yield from _axes(chart, x, y)
-    for series in chart.series:
-        yield from _traces(series, x, y)
+    moved = dodges(chart.series)
+    for series, (_, aside) in zip(chart.series, moved, strict=True):
+        yield from _traces(series, _moved(x, aside), y)
     for value, label in chart.guides:
         if y.low <= value <= y.high:
             yield _line(_LEFT, y(value), x.end, y(value), "guide")
             yield _text(_LEFT + 5, y(value) - 4, _safe(label), "tick")
-    for series in chart.series:
-        yield from _curve(series, x, y)
+    for series, (aside, _) in zip(chart.series, moved, strict=True):
+        yield from _curve(series, _moved(x, aside), y)
     yield from _labels(chart, x, y)
+
+
+def _moved(scale: Scale, aside: float) -> Scale:
+    return replace(scale, start=scale.start + aside, end=scale.end + aside)
 
 
 def _axes(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
@@ -124,8 +131,7 @@ def _traces(series: Series, x: Scale, y: Scale) -> Iterator[str]:
     dots = [trace[0] for trace in series.traces if len(trace) == 1]
     lines = [trace for trace in series.traces if len(trace) > 1]
     if dots:
-        aside = 7 if series.has_bars else 0
-        path = "".join(f"M{x(a) + aside:.1f} {y(b):.1f}h0" for a, b in dots)
+        path = "".join(f"M{x(a):.1f} {y(b):.1f}h0" for a, b in dots)
         yield f'<path class="dots s{series.style}" d="{path}"/>'
     if lines:
         path = "".join(f"M{'L'.join(f'{x(a):.1f} {y(b):.1f}' for a, b in trace)}" for trace in lines)
