@@ -41,8 +41,8 @@ from bench.tables.summary import Summary, summarise_run
 MAX_RATIOS: Final = 60
 """Ratios that are drawn."""
 
-_MAX_ROWS: Final = 30
-"""Rows of a ratio chart: its texts are then still legible on a printed page."""
+_MAX_ROWS: Final = 20
+"""Rows of a ratio chart: its texts are then still legible on a printed page, below the heading of the comparison."""
 
 MAX_OPEN_ACCOUNTS: Final = 3
 """Accounts of taxes that are shown unfolded; more are folded below a table of their shares."""
