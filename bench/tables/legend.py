@@ -212,7 +212,7 @@ def _incomplete_notes(run: Run) -> Iterator[str]:
             f"shard {held} of {division.shards}: {missing} of {division.configurations * plan.repeats} trials are in "
             f"other shards; {completion(run.header)}"
         )
-    if run.footer is not None and run.footer.complete and not lost_trials(run):
+    if run.footer is not None and run.footer.complete and not run.lost_trials:
         return
     planned = plan.trial_count
     done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
@@ -264,15 +264,3 @@ def _name(summary: Summary, dimensions: Sequence[str]) -> str:
     device, model, batch_size = (COLUMNS[key].text(summary) for key in IDENTITY)
     others = (f"{COLUMNS[key].header} {COLUMNS[key].text(summary)}" for key in dimensions)
     return ", ".join((f"{device} {model} batch {batch_size}", *others))
-
-
-def lost_trials(run: Run) -> int:
-    """Return how many trials the footer counts that are no longer in the file, because lines of it were deleted."""
-    return 0 if run.footer is None else max(0, run.footer.measured + run.footer.failed - len(run.records))
-
-
-def is_complete(run: Run) -> bool:
-    """Return whether the run completed its plan, and the whole plan if it is a shard."""
-    division = run.header.division
-    ended = run.footer is not None and run.footer.complete and not lost_trials(run)
-    return ended and not (division is not None and division.missing)
