@@ -133,9 +133,7 @@ def csv_text(keys: Iterable[str], rows: Iterable[Mapping[str, Value]]) -> str:
 def _csv_cell(value: Value) -> Value:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, str) or (value.isprintable() and len(value) <= EXPORTED_CHARACTERS):
-        return value  # fast path: an export can hold millions of cells, and printable texts are harmless
-    return harmless(value, EXPORTED_CHARACTERS)
+    return harmless(value, EXPORTED_CHARACTERS) if isinstance(value, str) else value
 
 
 _BREAK: Final = re.compile(r"(?<!\d) | (?=[±(])")
