@@ -69,9 +69,9 @@ class Series:
     breaks: tuple[float, ...] = ()
 
     @property
-    def has_bars(self) -> bool:
-        """Whether any point has a range, whose bar would hide raw points at the same place."""
-        return any(point.low is not None for point in self.points)
+    def bars(self) -> list[tuple[float, float, float]]:
+        """Place, lower and upper end of each point's range, which would hide raw points at the same place."""
+        return [(each.x, each.low, each.high) for each in self.points if each.low is not None and each.high is not None]
 
     def pieces(self) -> list[list[Point]]:
         """Return the points, divided at the breaks."""
@@ -102,6 +102,11 @@ class LineChart(_Titled):
     y: Axis
     series: tuple[Series, ...]
     guides: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def labelled(self) -> list[Series]:
+        """The series that have a label: a name, and something that it names."""
+        return [each for each in self.series if each.name and (each.points or each.traces)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +142,11 @@ class Ratio:
     text: str
     verdict: str
 
+    @property
+    def marker(self) -> int:
+        """A triangle down for less time, up for more, a square for the same; a circle for everything else."""
+        return {"faster": 4, "slower": 2, "same": 1}.get(self.verdict, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioChart(_Titled):
@@ -167,23 +177,13 @@ def dodges(several: Sequence[Series]) -> list[tuple[float, float]]:
 
     Where a bar would hide another, all series with bars stand side by side, each with its dots beside it.
     """
-    barred = [each for each in several if each.has_bars]
-    if not _has_overlap(barred):
-        return [(0.0, _DOTS_ASIDE if each.has_bars else 0.0) for each in several]
-    step = min(_DOTS_ASIDE, _WIDEST_DODGE / len(barred))
-    places = itertools.count(-step * (len(barred) - 1) / 2, step)
-    return [(place := next(places), place + step / 2) if each.has_bars else (0.0, 0.0) for each in several]
-
-
-def _has_overlap(several: Iterable[Series]) -> bool:
-    """Return whether the bars of two series overlap at any place."""
-    bars = sorted(
-        (point.x, point.low, point.high)
-        for series in several
-        for point in series.points
-        if point.low is not None and point.high is not None
-    )
-    return any(x == other and low <= high for (x, _, high), (other, low, _) in itertools.pairwise(bars))
+    bars = sorted(bar for series in several for bar in series.bars)
+    if not any(x == other and low <= high for (x, _, high), (other, low, _) in itertools.pairwise(bars)):
+        return [(0.0, _DOTS_ASIDE if each.bars else 0.0) for each in several]
+    count = sum(bool(each.bars) for each in several)
+    step = min(_DOTS_ASIDE, _WIDEST_DODGE / count)
+    places = itertools.count(-step * (count - 1) / 2, step)
+    return [(place := next(places), place + step / 2) if each.bars else (0.0, 0.0) for each in several]
 
 
 def last_value(series: Series) -> float:
@@ -196,10 +196,6 @@ def last_value(series: Series) -> float:
 def ratio_tick(value: float) -> str:
     """Return the text of a tick of a ratio chart."""
     return f"{value:.4g}"
-
-
-VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
-"""A triangle down for less time, up for more, a square for the same; everything else is a circle."""
 
 
 def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:

@@ -24,7 +24,6 @@ from matplotlib.transforms import ScaledTranslation, Transform
 
 from bench.report.axes import Scale, make_scale
 from bench.report.charts import (
-    VERDICT_MARKERS,
     Chart,
     Heatmap,
     LineChart,
@@ -160,8 +159,7 @@ def _lines(chart: LineChart) -> Figure:
             axes.text(0.01, value, harmless(label, 20), transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
     for series, (aside, _) in zip(chart.series, moved, strict=True):
         _draw_series(axes, series, axes.transData + aside)
-    named = [series for series in chart.series if series.name and (series.points or series.traces)]
-    named.sort(key=last_value, reverse=True)  # in the order of the lines' ends, from the top
+    named = sorted(chart.labelled, key=last_value, reverse=True)  # in the order of the lines' ends, from the top
     handles = [
         Line2D([], [], color=_COLOURS[series.style], marker=_MARKERS[series.style], linestyle=_line(series))
         for series in named
@@ -206,10 +204,9 @@ def _draw_series(axes: Axes, series: Series, place: Transform) -> None:
     colour = _COLOURS[series.style]
     if series.level is not None:
         axes.axhline(series.level, color=colour, linestyle="--", linewidth=0.9)
-    ranged = [(each, each.low, each.high) for each in series.points if each.low is not None and each.high is not None]
-    if ranged:
-        lows, highs = zip(*((low, high) for _, low, high in ranged), strict=True)
-        axes.vlines([each.x for each, _, _ in ranged], lows, highs, color=colour, transform=place)
+    if series.bars:
+        xs, lows, highs = zip(*series.bars, strict=True)
+        axes.vlines(xs, lows, highs, color=colour, transform=place)
     for piece in series.pieces():
         axes.plot(
             [each.x for each in piece],
@@ -275,7 +272,6 @@ def _ratios(chart: RatioChart) -> Figure:
     for row, each in enumerate(chart.ratios):
         if each.low and each.high:
             axes.hlines(row, each.low, each.high, color=_COLOURS[0])
-        marker = _MARKERS[VERDICT_MARKERS.get(each.verdict.split()[0], 0)]
-        axes.plot(each.value, row, marker=marker, color=_COLOURS[0])
+        axes.plot(each.value, row, marker=_MARKERS[each.marker], color=_COLOURS[0])
         axes.text(1, row, harmless(f"{each.text} {each.verdict}", 60), transform=aside, va="center")
     return figure
