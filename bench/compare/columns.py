@@ -20,7 +20,7 @@ from bench.stats.judgement_text import (
     ratio_text,
 )
 from bench.tables.columns import harmless
-from bench.tables.fields import FIELDS, IDENTITY, NUMERIC
+from bench.tables.fields import FIELDS, IDENTITY
 from bench.tables.prices import SIDES, Prices, Side, format_cost
 from bench.units import format_percent
 
@@ -60,7 +60,7 @@ def _dimension_column(key: str, limit: int) -> Column:
     return Column(
         key=key,
         header=FIELDS[key].header,
-        is_numeric=key in NUMERIC,
+        is_numeric=FIELDS[key].numeric,
         cell=lambda row: " / ".join(dict.fromkeys(dimension(each, key, limit) for each in configurations(row))),
     )
 
