@@ -173,6 +173,16 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
 """Every raw field by its key, in the order of exports."""
 
 
+def constant_dimensions(configurations: Sequence[Configuration]) -> tuple[str, ...]:
+    """Return the keys of the dimensions that follow from no other column and have one value in all `configurations`.
+
+    That there is a single rank goes without saying.
+    """
+    independent = (key for key, others in DIMENSIONS.items() if not others)
+    values = {key: {getattr(each, key) for each in configurations} for key in independent}
+    return tuple(key for key, found in values.items() if len(found) == 1 and (key, found) != ("world_size", {1}))
+
+
 def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
     """Return the keys of the dimensions, not among `shown`, in which `summaries` differ and that no column shows."""
     found = set(varying_members([summary.configuration for summary in summaries]))
