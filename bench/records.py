@@ -535,10 +535,22 @@ class Run:
     header: Header
     records: tuple[TrialRecord, ...]
     footer: Footer | None
-    warnings: tuple[str, ...] = field(default=())
-    other_fingerprints: tuple[Fingerprint, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    other_fingerprints: tuple[Fingerprint, ...] = ()
 
     @property
     def fingerprints(self) -> tuple[Fingerprint, ...]:
         """Where the trials ran; a record's `fingerprint` is an index into these."""
         return (Fingerprint(machine=self.header.machine, software=self.header.software), *self.other_fingerprints)
+
+    @property
+    def lost_trials(self) -> int:
+        """How many trials the footer counts that are no longer in the file, because lines of it were deleted."""
+        return 0 if self.footer is None else max(0, self.footer.measured + self.footer.failed - len(self.records))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it completed its plan, and the whole plan if it is a shard."""
+        division = self.header.division
+        is_whole = division is None or not division.missing
+        return self.footer is not None and self.footer.complete and not self.lost_trials and is_whole

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +25,7 @@ _GAP: Final = 2
 """Spaces that tabulate puts between columns, and adds to the width of a heading."""
 
 _TRAINING_WIDTH: Final = 20
-"""Least width of the column `training`, in characters."""
+"""Least width of the column `training`, in characters; where there is less room, recipes are lists instead."""
 
 Layout = Literal["table", "markdown", "json"]
 
@@ -55,7 +55,7 @@ def to_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
 
 
 def recipe_table(layout: Layout, width: int) -> str:
-    """Return the recipes as text, wrapped to lines of `width` characters where words allow it."""
+    """Return the recipes as text in lines of `width` characters: a table, or a list where there is no room for one."""
     rows = [_recipe_row(recipe) for recipe in RECIPES.values()]
     if layout == "json":
         return to_json(rows)
@@ -73,7 +73,17 @@ def recipe_table(layout: Layout, width: int) -> str:
     training = headers.index("training")
     columns = list(zip((f"{header:{len(header) + _GAP}}" for header in headers), *cells, strict=True))
     others = sum(max(map(len, column)) for column in (*columns[:training], *columns[training + 1 :]))
-    left = max(_TRAINING_WIDTH, width - others - _GAP * (len(headers) - 1))
+    left = width - others - _GAP * (len(headers) - 1)
+    notes = (
+        "training: optimizer, learning rate (with a schedule: the highest), batch, epochs; output, loss; transform",
+        "claimed: test accuracy published by the recipe's tutorial",
+    )
+    if layout == "table" and left < _TRAINING_WIDTH:
+        items = (
+            f"{name}: {layers}, {parameters} parameters; claimed: {claimed}; training: {training_text}"
+            for name, layers, parameters, training_text, claimed in cells
+        )
+        return _filled((*items, "", *notes), width)
     table = tabulate(
         cells,
         headers=headers,
@@ -82,11 +92,13 @@ def recipe_table(layout: Layout, width: int) -> str:
         maxcolwidths=None if layout == "markdown" else [left if name == "training" else None for name in headers],
         disable_numparse=True,
     )
-    return (
-        f"{table}\n\n"
-        "training: optimizer, learning rate (with a schedule: the highest), batch, epochs; output, loss; transform\n"
-        "claimed: test accuracy published by the recipe's tutorial"
-    )
+    below = "\n".join(notes) if layout == "markdown" else _filled(notes, width)
+    return f"{table}\n\n{below}"
+
+
+def _filled(lines: Iterable[str], width: int) -> str:
+    """Return `lines`, each broken between words to fit `width` characters, with continuation lines indented."""
+    return "\n".join(textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False) for line in lines)
 
 
 def _training(recipe: Recipe) -> str:

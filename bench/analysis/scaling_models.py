@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from bench.analysis.crossover import Crossover, crossover, is_worth_comparing
 from bench.analysis.scaling import Fit, fit
 from bench.analysis.size_series import Measured, size_series
+from bench.compare.comparison import Comparison, Source
 from bench.compare.trials import Trials, gather
 from bench.errors import BadInputError
 from bench.records import Configuration, Header, Run
@@ -86,8 +87,15 @@ def side_of_trials(label: str, header: Header, trials: Iterable[Trials]) -> Side
 
 def make_models(sides: Sequence[Side]) -> tuple[Model, ...]:
     """Return a model of every series of `sides` that has enough sizes."""
+    return _named(_fits(sides))
+
+
+def _fits(sides: Sequence[Side]) -> list[tuple[Side, Fit]]:
     found = [(side, fit(series)) for side in sides for series in size_series(side.measured)]
-    fits = [(side, each) for side, each in found if each is not None]
+    return [(side, each) for side, each in found if each is not None]
+
+
+def _named(fits: Sequence[tuple[Side, Fit]]) -> tuple[Model, ...]:
     varying = _varying([each.series.configuration for _, each in fits])
     return tuple(
         Model(name=_name(side.label, each.series.configuration, varying), header=side.header, fit=each)
@@ -108,9 +116,20 @@ def left_out(sides: Sequence[Side], models: Iterable[Model]) -> tuple[str, ...]:
     )
 
 
-def models_of_all(sides: Sequence[Side]) -> tuple[Model, ...]:
-    """Return the models of `sides`; none if any side has too few sizes, because there is then nothing to compare."""
-    return make_models(sides) if all(make_models([side]) for side in sides) else ()
+def models_of_comparison(comparison: Comparison) -> tuple[Model, ...]:
+    """Return the models of both sides; none if a side has too few sizes, or several machines: a model is about one."""
+    sources = [each for each in (comparison.baseline, comparison.candidate) if isinstance(each, Source)]
+    machines = [{trials.machine_id for trials in source.table.trials} for source in sources]
+    if any(len(each) > 1 for each in machines):
+        return ()
+    # Devices of the same machine are distinguished by their own names.
+    has_labels = len(set().union(*machines)) > 1
+    sides = [
+        side_of_trials(source.label if has_labels else "", source.table.header, source.table.trials)
+        for source in sources
+    ]
+    fits = _fits(sides)
+    return _named(fits) if all(any(side is fitted for fitted, _ in fits) for side in sides) else ()
 
 
 def require_models(sides: Sequence[Side]) -> tuple[Model, ...]:

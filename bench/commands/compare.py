@@ -24,10 +24,8 @@ from mnist_mlp.paths import PATH
 from mnist_mlp.streams import terminal_width
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from bench.compare.compare_runs import Between
-    from bench.compare.comparison import Comparison, RoundsSource, Source
+    from bench.compare.comparison import RoundsSource, Source
     from bench.tables.prices import Prices
 
 
@@ -103,28 +101,13 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
     )
     click.echo(text)
     if comparison.is_hardware and layout in {"table", "markdown"}:
-        for part in _scaling(comparison, layout):
+        from bench.analysis.scaling_models import models_of_comparison
+        from bench.analysis.scaling_view import scaling_sections
+
+        models = models_of_comparison(comparison)
+        for part in scaling_sections(models, layout, terminal_width()) if models else ():
             click.echo(f"\n{part}")
     _print_warnings(ours, theirs)
-
-
-def _scaling(comparison: "Comparison", layout: str) -> "Iterator[str]":
-    """Yield how the step times of two machines or devices grow and cross over, if both measured enough sizes."""
-    from bench.analysis.scaling_models import models_of_all, side_of_trials
-    from bench.analysis.scaling_view import scaling_sections
-    from bench.compare.comparison import Source
-
-    sources = [source for source in (comparison.baseline, comparison.candidate) if isinstance(source, Source)]
-    if any(len({trials.machine_id for trials in source.table.trials}) > 1 for source in sources):
-        return  # a model is about one machine
-    # Devices of the same machine are distinguished by their own names.
-    labelled = len({trials.machine_id for source in sources for trials in source.table.trials}) > 1
-    sides = [
-        side_of_trials(source.label if labelled else "", source.table.header, source.table.trials) for source in sources
-    ]
-    models = models_of_all(sides)
-    if models:
-        yield from scaling_sections(models, layout, terminal_width())
 
 
 def _between(text: str) -> "Between":

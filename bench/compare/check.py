@@ -9,7 +9,13 @@ from collections.abc import Set as AbstractSet
 from typing import Final
 
 from bench.compare.check_report import Finding, GateReport, Limits
-from bench.compare.comparison import Source, ignored_between_machines, is_across_machines, with_machines
+from bench.compare.comparison import (
+    Source,
+    drift_between,
+    ignored_between_machines,
+    is_across_machines,
+    with_machines,
+)
 from bench.compare.estimates import (
     Pair,
     Prepared,
@@ -68,7 +74,7 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
     baseline, candidate = with_machines(baseline, candidate)
     ignoring = ignored_between_machines(baseline, candidate)
     matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
-    drift = Drift(baseline.profile, candidate.profile)
+    drift = drift_between(baseline, candidate)
     findings = [
         *_incomplete_findings(baseline, candidate),
         *_missing_findings(matching, baseline.table.header),

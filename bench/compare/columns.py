@@ -7,7 +7,7 @@ from typing import Final
 from bench.compare.comparison import Row
 from bench.compare.costs import CostRatio, SideCost, cost_ratio, side_cost
 from bench.compare.legend import CHANGED_MARK, configurations, verdict_change
-from bench.compare.matching import describe, dimension, varying_dimensions
+from bench.compare.matching import MAX_NAME_CHARACTERS, dimension, varying_dimensions
 from bench.stats.inference import Interval
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import (
@@ -19,7 +19,8 @@ from bench.stats.judgement_text import (
     ratio_interval_text,
     ratio_text,
 )
-from bench.tables.fields import FIELDS, IDENTITY, NUMERIC
+from bench.tables.columns import harmless
+from bench.tables.fields import FIELDS, IDENTITY
 from bench.tables.prices import SIDES, Prices, Side, format_cost
 from bench.units import format_percent
 
@@ -34,25 +35,33 @@ class Column:
     cell: Callable[[Row], str]
 
 
-def identity_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return the columns that identify `rows`: model, batch size, and whatever else differs among them."""
+def identity_columns(rows: Sequence[Row], name_limit: int = MAX_NAME_CHARACTERS) -> list[Column]:
+    """Return the columns that identify `rows`: model, batch size, and whatever else differs among them.
+
+    Names are cut to `name_limit` characters.
+    """
     chosen = [each for row in rows for each in configurations(row)]
     if not chosen:
         return [
-            Column(key="name", header="benchmark", is_numeric=False, cell=lambda row: describe(row.baseline.subject))
+            Column(
+                key="name",
+                header="benchmark",
+                is_numeric=False,
+                cell=lambda row: harmless(str(row.baseline.subject), name_limit),
+            )
         ]
     has_devices = len({each.device for each in chosen}) > 1
     keys = [key for key in (*IDENTITY, *varying_dimensions(chosen)) if key != "device" or has_devices]
-    return [_dimension_column(key) for key in keys]
+    return [_dimension_column(key, name_limit if key == "model" else MAX_NAME_CHARACTERS) for key in keys]
 
 
-def _dimension_column(key: str) -> Column:
+def _dimension_column(key: str, limit: int) -> Column:
     """Return the column of a dimension, with both values in a cell if the two sides differ."""
     return Column(
         key=key,
         header=FIELDS[key].header,
-        is_numeric=key in NUMERIC,
-        cell=lambda row: " / ".join(dict.fromkeys(dimension(each, key) for each in configurations(row))),
+        is_numeric=FIELDS[key].numeric,
+        cell=lambda row: " / ".join(dict.fromkeys(dimension(each, key, limit) for each in configurations(row))),
     )
 
 

@@ -7,6 +7,7 @@ from bench.compare.comparison import (
     Comparison,
     Row,
     Source,
+    drift_between,
     geometric_mean,
     ignored_between_machines,
     is_across_machines,
@@ -72,6 +73,8 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
     by_machine = between is not None and between.dimension == "machine_id"
     headers = baseline.table.header, candidate.table.header
     is_one_run = not by_machine and not measured_by(headers[0]).isdisjoint(measured_by(headers[1]))
+    in_turn = is_one_run and between is not None and not any(map(is_merged, headers))
+    drift = None if in_turn else drift_between(baseline, candidate)
     baseline, candidate = with_machines(baseline, candidate, always=by_machine)
     if between is not None:
         baseline = _only(baseline, between.dimension, between.baseline)
@@ -79,8 +82,6 @@ def compare_runs(baseline: Source, candidate: Source, between: Between | None = 
     ignoring = ignored_between_machines(baseline, candidate) if between is None else between.ignored
     matching = match(baseline.table.trials, candidate.table.trials, ignoring=ignoring)
     require_overlap(matching, baseline.label, candidate.label)
-    in_turn = is_one_run and between is not None and not any(map(is_merged, headers))
-    drift = None if in_turn else Drift(baseline.profile, candidate.profile)
     rows = _compare_pairs(matching.pairs, drift, is_one_run=is_one_run)
     if between is not None:  # the yardstick ran on the same device with the same threads, so it differs as they do
         rows = tuple(replace(row, relative_log_ratio=None) for row in rows)

@@ -17,7 +17,7 @@ from bench.compare.rounds import RoundsFile
 from bench.compare.trials import Subject, Table, Trials
 from bench.errors import IncomparableError
 from bench.records import Configuration
-from bench.stats.drift import NoiseProfile
+from bench.stats.drift import Drift, NoiseProfile
 from bench.stats.inference import Estimate, Interval, interval, mean
 from bench.stats.judgement import Judgement, Verdict
 from bench.tables.machines import on_machine
@@ -101,6 +101,12 @@ def with_machines(baseline: Source, candidate: Source, *, always: bool = False) 
     if not always and max(len(baseline.machine_ids), len(candidate.machine_ids)) == 1:
         return baseline, candidate
     return _with_machine(baseline), _with_machine(candidate)
+
+
+def drift_between(baseline: Source, candidate: Source) -> Drift:
+    """Return the drift from one side to the other, as far as their machines' profiles know it."""
+    several = max(len(baseline.machine_ids), len(candidate.machine_ids)) > 1
+    return Drift(baseline.profile, candidate.profile, has_several_machines=several)
 
 
 def _with_machine(source: Source) -> Source:

@@ -39,7 +39,8 @@ def time_estimate(baseline: Trials, candidate: Trials, drift: Drift | None) -> E
 def accuracy_estimate(baseline: Trials, candidate: Trials) -> Prepared:
     """Return the estimate of candidate - baseline of final test accuracies, or why there is none."""
     if not baseline.accuracies or not candidate.accuracies:
-        return undecided(Verdict.INCOMPARABLE, "the labels are noise, so there is no accuracy to judge")
+        side = " of the candidate" if baseline.accuracies else " of the baseline" if candidate.accuracies else ""
+        return undecided(Verdict.INCOMPARABLE, f"the labels{side} are noise, so there is no accuracy to judge")
     return different_data(baseline, candidate) or independent_estimate(baseline.accuracies, candidate.accuracies)
 
 

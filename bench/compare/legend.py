@@ -11,7 +11,7 @@ from bench.records import Configuration
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.tables.columns import harmless
-from bench.tables.fields import DIMENSIONS, FIELDS
+from bench.tables.fields import FIELDS, constant_dimensions
 from bench.tables.legend import headings
 from bench.tables.prices import Prices
 from bench.units import format_count
@@ -147,17 +147,12 @@ def cost_notes(prices: Prices, without: Collection[str] = ()) -> Iterator[str]:
 
 
 def _constants(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield what all rows have in common and no column shows; a single rank goes without saying."""
+    """Yield what all rows have in common and no column shows."""
     chosen = [each for row in rows for each in configurations(row)]
-    keys = ("device", *(key for key, others in DIMENSIONS.items() if not others))
-    constant = [
-        f"{FIELDS[key].header} {dimension(chosen[0], key)}"
-        for key in keys
-        if chosen and len(values := {getattr(each, key) for each in chosen}) == 1
-        if (key, values) != ("world_size", {1})
-    ]
-    if constant:
-        yield f"every row: {', '.join(constant)}"
+    device = ("device",) if len({each.device for each in chosen}) == 1 else ()
+    keys = (*device, *constant_dimensions(chosen))
+    if keys:
+        yield f"every row: {', '.join(f'{FIELDS[key].header} {dimension(chosen[0], key)}' for key in keys)}"
 
 
 def _listing(subjects: Sequence[Subject], dimensions: Sequence[str]) -> str:

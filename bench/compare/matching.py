@@ -16,6 +16,7 @@ from bench.tables.machines import Placed
 from mnist_mlp.recipes import layers_text
 
 MAX_NAME_CHARACTERS: Final = 60
+"""A longer name is cut, unless there is more room."""
 
 _MAX_VERSION_CHARACTERS: Final = 40
 _COMMIT_CHARACTERS: Final = 10
@@ -118,17 +119,17 @@ def describe(subject: Subject, dimensions: Sequence[str] = (), candidate: Subjec
     return ", ".join((f"{device} {model} batch {subject.batch_size}", *others))
 
 
-def dimension(configuration: Configuration, key: str) -> str:
-    """Return one dimension of `configuration` as harmless text."""
-    return _value_text(getattr(configuration, key))
+def dimension(configuration: Configuration, key: str, limit: int = MAX_NAME_CHARACTERS) -> str:
+    """Return one dimension of `configuration` as harmless text of at most `limit` characters."""
+    return _value_text(getattr(configuration, key), limit)
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
-def _value_text(value: object) -> str:
+def _value_text(value: object, limit: int = MAX_NAME_CHARACTERS) -> str:
     if isinstance(value, tuple):
         value = layers_text(value)
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return harmless(short_layers(text, MAX_NAME_CHARACTERS), MAX_NAME_CHARACTERS)
+    return harmless(short_layers(text, MAX_NAME_CHARACTERS), limit)
 
 
 def _differing(ours: Configuration, theirs: Configuration) -> list[str]:

@@ -21,10 +21,9 @@ from bench.records import (
     TrialWarning,
 )
 from bench.stats.inference import mean
-from bench.tables.legend import is_complete
 from bench.tables.machines import machine_headers
 from bench.tables.ordering import configuration_key, natural_key
-from bench.warning_rules import DISTURBED
+from bench.warning_rules import DISTURBED, is_flagged
 
 Subject: TypeAlias = Configuration | str
 """What was measured: a configuration of a stored run, or a pytest-benchmark benchmark by its name."""
@@ -115,7 +114,7 @@ class Table:
 def make_table(run: Run) -> Table:
     """Return what a comparison needs of `run`."""
     headers = machine_headers(run)
-    return Table(headers=headers, trials=gather(run), is_complete=is_complete(run), warnings=run.warnings)
+    return Table(headers=headers, trials=gather(run), is_complete=run.is_complete, warnings=run.warnings)
 
 
 def gather(run: Run) -> tuple[Trials, ...]:
@@ -164,7 +163,7 @@ class _Gathered:
             self.failures.append(record.outcome)
             return
         self._add_measurement(record.outcome)
-        if record.warnings and not DISTURBED.isdisjoint(record.warnings):
+        if is_flagged(record):
             self.flagged_log_seconds.append(self.log_seconds[-1])
             self.flagged_by.update(DISTURBED.intersection(record.warnings))
 

@@ -7,7 +7,17 @@ from bench.compare.columns import Column, accuracy_columns, cost_columns, identi
 from bench.compare.comparison import Comparison, RoundsSource, Row
 from bench.compare.export import csv_of, json_of
 from bench.compare.legend import cost_notes, heading, legend, results
-from bench.tables.layout import Format, draw_heading, draw_notes, draw_table, fitting, left_out_note
+from bench.compare.matching import MAX_NAME_CHARACTERS
+from bench.tables.layout import (
+    GAP,
+    Format,
+    draw_heading,
+    draw_notes,
+    draw_table,
+    fitting,
+    left_out_note,
+    text_table_width,
+)
 from bench.tables.prices import Prices
 
 _DROP_ORDER: Final = ("normalised", "reached", "flagged", "failed", "detectable", "n", "baseline")
@@ -39,14 +49,26 @@ def render_comparison(
 
 def _text(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, layout: str, width: int) -> str:
     dropped: list[Column] = []
+    limit = _name_limit(comparison, rows, prices, width) if layout == "table" else MAX_NAME_CHARACTERS
     drawn = [
-        _table(title, columns, rows, layout, width, dropped) for title, columns in tables(comparison, rows, prices)
+        _table(title, columns, rows, layout, width, dropped)
+        for title, columns in tables(comparison, rows, prices, limit)
     ]
     below = (
         *notes(comparison, rows, prices, without={column.key for column in dropped}),
         *left_out_note(dict.fromkeys(column.header for column in dropped)),
     )
     return "\n\n".join((draw_heading(heading(comparison), layout, width), *drawn, draw_notes(below, layout, width)))
+
+
+def _name_limit(comparison: Comparison, rows: Sequence[Row], prices: Prices | None, width: int) -> int:
+    """Return how many characters of a name fit beside the other columns, at least `MAX_NAME_CHARACTERS`."""
+    used = [0]
+    for _, columns in tables(comparison, rows, prices):
+        others = [column for column in columns if column.key not in {"name", "model"}]
+        cells = [[column.cell(row) for row in rows] for column in others]
+        used.append(text_table_width([column.header for column in others], cells))
+    return max(MAX_NAME_CHARACTERS, width - max(used) - len(GAP))
 
 
 def _table(  # noqa: PLR0913, PLR0917 - what a table is drawn from
@@ -73,12 +95,12 @@ def notes(
 
 
 def tables(
-    comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None
+    comparison: Comparison, rows: Sequence[Row], prices: Prices | None = None, name_limit: int = MAX_NAME_CHARACTERS
 ) -> Iterator[tuple[str, list[Column]]]:
-    """Yield the title and columns of each table; none without rows."""
+    """Yield the title and columns of each table, with names cut to `name_limit` characters; none without rows."""
     if not rows:
         return
-    identity = identity_columns(rows)
+    identity = identity_columns(rows, name_limit)
     quantity = "benchmark time" if isinstance(comparison.baseline, RoundsSource) else "epoch time"
     yield f"{quantity}, candidate / baseline", [*identity, *time_columns(rows)]
     if any(row.accuracy is not None for row in rows):

@@ -7,7 +7,7 @@ colour and marker, cells by shade and number.
 import enum
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -15,6 +15,13 @@ from bench.report.axes import Axis, Scale, make_scale
 
 MAX_SERIES: Final = 8
 """The number of markers and colours."""
+
+
+_DOTS_ASIDE: Final = 7.0
+"""How far beside its bar a series has its dots, and the next series its bar, in points."""
+
+_WIDEST_DODGE: Final = 18.0
+"""The space that all bars at the same place share, in points: half of what lies between ticks."""
 
 
 class Kind(enum.StrEnum):
@@ -62,9 +69,9 @@ class Series:
     breaks: tuple[float, ...] = ()
 
     @property
-    def has_bars(self) -> bool:
-        """Whether any point has a range, whose bar would hide raw points at the same place."""
-        return any(point.low is not None for point in self.points)
+    def bars(self) -> list[tuple[float, float, float]]:
+        """Place, lower and upper end of each point's range, which would hide raw points at the same place."""
+        return [(each.x, each.low, each.high) for each in self.points if each.low is not None and each.high is not None]
 
     def pieces(self) -> list[list[Point]]:
         """Return the points, divided at the breaks."""
@@ -95,6 +102,11 @@ class LineChart(_Titled):
     y: Axis
     series: tuple[Series, ...]
     guides: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def labelled(self) -> list[Series]:
+        """The series that have a label: a name, and something that it names."""
+        return [each for each in self.series if each.name and (each.points or each.traces)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +142,11 @@ class Ratio:
     text: str
     verdict: str
 
+    @property
+    def marker(self) -> int:
+        """A triangle down for less time, up for more, a square for the same; a circle for everything else."""
+        return {"faster": 4, "slower": 2, "same": 1}.get(self.verdict, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatioChart(_Titled):
@@ -155,6 +172,20 @@ def places(chart: LineChart) -> Iterator[tuple[float, float]]:
             yield from trace
 
 
+def dodges(several: Sequence[Series]) -> list[tuple[float, float]]:
+    """Return how far each series is moved along the x axis, and its dots, in points of 1/72 inch on paper.
+
+    Where a bar would hide another, all series with bars stand side by side, each with its dots beside it.
+    """
+    bars = sorted(bar for series in several for bar in series.bars)
+    if not any(x == other and low <= high for (x, _, high), (other, low, _) in itertools.pairwise(bars)):
+        return [(0.0, _DOTS_ASIDE if each.bars else 0.0) for each in several]
+    count = sum(bool(each.bars) for each in several)
+    step = min(_DOTS_ASIDE, _WIDEST_DODGE / count)
+    places = itertools.count(-step * (count - 1) / 2, step)
+    return [(place := next(places), place + step / 2) if each.bars else (0.0, 0.0) for each in several]
+
+
 def last_value(series: Series) -> float:
     """Return where the label of a non-empty `series` belongs: its level, or its last value."""
     if series.level is not None:
@@ -165,10 +196,6 @@ def last_value(series: Series) -> float:
 def ratio_tick(value: float) -> str:
     """Return the text of a tick of a ratio chart."""
     return f"{value:.4g}"
-
-
-VERDICT_MARKERS: Final = {"faster": 4, "slower": 2, "same": 1}
-"""A triangle down for less time, up for more, a square for the same; everything else is a circle."""
 
 
 def ratio_scale(chart: RatioChart, start: float, end: float) -> Scale:

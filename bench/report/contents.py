@@ -11,7 +11,7 @@ from typing import Final
 
 from bench.analysis.rank_scaling import fit_ranks
 from bench.analysis.ranks_view import ranks_table
-from bench.analysis.scaling_models import label_runs, make_models, models_of_all, side_of_trials
+from bench.analysis.scaling_models import label_runs, make_models, models_of_comparison
 from bench.analysis.scaling_view import scaling_tables
 from bench.analysis.taxes import make_accounts, shares_table, tax_table
 from bench.calibration.profiles import MachineProfile, peak_rate_of
@@ -41,8 +41,8 @@ from bench.tables.summary import Summary, summarise_run
 MAX_RATIOS: Final = 60
 """Ratios that are drawn."""
 
-_MAX_ROWS: Final = 30
-"""Rows of a ratio chart: its texts are then still legible on a printed page."""
+_MAX_ROWS: Final = 20
+"""Rows of a ratio chart: its texts are then still legible on a printed page, below the heading of the comparison."""
 
 MAX_OPEN_ACCOUNTS: Final = 3
 """Accounts of taxes that are shown unfolded; more are folded below a table of their shares."""
@@ -267,8 +267,7 @@ def _compare(first: Source, other: Source, *, is_one_run: bool) -> ComparisonRep
         for title, columns in comparison_tables(comparison, rows)
     ]
     if comparison.is_hardware:
-        sides = [side_of_trials(each.label, each.table.header, each.table.trials) for each in (first, other)]
-        models = models_of_all(sides)
+        models = models_of_comparison(comparison)
         tables += scaling_tables(models) if models else ()
     return ComparisonReport(
         name=name,

@@ -91,8 +91,7 @@ def epoch_figures(found: Sequence[Group], trials: Mapping[Configuration, Trials]
 def _course(summary: Summary, style: int, trials: Mapping[Configuration, Trials], stride: int) -> _Course:
     measured = trials[summary.configuration]
     count = min(len(trial.epochs) for _, trial in measured)
-    shown = sorted({round(i * (count - 1) / (MAX_EPOCHS - 1)) for i in range(MAX_EPOCHS)})
-    numbers = tuple(range(count)) if count <= MAX_EPOCHS else tuple(shown)
+    numbers = sorted({round(i * (count - 1) / (MAX_EPOCHS - 1)) for i in range(MAX_EPOCHS)})
     by_trial = [_epochs(trial) for _, trial in measured]
     return _Course(
         name=f"batch {summary.configuration.batch_size}",

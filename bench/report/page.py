@@ -46,11 +46,9 @@ def render_page(report: Report) -> str:
 
 def _harmless(value: object) -> object:
     """Return the value of a template expression with its text made harmless, unless it is our own markup."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    if value.isprintable() and len(value) <= MAX_TEXT_CHARACTERS:
-        return value
-    return harmless(value, MAX_TEXT_CHARACTERS)
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return harmless(value, MAX_TEXT_CHARACTERS)
+    return value
 
 
 def _drawn(chart: Chart, key: str) -> Markup:

@@ -20,16 +20,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from bench.report.axes import Scale, make_scale
 from bench.report.charts import (
-    VERDICT_MARKERS,
     Chart,
     Heatmap,
     LineChart,
     RatioChart,
     Series,
+    dodges,
     last_value,
     places,
     ratio_scale,
@@ -68,7 +68,6 @@ _HEIGHT_INCHES: Final = 4.2
 _PADDING_INCHES: Final = 0.08
 _POINTS_PER_INCH: Final = 72
 _DOTS_PER_INCH: Final = 200
-_RAW_OFFSET_POINTS: Final = 5
 _NAME_CHARACTERS: Final = 60
 _LABEL_INCHES: Final = 2.4
 """A wider label makes the picture wider by the difference."""
@@ -151,16 +150,16 @@ def _lines(chart: LineChart) -> Figure:
     _set_axis(axes, "x", chart.x.label, x, chart.x.text)
     _set_axis(axes, "y", chart.y.label, y, chart.y.text)
     axes.grid(visible=True, axis="y")
-    for series in chart.series:
-        _draw_traces(figure, axes, series)
+    moved = [[_aside(figure, points) for points in each] for each in dodges(chart.series)]
+    for series, (_, aside) in zip(chart.series, moved, strict=True):
+        _draw_traces(axes, series, axes.transData + aside)
     for value, label in chart.guides:
         if y.low <= value <= y.high:
             axes.axhline(value, color="0.4", linestyle=":", linewidth=1)
             axes.text(0.01, value, harmless(label, 20), transform=axes.get_yaxis_transform(), va="bottom", fontsize=8)
-    for series in chart.series:
-        _draw_series(axes, series)
-    named = [series for series in chart.series if series.name and (series.points or series.traces)]
-    named.sort(key=last_value, reverse=True)  # in the order of the lines' ends, from the top
+    for series, (aside, _) in zip(chart.series, moved, strict=True):
+        _draw_series(axes, series, axes.transData + aside)
+    named = sorted(chart.labelled, key=last_value, reverse=True)  # in the order of the lines' ends, from the top
     handles = [
         Line2D([], [], color=_COLOURS[series.style], marker=_MARKERS[series.style], linestyle=_line(series))
         for series in named
@@ -185,26 +184,29 @@ def _set_axis(axes: Axes, name: Literal["x", "y"], label: str, scale: Scale, tex
     axes.set_axisbelow(True)
 
 
-def _draw_traces(figure: Figure, axes: Axes, series: Series) -> None:
+def _aside(figure: Figure, points: float) -> ScaledTranslation:
+    """Return what moves a drawing to the right."""
+    return ScaledTranslation(points / _POINTS_PER_INCH, 0, figure.dpi_scale_trans)
+
+
+def _draw_traces(axes: Axes, series: Series, place: Transform) -> None:
     """Draw the single trials as thin lines, or as small dots beside a bar that would hide them."""
     colour = _COLOURS[series.style]
-    points = _RAW_OFFSET_POINTS if series.has_bars else 0
-    aside = axes.transData + ScaledTranslation(points / _POINTS_PER_INCH, 0, figure.dpi_scale_trans)
     dots = [trace[0] for trace in series.traces if len(trace) == 1]
     if dots:
-        axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=3, alpha=0.7, transform=aside)
+        axes.plot(*zip(*dots, strict=True), ".", color=colour, markersize=3, alpha=0.7, transform=place)
     for trace in series.traces:
         if len(trace) > 1:
             axes.plot(*zip(*trace, strict=True), color=colour, linewidth=0.6, alpha=0.35)
 
 
-def _draw_series(axes: Axes, series: Series) -> None:
+def _draw_series(axes: Axes, series: Series, place: Transform) -> None:
     colour = _COLOURS[series.style]
     if series.level is not None:
         axes.axhline(series.level, color=colour, linestyle="--", linewidth=0.9)
-    ranged = [(each, each.low, each.high) for each in series.points if each.low is not None and each.high is not None]
-    if ranged:
-        axes.vlines([each.x for each, _, _ in ranged], *zip(*((a, b) for _, a, b in ranged), strict=True), color=colour)
+    if series.bars:
+        xs, lows, highs = zip(*series.bars, strict=True)
+        axes.vlines(xs, lows, highs, color=colour, transform=place)
     for piece in series.pieces():
         axes.plot(
             [each.x for each in piece],
@@ -213,6 +215,7 @@ def _draw_series(axes: Axes, series: Series) -> None:
             linestyle=_line(series),
             marker=_MARKERS[series.style],
             markerfacecolor="white" if series.is_dashed else colour,
+            transform=place,
         )
 
 
@@ -265,11 +268,10 @@ def _ratios(chart: RatioChart) -> Figure:
     axes.set_ylim(len(chart.ratios) - 0.5, -0.5)
     axes.set_yticks(range(len(chart.ratios)), [harmless(each.name, _NAME_CHARACTERS) for each in chart.ratios])
     axes.tick_params(axis="y", length=0)
-    aside = axes.get_yaxis_transform() + ScaledTranslation(8 / _POINTS_PER_INCH, 0, figure.dpi_scale_trans)
+    aside = axes.get_yaxis_transform() + _aside(figure, 8)
     for row, each in enumerate(chart.ratios):
         if each.low and each.high:
             axes.hlines(row, each.low, each.high, color=_COLOURS[0])
-        marker = _MARKERS[VERDICT_MARKERS.get(each.verdict.split()[0], 0)]
-        axes.plot(each.value, row, marker=marker, color=_COLOURS[0])
+        axes.plot(each.value, row, marker=_MARKERS[each.marker], color=_COLOURS[0])
         axes.text(1, row, harmless(f"{each.text} {each.verdict}", 60), transform=aside, va="center")
     return figure

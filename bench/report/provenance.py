@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from bench.planning.shards import listed
 from bench.records import Failure, Measurement, Run
-from bench.tables.legend import is_complete, lost_trials
 from bench.units import format_bytes, format_count, format_seconds
 
 
@@ -57,8 +56,8 @@ def _word(value: object) -> str:
 def _state(run: Run) -> str:
     if run.footer is None:
         return "incomplete: it was killed, or is still running"
-    footer, lost, division = run.footer, lost_trials(run), run.header.division
-    if is_complete(run):
+    footer, lost, division = run.footer, run.lost_trials, run.header.division
+    if run.is_complete:
         state = "complete"
     elif lost:
         state = "incomplete (lines of its file are missing)"

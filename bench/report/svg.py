@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Final
 
 from bench.report.axes import Scale, make_scale
 from bench.report.charts import (
-    VERDICT_MARKERS,
     Chart,
     Heatmap,
     LineChart,
     RatioChart,
     Series,
+    dodges,
     last_value,
     places,
     ratio_scale,
@@ -77,6 +78,11 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> st
     return f'<text x="{x:.1f}" y="{y:.1f}"{attribute}>{text}</text>'
 
 
+def _upright(middle: float, text: str) -> str:
+    """Return the label of a y axis, beside it at the left edge."""
+    return f'<text class="name mid" transform="translate(13 {middle:.1f})rotate(-90)">{text}</text>'
+
+
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return f'<path class="{kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>'
 
@@ -94,15 +100,20 @@ def _line_parts(chart: LineChart, right: float) -> Iterator[str]:
     x = make_scale(chart.x, [x for x, _ in places(chart)], _LEFT, right)
     y = make_scale(chart.y, [y for _, y in places(chart)], _HEIGHT - _BOTTOM, _TOP)
     yield from _axes(chart, x, y)
-    for series in chart.series:
-        yield from _traces(series, x, y)
+    moved = dodges(chart.series)
+    for series, (_, aside) in zip(chart.series, moved, strict=True):
+        yield from _traces(series, _moved(x, aside), y)
     for value, label in chart.guides:
         if y.low <= value <= y.high:
             yield _line(_LEFT, y(value), x.end, y(value), "guide")
             yield _text(_LEFT + 5, y(value) - 4, _safe(label), "tick")
-    for series in chart.series:
-        yield from _curve(series, x, y)
+    for series, (aside, _) in zip(chart.series, moved, strict=True):
+        yield from _curve(series, _moved(x, aside), y)
     yield from _labels(chart, x, y)
+
+
+def _moved(scale: Scale, aside: float) -> Scale:
+    return replace(scale, start=scale.start + aside, end=scale.end + aside)
 
 
 def _axes(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
@@ -116,16 +127,14 @@ def _axes(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
     yield f'<path class="axis" d="M{_LEFT} {_TOP}V{bottom}H{x.end:.1f}"/>'
     middle = (_LEFT + x.end) / 2
     yield _text(middle, _HEIGHT - 10, _safe(chart.x.label + (", log scale" if x.is_log else "")), "name", "mid")
-    label = _safe(chart.y.label + (", log scale" if y.is_log else ""))
-    yield f'<text class="name mid" transform="translate(13 {(_TOP + bottom) / 2:.1f})rotate(-90)">{label}</text>'
+    yield _upright((_TOP + bottom) / 2, _safe(chart.y.label + (", log scale" if y.is_log else "")))
 
 
 def _traces(series: Series, x: Scale, y: Scale) -> Iterator[str]:
     dots = [trace[0] for trace in series.traces if len(trace) == 1]
     lines = [trace for trace in series.traces if len(trace) > 1]
     if dots:
-        aside = 7 if series.has_bars else 0
-        path = "".join(f"M{x(a) + aside:.1f} {y(b):.1f}h0" for a, b in dots)
+        path = "".join(f"M{x(a):.1f} {y(b):.1f}h0" for a, b in dots)
         yield f'<path class="dots s{series.style}" d="{path}"/>'
     if lines:
         path = "".join(f"M{'L'.join(f'{x(a):.1f} {y(b):.1f}' for a, b in trace)}" for trace in lines)
@@ -136,33 +145,30 @@ def _curve(series: Series, x: Scale, y: Scale) -> Iterator[str]:
     style = f"s{series.style}"
     if series.level is not None:
         yield _line(_LEFT, y(series.level), x.end, y(series.level), f"dash {style}")
-    bars = [
-        (x(each.x), y(each.low), y(each.high))
-        for each in series.points
-        if each.low is not None and each.high is not None
-    ]
-    if bars:
-        path = "".join(f"M{a - 3:.1f} {b:.1f}h6m-3 0V{c:.1f}m-3 0h6" for a, b, c in bars)
+    if series.bars:
+        path = "".join(f"M{x(a) - 3:.1f} {y(b):.1f}h6m-3 0V{y(c):.1f}m-3 0h6" for a, b, c in series.bars)
         yield f'<path class="bar {style}" d="{path}"/>'
     for piece in series.pieces() if series.has_line else ():
         if len(piece) > 1:
             path = "L".join(f"{x(each.x):.1f} {y(each.y):.1f}" for each in piece)
             yield f'<path class="{"dash" if series.is_dashed else "line"} {style}" d="M{path}"/>'
     for each in series.points:
-        yield _marker(series, x(each.x), y(each.y))
+        yield _series_marker(series, x(each.x), y(each.y))
 
 
-def _marker(series: Series, x: float, y: float) -> str:
-    kind = "hollow" if series.is_dashed else "mark"
-    return f'<path class="{kind} s{series.style}" transform="translate({x:.1f} {y:.1f})" d="{_MARKERS[series.style]}"/>'
+def _series_marker(series: Series, x: float, y: float) -> str:
+    return _marker(series.style, x, y, f"{'hollow' if series.is_dashed else 'mark'} s{series.style}")
+
+
+def _marker(shape: int, x: float, y: float, kind: str) -> str:
+    return f'<path class="{kind}" transform="translate({x:.1f} {y:.1f})" d="{_MARKERS[shape]}"/>'
 
 
 def _labels(chart: LineChart, x: Scale, y: Scale) -> Iterator[str]:
     """Yield the names of the lines at their right ends, moved apart if they would overlap."""
-    named = [(y(last_value(each)), each) for each in chart.series if each.name and (each.points or each.traces)]
-    named.sort(key=lambda each: each[0])
-    for place, (_, series) in zip(_spread([place for place, _ in named]), named, strict=True):
-        yield _marker(series, x.end + 12, place)
+    named = sorted(chart.labelled, key=lambda each: y(last_value(each)))
+    for place, series in zip(_spread([y(last_value(each)) for each in named]), named, strict=True):
+        yield _series_marker(series, x.end + 12, place)
         yield _text(x.end + 20, place + 4, _safe(series.name), "label")
 
 
@@ -203,8 +209,7 @@ def _cells(chart: Heatmap, cell: int, left: int, height: int) -> Iterator[str]:
     for j, name in enumerate(chart.columns):
         yield _text(left + cell * (j + 0.5), bottom + 16, _safe(name, 30), "tick", "mid")
     yield _text(left + cell * len(chart.columns) / 2, height - 8, _safe(chart.column_label), "name", "mid")
-    middle = (6 + bottom) / 2
-    yield f'<text class="name mid" transform="translate(13 {middle:.1f})rotate(-90)">{_safe(chart.row_label)}</text>'
+    yield _upright((6 + bottom) / 2, _safe(chart.row_label))
 
 
 # Ratios
@@ -230,7 +235,6 @@ def _ratio_rows(chart: RatioChart, left: float, right: float) -> Iterator[str]:
         if each.low and each.high:
             bar = f"M{x(each.low):.1f} {y - 4:.1f}v8m0-4H{x(each.high):.1f}m0-4v8"
             yield f'<path class="bar s0" d="{bar}"/>'
-        mark = _MARKERS[VERDICT_MARKERS.get(each.verdict.split()[0], 0)]
-        yield f'<path class="mark s0" transform="translate({x(each.value):.1f} {y:.1f})" d="{mark}"/>'
+        yield _marker(each.marker, x(each.value), y, "mark s0")
         yield _text(x.end + 10, y + 4, _safe(f"{each.text} {each.verdict}"), "label")
     yield _text((left + x.end) / 2, bottom + 38, _safe(f"{chart.label}, log scale"), "name", "mid")

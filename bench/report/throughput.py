@@ -23,7 +23,6 @@ from bench.report.figures import (
 from bench.tables.columns import COLUMNS
 from bench.tables.fields import FIELDS
 from bench.tables.layout import WordTable
-from bench.tables.summary import Sample
 from bench.units import format_rate
 from mnist_mlp.recipes import layers_text
 
@@ -229,20 +228,21 @@ def _series(name: str, style: int, line: Line, trials: Mapping[Configuration, Tr
 
 def _medians(line: Line) -> Series:
     points = (
-        Point(x=batch_size(summary), y=found.median, **_range(found))
+        Point(
+            x=batch_size(summary),
+            y=found.median,
+            low=found.low if found.n > 1 else None,
+            high=found.high if found.n > 1 else None,
+        )
         for summary in line.summaries
         if (found := summary.throughput_per_second) is not None
     )
     return Series(name=line.name, style=0, points=tuple(points))
 
 
-def _range(sample: Sample) -> dict[str, float]:
-    return {"low": sample.low, "high": sample.high} if sample.n > 1 else {}
-
-
 def _marks(series: Sequence[Series]) -> tuple[str, ...]:
     """Explain the marks: a single trial has no range."""
-    if any(each.has_bars for each in series):
+    if any(each.bars for each in series):
         return ("markers: median of the trials; bars: lowest to highest; dots beside them: single trials",)
     return ("markers: the only trial",)
 

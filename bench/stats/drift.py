@@ -27,9 +27,12 @@ class NoiseProfile(Protocol):
 class Drift:
     """The variance of a log ratio that is due to drift between two tables: the sum of both sides' squared drifts."""
 
-    def __init__(self, baseline: NoiseProfile | None, candidate: NoiseProfile | None) -> None:
-        """Use these profiles of the two machines, which may be the same."""
+    def __init__(
+        self, baseline: NoiseProfile | None, candidate: NoiseProfile | None, *, has_several_machines: bool = False
+    ) -> None:
+        """Use these profiles of the two machines, which may be the same. A side of several machines has none."""
         self._profiles = (baseline, candidate)
+        self._has_several_machines = has_several_machines
         self._known: dict[tuple[str, str], tuple[float, ...]] = {}
         self._assumed: set[tuple[str, str]] = set()
 
@@ -51,15 +54,18 @@ class Drift:
         for devices, known in sorted(self._known.items()):
             percent = " and ".join(f"{deviation * 100:.3g} %" for deviation in dict.fromkeys(known))
             name = " against ".join(dict.fromkeys(devices))
-            known_by = (
-                "assumed until python -m bench calibrate has measured it in three sessions or more"
-                if devices in self._assumed
-                else "as calibrated"
-            )
             yield (
                 f"intervals of {name} include a drift from table to table of {percent} (standard deviation), "
-                f"{known_by}; for a change of code, python -m bench ab avoids it"
+                f"{self._source(devices)}; for a change of code, python -m bench ab avoids it"
             )
+
+    def _source(self, devices: tuple[str, str]) -> str:
+        """Return where the deviations of `devices` come from."""
+        if devices not in self._assumed:
+            return "as calibrated"
+        if self._has_several_machines:
+            return "assumed, because a side was measured on several machines"
+        return "assumed until python -m bench calibrate has measured it in three sessions or more"
 
     def _deviations(self, devices: tuple[str, str]) -> tuple[float, ...]:
         """Return the standard deviations of both sides."""

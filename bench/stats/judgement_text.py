@@ -38,9 +38,11 @@ def change_text(log_ratio: float) -> str:
 
 
 def change_words(log_ratio: float) -> str:
-    """Return a log ratio of time in words, with the figure of `change_text`: ``3.2 % slower``."""
+    """Return a log ratio of time in words, with the figure of `change_text`: ``3.2 % slower``, ``unchanged``."""
+    if log_ratio == 0:
+        return "unchanged"
     figure = change_text(log_ratio).replace("+", "").replace("-", "")
-    return f"{figure} {'faster' if log_ratio < 0 else 'slower'}"
+    return f"{'less than 0.1 %' if figure == '0.0 %' else figure} {'faster' if log_ratio < 0 else 'slower'}"
 
 
 def change_interval_text(interval: Interval) -> str:

@@ -6,6 +6,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
+from bench.coding import member_hints
 from bench.records import Configuration
 from bench.storage.table import Value
 from bench.tables.summary import Sample, Summary
@@ -59,20 +60,7 @@ Recipes differ in loss, transform and more, but their name stands for all of tha
 if the same model was trained with two values of it.
 """
 
-NUMERIC: Final = frozenset(
-    {
-        "batch_size",
-        "workers",
-        "threads",
-        "world_size",
-        "epochs",
-        "width",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
-        "test_batch_size",
-    }
-)
+_NUMBERS: Final = {"width", *(name for name, kind in member_hints(Configuration).items() if kind in {int, float})}
 """The dimensions that are numbers."""
 
 
@@ -80,7 +68,7 @@ def _configuration_field(key: str) -> Field:
     header = "ranks" if key == "world_size" else key.replace("_", " ")
     get = attrgetter(f"configuration.{key}")
     value = (lambda summary: layers_text(get(summary))) if key == "layers" else get
-    return Field(key=key, header=header, unit="", numeric=key in NUMERIC, value=value)
+    return Field(key=key, header=header, unit="", numeric=key in _NUMBERS, value=value)
 
 
 QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
@@ -183,6 +171,16 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
     }
 )
 """Every raw field by its key, in the order of exports."""
+
+
+def constant_dimensions(configurations: Sequence[Configuration]) -> tuple[str, ...]:
+    """Return the keys of the dimensions that follow from no other column and have one value in all `configurations`.
+
+    That there is a single rank goes without saying.
+    """
+    independent = (key for key, others in DIMENSIONS.items() if not others)
+    values = {key: {getattr(each, key) for each in configurations} for key in independent}
+    return tuple(key for key, found in values.items() if len(found) == 1 and (key, found) != ("world_size", {1}))
 
 
 def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ Format: TypeAlias = Literal["table", "markdown", "csv", "json"]
 
 _MARKDOWN_SPECIAL: Final = re.compile(r"([\\|<\[\]*`&~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
 
-_GAP: Final = "  "
+GAP: Final = "  "
+"""Between the columns of a text table."""
 
 _ALIKE: Final = 3
 """Lines that say the same of different configurations; further ones are counted."""
@@ -58,7 +59,7 @@ def text_table(
     above = list(zip(*([""] * (height - len(lines)) + lines for lines in broken), strict=True))
     widths = [max(map(len, (*lines, *column))) for lines, column in zip(broken, cells, strict=True)]
     rule = ["-" * width for width in widths]
-    return "\n".join(_GAP.join(row).rstrip() for row in _padded([*above, rule, *rows], widths, numeric))
+    return "\n".join(GAP.join(row).rstrip() for row in _padded([*above, rule, *rows], widths, numeric))
 
 
 def text_table_width(headers: Sequence[str], columns: Sequence[Sequence[str]]) -> int:
@@ -66,7 +67,7 @@ def text_table_width(headers: Sequence[str], columns: Sequence[Sequence[str]]) -
     widths = [
         max(map(len, (*_narrow(header, column), *column))) for header, column in zip(headers, columns, strict=True)
     ]
-    return sum(widths) + len(_GAP) * (len(widths) - 1)
+    return sum(widths) + len(GAP) * (len(widths) - 1)
 
 
 def fitting(columns: Mapping[str, tuple[str, Sequence[str]]], drop_order: Iterable[str], width: int) -> list[str]:
@@ -132,9 +133,7 @@ def csv_text(keys: Iterable[str], rows: Iterable[Mapping[str, Value]]) -> str:
 def _csv_cell(value: Value) -> Value:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if not isinstance(value, str) or (value.isprintable() and len(value) <= EXPORTED_CHARACTERS):
-        return value  # fast path: an export can hold millions of cells, and printable texts are harmless
-    return harmless(value, EXPORTED_CHARACTERS)
+    return harmless(value, EXPORTED_CHARACTERS) if isinstance(value, str) else value
 
 
 _BREAK: Final = re.compile(r"(?<!\d) | (?=[±(])")
@@ -148,7 +147,7 @@ def _broken_rows(headers: Sequence[str], rows: Sequence[Sequence[str]], width: i
     least = [max(map(len, (*each, *header.split()))) for header, each in zip(headers, words, strict=True)]
     natural = [max(len(" ".join(cell)) for cell in column) for column in columns]
     limits = list(map(max, least, natural))
-    over = sum(limits) + len(_GAP) * (len(limits) - 1) - width
+    over = sum(limits) + len(GAP) * (len(limits) - 1) - width
     while over > 0 and limits != least:
         widest = max(range(len(limits)), key=lambda i: limits[i] if limits[i] > least[i] else 0)
         limits[widest] -= 1

@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from bench.planning.shards import completion, listed, resumption
 from bench.records import FailureKind, Header, Peak, Run, TrialWarning
-from bench.storage.table import Value
 from bench.tables.columns import COLUMNS, RANK_MEANINGS, Column, harmless
-from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, hidden_dimensions
+from bench.tables.fields import IDENTITY, constant_dimensions, hidden_dimensions
 from bench.tables.layout import left_out_note
 from bench.tables.machines import machine_headers
 from bench.tables.summary import Summary, unmeasured_energy
@@ -104,18 +103,14 @@ def legend(
     )
 
 
-def _is_worth_saying(key: str, values: Collection[Value]) -> bool:
-    """Return whether a dimension has only one value, other than a single rank, which goes without saying."""
-    return len(values) == 1 and not (key == "world_size" and 1 in values)
-
-
 def _reading_notes(run: Run, summaries: Sequence[Summary], columns: Sequence[Column]) -> Iterator[str]:
     shown = {column.key for column in columns}
-    several = ("machine_id",) if len(machine_headers(run)) > 1 else ()
+    is_one_of_several = len(machine_headers(run)) > 1 and len({summary.machine_id for summary in summaries}) == 1
+    machine = ("machine_id",) if is_one_of_several else ()
     constant = [
         f"{COLUMNS[key].header} {COLUMNS[key].text(summaries[0])}"
-        for key in (*several, *(key for key, others in DIMENSIONS.items() if not others))
-        if key not in shown and _is_worth_saying(key, set(map(FIELDS[key].value, summaries)))
+        for key in (*machine, *constant_dimensions([summary.configuration for summary in summaries]))
+        if key not in shown
     ]
     if constant:
         yield f"every row: {', '.join(constant)}"
@@ -212,7 +207,7 @@ def _incomplete_notes(run: Run) -> Iterator[str]:
             f"shard {held} of {division.shards}: {missing} of {division.configurations * plan.repeats} trials are in "
             f"other shards; {completion(run.header)}"
         )
-    if run.footer is not None and run.footer.complete and not lost_trials(run):
+    if run.footer is not None and run.footer.complete and not run.lost_trials:
         return
     planned = plan.trial_count
     done = {(record.trial.configuration, record.trial.repeat) for record in run.records}
@@ -264,15 +259,3 @@ def _name(summary: Summary, dimensions: Sequence[str]) -> str:
     device, model, batch_size = (COLUMNS[key].text(summary) for key in IDENTITY)
     others = (f"{COLUMNS[key].header} {COLUMNS[key].text(summary)}" for key in dimensions)
     return ", ".join((f"{device} {model} batch {batch_size}", *others))
-
-
-def lost_trials(run: Run) -> int:
-    """Return how many trials the footer counts that are no longer in the file, because lines of it were deleted."""
-    return 0 if run.footer is None else max(0, run.footer.measured + run.footer.failed - len(run.records))
-
-
-def is_complete(run: Run) -> bool:
-    """Return whether the run completed its plan, and the whole plan if it is a shard."""
-    division = run.header.division
-    ended = run.footer is not None and run.footer.complete and not lost_trials(run)
-    return ended and not (division is not None and division.missing)

@@ -9,7 +9,7 @@ from bench.storage.table import Value
 from bench.tables.columns import DROP_ORDER, Column, cost_columns, default_columns, find_columns
 from bench.tables.fields import FIELDS, Field
 from bench.tables.layout import Format, csv_text, draw_heading, draw_notes, draw_table, fitting, json_text
-from bench.tables.legend import count_failures, count_warnings, is_complete, legend, run_heading
+from bench.tables.legend import count_failures, count_warnings, legend, run_heading
 from bench.tables.machines import machine_headers
 from bench.tables.prices import Prices
 from bench.tables.selection import nothing_meets, select
@@ -108,7 +108,7 @@ def _render_json(run: Run, summaries: Sequence[Summary], fields: Sequence[Field]
         "machine": to_json(run.header.machine),
         "software": to_json(run.header.software),
         "machines": {name: to_json(header.machine) for name, header in machine_headers(run).items()},
-        "complete": is_complete(run),
+        "complete": run.is_complete,
         "rows": [_raw_row(summary, fields) for summary in summaries],
         "failures": [to_json(failed) for failed in count_failures(summaries)],
         "warnings": [

@@ -146,7 +146,16 @@ class Summary:
     @property
     def flops_per_byte(self) -> float:
         """A step's FLOPs over the least bytes that it must move, per rank: computed from the model, not measured."""
-        return _flops_per_byte(self.configuration)
+        c = self.configuration
+        batch_size = c.batch_size // c.world_size
+        moved = training_bytes(
+            c.layers,
+            batch_size,
+            optimizer=c.optimizer,
+            momentum=c.momentum != 0,
+            activation_bytes=_activation_bytes(c),
+        )
+        return batch_size * training_flops(c.layers) / moved
 
     @functools.cached_property
     def cold_start_seconds(self) -> Sample | None:
@@ -325,19 +334,6 @@ def _repeat_warnings(epoch_seconds: Sample | None, n: int) -> Iterator[TrialWarn
 
 def _flops_per_second(measurement: Measurement) -> float:
     return measurement.training_flops_per_sample * measurement.throughput_per_second
-
-
-def _flops_per_byte(configuration: Configuration) -> float:
-    c = configuration
-    batch_size = c.batch_size // c.world_size
-    moved = training_bytes(
-        c.layers,
-        batch_size,
-        optimizer=c.optimizer,
-        momentum=c.momentum != 0,
-        activation_bytes=_activation_bytes(c),
-    )
-    return batch_size * training_flops(c.layers) / moved
 
 
 def _activation_bytes(configuration: Configuration) -> int:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+PRINTED = {"width": 1031, "height": 703, "deviceScaleFactor": 1, "mobile": False}
+"""An A4 page in landscape without its margins, in pixels."""
 
 # Any: selenium is not there where types are checked.
 Driver = Any
@@ -216,6 +220,43 @@ def test_print_shows_the_rows_that_a_filter_hides(opened: Driver) -> None:
     assert everything == few + opened.execute_script(hidden)
 
 
+def test_a_long_table_scrolls_below_its_headers_and_is_printed_whole(opened: Driver) -> None:
+    measured = """
+        const box = document.getElementById("table-1").parentElement;
+        box.scrollTop = 500;
+        const [head, body] = [box.querySelector("th"), box.querySelector("tbody tr:last-child")];
+        return [box.clientHeight < box.scrollHeight, box.tabIndex,
+            head.getBoundingClientRect().top - box.getBoundingClientRect().top,
+            body.getBoundingClientRect().bottom <= box.getBoundingClientRect().bottom + 1];
+    """
+    assert opened.execute_script(measured) == [True, 0, pytest.approx(0, abs=1), False]
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    is_scrolled, _, _, is_whole = opened.execute_script(measured)
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert (is_scrolled, is_whole) == (False, True)
+
+
+def test_many_ratios_begin_on_the_printed_page_of_their_heading(driver: Driver, tmp_path: Path) -> None:
+    run = read_run(REFERENCE / "scaling.jsonl")
+    runs = [replace(run, header=replace(run.header, run_id=run_id)) for run_id in ("aaaa0000", "bbbb0000")]
+    path = tmp_path / "compared.html"
+    path.write_text(render_page(make_report([Stored(label="", run=each) for each in runs])), encoding="utf-8")
+    driver.get(path.as_uri())
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PRINTED)
+    bottom, inside = driver.execute_script(
+        """
+        const chart = document.querySelector("[id^=comparison] .chart");
+        const inside = getComputedStyle(chart.closest("figure")).breakInside;
+        return [chart.getBoundingClientRect().bottom + scrollY, inside];
+        """
+    )
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert inside == "auto"  # the charts that do not fit there follow on the next pages
+    assert bottom < PRINTED["height"]
+
+
 def test_headers_of_a_table_are_printed_on_every_page_that_it_takes(opened: Driver) -> None:
     # Chromium repeats a header that may not be broken, without the buttons in it.
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
@@ -237,9 +278,8 @@ def test_a_table_is_not_printed_with_its_first_row_on_the_next_page(opened: Driv
 
 
 def test_four_charts_and_their_marks_fit_on_a_printed_page(opened: Driver) -> None:
-    size = {"width": 1031, "height": 703, "deviceScaleFactor": 1, "mobile": False}  # A4 without its margins, in pixels
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PRINTED)
     heights: list[float] = opened.execute_script(
         "return [...document.querySelectorAll('figure')].filter((each) => each.querySelectorAll('svg').length === 4)"
         ".map((each) => each.getBoundingClientRect().height)"
@@ -247,7 +287,7 @@ def test_four_charts_and_their_marks_fit_on_a_printed_page(opened: Driver) -> No
     opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert heights
-    assert max(heights) <= size["height"]
+    assert max(heights) <= PRINTED["height"]
 
 
 def test_print_leaves_out_a_figure_of_which_it_would_show_the_title_alone(opened: Driver) -> None:

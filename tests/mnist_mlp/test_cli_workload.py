@@ -46,6 +46,19 @@ def test_recipes_fit_a_narrow_terminal_and_keep_every_word(run: CommandLine) -> 
     assert "sgd 0.001, batch 16 not shuffled, 5 epochs; softmax, nll_of_log; unit" in training
 
 
+@pytest.mark.parametrize("width", [40, 60, 76])
+def test_recipes_are_a_list_where_a_table_has_no_room(
+    width: int, run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = run("recipes")[1]
+    assert max(map(len, out.splitlines())) <= width
+    said = " ".join(out.split())
+    assert "mlp_512_256: 784-512-256-10, 535,818 parameters; claimed: 97.87 %; training: adam 0.001, batch 64" in said
+    assert all(f"{name}: " in said for name in RECIPES)
+
+
 def test_recipes_come_as_markdown_and_as_json_with_every_hyperparameter(run: CommandLine) -> None:
     assert run("recipes", "--format", "markdown")[1].startswith("| recipe")
     first, *_ = json.loads(run("recipes", "--format", "json")[1])

@@ -314,6 +314,15 @@ def test_noise_has_no_accuracy_to_gate() -> None:
     assert check(side(correct=None), candidate_side(correct=None), limits=Limits(gate="time")).verdict is Verdict.PASS
 
 
+def test_noise_on_one_side_alone_is_named() -> None:
+    def reason(ours: int | None, theirs: int | None) -> str:
+        return only(check(side(correct=ours), candidate_side(correct=theirs)), Verdict.INCOMPARABLE).judgement.reason
+
+    assert reason(None, None).startswith("the labels are noise")
+    assert reason(None, 9_700).startswith("the labels of the baseline are noise")
+    assert reason(9_700, None).startswith("the labels of the candidate are noise")
+
+
 def test_one_trial_below_the_floor_is_a_regression_at_once() -> None:
     other = candidate_side()
     lapsed = with_records(other, [*other.records[:-1], trial(repeat=7, correct=8_990)])

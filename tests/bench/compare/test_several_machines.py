@@ -79,3 +79,15 @@ def test_devices_of_one_run_drifted_apart_only_if_it_was_merged_from_shards(
     assert row.time.estimate.extra_variance == pytest.approx(2 * 0.005**2 if is_merged else 0)
     assert ("machine drift between them is included" in " ".join(comparison.notes)) == is_merged
     assert ("no machine drift lies between them" in " ".join(comparison.notes)) != is_merged
+
+
+@pytest.mark.parametrize("machines", [(0,), (0, 1)])
+def test_calibrating_is_advised_only_for_a_side_of_one_machine(machines: tuple[int, ...]) -> None:
+    before, after = (
+        dataclasses.replace(source(measured(dict.fromkeys(machines, 1.0), 1, run_id)), profile=None)
+        for run_id in ("aaaa0000", "bbbb0000")
+    )
+    for notes in (compare_runs(before, after).notes, check_runs(before, after, Limits()).notes):
+        (drift,) = (note for note in notes if "include a drift" in note)
+        assert ("python -m bench calibrate" in drift) == (len(machines) == 1)
+        assert ("several machines" in drift) == (len(machines) > 1)

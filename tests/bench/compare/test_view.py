@@ -289,6 +289,24 @@ def test_hostile_names_cannot_command_a_terminal(layout: Format) -> None:
     assert "\r" not in text
 
 
+def test_names_are_as_long_as_a_wide_terminal_allows() -> None:
+    def name_in(text: str) -> str:
+        return max((match[0] for match in re.finditer("m+…?", text)), key=len)
+
+    def of_length(length: int) -> Comparison:
+        chosen = {make_configuration(model="m" * length): 2.0}
+        return compare(side(chosen), side(chosen, run_id="b0b0b0b0"))
+
+    for width in (40, 80):
+        assert name_in(render_comparison(of_length(90), width=width)) == "m" * 59 + "…"
+    assert name_in(render_comparison(of_length(90), width=160)) == "m" * 90
+    full = render_comparison(of_length(300), width=160)
+    assert max(map(len, full.splitlines())) <= 160
+    assert len(name_in(full)) > 90
+    assert "left out" not in full
+    assert name_in(render_comparison(of_length(90), format="markdown", width=160)) == "m" * 59 + "…"
+
+
 def test_changes_are_written_with_their_sign_and_unit() -> None:
     assert change_text(math.log(1.0234)) == "+2.3 %"
     assert change_text(math.log(0.5)) == "-50.0 %"
@@ -300,6 +318,12 @@ def test_changes_are_written_with_their_sign_and_unit() -> None:
         "1900.0 % slower",
     ]
     assert change_words(5000.0) == "> 100000 % slower"
+    assert [change_words(each) for each in (0.0, 1e-5, -1e-5, 0.0006)] == [
+        "unchanged",
+        "less than 0.1 % slower",
+        "less than 0.1 % faster",
+        "0.1 % slower",
+    ]
     assert change_interval_text(Interval(low=-0.1, high=0.1, level=0.95)) == "-9.5 % to +10.5 %"
     assert effect_text(0.05) == "5.1 %"
     assert effect_text(math.inf) == effect_text(None) == ""

@@ -29,6 +29,7 @@ from bench.report.charts import (
     Ratio,
     RatioChart,
     Series,
+    dodges,
     last_value,
     places,
     ratio_scale,
@@ -255,7 +256,7 @@ def test_a_line_is_named_at_its_level_or_its_end() -> None:
 
 
 def test_markers_of_ratios_are_those_that_the_marks_explain() -> None:
-    verdicts = ("slower", "faster", "same", "inconclusive", "slower (all flagged)")
+    verdicts = ("slower", "faster", "same", "inconclusive")
     drawn = draw(ratio_chart(*((1.0, None, None, verdict) for verdict in verdicts)), "key")
     shapes = re.findall(r'class="mark s0" transform="[^"]*" d="([^"]*)"', drawn)
     up, down, square, circle = (
@@ -264,9 +265,7 @@ def test_markers_of_ratios_are_those_that_the_marks_explain() -> None:
         "M-3.5-3.5h7v7h-7z",
         "M-4 0a4 4 0 1 0 8 0",
     )
-    assert [shape.startswith(each) for shape, each in zip(shapes, (up, down, square, circle, up), strict=True)] == [
-        True
-    ] * 5
+    assert all(shape.startswith(each) for shape, each in zip(shapes, (up, down, square, circle), strict=True))
 
 
 def test_the_scale_of_ratios_covers_their_intervals_and_one_by_logarithms() -> None:
@@ -325,6 +324,33 @@ def test_single_trials_are_drawn_where_they_belong_and_beside_a_bar_only() -> No
         (dot, *_) = re.findall(r'class="dots s0" d="M([0-9.]+) ', drawn)
         (marker, *_) = re.findall(r'class="mark s0" transform="translate\(([0-9.]+) ', drawn)
         assert float(dot) == pytest.approx(float(marker) + aside)
+
+
+def barred(*ranges: tuple[float, float]) -> list[Series]:
+    """A series for each range, all at the same place."""
+    return [
+        Series(name=str(style), style=style, points=(Point(x=64, y=low, low=low, high=high),))
+        for style, (low, high) in enumerate(ranges)
+    ]
+
+
+def test_bars_that_would_hide_one_another_stand_side_by_side() -> None:
+    assert dodges(barred((1, 2), (3, 4))) == [(0, 7), (0, 7)]
+    assert dodges(barred((3, 4), (1, 3), (5, 6))) == [(-6, -3), (0, 3), (6, 9)]
+    assert dodges([*barred((1, 3), (2, 4)), Series(name="", style=2, points=())]) == [(-3.5, 0), (3.5, 7), (0, 0)]
+    many = dodges(barred(*[(1, 2)] * MAX_SERIES))
+    assert many[-1][0] - many[0][0] < 18
+    assert len({each for pair in many for each in pair}) == 2 * MAX_SERIES
+
+
+def test_lines_move_with_their_bars_and_away_from_each_other() -> None:
+    (chart,) = found(Kind.THROUGHPUT, side({make_configuration(): 2.0}))
+    assert isinstance(chart, LineChart)
+    drawn = draw(replace(chart, series=tuple(barred((1, 3), (2, 4)))), "key")
+    bars = [float(x) for x in re.findall(r'class="bar s\d" d="M([0-9.]+) [0-9.]+h6', drawn)]
+    markers = [float(x) for x in re.findall(r'class="mark s\d" transform="translate\(([0-9.]+) ', drawn)]
+    assert markers[:2] == pytest.approx([bar + 3 for bar in bars])
+    assert markers[1] - markers[0] == pytest.approx(7)
 
 
 @pytest.mark.parametrize(("second", "shades"), [(100.0, {4}), (104.0, {4}), (200.0, {0, 8}), (1e4, {0, 8})])

@@ -380,7 +380,7 @@ def test_many_ratios_are_divided_among_charts_with_one_scale() -> None:
         .charts
     )
     divided = [chart for chart in charts if isinstance(chart, RatioChart)]
-    assert [len(chart.ratios) for chart in divided] == [30, 10]
+    assert [len(chart.ratios) for chart in divided] == [20, 20]
     assert [chart.caption.rpartition(", ")[2] for chart in divided] == ["part 1 of 2", "part 2 of 2"]
     assert ratio_scale(divided[0], 0, 100) == ratio_scale(divided[1], 0, 100)
 

@@ -176,6 +176,14 @@ def test_a_picture_has_the_scales_gaps_and_hollow_markers_of_the_report() -> Non
     shifts = dots.get_transform().transform(dots.get_xydata()) - axes.transData.transform(dots.get_xydata())
     assert (shifts[:, 0] > 0).all()  # beside the bars, which would hide them
     assert shifts[:, 1] == pytest.approx(0)
+    hidden = replace(chart, series=(chart.series[0], replace(chart.series[0], style=1)))
+    (beside,) = make_figure(hidden).axes
+    lefts = [
+        line.get_transform().transform(line.get_xydata())[0, 0]
+        for line in beside.get_lines()
+        if line.get_marker() != "."
+    ]
+    assert len(set(lefts[::2])) == 2  # two bars at one place are drawn side by side
     _, figure = picture_of(Kind.MEMORY, run)
     assert {(line.get_linestyle(), line.get_markerfacecolor() == "white") for line in figure.axes[0].get_lines()} == {
         ("--", True),

@@ -17,7 +17,7 @@ from bench_builders import (
 
 from bench.records import Accelerator, FailureKind, Fingerprint, Footer, Peak, Run, TrialWarning
 from bench.tables.columns import default_columns, find_columns
-from bench.tables.legend import count_failures, count_warnings, heading, is_complete, legend
+from bench.tables.legend import count_failures, count_warnings, heading, legend
 from bench.tables.machines import by_machine
 from bench.tables.summary import PeakRate, summarise
 from bench.warning_rules import ADVICE
@@ -190,7 +190,7 @@ def test_each_warning_is_explained_once_with_the_rows_it_concerns() -> None:
 def test_an_incomplete_run_says_how_much_is_missing_and_how_to_resume(footer: Footer | None) -> None:
     run = make_run([make_configuration(), make_configuration(threads=1)], 3)
     cut = dataclasses.replace(run, records=run.records[:4], footer=footer)
-    assert not is_complete(cut)
+    assert not cut.is_complete
     assert "run incomplete: 2 of 6 trials missing; resume with python -m bench run --resume 0a1b2c3d" in notes(cut)
 
 
@@ -205,7 +205,7 @@ def test_a_run_whose_footer_counts_more_trials_than_are_left_is_incomplete() -> 
     cut = dataclasses.replace(run, records=run.records[:4])
     assert cut.footer is not None
     assert cut.footer.complete
-    assert not is_complete(cut)
+    assert not cut.is_complete
     assert [note for note in notes(cut) if note.startswith("run incomplete: 2 of 6 trials missing")]
 
 
@@ -213,7 +213,7 @@ def test_failed_trials_that_were_deleted_from_the_file_are_missed_too() -> None:
     failed = make_record(repeat=2, outcome=make_failure())
     run = make_run(repeats=3, records=[make_record(), make_record(repeat=1), failed])
     cut = dataclasses.replace(run, records=run.records[:2])
-    assert (is_complete(run), is_complete(cut)) == (True, False)
+    assert (run.is_complete, cut.is_complete) == (True, False)
     assert [note for note in notes(cut) if note.startswith("run incomplete: 1 of 3 trials missing")]
 
 
@@ -222,7 +222,7 @@ def test_a_shard_counts_the_trials_of_the_others_with_their_repeats() -> None:
     assert [note for note in notes(run) if note.startswith("shard 1 of 4: 9 of 12 trials are in other shards")]
     assert run.footer is not None
     assert run.footer.complete
-    assert not is_complete(run)
+    assert not run.is_complete
 
 
 def test_part_of_a_complete_run_that_one_machine_measured_is_complete() -> None:
@@ -231,7 +231,7 @@ def test_part_of_a_complete_run_that_one_machine_measured_is_complete() -> None:
     other = Fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"), software=run.header.software)
     parts = by_machine(dataclasses.replace(run, records=moved, other_fingerprints=(other,))).values()
     assert [len(part.records) for part in parts] == [2, 1]
-    assert all(map(is_complete, parts))
+    assert all(part.is_complete for part in parts)
     assert not [note for part in parts for note in notes(part) if "incomplete" in note]
 
 
@@ -240,11 +240,11 @@ def test_parts_of_a_run_that_lost_lines_are_incomplete() -> None:
     moved = tuple(dataclasses.replace(each, fingerprint=int(each.trial.repeat == 1)) for each in run.records[:2])
     other = Fingerprint(machine=make_machine(cpu_model="Fictional CPU 1"), software=run.header.software)
     parts = by_machine(dataclasses.replace(run, records=moved, other_fingerprints=(other,))).values()
-    assert [is_complete(part) for part in parts] == [False, False]
+    assert [part.is_complete for part in parts] == [False, False]
 
 
 def test_a_complete_run_says_nothing_of_it() -> None:
-    assert is_complete(make_run())
+    assert make_run().is_complete
     assert not [note for note in notes(make_run()) if "incomplete" in note]
 
 
