@@ -386,7 +386,7 @@ def test_the_speedrun_preset_trains_its_recipe_with_forty_seeds() -> None:
 # Ranks
 
 
-def ranks_plan(*, ranks_here: int | None = None, **changes: Any) -> Plan:  # noqa: ANN401 - as of `request`
+def ranks_plan(*, ranks_here: int = planning.MAX_WORLD_SIZE, **changes: Any) -> Plan:  # noqa: ANN401 - as of `request`
     """Plan one model for several ranks on a CPU of 8 cores."""
     asked = request(batch_sizes=(64,), **changes)
     check_request(asked)
