@@ -189,23 +189,19 @@ class ClusterExecutor:
 
     def _statuses(self) -> list[DeviceStatus]:
         """Return one status per kind of device: available if any node has one, otherwise with the reason."""
-        statuses = [s for member in self._members for s in member.introduction.description.devices]
-        found = {kind_of(s.device): _first_of_kind(s) for s in reversed(statuses) if s.available}
-        missing = {
-            s.device: DeviceStatus(
-                device=s.device, available=False, description="", reason=f"no node of the cluster has one ({s.reason})"
-            )
-            for s in reversed(statuses)
-            if kind_of(s.device) not in found
-        }
-        ordered = dict.fromkeys(kind_of(status.device) for status in statuses)
-        return [(found | missing)[kind] for kind in ordered if kind in found or kind in missing]
+        by_kind: dict[str, list[DeviceStatus]] = {}
+        for member in self._members:
+            for status in member.introduction.description.devices:
+                by_kind.setdefault(kind_of(status.device), []).append(status)
+        return [_first_of_kind(statuses) for statuses in by_kind.values()]
 
 
-def _first_of_kind(status: DeviceStatus) -> DeviceStatus:
-    """Return `status` under the name of the first device of its kind, which stands for any of them in a trial."""
+def _first_of_kind(statuses: Sequence[DeviceStatus]) -> DeviceStatus:
+    """Return the status of a kind of device under the name of its first, which stands for any of them in a trial."""
+    status = next((status for status in statuses if status.available), statuses[0])
     kind, colon, _ = status.device.partition(":")
-    return replace(status, device=f"{kind}:0" if colon else kind)
+    reason = "" if status.available else f"no node of the cluster has one ({status.reason})"
+    return replace(status, device=f"{kind}:0" if colon else kind, reason=reason)
 
 
 def _kinds(requested: Sequence[str]) -> tuple[str, ...]:

@@ -226,17 +226,28 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
         if name == AUTO:
             chosen += available
             continue
-        same = [device for device in (name, f"{name}:0", name.removesuffix(":0")) if device in available]
-        if same:
-            chosen.append(same[0])
-        else:
-            kind = kind_of(name)
-            reasons = [status.reason for status in statuses if status.device == kind and status.reason]
-            known = [AUTO, *(kind_of(status.device) for status in statuses)]
-            hint = "" if kind in {*known, *_OTHER_KINDS} else _GPUS if kind == "gpu" else did_you_mean(kind, known)
-            why = reasons[0] if reasons else f"there is no such device here{hint}"
+        same = [device for device in _names(name) if device in available]
+        if not same:
+            why = _why_missing(name, statuses)
             raise BadInputError(f"device {name!r} is not available: {why}. Available here: {', '.join(available)}")
+        chosen.append(same[0])
     return tuple(dict.fromkeys(chosen))
+
+
+def _names(device: str) -> tuple[str, ...]:
+    """Return the names of the same device: the first of a kind needs no index, and cpu and mps have none."""
+    return device, f"{device}:0", device.removesuffix(":0")
+
+
+def _why_missing(device: str, statuses: Sequence[DeviceStatus]) -> str:
+    """Return why `device` is not available: because it is broken, because of its whole kind, or for no known reason."""
+    kind = kind_of(device)
+    reasons = [status.reason for status in statuses if status.device in {*_names(device), kind} and status.reason]
+    if reasons:
+        return reasons[0]
+    known = [AUTO, *(kind_of(status.device) for status in statuses)]
+    hint = _GPUS if kind == "gpu" else "" if kind in {*known, *_OTHER_KINDS} else did_you_mean(kind, known)
+    return f"there is no such device here{hint}"
 
 
 def make_plan(
