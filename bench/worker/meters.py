@@ -3,9 +3,10 @@
 import contextlib
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -42,8 +43,7 @@ class HostMemory:
         self._status = status
         self._clear = clear
         self._was_reset = False
-        self._leaves_out_files = self._read_status("RssFile") is not None
-        self.baseline_bytes: int | None = self._read_size("VmRSS") or _memory_info("rss")
+        self.baseline_bytes: int | None = _without_files(self._read_sizes(), "VmRSS") or _memory_info("rss")
 
     def reset_peak(self) -> None:
         """Reset the peak to the current size, where the system can."""
@@ -54,7 +54,8 @@ class HostMemory:
 
     def peak(self) -> Peak | None:
         """Return the peak above the baseline; None where this system does not report it."""
-        highest, method = self._read_size("VmHWM"), "VmHWM without files" if self._leaves_out_files else "VmHWM"
+        sizes = self._read_sizes()
+        highest, method = _without_files(sizes, "VmHWM"), "VmHWM without files" if "RssFile" in sizes else "VmHWM"
         if highest is None:
             highest, method = self._peak_elsewhere()
         if highest is None or self.baseline_bytes is None:
@@ -67,18 +68,17 @@ class HostMemory:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ru_maxrss"
         return _memory_info("peak_wset"), "peak_wset"
 
-    def _read_size(self, name: str) -> int | None:
-        size, files = self._read_status(name), self._read_status("RssFile") if self._leaves_out_files else 0
-        return None if size is None or files is None else size - files
-
-    def _read_status(self, name: str) -> int | None:
+    def _read_sizes(self) -> dict[str, int]:
+        """Return every size in Linux's file, in bytes; none where there is no such file."""
         try:
-            for line in self._status.read_text().splitlines():
-                if line.startswith(f"{name}:"):
-                    return int(line.split()[1]) * _KIBIBYTE
+            lines = re.findall(r"^(\w+):\s+(\d+) kB$", self._status.read_text(), re.MULTILINE)
         except OSError:
-            pass
-        return None
+            return {}
+        return {name: int(size) * _KIBIBYTE for name, size in lines}
+
+
+def _without_files(sizes: Mapping[str, int], name: str) -> int | None:
+    return sizes[name] - sizes.get("RssFile", 0) if name in sizes else None
 
 
 def _memory_info(name: str) -> int | None:
@@ -167,32 +167,41 @@ def _involuntary_switches() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
+class Products:
+    """Known work: float32 products of two `size` by `size` matrices of random numbers, the same every time."""
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        """Make the matrices and multiply them once, so that all lazy initialisation is done."""
+        generator = torch.Generator().manual_seed(0)
+        self._left, self._right = (torch.rand(size, size, generator=generator).to(device) for _ in range(2))
+        self._product = torch.empty_like(self._left)
+        self(1)
+
+    def __call__(self, count: int) -> None:
+        """Launch `count` products; on an accelerator this returns before they are done."""
+        for _ in range(count):
+            torch.mm(self._left, self._right, out=self._product)
+
+
 class Yardstick:
     """A fixed matrix product: the same work on every machine, timed beside each epoch on the same device and threads.
 
-    One measurement is `REPEATS` float32 products of two 512 by 512 matrices of random numbers, 0.27 GFLOP each. It
-    shows whether the machine itself has become slower or faster.
+    One measurement is `REPEATS` float32 products of two 512 by 512 matrices, 0.27 GFLOP each. It shows whether the
+    machine itself has become slower or faster.
     """
 
     SIZE: Final = 512
     REPEATS: Final = 8
 
     def __init__(self, device: torch.device, timer: Timer) -> None:
-        """Make the matrices on `device` and measure once, so that all lazy initialisation is done."""
-        generator = torch.Generator().manual_seed(0)
-        left, right = (torch.rand(self.SIZE, self.SIZE, generator=generator) for _ in range(2))
-        self._left, self._right = left.to(device), right.to(device)
-        self._product = torch.empty_like(self._left)
+        """Make the matrices on `device` and measure once."""
+        self._multiply = Products(device, self.SIZE)
         self._timer = timer
         self.seconds()
 
     def seconds(self) -> float:
         """Return the wall time of one measurement."""
-        return self._timer.seconds(self._multiply)
-
-    def _multiply(self) -> None:
-        for _ in range(self.REPEATS):
-            torch.mm(self._left, self._right, out=self._product)
+        return self._timer.seconds(lambda: self._multiply(self.REPEATS))
 
 
 def usable_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> float:

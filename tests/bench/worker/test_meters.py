@@ -16,6 +16,7 @@ from bench.records import Contention, Peak
 from bench.worker.meters import (
     ContentionMeter,
     HostMemory,
+    Products,
     Yardstick,
     machine_cpu_seconds,
     usable_cores,
@@ -387,7 +388,15 @@ def test_the_cpu_time_of_our_own_work_is_counted_and_grows_with_it() -> None:
     assert meter.stop().process_cpu_seconds < second.process_cpu_seconds
 
 
-# Yardstick
+# Known work, and the yardstick
+
+
+def test_known_work_is_as_many_products_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Products(CPU, 8)
+    products: list[torch.Size] = []
+    monkeypatch.setattr(torch, "mm", lambda left, _right, *, out: products.extend((left.shape, out.shape)))
+    work(3)
+    assert products == [(8, 8), (8, 8)] * 3
 
 
 @pytest.fixture
@@ -414,9 +423,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_the_yardstick_times_synchronised_work_and_runs_once_beforehand(events: list[str]) -> None:
     yardstick = Yardstick(CPU, Timer(lambda: events.append("synchronise"), time.perf_counter))
     once = ["synchronise", "clock", *["product"] * 8, "synchronise", "clock"]
-    assert events == once
+    assert events == ["product", *once]
     assert yardstick.seconds() > 0
-    assert events == once * 2
+    assert events == ["product", *once, *once]
 
 
 def test_twice_the_repeats_are_twice_the_work(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
