@@ -208,12 +208,12 @@ def make_energy_meter(
 ) -> EnergyMeter:
     """Return the meter of `device`: NVML's for cuda, RAPL's for cpu, for others one that only gives the reason."""
     if device.type not in {"cuda", "cpu"}:
-        return EnergyMeter(None, f"no energy counter is known for {device.type}", clock)
+        return EnergyMeter(None, f"no energy counter is known for {device.type}")
     try:
         counter = _nvml_counter(nvml(device)) if device.type == "cuda" else _rapl_counter(powercap)
         counter.read()  # an old device fails only when read
     except UnmeasurableError as error:
-        return EnergyMeter(None, str(error), clock)
+        return EnergyMeter(None, str(error))
     return EnergyMeter(counter, clock=clock)
 
 

@@ -123,10 +123,9 @@ class Session:
         except TrialError as error:
             return {"failure": to_json(error.failure)}
         except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever goes wrong becomes its Failure
-            cause = _out_of_memory(error)
-            if cause is not None:
-                return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, cause))}
-            return {"failure": to_json(_failure(FailureKind.CRASH, error))}
+            lack = _out_of_memory(error)
+            kind = FailureKind.CRASH if lack is None else FailureKind.OUT_OF_MEMORY
+            return {"failure": to_json(_failure(kind, lack or error))}
 
     def _handle(self, request: Mapping[str, Any]) -> object:
         handlers: dict[str, Callable[[], object]] = {
