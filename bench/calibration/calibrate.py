@@ -39,7 +39,7 @@ from bench.execution.conversation import (
 from bench.execution.launcher import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
 from bench.protocol.rates import DeviceRates, ThreadRates, thread_counts
-from bench.records import Configuration, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
+from bench.records import Configuration, Failure, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
 from bench.system.interrupts import Interrupts
 from bench.system.locks import IMPATIENT, Patience, device_locks
 from bench.system.outputs import remove_abandoned
@@ -202,7 +202,7 @@ class _Session:
                 timeout_seconds=self.options.timeout_seconds,
             )
         except ArmFailedError as error:
-            raise _failed(f"A/A pair {number + 1} on {configuration.device}: {error}") from error
+            raise _nothing_stored(f"A/A pair {number + 1} on {configuration.device}: {error}") from error
         return pair.log_ratio
 
     def _trial(self, configuration: Configuration, seed: int) -> tuple[TrialRecord, Measurement]:
@@ -214,16 +214,13 @@ class _Session:
         )
         if isinstance(record.outcome, Measurement):
             return record, record.outcome
-        what = f"the trial with seed {seed} on {configuration.device} failed"
-        raise _failed(f"{what}: {record.outcome.kind}: {record.outcome.message}")
+        raise _failed(f"the trial with seed {seed} on {configuration.device}", record.outcome)
 
     def _peak(self, configuration: Configuration) -> float:
         try:
             return measure_peak(self.launchers[0], configuration, self.options.timeout_seconds)
         except TrialFailedError as error:
-            failure = error.failure
-            what = f"measuring the peak of {configuration.device} failed"
-            raise _failed(f"{what}: {failure.kind}: {failure.message}") from error
+            raise _failed(f"measuring the peak of {configuration.device}", error.failure) from error
 
     def _rates(self, configuration: Configuration) -> tuple[DeviceRates, ...]:
         """Return the device's rates at each precision; one that does not take effect is reported and omitted."""
@@ -272,9 +269,13 @@ class _Session:
 
 
 def _rates_failed(device: str, precision: str, threads: int, error: TrialFailedError) -> CalibrationError:
-    what = f"measuring the rates of {device} at {precision} with {format_count(threads, 'thread')} failed"
-    return _failed(f"{what}: {error.failure.kind}: {error.failure.message}")
+    what = f"measuring the rates of {device} at {precision} with {format_count(threads, 'thread')}"
+    return _failed(what, error.failure)
 
 
-def _failed(what: str) -> CalibrationError:
+def _failed(what: str, failure: Failure) -> CalibrationError:
+    return _nothing_stored(f"{what} failed: {failure.kind}: {failure.message}")
+
+
+def _nothing_stored(what: str) -> CalibrationError:
     return CalibrationError(f"{what}. Nothing of this calibration is stored: remove the cause and calibrate again")
