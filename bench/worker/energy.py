@@ -218,23 +218,17 @@ def make_energy_meter(
 
 
 def measure_idle_watts(
-    meter: EnergyMeter,
-    seconds: float,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.perf_counter,
+    counter: Counter, seconds: float, sleep: Callable[[float], None], clock: Callable[[], float]
 ) -> float | None:
-    """Return the mean power of the meter's device while this process sleeps for `seconds`, at least `MIN_SECONDS`.
+    """Return the mean power of the counter's device while this process sleeps for `seconds`, at least `MIN_SECONDS`.
 
-    Nothing else should run meanwhile. None if the counter is missing, fails or does not advance. The sum of `meter` is
-    left unchanged.
+    Nothing else should run meanwhile. None if the counter fails or does not advance.
     """
-    if meter.counter is None or seconds < MIN_SECONDS:
-        return None
     try:
-        before, start = meter.counter.read(), clock()
+        before, start = counter.read(), clock()
         sleep(seconds)
-        after, end = meter.counter.read(), clock()
-        joules = meter.counter.joules(before, after)
+        after, end = counter.read(), clock()
+        joules = counter.joules(before, after)
     except UnmeasurableError:
         return None
     return joules / (end - start) if joules > 0 else None

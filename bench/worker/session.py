@@ -305,7 +305,7 @@ def recipe_of(configuration: Configuration) -> Recipe:
 
 def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
     dataset = data.load(name, root)
-    return DatasetReady(source=dataset.source, sha256=dataset.sha256, train_samples=len(dataset.train_labels))
+    return DatasetReady(sha256=dataset.sha256, train_samples=len(dataset.train_labels))
 
 
 def _measure_peak(name: str, threads: int) -> Peaked:
