@@ -16,7 +16,8 @@ import torch
 
 from bench.records import Contention, DeviceConditions
 from bench.worker.energy import Nvml, UnmeasurableError, open_nvml
-from bench.worker.meters import CGROUP, MEMBERSHIP, machine_cpu_seconds, own_cgroups
+from bench.worker.limits import CGROUP, MEMBERSHIP, own_cgroups
+from bench.worker.meters import machine_cpu_seconds
 
 _T = TypeVar("_T", int, float)
 

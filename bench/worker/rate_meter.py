@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.protocol.rates import Bandwidth, DeviceRates, IdlePower, LayerRate, StepTime, TransferRate
 from bench.worker.devices import CPU, Device, list_accelerators
 from bench.worker.energy import EnergyMeter, make_energy_meter, measure_idle_watts
-from bench.worker.meters import usable_memory_bytes
+from bench.worker.limits import usable_memory_bytes
 from bench.worker.peak import LONGEST_SECONDS, measure_peak
 from bench.worker.timer import Timer
 from mnist_mlp.data import Dataset

@@ -16,7 +16,7 @@ from bench.records import Accelerator
 from bench.worker import peak, rate_meter
 from bench.worker.devices import Device
 from bench.worker.energy import MIN_SECONDS, Counter, EnergyMeter
-from bench.worker.meters import usable_memory_bytes
+from bench.worker.limits import usable_memory_bytes
 from bench.worker.rate_meter import (
     DEVICE_ARRAY_BYTES,
     HOST_ARRAY_BYTES,
