@@ -4,7 +4,7 @@ It measures three things. Identical arms in live process pairs (A/A) show what d
 is none. Full trials with different seeds show how much accuracy varies from seed to seed and how long an epoch takes
 today. The device's rates (`bench.protocol.rates`), at each precision and on the CPU for several thread counts, bound
 how fast training could be. To measure something else of a device, add a field to
-`bench.calibration.profiles.DeviceSession` and fill it in `_Session.measure_device`.
+`bench.calibration.profiles.DeviceSession` and fill it in `_Calibration.measure_device`.
 """
 
 import contextlib
@@ -112,9 +112,9 @@ def calibrate(
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
         prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
         plan = make_plan(REFERENCE, devices=devices, cores_usable=place.machine.cores_usable)
-        session = _Session(options=options, launchers=launchers, progress=progress, measure=measure)
+        calibration = _Calibration(options=options, launchers=launchers, progress=progress, measure=measure)
         try:
-            measured = tuple(session.measure_device(each, profile.unused_seed()) for each in plan.configurations)
+            measured = tuple(calibration.measure_device(each, profile.unused_seed()) for each in plan.configurations)
         except InterruptedRunError as interruption:
             raise InterruptedRunError(f"{interruption}: nothing of this calibration is stored") from None
         with interrupts.shield():
@@ -151,7 +151,7 @@ def _profile_lock(path: Path, patience: Patience) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Session:
+class _Calibration:
     """One calibration: what all of its measurements share."""
 
     options: Options

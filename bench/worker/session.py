@@ -328,7 +328,7 @@ def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
 
 
 def _self_test(request: Mapping[str, Any]) -> Checked:
-    from bench.worker.ruler import check_device  # noqa: PLC0415 - trials need none of it
+    from bench.worker.selftest import check_device  # noqa: PLC0415 - trials need none of it
 
     return check_device(request["device"], request["threads"], request["dataset"], _root(request), Session)
 
