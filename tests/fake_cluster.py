@@ -60,8 +60,8 @@ class FakeNode:
         self.held.append(tuple(devices))
         self.waits.append(patience_seconds)
 
-    def prepare(self, dataset: str) -> DatasetReady:
-        return DatasetReady(source=dataset, sha256=self.sha256, train_samples=TRAIN_SAMPLES)
+    def prepare(self, dataset: str) -> DatasetReady:  # noqa: ARG002 - it has them all
+        return DatasetReady(sha256=self.sha256, train_samples=TRAIN_SAMPLES)
 
     def run(self, trial: Trial, device: str) -> TrialRecord:
         with self._lock:

@@ -71,9 +71,7 @@ class FakeLauncher:
         self.killed = 0
         self.on: Callable[[Request], dict[str, Any] | None] = lambda _request: None
         self.place = description()
-        self.dataset = DatasetReady(
-            source="root", sha256=make_measurement().dataset_sha256, train_samples=TRAIN_SAMPLES
-        )
+        self.dataset = DatasetReady(sha256=make_measurement().dataset_sha256, train_samples=TRAIN_SAMPLES)
         self.broken = False
         self.batch_seconds: Iterator[float] = itertools.repeat(0.001)
         self.batch_size = 64

@@ -4,5 +4,5 @@ from bench.__main__ import main
 from bench.execution import forking
 
 if __name__ == "__main__":
-    forking._ALWAYS = (*forking._ALWAYS, "planted_ranks_host")  # type: ignore[assignment, misc]  # noqa: SLF001 - to be spoilt
+    forking.ALWAYS_NEEDED = (*forking.ALWAYS_NEEDED, "planted_ranks_host")  # type: ignore[attr-defined, assignment]
     main()

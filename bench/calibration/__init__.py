@@ -1,1 +1,1 @@
-"""The ruler's own figures: how finely a machine can measure, what its devices can do, whether its checks pass."""
+"""How finely a machine can measure, what its devices can do, and whether its self-test passes."""

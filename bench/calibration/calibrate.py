@@ -4,7 +4,7 @@ It measures three things. Identical arms in live process pairs (A/A) show what d
 is none. Full trials with different seeds show how much accuracy varies from seed to seed and how long an epoch takes
 today. The device's rates (`bench.protocol.rates`), at each precision and on the CPU for several thread counts, bound
 how fast training could be. To measure something else of a device, add a field to
-`bench.calibration.profiles.DeviceSession` and fill it in `_Session.measure_device`.
+`bench.calibration.profiles.DeviceSession` and fill it in `_Calibration.measure_device`.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ from bench.execution.conversation import (
 from bench.execution.launcher import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
 from bench.protocol.rates import DeviceRates, ThreadRates, thread_counts
-from bench.records import Configuration, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
+from bench.records import Configuration, Failure, FailureKind, Measurement, Trial, TrialRecord, TrialWarning
 from bench.system.interrupts import Interrupts
 from bench.system.locks import IMPATIENT, Patience, device_locks
 from bench.system.outputs import remove_abandoned
@@ -112,9 +112,9 @@ def calibrate(
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
         prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
         plan = make_plan(REFERENCE, devices=devices, cores_usable=place.machine.cores_usable)
-        session = _Session(options=options, launchers=launchers, progress=progress, measure=measure)
+        calibration = _Calibration(options=options, launchers=launchers, progress=progress, measure=measure)
         try:
-            measured = tuple(session.measure_device(each, profile.unused_seed()) for each in plan.configurations)
+            measured = tuple(calibration.measure_device(each, profile.unused_seed()) for each in plan.configurations)
         except InterruptedRunError as interruption:
             raise InterruptedRunError(f"{interruption}: nothing of this calibration is stored") from None
         with interrupts.shield():
@@ -151,7 +151,7 @@ def _profile_lock(path: Path, patience: Patience) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Session:
+class _Calibration:
     """One calibration: what all of its measurements share."""
 
     options: Options
@@ -202,7 +202,7 @@ class _Session:
                 timeout_seconds=self.options.timeout_seconds,
             )
         except ArmFailedError as error:
-            raise _failed(f"A/A pair {number + 1} on {configuration.device}: {error}") from error
+            raise _nothing_stored(f"A/A pair {number + 1} on {configuration.device}: {error}") from error
         return pair.log_ratio
 
     def _trial(self, configuration: Configuration, seed: int) -> tuple[TrialRecord, Measurement]:
@@ -214,16 +214,13 @@ class _Session:
         )
         if isinstance(record.outcome, Measurement):
             return record, record.outcome
-        what = f"the trial with seed {seed} on {configuration.device} failed"
-        raise _failed(f"{what}: {record.outcome.kind}: {record.outcome.message}")
+        raise _failed(f"the trial with seed {seed} on {configuration.device}", record.outcome)
 
     def _peak(self, configuration: Configuration) -> float:
         try:
             return measure_peak(self.launchers[0], configuration, self.options.timeout_seconds)
         except TrialFailedError as error:
-            failure = error.failure
-            what = f"measuring the peak of {configuration.device} failed"
-            raise _failed(f"{what}: {failure.kind}: {failure.message}") from error
+            raise _failed(f"measuring the peak of {configuration.device}", error.failure) from error
 
     def _rates(self, configuration: Configuration) -> tuple[DeviceRates, ...]:
         """Return the device's rates at each precision; one that does not take effect is reported and omitted."""
@@ -272,9 +269,13 @@ class _Session:
 
 
 def _rates_failed(device: str, precision: str, threads: int, error: TrialFailedError) -> CalibrationError:
-    what = f"measuring the rates of {device} at {precision} with {format_count(threads, 'thread')} failed"
-    return _failed(f"{what}: {error.failure.kind}: {error.failure.message}")
+    what = f"measuring the rates of {device} at {precision} with {format_count(threads, 'thread')}"
+    return _failed(what, error.failure)
 
 
-def _failed(what: str) -> CalibrationError:
+def _failed(what: str, failure: Failure) -> CalibrationError:
+    return _nothing_stored(f"{what} failed: {failure.kind}: {failure.message}")
+
+
+def _nothing_stored(what: str) -> CalibrationError:
     return CalibrationError(f"{what}. Nothing of this calibration is stored: remove the cause and calibrate again")

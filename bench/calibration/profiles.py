@@ -185,10 +185,8 @@ class MachineProfile:
         """
         rates = (
             measured.highest_flops_per_second(precision, threads)
-            for session in self.sessions
-            if _libraries(session.software) == _libraries(software)
-            for measured in session.devices
-            if measured.device == device
+            for used, measured in self._measured(device)
+            if _libraries(used) == _libraries(software)
         )
         return max((rate for rate in rates if rate is not None), default=None)
 
@@ -202,12 +200,7 @@ class MachineProfile:
         sessions = self._alike(device)
         if not sessions:
             return None
-        newest = sessions[-1]
-        software = next(
-            session.software
-            for session in self.sessions[::-1]
-            if any(measured.device == device for measured in session.devices)
-        )
+        software, newest = self._measured(device)[-1]
         return DeviceFigures(
             device=device,
             threads=newest.threads,
@@ -237,13 +230,17 @@ class MachineProfile:
 
     def _alike(self, device: str) -> list[DeviceSession]:
         """Return the calibrations of `device` that may be combined, oldest first."""
-        found = [
-            (_decisive(session.software, measured), measured)
-            for session in self.sessions
-            for measured in session.devices
+        every = self._measured(device)
+        return [measured for software, measured in every if _decisive(software, measured) == _decisive(*every[-1])]
+
+    def _measured(self, device: str) -> list[tuple[Software, DeviceSession]]:
+        """Return every calibration of `device` with the software it used, oldest first."""
+        return [
+            (each.software, measured)
+            for each in self.sessions
+            for measured in each.devices
             if measured.device == device
         ]
-        return [measured for decisive, measured in found if decisive == found[-1][0]]
 
 
 def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]:

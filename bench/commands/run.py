@@ -29,7 +29,7 @@ from bench.commands.options import (
     wait_option,
 )
 from bench.errors import BadInputError
-from bench.planning.plan import check_request
+from bench.planning.plan import MAX_WORLD_SIZE, check_request
 from bench.system.interrupts import Interrupts
 from bench.system.outputs import checked_output, say
 from bench.units import duration_text, format_count
@@ -201,7 +201,7 @@ def _executor(where: _Where, preload: tuple[str, ...]) -> Iterator["Executor"]:
         from bench.execution.executor import LocalExecutor
 
         with _launcher(preload, where.place) as launcher:
-            ranks_here = None if where.place is None else where.place.local_world_size
+            ranks_here = MAX_WORLD_SIZE if where.place is None else where.place.local_world_size
             yield LocalExecutor(launcher, where.execution, ranks_here=ranks_here)
         return
     address = _address(where.on)

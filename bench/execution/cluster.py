@@ -9,11 +9,11 @@ from typing import Final, TypeVar
 from bench.errors import BadInputError, BenchError, IncomparableError
 from bench.execution.dispatch import Dispatcher
 from bench.execution.executor import ExecutedTrial
-from bench.execution.nodes import Cluster, Introduction, Member, Node, NodeLostError, ask_all
+from bench.execution.nodes import Cluster, Member, Node, NodeLostError, ask_all
 from bench.execution.progress import Progress
 from bench.planning.plan import Request, check_rank_devices, choose_devices, make_plan
 from bench.protocol.messages import DatasetReady
-from bench.records import Configuration, DeviceStatus, Fingerprint, Plan, Run, Software, Trial, kind_of
+from bench.records import Configuration, DeviceStatus, Fingerprint, Plan, Run, Trial, kind_of
 from bench.system.locks import Patience
 
 R = TypeVar("R")
@@ -39,7 +39,7 @@ class ClusterExecutor:
     def concurrency(self) -> int:
         """See `Executor.concurrency`."""
         kinds = {kind_of(device) for device in self._devices}
-        return max(1, sum(max([0, *(len(member.devices(kind)) for kind in kinds)]) for member in self._members))
+        return max(1, sum(max((len(m.devices(kind)) for kind in kinds), default=0) for m in self._members))
 
     def fingerprint(self) -> Fingerprint:
         """See `Executor.fingerprint`."""
@@ -55,7 +55,7 @@ class ClusterExecutor:
 
     def resume(self, run: Run) -> None:
         """See `Executor.resume`. A configuration's remaining repeats run on machines like that of its first."""
-        self._assemble(f"run {run.header.run_id}", run.header.software)
+        self._assemble(run)
         choose_devices([configuration.device for configuration in run.header.plan.configurations], self._statuses())
         check_rank_devices(run.header.plan, self._most_devices())
         machine_ids = [fingerprint.machine.id for fingerprint in run.fingerprints]
@@ -100,8 +100,8 @@ class ClusterExecutor:
         dispatcher = Dispatcher(self._members, self._cluster, self._enlist, self._measured)
         yield from dispatcher.execute(trials, may_start, progress)
 
-    def _assemble(self, what: str = "", software: Software | None = None) -> None:
-        """Connect the available nodes; require the same software on all: that of `what`, or else the first node's."""
+    def _assemble(self, resumed: Run | None = None) -> None:
+        """Connect the available nodes; require the same software on all: that of a `resumed` run, or the first's."""
         try:
             nodes = self._cluster.untaken()
         except NodeLostError as error:
@@ -116,12 +116,15 @@ class ClusterExecutor:
                 node.close()
                 self._patience.notify(f"{node.name} is on the same host as {same_host[0].node.name}: on standby")
                 continue
-            self._admit(node, answer)
+            for remark in answer.remarks:
+                self._patience.notify(f"{node.name}: {remark}")
+            self._members.append(Member(node=node, introduction=answer))
         if not self._members:
             raise BadInputError(f"the cluster cannot run trials: {'; '.join(reasons[1:] or reasons)}")
-        self._software = software or self._members[0].fingerprint.software
+        first = self._members[0]
+        self._software = first.fingerprint.software if resumed is None else resumed.header.software
         for member in self._members:
-            self._require_software(member, what or self._members[0].node.name)
+            self._require_software(member, first.node.name if resumed is None else f"run {resumed.header.run_id}")
 
     def _require_software(self, member: Member, what: str) -> None:
         different = self._software.differences(member.fingerprint.software)
@@ -130,11 +133,6 @@ class ClusterExecutor:
                 f"{member.node.name} has different software from {what}: {'; '.join(different)}. One table must not "
                 "mix software: give all nodes the same environment"
             )
-
-    def _admit(self, node: Node, introduction: Introduction) -> None:
-        for remark in introduction.remarks:
-            self._patience.notify(f"{node.name}: {remark}")
-        self._members.append(Member(node=node, introduction=introduction))
 
     def _leave_out(self, node: Node, error: Exception) -> str:
         if not isinstance(error, NodeLostError | BenchError):
@@ -189,23 +187,19 @@ class ClusterExecutor:
 
     def _statuses(self) -> list[DeviceStatus]:
         """Return one status per kind of device: available if any node has one, otherwise with the reason."""
-        statuses = [s for member in self._members for s in member.introduction.description.devices]
-        found = {kind_of(s.device): _first_of_kind(s) for s in reversed(statuses) if s.available}
-        missing = {
-            s.device: DeviceStatus(
-                device=s.device, available=False, description="", reason=f"no node of the cluster has one ({s.reason})"
-            )
-            for s in reversed(statuses)
-            if kind_of(s.device) not in found
-        }
-        ordered = dict.fromkeys(kind_of(status.device) for status in statuses)
-        return [(found | missing)[kind] for kind in ordered if kind in found or kind in missing]
+        by_kind: dict[str, list[DeviceStatus]] = {}
+        for member in self._members:
+            for status in member.introduction.description.devices:
+                by_kind.setdefault(kind_of(status.device), []).append(status)
+        return [_first_of_kind(statuses) for statuses in by_kind.values()]
 
 
-def _first_of_kind(status: DeviceStatus) -> DeviceStatus:
-    """Return `status` under the name of the first device of its kind, which stands for any of them in a trial."""
+def _first_of_kind(statuses: Sequence[DeviceStatus]) -> DeviceStatus:
+    """Return the status of a kind of device under the name of its first, which stands for any of them in a trial."""
+    status = next((status for status in statuses if status.available), statuses[0])
     kind, colon, _ = status.device.partition(":")
-    return replace(status, device=f"{kind}:0" if colon else kind)
+    reason = "" if status.available else f"no node of the cluster has one ({status.reason})"
+    return replace(status, device=f"{kind}:0" if colon else kind, reason=reason)
 
 
 def _kinds(requested: Sequence[str]) -> tuple[str, ...]:

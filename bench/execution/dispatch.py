@@ -14,7 +14,7 @@ nodes run in threads of their own and put their results in a queue; one thread r
 import collections
 import queue
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -62,7 +62,7 @@ class Dispatcher:
         self._cluster = cluster
         self._enlist = enlist
         self._homes = dict(measured)
-        self._events: queue.SimpleQueue[Callable[[], Iterator[ExecutedTrial]]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Callable[[], ExecutedTrial | None]] = queue.SimpleQueue()
         self._waiting: list[Trial] = []
         self._losses: collections.Counter[Trial] = collections.Counter()
         self._calls: dict[_Started, Thread] = {}
@@ -83,7 +83,9 @@ class Dispatcher:
         try:
             is_open = self._start_trials(may_start)
             while self._calls or (is_open and self._waiting and self._joining):
-                yield from self._events.get()()
+                executed = self._events.get()()
+                if executed is not None:
+                    yield executed
                 is_open = is_open and self._start_trials(may_start)
         finally:
             self._end_trials()
@@ -145,7 +147,7 @@ class Dispatcher:
     def _put_ended(self, started: _Started, answer: TrialRecord | Exception) -> None:
         self._events.put(partial(self._ended, started, answer))
 
-    def _ended(self, started: _Started, answer: TrialRecord | Exception) -> Iterator[ExecutedTrial]:
+    def _ended(self, started: _Started, answer: TrialRecord | Exception) -> ExecutedTrial | None:
         member, trial = started.member, started.trial
         del member.running[started.device]
         del self._calls[started]
@@ -154,12 +156,12 @@ class Dispatcher:
             self._losses[trial] += 1
             if self._losses[trial] <= MAX_RETRIES:
                 self._waiting.insert(0, trial)
-                return
+                return None
             record = _failure(started, answer)
         else:
             record = answer
             self._homes[trial.configuration] = member.machine_id
-        yield ExecutedTrial(record=record, fingerprint=member.fingerprint)
+        return ExecutedTrial(record=record, fingerprint=member.fingerprint)
 
     def _lose(self, member: Member, error: Exception) -> None:
         """Remove the member, once, and look for nodes that can replace it, which may be the same one again."""
@@ -181,19 +183,16 @@ class Dispatcher:
     def _put_joined(self, node: Node, answer: Member | Exception) -> None:
         self._events.put(partial(self._joined, node, answer))
 
-    def _joined(self, node: Node, answer: Member | Exception) -> Iterator[ExecutedTrial]:
+    def _joined(self, node: Node, answer: Member | Exception) -> None:
         self._joining -= 1
-        if isinstance(answer, Member) and answer.introduction.host not in self._hosts():
+        hosts = {member.introduction.host for member in self._members}
+        if isinstance(answer, Member) and answer.introduction.host not in hosts:
             self._members.append(answer)
             self._progress.note(f"{node.name} joins the run")
         else:
             node.close()
             if isinstance(answer, Exception):
                 self._progress.note(f"{node.name} does not join the run: {answer}")
-        yield from ()
-
-    def _hosts(self) -> set[str]:
-        return {member.introduction.host for member in self._members}
 
 
 def _failure(started: _Started, error: Exception) -> TrialRecord:

@@ -16,7 +16,7 @@ from bench.errors import IncomparableError
 from bench.execution.conversation import describe_place, prepare_dataset, probe_trial, run_trial
 from bench.execution.launcher import Launcher
 from bench.execution.progress import Progress
-from bench.planning.plan import Request, check_rank_devices, choose_devices, make_plan
+from bench.planning.plan import MAX_WORLD_SIZE, Request, check_rank_devices, choose_devices, make_plan
 from bench.protocol.messages import DatasetReady, Prepared
 from bench.records import Description, Fingerprint, Header, Plan, Run, Trial, TrialRecord
 from bench.system.locks import IMPATIENT, Patience, device_locks
@@ -92,11 +92,10 @@ class LocalExecutor:
 
     concurrency = 1
 
-    def __init__(self, launcher: Launcher, options: ExecutionOptions, *, ranks_here: int | None = None) -> None:
+    def __init__(self, launcher: Launcher, options: ExecutionOptions, *, ranks_here: int = MAX_WORLD_SIZE) -> None:
         """Start trials with `launcher`.
 
-        `ranks_here` limits how many ranks of a training run on this machine, for a torchrun over several machines;
-        None if all of them do.
+        `ranks_here` limits how many ranks of a training run on this machine, for a torchrun over several machines.
         """
         self._launcher = launcher
         self._options = options

@@ -24,9 +24,6 @@ _REAP_SECONDS: Final = 60.0
 _PIDFD_OPEN: Final = 434
 """The number of this system call on every architecture."""
 
-_ALWAYS: Final = ALWAYS_NEEDED
-"""Replaced in tests."""
-
 _WORKER: Final = "bench.worker.session"
 """It imports `mnist_mlp`, so a host whose trials use different ones leaves it to them."""
 
@@ -72,11 +69,9 @@ class ForkingLauncher:
         """
         self._python = python
         self._environment = worker_environment(workload) | dict(variables or {})
-        self._modules = (*preload, *_ALWAYS, *(() if is_shared else (_WORKER,)))
+        self._modules = (*preload, *ALWAYS_NEEDED, *(() if is_shared else (_WORKER,)))
         self._log = Log()
-        self._host: subprocess.Popen[bytes] | None = None
         self._processes: set[ForkedProcess] = set()
-        self._control: socket.socket
         try:
             self._start_host()
         except BaseException:
@@ -84,9 +79,9 @@ class ForkingLauncher:
             raise
 
     @property
-    def host_pid(self) -> int | None:
-        """Process id of the worker host; None before it is started."""
-        return None if self._host is None else self._host.pid
+    def host_pid(self) -> int:
+        """Process id of the worker host."""
+        return self._host.pid
 
     def _start_host(self) -> None:
         self._imported = False
@@ -174,14 +169,16 @@ class ForkingLauncher:
         return WorkerError(f"the worker host ended or does not answer{self._log.explain()}")
 
     def _end_host(self) -> None:
-        # Closing its socket makes it end its trials, then itself. While it is still importing, it has none.
-        self._control.close()
-        if self._host is not None:
-            try:
-                self._host.wait(timeout=1.0)
-            except subprocess.TimeoutExpired:
-                self._host.kill()
-                self._host.wait()
+        # Trials of a host that has died are still running, and another host could not wait for them.
+        for process in tuple(self._processes):
+            process.kill()
+            process.wait()
+        self._control.close()  # makes the host end itself, unless it is still importing
+        try:
+            self._host.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            self._host.kill()
+            self._host.wait()
 
     def forget(self, process: "ForkedProcess") -> None:
         """Remove `process`, which has ended and been waited for."""
@@ -189,9 +186,6 @@ class ForkingLauncher:
 
     def close(self) -> None:
         """See `Launcher.close`."""
-        for process in tuple(self._processes):
-            process.kill()
-            process.wait()
         self._end_host()
         self._log.file.close()
 

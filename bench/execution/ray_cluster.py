@@ -20,7 +20,7 @@ import bench
 import mnist_mlp
 from bench.errors import BadInputError, BenchError
 from bench.execution.agent import Agent
-from bench.execution.conversation import preparation_seconds
+from bench.execution.conversation import preparation_seconds, root_text
 from bench.execution.executor import ExecutionOptions
 from bench.execution.nodes import Introduction, NodeLostError, ask_all, call_in_thread
 from bench.execution.processes import HOST_START_SECONDS
@@ -205,7 +205,7 @@ class RayNode:
                 max_task_retries=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             )
-            .remote(preload, options.data_root and str(options.data_root.resolve()), options.timeout_seconds)
+            .remote(preload, root_text(options.data_root), options.timeout_seconds)
         )
 
     def introduce(self) -> Introduction:

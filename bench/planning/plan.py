@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from bench.errors import BadInputError
 from bench.records import Configuration, DeviceStatus, Plan, Trial, TrialRecord, kind_of
@@ -27,6 +27,8 @@ from mnist_mlp.recipes import (
 )
 from mnist_mlp.spelling import did_you_mean
 from mnist_mlp.support import check_supported
+
+T = TypeVar("T")
 
 AUTO: Final = "auto"
 """The device request that stands for every available device."""
@@ -224,20 +226,33 @@ def choose_devices(requested: Sequence[str], statuses: Iterable[DeviceStatus]) -
         if name == AUTO:
             chosen += available
             continue
-        same = [device for device in (name, f"{name}:0", name.removesuffix(":0")) if device in available]
-        if same:
-            chosen.append(same[0])
-        else:
-            kind = kind_of(name)
-            reasons = [status.reason for status in statuses if status.device == kind and status.reason]
-            known = [AUTO, *(kind_of(status.device) for status in statuses)]
-            hint = "" if kind in {*known, *_OTHER_KINDS} else _GPUS if kind == "gpu" else did_you_mean(kind, known)
-            why = reasons[0] if reasons else f"there is no such device here{hint}"
+        same = [device for device in _names(name) if device in available]
+        if not same:
+            why = _why_missing(name, statuses)
             raise BadInputError(f"device {name!r} is not available: {why}. Available here: {', '.join(available)}")
+        chosen.append(same[0])
     return tuple(dict.fromkeys(chosen))
 
 
-def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, ranks_here: int | None = None) -> Plan:
+def _names(device: str) -> tuple[str, ...]:
+    """Return the names of the same device: the first of a kind needs no index, and cpu and mps have none."""
+    return device, f"{device}:0", device.removesuffix(":0")
+
+
+def _why_missing(device: str, statuses: Sequence[DeviceStatus]) -> str:
+    """Return why `device` is not available: because it is broken, because of its whole kind, or for no known reason."""
+    kind = kind_of(device)
+    reasons = [status.reason for status in statuses if status.device in {*_names(device), kind} and status.reason]
+    if reasons:
+        return reasons[0]
+    known = [AUTO, *(kind_of(status.device) for status in statuses)]
+    hint = _GPUS if kind == "gpu" else "" if kind in {*known, *_OTHER_KINDS} else did_you_mean(kind, known)
+    return f"there is no such device here{hint}"
+
+
+def make_plan(
+    request: Request, *, devices: Sequence[str], cores_usable: float, ranks_here: int = MAX_WORLD_SIZE
+) -> Plan:
     """Return the plan for a checked request on these devices.
 
     Without ``--threads`` a configuration uses every usable core, and at least one. With several ranks, each uses an
@@ -247,14 +262,14 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
         request: what the user asks for.
         devices: the available devices to use.
         cores_usable: how many cores this machine has for the run.
-        ranks_here: the largest number of ranks that share this machine's cores; None if all of them do.
+        ranks_here: the largest number of ranks that share this machine's cores; by default all of them do.
 
     Raises:
         BadInputError: there are more threads than usable cores, a combination of device, engine, precision, pipeline
             and world size is not supported, ranks cannot share a batch size equally, or there are too many trials.
     """
     cores = max(1, int(cores_usable))
-    most_ranks = min(max(request.world_sizes), ranks_here or max(request.world_sizes))
+    most_ranks = min(max(request.world_sizes), ranks_here)
     threads_of_each = request.threads or (max(1, cores // most_ranks),)
     for threads in threads_of_each:
         if threads > cores:
@@ -271,7 +286,7 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
     )
 
     def check(configuration: Configuration) -> None:
-        _check_ranks(configuration, cores, min(configuration.world_size, ranks_here or configuration.world_size))
+        _check_ranks(configuration, cores, min(configuration.world_size, ranks_here))
 
     configurations = _possible(configurations, check, skip=request.skip_unsupported)
     # Two requested models can be the same (a width that a recipe has already); it is measured once.
@@ -279,14 +294,14 @@ def make_plan(request: Request, *, devices: Sequence[str], cores_usable: float, 
 
 
 def check_rank_devices(
-    plan: Plan, statuses: Iterable[DeviceStatus], ranks_here: int | None = None, *, skip: bool = False
+    plan: Plan, statuses: Iterable[DeviceStatus], ranks_here: int = MAX_WORLD_SIZE, *, skip: bool = False
 ) -> Plan:
     """Refuse, or leave out, configurations whose ranks need more accelerators than this machine has, one each.
 
     Args:
         plan: the plan.
         statuses: the devices of this machine.
-        ranks_here: the largest number of ranks on this machine; None if all of them are.
+        ranks_here: the largest number of ranks on this machine; by default all of them are.
         skip: whether to leave such configurations out.
 
     Raises:
@@ -295,8 +310,7 @@ def check_rank_devices(
     available = [kind_of(status.device) for status in statuses if status.available]
 
     def check(configuration: Configuration) -> None:
-        kind, world_size = kind_of(configuration.device), configuration.world_size
-        needed = world_size if ranks_here is None else min(ranks_here, world_size)
+        kind, needed = kind_of(configuration.device), min(configuration.world_size, ranks_here)
         if kind != "cpu" and needed > available.count(kind):
             raise BadInputError(
                 f"{needed} ranks need {needed} {kind} devices, but this machine has {available.count(kind)}: "
@@ -306,30 +320,23 @@ def check_rank_devices(
     return replace(plan, configurations=_possible(plan.configurations, check, skip=skip))
 
 
-def _possible(
-    configurations: Iterable[Configuration], check: Callable[[Configuration], None], *, skip: bool
-) -> tuple[Configuration, ...]:
-    """Return the configurations that `check` accepts.
+def _possible(items: Iterable[T], check: Callable[[T], None], *, skip: bool) -> tuple[T, ...]:
+    """Return the items that `check` accepts.
 
     Raises:
         BadInputError: `check` refused one and `skip` is False, or it refused all.
     """
-    possible, problem = [], None
-    for configuration in configurations:
+    possible, problem = list[T](), None
+    for item in items:
         try:
-            check(configuration)
-        except BadInputError as error:
+            check(item)
+        except (BadInputError, InvalidValueError) as error:
             problem = problem or error
         else:
-            possible.append(configuration)
+            possible.append(item)
     if problem is not None and not (skip and possible):
-        raise _refusal(problem, others=len(possible)) from problem
+        raise BadInputError(f"{problem}; --skip-unsupported leaves it out" if possible else str(problem)) from problem
     return tuple(possible)
-
-
-def _refusal(problem: Exception, others: int) -> BadInputError:
-    """Return `problem` as bad input, with the option that leaves it out if there are `others`."""
-    return BadInputError(f"{problem}; --skip-unsupported leaves it out" if others else str(problem))
 
 
 def _check_ranks(configuration: Configuration, cores: int, ranks_here: int) -> None:
@@ -354,30 +361,22 @@ class _Combination(NamedTuple):
     world_size: int
 
 
-def _supported(request: Request, devices: Sequence[str]) -> list[_Combination]:
+def _supported(request: Request, devices: Sequence[str]) -> tuple[_Combination, ...]:
     """Return the supported combinations."""
-    supported, problem = [], None
+    combinations = []
     for combination in itertools.starmap(
         _Combination,
         itertools.product(devices, request.precisions, request.engines, request.pipelines, request.world_sizes),
     ):
         kind, _, index = combination.device.partition(":")
-        if combination.world_size > 1 and index not in {"", "0"}:
-            if AUTO not in request.devices:  # otherwise the ranks that start at the first device use it anyway
-                raise BadInputError(
-                    f"device {combination.device!r} cannot be the first of {combination.world_size} ranks, which use "
-                    f"devices from {kind}:0 on: use {kind}:0"
-                )
-            continue
-        try:
-            check_supported(**combination._asdict())
-        except InvalidValueError as error:
-            problem = problem or error
-        else:
-            supported.append(combination)
-    if problem is not None and not (request.skip_unsupported and supported):
-        raise _refusal(problem, others=len(supported)) from problem
-    return supported
+        if combination.world_size == 1 or index in {"", "0"}:
+            combinations.append(combination)
+        elif AUTO not in request.devices:  # otherwise the ranks that start at the first device use it anyway
+            raise BadInputError(
+                f"device {combination.device!r} cannot be the first of {combination.world_size} ranks, which use "
+                f"devices from {kind}:0 on: use {kind}:0"
+            )
+    return _possible(combinations, lambda each: check_supported(**each._asdict()), skip=request.skip_unsupported)
 
 
 def _configuration(

@@ -9,7 +9,7 @@ import hashlib
 import heapq
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -23,8 +23,8 @@ _LISTED: Final = 10
 
 _START_SECONDS: Final = 1.0
 _STEP_SECONDS: Final = 4e-4
-_ARITHMETIC_SECONDS: Final = {"cpu": 3e-11}
-_ARITHMETIC_SECONDS_ELSEWHERE: Final = 3e-13
+_CPU_ARITHMETIC_SECONDS: Final = 3e-11
+_ACCELERATOR_ARITHMETIC_SECONDS: Final = 3e-13
 _SAMPLES: Final = 60_000
 """A rough model of a trial's time: start-up, per step, per weight and sample, and the samples of an epoch.
 
@@ -93,7 +93,9 @@ def divide(plan: Plan, shards: int) -> tuple[Plan, ...]:
             parts[shard].add(place)
             totals[shard] += weight
             heapq.heappush(open_shards, (load + weight, total + weight, shard))
-    return tuple(replace(plan, configurations=_chosen(plan.configurations, sorted(part))) for part in parts)
+    return tuple(
+        replace(plan, configurations=tuple(plan.configurations[place] for place in sorted(part))) for part in parts
+    )
 
 
 def take_shard(plan: Plan, number: int, shards: int, run_id: str) -> tuple[Plan, Division]:
@@ -165,10 +167,6 @@ def _kinds(configurations: Sequence[Configuration]) -> list[list[tuple[float, in
 def trial_weight(configuration: Configuration) -> float:
     """Return roughly how many seconds a trial takes, good enough to order trials; see the constants."""
     c = configuration
-    arithmetic = _ARITHMETIC_SECONDS.get(c.device, _ARITHMETIC_SECONDS_ELSEWHERE)
+    arithmetic = _CPU_ARITHMETIC_SECONDS if c.device == "cpu" else _ACCELERATOR_ARITHMETIC_SECONDS
     steps = math.ceil(_SAMPLES / c.batch_size)
     return _START_SECONDS + c.epochs * (steps * _STEP_SECONDS + _SAMPLES * c.weights * arithmetic)
-
-
-def _chosen(configurations: Sequence[Configuration], places: Iterable[int]) -> tuple[Configuration, ...]:
-    return tuple(configurations[place] for place in places)

@@ -18,9 +18,8 @@ from bench.records import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetReady:
-    """Answer to ``dataset``: the dataset is available and verified. `source` is where it came from."""
+    """Answer to ``dataset``: the dataset is available and verified."""
 
-    source: str
     sha256: str
     train_samples: int
 

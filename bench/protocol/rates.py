@@ -104,7 +104,7 @@ class DeviceRates(_Measured):
     @property
     def highest_flops_per_second(self) -> float:
         """The highest rate among all products."""
-        return max(self.square_flops_per_second, *(layer.flops_per_second for layer in self.layers), 0.0)
+        return max([self.square_flops_per_second, *(layer.flops_per_second for layer in self.layers)])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ import torch
 
 from bench.records import Contention, DeviceConditions
 from bench.worker.energy import Nvml, UnmeasurableError, open_nvml
-from bench.worker.meters import CGROUP, MEMBERSHIP, machine_cpu_seconds, own_cgroups
+from bench.worker.limits import CGROUP, MEMBERSHIP, own_cgroups
+from bench.worker.meters import machine_cpu_seconds
 
 _T = TypeVar("_T", int, float)
 
@@ -200,9 +201,9 @@ def _cuda_conditions(nvml: Nvml) -> DeviceConditions:
     idle = reasons is not None and bool(reasons & _GPU_IDLE)
     clock = None if idle else _ask(nvml, "nvmlDeviceGetClockInfo", _NVML_SM_CLOCK)
     return DeviceConditions(
-        clock_hertz=_hertz(clock, _HERTZ_PER_MEGAHERTZ),
-        max_clock_hertz=_hertz(_ask(nvml, "nvmlDeviceGetMaxClockInfo", _NVML_SM_CLOCK), _HERTZ_PER_MEGAHERTZ),
-        temperature_celsius=_number(_ask(nvml, "nvmlDeviceGetTemperature", _NVML_GPU_TEMPERATURE)),
+        clock_hertz=_scaled(clock, _HERTZ_PER_MEGAHERTZ),
+        max_clock_hertz=_scaled(_ask(nvml, "nvmlDeviceGetMaxClockInfo", _NVML_SM_CLOCK), _HERTZ_PER_MEGAHERTZ),
+        temperature_celsius=_scaled(_ask(nvml, "nvmlDeviceGetTemperature", _NVML_GPU_TEMPERATURE), 1.0),
         clock_reasons=None if reasons is None else tuple(name for bit, name in CLOCK_REASONS.items() if reasons & bit),
         other_processes=_other_processes(_ask(nvml, "nvmlDeviceGetComputeRunningProcesses")),
     )
@@ -239,20 +240,16 @@ def _cpu_conditions(files: Collection[tuple[Path, Path]]) -> DeviceConditions:
     """Return the highest clock among the cores: that of one that has just been computing, not of the idle ones."""
     return dataclasses.replace(
         _NOTHING,
-        clock_hertz=_hertz(_extreme(max, (_kilohertz(now) for now, _ in files)), _HERTZ_PER_KILOHERTZ),
-        max_clock_hertz=_hertz(_extreme(max, (_kilohertz(highest) for _, highest in files)), _HERTZ_PER_KILOHERTZ),
+        clock_hertz=_extreme(max, (_clock_hertz(now) for now, _ in files)),
+        max_clock_hertz=_extreme(max, (_clock_hertz(highest) for _, highest in files)),
     )
 
 
-def _kilohertz(file: Path) -> int | None:
+def _clock_hertz(file: Path) -> float | None:
     with contextlib.suppress(OSError, ValueError):
-        return int(file.read_text())
+        return int(file.read_text()) * _HERTZ_PER_KILOHERTZ
     return None
 
 
-def _number(value: Any) -> float | None:  # noqa: ANN401 - what NVML answers
-    return None if value is None else float(value)
-
-
-def _hertz(count: float | None, scale: float) -> float | None:
+def _scaled(count: float | None, scale: float) -> float | None:
     return None if count is None else count * scale

@@ -208,33 +208,27 @@ def make_energy_meter(
 ) -> EnergyMeter:
     """Return the meter of `device`: NVML's for cuda, RAPL's for cpu, for others one that only gives the reason."""
     if device.type not in {"cuda", "cpu"}:
-        return EnergyMeter(None, f"no energy counter is known for {device.type}", clock)
+        return EnergyMeter(None, f"no energy counter is known for {device.type}")
     try:
         counter = _nvml_counter(nvml(device)) if device.type == "cuda" else _rapl_counter(powercap)
         counter.read()  # an old device fails only when read
     except UnmeasurableError as error:
-        return EnergyMeter(None, str(error), clock)
+        return EnergyMeter(None, str(error))
     return EnergyMeter(counter, clock=clock)
 
 
 def measure_idle_watts(
-    meter: EnergyMeter,
-    seconds: float,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.perf_counter,
+    counter: Counter, seconds: float, sleep: Callable[[float], None], clock: Callable[[], float]
 ) -> float | None:
-    """Return the mean power of the meter's device while this process sleeps for `seconds`, at least `MIN_SECONDS`.
+    """Return the mean power of the counter's device while this process sleeps for `seconds`, at least `MIN_SECONDS`.
 
-    Nothing else should run meanwhile. None if the counter is missing, fails or does not advance. The sum of `meter` is
-    left unchanged.
+    Nothing else should run meanwhile. None if the counter fails or does not advance.
     """
-    if meter.counter is None or seconds < MIN_SECONDS:
-        return None
     try:
-        before, start = meter.counter.read(), clock()
+        before, start = counter.read(), clock()
         sleep(seconds)
-        after, end = meter.counter.read(), clock()
-        joules = meter.counter.joules(before, after)
+        after, end = counter.read(), clock()
+        joules = counter.joules(before, after)
     except UnmeasurableError:
         return None
     return joules / (end - start) if joules > 0 else None

@@ -18,7 +18,7 @@ from bench.protocol.messages import Prepared, Stretched
 from bench.protocol.soundness import Outcome
 from bench.records import Configuration, Settings, Trial
 from bench.worker.devices import CPU, Device
-from bench.worker.meters import ContentionMeter, HostMemory
+from bench.worker.meters import ContentionMeter, HostMemory, Products
 from bench.worker.settings import apply_precision, check_products
 from bench.worker.timer import Timer
 from mnist_mlp.data import Dataset
@@ -36,22 +36,6 @@ class Conversation(Protocol):
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Do what `request` asks and return the answer as JSON values."""
-
-
-class Products:
-    """Known work: float32 products of two `size` by `size` matrices."""
-
-    def __init__(self, device: torch.device, size: int) -> None:
-        """Make the matrices and multiply them once, so that all lazy initialisation is done."""
-        generator = torch.Generator().manual_seed(0)
-        self._left, self._right = (torch.rand(size, size, generator=generator).to(device) for _ in range(2))
-        self._product = torch.empty_like(self._left)
-        self(1)
-
-    def __call__(self, count: int) -> None:
-        """Launch `count` products; on an accelerator this returns before they are done."""
-        for _ in range(count):
-            torch.mm(self._left, self._right, out=self._product)
 
 
 def apply_fp32(threads: int, device: torch.device) -> Settings:

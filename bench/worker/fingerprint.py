@@ -18,7 +18,7 @@ import mnist_mlp
 from bench.records import Description, Machine, Software
 from bench.system.revision import git_state
 from bench.worker.devices import list_accelerators, list_devices
-from bench.worker.meters import usable_cores, usable_memory_bytes
+from bench.worker.limits import usable_cores, usable_memory_bytes
 
 
 def describe() -> Description:

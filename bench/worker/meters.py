@@ -1,11 +1,11 @@
 """Meters of the trial's own process: host memory, CPU time and its disturbances, and the yardstick. Worker only."""
 
 import contextlib
-import math
 import os
+import re
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +19,6 @@ if sys.platform != "win32":
     import resource
 
 _KIBIBYTE: Final = 1024
-CGROUP: Final = Path("/sys/fs/cgroup")
-MEMBERSHIP: Final = Path("/proc/self/cgroup")
 _ONLINE: Final = Path("/sys/devices/system/cpu/online")
 
 
@@ -42,8 +40,7 @@ class HostMemory:
         self._status = status
         self._clear = clear
         self._was_reset = False
-        self._leaves_out_files = self._read_status("RssFile") is not None
-        self.baseline_bytes: int | None = self._read_size("VmRSS") or _memory_info("rss")
+        self.baseline_bytes: int | None = _without_files(self._read_sizes(), "VmRSS") or _memory_info("rss")
 
     def reset_peak(self) -> None:
         """Reset the peak to the current size, where the system can."""
@@ -54,7 +51,8 @@ class HostMemory:
 
     def peak(self) -> Peak | None:
         """Return the peak above the baseline; None where this system does not report it."""
-        highest, method = self._read_size("VmHWM"), "VmHWM without files" if self._leaves_out_files else "VmHWM"
+        sizes = self._read_sizes()
+        highest, method = _without_files(sizes, "VmHWM"), "VmHWM without files" if "RssFile" in sizes else "VmHWM"
         if highest is None:
             highest, method = self._peak_elsewhere()
         if highest is None or self.baseline_bytes is None:
@@ -67,18 +65,17 @@ class HostMemory:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "ru_maxrss"
         return _memory_info("peak_wset"), "peak_wset"
 
-    def _read_size(self, name: str) -> int | None:
-        size, files = self._read_status(name), self._read_status("RssFile") if self._leaves_out_files else 0
-        return None if size is None or files is None else size - files
-
-    def _read_status(self, name: str) -> int | None:
+    def _read_sizes(self) -> dict[str, int]:
+        """Return every size in Linux's file, in bytes; none where there is no such file."""
         try:
-            for line in self._status.read_text().splitlines():
-                if line.startswith(f"{name}:"):
-                    return int(line.split()[1]) * _KIBIBYTE
+            lines = re.findall(r"^(\w+):\s+(\d+) kB$", self._status.read_text(), re.MULTILINE)
         except OSError:
-            pass
-        return None
+            return {}
+        return {name: int(size) * _KIBIBYTE for name, size in lines}
+
+
+def _without_files(sizes: Mapping[str, int], name: str) -> int | None:
+    return sizes[name] - sizes.get("RssFile", 0) if name in sizes else None
 
 
 def _memory_info(name: str) -> int | None:
@@ -167,82 +164,38 @@ def _involuntary_switches() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
+class Products:
+    """Known work: float32 products of two `size` by `size` matrices of random numbers, the same every time."""
+
+    def __init__(self, device: torch.device, size: int) -> None:
+        """Make the matrices and multiply them once, so that all lazy initialisation is done."""
+        generator = torch.Generator().manual_seed(0)
+        self._left, self._right = (torch.rand(size, size, generator=generator).to(device) for _ in range(2))
+        self._product = torch.empty_like(self._left)
+        self(1)
+
+    def __call__(self, count: int) -> None:
+        """Launch `count` products; on an accelerator this returns before they are done."""
+        for _ in range(count):
+            torch.mm(self._left, self._right, out=self._product)
+
+
 class Yardstick:
     """A fixed matrix product: the same work on every machine, timed beside each epoch on the same device and threads.
 
-    One measurement is `REPEATS` float32 products of two 512 by 512 matrices of random numbers, 0.27 GFLOP each. It
-    shows whether the machine itself has become slower or faster.
+    One measurement is `REPEATS` float32 products of two 512 by 512 matrices, 0.27 GFLOP each. It shows whether the
+    machine itself has become slower or faster.
     """
 
     SIZE: Final = 512
     REPEATS: Final = 8
 
     def __init__(self, device: torch.device, timer: Timer) -> None:
-        """Make the matrices on `device` and measure once, so that all lazy initialisation is done."""
-        generator = torch.Generator().manual_seed(0)
-        left, right = (torch.rand(self.SIZE, self.SIZE, generator=generator) for _ in range(2))
-        self._left, self._right = left.to(device), right.to(device)
-        self._product = torch.empty_like(self._left)
+        """Make the matrices on `device` and measure once."""
+        self._multiply = Products(device, self.SIZE)
         self._timer = timer
         self.seconds()
 
     def seconds(self) -> float:
         """Return the wall time of one measurement."""
-        return self._timer.seconds(self._multiply)
-
-    def _multiply(self) -> None:
-        for _ in range(self.REPEATS):
-            torch.mm(self._left, self._right, out=self._product)
-
-
-def usable_cores(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> float:
-    """Return how many logical cores this process may use at once: its affinity, or its cgroups' quota if less."""
-    try:
-        cores = float(len(os.sched_getaffinity(0)))
-    except AttributeError:  # macOS, Windows
-        cores = float(os.cpu_count() or 1)
-    return min([cores, *(_quota(folder) for folder in own_cgroups(cgroup, membership, "cpu"))])
-
-
-def usable_memory_bytes(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Return the host's memory, or the cgroups' limit if less."""
-    try:
-        limits = [psutil.virtual_memory().total]
-    except OSError:  # Linux without /proc
-        limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for folder in own_cgroups(cgroup, membership, "memory"):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            with contextlib.suppress(OSError, ValueError):  # absent, or "max"
-                limits.append(int((folder / name).read_text()))
-    return min(limits)
-
-
-def own_cgroups(cgroup: Path, membership: Path, controller: str) -> list[Path]:
-    """Return the folders of this process's cgroup for `controller` and of all its ancestors, for both cgroup versions.
-
-    The limit of any ancestor applies. A line of /proc/self/cgroup is ``id:controllers:path`` (man 7 cgroups).
-    """
-    roots = (cgroup, cgroup / controller)  # version 2 and version 1
-    paths = {Path()}
-    with contextlib.suppress(OSError):
-        for line in membership.read_text().splitlines():
-            _, controllers, path = line.split(":", maxsplit=2)
-            if not controllers or controller in controllers.split(","):
-                own = Path(path.lstrip("/"))
-                paths |= {own, *own.parents}
-    return [root / path for root in roots for path in paths]
-
-
-def _quota(folder: Path) -> float:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()  # version 2
-    except (OSError, ValueError):
-        try:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        except OSError:
-            return math.inf
-    try:
-        cores = int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):  # "max": no quota
-        return math.inf
-    return cores if cores > 0 else math.inf
+        return self._timer.seconds(lambda: self._multiply(self.REPEATS))

@@ -18,7 +18,7 @@ from torch import Tensor
 from bench.protocol.rates import Bandwidth, DeviceRates, IdlePower, LayerRate, StepTime, TransferRate
 from bench.worker.devices import CPU, Device, list_accelerators
 from bench.worker.energy import EnergyMeter, make_energy_meter, measure_idle_watts
-from bench.worker.meters import usable_memory_bytes
+from bench.worker.limits import usable_memory_bytes
 from bench.worker.peak import LONGEST_SECONDS, measure_peak
 from bench.worker.timer import Timer
 from mnist_mlp.data import Dataset
@@ -306,7 +306,7 @@ def measure_idle_power(
     torch.empty(1, device=device)  # opens the device, as every process that trains on it does
     method, before = meter.counter.method, math.inf
     for _ in range(IDLE_SLEEPS):
-        watts = measure_idle_watts(meter, IDLE_SECONDS, sleep, clock)
+        watts = measure_idle_watts(meter.counter, IDLE_SECONDS, sleep, clock)
         if watts is None:
             return IdlePower(watts=None, method="", reason=f"{method}: the counter fails or does not advance")
         if abs(watts - before) <= SETTLED * watts:

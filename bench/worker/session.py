@@ -123,10 +123,9 @@ class Session:
         except TrialError as error:
             return {"failure": to_json(error.failure)}
         except Exception as error:  # noqa: BLE001 - the trial's boundary: whatever goes wrong becomes its Failure
-            cause = _out_of_memory(error)
-            if cause is not None:
-                return {"failure": to_json(_failure(FailureKind.OUT_OF_MEMORY, cause))}
-            return {"failure": to_json(_failure(FailureKind.CRASH, error))}
+            lack = _out_of_memory(error)
+            kind = FailureKind.CRASH if lack is None else FailureKind.OUT_OF_MEMORY
+            return {"failure": to_json(_failure(kind, lack or error))}
 
     def _handle(self, request: Mapping[str, Any]) -> object:
         handlers: dict[str, Callable[[], object]] = {
@@ -306,7 +305,7 @@ def recipe_of(configuration: Configuration) -> Recipe:
 
 def _prepare_dataset(name: str, root: Path | None) -> DatasetReady:
     dataset = data.load(name, root)
-    return DatasetReady(source=dataset.source, sha256=dataset.sha256, train_samples=len(dataset.train_labels))
+    return DatasetReady(sha256=dataset.sha256, train_samples=len(dataset.train_labels))
 
 
 def _measure_peak(name: str, threads: int) -> Peaked:
@@ -329,7 +328,7 @@ def _measure_rates(request: Mapping[str, Any]) -> DeviceRates:
 
 
 def _self_test(request: Mapping[str, Any]) -> Checked:
-    from bench.worker.ruler import check_device  # noqa: PLC0415 - trials need none of it
+    from bench.worker.selftest import check_device  # noqa: PLC0415 - trials need none of it
 
     return check_device(request["device"], request["threads"], request["dataset"], _root(request), Session)
 

@@ -8,6 +8,6 @@ if __name__ == "__main__":
     from bench.__main__ import main
     from bench.execution import forking
 
-    forking._ALWAYS = ("stand_in_worker",)  # type: ignore[assignment,misc]  # noqa: SLF001 - no option
+    forking.ALWAYS_NEEDED = ("stand_in_worker",)  # type: ignore[attr-defined, assignment]  # no option
     forking._WORKER = "stand_in_worker"  # type: ignore[misc]  # noqa: SLF001 - likewise
     main()

@@ -80,8 +80,8 @@ def test_one_core_is_enough(sandbox: Sandbox) -> None:
 def test_durations_are_never_taken_from_a_clock_that_can_be_set() -> None:
     """Such clocks stamp a moment in UTC; differences come from `time.monotonic` and `time.perf_counter`.
 
-    Only the examination of the ruler compares its clock with another one, and how old a folder is, only the clock tells
-    that stamped it.
+    Only the self-test compares its clock with another one, and how old a folder is, only the clock tells that
+    stamped it.
     """
     settable = re.compile(
         r"(?<!other_clock: Callable\[\[\], float\] = )\btime\.(?:time|time_ns|clock_gettime|localtime|gmtime)\b"

@@ -15,7 +15,7 @@ from bench.execution.launcher import Launcher
 from bench.protocol.soundness import Check, Checked, Outcome
 from bench.records import DeviceStatus, FailureKind
 from bench.system.locks import Patience, device_locks
-from bench.worker.ruler import EXAMINATIONS
+from bench.worker.selftest import EXAMINATIONS
 
 pytestmark = pytest.mark.usefixtures("own_locks")
 

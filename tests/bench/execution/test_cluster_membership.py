@@ -84,6 +84,12 @@ def test_a_kind_of_device_that_no_node_has_is_refused_with_those_there_are(tmp_p
         start(executor(FakeNode("a"), FakeNode("b")), tmp_path, dataclasses.replace(REQUEST, devices=("cuda",)))
 
 
+def test_a_kind_of_device_that_is_broken_on_every_node_is_refused_with_the_reason(tmp_path: Path) -> None:
+    broken = dataclasses.replace(gpu(0), available=False, reason="ECC error")
+    with pytest.raises(BadInputError, match=r"'cuda' .*no node of the cluster has one \(ECC error\)"):
+        start(executor(FakeNode("a", describe(broken))), tmp_path, dataclasses.replace(REQUEST, devices=("cuda",)))
+
+
 def test_a_certain_gpu_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=r"--devices cuda:1: on a cluster, .* write cuda"):
         start(executor(FakeNode("a", describe(gpu(0)))), tmp_path, dataclasses.replace(REQUEST, devices=("cuda:1",)))

@@ -20,6 +20,7 @@ from bench.execution import forking
 from bench.execution.conversation import describe_place, run_trial
 from bench.execution.forking import ForkingLauncher
 from bench.execution.launcher import Launcher
+from bench.protocol.channel import ChannelClosedError
 from bench.records import EpochRecord, Failure, FailureKind, Measurement, Trial
 
 TINY = make_configuration(
@@ -97,6 +98,21 @@ def test_host_that_died_is_replaced_and_closing_ends_even_a_running_trial() -> N
     assert not [child for child in alive if child.status() != "zombie"]
 
 
+@pytest.mark.slow
+def test_trial_of_a_host_that_died_ends_before_the_next_host_starts_and_is_not_waited_for_there() -> None:
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        orphan = launcher.start()
+        host = psutil.Process(launcher.host_pid)
+        host.kill()
+        host.wait()
+        second = launcher.start()
+        with pytest.raises(ChannelClosedError):
+            orphan.channel.receive(10.0)
+        assert orphan.wait() == "together with its host"
+        second.kill()
+        assert second.wait().startswith("by signal SIGKILL")  # its host still answers
+
+
 def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -104,7 +120,6 @@ def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_req
     try:
         process = launcher.start()
         late = launcher.host_pid
-        assert late is not None
         with monkeypatch.context() as patch:
             patch.setattr(forking, "_REAP_SECONDS", 0.1)
             os.kill(late, signal.SIGSTOP)
@@ -135,7 +150,6 @@ def test_an_interruption_of_a_fork_leaves_no_answer_to_be_taken_for_that_to_the_
 
 def test_a_terminal_s_ctrl_c_does_not_reach_the_host_which_ends_when_it_is_closed() -> None:
     with contextlib.closing(ForkingLauncher()) as launcher:
-        assert launcher.host_pid is not None
         assert os.getsid(launcher.host_pid) == launcher.host_pid
     assert not psutil.pid_exists(launcher.host_pid)
 

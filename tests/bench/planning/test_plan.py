@@ -265,6 +265,12 @@ def test_an_indexed_device_is_missing_for_the_reason_its_kind_is() -> None:
         choose_devices(("cuda:1",), [status("cpu"), status("cuda", "no driver")])
 
 
+@pytest.mark.parametrize("asked", ["cuda", "cuda:0"])
+def test_a_broken_device_is_missing_for_its_own_reason(asked: str) -> None:
+    with pytest.raises(BadInputError, match=rf"'{asked}' is not available: ECC error\. Available here: cpu, cuda:1$"):
+        choose_devices((asked,), [status("cpu"), status("cuda:0", "ECC error"), status("cuda:1")])
+
+
 # Order
 
 
@@ -386,7 +392,7 @@ def test_the_speedrun_preset_trains_its_recipe_with_forty_seeds() -> None:
 # Ranks
 
 
-def ranks_plan(*, ranks_here: int | None = None, **changes: Any) -> Plan:  # noqa: ANN401 - as of `request`
+def ranks_plan(*, ranks_here: int = planning.MAX_WORLD_SIZE, **changes: Any) -> Plan:  # noqa: ANN401 - as of `request`
     """Plan one model for several ranks on a CPU of 8 cores."""
     asked = request(batch_sizes=(64,), **changes)
     check_request(asked)

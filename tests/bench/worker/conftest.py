@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.protocol.soundness import Check
-from bench.worker import ruler
+from bench.worker import selftest
 from bench.worker.devices import Device
 from bench.worker.examination import Parts
 from bench.worker.session import Session
@@ -33,7 +33,7 @@ def make_check() -> Callable[[Parts, str], Check]:
     """Return a function that makes the check with this name of these parts."""
 
     def make(parts: Parts, name: str) -> Check:
-        (examination,) = [each for each in ruler.EXAMINATIONS if each.name == name]
-        return ruler.check_one(parts, examination)
+        (examination,) = [each for each in selftest.EXAMINATIONS if each.name == name]
+        return selftest.check_one(parts, examination)
 
     return make

@@ -22,7 +22,7 @@ from bench.coding import dumps, from_json, loads
 from bench.records import Description
 from bench.system.revision import git_state
 from bench.worker.fingerprint import describe, describe_machine, describe_software
-from bench.worker.meters import usable_cores
+from bench.worker.limits import usable_cores
 
 # This machine
 

@@ -17,7 +17,7 @@ from bench.protocol.soundness import Check, Outcome
 from bench.records import Contention, Peak
 from bench.worker import examination, meter_checks
 from bench.worker.devices import Device
-from bench.worker.examination import Finding, Parts, Products
+from bench.worker.examination import Finding, Parts
 from bench.worker.meters import ContentionMeter, HostMemory
 
 MakeCheck = Callable[[Parts, str], Check]
@@ -275,15 +275,7 @@ def test_disturbances_which_only_add_time_change_nothing(parts: Parts) -> None:
     assert meter_checks.examine_stretches(replace(parts, make_session=lambda: disturbed)).outcome is Outcome.PASS
 
 
-# Known work
-
-
-def test_known_work_is_as_many_products_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Products(torch.device("cpu"), 8)
-    products: list[torch.Size] = []
-    monkeypatch.setattr(torch, "mm", lambda left, _right, *, out: products.extend((left.shape, out.shape)))
-    work(3)
-    assert products == [(8, 8), (8, 8)] * 3
+# Settings
 
 
 def test_products_are_checked_when_float32_is_set(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,9 @@ from bench.records import Contention, Peak
 from bench.worker.meters import (
     ContentionMeter,
     HostMemory,
+    Products,
     Yardstick,
     machine_cpu_seconds,
-    usable_cores,
-    usable_memory_bytes,
 )
 from bench.worker.timer import Timer
 
@@ -101,6 +100,17 @@ def test_a_process_that_shrank_below_its_baseline_has_a_peak_of_zero(tmp_path: P
     peak = memory.peak()
     assert peak is not None
     assert peak.bytes == 0
+
+
+def test_a_system_without_proc_leaves_memory_unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_process() -> None:
+        raise psutil.NoSuchProcess(1)
+
+    monkeypatch.setattr(psutil, "Process", no_process)
+    memory = HostMemory(tmp_path / "status", tmp_path / "clear_refs")
+    memory.reset_peak()
+    assert memory.baseline_bytes is None
+    assert memory.peak() is None
 
 
 @pytest.fixture
@@ -387,7 +397,15 @@ def test_the_cpu_time_of_our_own_work_is_counted_and_grows_with_it() -> None:
     assert meter.stop().process_cpu_seconds < second.process_cpu_seconds
 
 
-# Yardstick
+# Known work, and the yardstick
+
+
+def test_known_work_is_as_many_products_as_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Products(CPU, 8)
+    products: list[torch.Size] = []
+    monkeypatch.setattr(torch, "mm", lambda left, _right, *, out: products.extend((left.shape, out.shape)))
+    work(3)
+    assert products == [(8, 8), (8, 8)] * 3
 
 
 @pytest.fixture
@@ -414,9 +432,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_the_yardstick_times_synchronised_work_and_runs_once_beforehand(events: list[str]) -> None:
     yardstick = Yardstick(CPU, Timer(lambda: events.append("synchronise"), time.perf_counter))
     once = ["synchronise", "clock", *["product"] * 8, "synchronise", "clock"]
-    assert events == once
+    assert events == ["product", *once]
     assert yardstick.seconds() > 0
-    assert events == once * 2
+    assert events == ["product", *once, *once]
 
 
 def test_twice_the_repeats_are_twice_the_work(events: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,133 +449,3 @@ def test_the_yardstick_leaves_the_trials_random_numbers_alone() -> None:
     state = torch.get_rng_state()
     Yardstick(CPU, Timer(lambda: None)).seconds()
     assert torch.equal(torch.get_rng_state(), state)
-
-
-# Usable cores
-
-
-@pytest.fixture
-def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)), raising=False)
-
-
-@pytest.mark.usefixtures("eight_cores")
-@pytest.mark.parametrize(
-    ("quota", "cores"),
-    [("150000 100000\n", 1.5), ("50000 100000\n", 0.5), ("1600000 100000\n", 8.0), ("max 100000\n", 8.0)],
-)
-def test_a_quota_of_cgroup_version_2_limits_the_cores(tmp_path: Path, quota: str, cores: float) -> None:
-    write(tmp_path / "cpu.max", quota)
-    assert usable_cores(tmp_path) == cores
-
-
-@pytest.mark.usefixtures("eight_cores")
-@pytest.mark.parametrize(("quota", "cores"), [("250000\n", 2.5), ("-1\n", 8.0), ("0\n", 8.0)])
-def test_a_quota_of_cgroup_version_1_limits_the_cores(tmp_path: Path, quota: str, cores: float) -> None:
-    write(tmp_path / "cpu" / "cpu.cfs_quota_us", quota)
-    write(tmp_path / "cpu" / "cpu.cfs_period_us", "100000\n")
-    assert usable_cores(tmp_path) == cores
-
-
-@pytest.mark.usefixtures("eight_cores")
-@pytest.mark.parametrize(
-    ("line", "folder"),
-    [
-        ("0::/user.slice/job.scope", "user.slice/job.scope"),
-        ("0::/user.slice/job.scope", "user.slice"),  # a limit further up holds too
-        ("0::/kubepods.slice:cri:1a2b", "kubepods.slice:cri:1a2b"),
-        ("4:cpu,cpuacct:/batch", "cpu/batch"),
-    ],
-)
-def test_the_quota_of_the_cgroup_this_process_is_in_limits_the_cores(tmp_path: Path, line: str, folder: str) -> None:
-    membership = write(tmp_path / "membership", f"9:memory:/elsewhere\n8:cpuset:/elsewhere\n{line}\n")
-    if folder.startswith("cpu/"):
-        write(tmp_path / folder / "cpu.cfs_quota_us", "150000\n")
-        write(tmp_path / folder / "cpu.cfs_period_us", "100000\n")
-    else:
-        write(tmp_path / folder / "cpu.max", "150000 100000\n")
-    write(tmp_path / "elsewhere" / "cpu.max", "50000 100000\n")
-    assert usable_cores(tmp_path, membership) == 1.5
-
-
-@pytest.mark.usefixtures("eight_cores")
-def test_where_the_own_cgroup_is_unknown_the_outermost_ones_quota_limits_the_cores(tmp_path: Path) -> None:
-    write(tmp_path / "cpu.max", "150000 100000\n")
-    assert usable_cores(tmp_path, tmp_path / "absent") == 1.5
-
-
-@pytest.mark.usefixtures("eight_cores")
-@pytest.mark.parametrize("text", ["", "200000", "many 100000", "200000 0", "-5 100000", "1 2 3"])
-def test_a_malformed_quota_is_no_limit(tmp_path: Path, text: str) -> None:
-    write(tmp_path / "cpu.max", text)
-    assert usable_cores(tmp_path) == 8.0
-
-
-@pytest.mark.usefixtures("eight_cores")
-def test_a_quota_of_version_1_without_its_period_is_no_limit(tmp_path: Path) -> None:
-    write(tmp_path / "cpu" / "cpu.cfs_quota_us", "200000\n")
-    assert usable_cores(tmp_path) == 8.0
-    write(tmp_path / "cpu" / "cpu.cfs_period_us", "\n")
-    assert usable_cores(tmp_path) == 8.0
-
-
-@pytest.mark.parametrize(("count", "cores"), [(6, 6.0), (None, 1.0)])
-def test_where_affinity_is_unknown_all_cores_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int | None, cores: float
-) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: count)
-    assert usable_cores(tmp_path) == cores
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
-def test_affinity_limits_the_cores_of_this_process(tmp_path: Path) -> None:
-    allowed = os.sched_getaffinity(0)
-    try:
-        os.sched_setaffinity(0, {min(allowed)})
-        assert usable_cores(tmp_path) == 1.0
-    finally:
-        os.sched_setaffinity(0, allowed)
-    assert usable_cores(tmp_path) == len(allowed)
-
-
-# Usable memory
-
-
-@pytest.mark.parametrize(
-    ("files", "limit"),
-    [
-        ({}, 16 * 2**30),
-        ({"memory.max": "4294967296\n"}, 4 * 2**30),
-        ({"memory.max": "max\n"}, 16 * 2**30),
-        ({"memory.max": "a lot\n"}, 16 * 2**30),
-        ({"memory.max": "99999999999999\n"}, 16 * 2**30),
-        ({"memory/memory.limit_in_bytes": "2147483648\n"}, 2 * 2**30),
-        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 16 * 2**30),
-        ({"memory.max": "max\n", "memory/memory.limit_in_bytes": "2147483648\n"}, 2 * 2**30),
-    ],
-)
-def test_memory_is_the_hosts_or_the_cgroups_if_that_is_less(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int
-) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=16 * 2**30))
-    for name, text in files.items():
-        write(tmp_path / name, text)
-    assert usable_memory_bytes(tmp_path) == limit
-
-
-def test_a_system_without_proc_leaves_memory_unmeasured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def no_process() -> None:
-        raise psutil.NoSuchProcess(1)
-
-    def no_file() -> None:
-        raise FileNotFoundError(2, "No such file or directory")
-
-    monkeypatch.setattr(psutil, "Process", no_process)
-    monkeypatch.setattr(psutil, "virtual_memory", no_file)
-    memory = HostMemory(tmp_path / "status", tmp_path / "clear_refs")
-    memory.reset_peak()
-    assert memory.baseline_bytes is None
-    assert memory.peak() is None
-    if sys.platform == "linux":
-        assert usable_memory_bytes(tmp_path, tmp_path / "cgroup") > 2**20

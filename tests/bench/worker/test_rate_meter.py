@@ -15,8 +15,8 @@ from bench.protocol.rates import IdlePower, LayerRate, StepTime, TransferRate
 from bench.records import Accelerator
 from bench.worker import peak, rate_meter
 from bench.worker.devices import Device
-from bench.worker.energy import Counter, EnergyMeter
-from bench.worker.meters import usable_memory_bytes
+from bench.worker.energy import MIN_SECONDS, Counter, EnergyMeter
+from bench.worker.limits import usable_memory_bytes
 from bench.worker.rate_meter import (
     DEVICE_ARRAY_BYTES,
     HOST_ARRAY_BYTES,
@@ -334,6 +334,7 @@ def test_idle_power_is_the_energy_of_a_sleep_over_its_time() -> None:
     idle = measure_idle_power(CPU, lambda _device: meter, slept.append, Clock(4.0))
     assert idle == IdlePower(watts=2.0, method="RAPL package", reason="")
     assert slept == [IDLE_SECONDS] * 2
+    assert IDLE_SECONDS >= MIN_SECONDS
 
 
 def falling(*watts: float) -> EnergyMeter:

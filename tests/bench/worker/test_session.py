@@ -555,9 +555,9 @@ def test_unknown_request_is_a_failure_and_not_silence(session: worker.Session) -
     assert "dance" in failure_of(session, {"do": "dance"}).message
 
 
-def test_a_dataset_request_returns_source_hash_and_size(session: worker.Session) -> None:
+def test_a_dataset_request_returns_hash_and_size(session: worker.Session) -> None:
     ready = ask(session, DatasetReady, {"do": "dataset", "name": "synthetic", "root": None})
-    assert (ready.source, ready.train_samples, len(ready.sha256)) == ("generated", 60_000, 64)
+    assert (ready.train_samples, len(ready.sha256)) == (60_000, 64)
 
 
 def test_what_the_workload_refuses_is_bad_input_with_its_message(session: worker.Session, tmp_path: Path) -> None:

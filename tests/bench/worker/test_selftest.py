@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.protocol.soundness import Checked, Outcome
-from bench.worker import meter_checks, ruler
+from bench.worker import meter_checks, selftest
 from bench.worker.examination import Examination, Finding, Parts, not_applicable, passed_if
 from bench.worker.session import Session
 from mnist_mlp import data
@@ -32,7 +32,7 @@ GOOD, BAD = passed_if("good", sound=True), passed_if("bad", sound=False)
 
 def test_a_check_that_raises_is_a_failed_check_and_the_others_are_still_made(parts: Parts) -> None:
     raising = [scripted(ZeroDivisionError("no time at all\nsecond line")), scripted(MemoryError())]
-    checked = ruler.check_parts(parts, [*raising, scripted(GOOD), scripted(not_applicable("no such thing"))])
+    checked = selftest.check_parts(parts, [*raising, scripted(GOOD), scripted(not_applicable("no such thing"))])
     assert [(check.outcome, check.measured) for check in checked.checks] == [
         (Outcome.FAIL, "ZeroDivisionError: no time at all"),
         (Outcome.FAIL, "MemoryError: "),
@@ -55,11 +55,11 @@ def test_a_check_that_raises_is_a_failed_check_and_the_others_are_still_made(par
 def test_a_failing_check_is_repeated_as_often_as_it_may(
     parts: Parts, findings: tuple[Finding | Exception, ...], attempts: int, expected: Outcome
 ) -> None:
-    assert ruler.check_one(parts, scripted(*findings, attempts=attempts)).outcome is expected
+    assert selftest.check_one(parts, scripted(*findings, attempts=attempts)).outcome is expected
 
 
 def test_only_checks_of_noisy_things_are_repeated() -> None:
-    noisy = {each.examine for each in ruler.EXAMINATIONS if each.attempts > 1}
+    noisy = {each.examine for each in selftest.EXAMINATIONS if each.attempts > 1}
     assert noisy == {
         meter_checks.examine_products,
         meter_checks.examine_stretches,
@@ -84,7 +84,7 @@ def test_the_data_root_is_that_of_the_dataset_and_of_the_trainings(
         return Checked(checks=())
 
     monkeypatch.setattr(data, "load", note)
-    monkeypatch.setattr(ruler, "check_parts", check)
+    monkeypatch.setattr(selftest, "check_parts", check)
     request = {"do": "selftest", "device": "cpu", "threads": 3, "dataset": "digits", "root": str(tmp_path)}
     assert "answer" in Session().answer(request)
     assert asked == [tmp_path, (tmp_path, 3, "cpu")]
