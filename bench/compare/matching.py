@@ -119,16 +119,24 @@ def describe(subject: Subject, dimensions: Sequence[str] = (), candidate: Subjec
 
 
 def dimension(configuration: Configuration, key: str) -> str:
-    """Return one dimension of `configuration` as harmless text."""
+    """Return one dimension of `configuration` as harmless text; long layers and names are shortened."""
     return _value_text(getattr(configuration, key))
+
+
+def whole_dimension(configuration: Configuration, key: str) -> str:
+    """Return one dimension of `configuration` as text of any length."""
+    return _whole_text(getattr(configuration, key))
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
 def _value_text(value: object) -> str:
+    return harmless(short_layers(_whole_text(value), MAX_NAME_CHARACTERS), MAX_NAME_CHARACTERS)
+
+
+def _whole_text(value: object) -> str:
     if isinstance(value, tuple):
-        value = layers_text(value)
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return harmless(short_layers(text, MAX_NAME_CHARACTERS), MAX_NAME_CHARACTERS)
+        return layers_text(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _differing(ours: Configuration, theirs: Configuration) -> list[str]:

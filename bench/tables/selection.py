@@ -159,12 +159,14 @@ def _text_condition(field: Field, sign: str, wanted: str) -> Condition:
         )
 
     accepted = {wanted, *(part.strip() for part in wanted.split(","))}
+    column = COLUMNS[field.key]
 
     def holds(summary: Summary) -> bool:
         value = field.value(summary)
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        whole = str(value).lower() if isinstance(value, bool) else str(value)
+        texts = {whole, column.text(summary)}  # long layers are shown in short
         if sign == "~":
-            return wanted in text
-        return (text in accepted) == (sign == "=")
+            return any(wanted in text for text in texts)
+        return texts.isdisjoint(accepted) == (sign == "!=")
 
     return holds

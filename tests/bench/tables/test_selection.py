@@ -11,6 +11,7 @@ from bench.tables.columns import COLUMNS
 from bench.tables.selection import select
 from bench.tables.show import render_run
 from bench.tables.summary import Summary, summarise
+from mnist_mlp.recipes import layers_text
 
 
 def trained(device: str, batch_size: int, seconds: float, *, host_bytes: int | None = None) -> Summary:
@@ -172,6 +173,16 @@ def test_a_row_is_found_by_the_accuracy_that_it_shows(correct: int) -> None:
     shown = COLUMNS["test_accuracy"].text(summaries[0])
     for sign in ("=", ">=", "<="):
         assert select(summaries, filters=[f"test_accuracy{sign}{shown}"], sort=[])
+
+
+@pytest.mark.parametrize("key", ["model", "layers"])
+def test_long_layers_are_found_whole_and_as_they_are_shown(key: str) -> None:
+    layers = (784, *[128] * 20, 10)
+    deep = make_configuration(model=layers_text(layers), layers=layers)
+    summaries = summarise([make_record(), make_record(deep)])
+    for text in (layers_text(layers), "784-20x128-10"):
+        assert [each.configuration for each in select(summaries, filters=[f"{key}={text}"], sort=[])] == [deep]
+        assert deep not in [each.configuration for each in select(summaries, filters=[f"{key}!={text}"], sort=[])]
 
 
 def test_filters_that_no_row_meets_are_reported_with_the_existing_values() -> None:
