@@ -16,6 +16,7 @@ from bench_builders import (
     make_run,
 )
 from scipy import stats
+from stored_runs import shuffled
 
 from bench.analysis.rank_scaling import fit_ranks, ring_share
 from bench.analysis.ranks_view import render_ranks
@@ -53,6 +54,12 @@ def run_of(*records: TrialRecord) -> Run:
 
 def test_in_a_ring_each_rank_sends_nearly_twice_the_gradients() -> None:
     assert [ring_share(ranks) for ranks in (1, 2, 4, 8)] == [0.0, 1.0, 1.5, 1.75]
+
+
+def test_the_order_of_the_records_does_not_matter() -> None:
+    records = [trial(ranks, repeat, 4.0 / ranks + 0.01 * repeat) for repeat in range(3) for ranks in (1, 2, 4)]
+    expected = fit_ranks(records)
+    assert all(fit_ranks(shuffled(records, seed)) == expected for seed in range(20))
 
 
 def test_the_terms_that_made_the_times_are_found_and_predict_more_ranks() -> None:
