@@ -1,5 +1,6 @@
 """Efficiencies of several ranks, and the terms fitted to them."""
 
+import csv
 import dataclasses
 import json
 import statistics
@@ -32,7 +33,7 @@ def model_seconds(ranks: int) -> float:
     return SERIAL + PARALLEL / ranks + EXCHANGE * ring_share(ranks)
 
 
-def trial(ranks: int, repeat: int, seconds: float | None = None, **changes: int) -> TrialRecord:
+def trial(ranks: int, repeat: int, seconds: float | None = None, **changes: int | str) -> TrialRecord:
     """A trial whose epochs take what the terms say, its exchange of gradients that term's share."""
     taken = model_seconds(ranks) if seconds is None else seconds
     exchanged = EXCHANGE * ring_share(ranks) / model_seconds(ranks)
@@ -236,3 +237,12 @@ def test_every_format_tells_the_same_terms() -> None:
     header, *rows = render_ranks(run, "csv", 80).splitlines()
     assert len(rows) == 4
     assert header.startswith("device,model,batch_size")
+
+
+def test_two_pipelines_are_told_apart_in_csv() -> None:
+    chosen = [(pipeline, ranks) for pipeline in ("resident", "dataloader") for ranks in (1, 2)]
+    records = [trial(ranks, repeat, pipeline=pipeline) for pipeline, ranks in chosen for repeat in range(2)]
+    rows = csv.DictReader(render_ranks(run_of(*records), "csv", 80).splitlines())
+    assert {(row["pipeline"], row["engine"], row["ranks"]) for row in rows} == {
+        (pipeline, "eager", str(ranks)) for pipeline in ("resident", "dataloader") for ranks in (1, 2, 4, 8)
+    }
