@@ -6,7 +6,7 @@ from typing import Final
 
 from bench.analysis.scaling import Prediction, fit
 from bench.analysis.scaling_models import Layers, Model, Side
-from bench.analysis.scaling_view import NO_LIMIT, flagged_notes, headings, percent
+from bench.analysis.scaling_view import NO_LIMIT, flagged_notes, headings, layers_words, percent
 from bench.coding import finite
 from bench.tables.layout import csv_text, draw_notes, draw_table, json_text, range_text
 from bench.units import format_rate, format_seconds
@@ -84,7 +84,7 @@ def render_prediction(
         return csv_text(rows[0], rows)
     rows_of_words = [_answer_words(answer) for answer in answers]
     notes = [
-        f"{layers_text(layers)}, batch {batch_size}: predicted from the sizes that were measured",
+        f"{layers_words(layers)}, batch {batch_size}: predicted from the sizes that were measured",
         *_legend(answers),
         *(f"{each.name}: median error of left-out sizes {percent(each.fit.leave_one_out.median)}" for each in models),
     ]

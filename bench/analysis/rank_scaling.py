@@ -88,10 +88,11 @@ def ring_share(ranks: int) -> float:
 def fit_ranks(records: Iterable[TrialRecord]) -> tuple[RankFit, ...]:
     """Return a fit of each configuration that one process and several ranks both trained with the same batch size.
 
-    The fits are sorted as configurations are in every table.
+    The fits are sorted as configurations are in every table; the order of `records` does not matter.
     """
     families: dict[Configuration, dict[int, dict[int, Measurement]]] = defaultdict(lambda: defaultdict(dict))
-    for record in records:
+    # Least squares of the same equations in another order differ in their last digits.
+    for record in sorted(records, key=lambda each: each.trial.configuration.world_size):
         if isinstance(record.outcome, Measurement):
             configuration = record.trial.configuration
             family = families[replace(configuration, world_size=1)]

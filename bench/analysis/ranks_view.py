@@ -114,6 +114,8 @@ def _raw_rows(found: RankFit) -> Iterator[dict[str, Value]]:
             "batch_size": c.batch_size,
             "threads": c.threads,
             "precision": c.precision,
+            "pipeline": c.pipeline,
+            "engine": c.engine,
             "repeats": found.repeats,
             "ranks": ranks,
             "epoch_seconds": found.measured.get(ranks),

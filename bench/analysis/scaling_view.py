@@ -11,6 +11,7 @@ from bench.coding import finite
 from bench.compare.flagged import flagged_note
 from bench.stats.student import LEVEL
 from bench.storage.table import Value
+from bench.tables.columns import MAX_CELL_CHARACTERS, short_layers
 from bench.tables.layout import WordTable, csv_text, draw_heading, draw_notes, draw_table, json_text
 from bench.tables.legend import heading
 from bench.units import format_bytes, format_flops, format_seconds, format_spread
@@ -185,6 +186,11 @@ def _cell(one: Fit, term: str, found: Coefficient | None, text: Callable[[float]
     return f"{text(found.value)} {format_spread(far / found.value)}"
 
 
+def layers_words(layers: Sequence[int]) -> str:
+    """Return layers as `bench show` does, with the repeated ones of many counted: ``784-20x128-10``."""
+    return short_layers(layers_text(layers), MAX_CELL_CHARACTERS)
+
+
 def percent(fraction: float) -> str:
     """Return an error as ``3.2 %``."""
     return f"{100 * fraction:.1f} %"
@@ -195,7 +201,7 @@ def _details(model: Model) -> str:
     worst = one.leave_one_out.worst
     return (
         f"{model.name}: {len(observations)} sizes, R² of log times {one.r_squared:.3f}, largest left-out error "
-        f"{percent(one.leave_one_out.largest)} ({layers_text(worst.layers)} batch {worst.batch_size}); "
+        f"{percent(one.leave_one_out.largest)} ({layers_words(worst.layers)} batch {worst.batch_size}); "
         f"{'; '.join(_half_performance(one))}"
     )
 
@@ -217,7 +223,7 @@ def _half_performance(one: Fit) -> Iterator[str]:
         missing = "limit to the rate" if math.isinf(one.rate.value) else "overhead"
         yield f"half-performance size: none, the data show no {missing}"
     if batch is not None and batch <= one.series.train_samples:
-        yield f"{layers_text(layers)} reaches half its highest throughput at batch {_three_digits(batch)}"
+        yield f"{layers_words(layers)} reaches half its highest throughput at batch {_three_digits(batch)}"
 
 
 def _three_digits(value: float) -> str:
@@ -226,7 +232,7 @@ def _three_digits(value: float) -> str:
 
 def _crossover_words(first: Model, second: Model, layers: tuple[int, ...], crossed: Crossover) -> Sequence[str]:
     return (
-        layers_text(layers),
+        layers_words(layers),
         first.name,
         second.name,
         str(crossed.batch_size),

@@ -26,7 +26,7 @@ from bench.compare.estimates import (
     unmeasured,
 )
 from bench.compare.flagged import judge_without_flagged
-from bench.compare.matching import MAX_NAME_CHARACTERS, dimension, match, software_differences
+from bench.compare.matching import MAX_NAME_CHARACTERS, dimension, match, software_differences, whole_dimension
 from bench.compare.trials import Trials
 from bench.errors import BadInputError
 from bench.planning.shards import completion, is_merged, measured_by
@@ -118,7 +118,8 @@ def _only(source: Source, name: str, value: str) -> Source:
     trials = tuple(
         each
         for each in source.table.trials
-        if isinstance(each.subject, Configuration) and values[each.subject] in wanted
+        if isinstance(each.subject, Configuration)
+        and not wanted.isdisjoint((values[each.subject], whole_dimension(each.subject, name)))
     )
     if not trials:
         known = sorted(set(values.values()), key=natural_key)

@@ -124,12 +124,20 @@ def dimension(configuration: Configuration, key: str, limit: int = MAX_NAME_CHAR
     return _value_text(getattr(configuration, key), limit)
 
 
+def whole_dimension(configuration: Configuration, key: str) -> str:
+    """Return one dimension of `configuration` as text of any length."""
+    return _whole_text(getattr(configuration, key))
+
+
 @functools.lru_cache(maxsize=1024, typed=True)
 def _value_text(value: object, limit: int = MAX_NAME_CHARACTERS) -> str:
+    return harmless(short_layers(_whole_text(value), MAX_NAME_CHARACTERS), limit)
+
+
+def _whole_text(value: object) -> str:
     if isinstance(value, tuple):
-        value = layers_text(value)
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return harmless(short_layers(text, MAX_NAME_CHARACTERS), limit)
+        return layers_text(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _differing(ours: Configuration, theirs: Configuration) -> list[str]:

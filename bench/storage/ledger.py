@@ -100,8 +100,9 @@ def require_possible_machine(machine: Machine) -> None:
 def _require_possible(measurement: Measurement) -> None:
     """Refuse a measurement that would later lead to a division by zero or a median of nothing."""
     exchange = measurement.exchange
-    if exchange is not None and not sum(exchange.together_seconds) > 0:
-        raise BadInputError("an exchange's together_seconds must sum to more than 0")
+    for name in ("together_seconds", "apart_seconds") if exchange is not None else ():
+        if not sum(getattr(exchange, name)) > 0:
+            raise BadInputError(f"an exchange's {name} must sum to more than 0")
     if not measurement.epochs:
         raise BadInputError("a measurement needs at least one epoch")
     for epoch in measurement.epochs:

@@ -37,7 +37,7 @@ _UNITS: Final[Mapping[Unit, tuple[str, str]]] = MappingProxyType(
 """The unit of a filter's number, and an example."""
 
 _NO_FRACTION: Final = 2.0
-"""From here on a number must be meant as a percentage: a share can exceed 1, but not by this much."""
+"""From here on a number without % must be meant as a percentage: a share can exceed 1, but seldom by this much."""
 
 _LISTED: Final = 8
 """Values of a column that are listed if no row meets the filters."""
@@ -99,7 +99,8 @@ def _parse_filter(text: str, costs: Sequence[Column]) -> Condition:
 
 def _number_condition(field: Field, key: str, sign: str, wanted: str) -> Condition:
     several = sign in _EQUALITY
-    numbers = [_number(field, part) for part in (wanted.split(",") if several else (wanted,))]
+    parts = wanted.split(",") if several else [wanted]
+    numbers = [_number(field, part) for part in parts]
     if sign == "~" or any(math.isnan(number) for number in numbers):
         raise BadInputError(
             f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a number: use = != < <= > >= "
@@ -107,7 +108,8 @@ def _number_condition(field: Field, key: str, sign: str, wanted: str) -> Conditi
             + ("; commas between values need = or !=" if "," in wanted and not several else "")
             + ("; each condition needs a --filter of its own" if _SEVERAL.search(wanted) else "")
         )
-    unclear = next((number for number in numbers if field.unit == "fraction" and abs(number) >= _NO_FRACTION), None)
+    plain = [number for number, part in zip(numbers, parts, strict=True) if not part.endswith("%")]
+    unclear = next((number for number in plain if field.unit == "fraction" and abs(number) >= _NO_FRACTION), None)
     if unclear is not None:
         raise BadInputError(
             f"filter {harmless(f'{key}{sign}{wanted}', 60)!r} compares a fraction: "
@@ -128,7 +130,8 @@ def _number(field: Field, text: str) -> float:
     """Return the number in a filter, for a fraction possibly in percent; NaN if it is not a number."""
     percent = field.unit == "fraction" and text.endswith("%")
     try:
-        return float(text.removesuffix("%")) / 100 if percent else float(text)
+        # Read at once: dividing by 100 would round again, and 97.85 % would not be the accuracy 0.9785.
+        return float(f"{text.removesuffix('%').rstrip()}e-2") if percent else float(text)
     except ValueError:
         return math.nan
 
@@ -142,7 +145,9 @@ def nothing_meets(summaries: Sequence[Summary], filters: Sequence[str]) -> str:
 
 
 def _listed(summaries: Sequence[Summary], key: str) -> str:
-    texts = list(dict.fromkeys(COLUMNS[key].text(summary) or "unmeasured" for summary in summaries))
+    column = COLUMNS[key]
+    absent = "unmeasured" if column.fields[0].numeric else "empty"
+    texts = list(dict.fromkeys(column.text(summary) or absent for summary in summaries))
     return f"{', '.join(texts[:_LISTED])}{', …' * (len(texts) > _LISTED)}"
 
 
@@ -154,12 +159,14 @@ def _text_condition(field: Field, sign: str, wanted: str) -> Condition:
         )
 
     accepted = {wanted, *(part.strip() for part in wanted.split(","))}
+    column = COLUMNS[field.key]
 
     def holds(summary: Summary) -> bool:
         value = field.value(summary)
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        whole = str(value).lower() if isinstance(value, bool) else str(value)
+        texts = {whole, column.text(summary)}  # long layers are shown in short
         if sign == "~":
-            return wanted in text
-        return (text in accepted) == (sign == "=")
+            return any(wanted in text for text in texts)
+        return texts.isdisjoint(accepted) == (sign == "!=")
 
     return holds

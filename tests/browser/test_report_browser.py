@@ -181,6 +181,8 @@ def test_filter_takes_percentages_of_fractions_as_show_does(opened: Driver) -> N
     assert chosen
     type_filter(opened, "test_accuracy>=97%")
     assert column(opened, "test_accuracy") == chosen
+    type_filter(opened, "test_accuracy<200%")
+    assert set(chosen) <= set(column(opened, "test_accuracy"))
 
 
 def test_a_condition_takes_several_values_as_that_of_show_does(opened: Driver) -> None:

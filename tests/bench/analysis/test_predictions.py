@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator
 
 import pytest
+from bench_builders import make_configuration, make_epochs, make_measurement, make_record, make_run
 from step_times import CPU, SAMPLES, WIDTHS, configuration, disturbed, grid, law, merged
 
 from bench.analysis.predictions import predict, render_prediction
@@ -16,6 +17,7 @@ from bench.analysis.scaling_models import label_runs, make_models
 from bench.analysis.scaling_view import render_scaling
 from bench.analysis.size_series import Measured
 from bench.records import Run
+from mnist_mlp.recipes import layers_text
 
 
 def test_prediction_outside_the_measured_sizes_is_called_extrapolated() -> None:
@@ -24,6 +26,24 @@ def test_prediction_outside_the_measured_sizes_is_called_extrapolated() -> None:
     assert predict(models, (784, 300, 10), 5000)[0].is_extrapolated
     assert predict(models, (784, 4000, 10), 100)[0].is_extrapolated
     assert predict(models, (784, 300, 300, 10), 100)[0].is_extrapolated
+
+
+def test_the_layers_of_deep_models_do_not_widen_the_text() -> None:
+    chosen = [
+        make_configuration(model=layers_text(layers), layers=layers, batch_size=batch)
+        for layers in ((784, *[width] * 20, 10) for width in (64, 256, 1024))
+        for batch in (16, 256, 4096)
+    ]
+    records = [
+        make_record(each, outcome=make_measurement(epochs=make_epochs((CPU(each.layers, each.batch_size),) * 3)))
+        for each in chosen
+    ]
+    sides = label_runs([make_run(chosen, 1, records=records)], [None])
+    models = make_models(sides)
+    shown = render_scaling(sides, models, "table", 80)
+    answered = render_prediction(sides, models, (chosen[0].layers, 100), "table", 80)
+    assert "784-20x64-10, batch 100: predicted" in answered
+    assert max(map(len, [*shown.splitlines(), *answered.splitlines()])) <= 80
 
 
 def test_an_epoch_has_its_short_step_too() -> None:

@@ -1,5 +1,6 @@
 """Efficiencies of several ranks, and the terms fitted to them."""
 
+import csv
 import dataclasses
 import json
 import statistics
@@ -16,6 +17,7 @@ from bench_builders import (
     make_run,
 )
 from scipy import stats
+from stored_runs import shuffled
 
 from bench.analysis.rank_scaling import fit_ranks, ring_share
 from bench.analysis.ranks_view import render_ranks
@@ -31,7 +33,7 @@ def model_seconds(ranks: int) -> float:
     return SERIAL + PARALLEL / ranks + EXCHANGE * ring_share(ranks)
 
 
-def trial(ranks: int, repeat: int, seconds: float | None = None, **changes: int) -> TrialRecord:
+def trial(ranks: int, repeat: int, seconds: float | None = None, **changes: int | str) -> TrialRecord:
     """A trial whose epochs take what the terms say, its exchange of gradients that term's share."""
     taken = model_seconds(ranks) if seconds is None else seconds
     exchanged = EXCHANGE * ring_share(ranks) / model_seconds(ranks)
@@ -53,6 +55,12 @@ def run_of(*records: TrialRecord) -> Run:
 
 def test_in_a_ring_each_rank_sends_nearly_twice_the_gradients() -> None:
     assert [ring_share(ranks) for ranks in (1, 2, 4, 8)] == [0.0, 1.0, 1.5, 1.75]
+
+
+def test_the_order_of_the_records_does_not_matter() -> None:
+    records = [trial(ranks, repeat, 4.0 / ranks + 0.01 * repeat) for repeat in range(3) for ranks in (1, 2, 4)]
+    expected = fit_ranks(records)
+    assert all(fit_ranks(shuffled(records, seed)) == expected for seed in range(20))
 
 
 def test_the_terms_that_made_the_times_are_found_and_predict_more_ranks() -> None:
@@ -229,3 +237,12 @@ def test_every_format_tells_the_same_terms() -> None:
     header, *rows = render_ranks(run, "csv", 80).splitlines()
     assert len(rows) == 4
     assert header.startswith("device,model,batch_size")
+
+
+def test_two_pipelines_are_told_apart_in_csv() -> None:
+    chosen = [(pipeline, ranks) for pipeline in ("resident", "dataloader") for ranks in (1, 2)]
+    records = [trial(ranks, repeat, pipeline=pipeline) for pipeline, ranks in chosen for repeat in range(2)]
+    rows = csv.DictReader(render_ranks(run_of(*records), "csv", 80).splitlines())
+    assert {(row["pipeline"], row["engine"], row["ranks"]) for row in rows} == {
+        (pipeline, "eager", str(ranks)) for pipeline in ("resident", "dataloader") for ranks in (1, 2, 4, 8)
+    }

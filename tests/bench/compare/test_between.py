@@ -13,6 +13,7 @@ from stored_runs import side, store
 
 from bench.cli import cli
 from bench.records import Configuration, Run
+from mnist_mlp.recipes import layers_text
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -87,6 +88,16 @@ def test_equal_values_of_two_configurations_are_two_measurements(repeats: int) -
             assert row[f"{quantity}_verdict"] == "inconclusive"
         else:
             assert row[f"{interval}_low"] < row[interval] < row[f"{interval}_high"]
+
+
+def test_long_layers_are_named_whole_or_as_they_are_shown() -> None:
+    deep, deeper = ((784, *[128] * count, 10) for count in (20, 21))
+    chosen = [make_configuration(model=layers_text(each), layers=each) for each in (deep, deeper)]
+    store(side(dict.fromkeys(chosen, 2.0)), Path("a.jsonl"))
+    whole = as_json("a.jsonl", "a.jsonl", "--between", f"model={layers_text(deep)},{layers_text(deeper)}")
+    shown = as_json("a.jsonl", "a.jsonl", "--between", "model=784-20x128-10,784-21x128-10")
+    assert len(whole["rows"]) == 1
+    assert whole["rows"] == shown["rows"]
 
 
 def test_a_comparison_of_devices_says_where_one_overtakes_the_other() -> None:

@@ -13,6 +13,7 @@ from bench_builders import (
     make_configuration,
     make_division,
     make_epoch,
+    make_exchange,
     make_failure,
     make_fingerprint,
     make_footer,
@@ -28,7 +29,7 @@ from hypothesis import strategies as st
 from stored_runs import store
 
 from bench.errors import BadInputError, ExitCode
-from bench.records import SCHEMA_VERSION, Division, Exchange, Failure, FailureKind, Peak, Run, TrialRecord, TrialWarning
+from bench.records import SCHEMA_VERSION, Division, Failure, FailureKind, Peak, Run, TrialRecord, TrialWarning
 from bench.storage import runfile
 from bench.storage.runfile import skim
 from bench.storage.store import RunWriter, read_run
@@ -362,11 +363,12 @@ def test_a_model_without_input_and_output_is_refused(tmp_path: Path, layers: tup
     assert "line 1: header.plan has a configuration with fewer than two layers" in refusal(tmp_path / "run.jsonl")
 
 
-def test_an_exchange_of_no_time_is_refused(tmp_path: Path) -> None:
-    exchange = Exchange(steps=1, together_seconds=(), apart_seconds=())
+@pytest.mark.parametrize("name", ["together_seconds", "apart_seconds"])
+def test_an_exchange_of_no_time_is_refused(tmp_path: Path, name: str) -> None:
+    exchange = make_exchange(**{name: (0.0,)})
     run = make_run(records=[make_record(outcome=make_measurement(exchange=exchange))])
     (tmp_path / "run.jsonl").write_text("".join(runfile.lines_of(run)), encoding="utf-8")
-    assert "together_seconds must sum to more than 0" in refusal(tmp_path / "run.jsonl")
+    assert f"{name} must sum to more than 0" in refusal(tmp_path / "run.jsonl")
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from bench.errors import BadInputError
 from bench.records import Peak
+from bench.tables.columns import COLUMNS
 from bench.tables.selection import select
 from bench.tables.show import render_run
 from bench.tables.summary import Summary, summarise
+from mnist_mlp.recipes import layers_text
 
 
 def trained(device: str, batch_size: int, seconds: float, *, host_bytes: int | None = None) -> Summary:
@@ -164,11 +166,35 @@ def test_fractions_are_filtered_by_percentages_too() -> None:
     assert len(select(summaries, filters=["test_accuracy>98.2%"], sort=[])) == 0
 
 
+@given(st.integers(0, 10_000))
+def test_a_row_is_found_by_the_accuracy_that_it_shows(correct: int) -> None:
+    epochs = make_epochs((1.0,), (correct,))
+    summaries = summarise([make_record(outcome=make_measurement(epochs=epochs))])
+    shown = COLUMNS["test_accuracy"].text(summaries[0])
+    for sign in ("=", ">=", "<="):
+        assert select(summaries, filters=[f"test_accuracy{sign}{shown}"], sort=[])
+
+
+@pytest.mark.parametrize("key", ["model", "layers"])
+def test_long_layers_are_found_whole_and_as_they_are_shown(key: str) -> None:
+    layers = (784, *[128] * 20, 10)
+    deep = make_configuration(model=layers_text(layers), layers=layers)
+    summaries = summarise([make_record(), make_record(deep)])
+    for text in (layers_text(layers), "784-20x128-10"):
+        assert [each.configuration for each in select(summaries, filters=[f"{key}={text}"], sort=[])] == [deep]
+        assert deep not in [each.configuration for each in select(summaries, filters=[f"{key}!={text}"], sort=[])]
+
+
 def test_filters_that_no_row_meets_are_reported_with_the_existing_values() -> None:
     chosen = [make_configuration(batch_size=size) for size in (64, 256)]
     run = make_run(chosen)
     shown = " ".join(render_run(run, filters=["batch_size=7"]).split())
     assert "no configuration to show: none of 2 configurations meets batch_size=7; batch_size is 64, 256" in shown
+
+
+def test_an_empty_text_is_not_reported_as_unmeasured() -> None:
+    shown = " ".join(render_run(make_run(), filters=["failure_kinds=timeout"]).split())
+    assert shown.endswith("failure_kinds=timeout; failure_kinds is empty")
 
 
 def test_a_name_with_a_comma_is_found_whole() -> None:
@@ -182,6 +208,7 @@ def test_a_share_above_one_is_no_percentage_but_two_is() -> None:
     assert select(summarise(run.records), filters=["test_accuracy<1.5"], sort=[])
     with pytest.raises(BadInputError, match=r"write 0\.02 or 2%"):
         select(ROWS, filters=["test_accuracy<2"], sort=[])
+    assert select(ROWS, filters=["test_accuracy<200%"], sort=[]) == ROWS  # nothing is unclear about it
 
 
 def test_values_that_no_row_has_are_answered_with_the_first_that_rows_have() -> None:
