@@ -46,6 +46,11 @@ def default_root(environ: Mapping[str, str] = os.environ, platform: str = sys.pl
 
 def unwritable_root(root: Path, error: OSError) -> InvalidValueError:
     """Return the error for a data root that cannot be written."""
+    if any(os.path.isfile(path) for path in (root, *root.parents)):  # noqa: PTH113 - Path.is_file may raise
+        return InvalidValueError(
+            f"data root {str(root)!r} cannot be a folder, because it is a file or lies in one: "
+            f"name a folder with --data-root or MNIST_MLP_DATA"
+        )
     return InvalidValueError(
         f"data root {str(root)!r} cannot be written ({error.strerror or error}): "
         f"name a writable folder with --data-root or MNIST_MLP_DATA"
