@@ -26,9 +26,9 @@ from mnist_mlp.recipes import (
     PRECISIONS,
     SCHEDULES,
     TRANSFORMS,
+    customise,
 )
 from mnist_mlp.streams import nowhere, terminal_width
-from mnist_mlp.variants import customise
 
 EXIT_BAD_INPUT: Final = 2
 EXIT_FAILED: Final = 4
