@@ -1,18 +1,12 @@
-"""The data root, the folder that holds the datasets, and writing files atomically."""
+"""The data root, the folder that holds the datasets."""
 
-import contextlib
 import os
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.paths import expanded
-
-ABANDONED_SECONDS: Final = 24 * 3600.0
-"""An older temporary file was left behind by a killed process: writing one takes seconds."""
 
 
 def default_root(environ: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -55,41 +49,3 @@ def unwritable_root(root: Path, error: OSError) -> InvalidValueError:
         f"data root {str(root)!r} cannot be written ({error.strerror or error}): "
         f"name a writable folder with --data-root or MNIST_MLP_DATA"
     )
-
-
-def store_files(files: Mapping[str, bytes], directory: Path) -> None:
-    """Write `files` (file name → content) into `directory`, each one atomically; create the folder if missing.
-
-    A reader sees the old file or the new one, never a part, even after a crash. If two processes write the same file,
-    the last one to finish wins. Temporary files that killed processes left behind a day ago or earlier are removed.
-
-    Raises:
-        OSError: the folder or a file cannot be written; no temporary file is left behind.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        _write_atomically(directory / name, content)
-        _remove_abandoned(directory / name)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of `path` that are a day older than `path` itself, which was just written."""
-    with contextlib.suppress(OSError):
-        now = path.stat().st_mtime
-        for each in path.parent.iterdir():
-            is_temporary = each.name.startswith(f".{path.name}.") and each.suffix == ".tmp"
-            if is_temporary and now - each.stat().st_mtime > ABANDONED_SECONDS:
-                each.unlink()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    # Not by tempfile, whose files are private to the user whatever the umask: a data root may be shared.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
