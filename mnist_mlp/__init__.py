@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from mnist_mlp.history import Epoch, History
     from mnist_mlp.images import prepare_image
     from mnist_mlp.model import MLP
-    from mnist_mlp.recipes import RECIPES, Recipe, find_recipe
+    from mnist_mlp.recipes import RECIPES, Recipe, customise, find_recipe
     from mnist_mlp.scores import Evaluation
     from mnist_mlp.trainer import Trainer
-    from mnist_mlp.variants import customise
 
 __version__ = "0.1.1"
 
@@ -53,7 +52,7 @@ _HOMES = MappingProxyType(
         "History": ("history", "History"),
         "Recipe": ("recipes", "Recipe"),
         "Trainer": ("trainer", "Trainer"),
-        "customise": ("variants", "customise"),
+        "customise": ("recipes", "customise"),
         "find_recipe": ("recipes", "find_recipe"),
         "load_dataset": ("data", "load"),
         "load_model": ("checkpoint", "load_model"),

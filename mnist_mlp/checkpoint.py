@@ -107,6 +107,14 @@ class Checkpoint:
     training: TrainingSummary
     library_version: str
 
+    def classifier(self, device: str | torch.device) -> Classifier:
+        """Move the model to `device`, which is named as for `mnist_mlp.devices.choose_device`.
+
+        Raises:
+            InvalidValueError: the device is unknown or not available.
+        """
+        return Classifier(self.recipe, self.network.to(choose_device(device)))
+
 
 def check_fits_checkpoint(layers: tuple[int, ...]) -> None:
     """Raise `CheckpointError` if a model of these layer widths is too large for `save_checkpoint`."""
@@ -158,8 +166,7 @@ def load_model(path: Path | str, *, device: str | torch.device = "cpu") -> Class
         CheckpointError: the file is missing, damaged, foreign or hostile.
         InvalidValueError: the device is unknown or not available, or there is no home folder for the ``~`` in `path`.
     """
-    checkpoint = load_checkpoint(expanded(path))
-    return Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
+    return load_checkpoint(expanded(path)).classifier(device)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -26,9 +26,9 @@ from mnist_mlp.recipes import (
     PRECISIONS,
     SCHEDULES,
     TRANSFORMS,
+    customise,
 )
 from mnist_mlp.streams import nowhere, terminal_width
-from mnist_mlp.variants import customise
 
 EXIT_BAD_INPUT: Final = 2
 EXIT_FAILED: Final = 4
@@ -50,32 +50,44 @@ class Commands(click.Group):
 
     def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401 - click's signature
         """Parse the arguments; --help and --version are answered here."""
-        try:
+        with _reporting():
             return super().make_context(*arguments, **options)
-        except OSError as error:
-            _report_lost_output(error)
-            raise click.exceptions.Exit(EXIT_FAILED) from None
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
         """Run the command."""
+        with _reporting(), _interruptible():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _reporting() -> Iterator[None]:
+    """Turn an error that is not a mistake in the program into one message and `click.exceptions.Exit` with its code."""
+    try:
+        yield
+    except click.ClickException as error:  # wrong usage
         try:
-            with _interruptible():
-                return super().invoke(ctx)
-        except WorkloadError as error:
-            _say(error)
-            ctx.exit(EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT)
-        except KeyboardInterrupt as interruption:
-            _say(": ".join(("interrupted", *map(str, interruption.args))))
-            ctx.exit(EXIT_INTERRUPTED)
-        except OSError as error:
-            _report_lost_output(error)
-            ctx.exit(EXIT_FAILED)
-        except (ImportError, MemoryError, RuntimeError) as error:
-            reason = _why_failed(error)
-            if reason is None:
-                raise
-            _say(reason)
-            ctx.exit(EXIT_FAILED)
+            error.show()
+        except OSError:
+            sys.stderr = nowhere()
+        code = error.exit_code
+    except WorkloadError as error:
+        _say(error)
+        code = EXIT_FAILED if isinstance(error, NonFiniteLossError) else EXIT_BAD_INPUT
+    except KeyboardInterrupt as interruption:
+        _say(": ".join(("interrupted", *map(str, interruption.args))))
+        code = EXIT_INTERRUPTED
+    except OSError as error:
+        _report_lost_output(error)
+        code = EXIT_FAILED
+    except (ImportError, MemoryError, RuntimeError) as error:
+        reason = _why_failed(error)
+        if reason is None:
+            raise
+        _say(reason)
+        code = EXIT_FAILED
+    else:
+        return
+    raise click.exceptions.Exit(code)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,17 @@
-"""Files that a command writes: checked before the work begins, and written atomically."""
+"""Files written atomically, and checked before the work begins."""
 
+import contextlib
 import os
+import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
-from mnist_mlp.data.storage import store_files
 from mnist_mlp.errors import InvalidValueError, WorkloadError
+
+ABANDONED_SECONDS: Final = 24 * 3600.0
+"""An older temporary file or folder was left behind by a killed process: no writing or download takes that long."""
 
 
 class OutputError(WorkloadError):
@@ -91,3 +96,41 @@ def write_file(path: Path, content: bytes) -> None:
 
 def _unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{str(path)!r} cannot be written ({error.strerror or error}): name a path that can")
+
+
+def store_files(files: Mapping[str, bytes], directory: Path) -> None:
+    """Write `files` (file name → content) into `directory`, each one atomically; create the folder if missing.
+
+    A reader sees the old file or the new one, never a part, even after a crash. If two processes write the same file,
+    the last one to finish wins. Temporary files that killed processes left behind a day ago or earlier are removed.
+
+    Raises:
+        OSError: the folder or a file cannot be written; no temporary file is left behind.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write_atomically(directory / name, content)
+        _remove_abandoned(directory / name)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of `path` that are a day older than `path` itself, which was just written."""
+    with contextlib.suppress(OSError):
+        now = path.stat().st_mtime
+        for each in path.parent.iterdir():
+            is_temporary = each.name.startswith(f".{path.name}.") and each.suffix == ".tmp"
+            if is_temporary and now - each.stat().st_mtime > ABANDONED_SECONDS:
+                each.unlink()
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    # Not by tempfile, whose files are private to the user whatever the umask: a data root may be shared.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -88,6 +88,10 @@ _LEAST_OVERLAP: Final = 0.85
 _LONGEST_SHEET: Final = 2.5
 """Largest ratio of a sheet's sides; a thick 1 is longer."""
 
+_MOST_EDGE: Final = 0.25
+"""Largest share of the picture's edge that looks like a blank sheet. In a tight crop, paper between strokes may have
+the shape of a sheet, but then more of the edge is paper."""
+
 _SHEET_MARGIN: Final = 8
 """Squares along a sheet's edge in which no ink is expected."""
 
@@ -123,6 +127,7 @@ class PreparedImage:
         polarity: whether the original was found to be dark on light or light on dark.
         aspect: width of the ink over its height; above `WIDEST_DIGIT` there may be several digits.
         columns: number of tall parts of the ink that stand side by side, apart; above 1 there may be several digits.
+            Digits that touch each other are one part.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -273,7 +278,7 @@ def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
     means = _means(ink, side)
     contrast = float(means.max())
     if contrast < MIN_CONTRAST:
-        raise ImageError(f"is empty: its ink and paper differ by only {100 * contrast:.0f} %; draw a digit in it")
+        raise _empty(contrast)
     height, width = ink.shape
     outside = np.kron(_reaching_in(means), np.ones((side, side), dtype=bool))[:height, :width]
     ink = _crop(np.where(outside, np.float32(0), ink))
@@ -281,11 +286,18 @@ def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:
     return PreparedImage(pixels=_centre(_fit(ink)), polarity=polarity, aspect=aspect, columns=_columns(ink))
 
 
+def _empty(contrast: float) -> ImageError:
+    return ImageError(f"is empty: its ink and paper differ by only {100 * contrast:.0f} %; draw a digit in it")
+
+
 def _on_sheet(grey: Grey, alpha: Grey | None) -> tuple[Grey, Grey | None]:
     """Return the part of a picture that shows a sheet of paper on a table, in a frame or on transparent margins.
 
     What lies beside the sheet within that part is replaced by the paper nearest to it. A picture without such a sheet
     is returned as it is.
+
+    Raises:
+        ImageError: the sheet is blank.
     """
     side = max(1, min(grey.shape) // _SHEET_SQUARES)
     means = _means(grey, side)
@@ -302,9 +314,12 @@ def _on_sheet(grey: Grey, alpha: Grey | None) -> tuple[Grey, Grey | None]:
         return grey, alpha
     from scipy import ndimage  # noqa: PLC0415 - takes half a second, and few pictures need it
 
-    contrast, sheet = max((_sheet(kind, means) for kind in kinds), key=lambda found: found[0])
-    if contrast < MIN_CONTRAST:
+    sheets = [found for kind in kinds if (found := _sheet(kind, means)) is not None]
+    if not sheets:
         return grey, alpha
+    contrast, sheet = max(sheets, key=lambda found: found[0])
+    if contrast < MIN_CONTRAST:
+        raise _empty(contrast)
     paper = means[tuple(ndimage.distance_transform_edt(~sheet, return_distances=False, return_indices=True))]
     rows, columns = (slice(part.start * side, part.stop * side) for part in ndimage.find_objects(sheet.astype(int))[0])
     beside, paper = (np.kron(part, np.ones((side, side), part.dtype))[rows, columns] for part in (~sheet, paper))
@@ -314,14 +329,13 @@ def _on_sheet(grey: Grey, alpha: Grey | None) -> tuple[Grey, Grey | None]:
     return np.where(beside, paper, grey), None if alpha is None else np.where(beside, 1, alpha[rows, columns])
 
 
-def _sheet(kind: Squares, means: Grey) -> tuple[float, Squares]:
+def _sheet(kind: Squares, means: Grey) -> tuple[float, Squares] | None:
     """Return the largest connected part of `kind` with what it encloses, but without its edge, if that is a sheet.
 
     A sheet is nearly a quadrilateral, other than the whole picture, and hardly more than paper.
 
     Returns:
-        The largest difference within it from the paper at its edge, which is 0 for what is not a sheet; and its
-        squares.
+        The largest difference within the sheet from the paper at its edge, and its squares; None for what is no sheet.
     """
     from scipy import ndimage  # noqa: PLC0415 - as in `_on_sheet`
 
@@ -335,9 +349,12 @@ def _sheet(kind: Squares, means: Grey) -> tuple[float, Squares]:
         or not middle.any()
         or not _is_quadrilateral(region)
     ):
-        return 0, region
+        return None
     paper = np.median(means[inside & ~middle])
-    return float(np.abs(means[middle] - paper).max()), inside
+    contrast = float(np.abs(means[middle] - paper).max())
+    if contrast < MIN_CONTRAST and kind[_edge(kind.shape)].mean() > _MOST_EDGE:
+        return None
+    return contrast, inside
 
 
 def _is_quadrilateral(region: Squares) -> bool:
@@ -444,15 +461,21 @@ def _means(ink: Grey, side: int) -> Grey:
     return np.asarray(Image.fromarray(ink).reduce(side))
 
 
-def _reaching_in(means: Grey) -> npt.NDArray[np.bool_]:
+def _edge(shape: tuple[int, ...]) -> Squares:
+    """Return which squares of a picture lie at its edge."""
+    edge = np.zeros(shape, dtype=bool)
+    edge[[0, -1], :] = edge[:, [0, -1]] = True
+    return edge
+
+
+def _reaching_in(means: Grey) -> Squares:
     """Return the squares whose ink is connected to the picture's edge and is not the digit: a desk, a frame, a shadow.
 
     None, unless other ink is as long and as much as a digit's: in a tight crop, the digit itself touches the edge.
     """
     drawn = means > INK_THRESHOLD * means.max()
     nothing = np.zeros(drawn.shape, dtype=bool)
-    edge = nothing.copy()
-    edge[[0, -1], :] = edge[:, [0, -1]] = True
+    edge = _edge(drawn.shape)
     if not drawn[edge].any():
         return nothing
     from scipy import ndimage  # noqa: PLC0415 - takes half a second, and few pictures need it

@@ -1,6 +1,7 @@
 """The multi-layer perceptron and its losses; the costs of a sample are re-exported from `mnist_mlp.costs`."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, cast
@@ -115,8 +116,18 @@ def output_function(name: str) -> nn.Module:
 
 
 def build_model(layers: tuple[int, ...], *, activation: str, output: str, seed: int, device: torch.device) -> MLP:
-    """Return an `MLP` on `device` whose initial weights depend only on `seed`, because they are drawn on the CPU."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):  # whatever torch's default device is
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of all GPUs, too
+    """Return an `MLP` on `device` whose initial weights depend only on `seed`.
+
+    They are those of an `MLP` made after ``torch.manual_seed(seed)`` on the CPU. But they are drawn from a generator of
+    their own, because other threads may use torch's global one at the same time.
+    """
+    with torch.device("meta"):
         model = MLP(layers, activation=activation, output=output)
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model:
+        if isinstance(layer, nn.Linear):  # as its own reset_parameters, which takes no generator
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(layer.in_features)
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
     return model.to(device)

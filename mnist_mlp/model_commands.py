@@ -11,7 +11,6 @@ import numpy.typing as npt
 from mnist_mlp.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.classifier import Classifier, Images
 from mnist_mlp.data import DATASETS, Dataset, check_root_is_used, load
-from mnist_mlp.devices import choose_device
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_no_figure, check_writable_folder
 from mnist_mlp.tables import (
@@ -45,7 +44,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     if plots is not None:
         check_writable_folder(plots)
         check_no_figure("the model", path, plots, (CONFUSION_MATRIX, PREDICTIONS))
-    classifier = Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
+    classifier = checkpoint.classifier(device)
     data = _load_data(checkpoint, dataset, data_root)
     evaluation = classifier.evaluate(data)
     if layout == "json":
@@ -90,7 +89,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
     from mnist_mlp.images import ImageError, as_text, prepare_image  # noqa: PLC0415 - Pillow
 
     checkpoint = load_checkpoint(path)
-    classifier = Classifier(checkpoint.recipe, checkpoint.network.to(choose_device(device)))
+    classifier = checkpoint.classifier(device)
     answers, failures = [], []
     for image in images:
         name = click.format_filename(image)

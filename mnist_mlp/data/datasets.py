@@ -10,8 +10,8 @@ import torch
 from mnist_mlp.checks import check_choice, check_name, check_type
 from mnist_mlp.data import generated
 from mnist_mlp.data.layout import FASHION_MNIST, IMAGE_SIDE, MNIST, Arrays, Layout, encode_files, verify_hashes
+from mnist_mlp.data.root import default_root
 from mnist_mlp.data.sources import Found, Source, SourceName, default_sources, obtain
-from mnist_mlp.data.storage import default_root
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.paths import expanded
 from mnist_mlp.recipes import CLASSES, DATASETS

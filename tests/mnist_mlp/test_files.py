@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from mnist_mlp.files import OutputError, check_writable_file, check_writable_folder, write_file
+from mnist_mlp.files import (
+    ABANDONED_SECONDS,
+    OutputError,
+    check_writable_file,
+    check_writable_folder,
+    store_files,
+    write_file,
+)
 
 
 def test_missing_folders_are_made_and_the_check_leaves_nothing_in_them(tmp_path: Path) -> None:
@@ -66,3 +73,46 @@ def test_link_is_followed_not_replaced(tmp_path: Path) -> None:
     write_file(link, b"new")
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
+
+
+def test_files_are_stored_in_a_folder_that_is_made_for_them(tmp_path: Path) -> None:
+    store_files({"a": b"1", "b": b""}, tmp_path / "x" / "y")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "x" / "y").iterdir()} == {"a": b"1", "b": b""}
+
+
+def test_stored_file_replaces_an_older_one(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"older and longer")
+    store_files({"a": b"new"}, tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    with (tmp_path / "a").open("rb") as reader:
+        store_files({"a": b"new"}, tmp_path)
+        assert reader.read() == b"old"
+
+
+def test_failed_write_leaves_nothing_temporary_behind(tmp_path: Path) -> None:
+    (tmp_path / "a" / "occupied").mkdir(parents=True)
+    with pytest.raises(OSError, match="a"):
+        store_files({"a": b"new"}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_stored_files_are_readable_by_whomever_the_umask_allows(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    store_files({"a": b"new"}, tmp_path)
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_half_written_files_are_removed_after_a_day(tmp_path: Path) -> None:
+    old, young, other = (tmp_path / f".{name}.tmp" for name in ("a.7-00000000", "a.8-00000000", "b.7-00000000"))
+    for path in (old, young, other):
+        path.touch()
+    long_ago = young.stat().st_mtime - ABANDONED_SECONDS - 60
+    for path in (old, other):
+        os.utime(path, (long_ago, long_ago))
+    store_files({"a": b"whole"}, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", young.name, other.name}

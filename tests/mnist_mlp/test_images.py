@@ -197,6 +197,21 @@ def test_sheet_that_reaches_out_of_the_picture_is_found(at: tuple[int, int]) -> 
     assert difference(prepared.pixels, REFERENCE) < 0.2
 
 
+@pytest.mark.parametrize(("table", "paper"), [(40, 220), (220, 40), (120, 180)])
+@pytest.mark.parametrize(("turn", "at"), [(0, (70, 40)), (8, (70, 40)), (0, (-30, 40)), (0, (150, -60))])
+def test_blank_sheet_on_a_table_is_empty(table: int, paper: int, turn: float, at: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="is empty"):
+        prepare_image(on_a_table(table, paper, paper, turn=turn, at=at))
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_paper_beside_a_tightly_cropped_digit_is_not_taken_for_a_blank_sheet(inverted: bool) -> None:  # noqa: FBT001 - a case
+    cropped = Image.new("L", (120, 180), 255)
+    ImageDraw.Draw(cropped).line([(0, 6), (110, 6), (90, 180)], fill=0, width=14)
+    prepared = prepare_image(ImageChops.invert(cropped) if inverted else cropped)
+    assert prepared.polarity == ("light on dark" if inverted else "dark on light")
+
+
 @pytest.mark.parametrize("turn", [-10, 5])
 def test_turned_sheet_is_found_and_the_digit_stays_turned(turn: float) -> None:
     turned = prepare_image(seven(300, 400).rotate(turn, Image.Resampling.BICUBIC, expand=True, fillcolor=255))

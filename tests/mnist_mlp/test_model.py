@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -131,6 +132,16 @@ def test_initial_weights_depend_on_the_seed_alone() -> None:
     for one, two, three in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
         assert not torch.equal(one, three)
+
+
+def test_initial_weights_do_not_depend_on_models_built_in_other_threads() -> None:
+    layers, seeds = (784, 64, 64, 10), range(4)
+    alone = [seeded(layers, seed=seed) for seed in seeds]
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        for _ in range(20):
+            together = pool.map(lambda seed: seeded(layers, seed=seed), seeds)
+            for one, other in zip(alone, together, strict=True):
+                assert all(map(torch.equal, one.parameters(), other.parameters()))
 
 
 def test_initial_weights_are_those_of_a_plain_sequential_model() -> None:

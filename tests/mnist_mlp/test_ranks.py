@@ -11,10 +11,9 @@ from torch import Tensor, distributed
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.ranks import ALONE, Ranks
-from mnist_mlp.recipes import Recipe
+from mnist_mlp.recipes import Recipe, customise
 from mnist_mlp.support import check_supported
 from mnist_mlp.train import Training
-from mnist_mlp.variants import customise
 
 BATCH_SIZE = 6
 CPU = torch.device("cpu")

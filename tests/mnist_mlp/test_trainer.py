@@ -1,6 +1,7 @@
 """The Python API: fit, evaluate, predict, and the arguments that are refused."""
 
 import copy
+import functools
 import pickle
 import subprocess
 import sys
@@ -505,12 +506,19 @@ def test_model_and_data_root_in_the_home_folder(monkeypatch: pytest.MonkeyPatch,
     assert roots == [tmp_path / "data"]
 
 
-def test_only_a_training_that_would_go_on_learning_can_be_copied() -> None:
-    eager, fused = (Trainer(RECIPE, dataset=bars(), device="cpu", engine=engine) for engine in ("eager", "fused"))
-    twin = copy.deepcopy(eager)
-    before = [part.clone() for part in twin.model.network.parameters()]
-    twin.fit(1)
-    assert not any(map(torch.equal, before, twin.model.network.parameters()))
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
+def test_a_copy_of_a_training_goes_on_learning_alone(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr("mnist_mlp.support.has_compiler", lambda _device: True)
+    trainer, whole = (Trainer(RECIPE, dataset=bars(), device="cpu", engine=engine) for _ in range(2))
+    trainer.fit(1)
+    before = weights(trainer)
+    assert copy.deepcopy(trainer).fit(1) == whole.fit(2)
+    assert weights(trainer) == before
+
+
+def test_a_training_on_engine_fused_cannot_be_copied() -> None:
+    fused = Trainer(RECIPE, dataset=bars(), device="cpu", engine="fused")
     for duplicate in (copy.deepcopy, pickle.dumps):
         with pytest.raises(InvalidValueError, match=r"engine fused or graph cannot be copied or pickled.*engine eager"):
             duplicate(fused)

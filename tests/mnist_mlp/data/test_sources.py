@@ -150,13 +150,15 @@ def test_failure_of_every_source_is_reported_with_all_reasons_and_remedies(
     assert "`uv sync`" not in str(without_package.value)  # no package has it
 
 
-def test_root_below_a_file_cannot_be_written_and_says_so(
-    tmp_path: Path, small_layout: Layout, small_files: Files
+@pytest.mark.parametrize("root", ["file", "file/root"])
+def test_root_that_is_a_file_or_lies_in_one_is_refused_and_says_so(
+    root: str, tmp_path: Path, small_layout: Layout, small_files: Files
 ) -> None:
     (tmp_path / "file").touch()
     for source in (FixedSource(small_files), DownloadSource(downloader(small_files))):
-        with pytest.raises(InvalidValueError, match=r"data root '.*root' cannot be written .*--data-root") as error:
-            obtain(small_layout, tmp_path / "file" / "root", [RootSource(), source])
+        message = rf"data root '.*{root}' cannot be a folder, because it is a file or lies in one: .*--data-root"
+        with pytest.raises(InvalidValueError, match=message) as error:
+            obtain(small_layout, tmp_path / root, [RootSource(), source])
         assert isinstance(error.value.__cause__, OSError)
 
 
