@@ -21,6 +21,7 @@ LINT_PINS = "requirements/lint.txt"
 BROWSER_PINS = "requirements/browser.txt"
 AUDIT_PINS = "requirements/audit.txt"
 RAY_PINS = "requirements/ray.txt"
+LOWEST_PINS = "requirements/lowest.txt"
 ACCURACY_BASELINE = "results/baselines/accuracy.jsonl"
 
 
@@ -148,6 +149,15 @@ def ray(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """Run the quick tests with the lowest version that pyproject.toml allows of each requirement."""
+    session.install("--require-hashes", "-r", LOWEST_PINS)
+    # Not with warnings as errors: old versions meet what newer ones of their own requirements deprecate.
+    quick = ("-m", "not slow and not faults", "-W", "default")
+    session.run("python", "-m", "pytest", *quick, *session.posargs)
+
+
+@nox.session(default=False)
 def faults(session: nox.Session) -> None:
     """Kill runs and damage files by the hundred (over half an hour): `nox -s faults -- --runs 300 --inputs 100000`."""
     install(session)
@@ -197,3 +207,6 @@ def pins(session: nox.Session) -> None:
     session.run(*export, "--only-group", "ray", "--output-file", RAY_PINS)
     compile_pins = ("uv", "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-header", "--no-annotate")
     session.run(*compile_pins, "pyproject.toml", "tests/peers/requirements.in", "--output-file", PEERS_PINS)
+    groups = ("--group", "data", "--group", "test", "--group", "notebook")
+    oldest = ("--resolution", "lowest-direct", "--python-version", "3.11")
+    session.run(*compile_pins, "pyproject.toml", *groups, *oldest, "--output-file", LOWEST_PINS)

@@ -200,6 +200,7 @@ def sandbox(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A copy of that folder, and scripted workers on a machine that has every device."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    monkeypatch.setattr("mnist_mlp.support._WRITES_PARTS_ON_MPS", (0,))  # whichever torch is here
     launcher = every_device()
     monkeypatch.setattr("bench.execution.launcher.make_launcher", lambda _preload=(): launcher)
     monkeypatch.setattr(

@@ -53,7 +53,7 @@ def test_misspelt_name_is_answered_with_the_one_that_was_meant(line: str, meant:
     result = bench(*line.split())
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)
-    assert f"did you mean '{meant}'?" in result.stderr.lower()
+    assert f"did you mean {meant}?" in result.stderr.lower().replace("'", "")  # click before 8.4 quotes no option
     assert result.stdout == ""
 
 
