@@ -4,6 +4,7 @@ Each takes what it spoils and gives it back spoilt: the recipe, the dataset or t
 """
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -28,6 +29,9 @@ SHUFFLED_SHARE = 0.05
 """Of the training images, how many get one another's labels."""
 
 ADAM, SGD = RECIPES["canary_adam"], RECIPES["canary_sgd"]
+
+_DRAWING = threading.Lock()
+"""Held while initial weights are drawn: torch's one generator for all threads is seeded for that, and set back."""
 
 Outcomes: TypeAlias = Mapping[Recipe, Sequence[Measurement | Failure]]
 """Of each recipe, one outcome a seed."""
@@ -80,8 +84,9 @@ BUGS = (
 
 
 def train(recipe: Recipe, dataset: Dataset, bug: Bug, seed: int) -> Measurement | Failure:
-    """Train with `bug` planted; return what a trial would record, its times fictional."""
-    training = Training(bug.recipe(recipe), bug.dataset(dataset), device=CPU, seed=seed)
+    """Train with `bug` planted, in any thread; return what a trial would record, its times fictional."""
+    with _DRAWING:
+        training = Training(bug.recipe(recipe), bug.dataset(dataset), device=CPU, seed=seed)
     bug.model(training.model)
     epochs = []
     for epoch in range(recipe.epochs):
