@@ -80,7 +80,7 @@ BUGS = (
 
 
 def train(recipe: Recipe, dataset: Dataset, bug: Bug, seed: int) -> Measurement | Failure:
-    """Train with `bug` planted; return what a trial would record, its times fictional."""
+    """Train with `bug` planted, in any thread; return what a trial would record, its times fictional."""
     training = Training(bug.recipe(recipe), bug.dataset(dataset), device=CPU, seed=seed)
     bug.model(training.model)
     epochs = []

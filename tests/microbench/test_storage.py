@@ -68,7 +68,7 @@ def run_one_benchmark(folder: Path) -> Path:
     )
     brief = ("--benchmark-max-time=0.01", "-k", "forward and batch64 and cpu", "-p", "no:cacheprovider", "-q")
     done = subprocess.run(  # noqa: S603 - our own words
-        [sys.executable, "-m", "pytest", "tests/microbench", *options, *brief],
+        [sys.executable, "-m", "pytest", "tests/microbench/test_steps.py", *options, *brief],
         cwd=ROOT,
         env=os.environ | {"PYTEST_ADDOPTS": ""},
         capture_output=True,

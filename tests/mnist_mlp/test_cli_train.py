@@ -192,7 +192,7 @@ def test_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
         "--epochs",
         "99999",
     ]
-    command += ["--device", "cpu", "--save", str(tmp_path / "m.pth")]
+    command += ["--device", "cpu", "--threads", "1", "--save", str(tmp_path / "m.pth")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
         assert process.stdout is not None
         assert process.stderr is not None

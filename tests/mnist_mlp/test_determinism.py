@@ -41,7 +41,10 @@ class Outcome:
     parameters: tuple[bytes, ...]
 
 
-@pytest.fixture(params=["eager", "fused"], autouse=True)
+ENGINES = ("eager", "fused")
+
+
+@pytest.fixture(params=ENGINES, autouse=True)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each test is of every engine that promises the same bits."""
     name = str(request.param)
@@ -171,7 +174,7 @@ from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.recipes import Recipe
 from mnist_mlp.train import Training
 
-torch.set_num_threads(int(sys.argv[1]))
+torch.set_num_threads(1)
 noise = torch.Generator().manual_seed(0)
 dataset = Dataset(
     name="noise", sha256="", source="generated",
@@ -181,29 +184,35 @@ dataset = Dataset(
     test_labels=torch.randint(10, (50,), generator=noise),
 )
 recipe = Recipe(name="test", layers=(784, 24, 10), batch_size=32)
-training = Training(recipe, dataset, device=torch.device("cpu"), seed=3)
-for epoch in range(2):
-    training.train(training.order(epoch))
-digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes() for value in training.model.parameters()))
-print(digest.hexdigest())
+for engine in sys.argv[1:]:
+    training = Training(recipe, dataset, device=torch.device("cpu"), seed=3, engine=engine)
+    for epoch in range(2):
+        training.train(training.order(epoch))
+    digest = hashlib.sha256(b"".join(value.detach().numpy().tobytes() for value in training.model.parameters()))
+    print(engine, digest.hexdigest())
 """
 
 
-@pytest.mark.slow
-def test_fresh_process_gives_the_same_bits(
-    threads: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["script", str(threads)])
-    exec(SCRIPT, {})  # noqa: S102 - the script above
-    fresh = subprocess.run(  # noqa: S603 - this interpreter and the script above
-        [sys.executable, "-c", SCRIPT, str(threads)],
+@pytest.fixture(scope="module")
+def fresh() -> str:
+    """What the script above prints of all engines in a process of its own."""
+    return subprocess.run(  # noqa: S603 - this interpreter and the script above
+        [sys.executable, "-c", SCRIPT, *ENGINES],
         cwd=Path(mnist_mlp.__file__).parents[1],
         env={**os.environ, "PYTHONHASHSEED": "1"},
         capture_output=True,
         text=True,
         check=True,
-    )
-    assert fresh.stdout == capsys.readouterr().out
+    ).stdout
+
+
+@pytest.mark.slow
+def test_fresh_process_gives_the_same_bits(
+    engine: str, fresh: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["script", engine])
+    exec(SCRIPT, {})  # noqa: S102 - the script above
+    assert capsys.readouterr().out in fresh.splitlines(keepends=True)
 
 
 def sized(samples: int) -> Dataset:

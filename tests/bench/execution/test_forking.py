@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from bench_builders import make_configuration
+from checkout import TESTS
 
 from bench.errors import InterruptedRunError, WorkerError
 from bench.execution import forking
@@ -28,8 +29,19 @@ TINY = make_configuration(
 )
 
 
+STAND_IN = "stand_in_worker"
+
+
 def trial(epochs: int = 1) -> Trial:
     return Trial(configuration=dataclasses.replace(TINY, epochs=epochs), seed=0, repeat=0)
+
+
+@pytest.fixture
+def light_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let new hosts have `stand_in_worker` in place of torch and the session: to fork and to end takes neither."""
+    monkeypatch.setattr(forking, "ALWAYS_NEEDED", (STAND_IN,))
+    monkeypatch.setattr(forking, "_WORKER", STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(TESTS), str(TESTS / "faults"))))
 
 
 def only_child() -> psutil.Process:
@@ -81,7 +93,7 @@ def test_model_beyond_all_memory_is_out_of_memory(launcher: Launcher) -> None:
     assert record.outcome.kind is FailureKind.OUT_OF_MEMORY
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("light_hosts")
 def test_host_that_died_is_replaced_and_closing_ends_even_a_running_trial() -> None:
     launcher = ForkingLauncher()
     describe_place(launcher)
@@ -98,7 +110,7 @@ def test_host_that_died_is_replaced_and_closing_ends_even_a_running_trial() -> N
     assert not [child for child in alive if child.status() != "zombie"]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("light_hosts")
 def test_trial_of_a_host_that_died_ends_before_the_next_host_starts_and_is_not_waited_for_there() -> None:
     with contextlib.closing(ForkingLauncher()) as launcher:
         orphan = launcher.start()
@@ -113,6 +125,7 @@ def test_trial_of_a_host_that_died_ends_before_the_next_host_starts_and_is_not_w
         assert second.wait().startswith("by signal SIGKILL")  # its host still answers
 
 
+@pytest.mark.usefixtures("light_hosts")
 def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -132,20 +145,22 @@ def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_req
         launcher.close()
 
 
+@pytest.mark.usefixtures("light_hosts")
 def test_an_interruption_of_a_fork_leaves_no_answer_to_be_taken_for_that_to_the_next_request(
-    launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupt(_timeout_seconds: float) -> None:
         raise InterruptedRunError("interrupted by SIGINT")
 
-    first = launcher.start()
-    with monkeypatch.context() as patch:
-        patch.setattr(launcher, "_receive", interrupt)
-        with pytest.raises(InterruptedRunError):
-            launcher.start()
-    first.kill()
-    assert first.wait() == "together with its host"
-    assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        first = launcher.start()
+        with monkeypatch.context() as patch:
+            patch.setattr(launcher, "_receive", interrupt)
+            with pytest.raises(InterruptedRunError):
+                launcher.start()
+        first.kill()
+        assert first.wait() == "together with its host"
+        assert isinstance(run_trial(launcher, trial(), root=None, timeout_seconds=60).outcome, Measurement)
 
 
 def test_a_terminal_s_ctrl_c_does_not_reach_the_host_which_ends_when_it_is_closed() -> None:
@@ -186,6 +201,7 @@ def test_host_with_no_interpreter_is_a_worker_error(tmp_path: Path) -> None:
         ForkingLauncher(python=str(tmp_path / "python"))
 
 
+@pytest.mark.usefixtures("light_hosts")
 def test_socket_that_the_system_refuses_is_a_worker_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object) -> None:
         raise OSError(24, "Too many open files")
@@ -199,17 +215,18 @@ def test_socket_that_the_system_refuses_is_a_worker_error(monkeypatch: pytest.Mo
         ForkingLauncher()
 
 
-OWNER = """
-import sys, time
-from bench.execution.forking import ForkingLauncher
-launcher = ForkingLauncher()
+OWNER = f"""
+import time
+from bench.execution import forking
+forking.ALWAYS_NEEDED, forking._WORKER = (), {STAND_IN!r}
+launcher = forking.ForkingLauncher()
 process = launcher.start()
 print(launcher.host_pid, process.pid, flush=True)
 time.sleep(600)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("light_hosts")
 def test_killed_owner_takes_host_and_trial_with_it() -> None:
     command = [sys.executable, "-c", OWNER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -101,30 +101,47 @@ def test_arms_of_one_interpreter_share_a_host_and_every_host_is_renewed(monkeypa
     assert [host.renewals for host in FakeHost.made] == [1, 1, 1]
 
 
-def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_loss(tmp_path: Path) -> None:
-    (tmp_path / "mnist_mlp").mkdir()
-    (tmp_path / "mnist_mlp" / "__init__.py").write_text("raise ImportError('no Training in here')")
-    (arm,), _ = make_arm_launchers([(sys.executable, tmp_path)])
-    with contextlib.closing(arm), pytest.raises(WorkerError, match=r"exit status 1; its last output: .*no Training in"):
-        describe_place(arm)
+DYING = (
+    "import os, time\n"
+    "os.write(2, {words!r})\n"
+    "if os.fork() == 0:\n"
+    "    time.sleep(600)  # holds the trial's socket\n"
+    "os._exit(3)\n"
+)
+
+WORKLOADS = {
+    "broken": "raise ImportError('no Training in here')",
+    "talking": DYING.format(words=b"words of the first\n"),
+    "silent": DYING.format(words=b""),
+}
+"""What fails as soon as it is imported."""
+
+
+@pytest.fixture(scope="module")
+def failing_arms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Launcher]]:
+    """An arm for each of `WORKLOADS`, which share a host where processes are forked."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in WORKLOADS}
+    for name, folder in folders.items():
+        (folder / "mnist_mlp").mkdir()
+        (folder / "mnist_mlp" / "__init__.py").write_text(WORKLOADS[name])
+    arms, _ = make_arm_launchers([(sys.executable, folder) for folder in folders.values()])
+    with contextlib.ExitStack() as stack:
+        yield dict(zip(WORKLOADS, (stack.enter_context(contextlib.closing(arm)) for arm in arms), strict=True))
+
+
+def test_a_workload_that_cannot_be_imported_is_explained_by_the_trials_last_loss(
+    failing_arms: Mapping[str, Launcher],
+) -> None:
+    with pytest.raises(WorkerError, match=r"exit status 1; its last output: .*no Training in"):
+        describe_place(failing_arms["broken"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
-def test_forked_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind_and_printed_before(tmp_path: Path) -> None:
-    talking, silent = (
-        "import os, time\n"
-        f"os.write(2, {words!r})\n"
-        "if os.fork() == 0:\n"
-        "    time.sleep(600)  # holds the trial's socket\n"
-        "os._exit(3)\n"
-        for words in (b"words of the first\n", b"")
-    )
-    for name, code in (("talking", talking), ("silent", silent)):
-        (tmp_path / name / "mnist_mlp").mkdir(parents=True)
-        (tmp_path / name / "mnist_mlp" / "__init__.py").write_text(code)
-    arms, _ = make_arm_launchers([(sys.executable, tmp_path / name) for name in ("talking", "silent")])
-    with contextlib.closing(arms[0]):
-        first, second = (run_trial(arm, make_trial(), root=None, timeout_seconds=60).outcome for arm in arms)
+def test_forked_trial_that_dies_is_a_crash_at_once_whatever_it_left_behind_and_printed_before(
+    failing_arms: Mapping[str, Launcher],
+) -> None:
+    arms = (failing_arms["talking"], failing_arms["silent"])
+    first, second = (run_trial(arm, make_trial(), root=None, timeout_seconds=60).outcome for arm in arms)
     assert isinstance(first, Failure)
     assert isinstance(second, Failure)
     assert first.message == "the trial's process ended with exit status 3; its last output: words of the first"

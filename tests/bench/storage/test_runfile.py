@@ -102,7 +102,9 @@ def test_any_record_reads_back_as_it_was(record: TrialRecord) -> None:
 
 
 def test_a_file_cut_at_any_byte_reads_as_a_prefix_or_is_refused(tmp_path: Path) -> None:
-    small = dataclasses.replace(RUN, header=make_header(command=(), plan=make_plan()))
+    # One epoch, then a failure: every byte of their lines is cut at, and each reads the whole file before it.
+    records = (make_record(outcome=make_measurement(epochs=(make_epoch(),))), RECORDS[1])
+    small = dataclasses.replace(RUN, header=make_header(command=(), plan=make_plan()), records=records)
     whole = write_run(tmp_path / "whole.jsonl", small)
     header_end = whole.index(b"\n") + 1
     cut = tmp_path / "cut.jsonl"
@@ -114,7 +116,7 @@ def test_a_file_cut_at_any_byte_reads_as_a_prefix_or_is_refused(tmp_path: Path) 
         run = read_run(cut)
         complete = whole[:length].count(b"\n") - 1
         assert run.header == small.header
-        assert run.records == RECORDS[:complete]
+        assert run.records == records[:complete]
         assert run.footer is None
         assert bool(run.warnings) == (not whole[:length].endswith(b"\n"))
 
