@@ -287,7 +287,7 @@ def test_a_trial_that_has_ended_leaves_no_descriptor_open(launcher: Launcher) ->
             if thread.name == "trial-watch":
                 thread.join(60)
         opened.append(psutil.Process().num_fds())
-    assert opened[0] == opened[1]
+    assert opened[1] <= opened[0]  # it may be fewer: what other tests left open is closed at any time
 
 
 def test_trials_are_waited_for_without_spinning(launcher: Launcher) -> None:
