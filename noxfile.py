@@ -148,6 +148,13 @@ def ray(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "ray", "tests/cluster", *session.posargs, env={"BENCH_RAY": "1"})
 
 
+@nox.session(default=False, python=["3.12", "3.13", "3.14", "3.15"])
+def pythons(session: nox.Session) -> None:
+    """Run the quick tests on every later Python, which uv fetches; one alone: `nox -s pythons-3.14`."""
+    install(session)
+    session.run("python", "-m", "pytest", "-m", "not slow and not faults", *session.posargs)
+
+
 @nox.session(default=False)
 def lowest(session: nox.Session) -> None:
     """Run the quick tests with the lowest version that pyproject.toml allows of each requirement."""
