@@ -2,8 +2,16 @@
 
 from typing import Final
 
-_OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "OOM trying")
-"""Words in the RuntimeErrors of torch's CPU allocator, of CUDA and MPS, cuBLAS, C++ and cuBLASLt."""
+_OUT_OF_MEMORY: Final = (
+    "allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "OOM trying",
+    "Invalid buffer size",
+)
+"""Words in the RuntimeErrors of torch's CPU allocator, of CUDA and MPS, cuBLAS, C++, cuBLASLt, and of MPS for a tensor
+larger than the largest that Metal allocates."""
 
 
 class WorkloadError(Exception):

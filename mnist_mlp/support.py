@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from typing import Final
 
@@ -17,6 +18,12 @@ _WRITES_PARTS_ON_MPS: Final = (2, 14)
 Earlier ones wrote gathered columns to the wrong place (pytorch/pytorch#187109), and on macOS 14 did not write products
 into views at all (pytorch/pytorch#193385).
 """
+
+_APPLES_COMPILERS: Final = "/usr/bin/"
+"""On macOS, the compilers in here are always there. Unless Apple's developer tools are installed, they only offer to
+install them, in a window; `xcode-select -p` tells without one."""
+
+_XCODE_SELECT: Final = "/usr/bin/xcode-select"
 
 
 def why_unsupported(  # noqa: PLR0913 - the parts that have to fit together
@@ -115,7 +122,10 @@ def has_compiler(device: str) -> bool:
         # On first use, Triton compiles a part of itself with a C compiler.
         c_compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
         return importlib.util.find_spec("triton") is not None and c_compiler is not None
-    return shutil.which(_cxx()) is not None
+    found = shutil.which(_cxx())
+    if sys.platform == "darwin" and found is not None and found.startswith(_APPLES_COMPILERS):
+        return not subprocess.run([_XCODE_SELECT, "-p"], capture_output=True, check=False).returncode  # noqa: S603 - fixed words
+    return found is not None
 
 
 def _torch_release() -> tuple[int, ...]:

@@ -4,6 +4,7 @@
 that is going to fork must not.
 """
 
+import contextlib
 from types import ModuleType
 from typing import Final
 
@@ -40,8 +41,14 @@ def _available(kind: str) -> list[DeviceStatus]:
     if not module.is_available():
         return []
     if kind == "mps":  # there is only one, without an index
-        return [DeviceStatus(device=kind, available=True, description="Apple GPU", reason="")]
+        return [DeviceStatus(device=kind, available=True, description=_apple_gpu(), reason="")]
     return [_status(f"{kind}:{index}", module, index) for index in range(module.device_count())]
+
+
+def _apple_gpu() -> str:
+    """Return the GPU's name and number of cores, in which GPUs of one name differ. Virtual machines show no cores."""
+    cores = torch.backends.mps.get_core_count()
+    return torch.backends.mps.get_name() + (f" ({cores} GPU cores)" if cores else "")
 
 
 def _status(device: str, module: ModuleType, index: int) -> DeviceStatus:
@@ -87,8 +94,8 @@ class Device:
 
     Peaks are of this process alone: ``allocated`` counts bytes of live tensors and, on CUDA, of the workspaces that
     torch allocates for cuBLAS; ``reserved`` counts what the caching allocator holds for them. On the CPU both are None,
-    because the host's peak includes them. Where a backend has no peak counter (MPS), `sample` records how much is
-    allocated at a moment, and the largest such sample is reported as the peak and labelled as sampled.
+    because the host's peak includes them. Where there is no peak counter (MPS before torch 2.13), `sample` records how
+    much is allocated at a moment, and the largest such sample is reported as the peak and labelled as sampled.
     """
 
     def __init__(self, name: str) -> None:
@@ -97,7 +104,6 @@ class Device:
         self.torch_device = torch.device(name)
         self._on_host = self.torch_device.type == CPU
         self._backend = None if self._on_host else torch.get_device_module(self.torch_device.type)
-        self._counts_peaks = hasattr(self._backend, "max_memory_allocated")
         self._largest_sample: int | None = None
         if self._backend is not None and hasattr(self._backend, "set_device"):
             self._backend.set_device(self.torch_device)
@@ -115,21 +121,34 @@ class Device:
 
     def reset_peak(self) -> None:
         """Reset the peak counters, where there are any. Samples are kept: they are taken during warm-up."""
-        if self._backend is not None and self._counts_peaks:
-            self._backend.reset_peak_memory_stats()
+        counters = self._counters()
+        if counters is not None:
+            counters.reset_peak_memory_stats()
 
     def allocated_peak(self) -> Peak | None:
         """Return the highest bytes of live tensors since `reset_peak`, else the largest sample, else None."""
-        if self._backend is None:
-            return None
-        if self._counts_peaks:
-            return Peak(bytes=int(self._backend.max_memory_allocated()), method="max_memory_allocated since warm-up")
+        counters = self._counters()
+        if counters is not None:
+            return Peak(bytes=int(counters.max_memory_allocated()), method="max_memory_allocated since warm-up")
         if self._largest_sample is None:
             return None
         return Peak(bytes=self._largest_sample, method="current_allocated_memory sampled after warm-up steps")
 
     def reserved_peak(self) -> Peak | None:
         """Return the highest bytes held by the caching allocator since `reset_peak`; None where not counted."""
-        if self._backend is None or not hasattr(self._backend, "max_memory_reserved"):
+        counters = self._counters()
+        if counters is None:
             return None
-        return Peak(bytes=int(self._backend.max_memory_reserved()), method="max_memory_reserved since warm-up")
+        return Peak(bytes=int(counters.max_memory_reserved()), method="max_memory_reserved since warm-up")
+
+    def _counters(self) -> ModuleType | None:
+        """Return the module with the peak counters: the backend's own, or `torch.accelerator`; None if neither has any.
+
+        The latter has MPS's since torch 2.13, once the device has been used; earlier releases raise.
+        """
+        if self._backend is None or hasattr(self._backend, "max_memory_allocated"):
+            return self._backend
+        with contextlib.suppress(RuntimeError):
+            if "allocated_bytes.all.peak" in torch.accelerator.memory_stats():
+                return torch.accelerator
+        return None

@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import MappingProxyType
@@ -293,10 +294,19 @@ def _as_failure(answer: Mapping[str, Any]) -> Failure:
 def main() -> None:
     """Serve one conversation over standard input and output (where processes are spawned, not forked)."""
     reader, writer = take_standard_streams()
-    with contextlib.suppress(ChannelClosedError):
-        serve(Connection(reader, writable=False), Connection(writer, readable=False), int(sys.argv[1]), sys.argv[2:])
-    sys.stdout.flush()
-    os._exit(0)
+    status = 1
+    try:
+        with contextlib.suppress(ChannelClosedError):
+            serve(
+                Connection(reader, writable=False), Connection(writer, readable=False), int(sys.argv[1]), sys.argv[2:]
+            )
+        status = 0
+    except BaseException:  # noqa: BLE001 - nothing else would report it
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        # At once: the streams close long before an orderly shutdown ends, and whoever sees that kills this process.
+        os._exit(status)
 
 
 if __name__ == "__main__":

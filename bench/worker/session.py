@@ -58,9 +58,17 @@ WARM_STEPS: Final = 8
 DISPLACEMENT_BYTES: Final = 100_000
 """Below glibc's threshold of 128 KiB, from which on a block would get pages of its own and leave the heap as it is."""
 
-_OUT_OF_MEMORY: Final = ("allocate memory", "out of memory", "ALLOC_FAILED", "bad_alloc", "OOM trying")
-"""How RuntimeErrors report a lack of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS, C++, cuBLASLt. The
-workload has such a list too, but the older revisions that `ab` compares with do not."""
+_OUT_OF_MEMORY: Final = (
+    "allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "bad_alloc",
+    "OOM trying",
+    "Invalid buffer size",
+)
+"""How RuntimeErrors report a lack of memory: torch's CPU allocator, CUDA's and MPS's, cuBLAS, C++, cuBLASLt, and MPS's
+for a tensor larger than the largest that Metal allocates. The workload has such a list too, but the older revisions
+that `ab` compares with do not."""
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:

@@ -154,6 +154,7 @@ def test_diverged_training_is_exit_code_four(run: CommandLine) -> None:
         MemoryError(),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
         torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("Invalid buffer size: 74.51 GiB"),
     ],
 )
 def test_too_little_memory_is_exit_code_four(

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import itertools
+import subprocess
 
 import pytest
 
@@ -74,6 +75,21 @@ def test_compiled_is_refused_without_a_compiler(monkeypatch: pytest.MonkeyPatch)
     assert not has_compiler("cpu")
     with pytest.raises(InvalidValueError, match="needs the C\\+\\+ compiler 'no-such-compiler'"):
         check_supported(device="cpu", engine="compiled", precision="fp32", pipeline="resident")
+
+
+@pytest.mark.parametrize(
+    ("found", "status", "has"),
+    [("/usr/bin/clang++", 0, True), ("/usr/bin/clang++", 2, False), ("/opt/homebrew/bin/clang++", 2, True)],
+    ids=["Apple's", "Apple's stand-in", "another"],
+)
+def test_on_a_mac_apples_compiler_counts_only_if_the_developer_tools_are_installed(
+    monkeypatch: pytest.MonkeyPatch, found: str, status: int, *, has: bool
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("shutil.which", lambda name: found if name == "clang++" else None)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, status))
+    assert has_compiler("cpu") == has
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,17 @@ Backends = Callable[..., None]
 def backends(monkeypatch: pytest.MonkeyPatch) -> Backends:
     """Return a function that gives torch these backends and no others."""
 
+    def no_stats() -> dict[str, int]:
+        raise RuntimeError("Allocator for mps is not a DeviceAllocator.")  # as before torch 2.13
+
     def install(current: str | None = None, **modules: Any) -> None:  # noqa: ANN401 - fake modules have no type
         present = {"cuda": FakeCuda(), "mps": FakeMps(available=False), **modules}
         accelerator = None if current is None else torch.device(current)
         monkeypatch.setattr(torch, "get_device_module", present.__getitem__)
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: accelerator)
+        monkeypatch.setattr(torch.accelerator, "memory_stats", no_stats)
+        monkeypatch.setattr(torch.backends.mps, "get_name", lambda: "Apple M9")
+        monkeypatch.setattr(torch.backends.mps, "get_core_count", lambda: 14)
 
     return install
 
@@ -137,9 +143,15 @@ def test_a_device_that_cannot_report_its_name_is_unavailable_for_that_reason(
     assert status_of("cuda:0") == DeviceStatus(device="cuda:0", available=False, description="", reason=reason)
 
 
-def test_an_apple_gpu_is_listed_without_index(backends: Backends) -> None:
+@pytest.mark.parametrize(
+    ("cores", "description"), [(14, "Apple M9 (14 GPU cores)"), (0, "Apple M9")], ids=["real", "virtual"]
+)
+def test_an_apple_gpu_is_listed_without_index_by_name_and_number_of_cores(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch, cores: int, description: str
+) -> None:
     backends("mps", mps=FakeMps())
-    assert status_of("mps") == DeviceStatus(device="mps", available=True, description="Apple GPU", reason="")
+    monkeypatch.setattr(torch.backends.mps, "get_core_count", lambda: cores)
+    assert status_of("mps") == DeviceStatus(device="mps", available=True, description=description, reason="")
 
 
 def test_any_other_accelerator_that_torch_has_is_listed_too(backends: Backends) -> None:
@@ -152,7 +164,7 @@ def test_accelerators_come_with_their_own_memory_and_none_where_it_is_the_hosts(
     backends("cuda", cuda=FakeCuda("GPU A", memory_bytes=8 * GIBIBYTE), mps=FakeMps())
     assert list_accelerators() == (
         Accelerator(device="cuda:0", name="GPU A", memory_bytes=8 * GIBIBYTE),
-        Accelerator(device="mps", name="Apple GPU", memory_bytes=None),
+        Accelerator(device="mps", name="Apple M9 (14 GPU cores)", memory_bytes=None),
     )
 
 
@@ -285,6 +297,25 @@ def test_without_a_peak_counter_the_largest_sample_is_the_peak_and_labelled_so(b
     assert device.reserved_peak() is None
     device.synchronise()
     assert mps.synchronised == 1
+
+
+def test_peaks_that_only_torch_accelerator_counts_are_taken_from_there_once_the_device_is_used(
+    backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters, stats = FakeCuda("Apple M9"), dict[str, int]()
+    backends("mps", mps=FakeMps())
+    for name in ("reset_peak_memory_stats", "max_memory_allocated", "max_memory_reserved"):
+        monkeypatch.setattr(torch.accelerator, name, getattr(counters, name))
+    monkeypatch.setattr(torch.accelerator, "memory_stats", lambda: stats)
+    device = Device("mps")
+    device.sample()
+    assert device.allocated_peak() == Peak(bytes=0, method="current_allocated_memory sampled after warm-up steps")
+    stats["allocated_bytes.all.peak"] = 9000
+    counters.allocate(9000)
+    counters.allocate(-8000)
+    device.reset_peak()
+    assert device.allocated_peak() == Peak(bytes=1000, method="max_memory_allocated since warm-up")
+    assert device.reserved_peak() == Peak(bytes=2000, method="max_memory_reserved since warm-up")
 
 
 def test_a_backend_that_reports_no_memory_has_no_peaks(backends: Backends) -> None:

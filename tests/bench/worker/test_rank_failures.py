@@ -1,5 +1,7 @@
 """How ranks part, and what the first reports if one fails, with a scripted group in place of other processes."""
 
+import os
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -9,6 +11,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from bench.coding import to_json
 from bench.records import Failure, FailureKind
+from bench.worker import ranks
 from bench.worker.rank_group import open_store
 from bench.worker.rank_session import RankSession
 from bench.worker.ranks import lead, take_part
@@ -141,3 +144,26 @@ def test_a_store_that_has_gone_is_an_error_at_once_but_one_that_is_there_is_wait
     monkeypatch.setattr("bench.worker.rank_group.TCPStore", None)  # it would go on trying for a minute
     with pytest.raises(RuntimeError, match=r"the store of the ranks' launcher cannot be reached: .*refused"):
         open_store()
+
+
+class EndedError(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_a_spawned_launcher_of_ranks_that_fails_ends_itself_before_its_closed_streams_get_it_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a rank has ended")
+
+    def end(status: int) -> None:
+        raise EndedError(status)
+
+    monkeypatch.setattr(ranks, "take_standard_streams", os.pipe)
+    monkeypatch.setattr(ranks, "serve", fail)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(sys, "argv", ["ranks", "2"])
+    with pytest.raises(EndedError) as ended:
+        ranks.main()
+    assert ended.value.args == (1,)
+    assert capsys.readouterr().err.endswith("RuntimeError: a rank has ended\n")

@@ -439,6 +439,7 @@ def test_a_loss_that_is_not_finite_is_a_failure_wherever_it_is_read(
         (torch.OutOfMemoryError("CUDA out of memory"), FailureKind.OUT_OF_MEMORY),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 4 TB"), FailureKind.OUT_OF_MEMORY),
         (RuntimeError("MPS backend out of memory"), FailureKind.OUT_OF_MEMORY),
+        (RuntimeError("Invalid buffer size: 74.51 GiB"), FailureKind.OUT_OF_MEMORY),  # MPS: beyond Metal's largest
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), FailureKind.OUT_OF_MEMORY),
         (RuntimeError("OOM trying to allocate workspace for cublaslt"), FailureKind.OUT_OF_MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 TiB"), FailureKind.OUT_OF_MEMORY),
