@@ -216,23 +216,31 @@ def test_socket_that_the_system_refuses_is_a_worker_error(monkeypatch: pytest.Mo
 
 
 OWNER = f"""
-import time
+import sys
 from bench.execution import forking
 forking.ALWAYS_NEEDED, forking._WORKER = (), {STAND_IN!r}
 launcher = forking.ForkingLauncher()
 process = launcher.start()
 print(launcher.host_pid, process.pid, flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
 @pytest.mark.usefixtures("light_hosts")
-def test_killed_owner_takes_host_and_trial_with_it() -> None:
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_owner_that_is_killed_or_closes_nothing_takes_host_and_trial_with_it(*, is_killed: bool) -> None:
     command = [sys.executable, "-c", OWNER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words
+        assert owner.stdin is not None
         assert owner.stdout is not None
         orphans = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
-        owner.kill()
+        if is_killed:
+            owner.kill()
+        owner.stdin.close()
+        try:
+            assert (owner.wait(60) == 0) == (not is_killed)
+        finally:
+            owner.kill()
     _, alive = psutil.wait_procs(orphans, timeout=60)
     assert not [one for one in alive if one.status() != "zombie"]
 
