@@ -245,6 +245,37 @@ def test_owner_that_is_killed_or_closes_nothing_takes_host_and_trial_with_it(*, 
     assert not [one for one in alive if one.status() != "zombie"]
 
 
+LEAVING = """
+import subprocess, sys
+
+def serve(channel):
+    channel.receive()
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    channel.send({"pid": left.pid})
+    channel.receive()
+
+sys.modules["bench.worker.session"] = sys.modules[__name__]
+"""
+
+
+def test_what_trials_leave_in_sessions_of_their_own_ends_with_the_last_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(forking, "ALWAYS_NEEDED", ())
+    monkeypatch.setattr(forking, "_WORKER", "leaving")
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        trials, left = [launcher.start() for _ in range(2)], []
+        for each in trials:
+            each.channel.send({"do": "leave"})
+            left.append(each.channel.receive(60)["pid"])
+        for each, are_left in zip(trials, (True, False), strict=True):
+            each.kill()
+            each.wait()
+            assert [psutil.pid_exists(pid) for pid in left] == [are_left] * 2
+
+
 OWNER_OF_AN_IMPORTING_HOST = """
 import sys, time
 from bench.execution.forking import ForkingLauncher
