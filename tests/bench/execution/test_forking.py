@@ -234,6 +234,7 @@ def test_owner_that_is_killed_or_closes_nothing_takes_host_and_trial_with_it(*, 
         assert owner.stdin is not None
         assert owner.stdout is not None
         orphans = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
+        orphans[1].suspend()  # so that it cannot end by itself
         if is_killed:
             owner.kill()
         owner.stdin.close()
