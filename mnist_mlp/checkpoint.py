@@ -282,7 +282,6 @@ def _rebuild(content: bytes) -> Checkpoint:
     recipe = _recipe(values["recipe"], values["version"])
     network = _empty_network(recipe)
     network.load_state_dict(values["state_dict"], assign=True)
-    network.requires_grad_(requires_grad=True)
     return Checkpoint(
         recipe=recipe,
         network=network,

@@ -39,8 +39,10 @@ class FakeNode:
         self.name = name
         self.host = host or name
         self.description = description or describe()
+        self.remarks: tuple[str, ...] = ()
         self.sha256 = make_measurement().dataset_sha256
         self.on_trial: Callable[[Trial], None] = lambda _trial: None
+        self.introduce_error: Exception | None = None
         self.hold_error: Exception | None = None
         self.held: list[tuple[str, ...]] = []
         self.waits: list[float] = []
@@ -52,7 +54,9 @@ class FakeNode:
         self._busy: set[str] = set()
 
     def introduce(self) -> Introduction:
-        return Introduction(host=self.host, description=self.description)
+        if self.introduce_error is not None:
+            raise self.introduce_error
+        return Introduction(host=self.host, description=self.description, remarks=self.remarks)
 
     def hold(self, devices: Collection[str], patience_seconds: float) -> None:
         if self.hold_error is not None:

@@ -53,7 +53,7 @@ SCALAR: Final = 3.0
 """The scalar s of STREAM's triad, a = b + s c (McCalpin 1995)."""
 
 TINY: Final = Recipe(name="784-16-10", layers=(INPUT_FEATURES, 16, CLASSES), batch_size=8)
-"""A training step of it is half a million multiply-adds, a few microseconds of one core: nearly all is overhead."""
+"""A training step of it is 0.2 million multiply-adds, a few microseconds of one core: nearly all is overhead."""
 
 STEPS: Final = 256
 """Steps in a stretch, so many that its fixed cost hardly counts."""

@@ -155,6 +155,17 @@ def test_model_too_large_for_a_checkpoint_is_refused_before_it_is_built() -> Non
         check_fits_checkpoint((784, 100_000, 10))
 
 
+def test_model_too_large_for_a_checkpoint_is_not_saved(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_mlp.checkpoint.MAX_ARCHIVE_BYTES", MIB)
+    with pytest.raises(
+        CheckpointError, match="takes 50920 bytes, but a checkpoint holds at most 1048576: use narrower"
+    ):
+        trainer.save(tmp_path / "model.pth")
+    assert not list(tmp_path.iterdir())
+
+
 def test_device_of_a_loaded_model_may_be_named(saved: Path) -> None:
     assert load_model(saved, device="auto").recipe.name == "784-16-10"
     with pytest.raises(InvalidValueError, match="device 'cudda' is unknown: use auto, cpu, cuda"):

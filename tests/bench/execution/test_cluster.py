@@ -14,7 +14,7 @@ from fake_cluster import FakeCluster, FakeNode, describe, gpu
 from heeded_signals import heeded
 from run_parts import Display, interrupt
 
-from bench.errors import ExitCode, InterruptedRunError, NodesLostError, WorkerError
+from bench.errors import BadInputError, ExitCode, InterruptedRunError, NodesLostError, WorkerError
 from bench.execution.dispatch import MAX_RETRIES
 from bench.execution.nodes import Introduction, NodeLostError, call_in_thread
 from bench.planning.plan import order_trials
@@ -53,6 +53,30 @@ def test_a_trial_of_a_lost_node_runs_on_another(tmp_path: Path) -> None:
     assert len(other.runs) == TRIALS - 2
     assert lost.is_closed
     assert "lost is lost: it burnt down" in display.notes
+
+
+class HeadlessCluster(FakeCluster):
+    """Its head does not answer any more once one of its nodes is lost."""
+
+    def untaken(self) -> list[FakeNode]:
+        if any(node.is_lost for node in self._nodes):
+            raise NodeLostError("the cluster's head does not answer")
+        return super().untaken()
+
+
+def test_a_run_goes_on_with_the_nodes_it_has_where_no_head_answers_which_others_there_are(tmp_path: Path) -> None:
+    lost, other = FakeNode("lost"), FakeNode("other")
+    lost.on_trial = lose(at=3)
+    display = Display()
+    check_complete(start(executor(cluster=HeadlessCluster(lost, other)), tmp_path, display=display).run)
+    assert display.notes == ["lost is lost: it burnt down", "the cluster's head does not answer"]
+
+
+def test_a_cluster_whose_head_does_not_answer_is_refused(tmp_path: Path) -> None:
+    node = FakeNode("a")
+    node.is_lost = True
+    with pytest.raises(BadInputError, match=r"^the cluster's head does not answer$"):
+        start(executor(cluster=HeadlessCluster(node)), tmp_path)
 
 
 def test_a_node_that_comes_back_continues(tmp_path: Path) -> None:

@@ -39,6 +39,13 @@ def test_of_those_that_stand_by_on_a_host_one_at_a_time_takes_part(tmp_path: Pat
     assert [node.is_closed for node in others if not node.runs] == [True]
 
 
+def test_what_a_node_remarks_is_told_with_its_name(tmp_path: Path) -> None:
+    nodes, told = (FakeNode("a"), FakeNode("b")), list[str]()
+    nodes[1].remarks = "one core is offline", "its clock is slow"
+    start(executor(*nodes, tell=told.append), tmp_path)
+    assert told == ["b: one core is offline", "b: its clock is slow"]
+
+
 def test_nodes_with_other_software_are_refused_with_what_differs(tmp_path: Path) -> None:
     with pytest.raises(
         IncomparableError, match=r"b has different software from a: torch is '9\.9\.9', not '2\.15\.0'\."
@@ -98,6 +105,25 @@ def test_a_certain_gpu_is_refused(tmp_path: Path) -> None:
 def test_a_cluster_without_nodes_for_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="cannot run trials: it has no node with CPUs"):
         start(executor(), tmp_path)
+
+
+def test_a_node_that_does_not_introduce_itself_is_left_out_and_reported(tmp_path: Path) -> None:
+    silent, good = FakeNode("silent"), FakeNode("good")
+    silent.introduce_error = NodeLostError("it did not answer within 120 s")
+    told: list[str] = []
+    check_complete(start(executor(silent, good, tell=told.append), tmp_path).run)
+    assert told == ["silent is left out: it did not answer within 120 s"]
+    assert silent.is_closed
+
+
+def test_a_cluster_of_nodes_that_do_not_introduce_themselves_is_refused_with_every_reason(tmp_path: Path) -> None:
+    nodes = FakeNode("a"), FakeNode("b")
+    nodes[0].introduce_error, nodes[1].introduce_error = (
+        NodeLostError("it burnt down"),
+        BadInputError("it has no torch"),
+    )
+    with pytest.raises(BadInputError, match=r"trials: a is left out: it burnt down; b is left out: it has no torch$"):
+        start(executor(*nodes), tmp_path)
 
 
 def test_a_node_that_cannot_take_part_is_left_out_and_reported(tmp_path: Path) -> None:

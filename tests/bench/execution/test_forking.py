@@ -215,24 +215,69 @@ def test_socket_that_the_system_refuses_is_a_worker_error(monkeypatch: pytest.Mo
         ForkingLauncher()
 
 
-OWNER = f"""
-import time
-from bench.execution import forking
-forking.ALWAYS_NEEDED, forking._WORKER = (), {STAND_IN!r}
-launcher = forking.ForkingLauncher()
-process = launcher.start()
-print(launcher.host_pid, process.pid, flush=True)
-time.sleep(600)
+LEAVING = """
+import subprocess, sys
+
+def serve(channel):
+    channel.receive()
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    channel.send({"pid": left.pid})
+    channel.receive()
+
+sys.modules["bench.worker.session"] = sys.modules[__name__]
 """
 
 
-@pytest.mark.usefixtures("light_hosts")
-def test_killed_owner_takes_host_and_trial_with_it() -> None:
+@pytest.fixture
+def leaving_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let new hosts have trials that leave a process in a session of its own when asked something, and say which."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(forking, "ALWAYS_NEEDED", ())
+    monkeypatch.setattr(forking, "_WORKER", "leaving")
+
+
+@pytest.mark.usefixtures("leaving_trials")
+def test_what_trials_leave_in_sessions_of_their_own_ends_with_the_last_trial() -> None:
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        trials, left = [launcher.start() for _ in range(2)], []
+        for each in trials:
+            each.channel.send({"do": "leave"})
+            left.append(each.channel.receive(60)["pid"])
+        for each, are_left in zip(trials, (True, False), strict=True):
+            each.kill()
+            each.wait()
+            assert [psutil.pid_exists(pid) for pid in left] == [are_left] * 2
+
+
+OWNER = """
+import sys
+from bench.execution import forking
+forking.ALWAYS_NEEDED, forking._WORKER = (), "leaving"
+launcher = forking.ForkingLauncher()
+process = launcher.start()
+process.channel.send({"do": "leave"})
+print(launcher.host_pid, process.pid, process.channel.receive()["pid"], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("leaving_trials")
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_owner_that_is_killed_or_closes_nothing_takes_everything_with_it(*, is_killed: bool) -> None:
     command = [sys.executable, "-c", OWNER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:  # noqa: S603 - our own words
+        assert owner.stdin is not None
         assert owner.stdout is not None
         orphans = [psutil.Process(int(pid)) for pid in owner.stdout.readline().split()]
-        owner.kill()
+        orphans[1].suspend()  # the trial, so that it cannot end by itself
+        if is_killed:
+            owner.kill()
+        owner.stdin.close()
+        try:
+            assert (owner.wait(60) == 0) == (not is_killed)
+        finally:
+            owner.kill()
     _, alive = psutil.wait_procs(orphans, timeout=60)
     assert not [one for one in alive if one.status() != "zombie"]
 

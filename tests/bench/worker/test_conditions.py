@@ -225,12 +225,23 @@ def test_a_cuda_devices_conditions_are_in_si_units() -> None:
 
 
 def test_reasons_are_named_by_their_bits() -> None:
-    measured = conditions_of(nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _handle: 0x4 | 0x40 | 0x8000))
-    assert measured is not None
-    assert measured.clock_reasons == ("sw_power_cap", "hw_thermal_slowdown")
-    measured = conditions_of(nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _handle: 0x2 | 0x10 | 0x80 | 0x100))
-    assert measured is not None
-    assert measured.clock_reasons == ("applications_clocks", "sync_boost", "hw_power_brake", "display_clocks")
+    def named(bits: int) -> tuple[str, ...] | None:
+        measured = conditions_of(nvml(nvmlDeviceGetCurrentClocksEventReasons=lambda _handle: bits))
+        assert measured is not None
+        return measured.clock_reasons
+
+    assert [named(1 << place) for place in range(9)] == [
+        ("gpu_idle",),
+        ("applications_clocks",),
+        ("sw_power_cap",),
+        ("hw_slowdown",),
+        ("sync_boost",),
+        ("sw_thermal_slowdown",),
+        ("hw_thermal_slowdown",),
+        ("hw_power_brake",),
+        ("display_clocks",),
+    ]
+    assert named(0x4 | 0x40 | 0x8000) == ("sw_power_cap", "hw_thermal_slowdown")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +377,7 @@ def two_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def clocks(processors: Path, clock: Callable[[], float] = lambda: 0.0) -> DeviceConditions | None:
+def clocks(processors: Path, clock: Callable[[], float] = lambda: 1.0) -> DeviceConditions | None:
     watch = make_device_watch(CPU, processors=processors, clock=clock)
     watch.start()
     return watch.stop()

@@ -200,6 +200,7 @@ def test_a_synchronise_that_does_nothing_is_found(parts: Parts) -> None:
 @pytest.mark.parametrize(("launch_seconds", "expected"), [(0.9e-3, Outcome.PASS), (1.1e-3, Outcome.FAIL)])
 def test_launching_may_take_half_of_the_time(parts: Parts, launch_seconds: float, expected: Outcome) -> None:
     slow = simulated(parts, launch_seconds=launch_seconds)
+    slow.device.launch(100)  # type: ignore[attr-defined]  # what the device still has to do is waited for before
     assert meter_checks.examine_synchronisation(slow).outcome is expected
 
 
@@ -359,6 +360,16 @@ def test_a_device_meter_that_is_blind_constant_or_wrong_is_found(
     device.reserved = peak_of(reserved)
     assert meter_checks.examine_device_memory(replace(parts, device=device)).outcome is expected
     assert device.events == ["reset", "sample", "peak", "sample", "peak"][: 3 if before is None else 5]
+
+
+def test_findings_about_memory_state_by_how_much_the_peaks_rose(parts: Parts) -> None:
+    host = replace(parts, host_memory=fake_memory(30, 94))
+    assert meter_checks.examine_host_memory(host).measured == "peak rose by 64.0 MiB"
+    device = Accelerator(Clock())
+    rise = "allocated peak rose by 64.0 MiB"
+    for reserved, measured in ((None, rise), (80, f"{rise}, reserved is 80.0 of 74.0 MiB allocated")):
+        device.peaks, device.reserved = [peak_of(10), peak_of(74)], peak_of(reserved)
+        assert meter_checks.examine_device_memory(replace(parts, device=device)).measured == measured
 
 
 def peak_of(mebibytes: int | None) -> Peak | None:

@@ -25,6 +25,7 @@ from bench.worker.rate_meter import (
     LAYERS,
     MAX_ROUNDS,
     REPEATS,
+    TINY,
     array_bytes,
     best_seconds,
     last_level_cache_bytes,
@@ -40,6 +41,7 @@ from bench.worker.rate_meter import (
     transfer_bytes,
 )
 from bench.worker.timer import Timer
+from mnist_mlp.costs import training_flops
 from mnist_mlp.train import Training
 
 CPU = torch.device("cpu")
@@ -293,6 +295,10 @@ def test_a_steps_time_is_the_median_stretch_over_its_steps(few_steps: int) -> No
         StepTime(engine="eager", seconds=0.5 / few_steps),
         StepTime(engine="fused", seconds=1.0 / few_steps),
     ]
+
+
+def test_a_step_whose_overhead_is_measured_computes_next_to_nothing() -> None:
+    assert training_flops(TINY.layers) * TINY.batch_size < 500_000
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -244,7 +244,7 @@ def test_warm_up_covers_every_shape_and_times_a_cold_step_first_and_warm_ones_la
     session: worker.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log: list[str] = []
-    now = pending = 0.0  # the device works while the host goes on: only who waits for it sees its time pass
+    now, pending = 1024.0, 0.0  # the device works while the host goes on: only who waits for it sees its time pass
     seconds = iter([8.0, 16.0, 4.5])
     make_training = Training
 
