@@ -25,6 +25,7 @@ from mnist_mlp.model import build_model, loss_function
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import RECIPES, Recipe
 from mnist_mlp.schedules import schedule_of
+from mnist_mlp.support import has_compiler
 from mnist_mlp.train import Training
 from mnist_mlp.trainer import Trainer
 
@@ -286,6 +287,17 @@ def test_an_engines_memory_is_freed_with_the_last_reference_to_it(make: Callable
 @variants
 def test_every_engine_trains_on_cuda_as_eager_does_on_the_cpu(recipe: Recipe, engine: str) -> None:
     assert_same_training(recipe, engine, torch.device("cuda:0"))
+
+
+# torch 2.11 recommends TF32 by a warning while it compiles, later ones in their log.
+@pytest.mark.cuda
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not has_compiler("cuda"), reason="no triton or no C compiler for torch.compile")
+@pytest.mark.parametrize("name", ["short last batch", "sgd with momentum and decay"])
+def test_compiled_trains_on_cuda_as_eager_does_on_the_cpu(name: str) -> None:
+    assert_same_training(VARIANTS[name], "compiled", torch.device("cuda:0"))
 
 
 @pytest.mark.cuda
