@@ -1,10 +1,9 @@
 """``python -m bench``."""
 
-import io
 import signal
 import sys
 
-from mnist_mlp.streams import nowhere, open_closed_streams
+from mnist_mlp.streams import escape_missing_characters, nowhere, open_closed_streams
 
 
 def main() -> None:
@@ -13,10 +12,7 @@ def main() -> None:
     # Before the command has started and after it has ended, nothing has to be stored: Ctrl-C ends the process silently.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored in a script's background jobs
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for stream in (sys.stdout, sys.stderr):
-        # A character that the terminal's encoding lacks is shown as an escape sequence instead of ending the command.
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")
+    escape_missing_characters()
     from bench.cli import cli  # noqa: PLC0415 - its import takes long enough for a Ctrl-C to arrive
     from bench.errors import ExitCode  # noqa: PLC0415 - likewise
 

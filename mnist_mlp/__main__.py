@@ -2,7 +2,7 @@
 
 import signal
 
-from mnist_mlp.streams import open_closed_streams
+from mnist_mlp.streams import escape_missing_characters, open_closed_streams
 
 
 def main() -> None:
@@ -11,6 +11,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # it is ignored in a script's background jobs
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_closed_streams()
+    escape_missing_characters()
     from mnist_mlp.cli import cli  # noqa: PLC0415 - its import takes long enough for a Ctrl-C to arrive
 
     cli(prog_name="mnist-mlp")

@@ -1,5 +1,6 @@
-"""Standard streams, for both packages: the terminal's width, and streams that the shell closed (``>&-``)."""
+"""Standard streams, for both packages: the terminal's width, closed streams (``>&-``), missing characters."""
 
+import io
 import os
 import shutil
 import sys
@@ -33,3 +34,13 @@ def open_closed_streams() -> None:
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(descriptor, mode, errors="backslashreplace", closefd=False))  # noqa: SIM115 - it stays open
+
+
+def escape_missing_characters() -> None:
+    """Have characters that the output's encoding lacks shown as escape sequences, instead of ending the command.
+
+    On Windows, output to a pipe or a file has the system's code page, which lacks most of the world's letters.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

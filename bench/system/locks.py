@@ -79,10 +79,13 @@ class FileLock:
         if self._descriptor is None:
             return
         descriptor, self._descriptor = self._descriptor, None
-        # Remove it while still locked: afterwards it could be somebody else's. Windows refuses to remove an open file.
+        # Remove it while still locked: afterwards it could be somebody else's.
         with contextlib.suppress(OSError):
             self.path.unlink()
         os.close(descriptor)
+        if sys.platform == "win32":  # no open file can be removed there: ours could not be, somebody else's is safe
+            with contextlib.suppress(OSError):
+                self.path.unlink()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

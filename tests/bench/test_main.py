@@ -1,5 +1,6 @@
 """`python -m bench` as a process: before the command has begun, and where a terminal cannot show everything."""
 
+import importlib
 import io
 import signal
 import subprocess
@@ -8,7 +9,6 @@ import sys
 import pytest
 from heeded_signals import heeded
 
-from bench import __main__, cli
 from bench.execution.processes import worker_environment
 
 
@@ -66,13 +66,14 @@ __main__.main()
     assert (done.returncode, done.stdout, done.stderr) == (0, output, b"")
 
 
-def test_characters_that_the_encoding_lacks_are_shown_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["bench", "mnist_mlp"])
+def test_characters_that_the_encoding_lacks_are_shown_by_number(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGINT)
     buffer = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding="ascii"))
-    monkeypatch.setattr(cli, "cli", lambda prog_name: print(prog_name, "größe", flush=True))  # noqa: T201 - as a command
+    monkeypatch.setattr(f"{package}.cli.cli", lambda prog_name: print(prog_name, "größe", flush=True))  # noqa: T201 - as a command
     try:
-        __main__.main()
+        importlib.import_module(f"{package}.__main__").main()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert buffer.getvalue() == b"bench gr\\xf6\\xdfe\n"
+    assert buffer.getvalue() == f"{package.replace('_', '-')} gr\\xf6\\xdfe\n".encode()

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -275,6 +276,29 @@ def test_a_full_disk_does_not_keep_a_device_from_being_locked(tmp_path: Path, mo
     with pytest.raises(HeldError, match=r"x is in use by another process; wait$"):
         FileLock.acquire(tmp_path / "x.lock", "x", "wait")
     held.release()
+
+
+def test_a_lock_file_is_removed_on_windows_which_removes_no_open_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, close, closed = Path.unlink, os.close, list[int]()
+
+    def close_noted(descriptor: int) -> None:
+        close(descriptor)
+        closed.append(descriptor)
+
+    def unlink_closed(path: Path) -> None:
+        if not closed:
+            raise PermissionError(errno.EACCES, "the file is open")
+        unlink(path)
+
+    lock = FileLock.acquire(tmp_path / "x.lock", "x", "wait")
+    monkeypatch.setattr(os, "close", close_noted)
+    monkeypatch.setattr(Path, "unlink", unlink_closed)
+    with monkeypatch.context() as windows:
+        windows.setattr(sys, "platform", "win32")
+        lock.release()
+    assert not (tmp_path / "x.lock").exists()
 
 
 def test_a_lock_may_be_released_twice_and_its_file_may_be_gone(tmp_path: Path) -> None:
