@@ -3,6 +3,7 @@
 What a real Mac would show beyond that (its GPU, Apple's compiler) is not seen here.
 """
 
+import ctypes.util  # noqa: F401 - it must be imported while this still is Linux
 import os
 import subprocess
 import sys
