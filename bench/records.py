@@ -198,11 +198,16 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a worker reports about where it runs."""
+    """What a worker reports about where it runs.
+
+    `default_threads` is how many threads torch takes there by itself, at most the usable cores: as a rule one for each
+    physical core, on Apple silicon for each fast one (`at::intraop_default_num_threads`, `mkl_get_max_threads`).
+    """
 
     machine: Machine
     software: Software
     devices: tuple[DeviceStatus, ...]
+    default_threads: int
 
     @property
     def uuids(self) -> dict[str, str]:

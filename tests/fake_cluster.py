@@ -20,15 +20,20 @@ def gpu(index: int, name: str = "Fast GPU") -> DeviceStatus:
 
 
 def describe(
-    *gpus: DeviceStatus, cores: float = 2.0, cpu_model: str = "Usual CPU", torch: str = "2.15.0"
+    *gpus: DeviceStatus,
+    cores: float = 2.0,
+    threads: int | None = None,
+    cpu_model: str = "Usual CPU",
+    torch: str = "2.15.0",
 ) -> Description:
-    """A machine with these accelerators."""
+    """A machine with these accelerators. It has as many physical cores as `threads` says, otherwise all are."""
     header = make_header()
     accelerators = tuple(Accelerator(device=g.device, name=g.description, memory_bytes=2**36) for g in gpus)
     return Description(
         machine=dataclasses.replace(header.machine, cpu_model=cpu_model, cores_usable=cores, accelerators=accelerators),
         software=dataclasses.replace(header.software, torch=torch),
         devices=(CPU, *(gpus or (NO_CUDA,))),
+        default_threads=threads or max(1, int(cores)),
     )
 
 

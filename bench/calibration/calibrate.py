@@ -111,8 +111,11 @@ def calibrate(
         start += time.perf_counter() - asked  # waiting for another measurement is not part of this one
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
         prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
-        plan = make_plan(REFERENCE, devices=devices, cores_usable=place.machine.cores_usable)
-        calibration = _Calibration(options=options, launchers=launchers, progress=progress, measure=measure)
+        cores = place.machine.cores_usable
+        plan = make_plan(REFERENCE, devices=devices, cores_usable=cores, default_threads=place.default_threads)
+        calibration = _Calibration(
+            options=options, launchers=launchers, cores=max(1, int(cores)), progress=progress, measure=measure
+        )
         try:
             measured = tuple(calibration.measure_device(each, profile.unused_seed()) for each in plan.configurations)
         except InterruptedRunError as interruption:
@@ -156,6 +159,7 @@ class _Calibration:
 
     options: Options
     launchers: tuple[Launcher, Launcher]
+    cores: int
     progress: Callable[[str], None]
     measure: Callable[..., PairRecord]
 
@@ -237,9 +241,9 @@ class _Calibration:
         return tuple(found)
 
     def _thread_rates(self, configuration: Configuration) -> tuple[ThreadRates, ...]:
-        """Return the CPU's rates with 1, 2, 4, … and all threads; none for an accelerator, which does not use them."""
+        """Return the CPU's rates with 1, 2, 4, … threads up to all usable cores; none for an accelerator."""
         device, found = configuration.device, list[ThreadRates]()
-        for threads in thread_counts(configuration.threads) if device == "cpu" else ():
+        for threads in thread_counts(self.cores) if device == "cpu" else ():
             try:
                 rates = self._rates_at(device, "fp32", threads, whole=False)
             except TrialFailedError as error:

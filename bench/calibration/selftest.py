@@ -37,13 +37,12 @@ def run_selftest(options: Options, launcher: Launcher, progress: Callable[[str],
     """
     place = describe_place(launcher)
     devices = choose_devices(options.devices, place.devices)
-    threads = max(1, int(place.machine.cores_usable))
     checks: list[Check] = []
     with device_locks(devices, uuids=place.uuids, patience=options.patience):
         prepare_dataset(launcher, options.dataset, options.data_root, timeout_seconds=options.timeout_seconds)
         for device in devices:
             progress(f"testing {device}")
-            checks += _check_device(device, threads, options, launcher)
+            checks += _check_device(device, place.default_threads, options, launcher)
     return tuple(checks)
 
 

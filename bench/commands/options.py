@@ -249,7 +249,7 @@ _GRID: Final = (
     click.option("--pipelines", type=_list_of(PIPELINES), help="Where batches come from: resident, dataloader."),
     click.option("--skip-unsupported", is_flag=True, default=None, help="Leave out unsupported combinations."),
     click.option("--workers", type=int, help="DataLoader's worker processes.  [default: 0]"),
-    click.option("--threads", type=NUMBERS, help="CPU threads.  [default: the usable cores]"),
+    click.option("--threads", type=NUMBERS, help="CPU threads.  [default: torch's, as a rule the physical cores]"),
     click.option("--dataset", type=Name(DATASETS), help="mnist, fashion-mnist, digits or synthetic.  [default: mnist]"),
 )
 

@@ -16,7 +16,6 @@ from bench.records import Trial, TrialRecord, kind_of
 from bench.system.hosts import host_identity
 from bench.system.locks import Patience, device_locks
 
-_THREADS: Final = "OMP_NUM_THREADS"
 _VISIBLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
@@ -25,8 +24,6 @@ class Agent:
 
     def __init__(self, preload: Sequence[str], root: str | None, timeout_seconds: float) -> None:
         """Start nothing yet. `root` is the data root, a path on this node; None means the node's default."""
-        # Ray sets it to the number of CPUs that an actor requests; a trial sets its own threads, as everywhere.
-        os.environ.pop(_THREADS, None)
         self._remarks = _restore_priority()
         self._preload = tuple(preload)
         self._root = None if root is None else Path(root)

@@ -46,11 +46,16 @@ class ClusterExecutor:
         return self._members[0].fingerprint
 
     def plan(self, request: Request) -> Plan:
-        """See `Executor.plan`. Without ``--threads`` a trial uses as many as the node with the fewest cores has."""
+        """See `Executor.plan`. Without ``--threads`` a trial uses the default of the node with the lowest."""
         self._assemble()
         cores = [member.cores for member in self._members]
         devices = choose_devices(_kinds(request.devices), self._statuses())
-        plan = make_plan(request, devices=devices, cores_usable=max(cores) if request.threads else min(cores))
+        plan = make_plan(
+            request,
+            devices=devices,
+            cores_usable=max(cores) if request.threads else min(cores),
+            default_threads=min(member.introduction.description.default_threads for member in self._members),
+        )
         return check_rank_devices(plan, self._most_devices(), skip=request.skip_unsupported)
 
     def resume(self, run: Run) -> None:

@@ -120,7 +120,13 @@ class LocalExecutor:
         """See `Executor.plan`."""
         here, ranks_here = self._here(), self._ranks_here
         devices = choose_devices(request.devices, here.devices)
-        plan = make_plan(request, devices=devices, cores_usable=here.machine.cores_usable, ranks_here=ranks_here)
+        plan = make_plan(
+            request,
+            devices=devices,
+            cores_usable=here.machine.cores_usable,
+            default_threads=here.default_threads,
+            ranks_here=ranks_here,
+        )
         return check_rank_devices(plan, here.devices, ranks_here, skip=request.skip_unsupported)
 
     def resume(self, run: Run) -> None:

@@ -42,10 +42,12 @@ torch._dynamo lazily, which takes seconds."""
 
 _THREAD_POLICIES: Final = frozenset(
     {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_THREAD_LIMIT", "OMP_DYNAMIC"}
+    | {"OMP_NUM_THREADS", "MKL_NUM_THREADS"}
 )
 """OpenMP's variables that bind threads, or start fewer than asked for, which torch does not report: importing torch
-with OMP_PROC_BIND binds the process to one core, and with OMP_THREAD_LIMIT=1 two threads are one. Trials use the
-threads that the plan says, on the cores that taskset or a cpuset allows."""
+with OMP_PROC_BIND binds the process to one core, and with OMP_THREAD_LIMIT=1 two threads are one. And those that say
+how many, which shells, torchrun and Ray set for other reasons. Trials use the threads that the plan says, on the cores
+that taskset or a cpuset allows."""
 
 
 def worker_environment(workload: Path | None = None) -> dict[str, str]:

@@ -251,17 +251,23 @@ def _why_missing(device: str, statuses: Sequence[DeviceStatus]) -> str:
 
 
 def make_plan(
-    request: Request, *, devices: Sequence[str], cores_usable: float, ranks_here: int = MAX_WORLD_SIZE
+    request: Request,
+    *,
+    devices: Sequence[str],
+    cores_usable: float,
+    default_threads: int,
+    ranks_here: int = MAX_WORLD_SIZE,
 ) -> Plan:
     """Return the plan for a checked request on these devices.
 
-    Without ``--threads`` a configuration uses every usable core, and at least one. With several ranks, each uses an
-    equal share of the cores at the largest world size, so that a rank has the same threads whatever their number.
+    Without ``--threads`` a configuration uses the default. With several ranks, each uses an equal share of it at the
+    largest world size, and at least one thread, so that a rank has the same threads whatever their number.
 
     Args:
         request: what the user asks for.
         devices: the available devices to use.
-        cores_usable: how many cores this machine has for the run.
+        cores_usable: how many logical cores this machine has for the run.
+        default_threads: how many threads torch takes on this machine unless told otherwise.
         ranks_here: the largest number of ranks that share this machine's cores; by default all of them do.
 
     Raises:
@@ -270,7 +276,7 @@ def make_plan(
     """
     cores = max(1, int(cores_usable))
     most_ranks = min(max(request.world_sizes), ranks_here)
-    threads_of_each = request.threads or (max(1, cores // most_ranks),)
+    threads_of_each = request.threads or (max(1, default_threads // most_ranks),)
     for threads in threads_of_each:
         if threads > cores:
             raise BadInputError(f"--threads {threads} is more than the {cores} cores usable here: use 1 to {cores}")

@@ -23,7 +23,14 @@ from bench.worker.limits import usable_cores, usable_memory_bytes
 
 def describe() -> Description:
     """Return the machine, the software and the devices, as this process sees them."""
-    return Description(machine=describe_machine(), software=describe_software(), devices=list_devices())
+    machine = describe_machine()
+    return Description(
+        machine=machine,
+        software=describe_software(),
+        devices=list_devices(),
+        # torch counts a container's cores, not its quota.
+        default_threads=max(1, min(torch.get_num_threads(), int(machine.cores_usable))),
+    )
 
 
 def describe_machine() -> Machine:

@@ -123,7 +123,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
-    (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
+    cores = len(os.sched_getaffinity(0))
+    (configuration,) = make_plan(request, devices=("cpu",), cores_usable=cores, default_threads=cores).configurations
     configuration = dataclasses.replace(configuration, epochs=2 * options.blocks)
     gc.freeze()  # as a worker host does before it forks
     pairs = [

@@ -63,7 +63,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     options = parser.parse_args()
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
-    (configuration,) = make_plan(request, devices=("cpu",), cores_usable=len(os.sched_getaffinity(0))).configurations
+    cores = len(os.sched_getaffinity(0))
+    (configuration,) = make_plan(request, devices=("cpu",), cores_usable=cores, default_threads=cores).configurations
     session = worker.Session()
     trial = to_json(Trial(configuration=configuration, seed=0, repeat=0))
     with device_locks(["cpu"]):

@@ -106,6 +106,7 @@ def test_pairs_are_seeded_one_after_the_other_from_the_seed_asked_for() -> None:
     report = Comparison(1.10).run(dataclasses.replace(REQUEST, seed=7))
     for row in report.rows:
         assert [pair.seed for pair in (*row.screen, *row.confirm)] == list(range(7, 20))
+        assert row.configuration.threads == 2  # as torch takes by itself
 
 
 def test_each_device_is_judged_by_its_own_floor() -> None:

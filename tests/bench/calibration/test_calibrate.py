@@ -115,7 +115,7 @@ def test_pairs_and_trials_of_the_reference_are_stored(fake_launcher: FakeLaunche
     reference = device.configuration
     assert (reference.device, reference.layers, reference.batch_size) == ("cpu", (784, 128, 10), 256)
     assert (reference.pipeline, reference.engine, reference.precision) == ("resident", "eager", "fp32")
-    assert (reference.threads, reference.epochs, reference.dataset) == (4, 3, "mnist")
+    assert (reference.threads, reference.epochs, reference.dataset) == (2, 3, "mnist")
 
 
 @pytest.mark.usefixtures("accuracies")
@@ -141,7 +141,7 @@ def test_rates_are_measured_at_each_precision_and_thread_count_in_a_process_of_t
 ) -> None:
     calibrated = run(options(tmp_path), fake_launcher, FakePairs(*[0.01] * 4))
     (device,) = calibrated.profile.sessions[0].devices
-    assert [(rates.precision, rates.threads) for rates in device.rates] == [("fp32", 4), ("bf16", 4)]
+    assert [(rates.precision, rates.threads) for rates in device.rates] == [("fp32", 2), ("bf16", 2)]
     assert [(rates.threads, rates.square_flops_per_second) for rates in device.thread_rates] == [
         (1, 1e11),
         (2, 2e11),
@@ -149,8 +149,8 @@ def test_rates_are_measured_at_each_precision_and_thread_count_in_a_process_of_t
     ]
     asked = [request for request in fake_launcher.requests if request["do"] == "rates"]
     assert [(request["precision"], request["threads"], request["whole"]) for request in asked] == [
-        ("fp32", 4, True),
-        ("bf16", 4, True),
+        ("fp32", 2, True),
+        ("bf16", 2, True),
         ("fp32", 1, False),
         ("fp32", 2, False),
         ("fp32", 4, False),
@@ -174,7 +174,7 @@ def test_an_accelerator_has_transfers_and_no_thread_scaling(fake_launcher: FakeL
     assert device.thread_rates == ()
     text = render(calibrated)
     assert max(map(len, text.splitlines())) <= 80
-    assert "cuda:0, 4 threads" in text
+    assert "cuda:0, 2 threads" in text
     assert "cuda:0, threads" not in text
     assert "from device, pinned 23.3 GiB/s - -" in " ".join(text.split())
     assert "idle power 72.5 W - -" in " ".join(text.split())
@@ -262,8 +262,8 @@ def test_each_measurement_is_reported(fake_launcher: FakeLauncher, tmp_path: Pat
         " A/A pair 2 of 3",
         " trial 2 of 2",
         " A/A pair 3 of 3",
-        " rates at fp32 with 4 threads",
-        " rates at bf16 with 4 threads",
+        " rates at fp32 with 2 threads",
+        " rates at bf16 with 2 threads",
         " rates at fp32 with 1 thread",
         " rates at fp32 with 2 threads",
         " rates at fp32 with 4 threads",
@@ -421,8 +421,8 @@ def test_rates_are_shown_by_precision_and_by_threads_within_80_columns(
     assert max(map(len, text.splitlines())) <= 80
     rows = [" ".join(line.split()) for line in text.splitlines()]
     for row in (
-        "cpu, 4 threads fp32 bf16",
-        "square products 400 GFLOP/s 400 GFLOP/s",
+        "cpu, 2 threads fp32 bf16",
+        "square products 200 GFLOP/s 200 GFLOP/s",
         "784 to 128, batch 64 150 GFLOP/s 150 GFLOP/s",
         "copy 18.6 GiB/s -",
         "triad 20.5 GiB/s -",

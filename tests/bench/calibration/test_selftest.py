@@ -60,7 +60,7 @@ def test_each_device_is_checked_in_a_process_of_its_own(fake_launcher: FakeLaunc
     assert asked[1] == {
         "do": "selftest",
         "device": "cuda:0",
-        "threads": 4,
+        "threads": 2,
         "dataset": "digits",
         "root": str(tmp_path.resolve()),
     }

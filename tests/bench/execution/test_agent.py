@@ -1,7 +1,6 @@
 """What a node's own process does with devices, priority and visible GPUs; its trials are scripted."""
 
 import dataclasses
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -129,12 +128,6 @@ def test_trials_on_another_gpu_see_that_one_alone(
     ((launcher, variables),) = started
     assert variables == {"CUDA_VISIBLE_DEVICES": mask}
     assert launcher.started == 2
-
-
-def test_the_number_of_threads_that_ray_sets_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    agent()
-    assert "OMP_NUM_THREADS" not in os.environ
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no niceness there")

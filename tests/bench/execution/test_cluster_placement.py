@@ -144,7 +144,7 @@ def test_a_run_is_not_resumed_where_its_devices_are_missing(tmp_path: Path) -> N
 
 
 def test_trials_have_the_threads_that_every_node_can_give_them(tmp_path: Path) -> None:
-    nodes = FakeNode("a", describe(cores=8.0)), FakeNode("b", describe(cores=3.5))
+    nodes = FakeNode("a", describe(cores=8.0, threads=3)), FakeNode("b", describe(cores=4.0))
     finished = start(executor(*nodes), tmp_path)
     assert {record.trial.configuration.threads for record in finished.run.records} == {3}
 

@@ -161,8 +161,13 @@ def test_one_gpu_beside_a_cpu_is_measured_with_as_many_ranks_as_it_has(fake_laun
     assert found == {("cpu", 1), ("cpu", 2), ("cuda:0", 1)}
 
 
+def test_without_threads_a_trial_has_those_that_torch_takes_by_itself(fake_launcher: FakeLauncher) -> None:
+    assert {each.threads for each in executor(fake_launcher).plan(REQUEST).configurations} == {2}  # of four cores
+
+
 def test_the_ranks_on_this_machine_alone_share_its_cores(fake_launcher: FakeLauncher) -> None:
     here = LocalExecutor(fake_launcher, ExecutionOptions(data_root=None, timeout_seconds=60), ranks_here=2)
+    fake_launcher.place = dataclasses.replace(fake_launcher.place, default_threads=4)
     plan = here.plan(dataclasses.replace(REQUEST, world_sizes=(1, 4)))
     assert {configuration.threads for configuration in plan.configurations} == {2}
 

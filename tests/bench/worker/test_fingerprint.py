@@ -42,6 +42,15 @@ def test_the_description_names_no_host_user_or_path() -> None:
     assert re.search(r'[\s"](/\w|[A-Za-z]:\\)', text) is None
 
 
+@pytest.mark.parametrize(("by_torch", "cores", "threads"), [(8, 16.0, 8), (8, 2.5, 2), (1, 16.0, 1), (8, 0.5, 1)])
+def test_default_threads_are_those_that_torch_takes_but_no_more_than_usable_cores(
+    monkeypatch: pytest.MonkeyPatch, by_torch: int, cores: float, threads: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: by_torch)  # physical cores, whatever a quota allows
+    monkeypatch.setattr("bench.worker.fingerprint.usable_cores", lambda: cores)
+    assert describe().default_threads == threads
+
+
 def test_the_description_is_what_this_process_sees() -> None:
     description = describe()
     machine, software = description.machine, description.software
