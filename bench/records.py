@@ -14,9 +14,10 @@ from typing import Final
 
 from bench.coding import LATER, dumps
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Version of the stored format. History: 1, the first; 2, `Configuration.schedule`; 3, energy and conditions; 4, files
-with several machines (`Fingerprint`), with parts of a plan (`Division`), and with trainings by several ranks.
+with several machines (`Fingerprint`), with parts of a plan (`Division`), and with trainings by several ranks; 5,
+`Software.variables`.
 
 Each version reads the files of all earlier ones unchanged, and configurations keep their ids: see `bench.coding.LATER`.
 """
@@ -149,7 +150,11 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Software:
-    """The software that a run was measured with. `git_commit` and `git_dirty` refer to the workload's source tree."""
+    """The software that a run was measured with. `git_commit` and `git_dirty` refer to the workload's source tree.
+
+    `variables` are those of the environment that change how torch computes (`bench.worker.fingerprint.VARIABLES`), as
+    ``NAME=value`` with commas between them; None if none is set, or the file is older.
+    """
 
     python: str
     torch: str
@@ -163,6 +168,7 @@ class Software:
     harness: str
     git_commit: str | None
     git_dirty: bool | None
+    variables: str | None = field(default=None, metadata=LATER)
 
     def differences(self, other: "Software") -> tuple[str, ...]:
         """Return in words how `other` differs, except for what belongs to a machine: its driver and its kernel."""

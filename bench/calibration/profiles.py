@@ -18,9 +18,9 @@ from bench.records import Configuration, Machine, Software
 from bench.stats.student import t_quantile
 from bench.system.outputs import write_atomically
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Version of the stored format. 1: the first; 2: added `DeviceSession.peak_flops_per_second`; 3: added its `rates` and
-`thread_rates`. Each version reads all earlier ones, see `coding.LATER`."""
+`thread_rates`; 4: `Software.variables`. Each version reads all earlier ones, see `coding.LATER`."""
 
 FOLDER: Final = "machines"
 """Subfolder of the folder of stored runs."""
@@ -254,8 +254,8 @@ def _decisive(software: Software, measured: DeviceSession) -> tuple[object, ...]
 
 
 def _libraries(software: Software) -> tuple[object, ...]:
-    """Return the libraries on which rates of products depend."""
-    return software.torch, software.cuda, software.blas
+    """Return the libraries on which rates of products depend, and what variables make of them."""
+    return software.torch, software.cuda, software.blas, software.variables
 
 
 def _deviation(values: tuple[float, ...]) -> float | None:

@@ -46,6 +46,7 @@ def heading(header: Header) -> tuple[str, str]:
         f"torch {harmless(software.torch, 40)}",
         f"Python {harmless(software.python, 40)}",
         harmless(machine.operating_system, 40),
+        *([f"with {harmless(software.variables, 120)}"] if software.variables else []),
     )
     title = ", ".join(harmless(text, 40) for text in (f"run {header.run_id}", header.name, header.created_at) if text)
     return title, ", ".join((*hardware, *versions))

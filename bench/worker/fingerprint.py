@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import psutil
@@ -16,9 +17,33 @@ import torch
 import bench
 import mnist_mlp
 from bench.records import Description, Machine, Software
+from bench.system.redaction import redact
 from bench.system.revision import git_state
 from bench.worker.devices import list_accelerators, list_devices
 from bench.worker.limits import usable_cores, usable_memory_bytes
+
+VARIABLES: Final = (
+    # Kernels of the CPU, and how its threads wait for work.
+    *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "TORCH_MKLDNN_MATMUL_MIN_DIM"),
+    *("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"),
+    # The allocator of host memory, and libraries that replace it.
+    *("DYLD_INSERT_LIBRARIES", "GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"),
+    *("MALLOC_TOP_PAD_", "MALLOC_TRIM_THRESHOLD_", "PYTHONMALLOC", "THP_MEM_ALLOC_ENABLE"),
+    # CUDA: launches, allocator, cuBLAS.
+    *("CUBLASLT_WORKSPACE_SIZE", "CUBLAS_WORKSPACE_CONFIG", "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_LAUNCH_BLOCKING"),
+    *("CUDA_MODULE_LOADING", "NVIDIA_TF32_OVERRIDE", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+    *("PYTORCH_NO_CUDA_MEMORY_CACHING", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT"),
+    # Metal.
+    *("PYTORCH_ENABLE_MPS_FALLBACK", "PYTORCH_MPS_FAST_MATH", "PYTORCH_MPS_PREFER_METAL"),
+    *("PYTORCH_MPS_HIGH_WATERMARK_RATIO", "PYTORCH_MPS_LOW_WATERMARK_RATIO"),
+    # torch.compile.
+    *("TORCHDYNAMO_DISABLE", "TORCHINDUCTOR_FREEZING", "TORCHINDUCTOR_MAX_AUTOTUNE", "TORCH_COMPILE_DISABLE"),
+    # Python.
+    *("PYTHONDEVMODE", "PYTHONOPTIMIZE", "PYTHONTRACEMALLOC", "PYTHON_GIL", "PYTHON_JIT"),
+)
+"""Environment variables that trials inherit and that change how fast or how exactly torch computes, or what memory it
+takes. Those that set the number of threads or bind them are not among them: trials do not inherit these."""
 
 
 def describe() -> Description:
@@ -62,7 +87,14 @@ def describe_software() -> Software:
         harness=bench.__version__,
         git_commit=commit,
         git_dirty=dirty,
+        variables=_variables(),
     )
+
+
+def _variables() -> str | None:
+    """Return which of `VARIABLES` are set, and how; libraries by their names without folders."""
+    found = (f"{name}={' '.join(redact(os.environ[name]).split())}" for name in VARIABLES if os.environ.get(name))
+    return ", ".join(found) or None
 
 
 def _cpu_model() -> str:

@@ -55,6 +55,7 @@ PUBLISHED: Final = ROOT / "docs" / "results-format.schema.json"
 GOLDEN_RUNS: Final = {version: GOLDEN / f"run-schema-{version}.jsonl" for version in range(1, SCHEMA_VERSION + 1)}
 ENERGY_VERSION: Final = 3
 DIVISION_VERSION: Final = 4
+VARIABLES_VERSION: Final = 5
 KINDS: Final = {"header": Header, "fingerprint": Fingerprint, "trial": TrialRecord, "footer": Footer}
 
 Schema = dict[str, Any]
@@ -247,7 +248,7 @@ def golden_run() -> list[runfile.Item]:
         make_record(cuda, 0, outcome=failed),
         make_footer(complete=False, reason="interrupted", measured=1, failed=1, missing=2, wall_seconds=21.5),
         make_record(cpu, 1, outcome=on_cpu, warnings=(TrialWarning.STALL, TrialWarning.CONTAMINATION)),
-        make_fingerprint(software=make_software(driver="590.2")),
+        make_fingerprint(software=make_software(driver="590.2", variables="CUDA_LAUNCH_BLOCKING=1")),
         make_record(
             cuda, 1, outcome=on_cuda, warnings=(TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED), fingerprint=1
         ),
@@ -296,6 +297,8 @@ def test_the_golden_file_reads_as_the_run_it_was(version: int) -> None:
         *["580.1"] * 3,
         "590.2" if divides else "580.1",
     ]
+    variables = run.fingerprints[-1].software.variables
+    assert variables == ("CUDA_LAUNCH_BLOCKING=1" if version >= VARIABLES_VERSION else None)
     assert run.footer == Footer(complete=True, reason="complete", measured=3, failed=1, missing=0, wall_seconds=19.25)
 
 

@@ -76,6 +76,8 @@ def test_heading_names_run_machine_and_software() -> None:
     hardware = "Fictional CPU 9000 (4 of 8 logical cores), Fictional GPU F1, 16.0 GiB memory"
     assert title == "run 0a1b2c3d, nightly, 2026-11-21T03:15:00Z"
     assert machine == f"{hardware}, torch 2.11.0, Python 3.12.4, Linux"
+    slowed = make_software(variables="CUDA_LAUNCH_BLOCKING=1")
+    assert heading(make_run(software=slowed).header)[1].endswith(", Linux, with CUDA_LAUNCH_BLOCKING=1")
 
 
 def test_heading_counts_equal_accelerators_and_omits_an_empty_name() -> None:

@@ -21,7 +21,7 @@ import mnist_mlp
 from bench.coding import dumps, from_json, loads
 from bench.records import Description
 from bench.system.revision import git_state
-from bench.worker.fingerprint import describe, describe_machine, describe_software
+from bench.worker.fingerprint import VARIABLES, describe, describe_machine, describe_software
 from bench.worker.limits import usable_cores
 
 # This machine
@@ -49,6 +49,22 @@ def test_default_threads_are_those_that_torch_takes_but_no_more_than_usable_core
     monkeypatch.setattr(torch, "get_num_threads", lambda: by_torch)  # physical cores, whatever a quota allows
     monkeypatch.setattr("bench.worker.fingerprint.usable_cores", lambda: cores)
     assert describe().default_threads == threads
+
+
+@pytest.fixture
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("bare_environment")
+def test_variables_that_change_how_torch_computes_are_stored_without_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe_software().variables is None
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    monkeypatch.setenv("LD_PRELOAD", "/home/jane/lib/libjemalloc.so.2:/opt/lib/libother.so")
+    monkeypatch.setenv("PYTHONOPTIMIZE", "")  # as if it were not set
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    assert describe_software().variables == "LD_PRELOAD=…/libjemalloc.so.2:…/libother.so, CUDA_LAUNCH_BLOCKING=1"
 
 
 def test_the_description_is_what_this_process_sees() -> None:
