@@ -177,6 +177,7 @@ def main() -> None:
         printed(json.loads(options.show.read_text()))
         return
     place = prepare(options.device)
+    options.threads = options.threads or place.default_threads
     suffix = "" if options.device == "cpu" else f"-{options.device}"
     path = options.output or Path("results/peers") / f"{place.machine.id}{suffix}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +214,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--groups", type=int, default=3, help="groups of fresh processes per cell")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each peer in a group")
     parser.add_argument("--turn-seconds", type=float, default=0.5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, help="by default as many as torch takes by itself")
     parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json, or MACHINE-cuda.json")
     parser.add_argument("--show", type=Path, help="print the table of a stored comparison, measure nothing")
     parser.add_argument("--summary", action="store_true", help="print a row for each software, not for each cell")

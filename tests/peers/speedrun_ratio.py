@@ -11,7 +11,6 @@ result is the geometric mean with its 95 % interval by Student's t over the pair
 import argparse
 import contextlib
 import math
-import os
 import statistics
 import sys
 import time
@@ -42,9 +41,10 @@ def main() -> None:
     parser.add_argument(
         "--recipe", choices=[name for name in RECIPES if name.startswith("mlp_")], default="mlp_512_256"
     )
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, help="by default as many as torch takes by itself")
     options = parser.parse_args()
     place = prepare("cpu")
+    options.threads = options.threads or place.default_threads
     with device_locks(["cpu"], uuids=place.uuids):
         pairs = [measure(options.recipe, pair, options.threads) for pair in range(options.pairs)]
     ratios = paired_estimate([math.log(tutorial / speedrun) for tutorial, speedrun in pairs])
