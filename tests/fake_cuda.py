@@ -21,7 +21,7 @@ _CUDA_NAME: Final = re.compile(r"\bU ((?:__)?cu(?:da|blas|[A-Z])\w+)")
 """A function of CUDA's runtime, its driver or cuBLAS that a library lacks, in the output of nm."""
 
 HARMLESS: Final = re.compile(
-    r"__cuda(Unr|R)egister\w+|cudaFuncSetAttribute|cublasDestroy_v2|cublasSet(PointerMode|Workspace)_v2"
+    r"__cuda(Register|Unregister)\w+|cudaFuncSetAttribute|cublasDestroy_v2|cublasSet(PointerMode|Workspace)_v2"
     r"|cublasLtMat(mulDesc|mulPreference|rixLayout)(Create|Destroy|SetAttribute)"
 )
 """Functions that do nothing and succeed."""

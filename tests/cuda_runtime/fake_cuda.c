@@ -25,6 +25,7 @@
 struct stream {
     int is_capturing;
     int is_spoilt;
+    int is_exhausted; /* which may end the capture with an error that hides the lack of memory: here it always does */
     int nodes;
 };
 
@@ -139,7 +140,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **function, 
                                              unsigned long long flags, enum cudaDriverEntryPointQueryResult *result) {
     *function = unknown_of_driver; /* torch looks up many that it never calls */
     if (!strcmp(name, "cuCtxGetCurrent")) *function = cuCtxGetCurrent;
-    if (!strcmp(name, "cuLogsRegisterCallback")) *function = unheard_logs;
+    if (!strncmp(name, "cuLogs", strlen("cuLogs"))) *function = unheard_logs;
     if (result) *result = cudaDriverEntryPointSuccess;
     return cudaSuccess;
 }
@@ -154,6 +155,7 @@ cudaError_t cudaMalloc(void **memory, size_t bytes) {
     *memory = is_full ? NULL : allocate(bytes);
     if (!*memory) {
         report("exhausted", captured ? "in a capture" : "");
+        if (captured) captured->is_exhausted = 1;
         return fail(cudaErrorMemoryAllocation);
     }
     used_bytes += malloc_usable_size(*memory);
@@ -245,7 +247,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     ended->is_capturing = 0;
     captured = NULL;
     *graph = NULL;
-    if (ended->is_spoilt) return fail(cudaErrorStreamCaptureInvalidated);
+    if (ended->is_spoilt || ended->is_exhausted) return fail(cudaErrorStreamCaptureInvalidated);
     report_nodes("capture", ended->nodes);
     int *nodes = malloc(sizeof *nodes); /* all that is known of a graph: how many they are */
     *nodes = ended->nodes;

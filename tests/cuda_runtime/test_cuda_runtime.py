@@ -128,8 +128,8 @@ def test_every_engine_and_precision_trains_among_trials_on_the_cpu(machine: Fake
 
 
 def test_exhausted_memory_is_that_failure_also_in_a_capture_and_the_plan_goes_on(machine: FakeMachine) -> None:
-    models = ("--models", "784-16-10,784-8192-8192-10", "--engines", "eager,graph", "--repeats", "2")
-    full = {"FAKE_CUDA_BYTES": str(2**28), "FAKE_CUDA_CAPTURE_FULL": "1"}
+    models = ("--models", "784-16-10,784-4096-4096-10", "--engines", "eager,graph", "--repeats", "2")
+    full = {"FAKE_CUDA_BYTES": str(2**27), "FAKE_CUDA_CAPTURE_FULL": "1"}
     run = machine.run(*GRID, *models, "--devices", "cuda", **full)
     assert len(run.records) == 8
     for record in run.records:
