@@ -1,5 +1,6 @@
 """Describes the machine and the software: names and versions only, no host name, user name or path. Worker only."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import psutil
@@ -19,6 +21,9 @@ from bench.records import Description, Machine, Software
 from bench.system.revision import git_state
 from bench.worker.devices import list_accelerators, list_devices
 from bench.worker.limits import usable_cores, usable_memory_bytes
+
+_WINDOWS_PROCESSOR: Final = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+"""The registry's key with the name of the first core's product."""
 
 
 def describe() -> Description:
@@ -71,6 +76,11 @@ def _cpu_model() -> str:
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - fixed words
+    if sys.platform == "win32":  # Python has only the family and the stepping there, which different products share
+        import winreg  # noqa: PLC0415 - only there
+
+        with contextlib.suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _WINDOWS_PROCESSOR) as key:
+            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
     return platform.processor() or platform.machine()
 
 
