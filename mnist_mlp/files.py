@@ -132,5 +132,9 @@ def _write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except PermissionError:
+        # Windows replaces no file that is open: another process, which is writing the same, may just be reading it.
+        if not path.is_file() or path.read_bytes() != content:
+            raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -153,8 +153,11 @@ def write_atomically(path: Path, content: str | bytes | Iterable[str]) -> None:
             os.fsync(file.fileno())
         temporary.replace(_target(path))
     except OSError as error:
+        # Windows replaces no file that another program, such as a spreadsheet, has open.
+        is_open = sys.platform == "win32" and isinstance(error, PermissionError)
+        remedy = "close the program that has it open" if is_open else "make room"
         raise StorageError(
-            f"{path} cannot be written: {error.strerror}; an earlier file there is unchanged: make room, or choose "
+            f"{path} cannot be written: {error.strerror}; an earlier file there is unchanged: {remedy}, or choose "
             "another place"
         ) from error
     finally:

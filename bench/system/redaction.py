@@ -58,7 +58,8 @@ def _places(root: Path | None) -> Iterator[tuple[str, str]]:
             path = Path(place)
             for text in {str(place), str(path), str(path.absolute()), os.path.realpath(path)}:
                 if len(Path(text).parts) > 1:  # not the root itself
-                    yield from ((each, placeholder) for each in {text, repr(text)[1:-1]})
+                    # As Python writes it, and as torch's compiler writes Windows' paths.
+                    yield from ((each, placeholder) for each in {text, repr(text)[1:-1], text.replace("\\", "/")})
 
 
 def _present_folder() -> str | None:

@@ -1,5 +1,6 @@
 """Describes the machine and the software: names and versions only, no host name, user name or path. Worker only."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -44,6 +45,9 @@ VARIABLES: Final = (
 )
 """Environment variables that trials inherit and that change how fast or how exactly torch computes, or what memory it
 takes. Those that set the number of threads or bind them are not among them: trials do not inherit these."""
+
+_WINDOWS_PROCESSOR: Final = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
+"""The registry's key with the name of the first core's product."""
 
 
 def describe() -> Description:
@@ -110,6 +114,11 @@ def _cpu_model() -> str:
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - fixed words
+    if sys.platform == "win32":  # Python has only the family and the stepping there, which different products share
+        import winreg  # noqa: PLC0415 - only there
+
+        with contextlib.suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, _WINDOWS_PROCESSOR) as key:
+            return str(winreg.QueryValueEx(key, "ProcessorNameString")[0]).strip()
     return platform.processor() or platform.machine()
 
 

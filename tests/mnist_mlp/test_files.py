@@ -1,5 +1,6 @@
 """Output files are checked beforehand and written whole."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -99,6 +100,21 @@ def test_failed_write_leaves_nothing_temporary_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="a"):
         store_files({"a": b"new"}, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_that_is_open_on_windows_needs_no_replacement_by_the_same_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: Path, _target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    (tmp_path / "a").write_bytes(b"content")
+    monkeypatch.setattr(Path, "replace", refuse)
+    store_files({"a": b"content"}, tmp_path)
+    for name in ("a", "b"):
+        with pytest.raises(PermissionError):
+            store_files({name: b"other content"}, tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"content")]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")

@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import sys
@@ -89,6 +90,22 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_the_earlier_one_and_not
     with pytest.raises(StorageError, match="No space left on device; an earlier file there is unchanged"):
         write_atomically(tmp_path / "run.csv", pieces())
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("run.csv", "old")]
+
+
+@pytest.mark.parametrize(
+    ("platform", "remedy"), [("win32", "close the program that has it open"), ("linux", "make room")]
+)
+def test_a_file_that_cannot_be_replaced_is_probably_open_elsewhere_on_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, remedy: str
+) -> None:
+    def refuse(_self: Path, _target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Access is denied")
+
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(StorageError, match=f"Access is denied; .* unchanged: {remedy}, or choose another place"):
+        write_atomically(tmp_path / "run.csv", "new")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")

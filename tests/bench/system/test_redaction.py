@@ -45,10 +45,11 @@ def test_the_data_root_of_the_environment_counts_where_none_is_given(
 def test_folders_named_by_the_environment_have_placeholders(
     home: Path, name: str, placeholder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = f"{home}/a\\b//c"  # as it is written there, as Python writes it, and as the system does
+    # As it is written there, as Python writes it, as the system does, and with all slashes forward.
+    folder = f"{home}/a\\b//c"
     monkeypatch.setenv(name, folder)
-    message = f"{folder}/x, {folder!r} and {home}/a\\b/c/x"
-    assert redact(message) == f"{placeholder}/x, '{placeholder}' and {placeholder}/x"
+    message = f"{folder}/x, {folder!r}, {home}/a\\b/c/x and {home}/a/b/c/x"
+    assert redact(message) == f"{placeholder}/x, '{placeholder}', {placeholder}/x and {placeholder}/x"
 
 
 @pytest.mark.usefixtures("home")

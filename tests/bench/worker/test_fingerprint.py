@@ -1,3 +1,4 @@
+import contextlib
 import getpass
 import importlib.metadata
 import os
@@ -175,6 +176,31 @@ def test_on_macos_the_processor_is_what_sysctl_says(proc: Callable[..., None], m
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(subprocess, "run", run)
     assert describe_machine().cpu_model == "Fictional M9"
+
+
+@pytest.mark.parametrize(
+    ("registry", "model"),
+    [
+        ({"ProcessorNameString": "Fictional CPU 9000 8-Core Processor      "}, "Fictional CPU 9000 8-Core Processor"),
+        ({}, "Fictional64 Family 6"),
+    ],
+)
+def test_on_windows_the_processor_is_the_registrys_product_not_its_family(
+    proc: Callable[..., None], monkeypatch: pytest.MonkeyPatch, registry: dict[str, str], model: str
+) -> None:
+    def query(key: str, name: str) -> tuple[str, int]:
+        if key.endswith(r"CentralProcessor\0") and name in registry:
+            return registry[name], 1
+        raise FileNotFoundError(2, "The system cannot find the file specified")
+
+    winreg = SimpleNamespace(
+        HKEY_LOCAL_MACHINE=1, OpenKey=lambda _root, key: contextlib.nullcontext(key), QueryValueEx=query
+    )
+    proc()
+    monkeypatch.setitem(sys.modules, "winreg", winreg)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(platform, "processor", lambda: "Fictional64 Family 6")
+    assert describe_machine().cpu_model == model
 
 
 @pytest.mark.parametrize(
