@@ -17,7 +17,7 @@ from bench.coding import LATER, dumps
 SCHEMA_VERSION: Final = 5
 """Version of the stored format. History: 1, the first; 2, `Configuration.schedule`; 3, energy and conditions; 4, files
 with several machines (`Fingerprint`), with parts of a plan (`Division`), and with trainings by several ranks; 5,
-`Software.variables`.
+`Software.variables` and `Measurement.on_battery`.
 
 Each version reads the files of all earlier ones unchanged, and configurations keep their ids: see `bench.coding.LATER`.
 """
@@ -363,7 +363,8 @@ class Measurement:
     with all lazy initialisation, and `warm_up_seconds` for everything rehearsed before the first epoch, cold start
     included. `host_baseline_bytes` is resident memory after the imports and before any data; `host_peak` is counted
     above it. `energy_reason` says why `energy` is None; it is empty if energy was measured, and in files that are older
-    than energy measurements.
+    than energy measurements. `on_battery` says whether the machine ran from its battery when the trial ended; None
+    means that it has none, or that the system does not tell.
 
     With several ranks, every time is the slowest rank's; `host_baseline_bytes`, `host_peak`, energy and counts are
     sums; device peaks are those of the rank with the largest. `ranks` has each rank's own values, by rank. If only one
@@ -387,6 +388,7 @@ class Measurement:
     energy_reason: str = field(default="", metadata=LATER)
     ranks: tuple[RankRecord, ...] = field(default=(), metadata=LATER)
     exchange: Exchange | None = field(default=None, metadata=LATER)
+    on_battery: bool | None = field(default=None, metadata=LATER)
 
     @property
     def epoch_seconds(self) -> float:
@@ -452,6 +454,7 @@ class TrialWarning(enum.StrEnum):
     EPOCHS_SLOWING_DOWN = "epochs_slowing_down"
     THROTTLED = "throttled"
     DEVICE_SHARED = "device_shared"
+    ON_BATTERY = "on_battery"
     SPREAD = "spread"
     FEW_REPEATS = "few_repeats"
 

@@ -102,6 +102,9 @@ ADVICE: Final[Mapping[TrialWarning, str]] = MappingProxyType(
             "another program had the device open to compute on it, so it may have taken part of its time and memory; "
             "end it and repeat"
         ),
+        TrialWarning.ON_BATTERY: (
+            "the machine ran from its battery, on which processors are slowed down; plug it in and repeat"
+        ),
         TrialWarning.SPREAD: (
             "epoch times of the repeats vary by over 10 % (standard deviation over mean); "
             "use a quieter machine or more --repeats before comparing them"
@@ -122,6 +125,7 @@ DISTURBED: Final = frozenset(
         TrialWarning.EPOCHS_SLOWING_DOWN,
         TrialWarning.THROTTLED,
         TrialWarning.DEVICE_SHARED,
+        TrialWarning.ON_BATTERY,
     }
 )
 """The warnings that flag a trial: something disturbed its measurement. The others concern the repeats together."""
@@ -142,6 +146,7 @@ def trial_warnings(measurement: Measurement, configuration: Configuration) -> tu
         TrialWarning.EPOCHS_SLOWING_DOWN: _slows_down(seconds),
         TrialWarning.THROTTLED: _is_throttled(measurement),
         TrialWarning.DEVICE_SHARED: _shares_device(measurement),
+        TrialWarning.ON_BATTERY: measurement.on_battery is True,
     }
     return tuple(warning for warning, present in found.items() if present)
 

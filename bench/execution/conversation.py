@@ -268,4 +268,5 @@ def _measure(worker: Worker, trial: Trial, root: Path | None, on_epoch: Callable
         energy_reason=finished.energy_reason,
         ranks=finished.ranks,
         exchange=finished.exchange,
+        on_battery=finished.on_battery,
     )

@@ -94,6 +94,7 @@ class Finished:
     energy_reason: str
     ranks: tuple[RankRecord, ...] = field(default=(), metadata=LATER)
     exchange: Exchange | None = field(default=None, metadata=LATER)
+    on_battery: bool | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

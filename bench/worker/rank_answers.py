@@ -74,6 +74,7 @@ def _merge_contention(each: Sequence[Contention], hosts: Sequence[int]) -> Conte
 
 def _merge_finished(answers: Sequence[Finished], hosts: Sequence[int]) -> Finished:
     energy, reason = _merge_energy(answers, hosts)
+    on_battery = {answer.on_battery for answer in answers} - {None}
     return Finished(
         host_peak=_merge_peaks([answer.host_peak for answer in answers], sum, "sum"),
         device_allocated_peak=_merge_peaks([answer.device_allocated_peak for answer in answers], max, "largest"),
@@ -86,6 +87,7 @@ def _merge_finished(answers: Sequence[Finished], hosts: Sequence[int]) -> Finish
             for record in answer.ranks
         ),
         exchange=_merge_exchange([answer.exchange for answer in answers if answer.exchange is not None]),
+        on_battery=any(on_battery) if on_battery else None,
     )
 
 

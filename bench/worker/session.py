@@ -35,6 +35,7 @@ from bench.protocol.messages import DatasetReady, Evaluated, Finished, Peaked, P
 from bench.protocol.rates import DeviceRates
 from bench.protocol.soundness import Checked
 from bench.records import Configuration, Failure, FailureKind, Peak, Trial
+from bench.worker.battery import runs_on_battery
 from bench.worker.conditions import DeviceWatch, HostPressure, make_device_watch
 from bench.worker.devices import Device
 from bench.worker.energy import EnergyMeter, make_energy_meter
@@ -280,6 +281,7 @@ class Session:
             device_reserved_peak=self._reserved_peak,
             energy=energy,
             energy_reason=energy_reason,
+            on_battery=runs_on_battery(),
         )
 
     def _note_peaks(self) -> None:

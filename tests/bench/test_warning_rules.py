@@ -220,6 +220,13 @@ def test_a_device_that_others_compute_on_too_is_warned_about(others: int | None,
     assert trial_warnings(make_measurement(epochs=epochs), QUIET) == ((TrialWarning.DEVICE_SHARED,) if warned else ())
 
 
+@pytest.mark.parametrize(("on_battery", "warned"), [(None, False), (False, False), (True, True)])
+def test_a_machine_that_ran_from_its_battery_is_warned_about(on_battery: bool | None, warned: bool) -> None:  # noqa: FBT001 - a table's columns
+    measurement = dataclasses.replace(make_timed([2.0]), on_battery=on_battery)
+    assert trial_warnings(measurement, QUIET) == ((TrialWarning.ON_BATTERY,) if warned else ())
+    assert TrialWarning.ON_BATTERY in DISTURBED
+
+
 def test_stall_pressure_alone_is_not_contamination() -> None:
     contention = make_contention(process_cpu_seconds=4.0, other_cpu_seconds=0.0, pressure_stall_seconds=2.0)
     assert trial_warnings(make_timed([2.0], contention), QUIET) == ()

@@ -108,6 +108,7 @@ def test_every_answer_reaches_the_record_in_its_own_place(fake_launcher: FakeLau
         energy_reason="for a reason",
         ranks=(rank,),
         exchange=make_exchange(),
+        on_battery=True,
     )
 
     kinds: dict[str, type[Any]] = {"prepare": Prepared, "train": Trained, "evaluate": Evaluated, "finish": Finished}
@@ -125,7 +126,7 @@ def test_every_answer_reaches_the_record_in_its_own_place(fake_launcher: FakeLau
     record = run_trial(fake_launcher, TRIAL, root=None, timeout_seconds=60, on_epoch=seen.append)
     assert record.outcome == expected
     assert seen == list(expected.epochs)
-    assert record.warnings == (TrialWarning.DEVICE_SHARED,)
+    assert record.warnings == (TrialWarning.DEVICE_SHARED, TrialWarning.ON_BATTERY)
 
 
 def test_every_trial_gets_a_process_of_its_own_and_ends_it(fake_launcher: FakeLauncher) -> None:

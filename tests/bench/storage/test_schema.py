@@ -55,7 +55,7 @@ PUBLISHED: Final = ROOT / "docs" / "results-format.schema.json"
 GOLDEN_RUNS: Final = {version: GOLDEN / f"run-schema-{version}.jsonl" for version in range(1, SCHEMA_VERSION + 1)}
 ENERGY_VERSION: Final = 3
 DIVISION_VERSION: Final = 4
-VARIABLES_VERSION: Final = 5
+VARIABLES_AND_BATTERY_VERSION: Final = 5
 KINDS: Final = {"header": Header, "fingerprint": Fingerprint, "trial": TrialRecord, "footer": Footer}
 
 Schema = dict[str, Any]
@@ -204,6 +204,7 @@ def golden_run() -> list[runfile.Item]:
             ),
         ),
         energy_reason="RAPL: energy_uj may not be read, often only by root",
+        on_battery=False,
     )
     unseen = make_contention(
         other_cpu_seconds=None,
@@ -240,6 +241,7 @@ def golden_run() -> list[runfile.Item]:
         device_allocated_peak=Peak(bytes=214_958_080, method="torch.cuda.max_memory_allocated"),
         device_reserved_peak=Peak(bytes=239_075_328, method="torch.cuda.max_memory_reserved"),
         energy=make_energy(),
+        on_battery=True,
     )
     failed = make_failure(FailureKind.OUT_OF_MEMORY, "CUDA out of memory: 2 GiB wanted, \u00bd GiB free")
     return [
@@ -250,7 +252,11 @@ def golden_run() -> list[runfile.Item]:
         make_record(cpu, 1, outcome=on_cpu, warnings=(TrialWarning.STALL, TrialWarning.CONTAMINATION)),
         make_fingerprint(software=make_software(driver="590.2", variables="CUDA_LAUNCH_BLOCKING=1")),
         make_record(
-            cuda, 1, outcome=on_cuda, warnings=(TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED), fingerprint=1
+            cuda,
+            1,
+            outcome=on_cuda,
+            warnings=(TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED, TrialWarning.ON_BATTERY),
+            fingerprint=1,
         ),
         make_footer(measured=3, failed=1, wall_seconds=19.25),
     ]
@@ -290,15 +296,17 @@ def test_the_golden_file_reads_as_the_run_it_was(version: int) -> None:
     assert (conditions is not None) == knows_energy
     assert conditions is None or conditions.clock_reasons == ("sw_power_cap", "hw_slowdown")
     assert last.outcome.epochs[0].contention.throttled_seconds == (0.0 if knows_energy else None)
-    assert last.warnings == ((TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED) if knows_energy else ())
+    warnings = (TrialWarning.THROTTLED, TrialWarning.DEVICE_SHARED, TrialWarning.ON_BATTERY)
+    assert last.warnings == warnings[: 3 if version >= VARIABLES_AND_BATTERY_VERSION else 2 if knows_energy else 0]
     divides = version >= DIVISION_VERSION
     assert run.header.division == (make_division((1, 1), of=3) if divides else None)
     assert [run.fingerprints[record.fingerprint].software.driver for record in run.records] == [
         *["580.1"] * 3,
         "590.2" if divides else "580.1",
     ]
-    variables = run.fingerprints[-1].software.variables
-    assert variables == ("CUDA_LAUNCH_BLOCKING=1" if version >= VARIABLES_VERSION else None)
+    knows_more = version >= VARIABLES_AND_BATTERY_VERSION
+    assert run.fingerprints[-1].software.variables == ("CUDA_LAUNCH_BLOCKING=1" if knows_more else None)
+    assert (first.outcome.on_battery, last.outcome.on_battery) == ((False, True) if knows_more else (None, None))
     assert run.footer == Footer(complete=True, reason="complete", measured=3, failed=1, missing=0, wall_seconds=19.25)
 
 

@@ -65,6 +65,7 @@ def macos(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("sched_getaffinity", "pidfd_open", "posix_fadvise", "memfd_create", "eventfd", "getrandom"):
         monkeypatch.delattr(os, name)
     times, memory, usage = psutil.cpu_times(), psutil.Process().memory_info(), resource.getrusage(resource.RUSAGE_SELF)
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: SimpleNamespace(power_plugged=False))
     monkeypatch.setattr(psutil, "cpu_times", lambda: Times(*(getattr(times, name) for name in Times._fields)))
     monkeypatch.setattr(psutil.Process, "memory_info", lambda _self: Memory(memory.rss, memory.vms, 0, 0))
     in_bytes = SimpleNamespace(ru_maxrss=1024 * usage.ru_maxrss, ru_nivcsw=usage.ru_nivcsw)
@@ -99,5 +100,6 @@ def test_trial_on_macos_measures_what_macos_counts_and_leaves_the_rest_empty() -
     assert counted.load_average is not None
     assert trained.device_conditions is None
     assert finished.host_peak.method == "ru_maxrss since process start above baseline"
+    assert finished.on_battery is True
     assert finished.energy is None
     assert finished.energy_reason == "RAPL: available on Linux only"

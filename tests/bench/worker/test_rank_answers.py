@@ -162,6 +162,11 @@ def test_energy_with_a_part_missing_is_unknown_for_the_reason_of_that_part() -> 
     assert (merged.energy, merged.energy_reason) == (None, "no counter")
 
 
+def test_one_host_on_its_battery_slows_all_ranks_down() -> None:
+    for states, merged in (((False, True), True), ((False, None), False), ((None, None), None)):
+        assert merge_finished(*(finished(on_battery=each) for each in states)).on_battery is merged
+
+
 def test_ranks_are_numbered_by_host_and_the_slowest_of_each_exchange_counts() -> None:
     exchanges = (
         make_exchange(together_seconds=(0.2, 0.4), apart_seconds=(0.1, 0.15)),
