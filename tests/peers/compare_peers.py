@@ -36,7 +36,7 @@ from tabulate import tabulate
 
 from bench.coding import to_json
 from bench.commands.options import command_line
-from bench.errors import BadInputError
+from bench.errors import BenchError
 from bench.execution.conversation import describe_place, prepare_dataset
 from bench.execution.launcher import make_launcher
 from bench.planning.plan import choose_devices
@@ -143,7 +143,7 @@ class Peer:
         self.probe = min(SAMPLES, PROBE_BATCHES * batch_size)
         self.train(self.probe)
         seconds, _ = self.train(self.probe)
-        batches = math.ceil(turn_seconds / seconds * self.probe / batch_size)
+        batches = max(1, math.ceil(turn_seconds / seconds * self.probe / batch_size))
         # Whole passes if more than one fits: for some peers a short last batch of another size means a compilation.
         self.samples = batches * batch_size
         if self.samples > SAMPLES:
@@ -207,14 +207,14 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=tuple(DEVICE_PEERS), default="cpu")
     parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), help="by default all that can train on the device")
-    parser.add_argument("--widths", type=int, nargs="+", default=[128, 256, 512, 1024])
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256, 1024])
+    parser.add_argument("--widths", type=positive, nargs="+", default=[128, 256, 512, 1024])
+    parser.add_argument("--depths", type=positive, nargs="+", default=[1, 2])
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[16, 64, 256, 1024])
     parser.add_argument("--recipes", nargs="+", choices=tuple(RECIPES), help="instead of widths, depths, batch sizes")
-    parser.add_argument("--groups", type=int, default=3, help="groups of fresh processes per cell")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each peer in a group")
+    parser.add_argument("--groups", type=positive, default=3, help="groups of fresh processes per cell")
+    parser.add_argument("--rounds", type=positive, default=5, help="turns of each peer in a group")
     parser.add_argument("--turn-seconds", type=float, default=0.5)
-    parser.add_argument("--threads", type=int, help="by default as many as torch takes by itself")
+    parser.add_argument("--threads", type=positive, help="by default as many as torch takes by itself")
     parser.add_argument("--output", type=Path, help="by default results/peers/MACHINE.json, or MACHINE-cuda.json")
     parser.add_argument("--show", type=Path, help="print the table of a stored comparison, measure nothing")
     parser.add_argument("--summary", action="store_true", help="print a row for each software, not for each cell")
@@ -229,15 +229,28 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
+def positive(text: str) -> int:
+    """Return the number that an option gives."""
+    if (value := int(text)) < 1:
+        raise ValueError
+    return value
+
+
+@contextlib.contextmanager
+def refusals_as_text() -> Iterator[None]:
+    """End the process as `bench` does where something is refused: with the reason on standard error, and its code."""
+    try:
+        yield
+    except BenchError as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(error.exit_code) from error
+
+
 def prepare(device: str) -> Description:
     """Return the fingerprint of this machine, once it has the device and MNIST."""
     with contextlib.closing(make_launcher()) as launcher:
         place = describe_place(launcher)
-        try:
-            choose_devices((device,), place.devices)
-        except BadInputError as error:
-            sys.stderr.write(f"{error}\n")
-            raise SystemExit(2) from error
+        choose_devices((device,), place.devices)
         prepare_dataset(launcher, "mnist", None, timeout_seconds=3600)
     return place
 
@@ -385,4 +398,5 @@ def name_of(entry: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with refusals_as_text():
+        main()

@@ -19,7 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":  # the checkout need not be installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from compare_peers import PAUSE_SECONDS, Peer, prepare, ratio_text
+from compare_peers import PAUSE_SECONDS, Peer, positive, prepare, ratio_text, refusals_as_text
 from peer import SAMPLES, Spec
 
 from bench.stats.inference import paired_estimate
@@ -37,11 +37,11 @@ PROBE_SAMPLES = 2_048
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="The time of a tutorial's training over that of the speedrun.")
-    parser.add_argument("--pairs", type=int, default=12)
+    parser.add_argument("--pairs", type=positive, default=12)
     parser.add_argument(
         "--recipe", choices=[name for name in RECIPES if name.startswith("mlp_")], default="mlp_512_256"
     )
-    parser.add_argument("--threads", type=int, help="by default as many as torch takes by itself")
+    parser.add_argument("--threads", type=positive, help="by default as many as torch takes by itself")
     options = parser.parse_args()
     place = prepare("cpu")
     options.threads = options.threads or place.default_threads
@@ -97,4 +97,5 @@ def spec_of(recipe: str, seed: int, threads: int) -> Spec:
 
 
 if __name__ == "__main__":
-    main()
+    with refusals_as_text():
+        main()

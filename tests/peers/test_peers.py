@@ -14,6 +14,7 @@ import pytest
 import speedrun_ratio
 from peer import SAMPLES, Spec, initial_weights, train_on
 
+from bench.system.locks import HeldError
 from mnist_mlp.data import default_root
 
 HERE = Path(__file__).resolve().parent
@@ -155,6 +156,7 @@ def test_an_epoch_of_milliseconds_on_a_gpu_is_shown_with_both(tmp_path: Path, co
     [
         ("--device cuda --peers jax keras", "keras are not compared on cuda: give --peers fused eager graph jax"),
         ("--peers graph", "graph are not compared on cpu"),
+        ("--groups 0", "argument --groups: invalid positive value: '0'"),
         ("--device cuda --recipes mlp_128", "jax cannot train recipes: give --peers fused eager graph tutorial"),
     ],
 )
@@ -170,6 +172,13 @@ def test_peers_that_cannot_take_part_are_refused_before_anything_starts(
         command(*arguments.split())
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_device_in_use_is_a_message_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, compare_peers.refusals_as_text():
+        raise HeldError("device cpu is in use by process 7")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "device cpu is in use by process 7\n"
 
 
 @pytest.mark.parametrize(

