@@ -229,7 +229,7 @@ DATA_ROOT: Final = data_root_watch(show_progress)
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the option of how long to wait for devices, in seconds; see `patience`."""
     text = "How long to wait for a device that another run is using.  [default: do not wait]"
-    return click.option("--wait", type=Duration(or_zero=True), default=0.0, show_default=False, help=text)(command)
+    return click.option("--wait", type=Duration(or_zero=True), default=0.0, help=text)(command)
 
 
 def patience(wait: float) -> "Patience":
