@@ -89,9 +89,9 @@ def load(name: str, root: Path | str | None = None, *, sources: Sequence[Source]
     """Return the dataset `name`, which is verified on every load (0.1 s).
 
     Afterwards MNIST and Fashion-MNIST are in `root`, in torchvision's layout, and verified: MNIST by the SHA-256 of
-    each file, Fashion-MNIST by its structure (and by torchvision's MD5 when it is downloaded). Its hash is not known in
-    advance: `Dataset.sha256` is that of the files found, which distinguishes results on different files. Several
-    processes may do this at the same time. The other datasets are generated and do not use `root`.
+    each file, Fashion-MNIST by its structure (and by torchvision's MD5 when it is downloaded). No hash of Fashion-MNIST
+    is known in advance: its `Dataset.sha256` is that of the files found, which distinguishes results on different
+    files. Several processes may do this at the same time. The other datasets are generated and do not use `root`.
 
     Args:
         name: one of `DATASETS`.
