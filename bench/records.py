@@ -139,6 +139,11 @@ class Machine:
     accelerators: tuple[Accelerator, ...]
 
     @property
+    def whole_cores(self) -> int:
+        """How many threads a trial may use: `cores_usable` without its fraction, but at least one."""
+        return max(1, int(self.cores_usable))
+
+    @property
     def id(self) -> str:
         """A short readable name: architecture, usable cores, and 8 digits of the hash of all stable fields."""
         # Memory differs a little from boot to boot. Steps of the square root of 2 have no boundary near a usual size.

@@ -252,10 +252,6 @@ def _factor(image: Image.Image) -> int:
     return math.ceil(max(image.size) / WORKING_SIDE)
 
 
-def _reduce(image: Image.Image) -> Image.Image:
-    return image.reduce(_factor(image))
-
-
 def _reduce_transparent(image: Image.Image) -> Image.Image:
     """Return luminance and opacity, reduced; strip by strip, because Pillow makes four copies of what it converts."""
     factor = _factor(image)
@@ -269,7 +265,7 @@ def _reduce_transparent(image: Image.Image) -> Image.Image:
 
 
 def _unit(band: Image.Image) -> Grey:
-    return np.asarray(_reduce(band), dtype=np.float32) / np.float32(255)
+    return np.asarray(band.reduce(_factor(band)), dtype=np.float32) / np.float32(255)
 
 
 def _prepare(grey: Grey, alpha: Grey | None) -> PreparedImage:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from mnist_mlp.checkpoint import Checkpoint, load_checkpoint
 from mnist_mlp.classifier import Classifier, Images
-from mnist_mlp.data import DATASETS, Dataset, check_root_is_used, load
+from mnist_mlp.data import Dataset, check_root_is_used, load
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_no_figure, check_writable_folder
+from mnist_mlp.recipes import DATASETS
 from mnist_mlp.tables import (
     Answer,
     answer_table,

@@ -29,11 +29,12 @@ def describe(
     """A machine with these accelerators. It has as many physical cores as `threads` says, otherwise all are."""
     header = make_header()
     accelerators = tuple(Accelerator(device=g.device, name=g.description, memory_bytes=2**36) for g in gpus)
+    machine = dataclasses.replace(header.machine, cpu_model=cpu_model, cores_usable=cores, accelerators=accelerators)
     return Description(
-        machine=dataclasses.replace(header.machine, cpu_model=cpu_model, cores_usable=cores, accelerators=accelerators),
+        machine=machine,
         software=dataclasses.replace(header.software, torch=torch),
         devices=(CPU, *(gpus or (NO_CUDA,))),
-        default_threads=threads or max(1, int(cores)),
+        default_threads=threads or machine.whole_cores,
     )
 
 

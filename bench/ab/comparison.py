@@ -114,8 +114,8 @@ class LiveComparison:
             devices = choose_devices(request.devices, baseline.devices)
         with _naming(names[1]):
             choose_devices(devices, candidate.devices)
-        cores, threads = baseline.machine.cores_usable, baseline.default_threads
-        plan = make_plan(request, devices=devices, cores_usable=cores, default_threads=threads)
+        cores, threads = baseline.machine.whole_cores, baseline.default_threads
+        plan = make_plan(request, devices=devices, cores=cores, default_threads=threads)
         self._seed = plan.seed
         self._measured = {configuration: _Measured() for configuration in plan.configurations}
         hashes = [

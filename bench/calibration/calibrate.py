@@ -111,10 +111,10 @@ def calibrate(
         start += time.perf_counter() - asked  # waiting for another measurement is not part of this one
         profile = load_profile(place.machine.id, options.results) or new_profile(place.machine)
         prepare_dataset(launchers[0], DATASET, options.data_root, timeout_seconds=options.timeout_seconds)
-        cores = place.machine.cores_usable
-        plan = make_plan(REFERENCE, devices=devices, cores_usable=cores, default_threads=place.default_threads)
+        cores = place.machine.whole_cores
+        plan = make_plan(REFERENCE, devices=devices, cores=cores, default_threads=place.default_threads)
         calibration = _Calibration(
-            options=options, launchers=launchers, cores=max(1, int(cores)), progress=progress, measure=measure
+            options=options, launchers=launchers, cores=cores, progress=progress, measure=measure
         )
         try:
             measured = tuple(calibration.measure_device(each, profile.unused_seed()) for each in plan.configurations)

@@ -106,7 +106,7 @@ def ab_command(  # noqa: PLR0913 - one parameter an option
     from bench.execution.launcher import make_arm_launchers, preload_for
     from bench.system.locks import device_locks, require_free
 
-    request = make_request(preset, {option: value for option, value in grid.items() if value is not None})
+    request = make_request(preset, grid)
     check_request(request)
     require_writable_json(json_path)
     require_free(request.devices, patience(wait))

@@ -229,7 +229,7 @@ DATA_ROOT: Final = data_root_watch(show_progress)
 def wait_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command` the option of how long to wait for devices, in seconds; see `patience`."""
     text = "How long to wait for a device that another run is using.  [default: do not wait]"
-    return click.option("--wait", type=Duration(or_zero=True), default=0.0, show_default=False, help=text)(command)
+    return click.option("--wait", type=Duration(or_zero=True), default=0.0, help=text)(command)
 
 
 def patience(wait: float) -> "Patience":
@@ -299,7 +299,7 @@ def _anonymous(argument: str) -> str:
 
 
 def make_request(preset: str | None, asked: dict[str, Any]) -> Request:
-    """Return the request of the preset, by default quick, with the parts in `asked` replaced.
+    """Return the request of the preset, by default quick, with the parts in `asked` replaced that are not None.
 
     Raises:
         BadInputError: there is no such preset.
@@ -315,6 +315,7 @@ def make_request(preset: str | None, asked: dict[str, Any]) -> Request:
     except InvalidValueError as error:
         raise BadInputError(str(error)) from error
     base = PRESETS[preset]
+    asked = {option: value for option, value in asked.items() if value is not None}
     if "models" in asked:
         # A preset's widths and batch sizes belong to its models; other models have their own.
         base = replace(base, widths=(), batch_sizes=())

@@ -67,7 +67,7 @@ def plan_command(  # noqa: PLR0913 - one parameter an option
     from bench.planning.shards import check_shards, divide
     from bench.system.locks import require_free
 
-    request = make_request(preset, {option: value for option, value in grid.items() if value is not None})
+    request = make_request(preset, grid)
     check_request(request)
     check_shards(shards, "--shards")
     _refuse_unused(no_estimate=no_estimate)

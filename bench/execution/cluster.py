@@ -48,12 +48,12 @@ class ClusterExecutor:
     def plan(self, request: Request) -> Plan:
         """See `Executor.plan`. Without ``--threads`` a trial uses the default of the node with the lowest."""
         self._assemble()
-        cores = [member.cores for member in self._members]
+        cores = [member.fingerprint.machine.whole_cores for member in self._members]
         devices = choose_devices(_kinds(request.devices), self._statuses())
         plan = make_plan(
             request,
             devices=devices,
-            cores_usable=max(cores) if request.threads else min(cores),
+            cores=max(cores) if request.threads else min(cores),
             default_threads=min(member.introduction.description.default_threads for member in self._members),
         )
         return check_rank_devices(plan, self._most_devices(), skip=request.skip_unsupported)

@@ -123,7 +123,7 @@ class LocalExecutor:
         plan = make_plan(
             request,
             devices=devices,
-            cores_usable=here.machine.cores_usable,
+            cores=here.machine.whole_cores,
             default_threads=here.default_threads,
             ranks_here=ranks_here,
         )

@@ -85,11 +85,6 @@ class Member:
         return self.fingerprint.machine.id
 
     @functools.cached_property
-    def cores(self) -> int:
-        """How many threads a trial may use here."""
-        return max(1, int(self.fingerprint.machine.cores_usable))
-
-    @functools.cached_property
     def _devices(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, list[DeviceStatus]] = {}
         for status in self.introduction.description.devices:
@@ -107,9 +102,10 @@ class Member:
     def can_run(self, trial: Trial) -> bool:
         """Return whether it has the cores and devices that `trial` needs, for all of its ranks."""
         configuration, kind = trial.configuration, kind_of(trial.configuration.device)
+        cores = self.fingerprint.machine.whole_cores
         if kind == "cpu":
-            return configuration.threads * configuration.world_size <= self.cores
-        return configuration.threads <= self.cores and configuration.world_size <= len(self.devices(kind))
+            return configuration.threads * configuration.world_size <= cores
+        return configuration.threads <= cores and configuration.world_size <= len(self.devices(kind))
 
     def free_device(self, trial: Trial) -> str | None:
         """Return a device that can run `trial` now; None if none is free, or it would disturb other trials."""

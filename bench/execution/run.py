@@ -28,10 +28,10 @@ from bench.records import (
 )
 from bench.storage.ledger import footer_of
 from bench.storage.references import SUFFIX, check_name, new_run_id, run_path
-from bench.storage.store import RunWriter, read_run, require_own_table
-from bench.storage.table import table_of, write_csv
+from bench.storage.store import RunWriter, read_run, require_own_table, write_table
+from bench.storage.table import table_of
 from bench.system.interrupts import Interrupts
-from bench.system.outputs import command_text, is_empty, remove_abandoned, require_nameable, require_short_name
+from bench.system.outputs import command_text, is_empty, require_nameable, require_short_name
 
 MakeProgress = Callable[[tuple[Trial, ...], int], contextlib.AbstractContextManager[Progress]]
 """Takes the trials and how many of them run at the same time; returns their progress display."""
@@ -180,7 +180,7 @@ class Runner:
             trials = missing_trials(header.plan, stored.records)
             if not trials and stored.footer is not None and stored.footer.complete:
                 if not table_of(path).exists():
-                    _write_table(stored, path)
+                    write_table(stored, path)
                 exit_code = _exit_code(stored.footer, header.plan, stored.records)
                 return Finished(path=path, run=stored, executed=0, exit_code=exit_code)
             require_own_table(table_of(path), header.run_id)
@@ -244,7 +244,7 @@ class Runner:
         writer.finish(ended)
         run = read_run(writer.path)
         if ended.complete:
-            _write_table(run, writer.path)
+            write_table(run, writer.path)
         executed = len(records) - len(stored.records)
         return Finished(path=writer.path, run=run, executed=executed, exit_code=_exit_code(ended, plan, records))
 
@@ -259,12 +259,6 @@ def _check_batch_sizes(plan: Plan, ready: DatasetReady) -> None:
             f"--batch-sizes {largest} exceeds the {ready.train_samples} training samples of "
             f"{plan.configurations[0].dataset}: use at most that many"
         )
-
-
-def _write_table(run: Run, path: Path) -> None:
-    table = table_of(path)
-    remove_abandoned(table)
-    write_csv(run, table)
 
 
 def _exit_code(footer: Footer, plan: Plan, records: Sequence[TrialRecord]) -> ExitCode:

@@ -254,7 +254,7 @@ def make_plan(
     request: Request,
     *,
     devices: Sequence[str],
-    cores_usable: float,
+    cores: int,
     default_threads: int,
     ranks_here: int = MAX_WORLD_SIZE,
 ) -> Plan:
@@ -266,15 +266,14 @@ def make_plan(
     Args:
         request: what the user asks for.
         devices: the available devices to use.
-        cores_usable: how many logical cores this machine has for the run.
+        cores: how many logical cores this machine has for the run (`Machine.whole_cores`).
         default_threads: how many threads torch takes on this machine unless told otherwise.
         ranks_here: the largest number of ranks that share this machine's cores; by default all of them do.
 
     Raises:
-        BadInputError: there are more threads than usable cores, a combination of device, engine, precision, pipeline
+        BadInputError: there are more threads than cores, a combination of device, engine, precision, pipeline
             and world size is not supported, ranks cannot share a batch size equally, or there are too many trials.
     """
-    cores = max(1, int(cores_usable))
     most_ranks = min(max(request.world_sizes), ranks_here)
     threads_of_each = request.threads or (max(1, default_threads // most_ranks),)
     for threads in threads_of_each:

@@ -72,10 +72,9 @@ def _safe(text: str, limit: int = _NAME_CHARACTERS) -> str:
     return escape(harmless(text, limit))
 
 
-def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
-    classes = " ".join(filter(None, (kind, anchor)))
-    attribute = f' class="{classes}"' if classes else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{attribute}>{text}</text>'
+def _text(x: float, y: float, text: str, kind: str, anchor: str = "") -> str:
+    classes = f"{kind} {anchor}".rstrip()
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{classes}">{text}</text>'
 
 
 def _upright(middle: float, text: str) -> str:

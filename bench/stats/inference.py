@@ -28,6 +28,9 @@ TRIMMED_SHARE: Final = 0.2
 MAX_N: Final = 10_000
 """If more trials of a configuration than this were needed, it is reported that no number would do."""
 
+POWER: Final = 0.8
+"""Probability with which an effect that is called detectable is found."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -267,24 +270,24 @@ class Family:
         """One-sided p-values of "the true value is at least `bound`", small if it is below; see `p_above`."""
         return self._p_beyond(bound - self.value)
 
-    def minimum_detectable_effects(self, level: float, power: float = 0.8) -> "Floats":
-        """Distances from the bound at which a one-sided test at `level` finds the effect with probability `power`.
+    def minimum_detectable_effects(self, level: float) -> "Floats":
+        """Distances from the bound at which a one-sided test at `level` finds the effect with probability `POWER`.
 
         Standard error times the noncentrality that gives the power, see `_noncentrality`; infinite if unknown.
         """
-        return self._if_known(self._errors_at(lambda freedom: _noncentrality(freedom, level, power)), math.inf)
+        return self._if_known(self._errors_at(lambda freedom: _noncentrality(freedom, level, POWER)), math.inf)
 
-    def effects_that_reach(self, bound: float, power: float = 0.8) -> "Floats":
-        """Smallest true values whose estimate reaches `bound` with probability `power`, taken as normal."""
+    def effects_that_reach(self, bound: float) -> "Floats":
+        """Smallest true values whose estimate reaches `bound` with probability `POWER`, taken as normal."""
         from scipy.special import ndtri  # noqa: PLC0415 - only where a family is judged
 
-        return self._if_known(bound + float(ndtri(power)) * self._error, math.inf)
+        return self._if_known(bound + float(ndtri(POWER)) * self._error, math.inf)
 
     def required_n(
         self,
         distances: Sequence[float],
         level: float,
-        power: float = 0.8,
+        power: float = POWER,
         *,
         estimates_beyond: Sequence[float] | None = None,
     ) -> tuple[int | None, ...]:

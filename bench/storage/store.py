@@ -216,11 +216,21 @@ def update_merged(path: Path, merge: Callable[[Run | None], Run]) -> Run:
             write_atomically(path, runfile.lines_of(merged))
         is_complete = merged.footer is not None and merged.footer.complete
         if is_complete and (merged != before or not table.exists()):
-            remove_abandoned(table)
-            write_csv(merged, table)
+            write_table(merged, path)
         return merged
     finally:
         lock.release()
+
+
+def write_table(run: Run, path: Path) -> None:
+    """Write the table of `run`, stored at `path`, beside it. Call it only as the run's only writer.
+
+    Raises:
+        StorageError: it cannot be written; an earlier table is unchanged.
+    """
+    table = table_of(path)
+    remove_abandoned(table)
+    write_csv(run, table)
 
 
 def require_own_table(table: Path, *run_ids: str) -> None:

@@ -102,8 +102,8 @@ class Device:
         """Select the device called `name`, such as ``cpu``, ``cuda:0`` (never without its number) or ``mps``."""
         self.name = name
         self.torch_device = torch.device(name)
-        self._on_host = self.torch_device.type == CPU
-        self._backend = None if self._on_host else torch.get_device_module(self.torch_device.type)
+        kind = self.torch_device.type
+        self._backend = None if kind == CPU else torch.get_device_module(kind)
         self._largest_sample: int | None = None
         if self._backend is not None and hasattr(self._backend, "set_device"):
             self._backend.set_device(self.torch_device)

@@ -58,7 +58,7 @@ def describe() -> Description:
         software=describe_software(),
         devices=list_devices(),
         # torch counts a container's cores, not its quota.
-        default_threads=max(1, min(torch.get_num_threads(), int(machine.cores_usable))),
+        default_threads=min(torch.get_num_threads(), machine.whole_cores),
     )
 
 

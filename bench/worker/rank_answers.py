@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 from bench.coding import from_json, to_json
-from bench.protocol.messages import Evaluated, Finished, Prepared, Trained
+from bench.protocol.messages import Finished, Prepared, Trained
 from bench.records import Contention, Energy, Exchange, Peak
 from bench.worker.conditions import worst
 
@@ -27,7 +27,7 @@ def merge_answers(request: str, answers: Sequence[Any], hosts: Sequence[int]) ->
         return to_json(_merge_trained([from_json(Trained, answer) for answer in answers], hosts))
     if request == "finish":
         return to_json(_merge_finished([from_json(Finished, answer) for answer in answers], hosts))
-    return to_json(from_json(Evaluated, answers[0]))
+    return answers[0]
 
 
 _SLOWEST: Final = ("step_seconds", "preparation_seconds", "cold_start_seconds", "warm_up_seconds")

@@ -85,12 +85,13 @@ def _check_tensors(part: str, images: torch.Tensor, labels: torch.Tensor) -> Non
         )
 
 
-def prepare(name: str, root: Path | str | None = None, *, sources: Sequence[Source] | None = None) -> SourceName:
-    """Make sure that the dataset `name` can be loaded, and return the source that supplied it.
+def load(name: str, root: Path | str | None = None, *, sources: Sequence[Source] | None = None) -> Dataset:
+    """Return the dataset `name`, which is verified on every load (0.1 s).
 
     Afterwards MNIST and Fashion-MNIST are in `root`, in torchvision's layout, and verified: MNIST by the SHA-256 of
-    each file, Fashion-MNIST by its structure (and by torchvision's MD5 when it is downloaded). Several processes may do
-    this at the same time. The other datasets are generated and do not use `root`.
+    each file, Fashion-MNIST by its structure (and by torchvision's MD5 when it is downloaded). No hash of Fashion-MNIST
+    is known in advance: its `Dataset.sha256` is that of the files found, which distinguishes results on different
+    files. Several processes may do this at the same time. The other datasets are generated and do not use `root`.
 
     Args:
         name: one of `DATASETS`.
@@ -100,15 +101,6 @@ def prepare(name: str, root: Path | str | None = None, *, sources: Sequence[Sour
     Raises:
         InvalidValueError: `name` is unknown, `root` cannot be written, or there is no default root.
         DatasetUnavailableError: no source has the dataset.
-    """
-    return _find(name, root, sources).source
-
-
-def load(name: str, root: Path | str | None = None, *, sources: Sequence[Source] | None = None) -> Dataset:
-    """Return the dataset `name`, after the same steps as `prepare`; it is verified on every load (0.1 s).
-
-    No hash of Fashion-MNIST is known in advance: its `Dataset.sha256` is that of the files found, which distinguishes
-    results on different files. Arguments and errors are those of `prepare`.
     """
     found = _find(name, root, sources)
     return Dataset(

@@ -18,8 +18,6 @@ MAX_FILE_BYTES: Final = 64 * 1024**2
 """Larger files are refused; the largest genuine one, 60 000 images, has 47 040 016 bytes."""
 
 _UNSIGNED_BYTE_TYPE: Final = 8
-_MAX_DIMENSIONS: Final = 255
-_MAX_DIMENSION_SIZE: Final = 2**32 - 1
 _REMEDY: Final = "delete it to have it fetched again, or name another folder with --data-root"
 
 
@@ -72,14 +70,6 @@ def decode(data: bytes, *, name: str, dimensions: int) -> NDArray[np.uint8]:
 
 
 def encode(array: NDArray[np.uint8]) -> bytes:
-    """Return the IDX file that holds `array` (unsigned bytes, 1 to 255 dimensions).
-
-    Raises:
-        ValueError: the format cannot hold such an array, which is a mistake of the caller.
-    """
-    if array.dtype != np.uint8 or not 1 <= array.ndim <= _MAX_DIMENSIONS or max(array.shape) > _MAX_DIMENSION_SIZE:
-        raise ValueError(
-            f"an array of {array.dtype} and shape {array.shape} cannot be written as an IDX file of unsigned bytes"
-        )
+    """Return the IDX file that holds `array`."""
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
     return bytes((0, 0, _UNSIGNED_BYTE_TYPE, array.ndim)) + sizes + array.tobytes()

@@ -71,6 +71,10 @@ def test_the_id_of_a_machine_starts_readably() -> None:
     assert make_machine(cores_usable=1.5).id.startswith("x86_64-1.5c-")
 
 
+def test_a_machine_has_at_least_one_whole_core() -> None:
+    assert [make_machine(cores_usable=cores).whole_cores for cores in (0.5, 1.0, 2.9)] == [1, 1, 2]
+
+
 @pytest.mark.parametrize("difference", [-64 * MEBIBYTE, -1, 1, 64 * MEBIBYTE])
 def test_a_machine_keeps_its_id_when_memory_differs_from_boot_to_boot(difference: int) -> None:
     assert make_machine(memory_bytes=16 * GIBIBYTE + difference).id == make_machine(memory_bytes=16 * GIBIBYTE).id

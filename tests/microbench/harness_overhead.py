@@ -124,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
     cores = len(os.sched_getaffinity(0))
-    (configuration,) = make_plan(request, devices=("cpu",), cores_usable=cores, default_threads=cores).configurations
+    (configuration,) = make_plan(request, devices=("cpu",), cores=cores, default_threads=cores).configurations
     configuration = dataclasses.replace(configuration, epochs=2 * options.blocks)
     gc.freeze()  # as a worker host does before it forks
     pairs = [

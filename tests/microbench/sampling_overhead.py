@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
     cores = len(os.sched_getaffinity(0))
-    (configuration,) = make_plan(request, devices=("cpu",), cores_usable=cores, default_threads=cores).configurations
+    (configuration,) = make_plan(request, devices=("cpu",), cores=cores, default_threads=cores).configurations
     session = worker.Session()
     trial = to_json(Trial(configuration=configuration, seed=0, repeat=0))
     with device_locks(["cpu"]):

@@ -37,9 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     request = Request(models=(options.layers,), batch_sizes=(options.batch_size,), repeats=1)
     threads = options.threads
-    (configuration,) = make_plan(
-        request, devices=("cpu",), cores_usable=threads, default_threads=threads
-    ).configurations
+    (configuration,) = make_plan(request, devices=("cpu",), cores=threads, default_threads=threads).configurations
     with device_locks(["cpu"]):
         hosts = [measure(configuration, options.pairs, two=options.two) for _ in range(options.hosts)]
     means = [statistics.fmean(pairs) for pairs in hosts]

@@ -29,10 +29,10 @@ def request(**changes: Any) -> Request:  # noqa: ANN401 - goes to dataclasses.re
 
 
 def configurations(
-    asked: Request, *, devices: tuple[str, ...] = ("cpu",), cores: float = 4.0, threads: int = 4
+    asked: Request, *, devices: tuple[str, ...] = ("cpu",), cores: int = 4, threads: int = 4
 ) -> tuple[Configuration, ...]:
     check_request(asked)
-    return planning.make_plan(asked, devices=devices, cores_usable=cores, default_threads=threads).configurations
+    return planning.make_plan(asked, devices=devices, cores=cores, default_threads=threads).configurations
 
 
 def refusal(asked: Request) -> str:
@@ -113,18 +113,18 @@ def test_a_configuration_requested_twice_is_measured_once() -> None:
 
 
 def test_without_threads_as_many_are_used_as_torch_takes_by_itself() -> None:
-    assert [c.threads for c in configurations(REQUEST, cores=16.0, threads=8)] == [8]
+    assert [c.threads for c in configurations(REQUEST, cores=16, threads=8)] == [8]
     # Two threads of one core are slower than one, or not: --threads may ask.
-    assert [c.threads for c in configurations(request(threads=(8, 16)), cores=16.0, threads=8)] == [8, 16]
+    assert [c.threads for c in configurations(request(threads=(8, 16)), cores=16, threads=8)] == [8, 16]
 
 
 def test_more_threads_than_usable_cores_are_refused() -> None:
     with pytest.raises(BadInputError, match=r"^--threads 3 is more than the 2 cores usable here: use 1 to 2$"):
-        planning.make_plan(request(threads=(1, 3)), devices=("cpu",), cores_usable=2.5, default_threads=2)
+        planning.make_plan(request(threads=(1, 3)), devices=("cpu",), cores=2, default_threads=2)
 
 
 def test_a_plan_keeps_repeats_and_seed() -> None:
-    plan = planning.make_plan(request(repeats=7, seed=11), devices=("cpu",), cores_usable=1, default_threads=1)
+    plan = planning.make_plan(request(repeats=7, seed=11), devices=("cpu",), cores=1, default_threads=1)
     assert (plan.repeats, plan.seed) == (7, 11)
 
 
@@ -201,7 +201,7 @@ def test_every_device_that_auto_stands_for_counts() -> None:
     check_request(asked)
     devices = tuple(f"cuda:{index}" for index in range(4))
     with pytest.raises(BadInputError, match="400 configurations x 10000 repeats = 4000000 trials are more than"):
-        planning.make_plan(asked, devices=devices, cores_usable=4, default_threads=4)
+        planning.make_plan(asked, devices=devices, cores=4, default_threads=4)
 
 
 def test_the_trials_of_a_stored_plan_with_an_impossible_number_of_repeats_are_not_listed() -> None:
@@ -397,7 +397,7 @@ def ranks_plan(*, ranks_here: int = planning.MAX_WORLD_SIZE, **changes: Any) -> 
     """Plan one model for several ranks on a CPU of 16 logical cores, two on each physical one."""
     asked = request(batch_sizes=(64,), **changes)
     check_request(asked)
-    return planning.make_plan(asked, devices=("cpu",), cores_usable=16.0, default_threads=8, ranks_here=ranks_here)
+    return planning.make_plan(asked, devices=("cpu",), cores=16, default_threads=8, ranks_here=ranks_here)
 
 
 def test_ranks_have_the_same_threads_whatever_their_number() -> None:
@@ -420,13 +420,11 @@ def test_more_places_on_this_machine_than_ranks_take_no_cores() -> None:
 
 def test_each_rank_has_a_thread_where_there_are_fewer_cores() -> None:
     asked = request(devices=("cuda",), batch_sizes=(64,), world_sizes=(4,))
-    (configuration,) = planning.make_plan(
-        asked, devices=("cuda:0",), cores_usable=2.0, default_threads=2
-    ).configurations
+    (configuration,) = planning.make_plan(asked, devices=("cuda:0",), cores=2, default_threads=2).configurations
     assert configuration.threads == 1
     asked = request(batch_sizes=(64,), world_sizes=(4,))
     with pytest.raises(BadInputError, match="4 ranks of 1 threads are more than the 2 cores"):
-        planning.make_plan(asked, devices=("cpu",), cores_usable=2.0, default_threads=2)
+        planning.make_plan(asked, devices=("cpu",), cores=2, default_threads=2)
 
 
 def test_weak_scaling_gives_each_rank_the_batch_size() -> None:
@@ -455,7 +453,7 @@ def gpu(index: int) -> DeviceStatus:
 
 def gpu_plan(*devices: str, asked: str = "auto") -> Plan:
     wanted = request(devices=(asked,), batch_sizes=(64,), world_sizes=(1, 2))
-    return planning.make_plan(wanted, devices=devices, cores_usable=8.0, default_threads=8)
+    return planning.make_plan(wanted, devices=devices, cores=8, default_threads=8)
 
 
 def test_ranks_take_a_kinds_devices_from_the_first_on() -> None:

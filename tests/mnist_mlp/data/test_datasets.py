@@ -9,6 +9,7 @@ from mnist_mlp import data
 from mnist_mlp.data.layout import FILE_NAMES, TEST_SAMPLES, TRAIN_SAMPLES, Arrays, encode_files
 from mnist_mlp.data.sources import DownloadSource, RootSource
 from mnist_mlp.errors import DatasetUnavailableError, InvalidValueError
+from mnist_mlp.recipes import DATASETS
 
 # What `sha256sum <the four files of MNIST> | sha256sum` prints.
 MNIST_SHA256 = "d0a3eec1f5a454401d758fdbf15b9b0163a7034963586d671960c180b97e2c1a"
@@ -53,13 +54,13 @@ def test_torchvision_reads_the_same_mnist_from_the_root(mnist_root: Path) -> Non
 @pytest.mark.mnist
 def test_root_from_the_environment_is_the_default(mnist_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MNIST_MLP_DATA", str(mnist_root))
-    assert data.prepare("mnist") == "root"
+    assert data.load("mnist").source == "root"
 
 
 @pytest.mark.mnist
 def test_loaded_tensors_may_be_written_to(mnist_root: Path) -> None:
     data.load("mnist", mnist_root).train_images[0] = 1
-    assert data.prepare("mnist", mnist_root) == "root"
+    assert data.load("mnist", mnist_root).source == "root"
 
 
 def test_digits_are_loaded_without_touching_the_root(tmp_path: Path) -> None:
@@ -74,7 +75,6 @@ def test_synthetic_is_the_same_everywhere(tmp_path: Path) -> None:
     dataset = data.load("synthetic", tmp_path / "root")
     check_tensors(dataset, 60_000, 10_000)
     assert (dataset.source, dataset.sha256) == ("generated", SYNTHETIC_SHA256)
-    assert data.prepare("synthetic", tmp_path / "root") == "generated"
     assert not (tmp_path / "root").exists()
 
 
@@ -95,7 +95,7 @@ def test_fashion_mnist_is_downloaded_once_then_read_from_the_root(tmp_path: Path
             (raw / name).write_bytes(content)
 
     sources = (RootSource(), DownloadSource(download))
-    assert data.prepare("fashion-mnist", tmp_path, sources=sources) == "torchvision download"
+    assert data.load("fashion-mnist", tmp_path, sources=sources).source == "torchvision download"
     dataset = data.load("fashion-mnist", tmp_path, sources=sources)
     check_tensors(dataset, 60_000, 10_000)
     assert (dataset.name, dataset.source) == ("fashion-mnist", "root")
@@ -104,10 +104,9 @@ def test_fashion_mnist_is_downloaded_once_then_read_from_the_root(tmp_path: Path
     assert {path.name for path in (tmp_path / "FashionMNIST" / "raw").iterdir()} == set(FILE_NAMES)
 
 
-def test_prepare_and_load_report_that_no_source_has_the_dataset(tmp_path: Path) -> None:
-    for function in (data.prepare, data.load):
-        with pytest.raises(DatasetUnavailableError, match=r"(?s)supply fashion-mnist.*FashionMNIST/raw"):
-            function("fashion-mnist", tmp_path, sources=[RootSource()])
+def test_load_reports_that_no_source_has_the_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DatasetUnavailableError, match=r"(?s)supply fashion-mnist.*FashionMNIST/raw"):
+        data.load("fashion-mnist", tmp_path, sources=[RootSource()])
 
 
 def test_dataset_is_loaded_into_host_memory_whatever_torchs_default_device() -> None:
@@ -117,9 +116,8 @@ def test_dataset_is_loaded_into_host_memory_whatever_torchs_default_device() -> 
 
 
 def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    for function in (data.prepare, data.load):
-        with pytest.raises(InvalidValueError, match=r"dataset 'minst' is unknown .*'mnist'"):
-            function("minst", tmp_path)
+    with pytest.raises(InvalidValueError, match=r"dataset 'minst' is unknown .*'mnist'"):
+        data.load("minst", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +156,7 @@ def test_your_own_data_needs_a_name_and_an_empty_hash_but_no_source() -> None:
 
 
 def test_every_dataset_name_is_known_to_load(tmp_path: Path) -> None:
-    for name in data.DATASETS:
+    for name in DATASETS:
         if name in {"digits", "synthetic"}:
             continue
         with pytest.raises(DatasetUnavailableError, match=f"no source could supply {name}"):

@@ -93,12 +93,6 @@ def test_sizes_whose_product_overflows_64_bits_to_the_true_length_are_refused() 
         idx.decode(b"\x00\x00\x08\x03" + struct.pack(">III", *shape), name="images", dimensions=3)
 
 
-@pytest.mark.parametrize("array", [np.zeros(3), np.array(7, np.uint8), np.zeros(3, np.int8)])
-def test_array_without_an_idx_form_is_a_programming_error(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="cannot be written as an IDX file"):
-        idx.encode(array)
-
-
 def test_file_is_read_whole(tmp_path: Path) -> None:
     content = os.urandom(100)
     (tmp_path / "file").write_bytes(content)
