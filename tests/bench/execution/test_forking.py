@@ -126,6 +126,19 @@ def test_trial_of_a_host_that_died_ends_before_the_next_host_starts_and_is_not_w
 
 
 @pytest.mark.usefixtures("light_hosts")
+def test_kernel_short_of_memory_kills_the_trial_rather_than_its_host_or_the_command() -> None:
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        process = launcher.start()
+        process.channel.send({"do": "dataset", "name": "synthetic", "root": None})
+        process.channel.receive(60.0)
+        assert score(process.pid) == 1000
+        assert score(launcher.host_pid) == score(os.getpid()) < 1000
+
+
+@pytest.mark.usefixtures("light_hosts")
 def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
