@@ -150,23 +150,32 @@ class ForkingLauncher:
         except BaseException as error:
             self._control.close()
             if isinstance(error, OSError):
-                raise self._died() from error
+                raise self._lost(self._how_it_ended()) from error
             raise
 
     def _receive(self, timeout_seconds: float) -> dict[str, Any]:
         try:
             self._control.settimeout(timeout_seconds)
             packet = self._control.recv(4096)
-        except OSError:  # including a timeout
+        except TimeoutError:
+            self._control.close()  # a late answer would be taken for the answer to the next request
+            raise self._lost(f"did not answer within {timeout_seconds:g} s") from None
+        except OSError:
             packet = b""
         if not packet:
-            self._control.close()  # a late answer would be taken for the answer to the next request
-            raise self._died()
+            self._control.close()
+            raise self._lost(self._how_it_ended())
         answer: dict[str, Any] = loads(packet)
         return answer
 
-    def _died(self) -> WorkerError:
-        return WorkerError(f"the worker host ended or does not answer{self._log.explain()}")
+    def _how_it_ended(self) -> str:
+        try:
+            return f"ended {describe_end(self._host.wait(timeout=1.0))}"
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+
+    def _lost(self, how: str) -> WorkerError:
+        return WorkerError(f"the worker host {how}{self._log.explain()}")
 
     def _end_host(self) -> None:
         # Trials of a host that has died are still running, and another host could not wait for them.

@@ -27,12 +27,14 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from bench.coding import dumps, loads
 from bench.protocol.channel import Channel
 
 _PACKET_BYTES = 4096
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+_OUT_OF_MEMORY_SCORE = Path("/proc/self/oom_score_adj")
 _ORPHANS_SECONDS = 5.0
 """A killed process ends at once unless a driver holds it, and one that no trial owns is not worth a longer wait."""
 
@@ -148,6 +150,7 @@ def _run_trial(control: socket.socket, conversation: socket.socket, workload: st
     try:
         os.setpgid(0, 0)  # a process group of its own, so that whatever it starts can be ended with it
         control.close()
+        _die_first_of_memory()
         if workload is not None:
             sys.path.insert(0, workload)
         _serve(conversation, ranks)
@@ -158,6 +161,15 @@ def _run_trial(control: socket.socket, conversation: socket.socket, workload: st
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # not sys.exit, which would run the host's clean-up
+
+
+def _die_first_of_memory() -> None:
+    """Have the kernel kill this process before others, this host included, when memory runs out.
+
+    It chooses the largest. That may be the host, which has mapped most of torch's files: a trial maps few of them.
+    """
+    with contextlib.suppress(OSError):
+        _OUT_OF_MEMORY_SCORE.write_text("1000")  # the highest (man 5 proc); every process may raise its own
 
 
 def _serve(conversation: socket.socket, ranks: int) -> None:

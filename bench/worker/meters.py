@@ -96,6 +96,7 @@ class ContentionMeter:
 
     def __init__(self, *, whole_machine: bool = False, online: Path = _ONLINE) -> None:
         """Count on the `whole_machine` if other processes, perhaps on other cores, take part in the work."""
+        self._online = online
         self._cores = () if whole_machine else _bound_cores(online)
 
     def start(self) -> None:
@@ -109,6 +110,8 @@ class ContentionMeter:
             for before, after in zip(self._before, self._read(), strict=True)
         )
         own = own or 0.0
+        if self._cores and _bound_cores(self._online) != self._cores:  # a core went offline: indices have moved
+            busy = steal = None
         return Contention(
             process_cpu_seconds=own,
             other_cpu_seconds=None if busy is None else max(0.0, busy - own),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import select
 import signal
 import subprocess
@@ -126,6 +127,19 @@ def test_trial_of_a_host_that_died_ends_before_the_next_host_starts_and_is_not_w
 
 
 @pytest.mark.usefixtures("light_hosts")
+def test_kernel_short_of_memory_kills_the_trial_rather_than_its_host_or_the_command() -> None:
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    with contextlib.closing(ForkingLauncher()) as launcher:
+        process = launcher.start()
+        process.channel.send({"do": "dataset", "name": "synthetic", "root": None})
+        process.channel.receive(60.0)
+        assert score(process.pid) == 1000
+        assert score(launcher.host_pid) == score(os.getpid()) < 1000
+
+
+@pytest.mark.usefixtures("light_hosts")
 def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -143,6 +157,30 @@ def test_answer_that_a_host_gives_too_late_is_not_taken_for_that_to_the_next_req
         assert launcher.host_pid != late
     finally:
         launcher.close()
+
+
+@pytest.mark.usefixtures("light_hosts")
+def test_host_that_is_too_slow_is_told_from_one_that_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forking, "HOST_START_SECONDS", 0.001)
+    with (
+        contextlib.closing(ForkingLauncher()) as slow,
+        pytest.raises(WorkerError, match=r"^the worker host did not answer within 0\.001 s, having printed nothing$"),
+    ):
+        slow.start()
+
+
+def test_host_that_was_killed_while_it_imported_is_said_to_have_been(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "greedy.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(forking, "ALWAYS_NEEDED", ("greedy",))
+    message = "the worker host ended by signal SIGKILL (often because the system ran out of memory), having printed"
+    with (
+        contextlib.closing(ForkingLauncher(is_shared=True)) as launcher,
+        pytest.raises(WorkerError, match=f"^{re.escape(message)} nothing$"),
+    ):
+        launcher.start()
 
 
 @pytest.mark.usefixtures("light_hosts")

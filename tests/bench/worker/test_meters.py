@@ -246,12 +246,13 @@ class Cores:
         self.online = tmp_path / "online"
         self.online.write_text(online)
         self.reads = 0
+        self.listed = [0, 1, 2, 3]
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: bound, raising=False)
         monkeypatch.setattr(psutil, "cpu_times", self.cpu_times)
         monkeypatch.setattr(time, "process_time", lambda: 0.0)
 
     def cpu_times(self, *, percpu: bool = False) -> object:
-        cores = [NOTHING_COUNTED._replace(user=float(core * self.reads), steal=self.reads / 8) for core in range(4)]
+        cores = [NOTHING_COUNTED._replace(user=float(core * self.reads), steal=self.reads / 8) for core in self.listed]
         return cores if percpu else LinuxTimes(*map(sum, zip(*cores, strict=True)))
 
     def count(self, *, whole_machine: bool = False) -> Contention:
@@ -297,6 +298,21 @@ def test_others_count_on_the_whole_machine_where_linuxs_files_or_calls_are_missi
     else:
         cores.online.unlink()
     assert cores.count().other_cpu_seconds == 6.0
+
+
+@pytest.mark.parametrize("bound", [{2}, {3}])
+def test_others_time_is_unknown_if_another_core_went_offline_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bound: set[int]
+) -> None:
+    cores = Cores(monkeypatch, tmp_path, bound=bound, online="0-3")
+    meter = ContentionMeter(online=cores.online)
+    cores.reads = 1
+    meter.start()
+    cores.reads = 2
+    cores.listed.remove(1)
+    cores.online.write_text("0,2-3")
+    counted = meter.stop()
+    assert (counted.other_cpu_seconds, counted.steal_seconds) == (None, None)
 
 
 def test_a_core_that_has_gone_offline_leaves_cpu_time_uncounted() -> None:
