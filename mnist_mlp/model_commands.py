@@ -14,6 +14,7 @@ from mnist_mlp.data import Dataset, check_root_is_used, load
 from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.files import check_no_figure, check_writable_folder
 from mnist_mlp.recipes import DATASETS
+from mnist_mlp.streams import terminal_width
 from mnist_mlp.tables import (
     Answer,
     answer_table,
@@ -117,7 +118,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
     if layout == "json":
         click.echo(answers_json(answers))
     elif answers:
-        click.echo(answer_table(answers))
+        click.echo(answer_table(answers, terminal_width()))
     return failures
 
 

@@ -225,21 +225,31 @@ def confusion_table(evaluation: Evaluation) -> str:
     return f"Confusion matrix: images by true class (rows) and predicted class (columns)\n{table}"
 
 
-def answer_table(answers: Sequence[Answer]) -> str:
-    """Return a table of each picture's predicted digit and of all ten probabilities, in percent."""
+def answer_table(answers: Sequence[Answer], width: int) -> str:
+    """Return a table of each picture's predicted digit and of all ten probabilities, in percent.
+
+    They have two decimals, or fewer where the table would be wider than `width` characters.
+    """
+    for decimals in (2, 1, 0):
+        table = _answer_table(answers, decimals)
+        if len(table.partition("\n")[0]) <= width:
+            break
+    return f"{table}\ncolumns 0 to 9: the softmax probability of each digit, in percent"
+
+
+def _answer_table(answers: Sequence[Answer], decimals: int) -> str:
     known = any(answer.label is not None for answer in answers)
     rows = [
         (
             answer.image,
             *(("-" if answer.label is None else answer.label,) if known else ()),
             answer.digit,
-            *(f"{100 * probability:.2f}" for probability in answer.probabilities),
+            *(f"{100 * probability:.{decimals}f}" for probability in answer.probabilities),
         )
         for answer in answers
     ]
     headers = ["image", *(["label"] if known else []), "digit", *(str(digit) for digit in range(10))]
-    table = tabulate(rows, headers=headers, colalign=("left", *("right",) * (len(headers) - 1)), disable_numparse=True)
-    return f"{table}\ncolumns 0 to 9: the softmax probability of each digit, in percent"
+    return tabulate(rows, headers=headers, colalign=("left", *("right",) * (len(headers) - 1)), disable_numparse=True)
 
 
 def answers_json(answers: Sequence[Answer]) -> str:

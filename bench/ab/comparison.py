@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from bench.ab.arms import Arm
@@ -22,6 +23,15 @@ from bench.planning.plan import Request, choose_devices, make_plan
 from bench.records import Configuration, Description, Machine
 from bench.stats.judgement import ERROR_LEVEL, PASS_LEVEL, Judgement, Verdict, undecided
 from bench.stats.pair_gate import gate_pairs
+
+_REMEDIES: Final = MappingProxyType(
+    {
+        ".": "repair this tree",
+        "rev": "name a revision that does",
+        "python": "install this project's packages for that interpreter (docs/faq.md)",
+    }
+)
+"""Kind of arm → what helps where it does not work."""
 
 USUAL_LOOKS: Final = 2
 """Maximum rounds of fresh pairs: the first decides the clear cases, the second most of the others."""
@@ -108,7 +118,10 @@ class LiveComparison:
             IncomparableError: an arm does not work with this harness, or reads different data.
         """
         names = [f"{role} {arm.label}" for role, arm in zip(("baseline", "candidate"), self._arms, strict=True)]
-        self._places = [self._describe(name, launcher) for name, launcher in zip(names, self._launchers, strict=True)]
+        self._places = [
+            self._describe(name, arm, launcher)
+            for name, arm, launcher in zip(names, self._arms, self._launchers, strict=True)
+        ]
         baseline, candidate = self._places
         with _naming(names[0]):
             devices = choose_devices(request.devices, baseline.devices)
@@ -130,13 +143,12 @@ class LiveComparison:
         return plan.configurations
 
     @staticmethod
-    def _describe(arm: str, launcher: Launcher) -> Description:
+    def _describe(name: str, arm: Arm, launcher: Launcher) -> Description:
         try:
             return describe_place(launcher)
         except WorkerError as error:
             raise IncomparableError(
-                f"{arm} does not work with this harness: {error}; name a revision that does, or install this project's "
-                "packages for that interpreter (docs/faq.md)"
+                f"{name} does not work with this harness: {error}; {_REMEDIES[arm.label.partition(':')[0]]}"
             ) from error
 
     def _dataset_hash(self, arm: str, launcher: Launcher, dataset: str) -> str:

@@ -19,13 +19,14 @@ _ENDINGS: Final = {
     FAILED: "; an error ended it before everything was decided",
 }
 
-_HEADERS: Final = ("verdict", "time ratio", "95 % interval", "pairs", "detect- able")
+_HEADERS: Final = ("verdict", "time ratio", "95 % interval", "pairs", "detectable")
 
 
 def render_table(report: Report, width: int = 80) -> str:
     """Return `report` for the terminal, without a final line break."""
     headers, rows, numeric = _cells(report)
-    table = text_table(headers, rows, numeric, width)
+    narrow = [header.replace("detectable", "detect- able") for header in headers]
+    table = text_table(narrow, rows, numeric, width)
     parts = (heading(report), table, explanations(report), notes(report), [result(report)])
     return "\n\n".join(part if isinstance(part, str) else wrap(part, width) for part in parts if part)
 

@@ -77,7 +77,7 @@ def check_runs(baseline: Source, candidate: Source, limits: Limits) -> GateRepor
     drift = drift_between(baseline, candidate)
     findings = [
         *_incomplete_findings(baseline, candidate),
-        *_missing_findings(matching, baseline.table.header),
+        *_missing_findings(matching, baseline.table.header, candidate.table.header),
         *_failure_findings(matching, baseline.table.header),
     ]
     # A pair that failed or was never measured has its finding already.
@@ -132,7 +132,24 @@ def _incomplete_findings(baseline: Source, candidate: Source) -> Iterator[Findin
             )
 
 
-def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]:
+def _changed_advice(baseline: Header, candidate: Header) -> str | None:
+    """Return what to do if both runs were asked for the same and got different configurations; None otherwise."""
+    ours, theirs = (_without_place(header.command) for header in (baseline, candidate))
+    if ours != theirs:
+        return None
+    return (
+        "the same command measures something else now (a recipe, a preset, the devices or the threads have changed): "
+        f"undo the change, or, if it was meant, refresh the baseline: {refresh_command(baseline)}"
+    )
+
+
+def _without_place(command: Sequence[str]) -> tuple[str, ...]:
+    """Return `command` without the options that only say where the run is stored."""
+    return without_option(without_option(command, "--output"), "--name")
+
+
+def _missing_findings(matching: Matching, baseline: Header, candidate: Header) -> Iterator[Finding]:
+    changed = _changed_advice(baseline, candidate)
     ours = [trials.subject for trials in matching.baseline_only]
     theirs = [trials.subject for trials in matching.candidate_only]
     if ours and theirs and not matching.pairs:
@@ -140,7 +157,7 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
             None,
             Verdict.INCOMPARABLE,
             f"no configuration is in both runs{_nearest(ours, theirs)}",
-            f"check that the right runs are named; the baseline was made by {refresh_command(baseline)}",
+            changed or f"check that the right runs are named; the baseline was made by {refresh_command(baseline)}",
         )
         return
     is_searched = can_be_searched(ours, theirs)
@@ -150,7 +167,7 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
             subject,
             Verdict.INCOMPARABLE,
             f"missing in the candidate{nearest}",
-            f"measure the candidate as the baseline was measured: {refresh_command(baseline)}",
+            changed or f"measure the candidate as the baseline was measured: {refresh_command(baseline)}",
             cause="missing in the candidate",
         )
     for subject in theirs:
@@ -159,7 +176,8 @@ def _missing_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
             subject,
             Verdict.INCOMPARABLE,
             f"missing in the baseline{nearest}",
-            f"if the right run is named, refresh the baseline, which was made by {refresh_command(baseline)}",
+            changed
+            or f"if the right run is named, refresh the baseline, which was made by {refresh_command(baseline)}",
             cause="missing in the baseline",
         )
 
@@ -180,7 +198,7 @@ def _failure_findings(matching: Matching, baseline: Header) -> Iterator[Finding]
         (
             "candidate",
             (*(theirs for _, theirs in matching.pairs), *matching.candidate_only),
-            "see what failed: python -m bench show",
+            "see what failed: python -m bench show CANDIDATE, its file or run id",
         ),
     )
     for side, family, advice in sides:

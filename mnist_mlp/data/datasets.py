@@ -69,14 +69,15 @@ def _check_tensors(part: str, images: torch.Tensor, labels: torch.Tensor) -> Non
     for name, tensor in ((f"{part}_images", images), (f"{part}_labels", labels)):
         check_type(name, tensor, torch.Tensor, "a tensor, for example torch.from_numpy(array)")
     count = labels.numel()
-    for name, tensor, shape, dtype in (
-        (f"{part}_labels", labels, (count,), torch.int64),
-        (f"{part}_images", images, (count, IMAGE_SIDE, IMAGE_SIDE), torch.uint8),
+    for name, tensor, shape, dtype, beside in (
+        (f"{part}_labels", labels, (count,), torch.int64, ""),
+        (f"{part}_images", images, (count, IMAGE_SIDE, IMAGE_SIDE), torch.uint8, f" beside {count} labels"),
     ):
         if count == 0 or tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise InvalidValueError(
-                f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype} do not fit: give at least one label, "
-                f"(n,) torch.int64, and as many images, (n, 28, 28) torch.uint8 with 0 for paper and 255 for full ink"
+                f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}{beside} do not fit: give at least one "
+                "label, (n,) torch.int64, and as many images, (n, 28, 28) torch.uint8 with 0 for paper and 255 for "
+                "full ink"
             )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= CLASSES:

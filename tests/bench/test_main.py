@@ -9,6 +9,7 @@ import sys
 import pytest
 from heeded_signals import heeded
 
+from bench.errors import ExitCode
 from bench.execution.processes import worker_environment
 
 
@@ -31,6 +32,29 @@ __main__.main()
         )
     assert done.returncode == -signal.SIGINT
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("broken", ["mnist_mlp", "mnist_mlp.recipes", "click"])
+def test_what_cannot_be_imported_is_a_defect_and_no_regression(broken: str) -> None:
+    program = f"""
+import builtins
+from bench import __main__
+really = builtins.__import__
+def breaking(name, *arguments, **keywords):
+    if name == {broken!r} or name.startswith({broken!r} + "."):
+        raise ModuleNotFoundError("No module named 'pandas'")
+    return really(name, *arguments, **keywords)
+builtins.__import__ = breaking
+__main__.main()
+"""
+    done = subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-c", program], env=worker_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ExitCode.DEFECT
+    *above, last = done.stderr.splitlines()
+    assert above[-1] == "ModuleNotFoundError: No module named 'pandas'"
+    assert "there is no verdict" in last
+    assert "uv run" in last
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")

@@ -12,6 +12,7 @@ from workload_builders import RECIPE, SMALL, CommandLine, bars
 
 from mnist_mlp import Trainer, load_dataset, load_model
 from mnist_mlp.data import Dataset
+from mnist_mlp.tables import Answer, answer_table
 
 pytestmark = pytest.mark.usefixtures("threads")
 
@@ -114,9 +115,25 @@ def test_predict_prints_a_table_and_shows_the_prepared_picture(
     assert code == 0
     assert f"{path}, read as light on dark:\n" in out
     assert "@@" in out
-    assert re.search(rf"^{re.escape(str(path))} +\d( +\d+\.\d\d){{10}}$", out, flags=re.MULTILINE)
+    assert re.search(rf"^{re.escape(str(path))} +\d( +\d+(\.\d+)?){{10}}$", out, flags=re.MULTILINE)
     assert "label" not in out
     assert "label" in run("predict", model, "--index", "1")[1]
+
+
+def test_predictions_have_fewer_decimals_where_the_table_would_be_wider_than_the_terminal() -> None:
+    sure = Answer(image="digit.png", probabilities=(1.0, *[0.0] * 9))
+    unsure = Answer(image="digit.png", probabilities=(0.1346, 0.621, 0.2444, *[0.0] * 7))
+    assert " 100.00  0.00  0.00 " in answer_table([sure], 80)
+    assert " 13.5  62.1  24.4  0.0 " in answer_table([unsure], 74)
+    ten = answer_table(
+        [
+            Answer(image="digit.png", probabilities=tuple(float(digit == each) for each in range(10)))
+            for digit in range(10)
+        ],
+        80,
+    )
+    assert " 100    0    0 " in ten
+    assert max(map(len, ten.splitlines())) <= 80
 
 
 def test_predict_shows_test_images_too(run: CommandLine, model: Path) -> None:

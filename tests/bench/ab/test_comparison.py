@@ -478,10 +478,16 @@ def test_arms_that_read_different_data_are_incomparable() -> None:
         comparison.run()
 
 
-def test_an_arm_that_cannot_start_is_incomparable_and_named() -> None:
+def test_an_arm_that_cannot_start_is_incomparable_and_named_with_what_helps() -> None:
     comparison = Comparison()
     comparison.baseline.broken = True
-    with pytest.raises(IncomparableError, match="baseline rev:main does not work with this harness"):
+    with pytest.raises(
+        IncomparableError, match=r"baseline rev:main does not work with this harness.*; name a revision"
+    ):
+        comparison.run()
+    comparison = Comparison()
+    comparison.candidate.broken = True
+    with pytest.raises(IncomparableError, match=r"candidate \. does not work with this harness.*; repair this tree$"):
         comparison.run()
 
 

@@ -255,6 +255,7 @@ def test_a_ci_jobs_summary_gets_the_table_in_markdown(
     text = (tmp_path / "summary.md").read_text()
     assert text.startswith("before\n### bench ab: pass\n")
     assert text.count("| pass ") == 2
+    assert "| detectable |" in " ".join(text.split())
     assert "warning" not in result.stderr
 
 

@@ -129,6 +129,7 @@ def test_a_configuration_missing_on_either_side_is_incomparable_and_named() -> N
     assert finding.subject == configurations(2)[1]
     assert "missing in the candidate" in finding.judgement.reason
     assert "python -m bench run --models 784-128-10 --name 'two words'" in finding.advice
+    assert "measure the candidate as the baseline was measured" in finding.advice
     finding = only(check(side((1.0,), header=header), candidate_side((1.0, 2.0))), Verdict.INCOMPARABLE)
     assert "missing in the baseline" in finding.judgement.reason
     assert (
@@ -140,7 +141,8 @@ def test_a_configuration_missing_on_either_side_is_incomparable_and_named() -> N
 def test_missing_configurations_name_their_nearest_and_share_one_advice() -> None:
     ours = [make_configuration(batch_size=size) for size in (64, 256, 1024)]
     theirs = [ours[0], dataclasses.replace(ours[1], epochs=9), dataclasses.replace(ours[2], engine="fused")]
-    report = check(side(dict.fromkeys(ours, 1.0)), side(dict.fromkeys(theirs, 1.0), run_id="b0b0b0b0"))
+    other = {"command": ("run", "--epochs", "9")}
+    report = check(side(dict.fromkeys(ours, 1.0)), side(dict.fromkeys(theirs, 1.0), run_id="b0b0b0b0", header=other))
     reasons = [each.judgement.reason for each in report.findings if "missing" in each.judgement.reason]
     assert len(reasons) == 4
     assert sum("epochs: 3 / 9" in reason for reason in reasons) == 2
@@ -169,13 +171,34 @@ def test_a_configuration_that_only_one_side_has_is_told_from_its_like_by_what_it
 
 def test_runs_of_nothing_in_common_are_one_finding() -> None:
     ours, theirs = make_configuration(model="mlp_128"), make_configuration(model="mlp_120_84")
-    report = check(side({ours: 1.0}), side({theirs: 1.0}, run_id="b0b0b0b0"))
+    header = {"command": ("run", "--models", "mlp_120_84")}
+    report = check(side({ours: 1.0}), side({theirs: 1.0}, run_id="b0b0b0b0", header=header))
     finding = only(report, Verdict.INCOMPARABLE)
     assert (
         "no configuration is in both runs (the nearest one differs, baseline / candidate, in model: mlp_128 /"
         in finding.judgement.reason
     )
     assert "check that the right runs are named" in finding.advice
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 9}, {"model": "squad_net"}])
+@pytest.mark.parametrize("others", [{}, {make_configuration(batch_size=1024): 1.0}])
+def test_a_recipe_that_changed_below_the_same_command_is_not_to_be_measured_again(
+    changed: dict[str, object], others: dict[Configuration, float]
+) -> None:
+    before = make_configuration()
+    after = dataclasses.replace(before, **changed)  # type: ignore[arg-type] # changes of any field
+    refreshed = {"command": ("run", "--preset", "accuracy", "--name", "accuracy", "--output", "accuracy.jsonl")}
+    in_ci = {"command": ("run", "--preset", "accuracy", "--output", "other.jsonl")}
+    report = check(
+        side({before: 1.0, **others}, header=refreshed),
+        side({after: 1.0, **others}, run_id="b0b0b0b0", header=in_ci),
+    )
+    assert report.exit_code is ExitCode.INCOMPARABLE
+    text = " ".join(check_text(report).split())
+    assert text.count("the same command measures something else now") == 1
+    assert "refresh the baseline: python -m bench run --preset accuracy --name accuracy" in text
+    assert "measure the candidate" not in text
 
 
 @pytest.mark.parametrize("output", [("--output", "a.jsonl"), ("--output=a.jsonl",)])
@@ -531,7 +554,8 @@ def many(count: int) -> dict[Configuration, float]:
 
 
 def test_of_many_missing_configurations_the_first_are_named_and_json_has_all() -> None:
-    report = check(side(many(501), repeats=2), side(many(1), repeats=2, run_id="b0b0b0b0"))
+    header = {"command": ("run", "--shard", "1/501")}
+    report = check(side(many(501), repeats=2), side(many(1), repeats=2, run_id="b0b0b0b0", header=header))
     text = check_text(report, 9_999)
     assert text.count("missing in the candidate") == 4 + 1  # and the verdict's own line
     assert "\nincomparable: 497 others (--json lists them), trials: missing in the candidate\n" in text

@@ -126,6 +126,7 @@ def test_unknown_dataset_is_refused_with_the_nearest_name(tmp_path: Path) -> Non
         ({"train_images": torch.zeros(3, 28, 28)}, r"train_images of shape \(3, 28, 28\) and type torch\.float32"),
         ({"train_images": torch.zeros(3, 784, dtype=torch.uint8)}, r"train_images of shape \(3, 784\)"),
         ({"train_images": torch.zeros(2, 28, 28, dtype=torch.uint8)}, r"as many images, \(n, 28, 28\) torch\.uint8"),
+        ({"train_images": torch.zeros(2, 28, 28, dtype=torch.uint8)}, r"type torch\.uint8 beside 3 labels do not fit"),
         ({"train_labels": torch.zeros(3)}, r"train_labels of shape \(3,\) and type torch\.float32"),
         ({"train_labels": torch.tensor([0, 1, 10])}, r"train_labels go from 0 to 10, but the classes are 0 to 9"),
         ({"test_labels": torch.tensor([-1, 1, 2])}, r"test_labels go from -1 to 2"),
