@@ -254,7 +254,7 @@ def _rapl_counter(powercap: Path) -> Counter:
         raise UnmeasurableError("RAPL: available on Linux only")
     packages = [domain for domain in powercap.glob("intel-rapl:*") if _text(domain / "name").startswith("package")]
     if not packages:
-        raise UnmeasurableError("RAPL: the system shows no processor package, as in most virtual machines")
+        raise UnmeasurableError("RAPL: the system shows no processor package, as in most virtual machines and on ARM")
 
     def read() -> tuple[int, ...]:
         try:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -25,8 +26,10 @@ from bench.worker.limits import usable_cores, usable_memory_bytes
 
 VARIABLES: Final = (
     # Kernels of the CPU, and how its threads wait for work.
-    *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
-    *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "TORCH_MKLDNN_MATMUL_MIN_DIM"),
+    *("ATEN_CPU_CAPABILITY", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA"),
+    *("ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "LRU_CACHE_CAPACITY"),
+    *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS"),
+    *("TORCH_MKLDNN_MATMUL_MIN_DIM", "TORCH_MKLDNN_MATMUL_MIN_SIZE"),
     *("GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"),
     # The allocator of host memory, and libraries that replace it.
     *("DYLD_INSERT_LIBRARIES", "GLIBC_TUNABLES", "LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"),
@@ -45,6 +48,37 @@ VARIABLES: Final = (
 )
 """Environment variables that trials inherit and that change how fast or how exactly torch computes, or what memory it
 takes. Those that set the number of threads or bind them are not among them: trials do not inherit these."""
+
+_ARM_CORES: Final = MappingProxyType(
+    {
+        "0x41/0xd03": "Cortex-A53",
+        "0x41/0xd05": "Cortex-A55",
+        "0x41/0xd07": "Cortex-A57",
+        "0x41/0xd08": "Cortex-A72",
+        "0x41/0xd0b": "Cortex-A76",
+        "0x41/0xd0c": "Neoverse-N1",
+        "0x41/0xd40": "Neoverse-V1",
+        "0x41/0xd42": "Cortex-A78AE",
+        "0x41/0xd49": "Neoverse-N2",
+        "0x41/0xd4f": "Neoverse-V2",
+        "0x41/0xd84": "Neoverse-V3",
+        "0x41/0xd85": "Cortex-X925",
+        "0x41/0xd87": "Cortex-A725",
+        "0x41/0xd8e": "Neoverse-N3",
+        "0x46/0x001": "A64FX",
+        "0xc0/0xac3": "Ampere-1",
+        "0xc0/0xac4": "Ampere-1a",
+    }
+)
+"""Names of cores on which torch is likely to run, by implementer and part (Linux's asm/cputype.h, util-linux's lscpu).
+An entry added for a core changes the machine id of the machines that have it."""
+
+_ARM_BOARDS: Final = (
+    Path("/sys/class/dmi/id/product_name"),  # servers and clouds, such as an instance's type
+    Path("/sys/devices/soc0/machine"),  # boards: the device tree's text, which containers hide
+    Path("/proc/device-tree/model"),
+)
+"""Files that name the product around ARM cores, best first: processors of different makers have the same cores."""
 
 _WINDOWS_PROCESSOR: Final = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
 """The registry's key with the name of the first core's product."""
@@ -107,10 +141,12 @@ def _cpu_model() -> str:
     except OSError:
         lines = []
     for line in lines:
-        if line.startswith(("model name", "Model\t", "cpu model")):
-            return line.partition(":")[2].strip()
+        name = line.partition(":")[2].strip()
+        # Vendors' kernels for ARM boards call every processor "ARMv8 Processor rev 1 (v8l)".
+        if line.startswith(("model name", "Model\t", "cpu model")) and not name.startswith("ARMv"):
+            return name
     if cores := _arm_cores(lines):
-        return f"ARM {', '.join(cores)}"
+        return ", ".join((*_arm_board(), *cores))
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603 - fixed words
@@ -123,17 +159,31 @@ def _cpu_model() -> str:
 
 
 def _arm_cores(lines: Iterable[str]) -> list[str]:
-    """Return each kind of ARM core as implementer/part/variant: Linux lists numbers there instead of a name."""
+    """Return each kind of ARM core, such as ``Neoverse-N1 r3p1`` (variant 3, revision 1).
+
+    Linux lists numbers instead of a name; those of an unknown core stay, as implementer/part.
+    """
     found: set[str] = set()
-    kind: dict[str, str] = {}
+    core: dict[str, str] = {}
     for line in (*lines, ""):  # an empty line ends each core
         name, _, value = line.partition(":")
-        kind[name.strip()] = value.strip()
+        core[name.strip()] = value.strip()
         if not line.strip():
-            numbers = [kind.get(f"CPU {name}", "") for name in ("implementer", "part", "variant")]
-            found |= {"/".join(numbers)} if any(numbers) else set()
-            kind = {}
+            if "CPU part" in core:
+                kind = f"{core.get('CPU implementer')}/{core['CPU part']}"
+                variant, revision = core.get("CPU variant", "").removeprefix("0x"), core.get("CPU revision")
+                found.add(f"{_ARM_CORES.get(kind, f'ARM {kind}')} r{variant}p{revision}")
+            core = {}
     return sorted(found)
+
+
+def _arm_board() -> list[str]:
+    """Return the product's name, where the system knows it."""
+    for file in _ARM_BOARDS:
+        with contextlib.suppress(OSError):
+            if name := " ".join(file.read_text(errors="replace").replace("\0", "").split()):
+                return [name]
+    return []
 
 
 def _version(distribution: str) -> str | None:

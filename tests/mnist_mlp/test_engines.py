@@ -134,6 +134,8 @@ def test_step_returns_output_and_loss_from_before_it_and_without_graph(recipe: R
     assert not torch.equal(output, engine.model(images))
 
 
+# So torch says, and computes it otherwise, on ARM processors without bf16's instructions.
+@pytest.mark.filterwarnings("ignore:mkldnn_matmul failed, switching to BLAS gemm:UserWarning")
 def test_loss_of_a_bf16_step_is_that_of_its_output_in_float32() -> None:
     model = build_model(LOGITS.layers, activation="relu", output="logits", seed=1, device=torch.device("cpu"))
     engine = EagerEngine(LOGITS, model, make_pipeline(LOGITS), precision="bf16")

@@ -85,6 +85,15 @@ def test_the_description_is_what_this_process_sees() -> None:
     assert [a.device for a in machine.accelerators] == [d.device for d in description.devices if d.available][1:]
 
 
+@pytest.mark.usefixtures("bare_environment")
+@pytest.mark.parametrize("name", ["DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"])
+def test_arithmetic_that_onednn_shortens_is_stored_under_either_of_its_prefixes(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "BF16")
+    assert describe_software().variables == f"{name}=BF16"
+
+
 def test_the_commit_is_that_of_the_models_wherever_they_are_described_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,12 +118,12 @@ def test_cores_are_counted_with_their_hardware_threads_by_whatever_can_count_the
 
 @pytest.fixture
 def proc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that replaces the files under /proc: name → text; all others are missing."""
+    """Return a function that replaces the files under /proc and /sys: name → text; all others are missing."""
     read_text = Path.read_text
 
     def install(**files: str) -> None:
         def read(path: Path, encoding: str | None = None, errors: str | None = None) -> str:
-            if path.parts[:2] != ("/", "proc"):
+            if path.parts[:2] not in {("/", "proc"), ("/", "sys")}:
                 return read_text(path, encoding, errors)
             for name, text in files.items():
                 if name in path.parts:
@@ -126,10 +135,11 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
-def arm_cores(*parts: str) -> str:
-    """What Linux says of ARM cores of these parts: numbers, and no name."""
+def arm_cores(*parts: str, name: str = "", implementer: str = "0x41") -> str:
+    """What Linux says of ARM cores of these parts: numbers, and with most kernels no name."""
+    named = f"model name\t: {name}\n" if name else ""
     return "\n".join(
-        f"processor\t: {number}\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n"
+        f"processor\t: {number}\n{named}BogoMIPS\t: 50.00\nFeatures\t: fp asimd\nCPU implementer\t: {implementer}\n"
         f"CPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: {part}\nCPU revision\t: 1\n"
         for number, part in enumerate(parts)
     )
@@ -141,18 +151,48 @@ def arm_cores(*parts: str) -> str:
         ("processor\t: 0\nmodel\t\t: 85\nmodel name\t: Fictional CPU 9000 @ 3.00GHz\n", "Fictional CPU 9000 @ 3.00GHz"),
         ("processor\t: 0\nBogoMIPS\t: 108.00\n\nModel\t\t: Fictional Board 4\n", "Fictional Board 4"),
         ("cpu model\t\t: Fictional MIPS: V5\n", "Fictional MIPS: V5"),
-        (arm_cores("0xd0c", "0xd0c"), "ARM 0x41/0xd0c/0x3"),
-        (arm_cores("0xd40", "0xd40"), "ARM 0x41/0xd40/0x3"),
-        (
-            arm_cores("0xd46", "0xd05", "0xd05", "0xd4b", "0xd41"),
-            "ARM 0x41/0xd05/0x3, 0x41/0xd41/0x3, 0x41/0xd46/0x3, 0x41/0xd4b/0x3",
-        ),
+        (arm_cores("0xd0c", "0xd0c"), "Neoverse-N1 r3p1"),
+        (arm_cores("0xd40", "0xd40"), "Neoverse-V1 r3p1"),
+        (arm_cores("0xfff"), "ARM 0x41/0xfff r3p1"),
+        (arm_cores("0xd0c", implementer="0x48"), "ARM 0x48/0xd0c r3p1"),
+        (arm_cores("0xd05", "0xd05", "0xd0b", "0xd0b"), "Cortex-A55 r3p1, Cortex-A76 r3p1"),
+        (arm_cores("0xd0c", name="Fictional Server 920"), "Fictional Server 920"),
         (arm_cores("0xd08") + "\nHardware\t: BCM2835\nModel\t\t: Fictional Board 4\n", "Fictional Board 4"),
     ],
 )
 def test_the_processor_is_named_as_linux_names_it(proc: Callable[..., None], text: str, model: str) -> None:
     proc(cpuinfo=text)
     assert describe_machine().cpu_model == model
+
+
+def test_a_name_that_all_arm_processors_share_does_not_count(proc: Callable[..., None]) -> None:
+    shared = "ARMv8 Processor rev 1 (v8l)"  # so NVIDIA's kernels call both of these
+    proc(cpuinfo=arm_cores("0xd42", name=shared))
+    orin = describe_machine()
+    proc(cpuinfo=arm_cores("0x004", name=shared, implementer="0x4e"))
+    xavier = describe_machine()
+    assert (orin.cpu_model, xavier.cpu_model) == ("Cortex-A78AE r3p1", "ARM 0x4e/0x004 r3p1")
+    assert orin.id != xavier.id
+
+
+@pytest.mark.parametrize(
+    ("files", "model"),
+    [
+        ({"dmi": "c6g.large\n", "soc0": "Other"}, "c6g.large, Neoverse-N1 r3p1"),
+        ({"dmi": "\n", "soc0": "Fictional  Kit\n", "device-tree": "Other"}, "Fictional Kit, Neoverse-N1 r3p1"),
+        ({"device-tree": "Fictional Kit\0"}, "Fictional Kit, Neoverse-N1 r3p1"),
+    ],
+)
+def test_arm_cores_are_told_apart_by_the_product_that_they_are_in(
+    proc: Callable[..., None], files: dict[str, str], model: str
+) -> None:
+    proc(cpuinfo=arm_cores("0xd0c"), **files)
+    assert describe_machine().cpu_model == model
+
+
+def test_a_processor_that_linux_names_is_not_renamed_after_its_board(proc: Callable[..., None]) -> None:
+    proc(cpuinfo="model name\t: Fictional CPU 9000\n", dmi="Fictional Server\n")
+    assert describe_machine().cpu_model == "Fictional CPU 9000"
 
 
 @pytest.mark.parametrize(("processor", "model"), [("Fictional64 Family 6", "Fictional64 Family 6"), ("", "arm64")])
