@@ -3,6 +3,7 @@
 import signal
 import sys
 import traceback
+from typing import NoReturn
 
 from bench.errors import ExitCode
 
@@ -19,19 +20,28 @@ def main() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         escape_missing_characters()
         from bench.cli import cli  # noqa: PLC0415 - its import takes long enough for a Ctrl-C to arrive
-    except Exception:  # noqa: BLE001 - Python would end with 1, which means regression
-        traceback.print_exc()
-        sys.stderr.write(
-            "bench: it cannot be imported, so there is no verdict: if a package is missing, write `uv run` before the "
-            "command or activate the project's environment; otherwise repair what the error above names\n"
-        )
-        sys.exit(ExitCode.DEFECT)
+    except Exception as error:  # noqa: BLE001 - Python would end with 1, which means regression
+        _refuse(error)
 
     try:
         cli(prog_name="bench")
     except OSError:  # wrong usage that click could not report, because standard error cannot be written to
         sys.stderr = nowhere()
         sys.exit(ExitCode.BAD_INPUT)
+
+
+def _refuse(error: Exception) -> NoReturn:
+    """End the process, because importing it failed."""
+    package = error.name if isinstance(error, ModuleNotFoundError) else None
+    if package is not None and "." not in package and package not in {"bench", "mnist_mlp"}:
+        sys.stderr.write(
+            f"bench: the package {package!r} is not installed for this Python ({sys.executable}): write "
+            "`uv run` before the command, or activate the project's environment\n"
+        )
+        sys.exit(ExitCode.BAD_INPUT)
+    traceback.print_exception(error)
+    sys.stderr.write("bench: it cannot be imported, so there is no verdict: repair what the error above names\n")
+    sys.exit(ExitCode.DEFECT)
 
 
 if __name__ == "__main__":

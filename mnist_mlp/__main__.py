@@ -1,6 +1,7 @@
 """``python -m mnist_mlp``."""
 
 import signal
+import sys
 
 from mnist_mlp.streams import escape_missing_characters, open_closed_streams
 
@@ -12,7 +13,16 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     open_closed_streams()
     escape_missing_characters()
-    from mnist_mlp.cli import cli  # noqa: PLC0415 - its import takes long enough for a Ctrl-C to arrive
+    try:
+        from mnist_mlp.cli import cli  # noqa: PLC0415 - its import takes long enough for a Ctrl-C to arrive
+    except ModuleNotFoundError as error:
+        if error.name is None or "." in error.name:
+            raise
+        sys.stderr.write(
+            f"mnist-mlp: the package {error.name!r} is not installed for this Python ({sys.executable}): write "
+            "`uv run` before the command, or activate the project's environment\n"
+        )
+        sys.exit(2)
 
     cli(prog_name="mnist-mlp")
 

@@ -130,7 +130,10 @@ class QuietProgress:
 
 
 class PlainProgress:
-    """Shows a line per finished trial, and one now and then during a long trial; in detail, also one per epoch."""
+    """Shows that the first trial has started, a line per finished trial, and one now and then during a long trial.
+
+    In detail, it also shows one per epoch.
+    """
 
     def __init__(
         self,
@@ -161,6 +164,8 @@ class PlainProgress:
 
     def trial_started(self, number: int, trial: Trial) -> None:
         """See `Progress.trial_started`."""
+        if self._trial is None:  # the first result may be minutes away
+            self._line(number, f"{describe_trial(trial)}: started")
         self._number, self._trial, self._epochs_done = number, trial, 0
 
     def epoch_done(self, epoch: EpochRecord) -> None:

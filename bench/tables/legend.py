@@ -1,6 +1,7 @@
 """The text around a table of results: where it was measured, how to read it, and its caveats."""
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -224,33 +225,30 @@ def _flagged_notes(summaries: Sequence[Summary]) -> Iterator[str]:
 
     A single trial is left out: its warning says everything.
     """
-    flagged = [each for each in summaries if each.flagged and each.n > 1 and each.epoch_seconds is not None]
-    if not flagged:
-        return
-    flagged.sort(key=_change_by_flagged, reverse=True)
     dimensions = hidden_dimensions(summaries, IDENTITY)
-    for summary in flagged[:_LISTED]:
-        yield f"{_name(summary, dimensions)}: {_without_flagged(summary)}"
-    if len(flagged) > _LISTED:
-        yield (
-            f"{len(flagged) - _LISTED} more with flagged trials: add flagged and unflagged_epoch_seconds to --columns"
-        )
+    wholly: list[Summary] = []
+    partly: list[tuple[float, str]] = []
+    for summary in summaries:
+        with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
+        if not summary.flagged or summary.n == 1 or with_them is None:
+            continue
+        if without is None:
+            wholly.append(summary)
+        else:
+            text = f"{_name(summary, dimensions)}: {_without_flagged(summary, with_them.median, without)}"
+            partly.append((abs(math.log(with_them.median / without)), text))
+    if wholly:
+        rows = _name(wholly[0], dimensions) if len(wholly) == 1 else f"{len(wholly)} of {len(summaries)} rows"
+        yield f"{rows}: every trial is flagged, so nothing would be left without them"
+    partly.sort(key=operator.itemgetter(0), reverse=True)
+    yield from (text for _, text in partly[:_LISTED])
+    if len(partly) > _LISTED:
+        yield f"{len(partly) - _LISTED} more with flagged trials: add flagged and unflagged_epoch_seconds to --columns"
 
 
-def _change_by_flagged(summary: Summary) -> float:
-    """Return |ln ratio| of the median epoch times with and without flagged trials; infinity if all are flagged."""
-    with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
-    if with_them is None or without is None:
-        return math.inf
-    return abs(math.log(with_them.median / without))
-
-
-def _without_flagged(summary: Summary) -> str:
-    with_them, without = summary.epoch_seconds, summary.unflagged_epoch_seconds
-    if with_them is None or without is None:
-        return "every trial is flagged, so nothing would be left without them"
+def _without_flagged(summary: Summary, with_them: float, without: float) -> str:
     flagged = f"{summary.flagged} of {summary.n} trials flagged"
-    before, after = format_seconds(with_them.median), format_seconds(without)
+    before, after = format_seconds(with_them), format_seconds(without)
     if before == after:
         return f"{flagged}; {after} with or without"
     return f"{flagged}; {before} with them, {after} without"

@@ -34,27 +34,44 @@ __main__.main()
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("broken", ["mnist_mlp", "mnist_mlp.recipes", "click"])
-def test_what_cannot_be_imported_is_a_defect_and_no_regression(broken: str) -> None:
-    program = f"""
+def run_without(module: str, error: str, program: str = "bench") -> subprocess.CompletedProcess[str]:
+    """Run the command line `program` where importing `module` raises `error`."""
+    text = f"""
 import builtins
-from bench import __main__
+from {program} import __main__
 really = builtins.__import__
 def breaking(name, *arguments, **keywords):
-    if name == {broken!r} or name.startswith({broken!r} + "."):
-        raise ModuleNotFoundError("No module named 'pandas'")
+    if name == {module!r} or name.startswith({module!r} + "."):
+        raise {error}
     return really(name, *arguments, **keywords)
 builtins.__import__ = breaking
 __main__.main()
 """
-    done = subprocess.run(  # noqa: S603 - our own words
-        [sys.executable, "-c", program], env=worker_environment(), capture_output=True, text=True, check=False
+    return subprocess.run(  # noqa: S603 - our own words
+        [sys.executable, "-c", text], env=worker_environment(), capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize("broken", ["mnist_mlp", "mnist_mlp.recipes", "click"])
+@pytest.mark.parametrize(
+    "error", ["NameError('recipe')", "ModuleNotFoundError('no', name='mnist_mlp.x')", "ImportError('libc', name='x')"]
+)
+def test_code_that_cannot_be_imported_is_a_defect_and_no_regression(broken: str, error: str) -> None:
+    done = run_without(broken, error)
     assert done.returncode == ExitCode.DEFECT
     *above, last = done.stderr.splitlines()
-    assert above[-1] == "ModuleNotFoundError: No module named 'pandas'"
+    assert above[0] == "Traceback (most recent call last):"
+    assert above[-1].startswith(error.partition("(")[0])
     assert "there is no verdict" in last
-    assert "uv run" in last
+
+
+@pytest.mark.parametrize("program", ["bench", "mnist_mlp"])
+def test_a_forgotten_environment_is_told_without_a_traceback(program: str) -> None:
+    done = run_without("click", "ModuleNotFoundError('no', name='click')", program)
+    assert done.returncode == ExitCode.BAD_INPUT
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{program.replace('_', '-')}: the package 'click' is not installed for this Python (")
+    assert line.endswith("write `uv run` before the command, or activate the project's environment")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself these signals there")

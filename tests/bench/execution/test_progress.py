@@ -96,7 +96,7 @@ def test_a_failure_is_shown_with_kind_and_message() -> None:
 # Plain lines
 
 
-def test_each_finished_trial_is_one_line_with_the_time_left() -> None:
+def test_the_first_trials_start_and_each_finished_trial_are_one_line_with_the_time_left() -> None:
     trials = trials_of((SMALL, 3))
     stream = io.StringIO()
     progress = PlainProgress(trials, stream, clock=FakeClock())
@@ -107,6 +107,7 @@ def test_each_finished_trial_is_one_line_with_the_time_left() -> None:
         progress.trial_done(make_record(SMALL, trial.repeat, wall_seconds=9.5, outcome=outcome))
     measured = "2.12 s an epoch, 28.2k/s, test accuracy 98.10 %"
     assert stream.getvalue().splitlines() == [
+        "[1/3] cpu 784-128-10 batch 1024 seed 42: started",
         f"[1/3] cpu 784-128-10 batch 1024 seed 42: {measured}; about 19.0 s left",
         "[2/3] cpu 784-128-10 batch 1024 seed 43: FAILED (out_of_memory): 9 GiB wanted, 8 GiB free; about 9.50 s left",
     ]
@@ -120,7 +121,9 @@ def test_during_a_long_trial_a_line_comes_at_most_every_half_minute() -> None:
         clock.now += 7.5
         progress.epoch_done(make_epoch(train_seconds=2.0))
     trial = "[1/1] cpu 784-128-10 batch 1024 seed 42"
-    assert stream.getvalue().splitlines() == [f"{trial}: epoch {n}, 30.0k/s" for n in (4, 8, 12)]
+    started, *lines = stream.getvalue().splitlines()
+    assert started == f"{trial}: started"
+    assert lines == [f"{trial}: epoch {n}, 30.0k/s" for n in (4, 8, 12)]
 
 
 def test_the_epochs_of_each_trial_are_counted_from_one() -> None:
@@ -143,8 +146,9 @@ def test_in_detail_each_epoch_is_shown_and_each_trials_times_memory_and_advice()
             progress.epoch_done(epoch)
         outcome = make_measurement(energy_reason="no counter")
         progress.trial_done(make_record(SMALL, outcome=outcome, warnings=(TrialWarning.STALL,)))
-    lines = stream.getvalue().splitlines()
+    started, *lines = stream.getvalue().splitlines()
     trial = "[1/1] cpu 784-128-10 batch 1024 seed 42"
+    assert started == f"{trial}: started"
     assert lines[:2] == [
         f"{trial}: epoch 1, 26.7k/s, 2.25 s, test loss 0.0875, test accuracy 96.50 %",
         f"{trial}: epoch 2, 30.0k/s, 2.00 s, test loss 0.0875, test accuracy 97.25 %",
@@ -172,7 +176,7 @@ def test_trials_that_run_at_the_same_time_are_counted_as_they_end_and_share_the_
             progress.trial_started(1, trials[0])
             progress.trial_started(2, trials[1])
             progress.trial_done(make_record(SMALL, 0, wall_seconds=9.0))
-    assert re.findall(r"\[./4\]|[\d.]+ s left", plain.getvalue()) == ["[1/4]", "13.5 s left"]
+    assert re.findall(r"\[./4\]|[\d.]+ s left", plain.getvalue().partition("started")[2]) == ["[1/4]", "13.5 s left"]
     assert "13.5 s left" in words(live)
 
 

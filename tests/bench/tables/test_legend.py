@@ -285,6 +285,19 @@ def test_all_trials_flagged_leave_nothing() -> None:
     assert "cpu 784-128-10 batch 64: every trial is flagged, so nothing would be left without them" in told
 
 
+def test_rows_whose_trials_are_all_flagged_are_counted_and_crowd_out_no_other() -> None:
+    configurations = [make_configuration(batch_size=size) for size in range(1, 8)]
+    run = flag(make_run(configurations), 3, 8.0, 8.0, 8.0)
+    last = [record for record in run.records if record.trial.configuration == configurations[6]]
+    records = [record for record in run.records if record not in last]
+    calm = [dataclasses.replace(last[0], warnings=()), *last[1:]]
+    told = [note for note in notes(dataclasses.replace(run, records=(*records, *calm))) if "flagged" in note]
+    assert told == [
+        "6 of 7 rows: every trial is flagged, so nothing would be left without them",
+        "cpu 784-128-10 batch 7: 2 of 3 trials flagged; 8.00 s with or without",
+    ]
+
+
 def test_a_single_flagged_trial_has_its_warning_and_no_more() -> None:
     assert not [note for note in notes(flag(make_run(repeats=1), 1, 2.0)) if "flagged" in note]
 
