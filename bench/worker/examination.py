@@ -111,13 +111,13 @@ def small_recipe(**changes: Any) -> Recipe:  # noqa: ANN401 - a recipe checks it
     return Recipe(**{"name": "784-128-10", "layers": (INPUT_FEATURES, 128, CLASSES), **changes})
 
 
-def _configuration(parts: Parts, recipe: Recipe, threads: int) -> Configuration:
+def _configuration(parts: Parts, recipe: Recipe, engine: str, threads: int) -> Configuration:
     return Configuration(
         device=parts.device.name,
         model=recipe.name,
         dataset=parts.dataset.name,
         precision="fp32",
-        engine="eager",
+        engine=engine,
         pipeline="resident",
         workers=0,
         threads=threads,
@@ -125,14 +125,15 @@ def _configuration(parts: Parts, recipe: Recipe, threads: int) -> Configuration:
     )
 
 
-def prepared_trial(parts: Parts, recipe: Recipe, *, threads: int | None = None) -> Conversation:
+def prepared_trial(parts: Parts, recipe: Recipe, *, engine: str = "eager", threads: int | None = None) -> Conversation:
     """Return a real trial of `recipe`, warmed up and ready for its first epoch; by default with all threads.
 
     Raises:
         ExaminationError: it could not be prepared.
     """
     session = parts.make_session()
-    trial = Trial(configuration=_configuration(parts, recipe, threads or parts.threads), seed=SEED, repeat=0)
+    configuration = _configuration(parts, recipe, engine, threads or parts.threads)
+    trial = Trial(configuration=configuration, seed=SEED, repeat=0)
     root = None if parts.root is None else str(parts.root)
     _ask(session, Prepared, {"do": "prepare", "trial": to_json(trial), "root": root})
     return session

@@ -4,6 +4,7 @@ What is tested is how CUDA is used, in the order and in the processes that a GPU
 """
 
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ import pytest
 import torch
 from sandbox import Sandbox
 
+from bench.errors import ExitCode
 from bench.records import Failure, FailureKind, Measurement, Run
 from bench.storage.store import read_run
 from bench.system.locks import device_locks
@@ -61,11 +63,16 @@ class FakeMachine:
     def run(self, *arguments: str, **environment: str) -> Run:
         """Carry out a plan; return what was stored, once it is sure that CUDA was used properly."""
         done = self.command("run", *arguments, **environment)
-        found = {f"{MISUSES[event]} ({detail})" for _, event, detail in self.events if event in MISUSES}
-        assert not found, "; ".join(sorted(found))
+        assert self.misuses() == ""
         stored = self.sandbox.stored()
         assert stored, done.stderr
         return read_run(stored[-1])
+
+    def misuses(self) -> str:
+        """Return what was wrong with the last command's use of CUDA."""
+        return "; ".join(
+            sorted({f"{MISUSES[event]} ({detail})" for _, event, detail in self.events if event in MISUSES})
+        )
 
     def details(self, event: str) -> dict[int, list[str]]:
         """Return the details of each process's events of this name."""
@@ -151,3 +158,14 @@ def test_a_device_in_use_is_recognised_by_its_uuid(machine: FakeMachine) -> None
     assert done.returncode == 2, done.stderr
     assert f"device cuda is in use by process {os.getpid()}" in done.stderr
     assert machine.sandbox.stored() == []
+
+
+def test_the_self_test_finds_with_every_engine_that_nothing_is_computed(machine: FakeMachine) -> None:
+    done = machine.command("selftest", "--devices", "cuda", "--dataset", "digits")
+    assert machine.misuses() == ""
+    assert done.returncode == ExitCode.FAILED_TRIAL, done.stderr
+    told = " ".join((done.stdout + done.stderr).split())
+    assert "FAIL cuda:0, float32 is float32: " in told
+    assert "FAIL cuda:0, scores of a known model: " in told
+    engines = r"eager \S+, fused \S+, graph \S+"
+    assert re.search(rf"FAIL cuda:0, losses against float64: largest relative difference: {engines}\. Rule", told), told

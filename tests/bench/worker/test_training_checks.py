@@ -1,5 +1,6 @@
 """The self-test's checks of what is trained: each passes on sound parts and fails on a planted fault."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from bench.worker.session import Session
 from bench.worker.settings import SettingsError
 from mnist_mlp import data
 from mnist_mlp.data import Dataset
-from mnist_mlp.recipes import Recipe
+from mnist_mlp.recipes import CLASSES, Recipe
 from mnist_mlp.train import Tally, Training
 
 MakeCheck = Callable[[Parts, str], Check]
@@ -118,6 +119,7 @@ class Tampering:
 def test_the_first_losses_of_a_trial_agree_with_float64(parts: Parts) -> None:
     finding = training_checks.examine_first_losses(parts)
     assert finding.outcome is Outcome.PASS, finding.measured
+    assert re.fullmatch(r"largest relative difference: eager \d\.\de-0\d, fused \d\.\de-0\d", finding.measured)
 
 
 def trial_with(**changes: object) -> Callable[[], Conversation]:
@@ -142,10 +144,14 @@ def test_a_trial_that_trains_something_else_is_found(parts: Parts, change: dict[
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_fault_of_one_optimizer_alone_is_found(parts: Parts, optimizer: str) -> None:
+@pytest.mark.parametrize(
+    "part", [("optimizer", "adam"), ("optimizer", "sgd"), ("engine", "eager"), ("engine", "fused")]
+)
+def test_a_fault_of_one_optimizer_or_engine_alone_is_found(parts: Parts, part: tuple[str, str]) -> None:
+    name, value = part
+
     def request(asked: dict[str, Any]) -> None:
-        if asked["do"] == "prepare" and asked["trial"]["configuration"]["optimizer"] == optimizer:
+        if asked["do"] == "prepare" and asked["trial"]["configuration"][name] == value:
             asked["trial"]["configuration"]["learning_rate"] *= 1.01
 
     faulty = replace(parts, make_session=lambda: Tampering(request=request))
@@ -158,6 +164,17 @@ def test_training_in_tf32_is_found(parts: Parts, monkeypatch: pytest.MonkeyPatch
         "forward",
         lambda self, values: functional.linear(shortened(values), shortened(self.weight), self.bias),
     )
+    assert training_checks.examine_first_losses(parts).outcome is Outcome.FAIL
+
+
+def test_a_product_that_lacks_the_outputs_beyond_the_last_whole_vector_is_found(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(self: nn.Linear, values: Tensor) -> Tensor:
+        whole = self.out_features // 8 * 8 if self.out_features > CLASSES else CLASSES  # the last layer is sound
+        return functional.linear(values, self.weight, self.bias) * (torch.arange(self.out_features) < whole)
+
+    monkeypatch.setattr(nn.Linear, "forward", forward)
     assert training_checks.examine_first_losses(parts).outcome is Outcome.FAIL
 
 
