@@ -65,6 +65,20 @@ def test_page_loads_nothing_and_its_policy_allows_only_its_own_style_and_script(
     assert "unsafe" not in policy
 
 
+def test_landmarks_have_names_of_their_own() -> None:
+    found = page(varied(), replace(varied(), header=make_header(run_id="ffff0000", plan=varied().header.plan)))
+    regions = [each for _, each in found.elements if each.get("role") == "region"] + found.find("nav")
+    names = [each["aria-label"] for each in regions]
+    assert len(names) == len(set(names)) == 5  # two runs' tables and contents, and the page's contents
+
+
+def test_sortable_headers_are_underlined_in_webkit_too() -> None:
+    # WebKit drops `text-decoration` if it says more than the line.
+    style = (ROOT / "bench" / "report" / "templates" / "report.css").read_text()
+    assert "text-decoration-style: dotted" in style
+    assert "text-decoration:" not in style
+
+
 def test_script_is_short_and_colours_follow_the_reader() -> None:
     templates = ROOT / "bench" / "report" / "templates"
     assert len((templates / "report.js").read_text().splitlines()) < 150
