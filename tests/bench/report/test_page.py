@@ -15,6 +15,7 @@ from bench_builders import (
     make_measurement,
     make_record,
     make_run,
+    make_settings,
     make_software,
 )
 from checkout import ROOT
@@ -63,6 +64,32 @@ def test_page_loads_nothing_and_its_policy_allows_only_its_own_style_and_script(
     assert policy.startswith("default-src 'none';")
     assert policy.endswith("base-uri 'none'; form-action 'none'")
     assert "unsafe" not in policy
+
+
+def test_a_fact_with_several_values_is_named_once() -> None:
+    chosen = [make_configuration(threads=threads) for threads in (1, 2)]
+    records = [
+        make_record(each, outcome=make_measurement(settings=make_settings(threads=each.threads))) for each in chosen
+    ]
+    html = render_page(report(make_run(chosen, 1, records=records)))
+    (facts,) = re.findall(r"<dl>.*?</dl>", html, re.DOTALL)
+    names = re.findall(r"<dt>(.*?)</dt>", facts)
+    assert len(names) == len(set(names)) == len(Page(facts).find("div"))
+    assert facts.count("<dd>") == len(names) + 1
+
+
+def test_landmarks_have_names_of_their_own() -> None:
+    found = page(varied(), replace(varied(), header=make_header(run_id="ffff0000", plan=varied().header.plan)))
+    regions = [each for _, each in found.elements if each.get("role") == "region"] + found.find("nav")
+    names = [each["aria-label"] for each in regions]
+    assert len(names) == len(set(names)) == 5  # two runs' tables and contents, and the page's contents
+
+
+def test_sortable_headers_are_underlined_in_webkit_too() -> None:
+    # WebKit drops `text-decoration` if it says more than the line.
+    style = (ROOT / "bench" / "report" / "templates" / "report.css").read_text()
+    assert "text-decoration-style: dotted" in style
+    assert "text-decoration:" not in style
 
 
 def test_script_is_short_and_colours_follow_the_reader() -> None:
