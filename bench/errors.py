@@ -38,6 +38,10 @@ class WorkerError(BenchError):
     exit_code = ExitCode.FAILED_TRIAL
 
 
+class HostError(WorkerError):
+    """The worker host could not start: its Python cannot import torch or something else that it needs."""
+
+
 class NodesLostError(WorkerError):
     """No remaining node of a cluster can run the remaining trials; every finished trial is stored."""
 

@@ -106,9 +106,17 @@ def _copy(package: Path, folder: Path) -> None:
 def _find_interpreter(name: str) -> str:
     found = shutil.which(os.path.expanduser(name))  # noqa: PTH111 - Path would make ./python a command on the PATH
     if found is None:
-        raise BadInputError(f"python:{name}: there is no such program, or it cannot be run; {_FORMS}")
+        raise BadInputError(f"python:{name}: there is no such program, or it cannot be run{_inside(name)}; {_FORMS}")
     # Not resolved: in a virtual environment the interpreter is a link, by which it finds the environment.
     return os.path.abspath(found)  # noqa: PTH100 - pathlib would resolve links
+
+
+def _inside(name: str) -> str:
+    """Return a hint for an environment that was named instead of its interpreter; empty if `name` is none."""
+    for interpreter in (Path(name, "bin", "python"), Path(name, "Scripts", "python.exe")):
+        if interpreter.expanduser().is_file():
+            return f" (did you mean 'python:{interpreter}'?)"
+    return ""
 
 
 @contextlib.contextmanager

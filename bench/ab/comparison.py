@@ -16,7 +16,7 @@ from typing import Final
 from bench.ab.arms import Arm
 from bench.ab.pairs import ArmFailedError, PairRecord, measure_pair
 from bench.ab.report import BUDGET, COMPLETE, Floor, Report, Row, Side
-from bench.errors import BadInputError, IncomparableError, WorkerError
+from bench.errors import BadInputError, HostError, IncomparableError, WorkerError
 from bench.execution.conversation import describe_place, prepare_dataset
 from bench.execution.launcher import Launcher
 from bench.planning.plan import Request, choose_devices, make_plan
@@ -146,6 +146,8 @@ class LiveComparison:
     def _describe(name: str, arm: Arm, launcher: Launcher) -> Description:
         try:
             return describe_place(launcher)
+        except HostError as error:  # it names its own remedy: the arm's interpreter is at fault, or both may be
+            raise IncomparableError(f"{name} does not work with this harness: {error}") from error
         except WorkerError as error:
             raise IncomparableError(
                 f"{name} does not work with this harness: {error}; {_REMEDIES[arm.label.partition(':')[0]]}"

@@ -308,6 +308,8 @@ def load_profile(machine_id: str, results: Path) -> MachineProfile | None:
         data = coding.loads(text)
         _check_version(data)
         profile = coding.from_json(MachineProfile, data, "profile")
+    except _NewerError as error:  # nothing is broken: the newer bench still reads it
+        raise BadInputError(f"machine profile {path}: {error}; use a newer bench, or another --results") from error
     except BadInputError as error:
         raise BadInputError(f"machine profile {path}: {error}; {remedy}") from error
     if profile.machine.id != machine_id:
@@ -317,12 +319,14 @@ def load_profile(machine_id: str, results: Path) -> MachineProfile | None:
     return profile
 
 
+class _NewerError(BadInputError):
+    """A later version of the format."""
+
+
 def _check_version(data: Any) -> None:  # noqa: ANN401 - parsed JSON has no narrower type
     version = data.get("schema_version") if isinstance(data, dict) else None
     if type(version) is int and version > SCHEMA_VERSION:
-        raise BadInputError(
-            f"schema version {version} is newer than {SCHEMA_VERSION}, the newest known here: use a newer bench"
-        )
+        raise _NewerError(f"schema version {version} is newer than {SCHEMA_VERSION}, the newest known here")
     if type(version) is not int or version < 1:
         raise BadInputError(f"schema version {version!r} is unknown")
 

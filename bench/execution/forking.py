@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.coding import dumps, loads
-from bench.errors import WorkerError
+from bench.errors import HostError, WorkerError
 from bench.execution.processes import ALWAYS_NEEDED, HOST_START_SECONDS, Log, describe_end, worker_environment
 from bench.protocol.channel import Channel
 
 _REAP_SECONDS: Final = 60.0
 """A killed process is gone at once, unless a driver takes its time to release device memory."""
+
+_END_SECONDS: Final = 10.0
+"""A host whose import failed closes its connection first, and then takes a second or more to unload torch."""
 
 _PIDFD_OPEN: Final = 434
 """The number of this system call on every architecture."""
@@ -51,6 +54,14 @@ def _socket_pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]
         raise WorkerError(f"a connection to a worker process cannot be created: {error}") from error
 
 
+def _rule(python: str, *, has_workload: bool) -> str:
+    """Return what `python` must have for a host to start; with `has_workload` it imports a workload of its own."""
+    if python != sys.executable:
+        return "name a Python, 3.11 or newer, that can import torch and this project's packages (docs/faq.md)"
+    also = ", and the arm's mnist_mlp" if has_workload else ""
+    return f"this Python must be able to import torch and this project's packages, as after `uv sync`{also}"
+
+
 class ForkingLauncher:
     """One worker host, which forks a process per trial."""
 
@@ -70,6 +81,7 @@ class ForkingLauncher:
         self._python = python
         self._environment = worker_environment(workload) | dict(variables or {})
         self._modules = (*preload, *ALWAYS_NEEDED, *(() if is_shared else (_WORKER,)))
+        self._rule = _rule(python, has_workload=workload is not None and not is_shared)
         self._log = Log()
         self._processes: set[ForkedProcess] = set()
         try:
@@ -123,8 +135,7 @@ class ForkingLauncher:
 
     def _fork(self, workload: Path | None, ranks: int) -> "ForkedProcess":
         if not self._imported:
-            self._receive(HOST_START_SECONDS)
-            self._imported = True
+            self._await_imports()
         printed = self._log.size()
         ours, theirs = _socket_pair(socket.SOCK_STREAM)
         try:
@@ -137,6 +148,15 @@ class ForkingLauncher:
         process = ForkedProcess(int(answer["pid"]), ours, self, lambda: self._log.explain(printed, silence=""))
         self._processes.add(process)
         return process
+
+    def _await_imports(self) -> None:
+        try:
+            self._receive(HOST_START_SECONDS)
+        except WorkerError as error:
+            if self._host.poll() in {None, -signal.SIGKILL}:  # too slow, or killed from outside
+                raise
+            raise HostError(f"{error}; {self._rule}") from error
+        self._imported = True
 
     def reap(self, pid: int) -> int:
         """Wait for the forked process; return its status in the form of `subprocess.Popen.returncode`."""
@@ -170,7 +190,7 @@ class ForkingLauncher:
 
     def _how_it_ended(self) -> str:
         try:
-            return f"ended {describe_end(self._host.wait(timeout=1.0))}"
+            return f"ended {describe_end(self._host.wait(timeout=_END_SECONDS))}"
         except subprocess.TimeoutExpired:
             return "closed its connection"
 

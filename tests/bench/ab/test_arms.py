@@ -1,6 +1,7 @@
 """Arms of a live comparison: what their names mean, what is unpacked, and that nothing is left or run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -304,6 +305,15 @@ def test_an_interpreter_is_not_resolved_through_its_links(tmp_path: Path) -> Non
 def test_text_that_names_no_arm_is_refused_with_the_possible_forms(clone: Path, text: str, words: str) -> None:
     del clone
     with pytest.raises(BadInputError, match=words), open_arm(text):
+        pass
+
+
+def test_an_environment_named_as_an_arm_is_answered_with_its_interpreter(tmp_path: Path) -> None:
+    interpreter = tmp_path / "bin" / "python"
+    interpreter.parent.mkdir()
+    interpreter.touch()
+    words = re.escape(f"(did you mean 'python:{interpreter}'?); an arm is")
+    with pytest.raises(BadInputError, match=words), open_arm(f"python:{tmp_path}"):
         pass
 
 

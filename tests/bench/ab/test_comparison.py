@@ -8,7 +8,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fake_worker import FakeLauncher, Request, die, fail_trial
@@ -20,7 +20,7 @@ from bench.ab.comparison import LiveComparison, Options, Stage
 from bench.ab.pairs import measure_pair
 from bench.ab.report import BUDGET, COMPLETE, INTERRUPTED, Report
 from bench.ab.view import heading, render_table, result
-from bench.errors import BadInputError, ExitCode, IncomparableError, InterruptedRunError, WorkerError
+from bench.errors import BadInputError, ExitCode, HostError, IncomparableError, InterruptedRunError, WorkerError
 from bench.execution.launcher import make_arm_launchers
 from bench.planning import plan
 from bench.records import FailureKind
@@ -488,6 +488,16 @@ def test_an_arm_that_cannot_start_is_incomparable_and_named_with_what_helps() ->
     comparison = Comparison()
     comparison.candidate.broken = True
     with pytest.raises(IncomparableError, match=r"candidate \. does not work with this harness.*; repair this tree$"):
+        comparison.run()
+
+
+def test_an_arm_whose_python_cannot_start_is_not_blamed_on_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_ranks: int = 1) -> NoReturn:
+        raise HostError("No module named 'torch'; install it")
+
+    comparison = Comparison()
+    monkeypatch.setattr(comparison.baseline, "start", fail)
+    with pytest.raises(IncomparableError, match=r"^baseline rev:main does not work .* 'torch'; install it$"):
         comparison.run()
 
 

@@ -371,7 +371,10 @@ def test_a_profile_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_schema_is_refused_and_says_so(tmp_path: Path) -> None:
-    refused(tmp_path, json.dumps(stored(tmp_path) | {"schema_version": 5}).encode(), "newer", "use a newer bench")
+    newer = json.dumps(stored(tmp_path) | {"schema_version": SCHEMA_VERSION + 1}).encode()
+    refused(tmp_path, newer, f"newer than {SCHEMA_VERSION}, the newest known here; use a newer bench, or another --res")
+    with pytest.raises(BadInputError, match=r"--results$"):  # and not to move it away
+        load_profile(MACHINE.id, tmp_path)
 
 
 @pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.0])

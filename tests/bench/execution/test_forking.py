@@ -5,6 +5,7 @@ import dataclasses
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from bench_builders import make_configuration
 from checkout import TESTS
 
-from bench.errors import InterruptedRunError, WorkerError
+from bench.errors import HostError, InterruptedRunError, WorkerError
 from bench.execution import forking
 from bench.execution.conversation import describe_place, run_trial
 from bench.execution.forking import ForkingLauncher
@@ -209,7 +210,32 @@ def test_a_terminal_s_ctrl_c_does_not_reach_the_host_which_ends_when_it_is_close
 
 def test_host_that_cannot_import_is_explained_by_its_last_output() -> None:
     launcher = ForkingLauncher(preload=("no_such_module_here",))
-    with contextlib.closing(launcher), pytest.raises(WorkerError, match="no_such_module_here"):
+    with (
+        contextlib.closing(launcher),
+        pytest.raises(HostError, match=r"no_such_module_here'; this Python must .* `uv sync`$"),
+    ):
+        launcher.start()
+
+
+def test_host_of_a_program_that_is_no_python_says_what_to_name_instead() -> None:
+    program = shutil.which("true")
+    assert program is not None
+    launcher = ForkingLauncher(python=program)
+    with (
+        contextlib.closing(launcher),
+        pytest.raises(HostError, match=r"printed nothing; name a Python, 3\.11 or"),
+    ):
+        launcher.start()
+
+
+def test_host_that_cannot_import_its_arm_s_workload_names_that_too(tmp_path: Path) -> None:
+    (tmp_path / "mnist_mlp").mkdir()
+    (tmp_path / "mnist_mlp" / "__init__.py").write_text("raise ImportError('no Training in here')")
+    launcher = ForkingLauncher(workload=tmp_path)
+    with (
+        contextlib.closing(launcher),
+        pytest.raises(HostError, match=r"no Training in here; .*, and the arm's mnist_mlp$"),
+    ):
         launcher.start()
 
 

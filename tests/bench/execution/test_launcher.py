@@ -49,7 +49,7 @@ def test_every_process_has_the_modules_and_the_variables_that_it_is_to_have(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with (
         contextlib.closing(make_launcher(("telling",), variables={"SEEN": "a variable"})) as launcher,
-        pytest.raises(WorkerError, match=r"its last output: ImportError: a variable$"),
+        pytest.raises(WorkerError, match=r"its last output: ImportError: a variable($|;)"),
     ):
         describe_place(launcher)
 
