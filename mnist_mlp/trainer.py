@@ -4,7 +4,8 @@ Nothing here prints or measures time; a caller that wants to passes callbacks to
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Literal
@@ -42,8 +43,8 @@ class Trainer:
         pipeline: ``resident`` or ``dataloader``; both give the same batches.
         engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
         precision: of the matrix products in `fit` and `evaluate`: ``fp32``, ``tf32`` or ``bf16``, whatever torch's own
-            settings are. With ``bf16``, `evaluate` uses autocast, but a saved model computes in float32, so that its
-            results may differ in the last digits.
+            settings are, even within ``torch.autocast``. With ``bf16``, `evaluate` uses autocast, but a saved model
+            computes in float32, so that its results may differ in the last digits.
         workers: worker processes of the DataLoader; 0 loads in this process.
         data_root: folder that holds the datasets; by default `mnist_mlp.data.default_root`.
 
@@ -89,18 +90,19 @@ class Trainer:
             )
         _check_pipeline(pipeline, dataset, workers)
         self._held_out = _draw_held_out(len(self.dataset.train_labels), validation_split, self.seed)
-        self._training = Training(
-            self.recipe,
-            self.dataset,
-            device=self.device,
-            seed=self.seed,
-            pipeline=pipeline,
-            engine=engine,
-            precision=precision,
-            workers=workers,
-            root=root,
-            held_out=self._held_out,
-        )
+        with _own_modes(precision, self.device):
+            self._training = Training(
+                self.recipe,
+                self.dataset,
+                device=self.device,
+                seed=self.seed,
+                pipeline=pipeline,
+                engine=engine,
+                precision=precision,
+                workers=workers,
+                root=root,
+                held_out=self._held_out,
+            )
         self.model = Classifier(self.recipe, self._training.model)
         self.history = History()
         self._unfinished = False
@@ -155,7 +157,7 @@ class Trainer:
         self._check_schedule(count)
         for _ in range(count):
             self._unfinished = True
-            with float32_products(self._precision):
+            with _own_modes(self._precision, self.device):
                 epoch = self._train_epoch(len(self.history), on_step)
             self.history = History((*self.history, epoch))
             self._unfinished = False
@@ -170,7 +172,7 @@ class Trainer:
             InvalidValueError: `part` is unknown, or is ``validation`` without a validation split.
         """
         check_choice("part", part, ("train", "validation", "test"))
-        with float32_products(self._precision):
+        with _own_modes(self._precision, self.device):
             tally = self._tally(part)
         predicted, labels = tally.predictions()
         return evaluate_predictions(tally.read().loss, predicted.numpy(), labels.numpy())
@@ -254,6 +256,15 @@ class Trainer:
                 f"lower the learning rate, which is {self.recipe.learning_rate:g}{momentum}"
             )
         return score
+
+
+@contextmanager
+def _own_modes(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in `precision` and with gradients, whatever modes of torch's the caller is in."""
+    # Only the end of the outermost autocast empties its cache, which would keep copies of weights that steps change.
+    autocast = torch.autocast(device.type, enabled=False, cache_enabled=False)
+    with torch.inference_mode(mode=False), torch.enable_grad(), autocast, float32_products(precision):
+        yield
 
 
 def _check_pipeline(pipeline: str, dataset: Dataset | str, workers: int) -> None:

@@ -5,7 +5,8 @@ import functools
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,21 @@ def test_torchs_default_dtype_does_not_matter(dataset: Dataset, engine: str, opt
         epochs, probabilities = list(trainer.fit()), trainer.probabilities(dataset.test_images)
         outcomes.append((epochs, weights(trainer), probabilities.dtype, probabilities.tolist()))
     assert outcomes[1] == outcomes[0]
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("eager", "fp32"), ("eager", "bf16"), ("fused", "fp32")])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_torchs_modes_around_a_training_do_not_matter(
+    dataset: Dataset, mode: Callable[[], AbstractContextManager[None]], engine: str, precision: str
+) -> None:
+    undisturbed = make(dataset, engine=engine, precision=precision)
+    undisturbed.fit(2)
+    with mode():
+        trainer = make(dataset, engine=engine, precision=precision)
+        trainer.fit(1)
+        assert trainer.evaluate().loss == trainer.history[-1].test_loss
+    assert trainer.fit(1) == undisturbed.history
+    assert weights(trainer) == weights(undisturbed)
 
 
 def test_callbacks_come_after_every_step_and_every_epoch_and_nothing_is_printed(
