@@ -49,11 +49,8 @@ class Trainer:
         data_root: folder that holds the datasets; by default `mnist_mlp.data.default_root`.
 
     Attributes:
-        recipe: the recipe.
         dataset: the dataset.
-        seed: the seed used.
         device: the `torch.device` used.
-        model: a `Classifier` that shares the weights being trained.
         history: the epochs so far.
 
     Raises:
@@ -76,8 +73,8 @@ class Trainer:
         data_root: Path | str | None = None,
     ) -> None:
         """Build model, optimizer and pipeline."""
-        self.recipe = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
-        self.seed = check_seed(self.recipe.seed or 0 if seed is None else seed)
+        self._recipe = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
+        self._seed = check_seed(self.recipe.seed or 0 if seed is None else seed)
         self.device = choose_device(device)
         check_precision(precision, self.device)
         self._precision = precision
@@ -103,7 +100,7 @@ class Trainer:
                 root=root,
                 held_out=self._held_out,
             )
-        self.model = Classifier(self.recipe, self._training.model)
+        self._model = Classifier(self.recipe, self._training.model)
         self.history = History()
         self._unfinished = False
 
@@ -113,6 +110,21 @@ class Trainer:
             f"Trainer({self.recipe.name!r}, dataset {self.dataset.name!r}, seed {self.seed}, "
             f"device {str(self.device)!r}, {len(self.history)} epochs)"
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self._recipe
+
+    @property
+    def seed(self) -> int:
+        """The seed used."""
+        return self._seed
+
+    @property
+    def model(self) -> Classifier:
+        """A classifier that shares the weights being trained."""
+        return self._model
 
     @property
     def train_samples(self) -> int:
@@ -148,12 +160,13 @@ class Trainer:
             on_step: called after each batch.
 
         Raises:
-            InvalidValueError: `epochs` is below 1 or goes beyond the end of the recipe's schedule, or an epoch of a
-                schedule was interrupted.
+            InvalidValueError: `epochs` is below 1 or goes beyond the end of the recipe's schedule, an epoch of a
+                schedule was interrupted, or the model was edited in a way that the engine cannot train.
             NonFiniteLossError: a loss became infinite or not a number.
         """
         count = self.recipe.epochs if epochs is None else epochs
         count = check_positive_int("epochs", count)
+        self._training.check_model()
         self._check_schedule(count)
         for _ in range(count):
             self._unfinished = True
@@ -190,7 +203,8 @@ class Trainer:
 
         Raises:
             OutputError: `path` cannot be written.
-            CheckpointError: the model is too large for a checkpoint, or a weight is not a finite number.
+            CheckpointError: the model is too large for a checkpoint, its layers are not the recipe's any more, or a
+                weight is not a finite number.
             InvalidValueError: `path` starts with ``~``, but there is no home folder.
         """
         last = self.history[-1] if self.history else None
