@@ -18,7 +18,7 @@ from PIL import Image
 from workload_builders import RECIPE, bars
 
 import mnist_mlp
-from mnist_mlp import MLP, Classifier, Epoch, Trainer, customise, find_recipe, load_model, prepare_image
+from mnist_mlp import MLP, RECIPES, Classifier, Epoch, Trainer, customise, find_recipe, load_model, prepare_image
 from mnist_mlp.archive import CheckpointError
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
@@ -613,6 +613,15 @@ def test_a_copy_of_a_training_goes_on_learning_alone(engine: str, monkeypatch: p
     before = weights(trainer)
     assert copy.deepcopy(trainer).fit(1) == whole.fit(2)
     assert weights(trainer) == before
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_training_of_any_recipe_can_be_pickled_and_goes_on_learning(name: str) -> None:
+    recipe = customise(name, width=16, epochs=2)
+    trainer, whole = (Trainer(recipe, dataset=bars(), device="cpu") for _ in range(2))
+    trainer.fit(1)
+    copied = pickle.loads(pickle.dumps(trainer))  # noqa: S301 - made by this test
+    assert copied.fit(1) == whole.fit(2)
 
 
 def test_a_training_on_engine_fused_cannot_be_copied() -> None:
