@@ -131,9 +131,17 @@ def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: T
 
     Raises:
         OutputError: `path` cannot be written.
-        CheckpointError: the model is too large, or a weight is not a finite number because the training diverged.
+        CheckpointError: the model is too large, its network is not the recipe's any more, or a weight is not a finite
+            number because the training diverged.
     """
     check_fits_checkpoint(model.recipe.layers)
+    if str(model.network) != str(_empty_network(model.recipe)) or any(
+        value.dtype != torch.float32 for value in model.network.state_dict().values()
+    ):
+        raise CheckpointError(
+            f"{str(path)!r} was not written: the network's layers, or the type of its weights, were edited, and it "
+            f"would be loaded as its recipe {model.recipe.name!r} describes it; save its state_dict with torch.save"
+        )
     if not all(bool(value.isfinite().all()) for value in model.network.state_dict().values()):
         raise CheckpointError(
             f"{str(path)!r} was not written: some weights are not finite numbers, so the training has diverged; "

@@ -43,12 +43,22 @@ class Classifier:
 
     def __init__(self, recipe: Recipe, network: MLP) -> None:
         """Keep both."""
-        self.recipe = recipe
-        self.network = network
+        self._recipe = recipe
+        self._network = network
 
     def __repr__(self) -> str:
         """Return recipe and device."""
         return f"Classifier({self.recipe.name!r}, device {str(self.device)!r})"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self._recipe
+
+    @property
+    def network(self) -> MLP:
+        """The network. Values of its parameters can be changed in place; another network needs another classifier."""
+        return self._network
 
     @property
     def device(self) -> torch.device:

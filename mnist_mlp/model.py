@@ -60,12 +60,17 @@ _OUTPUTS: Final[Mapping[str, Callable[[], tuple[nn.Module, ...]]]] = MappingProx
 _BATCH_OF_ROWS: Final = 2
 """Dimensions of a batch that is already flat: (batch, 784)."""
 
+
+def _nll_of_log(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """As its tutorial documents it. A probability that underflows to 0 makes the loss infinite, which is reported."""
+    return functional.nll_loss(probabilities.log(), labels)
+
+
 _LOSSES: Final[Mapping[str, Callable[[Tensor, Tensor], Tensor]]] = MappingProxyType(
     {
         "cross_entropy": functional.cross_entropy,
         "nll": functional.nll_loss,
-        # As its tutorial documents it. A probability that underflows to 0 makes the loss infinite, which is reported.
-        "nll_of_log": lambda probabilities, labels: functional.nll_loss(probabilities.log(), labels),
+        "nll_of_log": _nll_of_log,
     }
 )
 

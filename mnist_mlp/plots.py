@@ -51,6 +51,7 @@ def learning_curves(history: Sequence[Epoch], *, title: str = "") -> Figure:
     loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
     if title:
         figure.suptitle(title)
+    loss_axes.update_datalim(((0, 0),), updatex=False)  # otherwise almost equal losses lie on the upper edge
     _curves(loss_axes, history, "loss", 1)
     loss_axes.set_ylabel("loss (nats per sample)")
     loss_axes.set_ylim(bottom=0)

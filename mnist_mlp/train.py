@@ -124,6 +124,10 @@ class Training:
         self.model.train()
         return self._engine.train(order, after_step=after_step)
 
+    def check_model(self) -> None:
+        """Raise `InvalidValueError` if `model` was edited in a way that `train` would leave out."""
+        self._engine.check_model()
+
     def apart(self) -> AbstractContextManager[None]:
         """Return a context in which every rank trains alone, without exchanging gradients."""
         return self._engine.apart() if isinstance(self._engine, DistributedEngine) else nullcontext()

@@ -4,7 +4,8 @@ Nothing here prints or measures time; a caller that wants to passes callbacks to
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
 from typing import Literal
@@ -42,17 +43,14 @@ class Trainer:
         pipeline: ``resident`` or ``dataloader``; both give the same batches.
         engine: how steps are executed: ``eager``, ``compiled``, ``fused`` or ``graph``, see `mnist_mlp.engines`.
         precision: of the matrix products in `fit` and `evaluate`: ``fp32``, ``tf32`` or ``bf16``, whatever torch's own
-            settings are. With ``bf16``, `evaluate` uses autocast, but a saved model computes in float32, so that its
-            results may differ in the last digits.
+            settings are, even within ``torch.autocast``. With ``bf16``, `evaluate` uses autocast, but a saved model
+            computes in float32, so that its results may differ in the last digits.
         workers: worker processes of the DataLoader; 0 loads in this process.
         data_root: folder that holds the datasets; by default `mnist_mlp.data.default_root`.
 
     Attributes:
-        recipe: the recipe.
         dataset: the dataset.
-        seed: the seed used.
         device: the `torch.device` used.
-        model: a `Classifier` that shares the weights being trained.
         history: the epochs so far.
 
     Raises:
@@ -75,8 +73,8 @@ class Trainer:
         data_root: Path | str | None = None,
     ) -> None:
         """Build model, optimizer and pipeline."""
-        self.recipe = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
-        self.seed = check_seed(self.recipe.seed or 0 if seed is None else seed)
+        self._recipe = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
+        self._seed = check_seed(self.recipe.seed or 0 if seed is None else seed)
         self.device = choose_device(device)
         check_precision(precision, self.device)
         self._precision = precision
@@ -89,19 +87,20 @@ class Trainer:
             )
         _check_pipeline(pipeline, dataset, workers)
         self._held_out = _draw_held_out(len(self.dataset.train_labels), validation_split, self.seed)
-        self._training = Training(
-            self.recipe,
-            self.dataset,
-            device=self.device,
-            seed=self.seed,
-            pipeline=pipeline,
-            engine=engine,
-            precision=precision,
-            workers=workers,
-            root=root,
-            held_out=self._held_out,
-        )
-        self.model = Classifier(self.recipe, self._training.model)
+        with _own_modes(precision, self.device):
+            self._training = Training(
+                self.recipe,
+                self.dataset,
+                device=self.device,
+                seed=self.seed,
+                pipeline=pipeline,
+                engine=engine,
+                precision=precision,
+                workers=workers,
+                root=root,
+                held_out=self._held_out,
+            )
+        self._model = Classifier(self.recipe, self._training.model)
         self.history = History()
         self._unfinished = False
 
@@ -111,6 +110,21 @@ class Trainer:
             f"Trainer({self.recipe.name!r}, dataset {self.dataset.name!r}, seed {self.seed}, "
             f"device {str(self.device)!r}, {len(self.history)} epochs)"
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self._recipe
+
+    @property
+    def seed(self) -> int:
+        """The seed used."""
+        return self._seed
+
+    @property
+    def model(self) -> Classifier:
+        """A classifier that shares the weights being trained."""
+        return self._model
 
     @property
     def train_samples(self) -> int:
@@ -146,16 +160,17 @@ class Trainer:
             on_step: called after each batch.
 
         Raises:
-            InvalidValueError: `epochs` is below 1 or goes beyond the end of the recipe's schedule, or an epoch of a
-                schedule was interrupted.
+            InvalidValueError: `epochs` is below 1 or goes beyond the end of the recipe's schedule, an epoch of a
+                schedule was interrupted, or the model was edited in a way that the engine cannot train.
             NonFiniteLossError: a loss became infinite or not a number.
         """
         count = self.recipe.epochs if epochs is None else epochs
         count = check_positive_int("epochs", count)
+        self._training.check_model()
         self._check_schedule(count)
         for _ in range(count):
             self._unfinished = True
-            with float32_products(self._precision):
+            with _own_modes(self._precision, self.device):
                 epoch = self._train_epoch(len(self.history), on_step)
             self.history = History((*self.history, epoch))
             self._unfinished = False
@@ -170,7 +185,7 @@ class Trainer:
             InvalidValueError: `part` is unknown, or is ``validation`` without a validation split.
         """
         check_choice("part", part, ("train", "validation", "test"))
-        with float32_products(self._precision):
+        with _own_modes(self._precision, self.device):
             tally = self._tally(part)
         predicted, labels = tally.predictions()
         return evaluate_predictions(tally.read().loss, predicted.numpy(), labels.numpy())
@@ -188,7 +203,8 @@ class Trainer:
 
         Raises:
             OutputError: `path` cannot be written.
-            CheckpointError: the model is too large for a checkpoint, or a weight is not a finite number.
+            CheckpointError: the model is too large for a checkpoint, its layers are not the recipe's any more, or a
+                weight is not a finite number.
             InvalidValueError: `path` starts with ``~``, but there is no home folder.
         """
         last = self.history[-1] if self.history else None
@@ -254,6 +270,15 @@ class Trainer:
                 f"lower the learning rate, which is {self.recipe.learning_rate:g}{momentum}"
             )
         return score
+
+
+@contextmanager
+def _own_modes(precision: str, device: torch.device) -> Iterator[None]:
+    """Compute in `precision` and with gradients, whatever modes of torch's the caller is in."""
+    # Only the end of the outermost autocast empties its cache, which would keep copies of weights that steps change.
+    autocast = torch.autocast(device.type, enabled=False, cache_enabled=False)
+    with torch.inference_mode(mode=False), torch.enable_grad(), autocast, float32_products(precision):
+        yield
 
 
 def _check_pipeline(pipeline: str, dataset: Dataset | str, workers: int) -> None:

@@ -139,7 +139,8 @@ def _fit(trainer: Trainer, history: Path | None) -> None:
     """Train; each epoch is printed and written as it ends, so that an interruption loses only the unfinished one."""
     from mnist_mlp.progress import StepBar  # noqa: PLC0415 - 0.1 s that only terminals need
 
-    bar = StepBar(trainer.steps_per_epoch) if sys.stderr.isatty() else None
+    redraws = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    bar = StepBar(trainer.steps_per_epoch) if redraws else None
 
     def show(epoch: Epoch) -> None:
         with bar.paused() if bar else nullcontext():

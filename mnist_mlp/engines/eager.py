@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mnist_mlp.errors import EngineUnavailableError
+from mnist_mlp.errors import EngineUnavailableError, InvalidValueError
 from mnist_mlp.model import MLP, loss_function
 from mnist_mlp.pipelines import Pipeline
 from mnist_mlp.recipes import Recipe
@@ -28,6 +28,9 @@ class Engine(Protocol):
 
     def reset_optimizer(self) -> None:
         """Return the optimizer to its state before the first step, but keep its buffers."""
+
+    def check_model(self) -> None:
+        """Raise `InvalidValueError` if the model was edited in a way that `train` would leave out."""
 
 
 class EagerEngine:
@@ -103,6 +106,17 @@ class EagerEngine:
             for value in state.values():
                 if isinstance(value, Tensor):
                     value.zero_()
+
+    def check_model(self) -> None:
+        """See `Engine.check_model`. Edits of modules and frozen parameters (requires_grad) are heeded."""
+        trained = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        left_out = [name for name, parameter in self.model.named_parameters() if id(parameter) not in trained]
+        if left_out:
+            raise InvalidValueError(
+                f"the model's parameters {', '.join(left_out)} were replaced after its Trainer was made, so its "
+                f"optimizer would not train them: change their values in place (load_state_dict without assign), or "
+                f"train the network in plain PyTorch"
+            )
 
 
 class CompiledEngine(EagerEngine):

@@ -59,6 +59,12 @@ class FlatParameters:
             "engine eager, or save() the model and start a new Trainer"
         )
 
+    def are_all_of(self, model: MLP) -> bool:
+        """Return whether all parameters of `model` are still views of the buffer, and none is frozen."""
+        return [part.data_ptr() for part in model.parameters() if part.requires_grad] == [
+            view.data_ptr() for view in self._views(self.values)
+        ]
+
     def _views(self, buffer: Tensor) -> list[Tensor]:
         """Return a view of the buffer for each weight matrix and bias vector."""
         views = []

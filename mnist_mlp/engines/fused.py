@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mnist_mlp.engines.flat import DeviceRates, FlatAdam, FlatParameters, FlatSGD, HostRates
 from mnist_mlp.engines.layers import make_layer, suits_onednn
+from mnist_mlp.errors import InvalidValueError
 from mnist_mlp.model import MLP, loss_function, output_function
 from mnist_mlp.pipelines import ResidentPipeline
 from mnist_mlp.recipes import CLASSES, INPUT_FEATURES, Recipe
@@ -155,6 +156,7 @@ class FusedEngine:
     ) -> None:
         """Move the model's parameters into a flat buffer; they become views of it."""
         self.model = model
+        self._modules = str(model)
         by_part = any(suits_onednn(part, recipe.batch_size) for part in model.parameters())
         self.parameters = FlatParameters(model, by_part=by_part)
         self._recipe = recipe
@@ -184,6 +186,14 @@ class FusedEngine:
     def reset_optimizer(self) -> None:
         """See `mnist_mlp.engines.Engine.reset_optimizer`."""
         self.optimizer.reset()
+
+    def check_model(self) -> None:
+        """See `Engine.check_model`: steps are written out for the model as it was built."""
+        if str(self.model) != self._modules or not self.parameters.are_all_of(self.model):
+            raise InvalidValueError(
+                "the model was edited (its layers, or the type or requires_grad of its parameters) after its Trainer "
+                "was made, which engines fused and graph do not follow: use engine eager"
+            )
 
     def workspace(self, size: int) -> Workspace:
         """Return the workspace for batches of `size` samples, the same each time."""

@@ -319,6 +319,15 @@ def test_bar_is_shown_on_a_terminal_and_gives_way_to_lines(run: CommandLine, mon
     assert [line.split()[0] for line in out.splitlines()[5:7]] == ["1/2", "2/2"]
 
 
+def test_dumb_terminal_gets_no_bar_which_would_leave_empty_lines(
+    run: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mnist_mlp.training_command.sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    code, _, err = run("train", *SMALL)
+    assert (code, err) == (0, "")
+
+
 def test_bar_counts_the_steps_of_each_epoch_anew() -> None:
     screen = io.StringIO()
     with StepBar(3, Console(file=screen, force_terminal=True)) as bar:

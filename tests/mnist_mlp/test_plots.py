@@ -78,6 +78,13 @@ def test_curves_differ_in_more_than_colour_and_are_named() -> None:
         assert len(legend.get_texts()) == 3
 
 
+def test_almost_equal_losses_keep_clear_of_the_upper_edge() -> None:
+    epoch = Epoch(epoch=1, train_loss=2.31, train_accuracy=0.1, test_loss=2.3, test_accuracy=0.1)
+    bottom, top = panels(plots.learning_curves(History([epoch])))[0].get_ylim()
+    assert bottom == 0
+    assert 2.4 < top < 2.6
+
+
 def test_many_epochs_are_drawn_without_markers() -> None:
     assert panels(plots.learning_curves(history(40)))[0].get_lines()[0].get_marker() == ""
 

@@ -5,7 +5,8 @@ import functools
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from workload_builders import RECIPE, bars
 
 import mnist_mlp
-from mnist_mlp import Classifier, Epoch, Trainer, customise, find_recipe, load_model, prepare_image
+from mnist_mlp import MLP, RECIPES, Classifier, Epoch, Trainer, customise, find_recipe, load_model, prepare_image
 from mnist_mlp.archive import CheckpointError
 from mnist_mlp.data import Dataset
 from mnist_mlp.errors import InvalidValueError, NonFiniteLossError
@@ -176,6 +177,103 @@ def test_torchs_default_dtype_does_not_matter(dataset: Dataset, engine: str, opt
         epochs, probabilities = list(trainer.fit()), trainer.probabilities(dataset.test_images)
         outcomes.append((epochs, weights(trainer), probabilities.dtype, probabilities.tolist()))
     assert outcomes[1] == outcomes[0]
+
+
+@pytest.mark.parametrize(("engine", "precision"), [("eager", "fp32"), ("eager", "bf16"), ("fused", "fp32")])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_torchs_modes_around_a_training_do_not_matter(
+    dataset: Dataset, mode: Callable[[], AbstractContextManager[None]], engine: str, precision: str
+) -> None:
+    undisturbed = make(dataset, engine=engine, precision=precision)
+    undisturbed.fit(2)
+    with mode():
+        trainer = make(dataset, engine=engine, precision=precision)
+        trainer.fit(1)
+        assert trainer.evaluate().loss == trainer.history[-1].test_loss
+    assert trainer.fit(1) == undisturbed.history
+    assert weights(trainer) == weights(undisturbed)
+
+
+def freeze(network: MLP) -> None:
+    network[0].requires_grad_(requires_grad=False)
+
+
+def add_dropout(network: MLP) -> None:
+    network.insert(2, torch.nn.Dropout())
+
+
+def exchange_activation(network: MLP) -> None:
+    network[1] = torch.nn.Tanh()
+
+
+def exchange_layer(network: MLP) -> None:
+    network[2] = copy.deepcopy(network[2])
+
+
+def assign_weights(network: MLP) -> None:
+    network.load_state_dict(copy.deepcopy(network).state_dict(), assign=True)
+
+
+def convert_twice(network: MLP) -> None:
+    network.double().float()
+
+
+@pytest.mark.parametrize(
+    "edit", [freeze, add_dropout, exchange_activation, exchange_layer, assign_weights, convert_twice]
+)
+def test_edits_that_engine_fused_would_leave_out_are_refused(dataset: Dataset, edit: Callable[[MLP], None]) -> None:
+    trainer = make(dataset, engine="fused")
+    trainer.fit(1)
+    edit(trainer.model.network)
+    with pytest.raises(InvalidValueError, match=r"model was edited.*engine eager"):
+        trainer.fit(1)
+
+
+@pytest.mark.parametrize("edit", [exchange_layer, assign_weights])
+def test_parameters_that_the_optimizer_does_not_have_are_refused(dataset: Dataset, edit: Callable[[MLP], None]) -> None:
+    trainer = make(dataset)
+    edit(trainer.model.network)
+    with pytest.raises(InvalidValueError, match=r"2\.weight, 2\.bias were replaced .* in place"):
+        trainer.fit(1)
+
+
+@pytest.mark.parametrize("edit", [freeze, add_dropout, exchange_activation, convert_twice])
+def test_engine_eager_trains_an_edited_model(dataset: Dataset, edit: Callable[[MLP], None]) -> None:
+    trainer, plain = make(dataset), make(dataset)
+    edit(trainer.model.network)
+    before = weights(trainer)
+    trainer.fit(1)
+    assert [old == new for old, new in zip(before, weights(trainer), strict=True)][:2] == [edit is freeze] * 2
+    assert (trainer.history == plain.fit(1)) == (edit is convert_twice)
+
+
+@pytest.mark.parametrize("engine", ["eager", "fused"])
+def test_weights_copied_in_are_trained(dataset: Dataset, engine: str) -> None:
+    trainer, other = make(dataset, engine=engine), make(dataset, engine=engine, seed=2)
+    other.model.network.load_state_dict(trainer.model.network.state_dict())
+    assert weights(other) == weights(trainer)
+    other.fit(1)
+    assert weights(other) != weights(trainer)
+
+
+@pytest.mark.parametrize("edit", [add_dropout, exchange_activation, torch.nn.Module.double])
+def test_edited_model_that_would_be_loaded_as_another_is_not_saved(
+    dataset: Dataset, tmp_path: Path, edit: Callable[[MLP], None]
+) -> None:
+    trainer = make(dataset)
+    edit(trainer.model.network)
+    with pytest.raises(CheckpointError, match="would be loaded as its recipe"):
+        trainer.save(tmp_path / "m.pth")
+    assert not (tmp_path / "m.pth").exists()
+
+
+@pytest.mark.parametrize("name", ["model", "recipe", "seed"])
+def test_what_a_training_was_built_from_cannot_be_exchanged(dataset: Dataset, name: str) -> None:
+    trainer = make(dataset)
+    with pytest.raises(AttributeError, match="no setter"):
+        setattr(trainer, name, getattr(make(dataset, seed=2), name))
+    with pytest.raises(AttributeError, match="no setter"):
+        trainer.model.network = make(dataset).model.network  # type: ignore[misc]  # what is tested
 
 
 def test_callbacks_come_after_every_step_and_every_epoch_and_nothing_is_printed(
@@ -515,6 +613,15 @@ def test_a_copy_of_a_training_goes_on_learning_alone(engine: str, monkeypatch: p
     before = weights(trainer)
     assert copy.deepcopy(trainer).fit(1) == whole.fit(2)
     assert weights(trainer) == before
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_training_of_any_recipe_can_be_pickled_and_goes_on_learning(name: str) -> None:
+    recipe = customise(name, width=16, epochs=2)
+    trainer, whole = (Trainer(recipe, dataset=bars(), device="cpu") for _ in range(2))
+    trainer.fit(1)
+    copied = pickle.loads(pickle.dumps(trainer))  # noqa: S301 - made by this test
+    assert copied.fit(1) == whole.fit(2)
 
 
 def test_a_training_on_engine_fused_cannot_be_copied() -> None:
