@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from checkout import TESTS
-from sandbox import GONE_SECONDS, MARK, Sandbox, stored_trials, told
+from sandbox import GONE_SECONDS, MARK, Sandbox, stored_trials, told, until_told
 
 import mnist_mlp
 from bench.planning.plan import order_trials
@@ -98,17 +98,6 @@ def left_behind(sandbox: Sandbox) -> list[list[str]]:
         if not ours or time.monotonic() > deadline:
             return ours
         time.sleep(0.1)
-
-
-def until_told(process: Popen[str], count: int) -> list[str]:
-    """Read the command's standard error until so many trials are told as finished; return the lines."""
-    assert process.stderr is not None
-    lines: list[str] = []
-    for line in process.stderr:
-        lines.append(line)
-        if len(told("".join(lines))) == count:
-            return lines
-    raise AssertionError(f"it ended before: {''.join(lines)}")
 
 
 def finish(process: Popen[str], lines: list[str]) -> str:

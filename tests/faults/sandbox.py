@@ -140,8 +140,19 @@ def _told(errors: str) -> Iterator[str]:
     for line in errors.splitlines():
         start, _, rest = line.partition("] ")
         trial, colon, outcome = rest.partition(": ")
-        if start.startswith("[") and colon and not outcome.startswith("epoch "):
+        if start.startswith("[") and colon and outcome != "started" and not outcome.startswith("epoch "):
             yield trial
+
+
+def until_told(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Read the command's standard error until so many trials are told as finished; return the lines."""
+    assert process.stderr is not None
+    lines: list[str] = []
+    for line in process.stderr:
+        lines.append(line)
+        if len(told("".join(lines))) == count:
+            return lines
+    raise AssertionError(f"it ended before: {''.join(lines)}")
 
 
 def stored_trials(run: Run) -> list[str]:

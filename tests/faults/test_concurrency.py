@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from kill_campaign import GRID, TRIALS
-from sandbox import HANG_SECONDS, Sandbox, told
+from sandbox import HANG_SECONDS, Sandbox, until_told
 
 from bench.storage.store import read_run
 
@@ -32,8 +32,7 @@ def sandbox(tmp_path: Path) -> Sandbox:
 def first(sandbox: Sandbox) -> Iterator[subprocess.Popen[str]]:
     """A run that has stored its first trial and goes on."""
     with sandbox.start("run", *LONG, "--output", "first.jsonl") as process:
-        assert process.stderr is not None
-        assert told(process.stderr.readline())
+        until_told(process, 1)
         yield process
         process.kill()
 
