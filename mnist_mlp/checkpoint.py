@@ -142,7 +142,12 @@ def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: T
             f"{str(path)!r} was not written: the network's layers, or the type of its weights, were edited, and it "
             f"would be loaded as its recipe {model.recipe.name!r} describes it; save its state_dict with torch.save"
         )
-    if not all(bool(value.isfinite().all()) for value in model.network.state_dict().values()):
+    # Cloned, so that each tensor has its own storage even if it was a view of a larger buffer.
+    weights = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in model.network.state_dict().items()
+    }
+    if not all(bool(value.isfinite().all()) for value in weights.values()):
         raise CheckpointError(
             f"{str(path)!r} was not written: some weights are not finite numbers, so the training has diverged; "
             "train again with a lower learning rate"
@@ -156,11 +161,7 @@ def save_checkpoint(path: Path, model: Classifier, dataset: Dataset, training: T
         "recipe": recipe | numbers | {"layers": list(model.recipe.layers)},
         "dataset": {"name": dataset.name, "sha256": dataset.sha256},
         "training": dataclasses.asdict(training),
-        # Cloned, so that each tensor has its own storage even if it was a view of a larger buffer.
-        "state_dict": {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in model.network.state_dict().items()
-        },
+        "state_dict": weights,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)

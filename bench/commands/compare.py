@@ -112,7 +112,7 @@ def compare_command(  # noqa: PLR0913 - one parameter an option
 
 def _between(text: str) -> "Between":
     from bench.compare.compare_runs import Between
-    from bench.tables.fields import DIMENSIONS, IDENTITY
+    from bench.planning.dimensions import DIMENSIONS, IDENTITY
     from mnist_mlp.spelling import did_you_mean
 
     name, equals, values = text.partition("=")

@@ -8,6 +8,7 @@ from bench.compare.comparison import Row
 from bench.compare.costs import CostRatio, SideCost, cost_ratio, side_cost
 from bench.compare.legend import CHANGED_MARK, configurations, verdict_change
 from bench.compare.matching import MAX_NAME_CHARACTERS, dimension, varying_dimensions
+from bench.planning.dimensions import IDENTITY
 from bench.stats.inference import Interval
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import (
@@ -20,7 +21,7 @@ from bench.stats.judgement_text import (
     ratio_text,
 )
 from bench.tables.columns import harmless
-from bench.tables.fields import FIELDS, IDENTITY
+from bench.tables.fields import FIELDS
 from bench.tables.prices import SIDES, Prices, Side, format_cost
 from bench.units import format_percent
 

@@ -29,13 +29,13 @@ from bench.compare.flagged import judge_without_flagged
 from bench.compare.matching import MAX_NAME_CHARACTERS, dimension, match, software_differences, whole_dimension
 from bench.compare.trials import Trials
 from bench.errors import BadInputError
+from bench.planning.dimensions import DIMENSIONS
 from bench.planning.shards import completion, is_merged, measured_by
 from bench.records import Configuration
 from bench.stats.drift import Drift
 from bench.stats.inference import mean
 from bench.stats.judgement import Judgement, compare_accuracies, compare_times
 from bench.tables.columns import harmless
-from bench.tables.fields import DIMENSIONS
 from bench.tables.ordering import natural_key
 from mnist_mlp.spelling import did_you_mean
 

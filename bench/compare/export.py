@@ -8,10 +8,10 @@ from bench.coding import finite, to_json
 from bench.compare.comparison import Comparison, RoundsSource, Row, Source
 from bench.compare.costs import cost_ratio, side_cost
 from bench.compare.trials import Subject
+from bench.planning.dimensions import DIMENSIONS, IDENTITY
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import from_log
 from bench.storage.table import Value
-from bench.tables.fields import DIMENSIONS, IDENTITY
 from bench.tables.layout import csv_text
 from bench.tables.prices import Prices
 from mnist_mlp.recipes import layers_text

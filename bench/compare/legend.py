@@ -7,11 +7,12 @@ from bench.compare.comparison import Comparison, RoundsSource, Row, Source
 from bench.compare.flagged import flagged_note
 from bench.compare.matching import describe, dimension, varying_dimensions
 from bench.compare.trials import Subject
+from bench.planning.dimensions import constant_dimensions
 from bench.records import Configuration
 from bench.stats.judgement import Judgement
 from bench.stats.judgement_text import effect_text, ratio_interval_text, ratio_text
 from bench.tables.columns import harmless
-from bench.tables.fields import FIELDS, constant_dimensions
+from bench.tables.fields import FIELDS
 from bench.tables.legend import headings
 from bench.tables.prices import Prices
 from bench.units import format_count

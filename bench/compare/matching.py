@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench.compare.trials import Subject, Trials, subject_key
+from bench.planning.dimensions import IDENTITY, dimension_text, varying_members
 from bench.records import Configuration, Software
 from bench.tables.columns import harmless, short_layers
-from bench.tables.fields import FIELDS, IDENTITY, varying_members
+from bench.tables.fields import FIELDS
 from bench.tables.machines import Placed
-from mnist_mlp.recipes import layers_text
 
 MAX_NAME_CHARACTERS: Final = 60
 """A longer name is cut, unless there is more room."""
@@ -126,18 +126,12 @@ def dimension(configuration: Configuration, key: str, limit: int = MAX_NAME_CHAR
 
 def whole_dimension(configuration: Configuration, key: str) -> str:
     """Return one dimension of `configuration` as text of any length."""
-    return _whole_text(getattr(configuration, key))
+    return dimension_text(getattr(configuration, key))
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
 def _value_text(value: object, limit: int = MAX_NAME_CHARACTERS) -> str:
-    return harmless(short_layers(_whole_text(value), MAX_NAME_CHARACTERS), limit)
-
-
-def _whole_text(value: object) -> str:
-    if isinstance(value, tuple):
-        return layers_text(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return harmless(short_layers(dimension_text(value), MAX_NAME_CHARACTERS), limit)
 
 
 def _differing(ours: Configuration, theirs: Configuration) -> list[str]:

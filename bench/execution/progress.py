@@ -4,10 +4,11 @@ import collections
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TextIO
 
+from bench.planning.dimensions import IDENTITY, dimension_header, dimension_text, varying_members
 from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
 from bench.system.outputs import say
 from bench.units import format_bytes, format_number, format_percent, format_rate, format_seconds
@@ -59,10 +60,18 @@ class RemainingTime:
         return sum(count * known.get(key, mean) for key, count in self._left.items()) / self._concurrency
 
 
-def describe_trial(trial: Trial) -> str:
-    """Return a short description of a trial."""
-    configuration = trial.configuration
-    return f"{configuration.device} {configuration.model} batch {configuration.batch_size} seed {trial.seed}"
+def trial_names(trials: Iterable[Trial]) -> Callable[[Trial], str]:
+    """Return a function that names each of `trials` by device, model, batch size, seed and whatever else varies."""
+    distinct = list(dict.fromkeys(trial.configuration for trial in trials))
+    varying = [key for key in varying_members(distinct) if key not in IDENTITY]
+
+    def name(trial: Trial) -> str:
+        configuration = trial.configuration
+        others = (f"{dimension_header(key)} {dimension_text(getattr(configuration, key))}" for key in varying)
+        model = f"{configuration.device} {configuration.model} batch {configuration.batch_size}"
+        return " ".join((model, *others, f"seed {trial.seed}"))
+
+    return name
 
 
 def describe_outcome(record: TrialRecord) -> str:
@@ -110,8 +119,9 @@ def describe_details(record: TrialRecord) -> Iterator[str]:
 class QuietProgress:
     """Shows only failed trials, a line each."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, trials: tuple[Trial, ...], stream: TextIO) -> None:
         """Write to `stream`."""
+        self._name = trial_names(trials)
         self._stream = stream
 
     def trial_started(self, number: int, trial: Trial) -> None:
@@ -123,7 +133,7 @@ class QuietProgress:
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""
         if not isinstance(record.outcome, Measurement):
-            say(f"{describe_trial(record.trial)}: {describe_outcome(record)}", stream=self._stream)
+            say(f"{self._name(record.trial)}: {describe_outcome(record)}", stream=self._stream)
 
     def note(self, text: str) -> None:
         """See `Progress.note`."""
@@ -146,6 +156,7 @@ class PlainProgress:
     ) -> None:
         """Write to `stream`."""
         self._in_detail = in_detail
+        self._name = trial_names(trials)
         self._total = len(trials)
         self._remaining = RemainingTime(trials, concurrency)
         self._stream = stream
@@ -165,7 +176,7 @@ class PlainProgress:
     def trial_started(self, number: int, trial: Trial) -> None:
         """See `Progress.trial_started`."""
         if self._trial is None:  # the first result may be minutes away
-            self._line(number, f"{describe_trial(trial)}: started")
+            self._line(number, f"{self._name(trial)}: started")
         self._number, self._trial, self._epochs_done = number, trial, 0
 
     def epoch_done(self, epoch: EpochRecord) -> None:
@@ -175,13 +186,13 @@ class PlainProgress:
             return
         if self._in_detail or self._clock() - self._last_line >= _PLAIN_INTERVAL_SECONDS:
             epochs = describe_epoch(self._epochs_done, epoch, in_detail=self._in_detail)
-            self._line(self._number, f"{describe_trial(self._trial)}: {epochs}")
+            self._line(self._number, f"{self._name(self._trial)}: {epochs}")
 
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""
         self._remaining.finish(record)
         self._done += 1
-        self._line(self._done, f"{describe_trial(record.trial)}: {describe_outcome(record)}")
+        self._line(self._done, f"{self._name(record.trial)}: {describe_outcome(record)}")
         for line in describe_details(record) if self._in_detail else ():
             say(f"    {line}", stream=self._stream)
 
@@ -199,6 +210,7 @@ class TerminalProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - only a terminal needs it
         from rich.progress import Progress as RichProgress  # noqa: PLC0415 - only a terminal needs it
 
+        self._name = trial_names(trials)
         self._remaining = RemainingTime(trials, concurrency)
         self._bar = RichProgress(
             MofNCompleteColumn(),
@@ -229,7 +241,7 @@ class TerminalProgress:
     def trial_started(self, number: int, trial: Trial) -> None:
         """See `Progress.trial_started`. The bar does its own counting."""
         del number
-        self._trial = describe_trial(trial)
+        self._trial = self._name(trial)
         self._update(description=self._trial)
 
     def epoch_done(self, epoch: EpochRecord) -> None:
@@ -244,7 +256,7 @@ class TerminalProgress:
         left = "" if seconds is None else f"{format_seconds(seconds)} left"
         self._update(advance=1, left=left)
         if not isinstance(record.outcome, Measurement):
-            text = f"{describe_trial(record.trial)}: {describe_outcome(record)}"
+            text = f"{self._name(record.trial)}: {describe_outcome(record)}"
             self.note(text)
 
     def note(self, text: str) -> None:
@@ -266,7 +278,7 @@ def make_progress(
 ) -> contextlib.AbstractContextManager[Progress]:
     """Return the display that suits `stream` and `volume`, for `concurrency` trials at a time."""
     if volume == "quiet":
-        return contextlib.nullcontext(QuietProgress(stream))
+        return contextlib.nullcontext(QuietProgress(trials, stream))
     if volume == "verbose" or not stream.isatty():
         plain = PlainProgress(trials, stream, in_detail=volume == "verbose", concurrency=concurrency)
         return contextlib.nullcontext(plain)

@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import Final, TypeAlias, TypeVar
 
+from bench.planning.dimensions import IDENTITY
 from bench.planning.shards import listed
 from bench.records import Configuration, Measurement, Run
 from bench.report.axes import Axis
 from bench.report.charts import MAX_SERIES, Chart, Kind, LineChart, Point, Series
 from bench.storage.table import Value
 from bench.tables.columns import COLUMNS, find_columns
-from bench.tables.fields import FIELDS, IDENTITY, hidden_dimensions
+from bench.tables.fields import FIELDS, hidden_dimensions
 from bench.tables.layout import WordTable
 from bench.tables.summary import Summary
 from bench.units import format_bytes

@@ -14,9 +14,10 @@ from types import MappingProxyType
 from typing import Final
 
 from bench.errors import BadInputError
+from bench.planning.dimensions import IDENTITY
 from bench.stats.student import t_quantile
 from bench.storage.table import Value
-from bench.tables.fields import FIELDS, IDENTITY, QUANTITIES, STATISTICS, Field, Unit, hidden_dimensions
+from bench.tables.fields import FIELDS, QUANTITIES, STATISTICS, Field, Unit, hidden_dimensions
 from bench.tables.prices import Prices, cost_of, format_cost
 from bench.tables.summary import Sample, Summary
 from bench.units import (

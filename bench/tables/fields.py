@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from bench.coding import member_hints
+from bench.planning.dimensions import DIMENSIONS, IDENTITY, dimension_header, varying_members
 from bench.records import Configuration
 from bench.storage.table import Value
 from bench.tables.summary import Sample, Summary
@@ -26,49 +27,14 @@ class Field:
     value: Callable[[Summary], Value]
 
 
-IDENTITY: Final = ("device", "model", "batch_size")
-"""Columns that every table starts with."""
-
-DIMENSIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "dataset": (),
-        "pipeline": (),
-        "workers": ("pipeline",),
-        "engine": (),
-        "precision": (),
-        "threads": (),
-        "world_size": (),
-        "epochs": (),
-        "width": ("model",),
-        "layers": ("model", "width"),
-        "activation": ("model",),
-        "output": ("model",),
-        "loss": ("model",),
-        "optimizer": ("model",),
-        "learning_rate": ("model",),
-        "schedule": ("model",),
-        "momentum": ("model",),
-        "weight_decay": ("model",),
-        "test_batch_size": ("model",),
-        "transform": ("model",),
-        "shuffle": ("model",),
-    }
-)
-"""Every other dimension of a configuration → the columns that usually determine it.
-
-Recipes differ in loss, transform and more, but their name stands for all of that. Such a dimension needs a column only
-if the same model was trained with two values of it.
-"""
-
 _NUMBERS: Final = {"width", *(name for name, kind in member_hints(Configuration).items() if kind in {int, float})}
 """The dimensions that are numbers."""
 
 
 def _configuration_field(key: str) -> Field:
-    header = "ranks" if key == "world_size" else key.replace("_", " ")
     get = attrgetter(f"configuration.{key}")
     value = (lambda summary: layers_text(get(summary))) if key == "layers" else get
-    return Field(key=key, header=header, unit="", numeric=key in _NUMBERS, value=value)
+    return Field(key=key, header=dimension_header(key), unit="", numeric=key in _NUMBERS, value=value)
 
 
 QUANTITIES: Final[Mapping[str, tuple[str, Unit]]] = MappingProxyType(
@@ -173,37 +139,9 @@ FIELDS: Final[Mapping[str, Field]] = MappingProxyType(
 """Every raw field by its key, in the order of exports."""
 
 
-def constant_dimensions(configurations: Sequence[Configuration]) -> tuple[str, ...]:
-    """Return the keys of the dimensions that follow from no other column and have one value in all `configurations`.
-
-    That there is a single rank goes without saying.
-    """
-    independent = (key for key, others in DIMENSIONS.items() if not others)
-    values = {key: {getattr(each, key) for each in configurations} for key in independent}
-    return tuple(key for key, found in values.items() if len(found) == 1 and (key, found) != ("world_size", {1}))
-
-
 def hidden_dimensions(summaries: Sequence[Summary], shown: Sequence[str]) -> tuple[str, ...]:
     """Return the keys of the dimensions, not among `shown`, in which `summaries` differ and that no column shows."""
     found = set(varying_members([summary.configuration for summary in summaries]))
     if len({summary.machine_id for summary in summaries}) > 1:
         found.add("machine_id")
     return tuple(key for key in (*IDENTITY, "machine_id", *DIMENSIONS) if key in found and key not in shown)
-
-
-def varying_members(configurations: Sequence[Configuration]) -> tuple[str, ...]:
-    """Return the keys among `IDENTITY` and `DIMENSIONS` in which they differ and no other column shows it."""
-    if not configurations:
-        return ()
-    keys = (*IDENTITY, *DIMENSIONS)
-    # One pass over the configurations, of which there can be very many: a pass per key would miss the cache each time.
-    rows = map(attrgetter(*keys), configurations)
-    values = dict(zip(keys, zip(*rows, strict=True), strict=True))
-    return tuple(key for key in keys if _varies(values[key], [values[other] for other in DIMENSIONS.get(key, ())]))
-
-
-def _varies(values: Sequence[object], others: Sequence[Sequence[object]]) -> bool:
-    """Return whether `values` differ among rows whose `others` are equal."""
-    if len(set(values)) <= 1:  # the usual case
-        return False
-    return len(set(zip(*others, values, strict=True))) > max(1, len(set(zip(*others, strict=True))))

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bench.planning.dimensions import IDENTITY, constant_dimensions
 from bench.planning.shards import completion, listed, resumption
 from bench.records import FailureKind, Header, Peak, Run, TrialWarning
 from bench.tables.columns import COLUMNS, RANK_MEANINGS, Column, harmless
-from bench.tables.fields import IDENTITY, constant_dimensions, hidden_dimensions
+from bench.tables.fields import hidden_dimensions
 from bench.tables.layout import left_out_note
 from bench.tables.machines import machine_headers
 from bench.tables.summary import Summary, unmeasured_energy

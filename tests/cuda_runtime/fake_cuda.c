@@ -1,7 +1,7 @@
 /* A stand-in for CUDA's runtime on a machine without a GPU: torch's real CUDA code runs over it when it is preloaded.
  *
- * Kernels do nothing and copies to the host bring zeros, so no number means anything. What it shows is how the API is
- * used. As CUDA does, it refuses
+ * Kernels do nothing and copies to the host bring zeros, unless asked for, so no number means anything. What it shows is
+ * how the API is used. As CUDA does, it refuses
  *   - any use in a process forked from one that used it,
  *   - calls that are unsafe while a stream is captured, which also spoils the capture,
  *   - more memory than the device has.
@@ -14,6 +14,7 @@
  *   FAKE_CUDA_LOG           file to which a line "PID EVENT DETAIL" is appended for each event that a test may ask for
  *   FAKE_CUDA_BYTES         memory of the device, for each process; 4 GiB unless given
  *   FAKE_CUDA_CAPTURE_FULL  if set, no memory is left while a stream is captured
+ *   FAKE_CUDA_COPIES        if set, copies to the host bring what was copied to the device; the rest is arbitrary
  */
 #include <cuda_runtime_api.h>
 #include <malloc.h>
@@ -287,7 +288,7 @@ static int is_recorded(cudaStream_t stream) { /* into a graph, instead of being 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind, cudaStream_t stream) {
     NEEDS_DEVICE();
     if (is_recorded(stream)) return cudaSuccess;
-    if (kind == cudaMemcpyDeviceToHost) memset(to, 0, bytes);
+    if (kind == cudaMemcpyDeviceToHost && !getenv("FAKE_CUDA_COPIES")) memset(to, 0, bytes);
     else memmove(to, from, bytes);
     return cudaSuccess;
 }

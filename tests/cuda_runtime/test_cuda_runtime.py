@@ -6,6 +6,7 @@ What is tested is how CUDA is used, in the order and in the processes that a GPU
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from bench.errors import ExitCode
 from bench.records import Failure, FailureKind, Measurement, Run
 from bench.storage.store import read_run
 from bench.system.locks import device_locks
+from mnist_mlp import Trainer, load_model
 
 pytestmark = pytest.mark.slow
 
@@ -49,16 +51,19 @@ class FakeMachine:
     def command(self, *arguments: str, **environment: str) -> CompletedProcess[str]:
         log = self.sandbox.folder / "cuda.log"
         log.unlink(missing_ok=True)
-        folders = [str(SITE), self.sandbox.environment()["PYTHONPATH"]]
-        variables = {
-            "LD_PRELOAD": str(self.library),
-            "FAKE_CUDA_LOG": str(log),
-            "PYTHONPATH": os.pathsep.join(folders),
-            "CUDA_VISIBLE_DEVICES": "0",
-        }
+        variables = self.variables() | {"FAKE_CUDA_LOG": str(log)}
         done = self.sandbox.run(*arguments, **variables, **environment)
         self.events = [parsed(line) for line in log.read_text().splitlines()] if log.exists() else []
         return done
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables that make a process of the sandbox use the fake device."""
+        folders = [str(SITE), self.sandbox.environment()["PYTHONPATH"]]
+        return {
+            "LD_PRELOAD": str(self.library),
+            "PYTHONPATH": os.pathsep.join(folders),
+            "CUDA_VISIBLE_DEVICES": "0",
+        }
 
     def run(self, *arguments: str, **environment: str) -> Run:
         """Carry out a plan; return what was stored, once it is sure that CUDA was used properly."""
@@ -149,6 +154,42 @@ def test_exhausted_memory_is_that_failure_also_in_a_capture_and_the_plan_goes_on
             assert "CUDA out of memory" in outcome.message
     places = [details[0] for details in machine.details("exhausted").values()]
     assert Counter(places) == {"": 4, "in a capture": 2}
+
+
+CROSSING = """
+import torch
+from mnist_mlp import Trainer, load_model
+for engine in ("eager", "fused", "graph"):
+    trainer = Trainer("784-16-10", dataset="digits", seed=5, device="cuda", engine=engine)
+    trainer.save(f"{engine}.pth")
+    torch.save(trainer.model.network.state_dict(), f"{engine}.bare")  # keeps the tensors on their device
+network = load_model("trained.pth", device="cuda").network
+assert all(parameter.is_cuda for parameter in network.parameters())
+torch.save({name: value.cpu() for name, value in network.state_dict().items()}, "back.bare")
+"""
+
+
+def test_models_cross_between_machines_with_and_without_cuda(machine: FakeMachine) -> None:
+    trainer = Trainer("784-16-10", dataset="digits", seed=5, device="cpu")
+    initial = {name: value.clone() for name, value in trainer.model.network.state_dict().items()}
+    trainer.fit(1)
+    work = machine.sandbox.work
+    trainer.save(work / "trained.pth")
+    variables = machine.sandbox.environment() | machine.variables() | {"FAKE_CUDA_COPIES": "1"}
+    words = [sys.executable, "-c", CROSSING]
+    done = subprocess.run(words, cwd=work, env=variables, capture_output=True, text=True, check=False)  # noqa: S603 - our own words
+    assert done.returncode == 0, done.stderr
+    for engine in ("eager", "fused", "graph"):
+        assert b"cuda:0" in (work / f"{engine}.bare").read_bytes()
+        same(load_model(work / f"{engine}.pth").network.state_dict(), initial)
+    same(torch.load(work / "back.bare", weights_only=True), trainer.model.network.state_dict())
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        assert value.device.type == "cpu"
+        assert torch.equal(value, right[name])
 
 
 def test_a_device_in_use_is_recognised_by_its_uuid(machine: FakeMachine) -> None:

@@ -15,7 +15,7 @@ from checkout import TESTS
 from heeded_signals import heeded
 
 from bench.execution.processes import worker_environment
-from bench.execution.progress import describe_trial
+from bench.execution.progress import trial_names
 from bench.records import Run
 from bench.storage.store import read_run
 
@@ -157,7 +157,8 @@ def until_told(process: subprocess.Popen[str], count: int) -> list[str]:
 
 def stored_trials(run: Run) -> list[str]:
     """Return the trials in `run`, in the words of `told`."""
-    return [describe_trial(record.trial) for record in run.records]
+    trials = [record.trial for record in run.records]
+    return list(map(trial_names(trials), trials))
 
 
 def read_if_begun(path: Path) -> Run | None:

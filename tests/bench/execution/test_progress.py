@@ -14,8 +14,8 @@ from bench.execution.progress import (
     describe_details,
     describe_epoch,
     describe_outcome,
-    describe_trial,
     make_progress,
+    trial_names,
 )
 from bench.records import Failure, FailureKind, Trial, TrialRecord, TrialWarning
 from bench.warning_rules import ADVICE
@@ -76,7 +76,21 @@ def test_when_all_is_done_no_time_remains(walls: list[float]) -> None:
 
 
 def test_a_trial_is_described_by_what_distinguishes_it() -> None:
-    assert describe_trial(make_record(SMALL, 1).trial) == "cpu 784-128-10 batch 1024 seed 43"
+    trials = trials_of((SMALL, 2), (LARGE, 1))
+    assert list(map(trial_names(trials), trials)) == [
+        "cpu 784-128-10 batch 1024 seed 42",
+        "cpu 784-128-10 batch 1024 seed 43",
+        "cpu 784-128-10 batch 16 seed 42",
+    ]
+
+
+def test_whatever_varies_in_a_grid_is_part_of_its_trials_names() -> None:
+    fused = make_configuration(batch_size=1024, engine="fused", threads=4, learning_rate=0.1)
+    trials = trials_of((SMALL, 1), (fused, 1))
+    assert list(map(trial_names(trials), trials)) == [
+        "cpu 784-128-10 batch 1024 engine eager threads 2 learning rate 0.001 seed 42",
+        "cpu 784-128-10 batch 1024 engine fused threads 4 learning rate 0.1 seed 42",
+    ]
 
 
 def test_an_outcome_is_time_rate_and_accuracy() -> None:

@@ -15,9 +15,10 @@ from bench_builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.planning.dimensions import DIMENSIONS, IDENTITY
 from bench.records import Configuration, FailureKind, Peak, TrialWarning
 from bench.storage.table import Value
-from bench.tables.fields import DIMENSIONS, FIELDS, IDENTITY, QUANTITIES, STATISTICS, hidden_dimensions
+from bench.tables.fields import FIELDS, QUANTITIES, STATISTICS, hidden_dimensions
 from bench.tables.summary import Sample, Summary, summarise
 
 
