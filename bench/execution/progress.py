@@ -67,11 +67,16 @@ def trial_names(trials: Iterable[Trial]) -> Callable[[Trial], str]:
 
     def name(trial: Trial) -> str:
         configuration = trial.configuration
-        others = (f"{dimension_header(key)} {dimension_text(getattr(configuration, key))}" for key in varying)
+        others = (_dimension(key, getattr(configuration, key)) for key in varying)
         model = f"{configuration.device} {configuration.model} batch {configuration.batch_size}"
         return " ".join((model, *others, f"seed {trial.seed}"))
 
     return name
+
+
+def _dimension(key: str, value: object) -> str:
+    """Return a dimension in as few words as tell it: ``fused``, ``threads 2``."""
+    return value if isinstance(value, str) else f"{dimension_header(key)} {dimension_text(value)}"
 
 
 def describe_outcome(record: TrialRecord) -> str:
@@ -209,21 +214,24 @@ class TerminalProgress:
         from rich.console import Console  # noqa: PLC0415 - only a live display needs it
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415 - only a terminal needs it
         from rich.progress import Progress as RichProgress  # noqa: PLC0415 - only a terminal needs it
+        from rich.table import Column  # noqa: PLC0415 - only a terminal needs it
 
         self._name = trial_names(trials)
         self._remaining = RemainingTime(trials, concurrency)
         self._bar = RichProgress(
             MofNCompleteColumn(),
             BarColumn(bar_width=16),
-            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False),
+            # Last, and cut where the terminal ends: otherwise a long name leaves no room for the rest.
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
             console=Console(file=stream, stderr=True),
             transient=True,
             auto_refresh=False,  # a timer would redraw while a trial is being timed on the same cores
         )
-        self._task = self._bar.add_task("starting", total=len(trials), left="")
-        self._trial = ""
+        self._task = self._bar.add_task("starting", total=len(trials), left="", rate="")
 
     def __enter__(self) -> Self:
         """Start drawing."""
@@ -241,13 +249,11 @@ class TerminalProgress:
     def trial_started(self, number: int, trial: Trial) -> None:
         """See `Progress.trial_started`. The bar does its own counting."""
         del number
-        self._trial = self._name(trial)
-        self._update(description=self._trial)
+        self._update(description=self._name(trial), rate="")
 
     def epoch_done(self, epoch: EpochRecord) -> None:
         """See `Progress.epoch_done`."""
-        rate = format_rate(epoch.train_samples / epoch.train_seconds)
-        self._update(description=f"{self._trial}: {rate}")
+        self._update(rate=format_rate(epoch.train_samples / epoch.train_seconds))
 
     def trial_done(self, record: TrialRecord) -> None:
         """See `Progress.trial_done`."""

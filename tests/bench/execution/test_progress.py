@@ -88,8 +88,8 @@ def test_whatever_varies_in_a_grid_is_part_of_its_trials_names() -> None:
     fused = make_configuration(batch_size=1024, engine="fused", threads=4, learning_rate=0.1)
     trials = trials_of((SMALL, 1), (fused, 1))
     assert list(map(trial_names(trials), trials)) == [
-        "cpu 784-128-10 batch 1024 engine eager threads 2 learning rate 0.001 seed 42",
-        "cpu 784-128-10 batch 1024 engine fused threads 4 learning rate 0.1 seed 42",
+        "cpu 784-128-10 batch 1024 eager threads 2 learning rate 0.001 seed 42",
+        "cpu 784-128-10 batch 1024 fused threads 4 learning rate 0.1 seed 42",
     ]
 
 
@@ -236,8 +236,18 @@ def test_a_terminal_shows_count_trial_and_time_left() -> None:
     stream = FakeTerminal()
     follow(stream, make_record(SMALL, 0), make_record(SMALL, 1))
     assert "2/2" in words(stream)
-    assert "cpu 784-128-10 batch 1024 seed 43: 30.0k/s" in words(stream)
+    assert "30.0k/s cpu 784-128-10 batch 1024 seed 43" in words(stream)
     assert "0 s left" in words(stream)
+
+
+def test_on_a_narrow_terminal_the_trials_name_is_cut_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = FakeTerminal()
+    other = make_configuration(batch_size=1024, engine="fused", pipeline="dataloader")
+    follow(stream, make_record(SMALL), make_record(other))
+    drawn = [line.rstrip() for line in re.split(r"[\r\n]", words(stream)) if "cpu" in line]
+    assert all(re.match(r"[0-2]/2 .* 0:00:\d\d .*cpu 784.*…$", line) for line in drawn)
+    assert "s left 30.0k/s cpu 784" in drawn[-1]
 
 
 def test_a_terminal_is_drawn_at_each_event_and_by_no_timer() -> None:
@@ -246,7 +256,7 @@ def test_a_terminal_is_drawn_at_each_event_and_by_no_timer() -> None:
         progress.trial_started(1, record.trial)
         assert "cpu 784-128-10 batch 1024 seed 42" in words(stream)
         progress.epoch_done(make_epoch())
-        assert "seed 42: 30.0k/s" in words(stream)
+        assert "30.0k/s cpu 784-128-10 batch 1024 seed 42" in words(stream)
         assert threading.active_count() == threads
 
 
