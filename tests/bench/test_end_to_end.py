@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 from heeded_signals import heeded
+from uncovered import without_coverage
 
 from bench.execution.processes import worker_environment
 from bench.records import Failure, FailureKind, Measurement
@@ -58,7 +59,12 @@ def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603 - our own words
-        command(*arguments), cwd=folder, env=environment(folder), stderr=subprocess.PIPE, text=True, bufsize=1
+        command(*arguments),
+        cwd=folder,
+        env=without_coverage(environment(folder)),
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 from checkout import TESTS
 from heeded_signals import heeded
+from uncovered import without_coverage
 
 from bench.execution.processes import worker_environment
 from bench.execution.progress import trial_names
@@ -47,8 +48,8 @@ class Sandbox:
         self._program = ["-m", "bench"] if real else [str(TESTS / "faults" / "stand_in_bench.py")]
 
     def environment(self) -> dict[str, str]:
-        inherited = {name: value for name, value in worker_environment().items() if not name.startswith("COVERAGE_")}
-        environment = inherited | {"TMPDIR": str(self.temporary), MARK: self.mark}  # coverage needs a disk that works
+        inherited = without_coverage(worker_environment())
+        environment = inherited | {"TMPDIR": str(self.temporary), MARK: self.mark}
         folders = [environment["PYTHONPATH"], str(TESTS), str(TESTS / "faults")]
         return environment | {"PYTHONPATH": os.pathsep.join(folders)}
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from uncovered import without_coverage
 from workload_builders import DIGITS, SMALL, CommandLine
 
 from mnist_mlp import Epoch, Trainer, checkpoint, load_model
@@ -194,7 +195,10 @@ def test_interrupt_is_one_line_and_exit_code_130(tmp_path: Path) -> None:
         "99999",
     ]
     command += ["--device", "cpu", "--threads", "1", "--save", str(tmp_path / "m.pth")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    environment = without_coverage(os.environ)
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         while "1/99999" not in process.stdout.readline():

@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 from bench_builders import make_configuration, make_plan
 from stored_runs import write_shards
+from uncovered import without_coverage
 
 from bench.planning.shards import divide, trial_weight
 from bench.storage.store import read_run
@@ -34,15 +35,10 @@ def peak_bytes(*arguments: str | Path, output: Path) -> int:
     command = [sys.executable, "-c", MEASURE, "-m", "bench", *map(str, arguments)]
     with output.open("w") as printed:
         done = subprocess.run(  # noqa: S603 - our own command
-            command, stdout=printed, stderr=subprocess.PIPE, text=True, check=False, env=without_coverage()
+            command, stdout=printed, stderr=subprocess.PIPE, text=True, check=False, env=without_coverage(os.environ)
         )
     assert done.returncode == 0, done.stderr
     return int(done.stderr.splitlines()[-1]) * (1 if sys.platform == "darwin" else 1024)
-
-
-def without_coverage() -> dict[str, str]:
-    """Return the environment in which a process does not measure coverage, which takes memory."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 
 @pytest.mark.parametrize("shards", [2, 7, 10_000])

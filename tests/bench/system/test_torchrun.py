@@ -15,6 +15,7 @@ from bench_builders import make_configuration, make_header, make_plan, make_tria
 from checkout import ROOT
 from click.testing import CliRunner
 from fake_worker import FakeLauncher, Request, die, fail_trial
+from uncovered import without_coverage
 
 from bench.cli import cli
 from bench.coding import to_json
@@ -203,7 +204,12 @@ def test_a_rank_ends_in_order_when_torchrun_is_killed() -> None:
     )
     launcher = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {rank!r}])\n"
     with subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-c", launcher], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", launcher],
+        cwd=ROOT,
+        env=without_coverage(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as torchrun:
         assert torchrun.stdout is not None
         assert torchrun.stdout.readline() == "ready\n"
@@ -320,7 +326,7 @@ def started(output: Path) -> "subprocess.Popen[str]":
     running = subprocess.Popen(  # noqa: S603 - our own command
         [*command, *LONG, "--repeats", "2", "--output", str(output)],
         cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(output.parent)},
+        env={**without_coverage(os.environ), "TMPDIR": str(output.parent)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
