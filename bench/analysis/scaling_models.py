@@ -15,14 +15,12 @@ from bench.analysis.size_series import Measured, size_series
 from bench.compare.comparison import Comparison, Source
 from bench.compare.trials import Trials, gather
 from bench.errors import BadInputError
+from bench.planning.dimensions import dimension_words
 from bench.records import Configuration, Header, Run
 from bench.tables.columns import harmless
-from bench.units import format_count
 from mnist_mlp.recipes import layers_text, scale_layers
 
 Layers: TypeAlias = tuple[int, ...]
-
-_COUNTED: Final = {"threads": "thread", "workers": "worker", "world_size": "rank"}
 
 _LONGEST: Final = 40
 """Characters of a label or of a member of a configuration in a name; longer ones are cut."""
@@ -158,16 +156,9 @@ def _varying(configurations: Sequence[Configuration]) -> tuple[str, ...]:
 
 def _name(label: str, configuration: Configuration, varying: Iterable[str]) -> str:
     """Return the name of a model. It is not cut as a whole, because its end may be all that tells it from another."""
-    members = (_member_text(name, getattr(configuration, name)) for name in varying)
+    members = (dimension_words(name, getattr(configuration, name)) for name in varying)
     texts = (harmless(text, _LONGEST) for text in (configuration.device, *members))
     return " ".join(filter(None, (label, *texts)))
-
-
-def _member_text(name: str, value: str | float) -> str:
-    """Return a member of a configuration as words: ``fused``, ``2 ranks``, ``momentum 0.9``."""
-    if name in _COUNTED and isinstance(value, int):
-        return format_count(value, _COUNTED[name])
-    return value if isinstance(value, str) else f"{name} {value}"
 
 
 def crossovers(models: Sequence[Model]) -> tuple[tuple[Model, Model, Layers, Crossover], ...]:

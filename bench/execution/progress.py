@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self, TextIO
 
-from bench.planning.dimensions import IDENTITY, dimension_header, dimension_text, varying_members
+from bench.planning.dimensions import IDENTITY, dimension_words, varying_members
 from bench.records import Configuration, EpochRecord, Measurement, Trial, TrialRecord
 from bench.system.outputs import say
 from bench.units import format_bytes, format_number, format_percent, format_rate, format_seconds
@@ -67,16 +67,11 @@ def trial_names(trials: Iterable[Trial]) -> Callable[[Trial], str]:
 
     def name(trial: Trial) -> str:
         configuration = trial.configuration
-        others = (_dimension(key, getattr(configuration, key)) for key in varying)
+        others = (dimension_words(key, getattr(configuration, key)) for key in varying)
         model = f"{configuration.device} {configuration.model} batch {configuration.batch_size}"
         return " ".join((model, *others, f"seed {trial.seed}"))
 
     return name
-
-
-def _dimension(key: str, value: object) -> str:
-    """Return a dimension in as few words as tell it: ``fused``, ``threads 2``."""
-    return value if isinstance(value, str) else f"{dimension_header(key)} {dimension_text(value)}"
 
 
 def describe_outcome(record: TrialRecord) -> str:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Final
 
 from bench.records import Configuration
+from bench.units import format_count
 from mnist_mlp.recipes import layers_text
 
 IDENTITY: Final = ("device", "model", "batch_size")
@@ -42,6 +43,8 @@ Recipes differ in loss, transform and more, but their name stands for all of tha
 if the same model was trained with two values of it.
 """
 
+_COUNTED: Final = {"threads": "thread", "workers": "worker", "world_size": "rank"}
+
 
 def dimension_header(key: str) -> str:
     """Return the words for a dimension."""
@@ -53,6 +56,15 @@ def dimension_text(value: object) -> str:
     if isinstance(value, tuple):
         return layers_text(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def dimension_words(key: str, value: object) -> str:
+    """Return a dimension in as few words as tell it, numbers in full: ``fused``, ``2 ranks``, ``learning rate 0.1``."""
+    if key in _COUNTED and isinstance(value, int):
+        return format_count(value, _COUNTED[key])
+    if isinstance(value, str):
+        return value
+    return f"{dimension_header(key)} {layers_text(value) if isinstance(value, tuple) else value}"
 
 
 def constant_dimensions(configurations: Sequence[Configuration]) -> tuple[str, ...]:

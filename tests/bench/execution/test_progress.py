@@ -88,8 +88,8 @@ def test_whatever_varies_in_a_grid_is_part_of_its_trials_names() -> None:
     fused = make_configuration(batch_size=1024, engine="fused", threads=4, learning_rate=0.1)
     trials = trials_of((SMALL, 1), (fused, 1))
     assert list(map(trial_names(trials), trials)) == [
-        "cpu 784-128-10 batch 1024 eager threads 2 learning rate 0.001 seed 42",
-        "cpu 784-128-10 batch 1024 fused threads 4 learning rate 0.1 seed 42",
+        "cpu 784-128-10 batch 1024 eager 2 threads learning rate 0.001 seed 42",
+        "cpu 784-128-10 batch 1024 fused 4 threads learning rate 0.1 seed 42",
     ]
 
 
